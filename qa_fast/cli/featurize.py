@@ -1,0 +1,198 @@
+"""`qa-fast featurize`: a source to shards, with a progress bar and a table of what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qa_fast.errors import UserError
+from qa_fast.schema import FeatureConfig
+
+if TYPE_CHECKING:
+    from qa_fast.build import BuildResult, Reporter
+
+
+def featurize(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="'squad', a local file or folder (SQuAD JSON, JSONL, Parquet, Arrow), or a Hub dataset id."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the shards to.")] = Path("shards"),
+    model: Annotated[
+        str, typer.Option("--model", help="Whose tokenizer: 'minilm', a local model folder, or a Hub model id.")
+    ] = "minilm",
+    max_length: Annotated[int, typer.Option("--max-length", help="Longest feature, in tokens.")] = 384,
+    doc_stride: Annotated[
+        int, typer.Option("--doc-stride", help="OVERLAP of neighbouring windows, in tokens (not the step).")
+    ] = 128,
+    labels: Annotated[
+        str, typer.Option("--labels", help="'exact', or 'reference': as the tutorial labels, quirks included.")
+    ] = "exact",
+    drop_impossible: Annotated[
+        bool,
+        typer.Option("--drop-impossible", help="Leave train windows without their question's answer out."),
+    ] = False,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Only this split; may be repeated.")] = None,
+    max_examples: Annotated[
+        int | None, typer.Option("--max-examples", help="At most so many examples of each split.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", help="Other column names, as question=NAME; may be repeated.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Threads; 0 means one a core.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace shards made with other inputs or options.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Make any rejected example an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
+) -> None:
+    """Turn question-answering data into Arrow shards of model inputs."""
+    from qa_fast.build import build_shards
+
+    workers = workers or available_cores()
+    _limit_rust_threads(workers)
+    config = FeatureConfig(max_length, doc_stride, labels, drop_impossible)
+    with _reporting(silent=quiet or as_json) as report:
+        result = build_shards(
+            source,
+            out,
+            model,
+            config,
+            columns=_pairs(columns),
+            splits=split or None,
+            max_examples=max_examples,
+            workers=workers,
+            overwrite=overwrite,
+            strict=strict,
+            report=report,
+        )
+    if as_json:
+        typer.echo(json.dumps(summary(result), ensure_ascii=False))
+    elif not quiet:
+        _print_table(result)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _limit_rust_threads(workers: int) -> None:
+    """The tokenizers library reads its number of threads from the environment, at its first use."""
+    os.environ.setdefault("RAYON_NUM_THREADS", str(workers))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if workers > 1 else "false")
+
+
+def _pairs(columns: list[str] | None) -> dict[str, str]:
+    """The mapping that `--columns a=b --columns c=d` (or `a=b,c=d`) means."""
+    mapping = {}
+    for pair in ",".join(columns or []).split(","):
+        if not pair:
+            continue
+        ours, equals, theirs = pair.partition("=")
+        if not equals or not theirs:
+            raise UserError(f"--columns takes OURS=THEIRS, as question=frage; received {pair!r}")
+        mapping[ours.strip()] = theirs.strip()
+    return mapping
+
+
+def summary(result: BuildResult) -> dict[str, Any]:
+    """The outcome, for scripts: counts by split, rates and where the shards are."""
+    splits = {}
+    for name, about in result.manifest["splits"].items():
+        padded = about["features"] * result.manifest["config"]["max_length"]
+        splits[name] = {
+            "examples": about["examples"],
+            "features": about["features"],
+            "impossible": about["impossible"],
+            "rejected": about["rejected"],
+            "repaired": about["repaired"],
+            "tokens": about["tokens"],
+            "padding_avoided": round(1 - about["tokens"] / padded, 4) if padded else 0.0,
+            "label_differences": about["differences"],
+        }
+    examples = sum(split["examples"] for split in splits.values())
+    return {
+        "out": str(result.out),
+        "up_to_date": result.up_to_date,
+        "seconds": round(result.seconds, 3),
+        "examples_per_second": round(examples / result.seconds) if not result.up_to_date else None,
+        "stage_seconds": {stage: round(seconds, 4) for stage, seconds in result.stage_seconds.items()},
+        "splits": splits,
+    }
+
+
+@contextmanager
+def _reporting(silent: bool) -> Iterator[Reporter]:
+    """Lines and a progress bar on standard error."""
+    from qa_fast.build import Reporter
+
+    if silent:
+        yield Reporter()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), _rate_column(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    )  # fmt: skip
+    tasks: dict[str, Any] = {}
+
+    def progress(split: str, examples: int, total: int | None = None) -> None:
+        if split not in tasks:
+            tasks[split] = bar.add_task(split, total=total)
+        bar.update(tasks[split], advance=examples, total=total)
+
+    with bar:
+        yield Reporter(lambda line: console.print(line, markup=False, soft_wrap=True), progress)
+
+
+def _rate_column() -> Any:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        """Examples done and examples a second."""
+
+        def render(self, task: Task) -> Text:
+            speed = f", {task.speed:,.0f}/s" if task.speed else ""
+            return Text(f"{task.completed:,.0f} examples{speed}")
+
+    return RateColumn()
+
+
+def _print_table(result: BuildResult) -> None:
+    """A short table of what was made."""
+    from rich.console import Console
+    from rich.table import Table
+
+    outcome = summary(result)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for split in outcome["splits"]:
+        table.add_column(split, justify="right")
+    rows = ("examples", "features", "impossible", "rejected", "repaired", "tokens")
+    for row in rows:
+        table.add_row(row, *(f"{split[row]:,}" for split in outcome["splits"].values()))
+    table.add_row("padding avoided", *(f"{split['padding_avoided']:.1%}" for split in outcome["splits"].values()))
+    console = Console(highlight=False)
+    console.print(table)
+    if any(split["rejected"] for split in outcome["splits"].values()):
+        console.print(f"rejected examples and why: {result.out / 'rejected.jsonl'}", markup=False, soft_wrap=True)
+    done = (
+        "already there"
+        if result.up_to_date
+        else f"{outcome['examples_per_second']:,} examples/s, {result.seconds:.2f} s"
+    )
+    console.print(f"{result.out}: {done}", markup=False, soft_wrap=True)

@@ -1,0 +1,24 @@
+"""What a user can do something about, told in one line.
+
+A message says the rule, what was received, and what to do. The command line prints it without a
+traceback and exits with code 2; a library caller catches `UserError`.
+"""
+
+
+class UserError(Exception):
+    """Input, options or surroundings that the user can put right; the message says how."""
+
+
+class MissingExtraError(UserError):
+    """A command needs packages that an extra of qa-fast installs.
+
+    Args:
+        what: The command or feature, as the user names it.
+        extra: The extra's name in pyproject.toml.
+        module: The module whose import failed.
+    """
+
+    def __init__(self, what: str, extra: str, module: str) -> None:
+        super().__init__(
+            f"{what} needs packages that are not installed (no module named {module!r}): pip install 'qa-fast[{extra}]'"
+        )

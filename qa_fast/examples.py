@@ -1,0 +1,252 @@
+"""Examples as flat buffers, checked: what is right goes on, what is wrong is rejected with its reason.
+
+`check_examples` takes one table of raw examples (columns of `EXAMPLES`) and returns the good rows as
+`Examples`, ready for the kernels, and a `Reject` for each other row. Checks run in kernels over whole columns;
+Python looks only at the rows that failed one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qa_fast.buffers import one_chunk, over_rows, text_buffers
+from qa_fast.kernels import hashing, text
+from qa_fast.schema import Int32s, Int64s
+
+ANSWERS_TYPE = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
+CONTEXT_TYPE = pa.dictionary(pa.int32(), pa.string())
+EXAMPLES = pa.schema(
+    [("id", pa.string()), ("question", pa.string()), ("context", CONTEXT_TYPE), ("answers", ANSWERS_TYPE)]
+)
+
+
+@dataclass(frozen=True)
+class Reject:
+    """An example that was left out, or that no feature could be cut from.
+
+    Attributes:
+        id: The example's id.
+        reason: The rule it broke and what it held.
+    """
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Examples:
+    """E checked examples over D distinct contexts.
+
+    Attributes:
+        ids: string [E].
+        questions: string [E], as given.
+        contexts: string [D], as given.
+        context_index: int32[E].
+        answers: struct [E] of `ANSWERS_TYPE`, repaired where a repair was made.
+        answer_char_start: int64[E], first answer's start in characters of the context as given; -1: unanswerable.
+        answer_chars: int32[E], first answer's length in characters; 0: unanswerable.
+        span_start: int32[E], first answer without white space at its ends, in the context as given; -1: unanswerable.
+        span_end: int32[E], one past its last character.
+    """
+
+    ids: pa.Array
+    questions: pa.Array
+    contexts: pa.Array
+    context_index: Int32s
+    answers: pa.Array
+    answer_char_start: Int64s
+    answer_chars: Int32s
+    span_start: Int32s
+    span_end: Int32s
+
+    def __len__(self) -> int:
+        return len(self.context_index)
+
+    def take(self, rows: Int64s) -> Examples:
+        """The given rows, in that order; contexts stay as they are."""
+        indices = pa.array(rows)
+        return replace(
+            self,
+            ids=self.ids.take(indices),
+            questions=self.questions.take(indices),
+            context_index=self.context_index[rows],
+            answers=self.answers.take(indices),
+            answer_char_start=self.answer_char_start[rows],
+            answer_chars=self.answer_chars[rows],
+            span_start=self.span_start[rows],
+            span_end=self.span_end[rows],
+        )
+
+
+class IdSet:
+    """The ids seen so far in a split, at 32 bytes each or less (see `kernels.hashing`)."""
+
+    def __init__(self) -> None:
+        self._slots = np.zeros(2 * (1 << 12), np.uint64)
+        self._entries = 0
+
+    def add(self, ids: pa.Array) -> np.ndarray:
+        """Remember the ids.
+
+        Args:
+            ids: string [n].
+
+        Returns:
+            bool[n], True where the id came before, in this call or an earlier one.
+        """
+        capacity = len(self._slots) // 2
+        while 2 * (self._entries + len(ids)) > capacity:
+            capacity *= 2
+        if 2 * capacity > len(self._slots):
+            larger = np.zeros(2 * capacity, np.uint64)
+            hashing.copy_set(self._slots, larger)
+            self._slots = larger
+        repeated = np.zeros(len(ids), np.uint8)
+        flat = text_buffers(ids)
+        hashing.mark_repeats(flat.values, flat.offsets, self._slots, repeated)
+        self._entries += len(ids) - int(repeated.sum())
+        return repeated.astype(bool)
+
+
+def check_examples(table: pa.Table, seen: IdSet, workers: int = 1) -> tuple[Examples, list[Reject], int]:
+    """Check a table of raw examples.
+
+    Args:
+        table: Columns of `EXAMPLES`; E rows.
+        seen: Ids of the split so far; grows by this table's.
+        workers: Threads for the kernels.
+
+    Returns:
+        The good examples, the rejects in row order, and how many answers were shifted to where their text stands.
+    """
+    ids, questions = one_chunk(table["id"]), one_chunk(table["question"])
+    context_column, answers = one_chunk(table["context"]), one_chunk(table["answers"])
+    contexts = context_column.dictionary
+    context_index = context_column.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+
+    blank_question = _blank(questions)
+    blank_context = _blank(contexts)[context_index]
+    repeated = seen.add(ids)
+    starts, first_answers, uneven = _first_answers(answers)
+    status, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts, workers)
+    answer_chars = _chars(first_answers)
+
+    reasons: dict[int, str] = {}
+    repaired: dict[int, int] = {}
+    suspicious = np.flatnonzero(blank_question | blank_context | repeated | uneven | (status != text.ANSWER_OK))
+    for row in suspicious.tolist():
+        if repeated[row]:
+            reasons[row] = f"ids must be unique; received {ids[row].as_py()!r} again"
+        elif blank_question[row]:
+            reasons[row] = "a question must not be empty; received only white space or nothing"
+        elif blank_context[row]:
+            reasons[row] = "a context must not be empty; received only white space or nothing"
+        elif uneven[row]:
+            reasons[row] = "answers need as many answer_start as text; received lists of different lengths"
+        elif status[row] == text.ANSWER_EMPTY:
+            reasons[row] = "an answer's text must not be empty; received only white space or nothing"
+        else:
+            context, answer = contexts[int(context_index[row])].as_py(), first_answers[row].as_py()
+            place = _only_place(context, answer)
+            if place is None:
+                reasons[row] = _misplaced(context, answer, int(starts[row]), int(status[row]))
+            else:
+                repaired[row] = place
+    if repaired:
+        rows = np.fromiter(repaired, np.int64)
+        starts[rows] = np.fromiter(repaired.values(), np.int64)
+        _, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts, workers)
+        answers = _with_first_starts(answers, repaired)
+
+    examples = Examples(
+        ids, questions, contexts, context_index, answers, starts, answer_chars, span_start, span_end
+    )  # fmt: skip
+    if reasons:
+        good = np.ones(len(ids), bool)
+        good[list(reasons)] = False
+        examples = examples.take(np.flatnonzero(good))
+    return examples, [Reject(str(ids[row].as_py()), reason) for row, reason in reasons.items()], len(repaired)
+
+
+def leading_space(strings: pa.Array) -> tuple[Int64s, Int32s]:
+    """White space at each text's start, as `str.lstrip` counts it: bytes int64[n] and characters int32[n]."""
+    flat = text_buffers(strings)
+    out_bytes, out_chars = np.zeros(len(strings), np.int64), np.zeros(len(strings), np.int32)
+    text.measure_leading_space(flat.values, flat.offsets, out_bytes, out_chars)
+    return out_bytes, out_chars
+
+
+def _blank(strings: pa.Array) -> np.ndarray:
+    """bool[n]: nothing but white space."""
+    out_bytes, _ = leading_space(strings)
+    return np.asarray(out_bytes == np.diff(text_buffers(strings).offsets))
+
+
+def _chars(strings: pa.Array) -> Int32s:
+    flat = text_buffers(strings)
+    out = np.zeros(len(strings), np.int32)
+    text.count_chars(flat.values, flat.offsets, out)
+    return out
+
+
+def _first_answers(answers: pa.Array) -> tuple[Int64s, pa.Array, np.ndarray]:
+    """Start int64[E] (-1: none) and text string [E] (null: none) of each first answer, and rows with uneven lists."""
+    texts, starts = answers.field("text"), answers.field("answer_start")
+    counts = pc.fill_null(pc.list_value_length(texts), 0).to_numpy(zero_copy_only=False)
+    start_counts = pc.fill_null(pc.list_value_length(starts), 0).to_numpy(zero_copy_only=False)
+    has = (counts > 0) & (start_counts > 0)
+    text_rows = pa.array(texts.offsets.to_numpy()[:-1], mask=~has)
+    start_rows = pa.array(starts.offsets.to_numpy()[:-1], mask=~has)
+    first_text = texts.values.take(text_rows)
+    first_start = pc.fill_null(starts.values.take(start_rows), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    # A start of -1 in the data must not read as "unanswerable".
+    first_start[has & (first_start == -1)] = -2
+    return first_start, first_text, counts != start_counts
+
+
+def _check_spans(
+    contexts: pa.Array, context_index: Int32s, answers: pa.Array, starts: Int64s, workers: int
+) -> tuple[np.ndarray, Int32s, Int32s]:
+    context_text, answer_text = text_buffers(contexts), text_buffers(answers)
+    context_chars = _chars(contexts)
+    rows = len(context_index)
+    status, span_start, span_end = np.zeros(rows, np.uint8), np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+
+    def check(row_begin: int, row_end: int) -> None:
+        text.check_answers(
+            context_text.values, context_text.offsets, context_chars, context_index,
+            answer_text.values, answer_text.offsets, starts, row_begin, row_end, status, span_start, span_end,
+        )  # fmt: skip
+
+    over_rows(check, np.arange(rows + 1), workers)
+    return status, span_start, span_end
+
+
+def _only_place(context: str, answer: str) -> int | None:
+    """Where the answer stands in the context, if it stands there exactly once."""
+    first = context.find(answer)
+    return first if first >= 0 and context.find(answer, first + 1) < 0 else None
+
+
+def _misplaced(context: str, answer: str, start: int, status: int) -> str:
+    found = "it is nowhere in the context" if answer not in context else "it stands in several places elsewhere"
+    if status == text.ANSWER_OUTSIDE:
+        shown = -1 if start == -2 else start
+        return f"answer_start must lie inside the context of {len(context)} characters; received {shown}, and {found}"
+    there = context[start : start + len(answer)]
+    return f"the answer's text must stand at answer_start={start}; received {answer!r}, there is {there!r}, and {found}"
+
+
+def _with_first_starts(answers: pa.Array, repaired: dict[int, int]) -> pa.Array:
+    """The answers with the first `answer_start` of the given rows replaced."""
+    starts = answers.field("answer_start")
+    values = starts.values.to_numpy(zero_copy_only=False).copy()
+    offsets = starts.offsets.to_numpy()
+    for row, start in repaired.items():
+        values[offsets[row]] = start
+    fixed = pa.ListArray.from_arrays(starts.offsets, pa.array(values, pa.int32()))
+    return pa.StructArray.from_arrays([answers.field("text"), fixed], fields=list(ANSWERS_TYPE))

@@ -1,0 +1,72 @@
+"""A set of byte strings, remembered by 128 bits of hash each: which ids came before, at 16 bytes an id.
+
+Two different ids collide with a probability of about n^2 / 2^129, so no text is kept to compare. The caller owns
+the table: `slots` uint64[2 * capacity], zeroed, capacity a power of two and at least twice the entries.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types
+
+from qa_fast.kernels.signature import I64_IN, U8_IN, U8_OUT, VOID
+
+U64_IN = types.Array(types.uint64, 1, "C", readonly=True)
+U64_OUT = types.Array(types.uint64, 1, "C", readonly=False)
+
+_PRIME_A = np.uint64(0x9E3779B97F4A7C15)
+_PRIME_B = np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+@njit(inline="always")
+def _mixed(value: np.uint64) -> np.uint64:
+    """Spread every input bit over the word (multiply and shift, three rounds)."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@njit(inline="always")
+def _insert(slots: np.ndarray, high: np.uint64, low: np.uint64) -> bool:
+    """Put a hash into the table; whether it was there before."""
+    mask = np.uint64(len(slots) // 2 - 1)
+    at = low & mask
+    while True:
+        if slots[2 * at] == 0 and slots[2 * at + 1] == 0:
+            slots[2 * at] = high
+            slots[2 * at + 1] = low
+            return False
+        if slots[2 * at] == high and slots[2 * at + 1] == low:
+            return True
+        at = (at + np.uint64(1)) & mask
+
+
+@njit([VOID(U8_IN, I64_IN, U64_OUT, U8_OUT)], cache=True, nogil=True)
+def mark_repeats(
+    text: np.ndarray,  # uint8[bytes]
+    offsets: np.ndarray,  # int64[n + 1]
+    slots: np.ndarray,  # uint64[2 * capacity], the set; grows by what is new
+    out_repeated: np.ndarray,  # uint8[n], 1 where the string is in the set already
+) -> None:
+    """Add each string to the set and mark those that were in it. Cost: one pass over the bytes."""
+    for row in range(len(offsets) - 1):
+        high = np.uint64(offsets[row + 1] - offsets[row])
+        low = high
+        for at in range(offsets[row], offsets[row + 1]):
+            byte = np.uint64(text[at])
+            high = (high ^ byte) * _PRIME_A
+            high ^= high >> np.uint64(29)
+            low = (low + byte) * _PRIME_B
+            low ^= low >> np.uint64(32)
+        out_repeated[row] = _insert(slots, _mixed(high) | np.uint64(1), _mixed(low))
+
+
+@njit([VOID(U64_IN, U64_OUT)], cache=True, nogil=True)
+def copy_set(
+    slots: np.ndarray,  # uint64[2 * capacity]
+    out_slots: np.ndarray,  # uint64[2 * larger capacity], zeroed
+) -> None:
+    """Insert every entry of one table into a larger one."""
+    for at in range(len(slots) // 2):
+        if slots[2 * at] != 0 or slots[2 * at + 1] != 0:
+            _insert(out_slots, slots[2 * at], slots[2 * at + 1])

@@ -1,0 +1,213 @@
+"""Kernels that turn answer spans in characters into label positions in tokens.
+
+`exact` labels are what is meant: the first and the last token of the document that the answer's characters
+overlap, in every window that holds both. `reference` labels are what the widely copied tutorial computes,
+quirks included: it walks over the padded feature, so an answer that starts at the window's last context token
+is labelled at the last index of the padding. `compare_labels` names the cause of every difference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, VOID
+
+# Why an exact label differs from the reference's; the first that applies, in this order.
+CAUSES = ("context_stripped", "last_token", "answer_trimmed", "no_token", "split_character", "other")
+
+
+@njit(
+    [VOID(I32_IN, I32_IN, I64_IN, I32_IN, I32_IN, I32_IN, I32_IN, I64, I64, I32_OUT, I32_OUT)], cache=True, nogil=True
+)
+def find_answer_tokens(
+    char_start: np.ndarray,  # int32[T], of context tokens, in the stripped context
+    char_end: np.ndarray,  # int32[T]
+    token_offsets: np.ndarray,  # int64[D + 1]
+    leading_chars: np.ndarray,  # int32[D], characters stripped from the context's start
+    context_index: np.ndarray,  # int32[E]
+    span_start: np.ndarray,  # int32[E], answer without white space at its ends, in the context as given; -1: none
+    span_end: np.ndarray,  # int32[E]
+    row_begin: int,
+    row_end: int,
+    out_first: np.ndarray,  # int32[E], first token of the document that the answer overlaps; -1: none
+    out_last: np.ndarray,  # int32[E], last such token (inclusive); -1: none
+) -> None:
+    """Find each answer's tokens in its document. Cost: a scan of the document's tokens an example.
+
+    A scan and not a bisection: some normalisers give offsets that are not sorted, and a long document's windows
+    cost as much anyway.
+    """
+    for row in range(row_begin, row_end):
+        out_first[row] = -1
+        out_last[row] = -1
+        if span_start[row] < 0:
+            continue
+        document = context_index[row]
+        begin = token_offsets[document]
+        a = span_start[row] - leading_chars[document]
+        b = span_end[row] - leading_chars[document]
+        for token in range(begin, token_offsets[document + 1]):
+            if char_end[token] > a and char_start[token] < b and char_start[token] < char_end[token]:
+                if out_first[row] < 0:
+                    out_first[row] = token - begin
+                out_last[row] = token - begin
+
+
+@njit([VOID(I32_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_OUT, I32_OUT)], cache=True, nogil=True)
+def label_exact(
+    first_token: np.ndarray,  # int32[E], from find_answer_tokens
+    last_token: np.ndarray,  # int32[E]
+    example_index: np.ndarray,  # int32[F]
+    token_start: np.ndarray,  # int32[F], window in document tokens
+    token_end: np.ndarray,  # int32[F]
+    context_start: np.ndarray,  # int32[F], position of the window's first token in the feature
+    cls_position: np.ndarray,  # int32[F]
+    out_start_positions: np.ndarray,  # int32[F]
+    out_end_positions: np.ndarray,  # int32[F]
+) -> None:
+    """Label each feature: its answer's tokens where the window holds all of them, else CLS. Cost: O(F)."""
+    for row in range(len(example_index)):
+        first = first_token[example_index[row]]
+        last = last_token[example_index[row]]
+        if first >= token_start[row] and last < token_end[row] and first >= 0:
+            out_start_positions[row] = first - token_start[row] + context_start[row]
+            out_end_positions[row] = last - token_start[row] + context_start[row]
+        else:
+            out_start_positions[row] = cls_position[row]
+            out_end_positions[row] = cls_position[row]
+
+
+@njit(inline="always")
+def head_start(char_start: np.ndarray, ids: np.ndarray, space_led: np.ndarray, token: int, at_head: bool) -> int:
+    """Where the reference believes a window's token to start.
+
+    Byte-level post-processors that trim offsets and add a prefix space leave one space in front of the first
+    token of EVERY window, not of the text alone; `space_led` marks the ids concerned (empty: no such tokenizer).
+    """
+    start = char_start[token]
+    if at_head and len(space_led) > 0 and start > 0 and space_led[ids[token]] > 0:
+        return start - 1
+    return start
+
+
+@njit(
+    [
+        VOID(
+            I32_IN, I32_IN, I32_IN, I64_IN, U8_IN, I32_IN, I32_IN, I64_IN, I32_IN,
+            I32_IN, I32_IN, I32_IN, I32_IN, I64, I64, I64, I32_OUT, I32_OUT,
+        )
+    ],
+    cache=True,
+    nogil=True,
+)  # fmt: skip
+def label_reference(
+    ids: np.ndarray,  # int32[T] of context tokens
+    char_start: np.ndarray,  # int32[T], in the stripped context
+    char_end: np.ndarray,  # int32[T]
+    token_offsets: np.ndarray,  # int64[D + 1]
+    space_led: np.ndarray,  # uint8[vocabulary] or empty, see head_start
+    context_index: np.ndarray,  # int32[E]
+    example_index: np.ndarray,  # int32[F]
+    answer_char_start: np.ndarray,  # int64[E], as given, not shifted by what was stripped; -1: none
+    answer_chars: np.ndarray,  # int32[E]
+    token_start: np.ndarray,  # int32[F], window in document tokens
+    token_end: np.ndarray,  # int32[F]
+    context_start: np.ndarray,  # int32[F]
+    cls_position: np.ndarray,  # int32[F]
+    max_length: int,
+    row_begin: int,
+    row_end: int,
+    out_start_positions: np.ndarray,  # int32[F]
+    out_end_positions: np.ndarray,  # int32[F]
+) -> None:
+    """Label rows `row_begin:row_end` as the tutorial does. Cost: a scan of the window's tokens a feature."""
+    for row in range(row_begin, row_end):
+        out_start_positions[row] = cls_position[row]
+        out_end_positions[row] = cls_position[row]
+        example = example_index[row]
+        a = answer_char_start[example]
+        if a < 0 or token_end[row] <= token_start[row]:
+            continue
+        b = a + answer_chars[example]
+        base = token_offsets[context_index[example]]
+        first = base + token_start[row]
+        last = base + token_end[row] - 1
+        at_head = token_start[row] > 0
+        if head_start(char_start, ids, space_led, first, at_head) > a or char_end[last] < b:
+            continue
+        token = first
+        while token <= last and head_start(char_start, ids, space_led, token, at_head and token == first) <= a:
+            token += 1
+        if token <= last:
+            out_start_positions[row] = token - 1 - first + context_start[row]
+        else:
+            # Special and padding tokens have offsets (0, 0), which pass the test too.
+            out_start_positions[row] = max_length - 1
+        token = last
+        while token >= first and char_end[token] >= b:
+            token -= 1
+        out_end_positions[row] = token + 1 - first + context_start[row]
+
+
+@njit(inline="always")
+def covering_tokens(char_start: np.ndarray, char_end: np.ndarray, begin: int, end: int, char: int) -> int:
+    """How many tokens of `begin:end` cover the character."""
+    count = 0
+    for token in range(begin, end):
+        count += char_start[token] <= char < char_end[token]
+    return count
+
+
+@njit(
+    [
+        VOID(
+            I32_IN, I32_IN, I64_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_IN,
+            I32_IN, I32_IN, I32_IN, I32_IN, I32_IN, I64_OUT,
+        )
+    ],
+    cache=True,
+    nogil=True,
+)  # fmt: skip
+def compare_labels(
+    char_start: np.ndarray,  # int32[T]
+    char_end: np.ndarray,  # int32[T]
+    token_offsets: np.ndarray,  # int64[D + 1]
+    leading_chars: np.ndarray,  # int32[D]
+    context_index: np.ndarray,  # int32[E]
+    example_index: np.ndarray,  # int32[F]
+    span_start: np.ndarray,  # int32[E]
+    span_end: np.ndarray,  # int32[E]
+    answer_chars: np.ndarray,  # int32[E], as given
+    context_end: np.ndarray,  # int32[F]
+    exact_start: np.ndarray,  # int32[F]
+    exact_end: np.ndarray,  # int32[F]
+    reference_start: np.ndarray,  # int32[F]
+    reference_end: np.ndarray,  # int32[F]
+    out_counts: np.ndarray,  # int64[len(CAUSES)]
+) -> None:
+    """Count the features whose two labels differ, by cause. Cost: O(F), plus a scan a difference."""
+    for row in range(len(example_index)):
+        if exact_start[row] == reference_start[row] and exact_end[row] == reference_end[row]:
+            continue
+        example = example_index[row]
+        document = context_index[example]
+        begin = token_offsets[document]
+        end = token_offsets[document + 1]
+        a = span_start[example] - leading_chars[document]
+        b = span_end[example] - 1 - leading_chars[document]
+        if leading_chars[document] > 0:
+            out_counts[0] += 1
+        elif reference_start[row] >= context_end[row]:
+            out_counts[1] += 1
+        elif span_end[example] - span_start[example] != answer_chars[example]:
+            out_counts[2] += 1
+        else:
+            at_a = covering_tokens(char_start, char_end, begin, end, a)
+            at_b = covering_tokens(char_start, char_end, begin, end, b)
+            if at_a == 0 or at_b == 0:
+                out_counts[3] += 1
+            elif at_a > 1 or at_b > 1:
+                out_counts[4] += 1
+            else:
+                out_counts[5] += 1

@@ -1,0 +1,139 @@
+"""Columns, dtypes and options: each defined once, here.
+
+Letters of dimensions, used in every docstring of the package:
+
+    E examples (question-document pairs)    D distinct documents (contexts)
+    F features (one window of an example)   T tokens
+    L feature length in tokens              B batch size
+    H hidden size                           U distinct texts
+
+One ragged layout everywhere: flat `values` and `offsets` of n + 1, which is Arrow's own, so that columns
+move between numpy, Numba and Arrow without a copy and without a Python object per row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Int8s = npt.NDArray[np.int8]
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+
+LABEL_MODES = ("exact", "reference")
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of unequal length in one flat array.
+
+    Attributes:
+        values: Flat array, all rows one after the other.
+        offsets: int64[n + 1], non-decreasing; row i is `values[offsets[i]:offsets[i + 1]]`.
+    """
+
+    values: npt.NDArray[Any]
+    offsets: Int64s
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> Int64s:
+        """int64[n]: the number of values in each row."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Features:
+    """F model inputs, unpadded, in example order and within an example in window order.
+
+    Attributes:
+        input_ids: int32 Ragged[F], special tokens included.
+        token_type_ids: int8 Ragged[F] over the same offsets, or None where the model has none.
+        start_positions: int32[F], position within the feature of the answer's first token.
+        end_positions: int32[F], position within the feature of the answer's last token (inclusive).
+        example_index: int32[F], row of the example that the feature was cut from.
+        window_index: int32[F], 0 for an example's first window.
+        context_start: int32[F], position within the feature of its first context token.
+        context_end: int32[F], one past the position of its last context token.
+        document_token_start: int32[F], index in the document's tokens of the feature's first context token, so
+            that position p of the feature is token `p - context_start + document_token_start` of the document.
+    """
+
+    input_ids: Ragged
+    token_type_ids: Ragged | None
+    start_positions: Int32s
+    end_positions: Int32s
+    example_index: Int32s
+    window_index: Int32s
+    context_start: Int32s
+    context_end: Int32s
+    document_token_start: Int32s
+
+    def __len__(self) -> int:
+        return len(self.start_positions)
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Everything that decides the bits of a shard besides the examples and the tokenizer.
+
+    Attributes:
+        max_length: Longest feature in tokens, question and special tokens included.
+        doc_stride: OVERLAP of two neighbouring windows in context tokens (tokenizers' `stride`), not the step.
+        labels: "exact" (what is meant) or "reference" (what the tutorial computes, quirks included).
+        drop_impossible: Leave out features that do not hold their answer.
+    """
+
+    max_length: int = 384
+    doc_stride: int = 128
+    labels: str = "exact"
+    drop_impossible: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+
+# Name -> what it holds. Feature columns stand in `<split>/data-*.arrow`; the evaluation columns are written for
+# every split but train. Units are tokens unless a name says otherwise.
+FEATURE_COLUMNS: dict[str, str] = {
+    "input_ids": "list<int32>, [L]: question and window with special tokens, unpadded",
+    "token_type_ids": "list<int8>, [L]: 0 question, 1 context; only where the model has them",
+    "start_positions": "int32: position of the answer's first token, or of CLS",
+    "end_positions": "int32: position of the answer's last token (inclusive), or of CLS",
+    "example_id": "string: id of the example",
+    "window_index": "int32: 0 for the example's first window",
+}
+EVALUATION_COLUMNS: dict[str, str] = {
+    "context_start": "int32: position in the feature of its first context token",
+    "context_end": "int32: one past the position of its last context token",
+    "document_token_start": "int32: index in the document's tokens of the feature's first context token",
+}
+# Beside the data files, not listed in state.json: what scoring needs, once per example and once per document.
+EXAMPLE_COLUMNS: dict[str, str] = {
+    "id": "string",
+    "question": "string, as given",
+    "context_index": "int32: row in contexts.arrow",
+    "answers": "struct<text: list<string>, answer_start: list<int32>>; characters; empty where unanswerable",
+    "feature_count": "int32: features of this example; they follow each other in the data files in this order",
+}
+CONTEXT_COLUMNS: dict[str, str] = {
+    "context": "string, as given (not stripped)",
+    "token_char_start": "list<int32>: first character of each token, in the context as given",
+    "token_char_end": "list<int32>: one past the last character of each token",
+}
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal strings (for fingerprints)."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,5 @@
+"""Where examples and models come from: local files, the Hub, or the package index."""
+
+from qa_fast.sources.resolve import MINILM_ID, Source, resolve_model, resolve_source
+
+__all__ = ["MINILM_ID", "Source", "resolve_model", "resolve_source"]

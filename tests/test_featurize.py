@@ -1,0 +1,271 @@
+"""The fast featurizer against the slow reference: the same features, the same labels, on every tokenizer family."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from qa_fast.encode import load_encoder
+from qa_fast.examples import ANSWERS_TYPE, IdSet, check_examples
+from qa_fast.featurize import featurize_examples
+from qa_fast.schema import FeatureConfig, Features
+from tests.tokenizers_for_tests import FAMILIES, save_folder
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+from reference import reference_features  # noqa: E402
+
+XQUAD = Path(__file__).parent.parent.parent / "shared" / "data"
+# Stretches that make tokenizers stumble, for Hypothesis to string together.
+PIECES = [
+    "harbour", "Ane Skou", "1874", " ", "  ", "\t", "\r\n", "\n", "\u00a0", "\u3000", ".", ",", "'s", "don't", "--", "(",
+    "südlich", "cafe\u0301", "n\u0303", "ﬁ", "½", "ß", "İ", "маяк", "港口", "灯塔。", "🚢", "👩‍🚀", "🇩🇰", "\u200b", "\u200d",
+    "\ufeff", "\u0300", "\x00", "\x1c", "\x85", "\u2028", "[SEP]", "[CLS]", "</s>", "▁", "Ġ", "x" * 120, "한국어", "ไทย", "עברית",
+]  # fmt: skip
+texts = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6)), max_size=30).map("".join)
+
+
+@cache
+def loaded(name: str):
+    """The encoder and the transformers tokenizer of a family's folder."""
+    folder = Path(_KEEP.name) / name
+    save_folder(FAMILIES[name](), folder)
+    return load_encoder(folder), AutoTokenizer.from_pretrained(folder)
+
+
+_KEEP = TemporaryDirectory()
+
+
+def table_of(rows: list[dict]) -> pa.Table:
+    contexts = pa.array([row["context"] for row in rows], pa.string()).dictionary_encode()
+    return pa.table(
+        {
+            "id": [row["id"] for row in rows],
+            "question": pa.array([row["question"] for row in rows], pa.string()),
+            "context": contexts,
+            "answers": pa.array([row["answers"] for row in rows], ANSWERS_TYPE),
+        }
+    )
+
+
+def fast_features(rows: list[dict], encoder, config: FeatureConfig) -> tuple[list[dict], Features | None, dict]:
+    """The rows that the checks let through, their features, and the differences by cause."""
+    examples, _, _ = check_examples(table_of(rows), IdSet())
+    done = featurize_examples(examples, encoder, config)
+    kept = done.encoded.examples.ids.to_pylist()
+    by_id = {row["id"]: row for row in rows}
+    batches = list(done.batches(encoder, batch_tokens=200))
+    return [by_id[i] for i in kept], _concatenated(batches), done.labels.differences
+
+
+def _concatenated(batches: list[Features]) -> dict | None:
+    if not batches:
+        return None
+    columns = {
+        "input_ids": [batch.input_ids[i].tolist() for batch in batches for i in range(len(batch))],
+        "start": np.concatenate([batch.start_positions for batch in batches]).tolist(),
+        "end": np.concatenate([batch.end_positions for batch in batches]).tolist(),
+    }
+    if batches[0].token_type_ids is not None:
+        columns["types"] = [batch.token_type_ids[i].tolist() for batch in batches for i in range(len(batch))]
+    return columns
+
+
+def assert_equals_reference(rows: list[dict], encoder, tokenizer, max_length: int, doc_stride: int) -> dict:
+    config = FeatureConfig(max_length, doc_stride, "reference")
+    kept, fast, differences = fast_features(rows, encoder, config)
+    if not kept:
+        assert fast is None
+        return differences
+    columns = {name: [row[name] for row in kept] for name in ("question", "context", "answers")}
+    slow = reference_features(columns, tokenizer, max_length, doc_stride)
+    lengths = [sum(mask) for mask in slow["attention_mask"]]
+    assert [row[:n] for row, n in zip(slow["input_ids"], lengths, strict=True)] == fast["input_ids"]
+    assert slow["start_positions"] == fast["start"]
+    assert slow["end_positions"] == fast["end"]
+    if "token_type_ids" in slow:
+        assert [row[:n] for row, n in zip(slow["token_type_ids"], lengths, strict=True)] == fast["types"]
+    return differences
+
+
+@st.composite
+def example_rows(draw):
+    rows = []
+    for number in range(draw(st.integers(1, 4))):
+        context, question = draw(texts), draw(texts)
+        answers = {"text": [], "answer_start": []}
+        if context and draw(st.booleans()):
+            start = draw(st.integers(0, len(context) - 1))
+            end = draw(st.integers(start + 1, len(context)))
+            answers = {"text": [context[start:end]], "answer_start": [start]}
+        rows.append({"id": str(number), "question": question, "context": context, "answers": answers})
+    return rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(deadline=None, max_examples=150)
+@given(rows=example_rows(), sizes=st.sampled_from([(16, 2), (24, 0), (48, 16), (384, 128)]))
+def test_equals_reference_on_made_up_texts(family: str, rows: list[dict], sizes: tuple[int, int]) -> None:
+    encoder, tokenizer = loaded(family)
+    differences = assert_equals_reference(rows, encoder, tokenizer, *sizes)
+    assert differences["other"] == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_empty_context_and_no_answer(family: str) -> None:
+    """The engine itself takes an empty context; the checks before it reject one, so it is called directly."""
+    from qa_fast.featurize import cut_features
+
+    encoder, tokenizer = loaded(family)
+    questions, contexts = encoder.encode(pa.array(["Who paid?"])), encoder.encode(pa.array([""]))
+    zero = np.zeros(1, np.int32)
+    features = cut_features(questions, contexts, zero, zero, encoder, FeatureConfig())
+    slow = reference_features(
+        {"question": ["Who paid?"], "context": [""], "answers": [{"text": [], "answer_start": []}]}, tokenizer
+    )
+    length = sum(slow["attention_mask"][0])
+    assert features.input_ids[0].tolist() == slow["input_ids"][0][:length]
+    assert features.start_positions.tolist() == slow["start_positions"]
+    assert features.context_start[0] == features.context_end[0]
+
+
+@pytest.mark.parametrize("sizes", [(384, 128), (128, 32), (64, 20)])
+def test_equals_reference_on_squad(minilm_folder: Path, squad_files: dict[str, Path], sizes: tuple[int, int]) -> None:
+    from qa_fast.sources.files import read_examples
+
+    table, _ = next(iter(read_examples(squad_files["train"], {})))
+    rows = table.slice(0, 2500).to_pylist() + table.slice(30_000, 500).to_pylist()
+    encoder, tokenizer = load_encoder(minilm_folder), AutoTokenizer.from_pretrained(minilm_folder)
+    differences = assert_equals_reference(rows, encoder, tokenizer, *sizes)
+    assert differences["other"] == 0
+
+
+@pytest.mark.parametrize("language", ["en", "de", "ru", "zh"])
+@pytest.mark.parametrize("family", ["minilm", "byte-level", "unigram"])
+def test_equals_reference_on_xquad(language: str, family: str, minilm_folder: Path) -> None:
+    path = XQUAD / f"xquad.{language}.json"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not beside this checkout")
+    rows = []
+    for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                answer = question["answers"][0]
+                answers = {"text": [answer["text"]], "answer_start": [answer["answer_start"]]}
+                rows.append({**question, "context": paragraph["context"], "answers": answers})
+    if family == "minilm":
+        encoder, tokenizer = load_encoder(minilm_folder), AutoTokenizer.from_pretrained(minilm_folder)
+    else:
+        encoder, tokenizer = loaded(family)
+    differences = assert_equals_reference(rows, encoder, tokenizer, 384, 128)
+    assert differences["other"] == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "context", "text", "cause"),
+    [
+        ("wordpiece", "The harbour was dug in 1874 by Ane", "1874", None),
+        ("wordpiece", "  \nThe harbour was dug in 1874 by Ane", "1874", "context_stripped"),
+        ("wordpiece", "The harbour was dug by x", "x", "last_token"),
+        ("wordpiece", "The harbour was dug in 1874 by Ane", " 1874 ", "answer_trimmed"),
+        ("wordpiece", "It \x07was 1874", "\x07was", "no_token"),
+        ("byte-level", "It was a 🚢 that came", "🚢", "split_character"),
+    ],
+)
+def test_exact_labels_differ_from_reference_by_known_causes(
+    family: str, context: str, text: str, cause: str | None
+) -> None:
+    encoder, _ = loaded(family)
+    row = {"id": "1", "question": "When?", "context": context, "answers": answer(context, text)}
+    _, fast, differences = fast_features([row], encoder, FeatureConfig())
+    assert {name: count for name, count in differences.items() if count} == ({cause: 1} if cause else {})
+    assert text_of(encoder, context, fast) == text.strip().strip("\x07")
+
+
+def answer(context: str, text: str) -> dict:
+    return {"text": [text], "answer_start": [context.index(text)]}
+
+
+def text_of(encoder, context: str, fast: dict) -> str:
+    """The stretch of the context that the first feature's labels point at."""
+    stripped = context.lstrip()
+    contexts = encoder.encode(pa.array([stripped]))
+    length = len(fast["input_ids"][0])
+    first = length - len(encoder.template.suffix) - len(contexts.ids)
+    start, end = fast["start"][0] - first, fast["end"][0] - first
+    return stripped[contexts.char_start[start] : contexts.char_end[end]]
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=example_rows(), sizes=st.sampled_from([(16, 2), (24, 0), (48, 16)]))
+def test_windows_cover_every_token_and_overlap_by_doc_stride(rows: list[dict], sizes: tuple[int, int]) -> None:
+    encoder, _ = loaded("wordpiece")
+    examples, _, _ = check_examples(table_of(rows), IdSet())
+    done = featurize_examples(examples, encoder, FeatureConfig(*sizes))
+    windows, contexts = done.windows, done.encoded.contexts
+    for example in range(len(done.encoded.examples)):
+        mine = np.flatnonzero(windows.example_index == example)
+        document = done.encoded.examples.context_index[example]
+        assert windows.token_start[mine[0]] == 0
+        assert windows.token_end[mine[-1]] == contexts.offsets[document + 1] - contexts.offsets[document]
+        for left, right in itertools.pairwise(mine):
+            assert windows.token_end[left] - windows.token_start[right] == sizes[1]
+    assert (windows.lengths <= sizes[0]).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(deadline=None, max_examples=60)
+@given(rows=example_rows())
+def test_workers_do_not_change_a_bit(family: str, rows: list[dict]) -> None:
+    encoder, _ = loaded(family)
+    examples, _, _ = check_examples(table_of(rows * 3), IdSet())
+    config = FeatureConfig(24, 4)
+    one, three = (featurize_examples(examples, encoder, config, workers=workers) for workers in (1, 3))
+    assert one.labels.start_positions.tolist() == three.labels.start_positions.tolist()
+    left = [batch.input_ids.values.tolist() for batch in one.batches(encoder, 1)]
+    right = [batch.input_ids.values.tolist() for batch in three.batches(encoder, 3)]
+    assert left == right
+
+
+def test_drop_impossible_keeps_unanswerable_questions() -> None:
+    encoder, _ = loaded("wordpiece")
+    long = "The harbour was dug in 1874. " * 12
+    rows = [
+        {"id": "a", "question": "When?", "context": long + "Ane paid", "answers": answer(long + "Ane paid", "Ane")},
+        {"id": "b", "question": "Who sang?", "context": long, "answers": {"text": [], "answer_start": []}},
+    ]
+    examples, _, _ = check_examples(table_of(rows), IdSet())
+    kept = featurize_examples(examples, encoder, FeatureConfig(64, 8), drop=True)
+    every = featurize_examples(examples, encoder, FeatureConfig(64, 8), drop=False)
+    of = lambda done, example: int((done.windows.example_index == example).sum())  # noqa: E731
+    assert 1 <= of(kept, 0) < of(every, 0)
+    assert of(kept, 1) == of(every, 1)
+    answerable = kept.windows.example_index == 0
+    assert (kept.labels.start_positions[answerable] != kept.windows.cls_position[answerable]).all()
+
+
+def test_question_without_room_is_rejected() -> None:
+    encoder, _ = loaded("wordpiece")
+    none = {"text": [], "answer_start": []}
+    rows = [
+        {"id": "long", "question": "harbour " * 60, "context": "x " * 40, "answers": none},
+        {"id": "tight", "question": "harbour " * 20, "context": "dug " * 90, "answers": none},
+        {"id": "fits", "question": "Who?", "context": "Ane", "answers": none},
+    ]
+    examples, _, _ = check_examples(table_of(rows), IdSet())
+    done = featurize_examples(examples, encoder, FeatureConfig(48, 30))
+    reasons = {reject.id: reject.reason for reject in done.rejects}
+    assert set(reasons) == {"long", "tight"}
+    assert "max_length must exceed the question" in reasons["long"]
+    assert "doc_stride (the overlap) must be smaller" in reasons["tight"]
+    assert done.encoded.examples.ids.to_pylist() == ["fits"]

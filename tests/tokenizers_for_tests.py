@@ -1,0 +1,96 @@
+"""Small tokenizers of every family the project meets, trained on text written here, saved as model folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+CORPUS = [
+    "The harbour of Lindholm was dug in 1874, when nine boats were all that the village owned.",
+    "Who paid for the harbour? A widow, Ane Skou, who gave 2,400 crowns and asked for no thanks.",
+    "Der Leuchtturm steht südlich der Mühle; seine Wärterin schrieb täglich über Wind und Wellen.",
+    "Приморский посёлок вырос вокруг маяка, а школа открылась лишь в 1902 году.",
+    "这座港口建于一八七四年,当时全村只有九条船。灯塔在南边。",
+    "naïve café résumé — it's the keepers' 3rd log-book: don't lose it! (see p. 17/18)",
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9",
+    ". , ; : ! ? ' \" ( ) [ ] - _ / \\ @ # $ % & *",
+] * 4
+
+SPECIALS = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]"}
+ANGLED = {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>"}
+
+
+def wordpiece(lowercase: bool = True) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = _template(tokenizer, "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", ["[CLS]", "[SEP]"])
+    return tokenizer
+
+
+def byte_level(add_prefix_space: bool = False, trim_offsets: bool = True) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", tokenizer.token_to_id("</s>")),
+        ("<s>", tokenizer.token_to_id("<s>")),
+        trim_offsets=trim_offsets,
+        add_prefix_space=add_prefix_space,
+    )
+    return tokenizer
+
+
+def unigram(strip: bool = False) -> Tokenizer:
+    tokenizer = Tokenizer(models.Unigram())
+    steps = [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Strip(), *steps] if strip else steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=380, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = _template(tokenizer, "<s> $A </s> </s> $B </s>", ["<s>", "</s>"])
+    return tokenizer
+
+
+def _template(tokenizer: Tokenizer, pair: str, special: list[str]) -> processors.TemplateProcessing:
+    first = pair.split(" $B")[0].removesuffix(" </s>") if "$B" in pair else pair
+    ids = [(token, tokenizer.token_to_id(token)) for token in special]
+    return processors.TemplateProcessing(single=first.split(" $B")[0], pair=pair, special_tokens=ids)
+
+
+FAMILIES = {
+    "wordpiece": wordpiece,
+    "wordpiece-cased": lambda: wordpiece(lowercase=False),
+    "byte-level": byte_level,
+    "byte-level-prefix-space": lambda: byte_level(add_prefix_space=True),
+    "byte-level-untrimmed": lambda: byte_level(trim_offsets=False),
+    "unigram": unigram,
+    "unigram-strip": lambda: unigram(strip=True),
+}
+
+
+def save_folder(tokenizer: Tokenizer, folder: Path) -> Path:
+    """Write what a model folder holds of a tokenizer; its class leaves the pipeline in tokenizer.json alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = SPECIALS if tokenizer.token_to_id("[CLS]") is not None else ANGLED
+    config = {f"{role}_token": token for role, token in names.items()}
+    with_types = tokenizer.token_to_id("[CLS]") is not None
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config["model_input_names"] = ["input_ids", "attention_mask"] + (["token_type_ids"] if with_types else [])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
