@@ -6,6 +6,7 @@ these functions hand those buffers over without copying the values.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -70,6 +71,21 @@ def offsets_of(lengths: np.ndarray) -> Int64s:
     return offsets
 
 
+def row_ranges(weights: Int64s, parts: int) -> list[tuple[int, int]]:
+    """Cut rows into up to `parts` ranges of about equal cost.
+
+    Args:
+        weights: int64[n + 1], cumulative cost of the rows.
+        parts: At least 1.
+
+    Returns:
+        (begin, end) of each range that is not empty, in order; together they are all rows.
+    """
+    shares = np.linspace(weights[0], weights[-1], parts + 1)[1:-1]
+    cuts = [0, *np.searchsorted(weights, shares).tolist(), len(weights) - 1]
+    return [(a, b) for a, b in itertools.pairwise(cuts) if a < b]
+
+
 def over_rows(kernel: Callable[[int, int], Any], weights: Int64s, workers: int) -> None:
     """Run `kernel(row_begin, row_end)` over all rows, in threads that own disjoint ranges.
 
@@ -78,12 +94,11 @@ def over_rows(kernel: Callable[[int, int], Any], weights: Int64s, workers: int) 
         weights: int64[n + 1], cumulative cost of the rows; ranges are cut at equal cost.
         workers: Number of threads, at least 1.
     """
-    rows = len(weights) - 1
-    if workers == 1 or rows < 2 * workers:
-        kernel(0, rows)
+    ranges = row_ranges(weights, workers)
+    if len(ranges) <= 1:
+        for row_begin, row_end in ranges:
+            kernel(row_begin, row_end)
         return
-    shares = np.linspace(weights[0], weights[-1], workers + 1)[1:-1]
-    cuts = [0, *np.searchsorted(weights, shares).tolist(), rows]
-    with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(kernel, a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]:
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        for done in [pool.submit(kernel, a, b) for a, b in ranges]:
             done.result()

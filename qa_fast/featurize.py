@@ -6,6 +6,7 @@ Four stages that can be timed on their own: `encode_examples` (Rust), `plan` (wi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -100,9 +101,9 @@ def encode_examples(examples: Examples, encoder: TextEncoder, workers: int = 1) 
     contexts, leading_chars = _stripped(examples.contexts)
     return EncodedExamples(
         examples,
-        encoder.encode(questions),
+        encoder.encode(questions, workers),
         distinct.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False),
-        encoder.encode(contexts),
+        encoder.encode(contexts, workers),
         leading_chars,
     )
 
@@ -317,7 +318,7 @@ class Featurized:
         total = np.cumsum(self.windows.lengths, dtype=np.int64)
         marks = np.arange(batch_tokens, total[-1] if len(total) else 0, batch_tokens)
         cuts = np.unique([0, *(np.searchsorted(total, marks) + 1), len(total)]).tolist()
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in itertools.pairwise(cuts):
             windows = self.windows.take(slice(begin, end))
             labels = Labels(self.labels.start_positions[begin:end], self.labels.end_positions[begin:end], {})
             ids, types = lay_out(

@@ -20,27 +20,21 @@ from qa_fast.encode import load_encoder
 from qa_fast.examples import ANSWERS_TYPE, IdSet, check_examples
 from qa_fast.featurize import featurize_examples
 from qa_fast.schema import FeatureConfig, Features
-from tests.tokenizers_for_tests import FAMILIES, save_folder
+from tests.made_up import texts
+from tests.tokenizers_for_tests import FAMILIES, save_folder, small_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
-from reference import reference_features  # noqa: E402
+from reference import reference_features
 
 XQUAD = Path(__file__).parent.parent.parent / "shared" / "data"
-# Stretches that make tokenizers stumble, for Hypothesis to string together.
-PIECES = [
-    "harbour", "Ane Skou", "1874", " ", "  ", "\t", "\r\n", "\n", "\u00a0", "\u3000", ".", ",", "'s", "don't", "--", "(",
-    "südlich", "cafe\u0301", "n\u0303", "ﬁ", "½", "ß", "İ", "маяк", "港口", "灯塔。", "🚢", "👩‍🚀", "🇩🇰", "\u200b", "\u200d",
-    "\ufeff", "\u0300", "\x00", "\x1c", "\x85", "\u2028", "[SEP]", "[CLS]", "</s>", "▁", "Ġ", "x" * 120, "한국어", "ไทย", "עברית",
-]  # fmt: skip
-texts = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6)), max_size=30).map("".join)
 
 
 @cache
 def loaded(name: str):
     """The encoder and the transformers tokenizer of a family's folder."""
     folder = Path(_KEEP.name) / name
-    save_folder(FAMILIES[name](), folder)
-    return load_encoder(folder), AutoTokenizer.from_pretrained(folder)
+    save_folder(small_tokenizer(name), folder)
+    return load_encoder(folder, mode="words"), AutoTokenizer.from_pretrained(folder)
 
 
 _KEEP = TemporaryDirectory()

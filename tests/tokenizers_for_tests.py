@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -72,7 +73,7 @@ def _template(tokenizer: Tokenizer, pair: str, special: list[str]) -> processors
     return processors.TemplateProcessing(single=first.split(" $B")[0], pair=pair, special_tokens=ids)
 
 
-FAMILIES = {
+_TRAINERS = {
     "wordpiece": wordpiece,
     "wordpiece-cased": lambda: wordpiece(lowercase=False),
     "byte-level": byte_level,
@@ -81,6 +82,20 @@ FAMILIES = {
     "unigram": unigram,
     "unigram-strip": lambda: unigram(strip=True),
 }
+
+
+@cache
+def _trained(family: str) -> str:
+    """Trained once a session: training is not repeatable to the last id."""
+    return _TRAINERS[family]().to_str()
+
+
+def small_tokenizer(family: str) -> Tokenizer:
+    """A tokenizer of the family; each call gives one of its own, all alike."""
+    return Tokenizer.from_str(_trained(family))
+
+
+FAMILIES = tuple(_TRAINERS)
 
 
 def save_folder(tokenizer: Tokenizer, folder: Path) -> Path:

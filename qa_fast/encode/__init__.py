@@ -1,6 +1,7 @@
 """Texts to token ids and character offsets, through the Rust tokenizer."""
 
-from qa_fast.encode.encoder import EncodedTexts, TextEncoder, load_encoder
+from qa_fast.encode.direct import EncodedTexts
+from qa_fast.encode.encoder import TextEncoder, load_encoder
 from qa_fast.encode.template import PairTemplate
 
 __all__ = ["EncodedTexts", "PairTemplate", "TextEncoder", "load_encoder"]

@@ -8,9 +8,9 @@ text that occurs many times is encoded once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,36 +18,18 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from qa_fast.buffers import offsets_of
+from qa_fast.encode.direct import EncodedTexts, encode_strings
+from qa_fast.encode.families import NotAllowedError, choose_family
 from qa_fast.encode.template import PairTemplate, probe_template
+from qa_fast.encode.words import WordEncoder
 from qa_fast.errors import UserError
-from qa_fast.schema import Int32s, Int64s
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Encoding objects of this many texts are alive at a time; more costs memory and gains nothing.
-_TEXTS_A_CALL = 1024
-
-
-@dataclass(frozen=True)
-class EncodedTexts:
-    """U texts as T tokens, special tokens not included.
-
-    Attributes:
-        ids: int32[T].
-        char_start: int32[T], first character of each token in its text.
-        char_end: int32[T], one past its last character.
-        offsets: int64[U + 1], text i has tokens `offsets[i]:offsets[i + 1]`.
-    """
-
-    ids: Int32s
-    char_start: Int32s
-    char_end: Int32s
-    offsets: Int64s
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
+ENCODE_MODES = ("auto", "direct", "words")
+# Texts that the fast way is compared on with the direct one before it is trusted with the rest.
+_CHECKED_TEXTS = 48
 
 
 @dataclass(frozen=True)
@@ -64,6 +46,7 @@ class TextEncoder:
         tokenizer_hash: SHA-256 of `settings`: equal hashes give equal tokens.
         space_led: uint8[vocabulary] marking ids that begin with a space, where the post-processor trims offsets and
             adds a prefix space; else empty. See `kernels.labels.head_start`.
+        way: How texts are encoded.
     """
 
     tokenizer: Tokenizer
@@ -74,54 +57,90 @@ class TextEncoder:
     has_token_types: bool
     tokenizer_hash: str
     space_led: np.ndarray
+    way: Way
 
-    def encode(self, texts: pa.Array) -> EncodedTexts:
+    def encode(self, texts: pa.Array, workers: int = 1) -> EncodedTexts:
         """Encode each text on its own.
 
         Args:
             texts: string [U], without white space at the start.
+            workers: Threads for the fast way.
 
         Returns:
             Their tokens, in order, offsets in characters of each text.
         """
-        counts: list[np.ndarray] = []
-        ids: list[np.ndarray] = []
-        bounds: list[np.ndarray] = []
-        for begin in range(0, len(texts), _TEXTS_A_CALL):
-            encodings = self.tokenizer.encode_batch(
-                texts.slice(begin, _TEXTS_A_CALL).to_pylist(), add_special_tokens=False
+        return self.way.encode(texts, workers)
+
+
+class Way:
+    """How texts are encoded: by their units where that is known to be exact, else directly.
+
+    The choice is made from tokenizer.json and checked once on a sample of the first texts; `reason` says why the direct
+    way is taken, if it is.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any], mode: str, say: Callable[[str], None]) -> None:
+        self._tokenizer, self._mode, self._say = tokenizer, mode, say
+        self._checked = mode == "words"
+        self._lock = threading.Lock()
+        self.reason: str | None = "asked for" if mode == "direct" else None
+        self._words: WordEncoder | None = None
+        if mode != "direct":
+            try:
+                self._words = WordEncoder(choose_family(settings))
+            except NotAllowedError as why:
+                self._fall_back(str(why))
+
+    def encode(self, texts: pa.Array, workers: int = 1) -> EncodedTexts:
+        """Encode each text on its own; threads may share this."""
+        with self._lock:
+            if self._words is not None and not self._checked:
+                self._check(texts)
+            if self._words is not None:
+                return self._words.encode(texts, workers)
+        return encode_strings(self._tokenizer, texts.to_pylist())
+
+    def _check(self, texts: pa.Array) -> None:
+        """Compare both ways on texts spread over the given ones."""
+        assert self._words is not None
+        rows = np.unique(np.linspace(0, len(texts) - 1, min(_CHECKED_TEXTS, len(texts))).astype(np.int64))
+        sample = texts.take(pa.array(rows))
+        fast, slow = self._words.encode(sample), encode_strings(self._tokenizer, sample.to_pylist())
+        self._checked = len(texts) > 0
+        if not same_tokens(fast, slow):
+            self._fall_back("its units do not give the tokens of the whole texts")
+
+    def _fall_back(self, reason: str) -> None:
+        if self._mode == "words":
+            raise UserError(
+                f"--encode words needs a tokenizer whose words can be encoded apart; received one where {reason}"
             )
-            counts.append(np.fromiter(map(len, encodings), np.int64, len(encodings)))
-            total = int(counts[-1].sum())
-            ids.append(_flat((e.ids for e in encodings), total))
-            bounds.append(_flat((chain.from_iterable(e.offsets) for e in encodings), 2 * total))
-        both = _joined(bounds).reshape(-1, 2)
-        return EncodedTexts(
-            _joined(ids),
-            np.ascontiguousarray(both[:, 0]),
-            np.ascontiguousarray(both[:, 1]),
-            offsets_of(np.concatenate(counts) if counts else np.zeros(0, np.int64)),
-        )
+        self._words, self.reason = None, reason
+        self._say(f"encoding text by text: {reason}")
 
 
-def _flat(rows: Iterable[Iterable[int]], total: int) -> Int32s:
-    return np.fromiter(chain.from_iterable(rows), np.int32, total)
+def same_tokens(left: EncodedTexts, right: EncodedTexts) -> bool:
+    """Whether two encodings of the same texts agree in every id, offset and count."""
+    return all(
+        np.array_equal(getattr(left, name), getattr(right, name))
+        for name in ("ids", "char_start", "char_end", "offsets")
+    )
 
 
-def _joined(parts: list[np.ndarray]) -> Int32s:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
-
-
-def load_encoder(folder: Path) -> TextEncoder:
+def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = lambda _: None) -> TextEncoder:
     """Read the tokenizer of a model folder.
 
     Args:
         folder: Holds tokenizer.json, or what transformers can make a fast tokenizer from; config.json and
             tokenizer_config.json are read where present.
+        mode: "auto", "direct" (text by text) or "words" (by distinct units, an error where that is not exact).
+        say: Called with a line where the direct way must be taken.
 
     Raises:
         UserError: No tokenizer there, not a fast one, or one without a CLS or padding token.
     """
+    if mode not in ENCODE_MODES:
+        raise UserError(f"--encode must be one of {', '.join(ENCODE_MODES)}; received {mode!r}")
     from tokenizers import Tokenizer
 
     config, names = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
@@ -151,6 +170,7 @@ def load_encoder(folder: Path) -> TextEncoder:
         has_token_types=has_types,
         tokenizer_hash=hashlib.sha256(canonical).hexdigest(),
         space_led=_space_led(tokenizer, settings),
+        way=Way(tokenizer, settings, mode, say),
     )
 
 

@@ -66,7 +66,8 @@ def probe_template(tokenizer: Tokenizer, cls_id: int) -> PairTemplate:
     question, context = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
     if len(question) == 0 or len(context) == 0 or question[-1] > context[0]:
         raise UserError(
-            "the tokenizer must encode a pair as question, then context; this one does not: use another model's tokenizer"
+            "the tokenizer must encode a pair as question, then context; this one does not: "
+            "use another model's tokenizer"
         )
     prefix, middle, suffix = ids[: question[0]], ids[question[-1] + 1 : context[0]], ids[context[-1] + 1 :]
 
@@ -89,6 +90,6 @@ def probe_template(tokenizer: Tokenizer, cls_id: int) -> PairTemplate:
         if cls_id in part:
             return PairTemplate(prefix, middle, suffix, part_types, in_prefix, part.tolist().index(cls_id))
     raise UserError(
-        f"unanswerable questions are labelled at the CLS token, and this tokenizer puts none (id {cls_id}) into a pair: "
-        "use a model whose tokenizer adds one"
+        f"unanswerable questions are labelled at the CLS token, and this tokenizer puts none (id {cls_id}) "
+        "into a pair: use a model whose tokenizer adds one"
     )

@@ -1,0 +1,199 @@
+"""Where texts may be cut, for each family of pre-tokenizers, and which tokenizers it is known for.
+
+A cut is only ever made between two ASCII characters of certain classes, where the family's pre-tokenizer is certain to
+part them and no normaliser on the allow-list looks across. What stands in tokenizer.json decides; whatever is not on
+the list is encoded the direct way, text by text, and `choose_family` says why.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qa_fast.kernels.words import (
+    APOSTROPHE,
+    BREAK,
+    CLASSES,
+    DIGIT,
+    LETTER,
+    OPAQUE,
+    PUNCTUATION,
+    SPACE,
+)
+
+FIRST, LAST = 1, 2
+_SOLID = (LETTER, DIGIT, PUNCTUATION, APOSTROPHE)
+# Characters that compatibility normalisation turns into the brackets that added tokens begin with.
+_LOOKALIKES = {"[": ("［", "﹇"), "<": ("＜", "﹤", "≮")}
+_UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+@dataclass(frozen=True)
+class Family:
+    """How texts are cut and units encoded.
+
+    Attributes:
+        name: For messages.
+        cuts: uint8[CLASSES * CLASSES], 1 where the first class may be parted from the second.
+        drop_space: Whether units of white space alone have no tokens.
+        joiner: What may stand between units that are encoded in one string: a space where the pre-tokenizer drops it,
+            else nothing.
+        variants: Which of a text's units differ from the others: FIRST, LAST, both or neither.
+        settings: Variant -> the tokenizer.json for its units; the original for the variant with all bits.
+        triggers: Strings whose presence makes a text one unit.
+    """
+
+    name: str
+    cuts: np.ndarray
+    drop_space: bool
+    joiner: str
+    variants: int
+    settings: dict[int, dict[str, Any]]
+    triggers: tuple[str, ...]
+
+
+class NotAllowedError(Exception):
+    """This tokenizer is not one whose units are known to be independent; the message says why."""
+
+
+def byte_classes() -> np.ndarray:
+    """uint8[256]: the class of each byte. Control characters are opaque, but for the three common line and tab ones."""
+    classes = np.full(256, OPAQUE, np.uint8)
+    for byte in range(0x21, 0x7F):
+        char = chr(byte)
+        classes[byte] = LETTER if char.isalpha() else DIGIT if char.isdigit() else PUNCTUATION
+    classes[ord("'")] = APOSTROPHE
+    classes[ord(" ")] = SPACE
+    classes[[ord("\t"), ord("\n"), ord("\r")]] = BREAK
+    return classes
+
+
+def choose_family(settings: dict[str, Any]) -> Family:
+    """The family of a tokenizer.
+
+    Args:
+        settings: The parsed tokenizer.json.
+
+    Raises:
+        NotAllowedError: It is of none; the direct way is to be taken.
+    """
+    if (settings.get("model") or {}).get("dropout"):
+        raise NotAllowedError("its BPE model drops merges at random")
+    pre = settings.get("pre_tokenizer") or {}
+    kind = pre.get("type")
+    if kind == "BertPreTokenizer":
+        return _bert(settings)
+    if kind == "ByteLevel":
+        return _byte_level(settings)
+    steps = pre.get("pretokenizers", []) if kind == "Sequence" else [pre]
+    kinds = [step.get("type") for step in steps]
+    if kinds in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
+        return _metaspace(settings, steps[-1])
+    raise NotAllowedError(f"pre-tokenizer {' + '.join(map(str, kinds)) if kind else 'none'} is not on the list")
+
+
+def _bert(settings: dict[str, Any]) -> Family:
+    """BERT: white space parts words, punctuation stands alone; both neighbours of a cut survive normalisation."""
+    for normalizer in _normalizers(settings):
+        _require(normalizer, "BertNormalizer", "Lowercase", "StripAccents", *_UNICODE_FORMS)
+    cuts = _cuts((_SOLID, (SPACE, BREAK)), ((SPACE, BREAK), (*_SOLID, SPACE, BREAK)))
+    marks = (PUNCTUATION, APOSTROPHE)
+    cuts |= _cuts(((LETTER, DIGIT), marks), (marks, (LETTER, DIGIT)), (marks, marks))
+    return Family("BERT", cuts, True, " ", 0, {0: settings}, _triggers(settings))
+
+
+def _byte_level(settings: dict[str, Any]) -> Family:
+    """Byte-level BPE with GPT-2's pattern: white space leads the word behind it; letters, digits and marks part.
+
+    Nothing is cut behind an apostrophe that a letter follows, since the pattern takes contractions together.
+    """
+    for normalizer in _normalizers(settings):
+        _require(normalizer, *_UNICODE_FORMS)
+    if not settings["pre_tokenizer"].get("use_regex", True):
+        raise NotAllowedError("its byte-level pre-tokenizer does not split by GPT-2's pattern")
+    cuts = _cuts(
+        (_SOLID, (SPACE, BREAK)),
+        ((LETTER,), (DIGIT, PUNCTUATION, APOSTROPHE)),
+        ((DIGIT,), (LETTER, PUNCTUATION, APOSTROPHE)),
+        ((PUNCTUATION,), (LETTER, DIGIT)),
+    )
+    if not settings["pre_tokenizer"].get("add_prefix_space"):
+        return Family("byte-level", cuts, False, "", 0, {0: settings}, _triggers(settings))
+    later = copy.deepcopy(settings)
+    later["pre_tokenizer"]["add_prefix_space"] = False
+    post = later.get("post_processor") or {}
+    for processor in (post, *post.get("processors", [])):
+        if "add_prefix_space" in processor:
+            processor["add_prefix_space"] = False
+    return Family("byte-level", cuts, False, "", FIRST, {FIRST: settings, 0: later}, _triggers(settings))
+
+
+def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> Family:
+    """Metaspace: a unit is a space and the text behind it."""
+    if not metaspace.get("split", True):
+        raise NotAllowedError("its Metaspace does not split")
+    strips = 0
+    for normalizer in _normalizers(settings):
+        _require(normalizer, "Precompiled", "Nmt", "Replace", "Strip", "Lowercase", "StripAccents", *_UNICODE_FORMS)
+        if normalizer["type"] == "Replace" and normalizer.get("pattern") != {"Regex": " {2,}"}:
+            raise NotAllowedError(f"its normaliser replaces {normalizer.get('pattern')}")
+        if normalizer["type"] == "Strip":
+            strips |= FIRST * bool(normalizer.get("strip_left")) | LAST * bool(normalizer.get("strip_right"))
+    cuts = _cuts((_SOLID, (SPACE,)))
+    by_variant = {}
+    for variant in {0, FIRST & strips, LAST & strips, strips}:
+        by_variant[variant] = _with_strip(settings, variant)
+    return Family("Metaspace", cuts, False, "", strips, by_variant, _triggers(settings))
+
+
+def _with_strip(settings: dict[str, Any], variant: int) -> dict[str, Any]:
+    """The settings with Strip only at the ends of a text that a unit of this variant touches."""
+    changed = copy.deepcopy(settings)
+    for normalizer in _normalizers(changed):
+        if normalizer["type"] == "Strip":
+            normalizer["strip_left"] = bool(normalizer.get("strip_left")) and bool(variant & FIRST)
+            normalizer["strip_right"] = bool(normalizer.get("strip_right")) and bool(variant & LAST)
+    return changed
+
+
+def _normalizers(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    normalizer = settings.get("normalizer")
+    if not normalizer:
+        return []
+    steps: list[dict[str, Any]] = normalizer.get("normalizers", [normalizer])
+    return steps
+
+
+def _require(normalizer: dict[str, Any], *allowed: str) -> None:
+    if normalizer.get("type") not in allowed:
+        raise NotAllowedError(f"normaliser {normalizer.get('type')} is not on the list")
+
+
+def _triggers(settings: dict[str, Any]) -> tuple[str, ...]:
+    """What must not be cut through: added tokens, which are looked for in the whole text before anything else.
+
+    A token that is looked for after normalisation may be spelt in other characters; any text with its first one, or a
+    look-alike, is then taken whole.
+    """
+    triggers: list[str] = []
+    for token in settings.get("added_tokens", []):
+        content = token["content"]
+        if not content:
+            continue
+        if not token.get("normalized") or not settings.get("normalizer"):
+            triggers.append(content)
+        elif content[0] in _LOOKALIKES:
+            triggers += [content[0], *_LOOKALIKES[content[0]]]
+        else:
+            raise NotAllowedError(f"its added token {content!r} is looked for after normalisation")
+    return tuple(dict.fromkeys(triggers))
+
+
+def _cuts(*rules: tuple[tuple[int, ...], tuple[int, ...]]) -> np.ndarray:
+    cuts = np.zeros((CLASSES, CLASSES), np.uint8)
+    for before, behind in rules:
+        cuts[np.ix_(before, behind)] = 1
+    return cuts.reshape(-1)

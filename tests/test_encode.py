@@ -1,0 +1,290 @@
+"""The fast way of encoding against the direct one, and the special tokens around a pair."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
+
+from qa_fast.encode import load_encoder
+from qa_fast.encode.direct import encode_strings
+from qa_fast.encode.encoder import Way, same_tokens
+from qa_fast.encode.families import NotAllowedError, choose_family
+from qa_fast.encode.words import WordEncoder
+from qa_fast.errors import UserError
+from qa_fast.kernels import words as kernels
+from tests.made_up import PIECES, texts
+from tests.tokenizers_for_tests import CORPUS, FAMILIES, save_folder, small_tokenizer
+
+ENCODERS: dict[str, tuple[Tokenizer, WordEncoder]] = {}
+
+
+def both_ways(family: str) -> tuple[Tokenizer, WordEncoder]:
+    if family not in ENCODERS:
+        tokenizer = small_tokenizer(family)
+        ENCODERS[family] = tokenizer, WordEncoder(choose_family(orjson.loads(tokenizer.to_str())))
+    return ENCODERS[family]
+
+
+def assert_same(family: str, strings: list[str], workers: int = 1) -> None:
+    tokenizer, words = both_ways(family)
+    fast, slow = words.encode(pa.array(strings, pa.string()), workers), encode_strings(tokenizer, strings)
+    for row, text in enumerate(strings):
+        mine, theirs = (slice(e.offsets[row], e.offsets[row + 1]) for e in (fast, slow))
+        assert fast.ids[mine].tolist() == slow.ids[theirs].tolist(), text
+        assert fast.char_start[mine].tolist() == slow.char_start[theirs].tolist(), text
+        assert fast.char_end[mine].tolist() == slow.char_end[theirs].tolist(), text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(deadline=None, max_examples=400)
+@given(strings=st.lists(texts, max_size=5), workers=st.sampled_from([1, 2]))
+@example(
+    strings=["", " ", "a", " a", "a ", "  a  b  ", "a\tb", "a \tb", "\x0b", "a\x1cb", "'", "'s", "a's ' s"], workers=1
+)
+@example(strings=["[SEP]", "a [SEP] b", "x[SEP]y", "<s>", "a <s>", "<s> a", "<mask>", "[sep]", "［SEP］"], workers=1)
+@example(strings=["x" * 100, "x" * 101, "x" * 120 + " y", "é" * 101], workers=2)
+def test_words_equal_direct(family: str, strings: list[str], workers: int) -> None:
+    assert_same(family, strings, workers)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_equal_direct_on_every_pair_of_pieces(family: str) -> None:
+    assert_same(family, [left + right for left in PIECES for right in PIECES])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_equal_direct_on_every_ascii_pair(family: str) -> None:
+    chars = [chr(code) for code in range(128)]
+    assert_same(family, [f"ab{left}{right}cd" for left in chars for right in chars], workers=2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_the_tests_takes_the_fast_way(family: str, tmp_path: Path) -> None:
+    encoder = load_encoder(save_folder(small_tokenizer(family), tmp_path), mode="words")
+    tokenizer, _ = both_ways(family)
+    assert same_tokens(encoder.encode(pa.array(CORPUS)), encode_strings(tokenizer, CORPUS))
+
+
+def test_the_set_of_units_grows_and_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qa_fast.encode.words._KNOWN_BYTES", 4000)
+    tokenizer = small_tokenizer("wordpiece")
+    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())))
+    for begin in range(0, 12_000, 3000):
+        strings = [f"unit{n} is number {n * 7}" for n in range(begin, begin + 3000)]
+        assert same_tokens(words.encode(pa.array(strings), 2), encode_strings(tokenizer, strings))
+        assert words._known.count == 0
+
+
+def test_one_long_text() -> None:
+    assert_same("wordpiece", [" ".join(f"w{n}" for n in range(40_000))])
+
+
+def test_added_tokens_of_the_user_are_seen() -> None:
+    for normalized in (False, True):
+        tokenizer = small_tokenizer("wordpiece")
+        tokenizer.add_tokens(
+            [AddedToken("[Ship Name]", normalized=normalized), AddedToken("<y>", lstrip=True, rstrip=True)]
+        )
+        words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())))
+        strings = [
+            "the [Ship Name] came",
+            "the [ship name] came",
+            "a <y> b",
+            "a<y>b",
+            "no token",
+            "［Ship Name］",
+            "[ship",
+        ]
+        assert same_tokens(words.encode(pa.array(strings)), encode_strings(tokenizer, strings))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda s: s["pre_tokenizer"].update(type="Whitespace"), "pre-tokenizer Whitespace is not on the list"),
+        (lambda s: s.update(pre_tokenizer=None), "pre-tokenizer none is not on the list"),
+        (lambda s: s["normalizer"].update(type="Prepend"), "normaliser Prepend is not on the list"),
+        (lambda s: s["model"].update(dropout=0.1), "drops merges at random"),
+        (
+            lambda s: s["added_tokens"].append({"content": "ship", "normalized": True}),
+            "added token 'ship' is looked for after normalisation",
+        ),
+    ],
+)
+def test_other_pipelines_take_the_direct_way(change, reason: str) -> None:
+    settings = orjson.loads(small_tokenizer("wordpiece").to_str())
+    change(settings)
+    with pytest.raises(NotAllowedError, match=reason):
+        choose_family(settings)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "reason"),
+    [
+        ("unigram", lambda s: s["pre_tokenizer"].update(split=False), "Metaspace does not split"),
+        ("byte-level", lambda s: s["pre_tokenizer"].update(use_regex=False), "does not split by GPT-2's pattern"),
+        (
+            "unigram",
+            lambda s: s["normalizer"]["normalizers"].append(
+                {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}
+            ),
+            "its normaliser replaces",
+        ),
+    ],
+)
+def test_other_settings_of_a_family_take_the_direct_way(family: str, change, reason: str) -> None:
+    settings = orjson.loads(small_tokenizer(family).to_str())
+    change(settings)
+    with pytest.raises(NotAllowedError, match=reason):
+        choose_family(settings)
+
+
+def test_the_direct_way_is_said_and_equal(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer("unigram")
+    settings = orjson.loads(tokenizer.to_str())
+    settings["pre_tokenizer"]["split"] = False
+    tokenizer = Tokenizer.from_buffer(orjson.dumps(settings))
+    said: list[str] = []
+    encoder = load_encoder(save_folder(tokenizer, tmp_path), say=said.append)
+    assert said == ["encoding text by text: its Metaspace does not split"]
+    assert same_tokens(encoder.encode(pa.array(CORPUS)), encode_strings(tokenizer, CORPUS))
+    with pytest.raises(UserError, match="--encode words needs a tokenizer whose words can be encoded apart"):
+        load_encoder(tmp_path, mode="words")
+    with pytest.raises(UserError, match="--encode must be one of auto, direct, words"):
+        load_encoder(tmp_path, mode="fastest")
+
+
+def test_the_self_check_catches_a_wrong_cut() -> None:
+    """A family told that letters may be parted is found out on the first texts; the tokens are right all the same."""
+    tokenizer = small_tokenizer("wordpiece")
+    settings = orjson.loads(tokenizer.to_str())
+    said: list[str] = []
+    way = Way(tokenizer, settings, "auto", said.append)
+    assert way._words is not None
+    cuts = way._words.family.cuts.copy()
+    cuts[kernels.LETTER * kernels.CLASSES + kernels.LETTER] = 1
+    way._words.family = replace(way._words.family, cuts=cuts)
+    assert same_tokens(way.encode(pa.array(CORPUS)), encode_strings(tokenizer, CORPUS))
+    assert said == ["encoding text by text: its units do not give the tokens of the whole texts"]
+
+
+def test_an_injected_error_in_a_unit_is_seen_by_the_comparison() -> None:
+    tokenizer, _ = both_ways("wordpiece")
+    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())))
+    fast = words.encode(pa.array(CORPUS))
+    slow = encode_strings(tokenizer, CORPUS)
+    assert same_tokens(fast, slow)
+    words._tokens.char_end[0] += 1
+    assert not same_tokens(words.encode(pa.array(CORPUS)), slow)
+
+
+# The template around a pair.
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_template_lays_out_what_the_tokenizer_does(family: str, tmp_path: Path) -> None:
+    tokenizer = small_tokenizer(family)
+    encoder = load_encoder(save_folder(tokenizer, tmp_path))
+    pair = tokenizer.encode("who paid", "the village")
+    question, context = (encode_strings(tokenizer, [text]).ids for text in ("who paid", "the village"))
+    template = encoder.template
+    laid = np.concatenate([template.prefix, question, template.middle, context, template.suffix])
+    assert laid.tolist() == pair.ids
+    sizes = [len(part) for part in (template.prefix, question, template.middle, context, template.suffix)]
+    assert np.repeat(template.part_types, sizes).tolist() == pair.type_ids
+    assert pair.ids[template.cls_positions(np.array([len(pair.ids)], np.int32))[0]] == encoder.cls_id
+
+
+def test_cls_behind_the_context(tmp_path: Path) -> None:
+    from tokenizers import processors
+
+    tokenizer = small_tokenizer("unigram")
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s> <s>", pair="$A </s> $B </s> <s>", special_tokens=ids
+    )
+    encoder = load_encoder(save_folder(tokenizer, tmp_path))
+    assert encoder.template.cls_positions(np.array([9, 20], np.int32)).tolist() == [8, 19]
+
+
+def test_unsuitable_tokenizers_are_refused(tmp_path: Path) -> None:
+    from tokenizers import processors
+
+    folder = save_folder(small_tokenizer("wordpiece"), tmp_path / "a")
+    names = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**names, "pad_token": "<nowhere>"}))
+    with pytest.raises(
+        UserError, match="must have a padding token; received '<nowhere>', which is not in its vocabulary"
+    ):
+        load_encoder(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({**names, "cls_token": "<nowhere>"}))
+    with pytest.raises(UserError, match="must have a CLS token"):
+        load_encoder(folder)
+
+    plain = small_tokenizer("wordpiece")
+    plain.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", pair="$A [SEP] $B [SEP]", special_tokens=[("[SEP]", plain.token_to_id("[SEP]"))]
+    )
+    with pytest.raises(UserError, match="labelled at the CLS token, and this tokenizer puts none"):
+        load_encoder(save_folder(plain, tmp_path / "b"))
+
+    turned = small_tokenizer("wordpiece")
+    turned.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A",
+        pair="[CLS] $B:0 [SEP] $A:1",
+        special_tokens=[(t, turned.token_to_id(t)) for t in ("[CLS]", "[SEP]")],
+    )
+    with pytest.raises(UserError, match="must encode a pair as question, then context"):
+        load_encoder(save_folder(turned, tmp_path / "c"))
+
+    (tmp_path / "d").mkdir()
+    with pytest.raises(UserError, match="must hold a tokenizer"):
+        load_encoder(tmp_path / "d")
+    (tmp_path / "d" / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="must be JSON"):
+        load_encoder(tmp_path / "d")
+    (tmp_path / "d" / "tokenizer.json").write_text("[]")
+    with pytest.raises(UserError, match="must hold a JSON object; received list"):
+        load_encoder(tmp_path / "d")
+
+
+def test_truncation_and_padding_of_the_file_are_switched_off(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer("wordpiece")
+    plain = load_encoder(save_folder(tokenizer, tmp_path / "plain"))
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8)
+    padded = load_encoder(save_folder(tokenizer, tmp_path / "padded"))
+    assert padded.tokenizer_hash == plain.tokenizer_hash
+    assert len(padded.encode(pa.array([CORPUS[0]])).ids) == len(plain.encode(pa.array([CORPUS[0]])).ids) > 8
+
+
+def test_settings_that_disagree_with_the_file_follow_transformers(tmp_path: Path) -> None:
+    """tokenizer_config.json says cased, tokenizer.json lowercases: transformers follows the former, and so do we."""
+    from transformers import AutoTokenizer
+
+    folder = save_folder(small_tokenizer("wordpiece"), tmp_path)
+    names = json.loads((folder / "tokenizer_config.json").read_text())
+    names.update(tokenizer_class="BertTokenizer", do_lower_case=False)
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    encoder, theirs = load_encoder(folder), AutoTokenizer.from_pretrained(folder)
+    text = "Ane Skou paid"
+    assert encoder.encode(pa.array([text])).ids.tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+def test_variants_of_settings_leave_the_original_alone() -> None:
+    settings = orjson.loads(small_tokenizer("unigram-strip").to_str())
+    before = copy.deepcopy(settings)
+    family = choose_family(settings)
+    assert settings == before
+    assert sorted(family.settings) == [0, 1, 2, 3]
+    assert family.settings[3] == settings
