@@ -101,7 +101,7 @@ def encode_examples(examples: Examples, encoder: TextEncoder, workers: int = 1) 
     contexts, leading_chars = _stripped(examples.contexts)
     return EncodedExamples(
         examples,
-        encoder.encode(questions, workers),
+        encoder.encode(questions, workers, with_chars=False),
         distinct.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False),
         encoder.encode(contexts, workers),
         leading_chars,
@@ -117,12 +117,12 @@ def _stripped(texts: pa.Array) -> tuple[pa.Array, Int32s]:
 
 
 def _cut(texts: pa.Array, lead_bytes: Int64s) -> pa.Array:
+    """The texts without their first bytes; what lies between two cuts is copied in one piece."""
     flat = text_buffers(texts)
-    keep = np.ones(flat.offsets[-1] - flat.offsets[0], bool)
-    for row in np.flatnonzero(lead_bytes).tolist():
-        begin = flat.offsets[row] - flat.offsets[0]
-        keep[begin : begin + lead_bytes[row]] = False
-    values = flat.values[flat.offsets[0] : flat.offsets[-1]][keep]
+    rows = np.flatnonzero(lead_bytes)
+    begins = np.append(flat.offsets[0], flat.offsets[rows] + lead_bytes[rows])
+    ends = np.append(flat.offsets[rows], flat.offsets[-1])
+    values = np.concatenate([flat.values[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)])
     return strings_from(Ragged(values, offsets_of(np.diff(flat.offsets) - lead_bytes)))
 
 

@@ -101,6 +101,9 @@ def test_added_tokens_of_the_user_are_seen() -> None:
             "the [ship name] came",
             "a <y> b",
             "a<y>b",
+            "<y> b",
+            "a <y>",
+            "<y>",
             "no token",
             "［Ship Name］",
             "[ship",
@@ -184,7 +187,7 @@ def test_an_injected_error_in_a_unit_is_seen_by_the_comparison() -> None:
     fast = words.encode(pa.array(CORPUS))
     slow = encode_strings(tokenizer, CORPUS)
     assert same_tokens(fast, slow)
-    words._tokens.char_end[0] += 1
+    words._tokens[2] += 1
     assert not same_tokens(words.encode(pa.array(CORPUS)), slow)
 
 

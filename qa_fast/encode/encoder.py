@@ -59,17 +59,18 @@ class TextEncoder:
     space_led: np.ndarray
     way: Way
 
-    def encode(self, texts: pa.Array, workers: int = 1) -> EncodedTexts:
+    def encode(self, texts: pa.Array, workers: int = 1, with_chars: bool = True) -> EncodedTexts:
         """Encode each text on its own.
 
         Args:
             texts: string [U], without white space at the start.
             workers: Threads for the fast way.
+            with_chars: Whether character offsets are wanted; they may be empty otherwise.
 
         Returns:
             Their tokens, in order, offsets in characters of each text.
         """
-        return self.way.encode(texts, workers)
+        return self.way.encode(texts, workers, with_chars)
 
 
 class Way:
@@ -91,13 +92,13 @@ class Way:
             except NotAllowedError as why:
                 self._fall_back(str(why))
 
-    def encode(self, texts: pa.Array, workers: int = 1) -> EncodedTexts:
+    def encode(self, texts: pa.Array, workers: int = 1, with_chars: bool = True) -> EncodedTexts:
         """Encode each text on its own; threads may share this."""
         with self._lock:
             if self._words is not None and not self._checked:
                 self._check(texts)
             if self._words is not None:
-                return self._words.encode(texts, workers)
+                return self._words.encode(texts, workers, with_chars)
         return encode_strings(self._tokenizer, texts.to_pylist())
 
     def _check(self, texts: pa.Array) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from qa_fast.buffers import offsets_of, row_ranges, strings_from, text_buffers
 from qa_fast.encode.direct import EncodedTexts, encode_strings
 from qa_fast.encode.families import Family, byte_classes
+from qa_fast.encode.wordpiece import AsciiWordPiece, plain_words
 from qa_fast.kernels import text as text_kernels
 from qa_fast.kernels import words as kernels
 from qa_fast.schema import Int32s, Int64s, Ragged
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Units that are encoded in one string, where units may be joined: few calls, and strings that stay in the cache.
 _UNITS_A_STRING = 512
+# Beside the variants: a plain word, split by a kernel.
+_PLAIN = 8
 # The known units are forgotten beyond this many bytes of text, which bounds a server's memory.
 _KNOWN_BYTES = 1 << 26
 
@@ -56,7 +59,7 @@ class Units:
 
     Attributes:
         count: How many there are; the arrays have room for more.
-        slots: int32[capacity], unit numbers by hash, -1 where empty.
+        slots: uint64[2 * capacity], see `kernels.words`.
         hashes: uint64[capacity / 2].
         starts: int64[capacity / 2], first byte.
         sizes: int32[capacity / 2], bytes.
@@ -64,7 +67,7 @@ class Units:
     """
 
     count: int
-    slots: Int32s
+    slots: np.ndarray
     hashes: np.ndarray
     starts: Int64s
     sizes: Int32s
@@ -77,7 +80,7 @@ class Units:
         half = capacity // 2
         return cls(
             0,
-            np.full(capacity, -1, np.int32),
+            np.zeros(2 * capacity, np.uint64),
             np.empty(half, np.uint64),
             np.empty(half, np.int64),
             np.empty(half, np.int32),
@@ -96,7 +99,7 @@ class Units:
             (larger.variants, self.variants),
         ):
             new[: self.count] = old[: self.count]
-        kernels.fill_slots(larger.hashes, self.count, larger.slots)
+        kernels.fill_slots(larger.hashes, larger.sizes, self.count, larger.slots)
         return replace(larger, count=self.count)
 
 
@@ -110,24 +113,28 @@ class WordEncoder:
         self.family = family
         self._tokenizers = {variant: _tokenizer(settings) for variant, settings in family.settings.items()}
         self._classes = byte_classes()
+        # One word a unit is what BERT's cuts give, so the kernel can stand in for the tokenizer there.
+        self._wordpiece = AsciiWordPiece.from_settings(family.settings[0]) if family.name == "BERT" else None
         triggers = [trigger.encode() for trigger in family.triggers]
         self._triggers = np.frombuffer(b"".join(triggers), np.uint8)
         self._trigger_offsets = offsets_of(np.array([len(trigger) for trigger in triggers], np.int64))
-        self._is_trigger = np.zeros(256, np.uint8)
-        self._is_trigger[[trigger[0] for trigger in triggers]] = 1
+        self._marked_classes = self._classes.copy()
+        self._marked_classes[list({trigger[0] for trigger in triggers})] += kernels.TRIGGER
         self._forget()
 
     def _forget(self) -> None:
         self._known = Units.empty(1 << 10)
         self._bytes = np.empty(1 << 14, np.uint8)
-        self._tokens = EncodedTexts(*(np.zeros(0, np.int32) for _ in range(3)), np.zeros(1, np.int64))
+        self._token_offsets = np.zeros(1, np.int64)  # tokens of each known unit
+        self._tokens = np.empty(0, np.int32)  # id, first character and one past the last, side by side
 
-    def encode(self, texts: pa.Array, workers: int = 1) -> EncodedTexts:
+    def encode(self, texts: pa.Array, workers: int = 1, with_chars: bool = True) -> EncodedTexts:
         """Encode each text on its own, as the tokenizer would.
 
         Args:
             texts: string [U].
             workers: Threads that scan and gather.
+            with_chars: Whether character offsets are wanted; empty arrays stand in their place otherwise.
         """
         flat = text_buffers(texts)
         ranges = row_ranges(flat.offsets, workers)
@@ -135,29 +142,23 @@ class WordEncoder:
             row_end = np.empty(len(texts), np.int64)
             scans = list(pool.map(lambda rows: self._scan(flat, *rows, row_end), ranges))
             numbers = [self._learn(flat.values, scan.units) for scan in scans]
-            known = self._tokens
+            token_offsets, tokens = self._token_offsets, self._tokens
             counts = np.empty(len(texts), np.int64)
 
             def count(scan: Scan, number: Int32s) -> None:
                 kernels.count_tokens(
-                    scan.occurrence,
-                    number,
-                    row_end,
-                    scan.row_begin,
-                    scan.row_begin,
-                    scan.row_end,
-                    known.offsets,
-                    counts,
+                    scan.occurrence, number, row_end, scan.row_begin, scan.row_end, token_offsets, counts
                 )
 
             list(pool.map(count, scans, numbers))
             offsets = offsets_of(counts)
-            ids, char_start, char_end = (np.empty(offsets[-1], np.int32) for _ in range(3))
+            ids = np.empty(offsets[-1], np.int32)
+            char_start, char_end = (np.empty(offsets[-1] if with_chars else 0, np.int32) for _ in range(2))
 
             def gather(scan: Scan, number: Int32s) -> None:
                 kernels.gather_tokens(
-                    scan.occurrence, scan.char_start, number, row_end, scan.row_begin, scan.row_begin, scan.row_end,
-                    known.offsets, known.ids, known.char_start, known.char_end, offsets, ids, char_start, char_end,
+                    scan.occurrence, scan.char_start, number, row_end, scan.row_begin, scan.row_end,
+                    token_offsets, tokens, offsets, ids, char_start, char_end,
                 )  # fmt: skip
 
             list(pool.map(gather, scans, numbers))
@@ -174,8 +175,8 @@ class WordEncoder:
         row = row_begin
         while True:
             row = kernels.scan_texts(
-                flat.values, flat.offsets, row, row_end, self._classes, self.family.cuts, self.family.drop_space,
-                self.family.variants, self._is_trigger, self._triggers, self._trigger_offsets, units.slots,
+                flat.values, flat.offsets, row, row_end, self._marked_classes, self.family.cuts,
+                self.family.drop_space, self.family.variants, self._triggers, self._trigger_offsets, units.slots,
                 units.hashes, units.starts, units.sizes, units.variants, occurrence, char_start, out_row_end, state,
             )  # fmt: skip
             units = replace(units, count=int(state[0]))
@@ -200,24 +201,33 @@ class WordEncoder:
         )  # fmt: skip
         if count > before:
             fresh = offsets_of(known.sizes[before:count]) + used
-            self._tokens = _appended(self._tokens, self._encode_units(fresh, known.variants[before:count]))
+            added = self._encode_units(fresh, known.variants[before:count])
+            beside = np.stack([added.ids, added.char_start, added.char_end], axis=1).reshape(-1)
+            self._tokens = np.concatenate([self._tokens, beside])
+            self._token_offsets = np.concatenate([self._token_offsets, added.offsets[1:] + self._token_offsets[-1]])
         self._known = replace(known, count=count)
         return number
 
     def _encode_units(self, offsets: Int64s, variants: np.ndarray) -> EncodedTexts:
-        """Encode units, given by their byte offsets in the store, each with its variant's tokenizer."""
-        base = int(offsets[0])
-        strings = strings_from(Ragged(self._bytes[base : int(offsets[-1])], offsets - base))
-        rows_of = {variant: np.flatnonzero(variants == variant) for variant in np.unique(variants).tolist()}
+        """Encode units, given by their byte offsets in the store, each in the cheapest way that is right for it."""
+        units = Ragged(self._bytes[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+        strings = strings_from(units)
+        way = variants.astype(np.int64)
+        if self._wordpiece is not None:
+            is_plain = (self._classes != kernels.OPAQUE) & (self._classes < kernels.SPACE)
+            way[plain_words(units, is_plain) & (variants == 0)] = _PLAIN
         parts, order = [], []
-        for variant, rows in rows_of.items():
+        for number in np.unique(way).tolist():
+            rows = np.flatnonzero(way == number)
             chosen = strings if len(rows) == len(strings) else strings.take(pa.array(rows))
-            tokenizer = self._tokenizers[variant]
-            # Where a text's first or last unit differs, so does a string's; only the units between can be joined.
-            joined = variant == 0
-            parts.append(
-                self._encode_joined(tokenizer, chosen) if joined else encode_strings(tokenizer, chosen.to_pylist())
-            )
+            if number == _PLAIN and self._wordpiece is not None:
+                parts.append(self._wordpiece.encode(text_buffers(chosen)))
+            elif number == 0:
+                parts.append(self._encode_joined(self._tokenizers[0], chosen))
+            else:
+                # Whole texts, and first or last units that differ from the others as a string's would: one string each.
+                variant = self.family.variants if number == kernels.WHOLE else number
+                parts.append(encode_strings(self._tokenizers[variant], chosen.to_pylist()))
             order.append(rows)
         return parts[0] if len(parts) == 1 else _reordered(parts, np.concatenate(order))
 

@@ -5,8 +5,10 @@ by two tables: the class of each byte, and which class may be parted from which 
 ASCII are of a class that is never parted from anything, so that whatever a normaliser does across characters happens
 inside one unit.
 
-The set of distinct units is an open-addressing table of unit numbers over 64-bit hashes; equal hashes are compared byte
-by byte, so nothing rests on luck. Each thread scans its own texts into its own set; the sets are merged afterwards.
+The set of distinct units is an open-addressing table. A slot is two words side by side, so that a look-up touches one
+line of the cache: the hash, and the unit's number and size. The hash of a unit of up to seven bytes is a one-to-one
+function of them; longer units with equal hashes are compared byte by byte. So nothing rests on luck. Each thread scans
+its own texts into its own set; the sets are merged afterwards.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ U64_IN = types.Array(types.uint64, 1, "C", readonly=True)
 U64_OUT = types.Array(types.uint64, 1, "C", readonly=False)
 
 OPAQUE, LETTER, DIGIT, PUNCTUATION, APOSTROPHE, SPACE, BREAK = range(7)
-CLASSES = 7
+CLASSES = 8  # rounded up, so that a pair's index is a shift
+WHOLE = 4  # variant of a text that is one unit because of a trigger in it
+TRIGGER = 64  # added to the class of a byte that a trigger starts with
 
-# FNV-1a, 64 bits.
-_SEED = np.uint64(0xCBF29CE484222325)
-_PRIME = np.uint64(0x100000001B3)
+_SHORT = 7  # bytes that fit into a hash, beside size and variant
+_FNV_SEED, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+_ODD_A, _ODD_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 
 
-@njit(inline="always")
+@njit
 def _same_bytes(left: np.ndarray, left_start: int, right: np.ndarray, right_start: int, size: int) -> bool:
     for i in range(size):  # noqa: SIM110, a generator costs more here
         if left[left_start + i] != right[right_start + i]:
@@ -35,49 +39,30 @@ def _same_bytes(left: np.ndarray, left_start: int, right: np.ndarray, right_star
     return True
 
 
-@njit(inline="always")
-def _spread(hashed: np.uint64, variant: int) -> np.uint64:
-    """Mix in the variant, and bring the high bits down to where the table's mask looks."""
-    hashed = (hashed ^ np.uint64(variant)) * _PRIME
-    return hashed ^ (hashed >> np.uint64(32))
+@njit
+def _hash(text: np.ndarray, start: int, size: int, variant: int) -> np.uint64:
+    """A unit's hash: one-to-one for short units, since every step of the mixing can be undone."""
+    key = np.uint64(0)
+    if size <= _SHORT:
+        for i in range(size):
+            key |= np.uint64(text[start + i]) << np.uint64(8 * i)
+        key |= np.uint64(size | variant << 3) << np.uint64(56)
+    else:
+        key = _FNV_SEED ^ np.uint64(variant)
+        for i in range(size):
+            key = (key ^ np.uint64(text[start + i])) * _FNV_PRIME
+    key = (key ^ (key >> np.uint64(32))) * _ODD_A
+    key = (key ^ (key >> np.uint64(29))) * _ODD_B
+    return key ^ (key >> np.uint64(32))
 
 
-@njit(inline="always")
-def _find_or_add(
-    text: np.ndarray,
-    start: int,
-    size: int,
-    variant: int,
-    hashed: np.uint64,
-    slots: np.ndarray,
-    unit_hash: np.ndarray,
-    unit_start: np.ndarray,
-    unit_size: np.ndarray,
-    unit_variant: np.ndarray,
-    units: int,
-) -> int:
-    """The number of a unit of `text`; equals `units` where it is new and has been added."""
-    mask = np.uint64(len(slots) - 1)
-    slot = hashed & mask
-    while slots[slot] >= 0:
-        unit = slots[slot]
-        if (
-            unit_hash[unit] == hashed
-            and unit_size[unit] == size
-            and unit_variant[unit] == variant
-            and _same_bytes(text, start, text, unit_start[unit], size)
-        ):
-            return unit
-        slot = (slot + np.uint64(1)) & mask
-    slots[slot] = units
-    unit_hash[units] = hashed
-    unit_start[units] = start
-    unit_size[units] = size
-    unit_variant[units] = variant
-    return units
+@njit
+def _slot_word(unit: int, size: int) -> np.uint64:
+    """Number and size of a unit in one word that is never 0, which marks an empty slot."""
+    return np.uint64(unit + 1) | np.uint64(size) << np.uint64(32)
 
 
-@njit(inline="always")
+@njit
 def _starts_with_any(text: np.ndarray, at: int, end: int, words: np.ndarray, word_offsets: np.ndarray) -> bool:
     for word in range(len(word_offsets) - 1):
         size = word_offsets[word + 1] - word_offsets[word]
@@ -89,8 +74,8 @@ def _starts_with_any(text: np.ndarray, at: int, end: int, words: np.ndarray, wor
 @njit(
     [
         I64(
-            U8_IN, I64_IN, I64, I64, U8_IN, U8_IN, BOOL, I64, U8_IN, U8_IN, I64_IN,
-            I32_OUT, U64_OUT, I64_OUT, I32_OUT, U8_OUT, I32_OUT, I32_OUT, I64_OUT, I64_OUT,
+            U8_IN, I64_IN, I64, I64, U8_IN, U8_IN, BOOL, I64, U8_IN, I64_IN,
+            U64_OUT, U64_OUT, I64_OUT, I32_OUT, U8_OUT, I32_OUT, I32_OUT, I64_OUT, I64_OUT,
         )
     ],
     cache=True,
@@ -101,14 +86,13 @@ def scan_texts(
     offsets: np.ndarray,  # int64[U + 1]
     row_begin: int,
     row_end: int,
-    classes: np.ndarray,  # uint8[256], class of each byte
+    classes: np.ndarray,  # uint8[256], class of each byte, TRIGGER added where a trigger starts with it
     cuts: np.ndarray,  # uint8[CLASSES * CLASSES], 1 where a class may be parted from the next one
     drop_space: bool,  # leave out units of white space alone
     variant_mask: int,  # bit 0: a text's first unit differs; bit 1: its last one does
-    is_trigger: np.ndarray,  # uint8[256], 1 for the first bytes of triggers
     triggers: np.ndarray,  # uint8[bytes], strings whose presence makes the whole text one unit
     trigger_offsets: np.ndarray,  # int64[triggers + 1]
-    slots: np.ndarray,  # int32[capacity], a power of two, -1 where empty; updated
+    slots: np.ndarray,  # uint64[2 * capacity], the set, capacity a power of two; updated
     out_unit_hash: np.ndarray,  # uint64[capacity / 2]
     out_unit_start: np.ndarray,  # int64[capacity / 2], first byte, in `text`
     out_unit_size: np.ndarray,  # int32[capacity / 2], bytes
@@ -124,6 +108,7 @@ def scan_texts(
     """
     units = state[0]
     occurrences = state[1]
+    mask = np.uint64(len(slots) // 2 - 1)
     row = row_begin
     while row < row_end:
         begin = offsets[row]
@@ -135,57 +120,63 @@ def scan_texts(
         start_char = 0
         chars = 0
         solid = False
-        whole = False
-        hashed = _SEED
         previous = OPAQUE
+        variant = variant_mask & 1
         at = begin
-        while at < end:
-            byte = text[at]
-            kind = classes[byte]
-            if cuts[previous * CLASSES + kind] and at > start:
+        while begin < end:
+            kind = classes[text[at]] if at < end else OPAQUE
+            if kind >= TRIGGER:
+                if _starts_with_any(text, at, end, triggers, trigger_offsets):
+                    occurrences = first_occurrence
+                    start = begin
+                    start_char = 0
+                    solid = True
+                    variant = WHOLE
+                    at = end
+                else:
+                    kind -= TRIGGER
+            if at == end or (cuts[previous * CLASSES + kind] and at > start):
+                if at == end and variant != WHOLE:
+                    variant |= variant_mask & 2
                 if solid or not drop_space:
-                    variant = variant_mask & 1 if start == begin else 0
-                    unit = _find_or_add(
-                        text, start, at - start, variant, _spread(hashed, variant), slots,
-                        out_unit_hash, out_unit_start, out_unit_size, out_unit_variant, units,
-                    )  # fmt: skip
-                    units += unit == units
+                    # The look-up stands here and in merge_units in full: as a function it is not inlined, and handing
+                    # over that many arrays costs three times the look-up itself.
+                    size = at - start
+                    hashed = _hash(text, start, size, variant)
+                    slot = hashed & mask
+                    unit = np.int64(-1)
+                    while unit < 0:
+                        word = slots[2 * slot + np.uint64(1)]
+                        if word == np.uint64(0):
+                            slots[2 * slot] = hashed
+                            slots[2 * slot + np.uint64(1)] = _slot_word(units, size)
+                            out_unit_hash[units] = hashed
+                            out_unit_start[units] = start
+                            out_unit_size[units] = size
+                            out_unit_variant[units] = variant
+                            unit = units
+                            units += 1
+                        elif slots[2 * slot] == hashed and np.int64(word >> np.uint64(32)) == size:
+                            found = np.int64(word & np.uint64(0xFFFFFFFF)) - 1
+                            if size <= _SHORT or (
+                                out_unit_variant[found] == variant
+                                and _same_bytes(text, start, text, out_unit_start[found], size)
+                            ):
+                                unit = found
+                        slot = (slot + np.uint64(1)) & mask
                     out_occurrence[occurrences] = unit
                     out_char_start[occurrences] = start_char
                     occurrences += 1
+                if at == end:
+                    break
                 start = at
                 start_char = chars
                 solid = False
-                hashed = _SEED
-            if is_trigger[byte] and _starts_with_any(text, at, end, triggers, trigger_offsets):
-                whole = True
-                break
-            hashed = (hashed ^ np.uint64(byte)) * _PRIME
+                variant = 0
             solid |= kind < SPACE
-            chars += (byte & 0xC0) != 0x80
+            chars += (text[at] & 0xC0) != 0x80
             previous = kind
             at += 1
-        variant = 0
-        if whole:
-            occurrences = first_occurrence
-            start = begin
-            start_char = 0
-            hashed = _SEED
-            for at in range(begin, end):
-                hashed = (hashed ^ np.uint64(text[at])) * _PRIME
-            solid = True
-            variant = variant_mask
-        else:
-            variant = variant_mask & (3 if start == begin else 2)
-        if end > start and (solid or not drop_space):
-            unit = _find_or_add(
-                text, start, end - start, variant, _spread(hashed, variant), slots,
-                out_unit_hash, out_unit_start, out_unit_size, out_unit_variant, units,
-            )  # fmt: skip
-            units += unit == units
-            out_occurrence[occurrences] = unit
-            out_char_start[occurrences] = start_char
-            occurrences += 1
         out_row_end[row] = occurrences
         row += 1
     state[0] = units
@@ -193,26 +184,28 @@ def scan_texts(
     return row
 
 
-@njit([VOID(U64_IN, I64, I32_OUT)], cache=True, nogil=True)
+@njit([VOID(U64_IN, I32_IN, I64, U64_OUT)], cache=True, nogil=True)
 def fill_slots(
     unit_hash: np.ndarray,  # uint64[>= units]
+    unit_size: np.ndarray,  # int32[>= units]
     units: int,
-    out_slots: np.ndarray,  # int32[capacity], all -1
+    out_slots: np.ndarray,  # uint64[2 * capacity], zeroed
 ) -> None:
     """Enter the units into an empty table. Cost: O(units)."""
-    mask = np.uint64(len(out_slots) - 1)
+    mask = np.uint64(len(out_slots) // 2 - 1)
     for unit in range(units):
         slot = unit_hash[unit] & mask
-        while out_slots[slot] >= 0:
+        while out_slots[2 * slot + np.uint64(1)] != np.uint64(0):
             slot = (slot + np.uint64(1)) & mask
-        out_slots[slot] = unit
+        out_slots[2 * slot] = unit_hash[unit]
+        out_slots[2 * slot + np.uint64(1)] = _slot_word(unit, unit_size[unit])
 
 
 @njit(
     [
         I64(
             U8_IN, U64_IN, I64_IN, I32_IN, U8_IN, I64, I64,
-            I32_OUT, U64_OUT, I64_OUT, I32_OUT, U8_OUT, U8_OUT, I32_OUT,
+            U64_OUT, U64_OUT, I64_OUT, I32_OUT, U8_OUT, U8_OUT, I32_OUT,
         )
     ],
     cache=True,
@@ -226,7 +219,7 @@ def merge_units(
     unit_variant: np.ndarray,  # uint8[scanned units]
     scanned: int,
     known: int,
-    slots: np.ndarray,  # int32[capacity], set of known units; room for all scanned ones; updated
+    slots: np.ndarray,  # uint64[2 * capacity], set of known units, with room for all scanned ones; updated
     known_hash: np.ndarray,  # uint64[capacity / 2]; updated, like all of known_…
     known_start: np.ndarray,  # int64[capacity / 2], first byte, in known_bytes
     known_size: np.ndarray,  # int32[capacity / 2]
@@ -235,52 +228,52 @@ def merge_units(
     out_number: np.ndarray,  # int32[scanned units], each one's number among the known
 ) -> int:
     """Look up scanned units among the known and add the new ones; the number known afterwards."""
-    mask = np.uint64(len(slots) - 1)
     free = known_start[known - 1] + known_size[known - 1] if known > 0 else 0
-    for number in range(scanned):
-        hashed = unit_hash[number]
-        size = unit_size[number]
-        start = unit_start[number]
+    mask = np.uint64(len(slots) // 2 - 1)
+    for scanned_unit in range(scanned):
+        hashed = unit_hash[scanned_unit]
+        size = np.int64(unit_size[scanned_unit])
+        start = unit_start[scanned_unit]
+        variant = unit_variant[scanned_unit]
         slot = hashed & mask
-        while True:
-            unit = slots[slot]
-            if unit < 0:
-                slots[slot] = known
+        unit = np.int64(-1)
+        while unit < 0:
+            word = slots[2 * slot + np.uint64(1)]
+            if word == np.uint64(0):
+                slots[2 * slot] = hashed
+                slots[2 * slot + np.uint64(1)] = _slot_word(known, size)
                 known_hash[known] = hashed
                 known_start[known] = free
                 known_size[known] = size
-                known_variant[known] = unit_variant[number]
+                known_variant[known] = variant
                 for i in range(size):
                     known_bytes[free + i] = text[start + i]
                 free += size
-                out_number[number] = known
+                unit = known
                 known += 1
-                break
-            if (
-                known_hash[unit] == hashed
-                and known_size[unit] == size
-                and known_variant[unit] == unit_variant[number]
-                and _same_bytes(text, start, known_bytes, known_start[unit], size)
-            ):
-                out_number[number] = unit
-                break
+            elif slots[2 * slot] == hashed and np.int64(word >> np.uint64(32)) == size:
+                found = np.int64(word & np.uint64(0xFFFFFFFF)) - 1
+                if size <= _SHORT or (
+                    known_variant[found] == variant and _same_bytes(text, start, known_bytes, known_start[found], size)
+                ):
+                    unit = found
             slot = (slot + np.uint64(1)) & mask
+        out_number[scanned_unit] = unit
     return known
 
 
-@njit([VOID(I32_IN, I32_IN, I64_IN, I64, I64, I64, I64_IN, I64_OUT)], cache=True, nogil=True)
+@njit([VOID(I32_IN, I32_IN, I64_IN, I64, I64, I64_IN, I64_OUT)], cache=True, nogil=True)
 def count_tokens(
     occurrence: np.ndarray,  # int32[.], unit numbers of the rows, as scanned
     number: np.ndarray,  # int32[scanned units], their numbers among the known
     row_end: np.ndarray,  # int64[U], one past each text's last occurrence
-    base: int,  # first text of these occurrences
     row_begin: int,
     row_stop: int,
     token_offsets: np.ndarray,  # int64[known + 1], tokens of the known units
     out_counts: np.ndarray,  # int64[U]
 ) -> None:
-    """Count the tokens of texts `row_begin:row_stop`. Cost: O(occurrences)."""
-    at = row_end[row_begin - 1] if row_begin > base else 0
+    """Count the tokens of texts `row_begin:row_stop`, whose occurrences these are. Cost: O(occurrences)."""
+    at = 0
     for row in range(row_begin, row_stop):
         tokens = np.int64(0)
         while at < row_end[row]:
@@ -293,7 +286,7 @@ def count_tokens(
 @njit(
     [
         VOID(
-            I32_IN, I32_IN, I32_IN, I64_IN, I64, I64, I64, I64_IN, I32_IN, I32_IN, I32_IN, I64_IN,
+            I32_IN, I32_IN, I32_IN, I64_IN, I64, I64, I64_IN, I32_IN, I64_IN,
             I32_OUT, I32_OUT, I32_OUT,
         )
     ],
@@ -305,28 +298,27 @@ def gather_tokens(
     occurrence_char: np.ndarray,  # int32[.], first character of each occurrence in its text
     number: np.ndarray,  # int32[scanned units], their numbers among the known
     row_end: np.ndarray,  # int64[U]
-    base: int,  # first text of these occurrences
     row_begin: int,
     row_stop: int,
     token_offsets: np.ndarray,  # int64[known + 1], tokens of the known units
-    token_ids: np.ndarray,  # int32[.]
-    token_start: np.ndarray,  # int32[.], characters from the unit's start
-    token_end: np.ndarray,  # int32[.]
+    tokens: np.ndarray,  # int32[3 * .]: id, first character and one past the last, from the unit's start
     text_offsets: np.ndarray,  # int64[U + 1], first token of each text
     out_ids: np.ndarray,  # int32[T]
-    out_char_start: np.ndarray,  # int32[T]
-    out_char_end: np.ndarray,  # int32[T]
+    out_char_start: np.ndarray,  # int32[T], or empty where offsets are not wanted
+    out_char_end: np.ndarray,  # int32[T], or empty
 ) -> None:
-    """Write the tokens of texts `row_begin:row_stop`. Cost: O(tokens)."""
-    at = row_end[row_begin - 1] if row_begin > base else 0
+    """Write the tokens of texts `row_begin:row_stop`, whose occurrences these are. Cost: O(tokens)."""
+    at = 0
     out = text_offsets[row_begin]
+    with_chars = len(out_char_start) > 0
     for row in range(row_begin, row_stop):
         while at < row_end[row]:
             unit = number[occurrence[at]]
             shift = occurrence_char[at]
             for token in range(token_offsets[unit], token_offsets[unit + 1]):
-                out_ids[out] = token_ids[token]
-                out_char_start[out] = token_start[token] + shift
-                out_char_end[out] = token_end[token] + shift
+                out_ids[out] = tokens[3 * token]
+                if with_chars:
+                    out_char_start[out] = tokens[3 * token + 1] + shift
+                    out_char_end[out] = tokens[3 * token + 2] + shift
                 out += 1
             at += 1
