@@ -1,0 +1,149 @@
+"""Where words and sentences begin and end in a text, as character positions.
+
+Answers are snapped to whole words in scripts that put spaces between words: a word there is a run of letters, digits
+and marks. Scripts without spaces (Chinese, Japanese, Thai, Khmer, ...) are never snapped, for their runs are
+sentences; nor is Korean, whose spaces also close over particles that do not belong to an answer.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qa_fast.schema import Int32s
+
+# First and last code point of blocks whose letters do not join into space-separated words.
+_UNSPACED = (
+    (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
+    (0x1000, 0x109F),  # Myanmar
+    (0x1100, 0x11FF),  # Hangul Jamo
+    (0x1780, 0x17FF),  # Khmer
+    (0x1950, 0x19FF),  # Tai Le, New Tai Lue, Khmer symbols
+    (0x1A20, 0x1AAF),  # Tai Tham
+    (0x2E80, 0x9FFF),  # CJK radicals, kana, Bopomofo, ideographs
+    (0xA000, 0xA4CF),  # Yi
+    (0xA960, 0xA9FF),  # Hangul Jamo extended, Javanese, Myanmar extended
+    (0xAA60, 0xAADF),  # Myanmar extended, Tai Viet
+    (0xAC00, 0xD7FF),  # Hangul
+    (0xF900, 0xFAFF),  # compatibility ideographs
+    (0xFF65, 0xFFDC),  # half-width kana and Hangul
+    (0x1AFF0, 0x1B2FF),  # kana supplements, Nushu
+    (0x20000, 0x3FFFF),  # rarer ideographs
+)
+_JOINERS = "\u00ad\u200c\u200d"  # soft hyphen and zero-width (non-)joiner stand inside words
+_KNOWN, _IN_WORD, _SPACE = 1, 2, 4
+# Flags by code point, filled as code points are met: asking unicodedata for all of them takes 0.2 s.
+_flags = np.zeros(0x110000, np.uint8)
+
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s|\Z)|[。！？]+[」』”’）]*|[\r\n]+")
+
+
+def answer_bounds(text: str, char_start: Int32s, char_end: Int32s, align_to_words: bool) -> tuple[Int32s, Int32s]:
+    """Where an answer that starts or ends with each token starts or ends in its text.
+
+    White space at the ends of a token never belongs to the answer. A token of white space alone gets an end that is not
+    behind its start.
+
+    Args:
+        text: n characters.
+        char_start: int32[T], first character of each token.
+        char_end: int32[T], one past its last character.
+        align_to_words: Widen to whole words, where the script has spaces between words.
+
+    Returns:
+        int32[T] first characters and int32[T] one past the last.
+    """
+    flags = _flags_of(text)
+    n = len(flags)
+    if n == 0:
+        return char_start.copy(), char_end.copy()
+    place = np.arange(n, dtype=np.int32)
+    solid = (flags & _SPACE) == 0
+    next_solid = np.append(np.minimum.accumulate(np.where(solid, place, n)[::-1])[::-1], n)
+    solid_end = np.insert(np.maximum.accumulate(np.where(solid, place + 1, 0)), 0, 0)
+    starts, ends = next_solid[char_start], solid_end[char_end]
+    if align_to_words:
+        in_word = (flags & _IN_WORD) != 0
+        follows = np.insert(in_word[1:] & in_word[:-1], 0, False)  # this character goes on with the word before it
+        word_start = np.maximum.accumulate(np.where(follows, 0, place))
+        word_end = np.minimum.accumulate(np.where(np.append(follows[1:], False), n, place + 1)[::-1])[::-1]
+        real = starts < ends
+        starts = np.where(real, word_start[np.minimum(starts, n - 1)], starts)
+        ends = np.where(real, word_end[np.maximum(ends, 1) - 1], ends)
+    return starts.astype(np.int32), ends.astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A sentence with an answer in it; one line each, to be shown one after the other.
+
+    Attributes:
+        before: What stands before the answer; begins with "…" where it was cut.
+        answer: The answer.
+        after: What stands behind it; ends with "…" where it was cut.
+    """
+
+    before: str
+    answer: str
+    after: str
+
+
+def sentence_around(text: str, start: int, end: int, longest: int = 200) -> Excerpt:
+    """The sentence (or sentences) that characters [start, end) stand in.
+
+    For showing, not for analysis: a sentence ends at . ! ? … before white space, at 。！？, or at a line break, so an
+    abbreviation ends one too.
+
+    Args:
+        text: The document.
+        start: First character of the answer.
+        end: One past its last character.
+        longest: Most characters shown on either side.
+    """
+    earliest, latest = max(0, start - longest), min(len(text), end + longest)
+    begin, cut_before = earliest, earliest > 0
+    for found in _SENTENCE_END.finditer(text, earliest):
+        if found.end() > start:
+            break
+        begin, cut_before = found.end(), False
+    stop, cut_after = latest, latest < len(text)
+    # The answer's own last character may be the full stop.
+    closing = _SENTENCE_END.search(text, max(start, end - 1), latest)
+    if closing is not None and (closing.end() < latest or latest == len(text)):
+        stop, cut_after = max(closing.end(), end), False
+    before, after = text[begin:start], text[end:stop]
+    if cut_before:
+        space = re.search(r"\s", before)
+        before = "…" + (before[space.start() :] if space else before)
+    if cut_after:
+        spaces = list(re.finditer(r"\s", after))
+        after = (after[: spaces[-1].end()] if spaces else after) + "…"
+    return Excerpt(_one_line(before).lstrip(), _one_line(text[start:end]), _one_line(after).rstrip())
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s", " ", text)
+
+
+def _flags_of(text: str) -> npt.NDArray[np.uint8]:
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    flags = _flags[codes]
+    if not flags.all():
+        for code in np.unique(codes[flags == 0]).tolist():
+            _flags[code] = _classify(code)
+        flags = _flags[codes]
+    return flags
+
+
+def _classify(code: int) -> int:
+    character = chr(code)
+    if character.isspace():
+        return _KNOWN | _SPACE
+    letter = unicodedata.category(character)[0] in "LMN" or character in _JOINERS
+    if letter and not any(first <= code <= last for first, last in _UNSPACED):
+        return _KNOWN | _IN_WORD
+    return _KNOWN

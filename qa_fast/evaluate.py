@@ -1,0 +1,379 @@
+"""Scores a model on a split: features -> logits -> best spans -> texts -> official SQuAD metrics.
+
+Logits are reduced to candidates as they come (`decode`), so memory holds the split's candidates, never its logits.
+Whether no answer may be predicted follows the data: SQuAD v2's metrics where an example has no gold answer, v1.1's
+otherwise. Files are written in the formats that the official scripts read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from qa_fast.buffers import offsets_of, one_chunk, ragged_from
+from qa_fast.decode import (
+    DEFAULT_MAX_ANSWER_LENGTH,
+    DEFAULT_N_BEST,
+    BestSpans,
+    Float64s,
+    LogitBatch,
+    SpanDecoder,
+    find_cls,
+    windows_of,
+)
+from qa_fast.encode import load_encoder
+from qa_fast.errors import UserError
+from qa_fast.metrics import squad_v1, squad_v2
+from qa_fast.schema import Features, Int32s, Int64s, Ragged
+from qa_fast.shards import Shards, Split, open_shards
+from qa_fast.sources import resolve_model
+
+Predict = Callable[[Sequence[Features]], Iterable[LogitBatch]]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What a model predicts for E examples, and how good that is.
+
+    Attributes:
+        metrics: As `metrics.squad_v1` gives them or, where no answer may be predicted or right, `metrics.squad_v2`.
+        ids: Ids of the examples.
+        predictions: The answer to each; "" is no answer.
+        spans: Candidates of each.
+        no_answer_probability: float64[E], on one scale with the candidates' probabilities.
+        contexts: The documents [D].
+        context_index: int32[E], document of each example.
+        allow_no_answer: Whether "" could be predicted.
+        features: Features that were predicted.
+        seconds: Wall clock from features to metrics.
+    """
+
+    metrics: dict[str, Any]
+    ids: list[str]
+    predictions: list[str]
+    spans: BestSpans
+    no_answer_probability: Float64s
+    contexts: list[str]
+    context_index: Int32s
+    allow_no_answer: bool
+    features: int
+    seconds: float
+
+    @property
+    def exact_match(self) -> float:
+        """Exact match in percent, under the name that either version gives it."""
+        return float(self.metrics["exact" if "exact" in self.metrics else "exact_match"])
+
+    @property
+    def f1(self) -> float:
+        """F1 in percent."""
+        return float(self.metrics["f1"])
+
+    @property
+    def without_features(self) -> int:
+        """Examples that no window was predicted for: they count as answered with ""."""
+        return int((self.spans.windows == 0).sum())
+
+    def n_best(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """For each example its id and its candidates, best first: text, probability, start_logit, end_logit.
+
+        With `allow_no_answer` no answer stands among them in its place; so it does where there is no candidate.
+        """
+        spans = self.spans
+        shares, null_shares = spans.probabilities(with_null=self.allow_no_answer)
+        null_scores = spans.null_score
+        for row, example_id in enumerate(self.ids):
+            context = self.contexts[self.context_index[row]]
+            count = int(spans.count[row])
+            columns = (spans.char_start, spans.char_end, shares, spans.start_logit, spans.end_logit)
+            candidates = [
+                {"text": context[begin:end], "probability": share, "start_logit": start, "end_logit": stop}
+                for begin, end, share, start, stop in zip(
+                    *(column[row, :count].tolist() for column in columns), strict=True
+                )
+            ]
+            if self.allow_no_answer or not count:
+                null = {"text": "", "probability": float(null_shares[row])}
+                null["start_logit"] = float(spans.null_start_logit[row])
+                null["end_logit"] = float(spans.null_end_logit[row])
+                candidates.insert(int((spans.score[row, :count] >= null_scores[row]).sum()), null)
+            yield example_id, candidates
+
+
+def evaluate_split(
+    predict: Predict,
+    split: Split,
+    *,
+    cls_token_id: int | None = None,
+    n_best: int = DEFAULT_N_BEST,
+    max_answer_length: int = DEFAULT_MAX_ANSWER_LENGTH,
+    null_threshold: float = 0.0,
+    allow_no_answer: bool | None = None,
+    max_examples: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Predict, decode and score one split.
+
+    Args:
+        predict: Features in chunks to batches of logits, such as `Predictor.predict`; rows count over the chunks.
+        split: A split with its examples and contexts.
+        cls_token_id: Id of CLS, where it may stand elsewhere than in front.
+        n_best: Candidates kept for each example.
+        max_answer_length: Longest answer in tokens.
+        null_threshold: No answer is predicted where its score leads the best span's by more than this.
+        allow_no_answer: Whether no answer may be predicted; None means where an example has no gold answer.
+        max_examples: Score a random choice of so many examples (the same for the same seed), or all.
+        seed: For that choice.
+        progress: Called with features done and features in all.
+
+    Raises:
+        UserError: The split has no examples to score against, or the options or the logits are not usable.
+    """
+    started = time.perf_counter()
+    if split.examples is None or split.contexts is None:
+        raise UserError(
+            f"a split must hold its questions, documents and answers to be scored; {split.name!r} does not (train is "
+            "stored without them): choose another split"
+        )
+    if max_examples is not None and max_examples < 1:
+        raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out to score all")
+    examples = split.examples
+    contexts = one_chunk(split.contexts["context"])
+    starts = ragged_from(one_chunk(split.contexts["token_char_start"]))
+    ends = ragged_from(one_chunk(split.contexts["token_char_end"]))
+    context_index = one_chunk(examples["context_index"]).to_numpy(zero_copy_only=False)
+    chunks = _numbered(split, one_chunk(examples["feature_count"]).to_numpy(zero_copy_only=False))
+
+    chosen = np.arange(len(examples))
+    if max_examples is not None and max_examples < len(examples):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:max_examples])
+        chunks = [taken for chunk in chunks if len(taken := _features_of(chunk, chosen))]
+    cls_position = None
+    if cls_token_id is not None and chunks:
+        cls_position = np.concatenate([find_cls(chunk, cls_token_id) for chunk in chunks])
+    windows = windows_of(chunks, starts.offsets[:-1][context_index], cls_position)
+    decoder = SpanDecoder(windows, starts.values, ends.values, len(examples), n_best, max_answer_length)
+    done = 0
+    for batch in predict(chunks) if chunks else ():
+        decoder.add(batch.rows, batch.start_logits, batch.end_logits)
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(windows))
+    if done != len(windows):
+        raise ValueError(f"predict must give logits for every feature once; received {done} of {len(windows)}")
+
+    spans = BestSpans(**{name: column[chosen] for name, column in vars(decoder.result()).items()})
+    golds = one_chunk(examples["answers"]).field("text").take(pa.array(chosen)).to_pylist()
+    unanswerable = any(not gold for gold in golds)
+    nullable = unanswerable if allow_no_answer is None else allow_no_answer
+    texts, rows = contexts.to_pylist(), context_index[chosen]
+    predictions = best_texts(spans, texts, rows, null_threshold if nullable else None)
+    probability = spans.probabilities()[1]
+    as_v2 = nullable or unanswerable
+    return EvaluationResult(
+        metrics=squad_v2(predictions, golds, probability) if as_v2 else squad_v1(predictions, golds),
+        ids=examples["id"].take(pa.array(chosen)).to_pylist(),
+        predictions=predictions,
+        spans=spans,
+        no_answer_probability=probability,
+        contexts=texts,
+        context_index=rows,
+        allow_no_answer=nullable,
+        features=len(windows),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def best_texts(
+    spans: BestSpans, contexts: Sequence[str], context_index: Int32s, null_threshold: float | None
+) -> list[str]:
+    """The text of each example's best candidate.
+
+    Args:
+        spans: Candidates of E examples.
+        contexts: The documents [D].
+        context_index: int32[E].
+        null_threshold: "" is given where no answer leads by more than this; None means never.
+
+    Returns:
+        E texts; "" for an example without a candidate too.
+    """
+    begins, ends = spans.char_start[:, 0].copy(), spans.char_end[:, 0].copy()
+    silent = spans.count == 0
+    if null_threshold is not None:
+        silent |= spans.null_margin() > null_threshold
+    begins[silent] = ends[silent] = 0
+    rows = zip(context_index.tolist(), begins.tolist(), ends.tolist(), strict=True)
+    return [contexts[context][begin:end] for context, begin, end in rows]
+
+
+def write_predictions(out: str | Path, result: EvaluationResult) -> list[Path]:
+    """Write predictions.json, nbest_predictions.json and na_prob.json, each whole or not at all.
+
+    `predictions.json` maps ids to texts, `na_prob.json` to probabilities (the official v2 script's `-n`, whose default
+    threshold 1.0 expects them), `nbest_predictions.json` to lists as `EvaluationResult.n_best` gives them.
+
+    Args:
+        out: Folder, made where it is missing.
+        result: What `evaluate_split` gave.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: The folder cannot be made or written to.
+    """
+    folder = Path(out).expanduser()
+    probability = result.no_answer_probability.tolist()
+    contents: dict[str, Iterable[tuple[str, Any]]] = {
+        "predictions.json": zip(result.ids, result.predictions, strict=True),
+        "nbest_predictions.json": result.n_best(),
+        "na_prob.json": zip(result.ids, probability, strict=True),
+    }
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, items in contents.items():
+            temporary = folder / f".{name}.tmp"
+            try:
+                _write_object(temporary, items)
+                temporary.replace(folder / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+            written.append(folder / name)
+    except OSError as error:
+        raise UserError(
+            f"the output must be a folder that can be written to; {folder}: {error.strerror or error}: choose another"
+        ) from None
+    return written
+
+
+def evaluate(
+    shards_path: str | Path,
+    model_path: str | Path,
+    split: str = "validation",
+    out: str | Path | None = None,
+    *,
+    n_best: int = DEFAULT_N_BEST,
+    max_answer_length: int = DEFAULT_MAX_ANSWER_LENGTH,
+    null_threshold: float = 0.0,
+    allow_no_answer: bool | None = None,
+    max_examples: int | None = None,
+    seed: int = 0,
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Score a model folder on a split of a shard folder, and write the predictions where `out` is given.
+
+    Args:
+        shards_path: A folder that `qa-fast featurize` made, with the model's tokenizer.
+        model_path: A model folder, a Hub id or "minilm".
+        split: Any split but train.
+        out: Folder for `write_predictions`.
+        n_best: See `evaluate_split`, as for the other options.
+        max_answer_length: Tokens.
+        null_threshold: Logits.
+        allow_no_answer: None follows the data.
+        max_examples: None scores all.
+        seed: For the choice of examples.
+        precision: "auto", "float32", "bfloat16" or "float16".
+        progress: Called with features done and features in all.
+
+    Raises:
+        UserError: No such split or nothing in it to score against, or the shards were made by another tokenizer.
+    """
+    shards = open_shards(shards_path)
+    opened = _scorable(shards, split)
+    folder = resolve_model(str(model_path))
+    model_hash, shard_hash = load_encoder(folder).tokenizer_hash, shards.manifest["model"]["tokenizer_hash"]
+    if model_hash != shard_hash:
+        raise UserError(
+            f"shards and model must have the same tokenizer; {shards.folder} was made with that of "
+            f"{shards.manifest['model']['name']} ({shard_hash[:12]}), {folder} has another ({model_hash[:12]}): "
+            f"featurize again with --model {folder}"
+        )
+    from qa_fast.predict import Predictor  # imports keras
+
+    predictor = Predictor.from_pretrained(folder, precision=precision)
+    result = evaluate_split(
+        predictor.predict,
+        opened,
+        cls_token_id=shards.manifest["model"]["cls_token_id"],
+        n_best=n_best,
+        max_answer_length=max_answer_length,
+        null_threshold=null_threshold,
+        allow_no_answer=allow_no_answer,
+        max_examples=max_examples,
+        seed=seed,
+        progress=progress,
+    )
+    if out is not None:
+        write_predictions(out, result)
+    return result
+
+
+def _scorable(shards: Shards, name: str) -> Split:
+    there = [other for other in shards.names if other != "train"]
+    listed = f"choose one of {', '.join(there)}" if there else "featurize one with its answers, such as validation"
+    if name not in shards.names:
+        raise UserError(
+            f"the split to score must be in the shards; received {name!r}, {shards.folder} has "
+            f"{', '.join(shards.names)}: {listed}"
+        )
+    split = shards.split(name)
+    if split.examples is None or split.contexts is None:
+        raise UserError(
+            f"a split must hold its questions, documents and answers to be scored; {name!r} in {shards.folder} does "
+            f"not (train is stored without them): {listed}"
+        )
+    return split
+
+
+def _numbered(split: Split, feature_count: Int32s) -> list[Features]:
+    """The split's chunks with `example_index` by the examples' own counts, right also where an example has none."""
+    example = np.repeat(np.arange(len(feature_count), dtype=np.int32), feature_count)
+    if len(example) != len(split):
+        raise UserError(
+            f"a split's examples must count its features; {split.name!r} has {len(split)}, its examples count "
+            f"{len(example)}: featurize again"
+        )
+    bounds = offsets_of(np.array([len(chunk) for chunk in split.chunks], np.int64))
+    return [
+        dataclasses.replace(chunk, example_index=example[begin:end])
+        for chunk, begin, end in zip(split.chunks, bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+def _features_of(chunk: Features, examples: Int64s) -> Features:
+    """The features that belong to the given examples."""
+    rows = np.flatnonzero(np.isin(chunk.example_index, examples))
+
+    def gathered(ragged: Ragged) -> Ragged:
+        lengths = ragged.lengths[rows]
+        offsets = offsets_of(lengths)
+        index = np.repeat(ragged.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Ragged(ragged.values[index], offsets)
+
+    columns = {name: column[rows] for name, column in vars(chunk).items() if isinstance(column, np.ndarray)}
+    types = None if chunk.token_type_ids is None else gathered(chunk.token_type_ids)
+    return Features(input_ids=gathered(chunk.input_ids), token_type_ids=types, **columns)
+
+
+def _write_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:
+    """A JSON object, one item a line, without holding all of them."""
+    with path.open("wb") as file:
+        separator = b"{\n"
+        for key, value in items:
+            file.write(separator + orjson.dumps(key) + b": " + orjson.dumps(value))
+            separator = b",\n"
+        file.write(b"{}\n" if separator == b"{\n" else b"\n}\n")

@@ -1,0 +1,226 @@
+"""The best answer spans of a window, straight into its example's list.
+
+A span is a pair of context tokens (s, e) with s <= e < s + max_answer_length; its score is start_logits[s] +
+end_logits[e] in float32. Two spans that cover the same characters are one candidate, with the better score: so
+windows that overlap, and tokens that share characters, never fill a list with repeats. Order, best first: higher
+score, then earlier first character, then earlier last one; among equals for one candidate the higher start logit is
+kept. That order is total, so a list does not depend on the order in which windows come.
+
+Why so little is searched, exactly: no span from s beats start_logits[s] + max(end_logits[s:s + max_answer_length]).
+Once a list is full, a start whose bound is below the list's last score cannot enter it and is passed over whole;
+rounding is monotonic, so the bound holds in float32 too. The starts with the highest bounds are tried first.
+
+While windows come in, a list is a bag: a new candidate replaces the last one wherever that stands, and `order_spans`
+orders all of them once, at the end. Keeping lists sorted took 1.7 times as long, moving what would go again.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import types
+
+from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, VOID
+
+# Starts that are tried best first; each costs a look at all bounds. Measured on windows of 170 tokens: 1 and 2 are
+# alike on peaked logits, 2 is a quarter faster on flat ones, from 4 on both get slower.
+BEST_FIRST = 2
+
+_LOGITS_IN = types.Array(types.float32, 2, "C", readonly=True)
+_SCRATCH = types.float32[::1]
+_F32_OUT, _I32_OUT, _I64_OUT = types.float32[:, ::1], types.int32[:, ::1], types.int64[:, ::1]
+
+
+# No score in a bag is NaN, and the sign of zero does not matter: told so, the compiler looks at eight at a time.
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def lowest(scores: np.ndarray) -> float:
+    """The lowest score of a full bag. O(N)."""
+    low = scores[0]
+    for slot in range(1, len(scores)):
+        low = min(low, scores[slot])
+    return low
+
+
+@numba.njit(cache=True, nogil=True)
+def last_slot(scores: np.ndarray, keys: np.ndarray) -> int:
+    """The slot of a full bag whose candidate comes last: the lowest score, among equals the highest key. O(N)."""
+    low = lowest(scores)
+    last = -1
+    for slot in range(len(scores)):
+        if scores[slot] == low and (last < 0 or keys[slot] > keys[last]):
+            last = slot
+    return last
+
+
+@numba.njit(
+    VOID(
+        *(
+            _LOGITS_IN,
+            _LOGITS_IN,
+            I64_IN,
+            I64_IN,
+            I32_IN,
+            I32_IN,
+            I32_IN,
+            I32_IN,
+            I64_IN,
+            I32_IN,
+            I32_IN,
+            I64,
+            _SCRATCH,
+        ),
+        *(_F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_OUT, _F32_OUT, I32_OUT),
+    ),
+    cache=True,
+    nogil=True,
+)
+def search_spans(
+    start_logits: np.ndarray,  # float32[B, L]
+    end_logits: np.ndarray,  # float32[B, L]
+    batch_rows: np.ndarray,  # int64[R], rows of the batch that this call is to search
+    features: np.ndarray,  # int64[B], feature of each row of the batch
+    example: np.ndarray,  # int32[F]
+    context_start: np.ndarray,  # int32[F], first context token
+    context_end: np.ndarray,  # int32[F], one past the last context token, at most L
+    cls_position: np.ndarray,  # int32[F]
+    first_token: np.ndarray,  # int64[F], index in token_char_* of the feature's first context token
+    token_char_start: np.ndarray,  # int32[T]
+    token_char_end: np.ndarray,  # int32[T]
+    max_answer_length: int,  # tokens
+    bounds: np.ndarray,  # float32[L], scratch of this call
+    out_score: np.ndarray,  # float32[E, N], of the candidates in each bag
+    out_start_logit: np.ndarray,  # float32[E, N]
+    out_end_logit: np.ndarray,  # float32[E, N]
+    out_key: np.ndarray,  # int64[E, N], first character * 2**32 + one past the last character
+    out_count: np.ndarray,  # int32[E], slots in use
+    out_null_logits: np.ndarray,  # float32[E, 2], start and end logit at CLS of the window where their sum is least
+    out_windows: np.ndarray,  # int32[E], windows seen
+) -> None:
+    """Merge the spans of R windows into their examples' bags of N, and the null score into its minimum.
+
+    Writes the rows `example[features[batch_rows]]` of every output, which must belong to this call alone while it
+    runs. Spans without a character, and scores that are NaN, are passed over. Cost: a few L for each window,
+    max_answer_length for each start that is not passed over (all, at worst), 2 N for each candidate that enters.
+    """
+    size = out_score.shape[1]
+    for index in range(len(batch_rows)):
+        row = batch_rows[index]
+        feature = features[row]
+        target = example[feature]
+        first = context_start[feature]
+        last = context_end[feature]
+        # Index in token_char_* of the feature's position 0, were it a context token.
+        base = first_token[feature] - first
+
+        null_start = start_logits[row, cls_position[feature]]
+        null_end = end_logits[row, cls_position[feature]]
+        null = null_start + null_end
+        least = out_null_logits[target, 0] + out_null_logits[target, 1]
+        if (
+            out_windows[target] == 0
+            or null < least
+            or (null == least and null_start > out_null_logits[target, 0])
+            or null != null  # NaN: kept, so that the caller sees it
+        ):
+            out_null_logits[target, 0] = null_start
+            out_null_logits[target, 1] = null_end
+        out_windows[target] += 1
+        if first >= last:
+            continue
+
+        # bounds[s]: no span from s scores more. Right to left, so that the running maximum over the ends of s gains one
+        # end and loses one at a time. NaN, which would compare as never greater, becomes infinity: then s is tried.
+        best_end = last
+        for back in range(last - first):
+            s = last - 1 - back
+            stop = min(s + max_answer_length, last)
+            if best_end >= stop:
+                best_end = s
+                for e in range(s + 1, stop):
+                    if end_logits[row, e] > end_logits[row, best_end]:
+                        best_end = e
+            elif end_logits[row, s] >= end_logits[row, best_end]:
+                best_end = s
+            bound = start_logits[row, s] + end_logits[row, best_end]
+            bounds[s] = bound if bound == bound else np.inf
+
+        scores, keys = out_score[target], out_key[target]
+        count = out_count[target]
+        worst = last_slot(scores, keys) if count == size else 0
+        threshold = scores[worst] if count == size else np.float32(-np.inf)
+        for turn in range(BEST_FIRST + last - first):
+            if turn < BEST_FIRST:
+                # The most promising starts, the best first, so that the rest meets a high threshold.
+                s = first
+                for other in range(first + 1, last):
+                    if bounds[other] > bounds[s]:
+                        s = other
+                if bounds[s] < threshold:
+                    break
+            else:
+                s = first + turn - BEST_FIRST
+            if bounds[s] < threshold:
+                continue
+            if turn < BEST_FIRST:
+                bounds[s] = -np.inf  # done
+            char_start = token_char_start[base + s]
+            for e in range(s, min(s + max_answer_length, last)):
+                score = start_logits[row, s] + end_logits[row, e]
+                # False for NaN too.
+                if not (score >= threshold and token_char_end[base + e] > char_start):
+                    continue
+                key = (np.int64(char_start) << 32) | np.int64(token_char_end[base + e])
+                slot = -1
+                for other in range(count):
+                    slot = other if keys[other] == key else slot
+                if slot >= 0:
+                    better = score > scores[slot]
+                    if not better and not (
+                        score == scores[slot] and start_logits[row, s] > out_start_logit[target, slot]
+                    ):
+                        continue
+                elif count < size:
+                    slot = count
+                    count += 1
+                elif score > threshold or key < keys[worst]:
+                    slot = worst
+                else:
+                    continue
+                scores[slot] = score
+                keys[slot] = key
+                out_start_logit[target, slot] = start_logits[row, s]
+                out_end_logit[target, slot] = end_logits[row, e]
+                if count == size:
+                    worst = last_slot(scores, keys)
+                    threshold = scores[worst]
+        out_count[target] = count
+
+
+@numba.njit(
+    VOID(_F32_OUT, _I64_OUT, I32_IN, _I32_OUT),
+    cache=True,
+    nogil=True,
+)
+def order_spans(
+    scores: np.ndarray,  # float32[E, N]
+    keys: np.ndarray,  # int64[E, N]
+    counts: np.ndarray,  # int32[E]
+    out_slot: np.ndarray,  # int32[E, N]
+) -> None:
+    """Write each bag's slots in the order of their candidates, best first; free slots keep their place behind.
+
+    O(E * N**2) at worst, by insertion: bags are small.
+    """
+    for target in range(len(counts)):
+        for slot in range(scores.shape[1]):
+            place = slot
+            if slot < counts[target]:
+                score, key = scores[target, slot], keys[target, slot]
+                while place > 0:
+                    ahead = out_slot[target, place - 1]
+                    before = scores[target, ahead]
+                    if before > score or (before == score and keys[target, ahead] < key):
+                        break
+                    out_slot[target, place] = ahead
+                    place -= 1
+            out_slot[target, place] = slot
