@@ -31,7 +31,7 @@ ENCODERS: dict[str, tuple[Tokenizer, WordEncoder]] = {}
 def both_ways(family: str) -> tuple[Tokenizer, WordEncoder]:
     if family not in ENCODERS:
         tokenizer = small_tokenizer(family)
-        ENCODERS[family] = tokenizer, WordEncoder(choose_family(orjson.loads(tokenizer.to_str())))
+        ENCODERS[family] = tokenizer, WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
     return ENCODERS[family]
 
 
@@ -78,7 +78,7 @@ def test_every_family_of_the_tests_takes_the_fast_way(family: str, tmp_path: Pat
 def test_the_set_of_units_grows_and_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qa_fast.encode.words._KNOWN_BYTES", 4000)
     tokenizer = small_tokenizer("wordpiece")
-    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())))
+    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
     for begin in range(0, 12_000, 3000):
         strings = [f"unit{n} is number {n * 7}" for n in range(begin, begin + 3000)]
         assert same_tokens(words.encode(pa.array(strings), 2), encode_strings(tokenizer, strings))
@@ -95,7 +95,7 @@ def test_added_tokens_of_the_user_are_seen() -> None:
         tokenizer.add_tokens(
             [AddedToken("[Ship Name]", normalized=normalized), AddedToken("<y>", lstrip=True, rstrip=True)]
         )
-        words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())))
+        words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
         strings = [
             "the [Ship Name] came",
             "the [ship name] came",
@@ -183,7 +183,7 @@ def test_the_self_check_catches_a_wrong_cut() -> None:
 
 def test_an_injected_error_in_a_unit_is_seen_by_the_comparison() -> None:
     tokenizer, _ = both_ways("wordpiece")
-    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())))
+    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
     fast = words.encode(pa.array(CORPUS))
     slow = encode_strings(tokenizer, CORPUS)
     assert same_tokens(fast, slow)

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
+from qa_fast.cli.answer import answer
+from qa_fast.cli.evaluate import evaluate
 from qa_fast.cli.featurize import featurize
+from qa_fast.cli.train import train
+from qa_fast.cli.warmup import warmup
 from qa_fast.errors import UserError
 from qa_fast.version import __version__
 
@@ -19,7 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(featurize)
+for _command in (featurize, train, evaluate, answer, warmup):
+    app.command()(_command)
 
 
 def _version(asked: bool) -> None:

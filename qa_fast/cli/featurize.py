@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +78,7 @@ def featurize(
             report=report,
         )
     if as_json:
-        typer.echo(json.dumps(summary(result), ensure_ascii=False))
+        typer.echo(json.dumps(summary(result)))
     elif not quiet:
         _print_table(result)
 
@@ -177,6 +179,8 @@ def _print_table(result: BuildResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be more than the terminal can show
     outcome = summary(result)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")

@@ -88,7 +88,7 @@ class Way:
         self._words: WordEncoder | None = None
         if mode != "direct":
             try:
-                self._words = WordEncoder(choose_family(settings))
+                self._words = WordEncoder(choose_family(settings), tokenizer)
             except NotAllowedError as why:
                 self._fall_back(str(why))
 

@@ -18,6 +18,7 @@ from qa_fast.kernels.words import (
     BREAK,
     CLASSES,
     DIGIT,
+    END,
     LETTER,
     OPAQUE,
     PUNCTUATION,
@@ -38,7 +39,7 @@ class Family:
     Attributes:
         name: For messages.
         cuts: uint8[CLASSES * CLASSES], 1 where the first class may be parted from the second.
-        drop_space: Whether units of white space alone have no tokens.
+        drop_space: Whether white space has no tokens; each character of it is then parted from the others.
         joiner: What may stand between units that are encoded in one string: a space where the pre-tokenizer drops it,
             else nothing.
         variants: Which of a text's units differ from the others: FIRST, LAST, both or neither.
@@ -194,6 +195,7 @@ def _triggers(settings: dict[str, Any]) -> tuple[str, ...]:
 
 def _cuts(*rules: tuple[tuple[int, ...], tuple[int, ...]]) -> np.ndarray:
     cuts = np.zeros((CLASSES, CLASSES), np.uint8)
+    cuts[END] = 1
     for before, behind in rules:
         cuts[np.ix_(before, behind)] = 1
     return cuts.reshape(-1)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Units that are encoded in one string, where units may be joined: few calls, and strings that stay in the cache.
 _UNITS_A_STRING = 512
+# Room for distinct units that a scan starts with; more than most tables of examples need, small beside their texts.
+_FIRST_UNITS = 1 << 17
 # Beside the variants: a plain word, split by a kernel.
 _PLAIN = 8
 # The known units are forgotten beyond this many bytes of text, which bounds a server's memory.
@@ -109,9 +111,12 @@ class WordEncoder:
     Not for use by several threads at once: callers that share one hold a lock.
     """
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, tokenizer: Tokenizer) -> None:
         self.family = family
-        self._tokenizers = {variant: _tokenizer(settings) for variant, settings in family.settings.items()}
+        self._tokenizers = {
+            variant: tokenizer if variant == family.variants else _tokenizer(settings)
+            for variant, settings in family.settings.items()
+        }
         self._classes = byte_classes()
         # One word a unit is what BERT's cuts give, so the kernel can stand in for the tokenizer there.
         self._wordpiece = AsciiWordPiece.from_settings(family.settings[0]) if family.name == "BERT" else None
@@ -168,16 +173,19 @@ class WordEncoder:
 
     def _scan(self, flat: Ragged, row_begin: int, row_end: int, out_row_end: Int64s) -> Scan:
         size = int(flat.offsets[row_end] - flat.offsets[row_begin])
-        units = Units.empty(min(size, 1 << 15))
+        units = Units.empty(min(size, _FIRST_UNITS))
         # One entry a byte is the most there can be; pages that are not written cost nothing.
         occurrence, char_start = np.empty(size, np.int32), np.empty(size, np.int32)
+        longest = int(np.diff(flat.offsets[row_begin : row_end + 1]).max(initial=0))
+        scratch_start, scratch_char = np.empty(longest + 1, np.int64), np.empty(longest + 1, np.int32)
         state = np.zeros(2, np.int64)
         row = row_begin
         while True:
             row = kernels.scan_texts(
                 flat.values, flat.offsets, row, row_end, self._marked_classes, self.family.cuts,
                 self.family.drop_space, self.family.variants, self._triggers, self._trigger_offsets, units.slots,
-                units.hashes, units.starts, units.sizes, units.variants, occurrence, char_start, out_row_end, state,
+                units.hashes, units.starts, units.sizes, units.variants, occurrence, char_start, out_row_end,
+                scratch_start, scratch_char, state,
             )  # fmt: skip
             units = replace(units, count=int(state[0]))
             if row == row_end:

@@ -21,8 +21,8 @@ from qa_fast.kernels.signature import BOOL, I32_IN, I32_OUT, I64, I64_IN, I64_OU
 U64_IN = types.Array(types.uint64, 1, "C", readonly=True)
 U64_OUT = types.Array(types.uint64, 1, "C", readonly=False)
 
-OPAQUE, LETTER, DIGIT, PUNCTUATION, APOSTROPHE, SPACE, BREAK = range(7)
-CLASSES = 8  # rounded up, so that a pair's index is a shift
+OPAQUE, LETTER, DIGIT, PUNCTUATION, APOSTROPHE, SPACE, BREAK, END = range(8)
+CLASSES = 8
 WHOLE = 4  # variant of a text that is one unit because of a trigger in it
 TRIGGER = 64  # added to the class of a byte that a trigger starts with
 
@@ -41,11 +41,19 @@ def _same_bytes(left: np.ndarray, left_start: int, right: np.ndarray, right_star
 
 @njit
 def _hash(text: np.ndarray, start: int, size: int, variant: int) -> np.uint64:
-    """A unit's hash: one-to-one for short units, since every step of the mixing can be undone."""
-    key = np.uint64(0)
+    """A unit's hash: one-to-one for short units, since every step of the mixing can be undone.
+
+    Eight bytes are read whatever the size, and masked: a loop to the size would be mispredicted once a word.
+    """
     if size <= _SHORT:
-        for i in range(size):
-            key |= np.uint64(text[start + i]) << np.uint64(8 * i)
+        key = np.uint64(0)
+        if start + 8 <= len(text):
+            for i in range(8):
+                key |= np.uint64(text[start + i]) << np.uint64(8 * i)
+            key &= (np.uint64(1) << np.uint64(8 * size)) - np.uint64(1)
+        else:
+            for i in range(size):
+                key |= np.uint64(text[start + i]) << np.uint64(8 * i)
         key |= np.uint64(size | variant << 3) << np.uint64(56)
     else:
         key = _FNV_SEED ^ np.uint64(variant)
@@ -75,7 +83,7 @@ def _starts_with_any(text: np.ndarray, at: int, end: int, words: np.ndarray, wor
     [
         I64(
             U8_IN, I64_IN, I64, I64, U8_IN, U8_IN, BOOL, I64, U8_IN, I64_IN,
-            U64_OUT, U64_OUT, I64_OUT, I32_OUT, U8_OUT, I32_OUT, I32_OUT, I64_OUT, I64_OUT,
+            U64_OUT, U64_OUT, I64_OUT, I32_OUT, U8_OUT, I32_OUT, I32_OUT, I64_OUT, I64_OUT, I32_OUT, I64_OUT,
         )
     ],
     cache=True,
@@ -87,8 +95,8 @@ def scan_texts(
     row_begin: int,
     row_end: int,
     classes: np.ndarray,  # uint8[256], class of each byte, TRIGGER added where a trigger starts with it
-    cuts: np.ndarray,  # uint8[CLASSES * CLASSES], 1 where a class may be parted from the next one
-    drop_space: bool,  # leave out units of white space alone
+    cuts: np.ndarray,  # uint8[CLASSES * CLASSES], 1 where a class may be parted from the next one; from END always
+    drop_space: bool,  # leave out units of one white-space character
     variant_mask: int,  # bit 0: a text's first unit differs; bit 1: its last one does
     triggers: np.ndarray,  # uint8[bytes], strings whose presence makes the whole text one unit
     trigger_offsets: np.ndarray,  # int64[triggers + 1]
@@ -100,6 +108,8 @@ def scan_texts(
     out_occurrence: np.ndarray,  # int32[bytes of the rows], unit numbers in text order
     out_char_start: np.ndarray,  # int32[bytes of the rows], first character of each occurrence in its text
     out_row_end: np.ndarray,  # int64[U], one past each text's last occurrence
+    scratch_start: np.ndarray,  # int64[longest text + 1], overwritten
+    scratch_char: np.ndarray,  # int32[longest text + 1], overwritten
     state: np.ndarray,  # int64[2], distinct units and occurrences so far; updated
 ) -> int:
     """Cut rows `row_begin:row_end` into units and number the distinct ones.
@@ -115,68 +125,71 @@ def scan_texts(
         end = offsets[row + 1]
         if units + (end - begin) > len(out_unit_hash):
             break
-        first_occurrence = occurrences
-        start = begin
-        start_char = 0
-        chars = 0
-        solid = False
-        previous = OPAQUE
-        variant = variant_mask & 1
-        at = begin
-        while begin < end:
-            kind = classes[text[at]] if at < end else OPAQUE
+        # First the cuts, without a branch a byte but the trigger's: whether a byte is one is anybody's guess, and a
+        # wrong guess costs more than a store that the next one overwrites.
+        parts = np.int64(0)
+        chars = np.int32(0)
+        previous = np.uint8(END)
+        whole = False
+        for at in range(begin, end):
+            byte = text[at]
+            kind = classes[byte]
             if kind >= TRIGGER:
                 if _starts_with_any(text, at, end, triggers, trigger_offsets):
-                    occurrences = first_occurrence
-                    start = begin
-                    start_char = 0
-                    solid = True
-                    variant = WHOLE
-                    at = end
-                else:
-                    kind -= TRIGGER
-            if at == end or (cuts[previous * CLASSES + kind] and at > start):
-                if at == end and variant != WHOLE:
-                    variant |= variant_mask & 2
-                if solid or not drop_space:
-                    # The look-up stands here and in merge_units in full: as a function it is not inlined, and handing
-                    # over that many arrays costs three times the look-up itself.
-                    size = at - start
-                    hashed = _hash(text, start, size, variant)
-                    slot = hashed & mask
-                    unit = np.int64(-1)
-                    while unit < 0:
-                        word = slots[2 * slot + np.uint64(1)]
-                        if word == np.uint64(0):
-                            slots[2 * slot] = hashed
-                            slots[2 * slot + np.uint64(1)] = _slot_word(units, size)
-                            out_unit_hash[units] = hashed
-                            out_unit_start[units] = start
-                            out_unit_size[units] = size
-                            out_unit_variant[units] = variant
-                            unit = units
-                            units += 1
-                        elif slots[2 * slot] == hashed and np.int64(word >> np.uint64(32)) == size:
-                            found = np.int64(word & np.uint64(0xFFFFFFFF)) - 1
-                            if size <= _SHORT or (
-                                out_unit_variant[found] == variant
-                                and _same_bytes(text, start, text, out_unit_start[found], size)
-                            ):
-                                unit = found
-                        slot = (slot + np.uint64(1)) & mask
-                    out_occurrence[occurrences] = unit
-                    out_char_start[occurrences] = start_char
-                    occurrences += 1
-                if at == end:
+                    whole = True
                     break
-                start = at
-                start_char = chars
-                solid = False
-                variant = 0
-            solid |= kind < SPACE
-            chars += (text[at] & 0xC0) != 0x80
+                kind -= np.uint8(TRIGGER)
+            scratch_start[parts] = at
+            scratch_char[parts] = chars
+            parts += cuts[np.int64(previous) * CLASSES + kind]
+            chars += (byte & 0xC0) != 0x80
             previous = kind
-            at += 1
+        if whole:
+            parts = np.int64(1)
+            scratch_start[0] = begin
+            scratch_char[0] = 0
+        scratch_start[parts] = end
+        # Then the units between them.
+        for part in range(parts):
+            start = scratch_start[part]
+            size = scratch_start[part + 1] - start
+            if drop_space and size == 1 and classes[text[start]] & (TRIGGER - 1) >= SPACE:
+                continue
+            variant = np.int64(0)
+            if whole:
+                variant = np.int64(WHOLE)
+            elif variant_mask:
+                if part == 0:
+                    variant |= variant_mask & 1
+                if part == parts - 1:
+                    variant |= variant_mask & 2
+            # The look-up stands here and in merge_units in full: as a function it is not inlined, and handing over that
+            # many arrays costs three times the look-up itself.
+            hashed = _hash(text, start, size, variant)
+            slot = hashed & mask
+            unit = np.int64(-1)
+            while unit < 0:
+                word = slots[2 * slot + np.uint64(1)]
+                if word == np.uint64(0):
+                    slots[2 * slot] = hashed
+                    slots[2 * slot + np.uint64(1)] = _slot_word(units, size)
+                    out_unit_hash[units] = hashed
+                    out_unit_start[units] = start
+                    out_unit_size[units] = size
+                    out_unit_variant[units] = variant
+                    unit = units
+                    units += 1
+                elif slots[2 * slot] == hashed and np.int64(word >> np.uint64(32)) == size:
+                    found = np.int64(word & np.uint64(0xFFFFFFFF)) - 1
+                    if size <= _SHORT or (
+                        out_unit_variant[found] == variant
+                        and _same_bytes(text, start, text, out_unit_start[found], size)
+                    ):
+                        unit = found
+                slot = (slot + np.uint64(1)) & mask
+            out_occurrence[occurrences] = unit
+            out_char_start[occurrences] = scratch_char[part]
+            occurrences += 1
         out_row_end[row] = occurrences
         row += 1
     state[0] = units

@@ -1,0 +1,87 @@
+"""`qa-fast evaluate`: a model's exact match and F1 on a split of shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qa_fast.cli.extras import needs
+
+
+def evaluate(
+    shards: Annotated[Path, typer.Argument(help="Folder that 'qa-fast featurize' made with the model's tokenizer.")],
+    model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
+    split: Annotated[str, typer.Option("--split", help="Split to score; any but train.")] = "validation",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for predictions.json, nbest_predictions.json, na_prob.json, metrics.json."),
+    ] = None,
+    n_best: Annotated[int, typer.Option("--n-best", help="Candidates kept for each question.")] = 20,
+    max_answer_length: Annotated[int, typer.Option("--max-answer-length", help="Longest answer, in tokens.")] = 30,
+    null_threshold: Annotated[
+        float,
+        typer.Option("--null-threshold", help="No answer is predicted where it leads by more than this, in logits."),
+    ] = 0.0,
+    max_examples: Annotated[
+        int | None, typer.Option("--max-examples", help="Score a random choice of so many examples.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of that choice.")] = 0,
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16 or float16.")
+    ] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on standard output.")] = False,
+) -> None:
+    """Score a model with the official SQuAD metrics."""
+    with needs("train", "qa-fast evaluate"):
+        from qa_fast.evaluate import evaluate as run
+        from qa_fast.shards import write_json
+
+        options: dict[str, Any] = {
+            "n_best": n_best,
+            "max_answer_length": max_answer_length,
+            "null_threshold": null_threshold,
+            "max_examples": max_examples,
+            "seed": seed,
+            "precision": precision,
+        }
+        if quiet or as_json:
+            result = run(shards, model, split, out, **options)
+        else:
+            result = _with_bar(lambda progress: run(shards, model, split, out, progress=progress, **options))
+    if out is not None:
+        write_json(out / "metrics.json", result.metrics)
+    if as_json:
+        typer.echo(json.dumps(result.metrics))
+        return
+    if quiet:
+        return
+    for name, value in _flat(result.metrics):
+        shown = f"{value:.4f}" if isinstance(value, float) else f"{value}"
+        typer.echo(f"{name:32} {shown:>12}")
+    rate = result.features / result.seconds if result.seconds else 0.0
+    typer.echo(f"{result.features:,} features in {result.seconds:.1f} s ({rate:.1f} a second)")
+    if out is not None:
+        typer.echo(f"{out}: predictions.json, nbest_predictions.json, na_prob.json, metrics.json")
+
+
+def _with_bar(work: Any) -> Any:
+    """Run `work(progress)` with a progress bar of features on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("features", total=None)
+        return work(lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _flat(metrics: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    """Nested metrics as (name, value), names joined by a dot."""
+    rows: list[tuple[str, Any]] = []
+    for name, value in metrics.items():
+        rows += _flat(value, f"{before}{name}.") if isinstance(value, dict) else [(before + name, value)]
+    return rows

@@ -1,0 +1,36 @@
+"""A missing extra is one line with the install command, not a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qa_fast.errors import MissingExtraError
+
+# Modules that an extra brings; anything else that cannot be imported is a fault of ours and stays a traceback.
+_MODULES = {
+    "train": ("keras", "tensorflow", "jax", "safetensors", "matplotlib", "tensorboard"),
+    "serve": ("fastapi", "starlette", "uvicorn", "prometheus_client"),
+    "export": ("tf2onnx", "onnx", "onnxruntime"),
+}
+
+
+@contextmanager
+def needs(extra: str, what: str) -> Iterator[None]:
+    """Turn the failed import of a module of the extra into its install command.
+
+    Args:
+        extra: Name in pyproject.toml.
+        what: The command, as the user typed it.
+
+    Raises:
+        MissingExtraError: A module of the extra is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        for name, modules in _MODULES.items():
+            if missing in modules:
+                raise MissingExtraError(what, extra if missing in _MODULES[extra] else name, missing) from None
+        raise

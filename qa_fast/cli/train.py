@@ -1,0 +1,98 @@
+"""`qa-fast train`: shards to a model folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qa_fast.cli.extras import needs
+
+
+def train(
+    shards: Annotated[Path, typer.Argument(help="Folder that 'qa-fast featurize' made.")] = Path("shards"),
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Model to start from; the one whose tokenizer made the shards if left out."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the trained model.")] = Path("model"),
+    epochs: Annotated[int, typer.Option("--epochs", help="Times over the data.")] = 2,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Stop after so many optimisation steps.")] = None,
+    max_examples: Annotated[
+        int | None, typer.Option("--max-examples", help="Train on a random choice of so many examples.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Features a batch.")] = 16,
+    accumulate: Annotated[int, typer.Option("--accumulate", help="Batches an optimisation step.")] = 1,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw or adam.")] = "adamw",
+    schedule: Annotated[
+        str, typer.Option("--schedule", help="linear (warmup, then down to 0) or constant.")
+    ] = "linear",
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Highest learning rate.")] = 5e-5,
+    warmup: Annotated[float, typer.Option("--warmup", help="Share of the steps over which the rate rises.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="AdamW's, on matrices alone.")] = 0.01,
+    clip_norm: Annotated[float, typer.Option("--clip-norm", help="Largest gradient norm; 0 for none.")] = 1.0,
+    dropout: Annotated[float | None, typer.Option("--dropout", help="Rate, instead of the model's own.")] = None,
+    batching: Annotated[
+        str, typer.Option("--batching", help="grouped (by length) or fixed (all as long as the longest).")
+    ] = "grouped",
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16 or float16.")
+    ] = "auto",
+    jit: Annotated[str, typer.Option("--jit", help="auto (measured), on, parts or off.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of data order, dropout and fresh weights.")] = 0,
+    checkpoint_every: Annotated[
+        int, typer.Option("--checkpoint-every", help="Steps between checkpoints; 0 writes one at an interruption only.")
+    ] = 500,
+    validation: Annotated[
+        str, typer.Option("--validation", help="Split to score after each epoch; '' for none.")
+    ] = "validation",
+    validation_examples: Annotated[
+        int | None, typer.Option("--validation-examples", help="Score a random choice of so many examples.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on standard output.")] = False,
+) -> None:
+    """Fine-tune a checkpoint on shards; writes a folder that transformers opens."""
+    with needs("train", "qa-fast train"):
+        from qa_fast.train import ProgressLine, TrainConfig
+        from qa_fast.train import train as run
+    config = TrainConfig(
+        model=model,
+        out=str(out),
+        epochs=epochs,
+        max_steps=max_steps,
+        max_examples=max_examples,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        schedule=schedule,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        dropout=dropout,
+        batching=batching,
+        precision=precision,
+        jit=jit,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        validation=validation,
+        validation_examples=validation_examples,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    with needs("train", "qa-fast train"):
+        if quiet or as_json:
+            result = run(shards, config)
+        else:
+            with ProgressLine() as line:
+                result = run(shards, config, line)
+    if as_json:
+        typer.echo(json.dumps(result.metrics))
+    elif not quiet:
+        scored = f", EM {result.best.exact_match:.2f}, F1 {result.best.f1:.2f}" if result.best else ""
+        typer.echo(f"{result.out}: {result.steps} steps, loss {result.loss:.3f}{scored}")
