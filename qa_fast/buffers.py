@@ -1,4 +1,4 @@
-"""Views between Arrow arrays and flat numpy buffers, and the splitting of rows over threads.
+"""Views between Arrow arrays and flat numpy buffers, and the spreading of work over threads.
 
 Arrow's string and list arrays are a values buffer and an offsets buffer, which is the layout of `schema.Ragged`;
 these functions hand those buffers over without copying the values.
@@ -7,14 +7,16 @@ these functions hand those buffers over without copying the values.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from qa_fast.schema import Int64s, Ragged
+
+Item = TypeVar("Item")
 
 
 def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -102,3 +104,21 @@ def over_rows(kernel: Callable[[int, int], Any], weights: Int64s, workers: int) 
     with ThreadPoolExecutor(len(ranges)) as pool:
         for done in [pool.submit(kernel, a, b) for a, b in ranges]:
             done.result()
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made in another thread while the one before it is in use.
+
+    Where making and using release the GIL, as kernels, Arrow and files do, both run at once. At most one item waits, so
+    memory stays bounded. An error in making an item is raised where that item would come; a consumer that stops early
+    leaves no thread behind.
+
+    Args:
+        items: Its `next` is called by one other thread at a time.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        end = object()
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]

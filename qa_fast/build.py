@@ -1,8 +1,7 @@
 """A source to a whole folder of shards: the main job, from names to the index that marks it finished.
 
-Everything is written inside OUT under a temporary folder; when all splits are whole they are renamed into place, and
-qa_fast.json is written last. A run that is killed leaves no index, so nothing half-written is trusted, and the next run
-clears it away. The index holds a fingerprint of everything that decides the bits, so a second run knows its work is done.
+Splits are read, checked, featurized and written table by table; `staging` puts the folder in place when all are whole.
+The index, qa_fast.json, holds a fingerprint of everything that decides the bits: a second run knows its work is done.
 """
 
 from __future__ import annotations
@@ -10,27 +9,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+import pyarrow as pa
 
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.examples import IdSet, Reject, check_examples
 from qa_fast.featurize import featurize_examples
 from qa_fast.schema import LABEL_MODES, FeatureConfig, canonical_json
-from qa_fast.shards import FORMAT_VERSION, INDEX, TRAIN, SplitWriter, damaged_file, write_json
+from qa_fast.shards import FORMAT_VERSION, TRAIN, SplitWriter, damaged_file, write_json
 from qa_fast.sources import Source, resolve_model, resolve_source
+from qa_fast.sources.cache import local_path
+from qa_fast.staging import check_out, check_replaceable, finished, locked, put_in_place, staged
 from qa_fast.version import __version__
 
-_PARTIAL = ".qa_fast-partial"
-_OWNER = "pid"
 _REJECTED = "rejected.jsonl"
 
 
@@ -87,7 +85,7 @@ class Reporter:
     """Where a build says what it does: a line, or so many more examples of a split done, of a total if it is known."""
 
     say: Callable[[str], None] = lambda _: None
-    progress: Callable[[str, int, int | None], None] = lambda split, done, total: None
+    progress: Callable[[str, int, int | None], None] | None = None
 
 
 def build_shards(
@@ -123,11 +121,11 @@ def build_shards(
         UserError: For anything the user can put right; nothing in `out` is changed then.
     """
     started = time.perf_counter()
-    config, report, out = config or FeatureConfig(), report or Reporter(), Path(out).expanduser()
+    config, report, out = config or FeatureConfig(), report or Reporter(), local_path(str(out))
     _check_options(config, max_examples, workers)
-    _check_out(out)
+    check_out(out)
     found = resolve_source(source, columns, splits, report.say)
-    folder = resolve_model(model, report.say)
+    folder = resolve_model(model, report.say, weights=False)
     encoder = load_encoder(folder)
     _check_room(config, encoder)
     about_source = found.describe()
@@ -136,55 +134,42 @@ def build_shards(
         "version": __version__,
         "config": config.to_dict(),
         "tokenizer": encoder.tokenizer_hash,
+        "token_types": encoder.has_token_types,
         "source": about_source["sha256"],
         "columns": found.columns,
         "splits": list(found.splits),
         "max_examples": max_examples,
-        "strict": strict,
     }
-    fingerprint = hashlib.sha256(canonical_json(decides).encode()).hexdigest()
-    there = _finished(out)
-    if there is not None and there.get("fingerprint") == fingerprint:
-        damaged = damaged_file(out, there)
-        if damaged is None:
-            report.say(f"{out} is up to date: same source, model and options")
-            return BuildResult(out, there, True, time.perf_counter() - started, {})
-        report.say(f"{out}: {damaged} is missing or cut short, featurizing again")
-    elif there is not None and not overwrite:
-        raise UserError(
-            f"{out} holds shards made with other inputs or options ({_changes(there, decides)}): "
-            "pass --overwrite to replace them, or choose another --out"
-        )
-    with _writing(out) as partial:
-        counts, files, rejects = {}, {}, 0
-        with (partial / _REJECTED).open("w", encoding="utf-8") as rejected:
-            for split in found.splits:
-                writer = SplitWriter(partial / split, split)
-                try:
-                    counts[split] = _build_split(
-                        found, split, writer, encoder, config, max_examples, workers, strict, rejected, report
-                    )
-                    begun = time.perf_counter()
-                    files[split] = writer.close()
-                    counts[split].seconds["write"] += time.perf_counter() - begun
-                finally:
-                    writer.abort()
-                rejects += counts[split].rejected
-        if not rejects:
-            (partial / _REJECTED).unlink()
-        manifest = {
-            "qa_fast_version": __version__,
-            "format_version": FORMAT_VERSION,
-            "fingerprint": fingerprint,
-            "config": config.to_dict(),
-            "decided_by": decides,
-            "model": _about_model(model, folder, encoder),
-            "source": about_source,
-            "splits": {split: {**counts[split].to_dict(), "shards": files[split]} for split in found.splits},
-        }
-        write_json(partial / "dataset_dict.json", {"splits": list(found.splits)})
-        _put_in_place(partial, out)
-        write_json(out / INDEX, manifest)
+    fingerprint = hashlib.sha256(canonical_json(decides).encode("utf-8", "surrogateescape")).hexdigest()
+    with locked(out):
+        there = finished(out)
+        if there is not None and there.get("fingerprint") == fingerprint:
+            damaged = damaged_file(out, there)
+            if damaged is None:
+                _check_strict(out, there, strict)
+                report.say(f"{out} is up to date: same source, model and options")
+                return BuildResult(out, there, True, time.perf_counter() - started, {})
+            report.say(f"{out}: {damaged} is missing or cut short, featurizing again")
+        elif there is not None and not overwrite:
+            raise UserError(
+                f"{out} holds shards made with other inputs or options ({_changes(there, decides)}): "
+                "pass --overwrite to replace them, or choose another --out"
+            )
+        check_replaceable(out, found.splits)
+        with staged(out) as partial:
+            job = _Job(found, encoder, config, max_examples, workers, strict, report)
+            counts, shards = job.write(partial)
+            manifest = {
+                "qa_fast_version": __version__,
+                "format_version": FORMAT_VERSION,
+                "fingerprint": fingerprint,
+                "config": config.to_dict(),
+                "decided_by": decides,
+                "model": _about_model(model, folder, encoder),
+                "source": about_source,
+                "splits": {split: {**counts[split].to_dict(), "shards": shards[split]} for split in found.splits},
+            }
+            put_in_place(partial, out, manifest)
     stages: dict[str, float] = {}
     for split_counts in counts.values():
         for stage, seconds in split_counts.seconds.items():
@@ -192,35 +177,72 @@ def build_shards(
     return BuildResult(out, manifest, False, time.perf_counter() - started, stages)
 
 
-def _build_split(
-    source: Source,
-    split: str,
-    writer: SplitWriter,
-    encoder: TextEncoder,
-    config: FeatureConfig,
-    max_examples: int | None,
-    workers: int,
-    strict: bool,
-    rejected: Any,
-    report: Reporter,
-) -> SplitCounts:
-    counts, seen = SplitCounts(), IdSet()
-    clock = _Clock(counts.seconds)
-    left, total = max_examples, source.rows(split)
-    if total is not None and left is not None:
-        total = min(total, left)
-    report.progress(split, 0, total)
-    for table, unreadable in clock.each("load", source.read(split)):
-        if left is not None:
-            table, left = table.slice(0, left), max(left - table.num_rows, 0)
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same over a build's splits."""
+
+    source: Source
+    encoder: TextEncoder
+    config: FeatureConfig
+    max_examples: int | None
+    workers: int
+    strict: bool
+    report: Reporter
+
+    def write(self, folder: Path) -> tuple[dict[str, SplitCounts], dict[str, list[dict[str, Any]]]]:
+        """Write every split into a folder; counts and files by split."""
+        counts: dict[str, SplitCounts] = {}
+        shards: dict[str, list[dict[str, Any]]] = {}
+        with (folder / _REJECTED).open("w", encoding="utf-8", errors="backslashreplace") as rejected:
+            for split in self.source.splits:
+                counts[split], shards[split] = self._write_split(split, folder / split, rejected)
+        if not any(split.rejected for split in counts.values()):
+            (folder / _REJECTED).unlink()
+        write_json(folder / "dataset_dict.json", {"splits": list(self.source.splits)})
+        return counts, shards
+
+    def _write_split(self, split: str, folder: Path, rejected: TextIO) -> tuple[SplitCounts, list[dict[str, Any]]]:
+        counts, seen, first_reject = SplitCounts(), IdSet(), None
+        clock = _Clock(counts.seconds)
+        left, progress = self.max_examples, self.report.progress
+        total = self.source.rows(split) if progress else None
+        if total is not None and left is not None:
+            total = min(total, left)
+        writer = SplitWriter(folder, split)
+        try:
+            for table, unreadable in clock.each("load", self.source.read(split)):
+                if left is not None:
+                    table, left = table.slice(0, left), max(left - table.num_rows, 0)
+                rejects = [*unreadable, *self._write_table(table, writer, seen, counts, clock)]
+                first_reject = first_reject or next(iter(rejects), None)
+                self._reject(rejects, split, rejected)
+                counts.rejected += len(rejects)
+                if progress:
+                    progress(split, table.num_rows, total)
+                if left == 0:
+                    break
+            if counts.features == 0:
+                why = f", the first {first_reject.id or 'without id'}: {first_reject.reason}" if first_reject else ""
+                raise UserError(
+                    f"a split must hold at least one good example; {self.source.name} {split} has none "
+                    f"({counts.rejected} rejected{why}): check --columns and the file"
+                )
+            with clock("write"):
+                return counts, writer.close()
+        finally:
+            writer.abort()
+
+    def _write_table(
+        self, table: pa.Table, writer: SplitWriter, seen: IdSet, counts: SplitCounts, clock: _Clock
+    ) -> list[Reject]:
+        """Check, featurize and write one table of examples; the rejects."""
         with clock("check"):
-            examples, misplaced, repaired = check_examples(table, seen, workers)
+            examples, misplaced, repaired = check_examples(table, seen, self.workers)
+        drop = self.config.drop_impossible and writer.split == TRAIN
         with clock("featurize"):
-            done = featurize_examples(examples, encoder, config, config.drop_impossible and split == TRAIN, workers)
-        rejects = [*unreadable, *misplaced, *done.rejects]
-        _reject(rejects, split, strict, rejected)
+            done = featurize_examples(examples, self.encoder, self.config, drop, self.workers)
         examples = done.encoded.examples
-        for features in clock.each("lay out", done.batches(encoder, workers)):
+        for features in clock.each("lay out", done.batches(self.encoder, self.workers)):
             with clock("write"):
                 writer.add_features(features, examples.ids)
         with clock("write"):
@@ -229,20 +251,22 @@ def _build_split(
         counts.examples += len(examples)
         counts.features += len(done.windows)
         counts.impossible += int((done.labels.start_positions == done.windows.cls_position).sum())
-        counts.rejected += len(rejects)
         counts.repaired += repaired
         counts.tokens += int(done.windows.lengths.sum(dtype=np.int64))
         for cause, count in done.labels.differences.items():
             counts.differences[cause] = counts.differences.get(cause, 0) + count
-        report.progress(split, len(examples), total)
-        if left == 0:
-            break
-    if counts.examples == 0:
-        raise UserError(
-            f"a split must hold at least one good example; {source.name} {split} has none "
-            f"({counts.rejected} rejected): check --columns and the file"
-        )
-    return counts
+        return [*misplaced, *done.rejects]
+
+    def _reject(self, rejects: list[Reject], split: str, file: TextIO) -> None:
+        if rejects and self.strict:
+            first = rejects[0]
+            raise UserError(
+                f"--strict allows no rejected example; received {len(rejects)} or more in {split}, the first "
+                f"{first.id or 'without id'}: {first.reason}"
+            )
+        for reject in rejects:
+            line = {"split": split, "id": reject.id, "reason": reject.reason}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 class _Clock:
@@ -270,23 +294,18 @@ class _Clock:
             yield item
 
 
-def _reject(rejects: list[Reject], split: str, strict: bool, file: Any) -> None:
-    if rejects and strict:
-        first = rejects[0]
-        raise UserError(
-            f"--strict allows no rejected example; received {len(rejects)} or more in {split}, the first "
-            f"{first.id or 'without id'}: {first.reason}"
-        )
-    for reject in rejects:
-        file.write(json.dumps({"split": split, "id": reject.id, "reason": reject.reason}, ensure_ascii=False) + "\n")
-
-
 def _check_options(config: FeatureConfig, max_examples: int | None, workers: int) -> None:
     if config.labels not in LABEL_MODES:
         raise UserError(f"--labels must be one of {', '.join(LABEL_MODES)}; received {config.labels!r}")
     if config.max_length < 1 or config.doc_stride < 0:
         raise UserError(
-            f"--max-length must be positive and --doc-stride not negative; received {config.max_length} and {config.doc_stride}"
+            "--max-length must be positive and --doc-stride not negative; "
+            f"received {config.max_length} and {config.doc_stride}"
+        )
+    if config.doc_stride >= config.max_length:
+        raise UserError(
+            "--doc-stride (the overlap of windows) must be smaller than --max-length; "
+            f"received {config.doc_stride} and {config.max_length}: lower it or raise --max-length"
         )
     if max_examples is not None and max_examples < 1:
         raise UserError(f"--max-examples must be at least 1; received {max_examples}")
@@ -303,93 +322,32 @@ def _check_room(config: FeatureConfig, encoder: TextEncoder) -> None:
         )
 
 
-def _check_out(out: Path) -> None:
-    """Refuse a folder that is not ours to write, before any work is done."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out must be a folder; received {out}, which is a file: choose another --out")
-    if out.is_dir():
-        names = {path.name for path in out.iterdir()}
-        if names and INDEX not in names and _PARTIAL not in names:
-            raise UserError(
-                f"--out must be new, empty or a folder of shards; {out} holds other files "
-                f"({', '.join(sorted(names)[:3])}): choose another --out"
-            )
-
-
-def _finished(out: Path) -> dict[str, Any] | None:
-    """The index of finished shards, if there is one that can be read."""
-    try:
-        value = json.loads((out / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) and "splits" in value else None
+def _check_strict(out: Path, there: dict[str, Any], strict: bool) -> None:
+    rejected = sum(split["rejected"] for split in there["splits"].values())
+    if strict and rejected:
+        raise UserError(
+            f"--strict allows no rejected example; {out} was made with {rejected} of them: "
+            f"see {out / _REJECTED} and mend the source"
+        )
 
 
 def _changes(there: dict[str, Any], decides: dict[str, Any]) -> str:
     """Which inputs and options differ from those of the finished shards."""
-    before = there.get("decided_by", {})
+    known = there.get("decided_by")
+    before: dict[str, Any] = known if isinstance(known, dict) else {}
+    old, new = ({**each, **(each.get("config") or {})} for each in (before, decides))
     changed = []
-    for name, value in decides.items():
-        if name == "config":
-            changed += [f"{key} {before.get('config', {}).get(key)} -> {v}" for key, v in value.items()
-                        if before.get("config", {}).get(key) != v]  # fmt: skip
-        elif before.get(name) != value:
-            changed.append(f"another {name}")
+    for name, value in new.items():
+        if name == "config" or old.get(name) == value:
+            continue
+        is_long = isinstance(value, dict | list) or name in ("tokenizer", "source")
+        changed.append(f"another {name}" if is_long else f"{name} {old.get(name)} -> {value}")
     return ", ".join(changed) or "another version"
-
-
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[Path]:
-    """A temporary folder inside `out`, taken away again if anything fails; storage errors become UserError."""
-    partial = out / _PARTIAL
-    _refuse_while_busy(partial)
-    made = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if partial.exists():
-            shutil.rmtree(partial)  # a killed run's
-        partial.mkdir()
-        (partial / _OWNER).write_text(str(os.getpid()))
-        yield partial
-        shutil.rmtree(partial)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if made:
-            with contextlib.suppress(OSError):
-                out.rmdir()
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise UserError(f"--out must be a folder that can be written, with room; {out}: {reason}") from None
-        raise
-
-
-def _refuse_while_busy(partial: Path) -> None:
-    """Do not clear away another run that is still at work."""
-    try:
-        pid = int((partial / _OWNER).read_text())
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return
-    if pid != os.getpid():
-        raise UserError(
-            f"one run at a time may write {partial.parent}; process {pid} is at it: wait for it, or stop it"
-        )
-
-
-def _put_in_place(partial: Path, out: Path) -> None:
-    """Replace what is in `out` by the finished files; the index goes first, so nothing old vouches for what is new."""
-    (out / INDEX).unlink(missing_ok=True)
-    (partial / _OWNER).unlink()
-    for path in out.iterdir():
-        if path.name != _PARTIAL:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in list(partial.iterdir()):
-        path.rename(out / path.name)
 
 
 def _about_model(name: str, folder: Path, encoder: TextEncoder) -> dict[str, Any]:
     return {
-        "name": name if name == "minilm" or not Path(name).expanduser().exists() else str(folder.resolve()),
+        "name": str(folder.resolve()) if local_path(name) == folder else name,
         "tokenizer_hash": encoder.tokenizer_hash,
         "cls_token_id": encoder.cls_id,
         "pad_token_id": encoder.pad_id,

@@ -81,6 +81,19 @@ class Examples:
             span_end=self.span_end[rows],
         )
 
+    def without_unused_contexts(self) -> Examples:
+        """The same examples over the contexts that they use, so that no others are encoded and stored."""
+        used = np.zeros(len(self.contexts), bool)
+        used[self.context_index] = True
+        if used.all():
+            return self
+        new_index = np.cumsum(used, dtype=np.int32) - np.int32(1)
+        return replace(
+            self,
+            contexts=self.contexts.take(pa.array(np.flatnonzero(used))),
+            context_index=new_index[self.context_index],
+        )
+
 
 class IdSet:
     """The ids seen so far in a split, at 32 bytes each or less (see `kernels.hashing`)."""
@@ -132,14 +145,18 @@ def check_examples(table: pa.Table, seen: IdSet, workers: int = 1) -> tuple[Exam
     blank_context = _blank(contexts)[context_index]
     repeated = seen.add(ids)
     starts, first_answers, uneven = _first_answers(answers)
+    nulls = _with_nulls(answers)
+    nameless = pc.equal(pc.binary_length(ids), 0).to_numpy(zero_copy_only=False)
     status, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts, workers)
     answer_chars = _chars(first_answers)
 
     reasons: dict[int, str] = {}
     repaired: dict[int, int] = {}
-    suspicious = np.flatnonzero(blank_question | blank_context | repeated | uneven | (status != text.ANSWER_OK))
-    for row in suspicious.tolist():
-        if repeated[row]:
+    wrong = nameless | repeated | blank_question | blank_context | uneven | nulls | (status != text.ANSWER_OK)
+    for row in np.flatnonzero(wrong).tolist():
+        if nameless[row]:
+            reasons[row] = "an id must not be empty; received none"
+        elif repeated[row]:
             reasons[row] = f"ids must be unique; received {ids[row].as_py()!r} again"
         elif blank_question[row]:
             reasons[row] = "a question must not be empty; received only white space or nothing"
@@ -147,10 +164,12 @@ def check_examples(table: pa.Table, seen: IdSet, workers: int = 1) -> tuple[Exam
             reasons[row] = "a context must not be empty; received only white space or nothing"
         elif uneven[row]:
             reasons[row] = "answers need as many answer_start as text; received lists of different lengths"
-        elif status[row] == text.ANSWER_EMPTY:
+        elif nulls[row]:
+            reasons[row] = "an answer must have a text and an answer_start; received null for one of them"
+        elif not (answer := first_answers[row].as_py()).strip():
             reasons[row] = "an answer's text must not be empty; received only white space or nothing"
         else:
-            context, answer = contexts[int(context_index[row])].as_py(), first_answers[row].as_py()
+            context = contexts[int(context_index[row])].as_py()
             place = _only_place(context, answer)
             if place is None:
                 reasons[row] = _misplaced(context, answer, int(starts[row]), int(status[row]))
@@ -169,6 +188,7 @@ def check_examples(table: pa.Table, seen: IdSet, workers: int = 1) -> tuple[Exam
         good = np.ones(len(ids), bool)
         good[list(reasons)] = False
         examples = examples.take(np.flatnonzero(good))
+    examples = examples.without_unused_contexts()
     return examples, [Reject(str(ids[row].as_py()), reason) for row, reason in reasons.items()], len(repaired)
 
 
@@ -208,6 +228,19 @@ def _first_answers(answers: pa.Array) -> tuple[Int64s, pa.Array, np.ndarray]:
     return first_start, first_text, counts != start_counts
 
 
+def _with_nulls(answers: pa.Array) -> np.ndarray:
+    """bool[E]: rows with a null among their answers' texts or starts."""
+    out = np.zeros(len(answers), bool)
+    for name in ("text", "answer_start"):
+        lists = answers.field(name)
+        values = lists.flatten()
+        if values.null_count:
+            lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+            row_of = np.repeat(np.arange(len(lists)), lengths)
+            out[row_of[values.is_null().to_numpy(zero_copy_only=False)]] = True
+    return out
+
+
 def _check_spans(
     contexts: pa.Array, context_index: Int32s, answers: pa.Array, starts: Int64s, workers: int
 ) -> tuple[np.ndarray, Int32s, Int32s]:
@@ -244,7 +277,7 @@ def _misplaced(context: str, answer: str, start: int, status: int) -> str:
 def _with_first_starts(answers: pa.Array, repaired: dict[int, int]) -> pa.Array:
     """The answers with the first `answer_start` of the given rows replaced."""
     starts = answers.field("answer_start")
-    values = starts.values.to_numpy(zero_copy_only=False).copy()
+    values = pc.fill_null(starts.values, 0).to_numpy(zero_copy_only=False).copy()
     offsets = starts.offsets.to_numpy()
     for row, start in repaired.items():
         values[offsets[row]] = start

@@ -12,7 +12,9 @@ Files are Arrow IPC streams of few, large record batches; they are read through 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -108,7 +110,7 @@ class SplitWriter:
 
     def _write(self, name: str, batch: pa.RecordBatch) -> None:
         if name not in self._streams:
-            sink = pa.OSFile(str(self.folder / name), "wb")
+            sink = pa.OSFile(os.fsencode(self.folder / name), "wb")
             self._streams[name] = (sink, pa.ipc.new_stream(sink, batch.schema))
         self._streams[name][1].write_batch(batch)
 
@@ -121,7 +123,7 @@ class SplitWriter:
         for sink, stream in self._streams.values():
             stream.close()
             sink.close()
-        files = []
+        files: list[dict[str, Any]] = []
         for number, (path, rows) in enumerate(self._data):
             final = path.with_name(f"data-{number:05d}-of-{len(self._data):05d}.arrow")
             path.rename(final)
@@ -131,7 +133,7 @@ class SplitWriter:
                 files.append(_described(self.folder / name, None))
         data_files = [{"filename": file["file"]} for file in files if file["rows"] is not None]
         fingerprint = files[0]["sha256"][:16] if files else "0" * 16
-        state = {
+        state: dict[str, Any] = {
             "_data_files": data_files,
             "_fingerprint": fingerprint,
             "_format_columns": None,
@@ -149,7 +151,8 @@ class SplitWriter:
     def abort(self) -> None:
         """Let go of the open files; what was written stays where it is."""
         for sink, _ in self._streams.values():
-            sink.close()
+            with contextlib.suppress(OSError):  # a full disk says so at each attempt
+                sink.close()
 
 
 def _described(path: Path, rows: int | None) -> dict[str, Any]:
@@ -159,7 +162,9 @@ def _described(path: Path, rows: int | None) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name, then rename it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # A file's name may hold bytes that are no UTF-8; \udcff is how JSON writes them too.
+    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
     temporary.replace(path)
 
 
@@ -241,8 +246,13 @@ def open_shards(path: str | Path) -> Shards:
     try:
         manifest = json.loads(index.read_text(encoding="utf-8"))
         version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{index} must be the index of a shard folder; it is damaged: featurize again") from None
+        files = [file["file"] for about in manifest["splits"].values() for file in about["shards"]]
+    except OSError as error:
+        raise UserError(f"{index} must be readable; {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        files = []
+    if not files:
+        raise UserError(f"{index} must be the index of a shard folder; it is damaged: featurize again")
     if version != FORMAT_VERSION:
         raise UserError(
             f"{folder} must have shard format {FORMAT_VERSION}; received format {version}, of qa-fast "
@@ -253,11 +263,16 @@ def open_shards(path: str | Path) -> Shards:
 
 def damaged_file(folder: Path, manifest: dict[str, Any]) -> str | None:
     """The first file that is missing or has another length than the index says, if there is one."""
+    if not (folder / "dataset_dict.json").is_file():
+        return "dataset_dict.json"
     for split, about in manifest["splits"].items():
         for file in about["shards"]:
             path = folder / split / file["file"]
             if not path.is_file() or path.stat().st_size != file["bytes"]:
                 return f"{split}/{file['file']}"
+        for name in ("state.json", "dataset_info.json"):
+            if not (folder / split / name).is_file():
+                return f"{split}/{name}"
     return None
 
 
@@ -267,7 +282,14 @@ def _open_split(folder: Path, name: str, files: list[dict[str, Any]]) -> Split:
         raise UserError(
             f"{folder.parent} must be as featurize left it; {damaged} is missing or cut short: featurize again"
         )
-    tables = {file["file"]: _table(folder / file["file"]) for file in files}
+    try:
+        return _assembled(name, files, {file["file"]: _table(folder / file["file"]) for file in files})
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder} must be as featurize left it; it is damaged ({reason}): featurize again") from None
+
+
+def _assembled(name: str, files: list[dict[str, Any]], tables: dict[str, pa.Table]) -> Split:
     data = [tables[file["file"]] for file in files if file["rows"] is not None]
     features = pa.concat_tables(data) if data else None
     if features is None or features.num_rows == 0:
@@ -285,8 +307,10 @@ def _open_split(folder: Path, name: str, files: list[dict[str, Any]]) -> Split:
 
 
 def _table(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
-        return stream.read_all()
+    with pa.memory_map(os.fsencode(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+        table = stream.read_all()
+    table.validate(full=True)  # reads offsets and texts, not the ids: what kernels index with must be in bounds
+    return table
 
 
 def _features(batch: pa.RecordBatch, example_index: Int32s) -> Features:

@@ -147,7 +147,7 @@ def _reporting(silent: bool) -> Iterator[Reporter]:
     console = Console(stderr=True, highlight=False)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), _rate_column(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
+        console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     tasks: dict[str, Any] = {}
 
@@ -157,7 +157,9 @@ def _reporting(silent: bool) -> Iterator[Reporter]:
         bar.update(tasks[split], advance=examples, total=total)
 
     with bar:
-        yield Reporter(lambda line: console.print(line, markup=False, soft_wrap=True), progress)
+        yield Reporter(
+            lambda line: console.print(line, markup=False, soft_wrap=True), progress if console.is_terminal else None
+        )
 
 
 def _rate_column() -> Any:

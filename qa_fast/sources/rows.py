@@ -10,18 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.buffers import one_chunk
+from qa_fast.buffers import offsets_of, one_chunk
 from qa_fast.errors import UserError
-from qa_fast.examples import ANSWERS_TYPE, CONTEXT_TYPE, EXAMPLES, Reject
+from qa_fast.examples import ANSWERS_TYPE, EXAMPLES, Reject
+from qa_fast.schema import Int64s
 
 # A table is closed when it holds this much; bounds the memory of everything downstream.
 TABLE_ROWS = 1 << 16
 TABLE_CONTEXT_CHARS = 1 << 26
 
 REQUIRED = ("question", "context", "answers")
+OPTIONAL = ("id", "is_impossible")
+
+Batch = tuple[pa.Table, list[Reject]]
 _INT32_MAX = 2**31 - 1
 
 
@@ -36,13 +41,13 @@ class RowCollector:
         self._rows_of_context: dict[str, int] = {}
         self._texts: list[list[str]] = []
         self._starts: list[list[int]] = []
-        self._context_chars = 0
+        self._chars = 0
         self.rejects: list[Reject] = []
 
     @property
     def full(self) -> bool:
         """Whether the table should be closed before more is added."""
-        return len(self._ids) >= TABLE_ROWS or self._context_chars >= TABLE_CONTEXT_CHARS
+        return len(self._ids) >= TABLE_ROWS or self._chars >= TABLE_CONTEXT_CHARS
 
     def add(self, row_id: Any, question: Any, context: Any, texts: Any, starts: Any) -> None:
         """Add one example, or a reject where a value is not of its kind.
@@ -64,7 +69,8 @@ class RowCollector:
         if index is None:
             index = self._rows_of_context[context] = len(self._contexts)
             self._contexts.append(context)
-            self._context_chars += len(context)
+            self._chars += len(context)
+        self._chars += len(question)
         self._ids.append(row_id)
         self._questions.append(question)
         self._context_index.append(index)
@@ -126,100 +132,213 @@ def column_names(found: list[str], columns: Mapping[str, str], where: str) -> di
         where: The source, for the message.
 
     Returns:
-        Ours -> theirs for question, context, answers and, where there is one, id.
+        Ours -> theirs for question, context, answers and, where they are there, id and is_impossible.
 
     Raises:
         UserError: A column is missing; names those found.
     """
-    names = {ours: columns.get(ours, ours) for ours in ("id", *REQUIRED)}
-    missing = [names[ours] for ours in REQUIRED if names[ours] not in found]
-    if "id" in columns and names["id"] not in found:
-        missing.append(names["id"])
+    names = {ours: columns.get(ours, ours) for ours in (*OPTIONAL, *REQUIRED)}
+    missing = [
+        theirs for ours, theirs in names.items() if theirs not in found and (ours in REQUIRED or ours in columns)
+    ]
     if missing:
         raise UserError(
-            f"{where} must have the columns id, question, context, answers; missing {', '.join(missing)}, "
-            f"found {', '.join(sorted(found)) or 'none'}: map other names with --columns question=NAME"
+            f"{where} must have the columns question, context, answers and, if it has ids, id; missing "
+            f"{', '.join(missing)}, found {', '.join(sorted(found)) or 'none'}: map other names with "
+            "--columns question=NAME"
         )
     return {ours: theirs for ours, theirs in names.items() if theirs in found}
 
 
-def normalize_table(table: pa.Table, names: Mapping[str, str], first_row: int, where: str) -> pa.Table:
+def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, first_row: int, where: str) -> Batch:
     """Bring an Arrow table to the columns and types of `EXAMPLES`.
 
     Args:
         table: Any Arrow types that can mean the same: large strings, answers as struct of lists or list of structs.
         names: Ours -> theirs, from `column_names`.
-        first_row: Number of the table's first row in its source; names rows where there is no id column.
+        id_prefix: Names rows where there is no id column, before their number.
+        first_row: Number of the table's first row in its source.
         where: The source, for the message.
 
+    Returns:
+        The table, and rejects for rows whose bytes are not UTF-8 (Arrow does not check them when it reads).
+
     Raises:
-        UserError: A column's type cannot mean what its name says.
+        UserError: A column's type cannot mean what its name says, or its buffers are damaged.
     """
-    rows = table.num_rows
     try:
+        valid = True
+        for column in table.columns:
+            valid &= _is_valid(column)
         if "id" in names:
-            ids = _text(table[names["id"]])
+            ids = _text(table[names["id"]], numbers=True)
         else:
-            ids = pa.array([f"row-{first_row + row}" for row in range(rows)], pa.string())
+            numbers = pa.array(np.arange(first_row, first_row + table.num_rows)).cast(pa.string())
+            ids = pc.binary_join_element_wise(id_prefix, numbers, "")
         question = _text(table[names["question"]])
         context = _dictionary(table[names["context"]])
-        answers = _answers(one_chunk(table[names["answers"]]), rows)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, TypeError) as error:
-        types = ", ".join(f"{theirs}: {table.schema.field(theirs).type}" for theirs in names.values())
+        impossible = one_chunk(table[names["is_impossible"]]).cast(pa.bool_()) if "is_impossible" in names else None
+        answers = _answers(one_chunk(table[names["answers"]]), impossible)
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        types = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise UserError(
             f"{where} must hold text questions and contexts, and answers as {{text: [...], answer_start: [...]}}; "
             f"received {types} ({str(error).splitlines()[0]})"
         ) from None
-    return pa.Table.from_arrays([ids, question, context, answers], schema=EXAMPLES)
+    whole = pa.Table.from_arrays([ids, question, context, answers], schema=EXAMPLES)
+    return (whole, []) if valid else _without_invalid_rows(whole)
 
 
-def _text(column: pa.ChunkedArray) -> pa.Array:
-    array = one_chunk(column)
-    if pa.types.is_binary(array.type) or pa.types.is_floating(array.type) or pa.types.is_nested(array.type):
-        raise pa.ArrowInvalid(f"expected text, found {array.type}")
-    return one_chunk(pc.fill_null(array.cast(pa.string()), ""))
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    """Whether the column's texts are UTF-8; an ArrowInvalid where it is damaged in other ways."""
+    try:
+        column.validate(full=True)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        if "utf" not in str(error).lower():
+            raise
+        return False
+    return True
+
+
+def _without_invalid_rows(table: pa.Table) -> Batch:
+    """The rows whose texts are UTF-8, and rejects for the others. Slow, and only for tables that have such rows."""
+    ids, questions, context, answers = (one_chunk(column) for column in table.columns)
+    texts = answers.field("text")
+    of_answers = np.repeat(np.arange(len(texts)), pc.list_value_length(texts).to_numpy(zero_copy_only=False))
+    bad_id = _invalid(ids)
+    bad = {"id": bad_id, "question": _invalid(questions)}
+    bad["context"] = _invalid(context.dictionary)[context.indices.to_numpy(zero_copy_only=False)]
+    bad["an answer's text"] = np.bincount(of_answers[_invalid(texts.flatten())], minlength=len(texts)) > 0
+    rejects = []
+    any_bad = np.logical_or.reduce(list(bad.values()))
+    for row in np.flatnonzero(any_bad).tolist():
+        name = next(name for name, rows in bad.items() if rows[row])
+        row_id = "" if bad_id[row] else ids[row].as_py()
+        rejects.append(Reject(row_id, f"{name} must be valid UTF-8; received other bytes"))
+    good = pa.array(np.flatnonzero(~any_bad))
+    kept_context = context.take(good).cast(pa.string()).dictionary_encode()  # leaves no invalid text behind
+    columns = [ids.take(good), questions.take(good), kept_context, answers.take(good)]
+    return pa.Table.from_arrays(columns, schema=EXAMPLES), rejects
+
+
+def _invalid(strings: pa.Array) -> np.ndarray:
+    """bool[n]: not UTF-8."""
+    out = np.zeros(len(strings), bool)
+    for row, value in enumerate(strings.cast(pa.binary()).to_pylist()):
+        try:
+            (value or b"").decode()
+        except UnicodeDecodeError:
+            out[row] = True
+    return out
+
+
+def _text(column: pa.ChunkedArray, numbers: bool = False) -> pa.Array:
+    """The column as one string array, null as the empty text."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    known = _is_text(kind) or pa.types.is_null(kind) or (numbers and pa.types.is_integer(kind))
+    if not known:
+        raise pa.ArrowInvalid(f"expected text, found {column.type}")
+    # Not "safe": bytes that are no UTF-8 are for the caller to find, row by row.
+    array = one_chunk(column.cast(pa.string(), safe=False))
+    return pc.fill_null(array, "") if array.null_count else array
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    )
 
 
 def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
     """The column with each distinct text once, null as the empty text."""
-    if not pa.types.is_dictionary(column.type) or column.null_count:
-        return _text(column.cast(pa.string())).dictionary_encode()
-    return one_chunk(column.unify_dictionaries()).cast(CONTEXT_TYPE)
+    if not pa.types.is_dictionary(column.type):
+        if not _is_text(column.type):
+            raise pa.ArrowInvalid(f"expected text, found {column.type}")
+        column = column.dictionary_encode()  # before the chunks are joined: joined texts may exceed 2 GiB
+    if column.null_count or not _is_text(column.type.value_type):
+        return _text(column).dictionary_encode()
+    array = one_chunk(column.unify_dictionaries())
+    dictionary = array.dictionary.cast(pa.string(), safe=False)
+    return pa.DictionaryArray.from_arrays(array.indices.cast(pa.int32()), dictionary)
 
 
-def _answers(column: pa.Array, rows: int) -> pa.Array:
-    """Answers as struct<text: list, answer_start: list>, null as unanswerable."""
+def _answers(column: pa.Array, impossible: pa.Array | None) -> pa.Array:
+    """Answers as struct<text: list, answer_start: list>; none where they are null or marked impossible."""
     if pa.types.is_struct(column.type):
         texts, starts = pc.struct_field(column, "text"), pc.struct_field(column, "answer_start")
         if not (_is_list(texts.type) and _is_list(starts.type)):
             texts, starts = _as_single_lists(texts), _as_single_lists(starts)
     elif _is_list(column.type) and pa.types.is_struct(column.type.value_type):
-        lists = column.cast(pa.list_(column.type.value_type))
-        values = lists.values
-        offsets = lists.offsets if lists.null_count == 0 else _offsets_without_nulls(lists)
-        texts = pa.ListArray.from_arrays(offsets, pc.struct_field(values, "text"))
-        starts = pa.ListArray.from_arrays(offsets, pc.struct_field(values, "answer_start"))
+        lengths = pc.list_value_length(column)
+        values = column.flatten()  # leaves out what stands behind a null
+        texts = _lists(pc.struct_field(values, "text"), lengths)
+        starts = _lists(pc.struct_field(values, "answer_start"), lengths)
     else:
         raise pa.ArrowInvalid(f"expected answers as a struct of lists or a list of structs, found {column.type}")
-    empty_text, empty_start = pa.scalar([], ANSWERS_TYPE.field(0).type), pa.scalar([], ANSWERS_TYPE.field(1).type)
-    texts = _filled(texts.cast(ANSWERS_TYPE.field(0).type), empty_text)
-    starts = _filled(starts.cast(ANSWERS_TYPE.field(1).type), empty_start)
-    return pa.StructArray.from_arrays([texts, starts], fields=list(ANSWERS_TYPE))
-
-
-def _filled(lists: pa.Array, empty: pa.Scalar) -> pa.Array:
-    return pc.coalesce(lists, empty) if lists.null_count else lists
+    lists = [_without_nulls(texts, impossible), _without_nulls(starts, impossible)]
+    return pa.StructArray.from_arrays(
+        [
+            lists[0].cast(ANSWERS_TYPE.field(0).type, safe=False),
+            _in_range(lists[1]).cast(ANSWERS_TYPE.field(1).type),
+        ],
+        fields=list(ANSWERS_TYPE),
+    )
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
-def _as_single_lists(values: pa.Array) -> pa.Array:
-    return pa.ListArray.from_arrays(pa.array(range(len(values) + 1), pa.int32()), values)
+def _lists(values: pa.Array, lengths: pa.Array) -> pa.ListArray:
+    """Lists of the given lengths [n] over the values; a null length is 0."""
+    counts = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
+    return pa.ListArray.from_arrays(pa.array(offsets_of(counts).astype(np.int32)), values)
 
 
-def _offsets_without_nulls(lists: pa.ListArray) -> pa.Array:
-    return pa.concat_arrays(
-        [pa.array([0], pa.int32()), pc.cumulative_sum(pc.fill_null(pc.list_value_length(lists), 0))]
-    )
+def _as_single_lists(values: pa.Array) -> pa.ListArray:
+    """Each value as a list of one, null as an empty list."""
+    return _lists(values.drop_null(), values.is_valid().cast(pa.int32()))
+
+
+def _without_nulls(lists: pa.Array, impossible: pa.Array | None) -> pa.Array:
+    """The lists, empty where they are null or the row is marked impossible."""
+    if impossible is not None and pc.any(impossible).as_py():
+        lists = pc.if_else(pc.fill_null(impossible, False), pa.scalar(None, lists.type), lists)
+    return _lists(lists.flatten(), pc.list_value_length(lists)) if lists.null_count else lists
+
+
+def _in_range(starts: pa.Array) -> pa.Array:
+    """Lists of starts, each held within what an int32 can say; one that is outside is outside of any context too."""
+    values = starts.flatten()
+    if not (pa.types.is_int64(values.type) or pa.types.is_uint64(values.type) or pa.types.is_uint32(values.type)):
+        return starts
+    bounds = pc.min_max(values)
+    if bounds["min"].as_py() is None or (bounds["min"].as_py() >= -_INT32_MAX and bounds["max"].as_py() <= _INT32_MAX):
+        return starts
+    clipped = np.clip(pc.fill_null(values, -1).to_numpy(zero_copy_only=False), -_INT32_MAX, _INT32_MAX)
+    return _lists(pa.array(clipped.astype(np.int32)), pc.list_value_length(starts))
+
+
+def table_cuts(context_index: np.ndarray, context_chars: Int64s) -> list[int]:
+    """Where to cut a long table into ones that a `RowCollector` would have closed.
+
+    Args:
+        context_index: int32[E].
+        context_chars: int64[D], the size of each context; a row counts the context that no row before it had.
+
+    Returns:
+        Row numbers, from 0 to E.
+    """
+    rows = len(context_index)
+    sizes = np.zeros(rows, np.int64)
+    used, first_row = np.unique(context_index, return_index=True)
+    sizes[first_row] = context_chars[used]
+    ends = np.cumsum(sizes)
+    cuts = [0]
+    while cuts[-1] < rows:
+        begin = cuts[-1]
+        before = ends[begin - 1] if begin else 0
+        last = int(np.searchsorted(ends, before + TABLE_CONTEXT_CHARS)) + 1
+        cuts.append(min(max(last, begin + 1), begin + TABLE_ROWS, rows))
+    return cuts

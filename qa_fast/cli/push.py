@@ -1,0 +1,78 @@
+"""`qa-fast push`: a model folder to a repository on the Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from qa_fast.hub.push import PushPlan
+
+
+def push(
+    model: Annotated[Path, typer.Argument(help="Model folder that 'qa-fast train' made.")],
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the Hub; made where it is missing.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch to push to, made where it is missing.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go and the card; no network, nothing changed.")
+    ] = False,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Push without files that must not go, instead of refusing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
+) -> None:
+    """Upload a model with its card; log in with 'hf auth login' first."""
+    from qa_fast.hub.push import plan_push
+    from qa_fast.hub.push import push as run
+
+    plan = plan_push(model, repo, leave_out=leave_out)
+    if dry_run:
+        typer.echo(json.dumps(_summary(plan), ensure_ascii=False) if as_json else _shown(plan))
+        plan.check()
+        return
+    for finding in plan.findings:
+        if not finding.must:
+            typer.echo(f"warning: {finding.text}", err=True)
+    done = run(plan, private=private, revision=revision)
+    if as_json:
+        typer.echo(json.dumps({**_summary(plan), "url": done.url}, ensure_ascii=False))
+    else:
+        typer.echo(f"{done.url}: {done.files} files, {_size(done.size)}")
+
+
+def _summary(plan: PushPlan) -> dict[str, object]:
+    return {
+        "repo": plan.repo,
+        "files": plan.files.goes,
+        "stays": plan.files.stays,
+        "refused": plan.files.refused,
+        "problems": [finding.text for finding in plan.findings if finding.must],
+        "warnings": [finding.text for finding in plan.findings if not finding.must],
+        "card": plan.card,
+    }
+
+
+def _shown(plan: PushPlan) -> str:
+    """The plan, for reading: files, findings, then the card as it would go."""
+    lines = [f"to {plan.repo}, {_size(sum(plan.files.goes.values()))}:"]
+    lines += [f"  {_size(size):>10}  {name}" for name, size in plan.files.goes.items()]
+    lines += [f"  {'stays':>10}  {name}" for name in plan.files.stays]
+    lines += [f"  {'refused':>10}  {name}: {why}" for name, why in plan.files.refused.items()]
+    lines += [f"{'error' if finding.must else 'warning'}: {finding.text}" for finding in plan.findings]
+    if plan.card:
+        lines += ["", f"{'-' * 8} the card {'-' * 8}", plan.card]
+    return "\n".join(lines)
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

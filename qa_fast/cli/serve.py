@@ -1,0 +1,66 @@
+"""`qa-fast serve`: a model behind the Hub's API and a page to ask in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qa_fast.cli.extras import needs
+
+# Repeated from serve.limits, which the help must not wait for; a test holds them equal.
+_SECONDS, _CHARACTERS, _WAITING, _WINDOW_MS = 60.0, 500_000, 256, 4.0
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; one that others can reach needs an API key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            envvar="QA_FAST_API_KEY",
+            help="Requests must bring it as 'Authorization: Bearer KEY'. The variable keeps it out of process lists.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16 or float16.")
+    ] = "auto",
+    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds that a request may take.")] = _SECONDS,
+    max_characters: Annotated[
+        int, typer.Option("--max-characters", help="Most characters of questions and documents in a request.")
+    ] = _CHARACTERS,
+    max_waiting: Annotated[
+        int, typer.Option("--max-waiting", help="Most requests that wait; one more gets status 429.")
+    ] = _WAITING,
+    window_ms: Annotated[
+        float, typer.Option("--window-ms", help="How long a request waits for others to be answered together with.")
+    ] = _WINDOW_MS,
+) -> None:
+    """Serve a model: a page at /, the Hub's question-answering API at POST /, docs at /docs."""
+    with needs("serve", "qa-fast serve"):
+        from qa_fast.serve.app import create_app
+        from qa_fast.serve.engine import Engine
+        from qa_fast.serve.limits import Limits, check_listener
+        from qa_fast.serve.server import bind, url_of
+        from qa_fast.serve.server import serve as listen
+
+        limits = Limits(
+            body_bytes=max(Limits.body_bytes, 8 * max_characters),
+            characters=max_characters,
+            waiting=max_waiting,
+            seconds=time_limit,
+            window_ms=window_ms,
+        )
+        check_listener(host, api_key)
+        bound = bind(host, port)
+        engine = Engine.from_pretrained(model, limits, precision)
+        engine.warm_up()
+
+    def say() -> None:
+        typer.echo(f"{engine.name} answers at {url_of(bound)} (API: POST /, docs: /docs); stop with Ctrl+C", err=True)
+
+    listen(create_app(engine, limits, api_key), bound, limits.seconds, say)

@@ -1,0 +1,230 @@
+"""Checks of examples: what goes on, what is rejected and why, what is repaired."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qa_fast.examples import (
+    ANSWERS_TYPE,
+    CONTEXT_TYPE,
+    EXAMPLES,
+    Examples,
+    IdSet,
+    Reject,
+    check_examples,
+    leading_space,
+)
+from tests import sample
+
+
+def table_of(rows: list[dict[str, Any]]) -> pa.Table:
+    columns = [
+        pa.array([row["id"] for row in rows], pa.string()),
+        pa.array([row["question"] for row in rows], pa.string()),
+        pa.array([row["context"] for row in rows], pa.string()).dictionary_encode().cast(CONTEXT_TYPE),
+        pa.array([row["answers"] for row in rows], ANSWERS_TYPE),
+    ]
+    return pa.Table.from_arrays(columns, schema=EXAMPLES)
+
+
+def row(context: str = "The bell rings.", answer: str | None = "bell", start: int | None = 4, **others: Any) -> dict:
+    answers = {"text": [], "answer_start": []} if answer is None else {"text": [answer], "answer_start": [start]}
+    return {"id": "a", "question": "What rings?", "context": context, "answers": answers, **others}
+
+
+def check(*rows: dict[str, Any]) -> tuple[Examples, list[Reject], int]:
+    return check_examples(table_of(list(rows)), IdSet())
+
+
+def test_good_examples_go_on_as_they_are() -> None:
+    rows = sample.rows()
+    examples, rejects, repaired = check(*rows)
+    assert not rejects
+    assert not repaired
+    assert examples.ids.to_pylist() == [each["id"] for each in rows]
+    assert examples.questions.to_pylist() == [each["question"] for each in rows]
+    assert examples.contexts.to_pylist() == [context for context, _ in sample.DOCUMENTS]
+    assert examples.answers.to_pylist() == [each["answers"] for each in rows]
+    for at, each in enumerate(rows):
+        context, answer = each["context"], each["answers"]["text"][0]
+        assert examples.contexts[examples.context_index[at]].as_py() == context
+        assert examples.answer_char_start[at] == context.index(answer)
+        assert examples.answer_chars[at] == len(answer)
+        assert context[examples.span_start[at] : examples.span_end[at]] == answer.strip()
+
+
+def test_unanswerable_examples_have_no_span() -> None:
+    examples, rejects, _ = check(row(answer=None))
+    assert not rejects
+    assert examples.answer_char_start.tolist() == [-1]
+    assert examples.answer_chars.tolist() == [0]
+    assert examples.span_start.tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (row(id=""), "an id must not be empty"),
+        (row(question=""), "a question must not be empty"),
+        (row(question=" \u3000\n"), "a question must not be empty"),
+        (row(context=""), "a context must not be empty"),
+        (row(context="\t \u00a0"), "a context must not be empty"),
+        (row(answer=""), "an answer's text must not be empty"),
+        (row(answer=" ", start=3), "an answer's text must not be empty"),
+        (row(answer=" ", start=4), "an answer's text must not be empty"),  # stands elsewhere, and twice
+        (row(context="ab cd", answer=" ", start=0), "an answer's text must not be empty"),  # stands elsewhere, once
+        (row(answer="\u200b"), "'\\u200b', there is 'b', and it is nowhere in the context"),
+        (row(answer="gull"), "must stand at answer_start=4; received 'gull', there is 'bell', and it is nowhere"),
+        (
+            row("a g, a g", "g", start=999),
+            "must lie inside the context of 8 characters; received 999, and it stands in",
+        ),
+        (row(answer="gull", start=-1), "must lie inside the context of 15 characters; received -1, and it is nowhere"),
+        (row(answer="gull", start=16), "must lie inside the context of 15 characters; received 16, and it is nowhere"),
+        (row(answer="gull", start=15), "must stand at answer_start=15; received 'gull', there is '', and it is nowh"),
+        (row(answer="gull", start=2**31 - 1), "must lie inside the context of 15 characters; received 2147483647"),
+        (row(context="a bell, a bell", start=3), "received 'bell', there is 'ell,', and it stands in several places"),
+        (row(context="a bell, a bell", start=99), "received 99, and it stands in several places elsewhere"),
+        (row(context="aaaa", answer="aaa", start=3), "and it stands in several places elsewhere"),  # they overlap
+        (row(answers={"text": ["bell"], "answer_start": []}), "lists of different lengths"),
+        (row(answers={"text": [], "answer_start": [4]}), "lists of different lengths"),
+        (row(answers={"text": ["bell", "ring"], "answer_start": [4]}), "lists of different lengths"),
+        (row(answers={"text": [None], "answer_start": [4]}), "received null for one of them"),
+        (row(answers={"text": ["bell"], "answer_start": [None]}), "received null for one of them"),
+        (row(answers={"text": ["bell", None], "answer_start": [4, 4]}), "received null for one of them"),
+    ],
+)
+def test_bad_examples_are_rejected_alone(bad: dict[str, Any], reason: str) -> None:
+    before, after = row(id="before"), row(id="after")
+    examples, rejects, repaired = check(before, bad, after)
+    assert examples.ids.to_pylist() == ["before", "after"]
+    assert examples.span_start.tolist() == [4, 4]
+    ((row_id, why),) = [(reject.id, reject.reason) for reject in rejects]
+    assert row_id == bad["id"]
+    assert reason in why
+    assert not repaired
+
+
+@pytest.mark.parametrize("start", [-2, -1, 0, 3, 5, 14, 15, 16, 2**31 - 1])
+@pytest.mark.parametrize("context", ["The bell rings.", "Das Glöckl läutet, 🔔 rings: the bell"])
+def test_an_answer_that_stands_elsewhere_once_is_shifted_there(context: str, start: int) -> None:
+    good, bad = row(context, "bell", context.index("bell"), id="good"), row(context, "bell", start)
+    examples, rejects, repaired = check(good, bad)
+    assert not rejects
+    assert repaired == 1
+    assert examples.answer_char_start.tolist() == [context.index("bell")] * 2
+    assert examples.span_start.tolist() == [context.index("bell")] * 2
+    assert examples.answers.to_pylist() == [good["answers"]] * 2
+
+
+def test_only_the_first_of_several_answers_is_shifted() -> None:
+    bad = row(answers={"text": ["rings", "bell"], "answer_start": [8, 4]}, id="b")
+    other = row(answers={"text": ["bell", None], "answer_start": [4, None]}, id="c")
+    examples, rejects, repaired = check(row(), bad, other)
+    assert examples.answers.to_pylist()[1] == {"text": ["rings", "bell"], "answer_start": [9, 4]}
+    assert [reject.id for reject in rejects] == ["c"]
+    assert repaired == 1
+
+
+def test_a_repair_in_a_slice_of_a_longer_table() -> None:
+    rows = [row(id=str(i)) for i in range(6)]
+    rows[4]["answers"]["answer_start"] = [1]
+    examples, _, repaired = check_examples(table_of(rows).slice(3, 3), IdSet())
+    assert repaired == 1
+    assert examples.answers.to_pylist() == [row()["answers"]] * 3
+
+
+def test_answers_lose_white_space_at_their_ends_in_the_span_alone() -> None:
+    examples, _, _ = check(row(answer=" bell ", start=3))
+    assert (examples.answer_char_start[0], examples.answer_chars[0]) == (3, 6)
+    assert (examples.span_start[0], examples.span_end[0]) == (4, 8)
+
+
+def test_repeated_ids_are_rejected_within_and_across_tables() -> None:
+    seen = IdSet()
+    examples, rejects, _ = check_examples(table_of([row(id="x"), row(id="y"), row(id="x")]), seen)
+    assert examples.ids.to_pylist() == ["x", "y"]
+    assert rejects == [Reject("x", "ids must be unique; received 'x' again")]
+    examples, rejects, _ = check_examples(table_of([row(id="z"), row(id="y")]), seen)
+    assert examples.ids.to_pylist() == ["z"]
+    assert rejects == [Reject("y", "ids must be unique; received 'y' again")]
+
+
+@given(st.lists(st.lists(st.text(max_size=3) | st.integers(0, 9000).map(str), max_size=30), max_size=6))
+def test_an_id_set_is_a_set(calls: list[list[str]]) -> None:
+    ids, seen = IdSet(), set()
+    for names in calls:
+        expected = []
+        for name in names:
+            expected.append(name in seen)
+            seen.add(name)
+        assert ids.add(pa.array(names, pa.string())).tolist() == expected
+
+
+def test_an_id_set_grows() -> None:
+    ids = IdSet()
+    for begin in range(0, 60_000, 7_000):
+        assert not ids.add(pa.array([f"id-{i}" for i in range(begin, begin + 7_000)])).any()
+    assert ids.add(pa.array([f"id-{i}" for i in range(60_000)])).all()
+
+
+def test_contexts_that_no_example_uses_are_left_out() -> None:
+    rows = [row(f"{i}: a bell.", "bell", 5, id=str(i)) for i in range(6)]
+    rows[3]["question"] = ""
+    examples, _, _ = check_examples(table_of(rows).slice(2, 3), IdSet())
+    assert examples.contexts.to_pylist() == ["2: a bell.", "4: a bell."]
+    assert examples.context_index.tolist() == [0, 1]
+
+
+def test_no_rows_at_all() -> None:
+    examples, rejects, repaired = check()
+    assert (len(examples), rejects, repaired) == (0, [], 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_any_number_of_workers_gives_the_same(workers: int) -> None:
+    rows = [row(f"{'ö' * i} bell", "bell", i + i % 2, id=str(i)) for i in range(40)]
+    one, some = check_examples(table_of(rows), IdSet()), check_examples(table_of(rows), IdSet(), workers)
+    assert some[1:] == one[1:]
+    for name, column in vars(one[0]).items():
+        other = getattr(some[0], name)
+        assert np.array_equal(column, other) if isinstance(column, np.ndarray) else column.equals(other)
+
+
+@given(st.lists(st.text(st.sampled_from(" \t\n\x1c\x85\u00a0\u2003\u3000\u200baé港🚢"), max_size=8), max_size=8))
+def test_leading_space_is_what_lstrip_takes(texts: list[str]) -> None:
+    in_bytes, in_chars = leading_space(pa.array(texts, pa.string()))
+    taken = [text[: len(text) - len(text.lstrip())] for text in texts]
+    assert in_chars.tolist() == [len(space) for space in taken]
+    assert in_bytes.tolist() == [len(space.encode()) for space in taken]
+
+
+CONTEXTS = st.text(st.sampled_from("ab é港🚢"), min_size=1, max_size=12)
+
+
+@given(st.lists(st.tuples(CONTEXTS, st.text(st.sampled_from("ab é港🚢"), max_size=4), st.integers(-3, 14)), max_size=8))
+def test_every_example_is_good_repaired_or_rejected_for_cause(cases: list[tuple[str, str, int]]) -> None:
+    rows = [row(context, answer, start, id=str(i)) for i, (context, answer, start) in enumerate(cases)]
+    examples, rejects, repaired = check(*rows)
+    assert len(examples) + len(rejects) == len(rows)
+    shifted = 0
+    for at, row_id in enumerate(examples.ids.to_pylist()):
+        context, answer, start = cases[int(row_id)]
+        found = int(examples.answer_char_start[at])
+        assert context[found : found + len(answer)] == answer
+        assert context[examples.span_start[at] : examples.span_end[at]] == answer.strip() != ""
+        shifted += found != start
+        if found != start:
+            assert start < 0 or context[start : start + len(answer)] != answer
+            assert sum(context.startswith(answer, i) for i in range(len(context))) == 1
+    assert repaired == shifted
+    for reject in rejects:
+        context, answer, start = cases[int(reject.id)]
+        places = sum(context.startswith(answer, i) for i in range(len(context)))
+        assert not context.strip() or not answer.strip() or places != 1
