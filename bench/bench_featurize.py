@@ -3,8 +3,8 @@
     pytest bench/bench_featurize.py            floors are asserted, a table is printed
     QA_FAST_BENCH_ROUNDS=5 …_REFERENCE_ROUNDS=1  how often each is timed
 
-The reference is `bench/reference.py`: transformers' tokenizer under `datasets.map` with three processes. Its time is the
-map alone, with the data in memory and the output in the Arrow file that `datasets` writes; ours is from files on disk to
+The reference is `bench/reference.py`: the transformers tokenizer under `datasets.map`, three processes. Its time is the
+map alone, with the data loaded and the output in the Arrow files that `datasets` writes; ours is from files on disk to
 checksummed shards on disk. Every ratio is of medians of one run.
 """
 
@@ -26,7 +26,7 @@ from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 
-# Ratio to the reference below which the bench fails: about two thirds of the median seen, so that noise does not trip it.
+# Ratio to the reference below which the bench fails: two thirds of the median seen, so that noise does not trip it.
 FLOORS = {
     "JSON, one thread": 20.0,
     "Parquet, one thread": 24.0,

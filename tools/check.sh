@@ -1,0 +1,15 @@
+#!/bin/sh
+# Everything that must hold, in one command: format, lint, types, tests, and the benches against the reference.
+# tools/check.sh --no-bench leaves the benches out.
+set -eu
+cd "$(dirname "$0")/.."
+sh tools/setup.sh test
+bin="${QA_FAST_VENV:-.venv}/bin"
+"$bin/ruff" format --check .
+"$bin/ruff" check .
+"$bin/mypy"
+"$bin/python" -m pytest
+if [ "${1:-}" != --no-bench ]; then
+  QA_FAST_BENCH_ROUNDS="${QA_FAST_BENCH_ROUNDS:-5}" QA_FAST_BENCH_REFERENCE_ROUNDS="${QA_FAST_BENCH_REFERENCE_ROUNDS:-1}" \
+    "$bin/python" -m pytest -s bench/bench_*.py
+fi
