@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import pyarrow as pa
 
+from qa_fast.buffers import ahead
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.examples import IdSet, Reject, check_examples
-from qa_fast.featurize import featurize_examples
+from qa_fast.featurize import Featurized, featurize_examples
 from qa_fast.schema import LABEL_MODES, FeatureConfig, canonical_json
 from qa_fast.shards import FORMAT_VERSION, TRAIN, SplitWriter, damaged_file, write_json
 from qa_fast.sources import Source, resolve_model, resolve_source
 from qa_fast.sources.cache import local_path
+from qa_fast.sources.rows import Batch
 from qa_fast.staging import check_out, check_replaceable, finished, locked, put_in_place, staged
 from qa_fast.version import __version__
 
@@ -178,6 +179,16 @@ def build_shards(
 
 
 @dataclass(frozen=True)
+class _Prepared:
+    """A table of `rows` raw examples, featurized, with the rejects and how many answers were shifted."""
+
+    rows: int
+    done: Featurized
+    rejects: list[Reject]
+    repaired: int
+
+
+@dataclass(frozen=True)
 class _Job:
     """What stays the same over a build's splits."""
 
@@ -202,25 +213,23 @@ class _Job:
         return counts, shards
 
     def _write_split(self, split: str, folder: Path, rejected: TextIO) -> tuple[SplitCounts, list[dict[str, Any]]]:
-        counts, seen, first_reject = SplitCounts(), IdSet(), None
+        counts, first_reject = SplitCounts(), None
         clock = _Clock(counts.seconds)
-        left, progress = self.max_examples, self.report.progress
+        progress = self.report.progress
         total = self.source.rows(split) if progress else None
-        if total is not None and left is not None:
-            total = min(total, left)
+        if total is not None and self.max_examples is not None:
+            total = min(total, self.max_examples)
         writer = SplitWriter(folder, split)
+        # Loading, featurizing and writing have a table each, at once where there is more than one thread.
+        side_by_side = ahead if self.workers > 1 else iter
+        prepared: Any = side_by_side(self._prepared(split, side_by_side(self._tables(split, clock)), clock))
         try:
-            for table, unreadable in clock.each("load", self.source.read(split)):
-                if left is not None:
-                    table, left = table.slice(0, left), max(left - table.num_rows, 0)
-                rejects = [*unreadable, *self._write_table(table, writer, seen, counts, clock)]
-                first_reject = first_reject or next(iter(rejects), None)
-                self._reject(rejects, split, rejected)
-                counts.rejected += len(rejects)
+            for part in prepared:
+                self._write_table(part, writer, counts, clock)
+                first_reject = first_reject or next(iter(part.rejects), None)
+                self._reject(part.rejects, split, rejected)
                 if progress:
-                    progress(split, table.num_rows, total)
-                if left == 0:
-                    break
+                    progress(split, part.rows, total)
             if counts.features == 0:
                 why = f", the first {first_reject.id or 'without id'}: {first_reject.reason}" if first_reject else ""
                 raise UserError(
@@ -230,17 +239,33 @@ class _Job:
             with clock("write"):
                 return counts, writer.close()
         finally:
+            prepared.close()
             writer.abort()
 
-    def _write_table(
-        self, table: pa.Table, writer: SplitWriter, seen: IdSet, counts: SplitCounts, clock: _Clock
-    ) -> list[Reject]:
-        """Check, featurize and write one table of examples; the rejects."""
-        with clock("check"):
-            examples, misplaced, repaired = check_examples(table, seen, self.workers)
-        drop = self.config.drop_impossible and writer.split == TRAIN
-        with clock("featurize"):
-            done = featurize_examples(examples, self.encoder, self.config, drop, self.workers)
+    def _tables(self, split: str, clock: _Clock) -> Iterator[Batch]:
+        """The split's tables, no more examples than wanted."""
+        left = self.max_examples
+        for table, unreadable in clock.each("load", self.source.read(split)):
+            if left is not None:
+                table, left = table.slice(0, left), max(left - table.num_rows, 0)
+            yield table, unreadable
+            if left == 0:
+                return
+
+    def _prepared(self, split: str, tables: Iterator[Batch], clock: _Clock) -> Iterator[_Prepared]:
+        """Check and featurize each table."""
+        seen = IdSet()
+        drop = self.config.drop_impossible and split == TRAIN
+        for table, unreadable in tables:
+            with clock("check"):
+                examples, misplaced, repaired = check_examples(table, seen, self.workers)
+            with clock("featurize"):
+                done = featurize_examples(examples, self.encoder, self.config, drop, self.workers)
+            yield _Prepared(table.num_rows, done, [*unreadable, *misplaced, *done.rejects], repaired)
+
+    def _write_table(self, part: _Prepared, writer: SplitWriter, counts: SplitCounts, clock: _Clock) -> None:
+        """Lay out and write one table's features, and count them."""
+        done = part.done
         examples = done.encoded.examples
         for features in clock.each("lay out", done.batches(self.encoder, self.workers)):
             with clock("write"):
@@ -251,11 +276,11 @@ class _Job:
         counts.examples += len(examples)
         counts.features += len(done.windows)
         counts.impossible += int((done.labels.start_positions == done.windows.cls_position).sum())
-        counts.repaired += repaired
+        counts.repaired += part.repaired
+        counts.rejected += len(part.rejects)
         counts.tokens += int(done.windows.lengths.sum(dtype=np.int64))
         for cause, count in done.labels.differences.items():
             counts.differences[cause] = counts.differences.get(cause, 0) + count
-        return [*misplaced, *done.rejects]
 
     def _reject(self, rejects: list[Reject], split: str, file: TextIO) -> None:
         if rejects and self.strict:

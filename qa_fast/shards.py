@@ -13,6 +13,7 @@ Files are Arrow IPC streams of few, large record batches; they are read through 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -29,7 +30,6 @@ from qa_fast.encode import EncodedTexts
 from qa_fast.errors import UserError
 from qa_fast.examples import ANSWERS_TYPE, Examples
 from qa_fast.schema import Features, Int32s, Ragged
-from qa_fast.sources.cache import file_sha256
 
 INDEX = "qa_fast.json"
 FORMAT_VERSION = 1
@@ -46,6 +46,7 @@ class SplitWriter:
         self._streams: dict[str, tuple[pa.NativeFile, pa.ipc.RecordBatchStreamWriter]] = {}
         self._data: list[tuple[Path, int]] = []  # files begun, rows in each
         self._contexts = 0
+        self._hashes: dict[str, tuple[Any, int]] = {}  # checksum so far, bytes in it
         folder.mkdir(parents=True)
 
     def add_features(self, features: Features, ids: pa.Array) -> None:
@@ -113,6 +114,17 @@ class SplitWriter:
             sink = pa.OSFile(os.fsencode(self.folder / name), "wb")
             self._streams[name] = (sink, pa.ipc.new_stream(sink, batch.schema))
         self._streams[name][1].write_batch(batch)
+        self._hash_so_far(self.folder / name)
+
+    def _hash_so_far(self, path: Path) -> None:
+        """Add what was written to a file since the last call to its checksum, while it is still in memory."""
+        hashed, done = self._hashes.setdefault(path.name, (hashlib.sha256(), 0))
+        with path.open("rb") as file:
+            file.seek(done)
+            while block := file.read(1 << 22):
+                hashed.update(block)
+                done += len(block)
+        self._hashes[path.name] = hashed, done
 
     def close(self) -> list[dict[str, Any]]:
         """Finish the files, give them their final names, and write what `datasets` reads.
@@ -120,17 +132,18 @@ class SplitWriter:
         Returns:
             For each file: its name within the split, rows, bytes and SHA-256.
         """
-        for sink, stream in self._streams.values():
+        for name, (sink, stream) in self._streams.items():
             stream.close()
             sink.close()
+            self._hash_so_far(self.folder / name)
         files: list[dict[str, Any]] = []
         for number, (path, rows) in enumerate(self._data):
             final = path.with_name(f"data-{number:05d}-of-{len(self._data):05d}.arrow")
             path.rename(final)
-            files.append(_described(final, rows))
+            files.append(self._described(final, path.name, rows))
         for name in ("examples.arrow", "contexts.arrow"):
             if (self.folder / name).exists():
-                files.append(_described(self.folder / name, None))
+                files.append(self._described(self.folder / name, name, None))
         data_files = [{"filename": file["file"]} for file in files if file["rows"] is not None]
         fingerprint = files[0]["sha256"][:16] if files else "0" * 16
         state: dict[str, Any] = {
@@ -148,15 +161,15 @@ class SplitWriter:
         write_json(self.folder / "state.json", state)
         return files
 
+    def _described(self, path: Path, written_as: str, rows: int | None) -> dict[str, Any]:
+        hashed, size = self._hashes[written_as]
+        return {"file": path.name, "rows": rows, "bytes": size, "sha256": hashed.hexdigest()}
+
     def abort(self) -> None:
         """Let go of the open files; what was written stays where it is."""
         for sink, _ in self._streams.values():
             with contextlib.suppress(OSError):  # a full disk says so at each attempt
                 sink.close()
-
-
-def _described(path: Path, rows: int | None) -> dict[str, Any]:
-    return {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def write_json(path: Path, value: Any) -> None:

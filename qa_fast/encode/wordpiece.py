@@ -45,7 +45,7 @@ class AsciiWordPiece:
     def from_settings(cls, settings: dict[str, Any]) -> AsciiWordPiece | None:
         """The splitter of a BERT-like tokenizer.json; None where its model is not WordPiece."""
         model = settings.get("model") or {}
-        vocabulary = model.get("vocab")
+        vocabulary: dict[str, int] = model.get("vocab") or {}
         if model.get("type") != "WordPiece" or model.get("unk_token") not in vocabulary:
             return None
         normalizer = settings.get("normalizer") or {}

@@ -145,7 +145,7 @@ class WordEncoder:
         ranges = row_ranges(flat.offsets, workers)
         with ThreadPoolExecutor(len(ranges) or 1) as pool:
             row_end = np.empty(len(texts), np.int64)
-            scans = list(pool.map(lambda rows: self._scan(flat, *rows, row_end), ranges))
+            scans = list(pool.map(lambda rows: self._scan(flat, rows[0], rows[1], row_end), ranges))
             numbers = [self._learn(flat.values, scan.units) for scan in scans]
             token_offsets, tokens = self._token_offsets, self._tokens
             counts = np.empty(len(texts), np.int64)

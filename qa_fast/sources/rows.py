@@ -20,7 +20,7 @@ from qa_fast.examples import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.schema import Int64s
 
 # A table is closed when it holds this much; bounds the memory of everything downstream.
-TABLE_ROWS = 1 << 16
+TABLE_ROWS = 1 << 14
 TABLE_CONTEXT_CHARS = 1 << 26
 
 REQUIRED = ("question", "context", "answers")
