@@ -98,6 +98,7 @@ def build_shards(
     columns: dict[str, str] | None = None,
     splits: list[str] | None = None,
     max_examples: int | None = None,
+    encode: str = "auto",
     workers: int = 1,
     overwrite: bool = False,
     strict: bool = False,
@@ -113,6 +114,7 @@ def build_shards(
         columns: Ours -> theirs, for data with other column names.
         splits: Only these.
         max_examples: At most so many examples of each split, the first ones.
+        encode: "auto", "direct" or "words": see `encode.load_encoder`; the shards are the same.
         workers: Threads.
         overwrite: Replace shards that were made with other inputs or options.
         strict: Make any rejected example an error.
@@ -127,7 +129,7 @@ def build_shards(
     check_out(out)
     found = resolve_source(source, columns, splits, report.say)
     folder = resolve_model(model, report.say, weights=False)
-    encoder = load_encoder(folder)
+    encoder = load_encoder(folder, encode, report.say)
     _check_room(config, encoder)
     about_source = found.describe()
     decides = {

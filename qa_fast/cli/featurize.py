@@ -49,6 +49,9 @@ def featurize(
     columns: Annotated[
         list[str] | None, typer.Option("--columns", help="Other column names, as question=NAME; may be repeated.")
     ] = None,
+    encode: Annotated[
+        str, typer.Option("--encode", help="auto, direct (text by text) or words (each distinct pre-token once).")
+    ] = "auto",
     workers: Annotated[int, typer.Option("--workers", help="Threads; 0 means one a core.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace shards made with other inputs or options.")
@@ -72,6 +75,7 @@ def featurize(
             columns=_pairs(columns),
             splits=split or None,
             max_examples=max_examples,
+            encode=encode,
             workers=workers,
             overwrite=overwrite,
             strict=strict,

@@ -45,7 +45,7 @@ def serve(
         from qa_fast.serve.app import create_app
         from qa_fast.serve.engine import Engine
         from qa_fast.serve.limits import Limits, check_listener
-        from qa_fast.serve.server import bind, url_of
+        from qa_fast.serve.server import bind, make_server, url_of
         from qa_fast.serve.server import serve as listen
 
         limits = Limits(
@@ -63,4 +63,4 @@ def serve(
     def say() -> None:
         typer.echo(f"{engine.name} answers at {url_of(bound)} (API: POST /, docs: /docs); stop with Ctrl+C", err=True)
 
-    listen(create_app(engine, limits, api_key), bound, limits.seconds, say)
+    listen(make_server(create_app(engine, limits, api_key), limits.seconds, say), bound)

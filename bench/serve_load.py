@@ -1,0 +1,232 @@
+"""A served model under load: many clients against one, memory, and the pipeline that transformers 4 had.
+
+    python bench/serve_load.py MODEL [--clients 64] [--requests 1024] [--pipeline-python VENV/bin/python]
+
+Starts `qa-fast serve`, asks questions of SQuAD's dev split over loopback, and prints one table. With
+`--pipeline-python`, an interpreter that has transformers 4.57 and torch, the same model answers the same questions in
+its `question-answering` pipeline, in a process of its own. Clients, server and pipeline share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
+# Enough for a rate; one at a time takes long.
+ALONE_SHARE = 8
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of some requests."""
+
+    name: str
+    requests: int
+    errors: int
+    seconds: float
+    latencies: list[float]
+    resident_mb: float
+
+    def row(self) -> list[str]:
+        ordered = sorted(self.latencies)
+        return [
+            self.name,
+            f"{self.requests:,}",
+            str(self.errors),
+            f"{self.requests / self.seconds:.1f}",
+            f"{1000 * statistics.median(ordered):.0f}",
+            f"{1000 * ordered[int(0.95 * (len(ordered) - 1))]:.0f}",
+            f"{self.resident_mb:.0f}",
+        ]
+
+
+def questions(count: int) -> list[dict[str, str]]:
+    """So many questions, evenly spread over SQuAD's dev split."""
+    from qa_fast.sources import resolve_source
+
+    files = resolve_source("squad").splits
+    articles = json.loads(files["validation"][0].read_bytes())["data"]
+    every = [
+        {"question": question["question"], "context": paragraph["context"]}
+        for article in articles
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    ]
+    return [every[at * len(every) // count] for at in range(count)]
+
+
+async def client(host: str, port: int, bodies: list[bytes], latencies: list[float]) -> int:
+    """Sends requests one after the other on one connection; returns how many did not get status 200."""
+    reader, writer = await asyncio.open_connection(host, port)
+    errors = 0
+    for body in bodies:
+        begun = time.perf_counter()
+        head = (
+            f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        found = re.search(rb"(?i)content-length: (\d+)", answer)
+        await reader.readexactly(int(found.group(1)) if found else 0)
+        errors += not answer.startswith(b"HTTP/1.1 200 ")
+        latencies.append(time.perf_counter() - begun)
+    writer.close()
+    return errors
+
+
+def load(name: str, server: Server, bodies: list[bytes], clients: int) -> Load:
+    """Spread requests over so many clients at once."""
+
+    async def all_clients() -> tuple[int, list[float]]:
+        latencies: list[float] = []
+        shares = [client(server.host, server.port, bodies[at::clients], latencies) for at in range(clients)]
+        return sum(await asyncio.gather(*shares)), latencies
+
+    begun = time.perf_counter()
+    errors, latencies = asyncio.run(all_clients())
+    return Load(name, len(bodies), errors, time.perf_counter() - begun, latencies, server.resident_mb())
+
+
+class Server:
+    """`qa-fast serve` in a process of its own."""
+
+    def __init__(self, model: str, precision: str) -> None:
+        command = [sys.executable, "-m", "qa_fast.cli", "serve", model, "--port", "0", "--precision", precision]
+        begun = time.perf_counter()
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if found := re.search(r"answers at http://([\d.]+):(\d+)/", line):
+                self.host, self.port = found.group(1), int(found.group(2))
+                break
+        else:
+            raise SystemExit("the server did not start:\n" + "".join(said[-20:]))
+        self.start_seconds = time.perf_counter() - begun
+
+    def resident_mb(self) -> float:
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_MB
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(90)
+
+
+def pipeline_rates(model: str, asked: list[dict[str, str]]) -> dict[str, float]:
+    """Questions a second of transformers' pipeline; runs where transformers 4 is installed."""
+    import torch
+    from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+
+    made = pipeline(
+        "question-answering",
+        model=AutoModelForQuestionAnswering.from_pretrained(model),
+        tokenizer=AutoTokenizer.from_pretrained(model),
+    )
+    rates = {}
+    with torch.inference_mode():
+        made(asked[:8])
+        for name, some, options in (
+            ("one at a time", asked[::ALONE_SHARE], {}),
+            ("batch_size=16", asked, {"batch_size": 16}),
+        ):
+            begun = time.perf_counter()
+            if options:
+                made(some, **options)
+            else:
+                for one in some:
+                    made(one)
+            rates[name] = len(some) / (time.perf_counter() - begun)
+    return rates
+
+
+def table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    asked = questions(options.requests)
+    bodies = [json.dumps({"inputs": one}).encode() for one in asked]
+    server = Server(options.model, options.precision)
+    try:
+        load("warm", server, bodies[: options.clients * 4], options.clients)
+        loads = [load("1 client", server, bodies[::ALONE_SHARE], 1)]
+        loads += [
+            load(f"{options.clients} clients, round {n + 1}", server, bodies, options.clients)
+            for n in range(options.rounds)
+        ]
+    finally:
+        code = server.stop()
+    print(f"ready after {server.start_seconds:.1f} s; ended with {code}")
+    print(
+        table(
+            [
+                ["", "requests", "errors", "a second", "median ms", "95% ms", "resident MB"],
+                *(one.row() for one in loads),
+            ]
+        )
+    )
+    alone, *together = (one.requests / one.seconds for one in loads)
+    result: dict[str, Any] = {
+        "alone": alone,
+        "together": statistics.median(together),
+        "errors": sum(one.errors for one in loads),
+        "resident_mb": [one.resident_mb for one in loads],
+        "exit_code": code,
+    }
+    print(f"together against alone: {result['together'] / alone:.2f} times")
+    if options.pipeline_python:
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(asked, file)
+            file.flush()
+            command = [options.pipeline_python, __file__, options.model, "--as-pipeline", file.name]
+            rates = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+        for name, rate in rates.items():
+            print(f"pipeline, {name}: {rate:.1f} a second; served together {result['together'] / rate:.2f} times that")
+        result["pipeline"] = rates
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("model", help="model folder")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=1024, help="requests of a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--pipeline-python", help="interpreter with transformers 4.57 and torch")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--as-pipeline", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.as_pipeline:
+        print(json.dumps(pipeline_rates(options.model, json.loads(Path(options.as_pipeline).read_text()))))
+        return
+    result = run(options)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if result["errors"] or result["exit_code"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

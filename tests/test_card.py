@@ -1,0 +1,359 @@
+"""The model card: what was recorded and nothing else, in the Hub's formats, with snippets that run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.numpy import save_file
+
+from qa_fast.errors import UserError
+from qa_fast.hub.card import CARD, MARK, card_text, eval_results, read_card, write_card
+from qa_fast.hub.facts import count_parameters, data_facts, read_facts, record_data, record_evaluation
+
+REVISION = "89abcdef0123456789abcdef0123456789abcdef"
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    """`qa_fast.json` as featurizing SQuAD writes it, with other numbers."""
+    shards = {"file": "data-00000-of-00001.arrow", "rows": 70, "bytes": 900, "sha256": "5" * 64}
+    counts = {"impossible": 4, "rejected": 1, "repaired": 0, "tokens": 9000, "differences": {}, "shards": [shards]}
+    return {
+        "qa_fast_version": "0.9",
+        "format_version": 1,
+        "config": {"max_length": 160, "doc_stride": 32, "labels": "exact", "drop_impossible": False},
+        "model": {"name": "minilm", "tokenizer_hash": "7" * 64},
+        "source": {
+            "name": "squad",
+            "origin": "SQuAD v1.1, official files",
+            "sha256": "6" * 64,
+            "files": {"train/0/train-v1.1.json": "8" * 64},
+            "columns": {},
+        },
+        "splits": {
+            "train": {"examples": 6000, "features": 70, **counts},
+            "validation": {"examples": 1057, "features": 1070, **counts},
+        },
+    } | changes
+
+
+def local_source() -> dict[str, Any]:
+    return {
+        "name": "/home/someone/secret folder/our questions",
+        "origin": "local files",
+        "sha256": "1" * 64,
+        "files": {"train/0/part.jsonl": "2" * 64},
+        "columns": {},
+    }
+
+
+def metrics(**changes: Any) -> dict[str, Any]:
+    """`training/metrics.json` as a run leaves it."""
+    epochs = [
+        {"epoch": 1, "step": 10, "loss": 2.5, "exact_match": 40.0, "f1": 55.5, "seconds": 3.0, "saved": True},
+        {"epoch": 2, "step": 20, "loss": 2.25, "exact_match": 61.123456, "f1": 72.5, "seconds": 3.0, "saved": True},
+        {"epoch": 3, "step": 30, "loss": None, "exact_match": 60.0, "f1": 71.0, "seconds": 3.0, "saved": False},
+    ]
+    config = {"model": None, "out": "/home/someone/model", "epochs": 3, "batch_size": 16, "learning_rate": 5e-5}
+    config |= {
+        "max_examples": 5000,
+        "validation": "validation",
+        "validation_examples": None,
+        "seed": 7,
+        "dropout": None,
+    }
+    config |= {"precision": "auto", "jit": "auto", "resume": False, "dropout": None}
+    return {
+        "model": "/home/someone/.cache/minilm",
+        "config": config,
+        "features": 5063,
+        "tokens": 123456,
+        "steps": 30,
+        "precision": {"value": "bfloat16", "reason": "2.0 times | as fast"},
+        "jit": {"value": "off", "reason": "as asked"},
+        "best": epochs[1],
+        "history": {"steps": [10], "losses": [3.0], "learning_rates": [1e-5], "epochs": epochs},
+        "seconds": {"all": 90.0, "steps": 60.0, "steps_that_compiled": 5.0},
+        "features_per_second": 84.4,
+        "devices": 1,
+        "backend": "tensorflow",
+        "versions": {"qa-fast": "0.1.0", "keras": "3.15.1"},
+    } | changes
+
+
+def trained_folder(folder: Path, **changes: Any) -> Path:
+    """A model folder as training leaves it, with little in it."""
+    (folder / "training").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    weights = {"a": np.zeros((300, 40), np.float32), "b": np.zeros(12, np.float32)}
+    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    (folder / "training" / "metrics.json").write_text(json.dumps(metrics(**changes)))
+    (folder / "training" / "training.png").write_bytes(b"a picture")
+    return folder
+
+
+def test_metadata(tmp_path: Path) -> None:
+    folder = trained_folder(tmp_path / "our-model")
+    assert write_card(folder, manifest()) == folder / CARD
+    card = ModelCard.load(folder / CARD)
+    data = card.data.to_dict()
+    index = data.pop("model-index")
+    assert data == {
+        "base_model": "sentence-transformers/all-MiniLM-L6-v2",
+        "datasets": ["rajpurkar/squad"],
+        "language": "en",
+        "library_name": "transformers",
+        "metrics": ["exact_match", "f1"],
+        "pipeline_tag": "question-answering",
+        "tags": ["qa-fast", "extractive-question-answering"],
+    }  # and no license
+    dataset = {
+        "type": "rajpurkar/squad",
+        "name": "SQuAD v1.1",
+        "config": "plain_text",
+        "split": "validation",
+        "args": {"questions": 1057},
+    }
+    assert index == [
+        {
+            "name": "our-model",
+            "results": [
+                {
+                    "task": {"type": "question-answering", "name": "Question Answering"},
+                    "dataset": dataset,
+                    "metrics": [
+                        {"type": "exact_match", "value": 61.1235, "name": "Exact Match"},
+                        {"type": "f1", "value": 72.5, "name": "F1"},
+                    ],
+                }
+            ],
+        }
+    ]
+
+
+def test_text(tmp_path: Path) -> None:
+    folder = trained_folder(tmp_path / "model")
+    text = write_card(folder, manifest()).read_text(encoding="utf-8")
+    for told in (
+        "# all-MiniLM-L6-v2, trained to answer questions",
+        "BERT encoder, 0.0 million parameters",
+        "| SQuAD v1.1 | validation | all 1,057 | 61.12 | 72.50 |",
+        "Measured in bfloat16. The epoch that was kept is the one with the best F1 on validation",
+        "Trained on a random 5,000 questions of train: 5,063 windows, 123,456 tokens an epoch.",
+        "| train | 6,000 | 70 | 4 | 1 | 9,000 |",
+        "at most 160 tokens with the question, neighbours sharing 32; labels `exact`",
+        "| learning rate | 5e-05 |",
+        "| dropout | not set |",
+        "| precision | bfloat16 (2.0 times \\| as fast) |",
+        "| steps | 30 |",
+        "![Training loss and learning rate over the steps](training/training.png)",
+        "| 2 | 20 | 2.250 | 61.12 | 72.50 | this model |",
+        "| 3 | 30 |  | 60.00 | 71.00 |  |",
+        "1.5 minutes with validation in the last sitting; 84.4 windows a second",
+        "qa-fast 0.1.0, keras 3.15.1.",
+        f"| source train/0/train-v1.1.json | `{'8' * 64}` |",
+        f"| shard validation/data-00000-of-00001.arrow | `{'5' * 64}` |",
+        "for whoever publishes it to choose",
+    ):
+        assert told in text, told
+    assert "/home/someone" not in text + (folder / "training" / "data.json").read_text()
+    # Every row of every table has the columns of its header.
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
+    # A pure function of what is recorded: written again, the same bytes.
+    assert write_card(folder).read_text(encoding="utf-8") == text
+
+
+def test_eval_results(tmp_path: Path) -> None:
+    source = manifest()["source"] | {"name": "org/Data_set:eng", "origin": f"Hub org/Data_set:eng@{REVISION}"}
+    folder = trained_folder(tmp_path / "model")
+    (folder / ".eval_results").mkdir()
+    (folder / ".eval_results" / "old.yaml").write_text("- notes: all 9 questions, measured by qa-fast\n")
+    (folder / ".eval_results" / "theirs.yaml").write_text("- value: 1\n")
+    write_card(folder, manifest(source=source))
+    assert sorted(path.name for path in (folder / ".eval_results").iterdir()) == [
+        "org-Data-set-validation.yaml",
+        "theirs.yaml",
+    ]
+    entries = yaml.safe_load((folder / ".eval_results" / "org-Data-set-validation.yaml").read_text())
+    notes = "all 1,057 questions of split validation, measured by qa-fast"
+    assert entries == [
+        {"dataset": {"id": "org/Data_set", "task_id": task, "revision": REVISION}, "value": value, "notes": notes}
+        for task, value in (("exact_match", 61.1235), ("f1", 72.5))
+    ]
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    if hasattr(huggingface_hub, "parse_eval_result_entries"):
+        parsed = huggingface_hub.parse_eval_result_entries(entries)
+        assert [(entry.task_id, entry.value) for entry in parsed] == [("exact_match", 61.1235), ("f1", 72.5)]
+    data = ModelCard.load(folder / CARD).data
+    assert data.datasets == ["org/Data_set"]
+    assert "language" not in data.to_dict()
+    assert data.eval_results[0].dataset_config == "eng"
+    assert data.eval_results[0].dataset_revision == REVISION
+
+
+def test_local_data_and_models_are_not_given_away(tmp_path: Path) -> None:
+    model = {"name": "/home/someone/models/mine", "tokenizer_hash": "7" * 64}
+    folder = trained_folder(tmp_path / "model")
+    text = write_card(folder, manifest(source=local_source(), model=model)).read_text(encoding="utf-8")
+    recorded = (folder / "training" / "data.json").read_text(encoding="utf-8")
+    assert "/home/someone" not in text + recorded
+    assert "secret" not in text + recorded
+    data = read_card(text).data
+    assert not {"datasets", "base_model", "language"} & set(data.to_dict())
+    assert data.eval_results[0].dataset_type == "our-questions"
+    assert not (folder / ".eval_results").exists()
+    assert "made from a model in a local folder by fine-tuning on our questions with qa-fast" in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "base"),
+    [
+        ("org/base", "/home/someone/.cache/org--base", "org/base"),
+        ("minilm", "/home/someone/.cache/minilm", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("models/mine", "models/mine", None),
+        ("/models/mine", "/models/mine", None),
+    ],
+)
+def test_base_model(asked: str, found: str, base: str | None, tmp_path: Path) -> None:
+    folder = trained_folder(tmp_path / "model", config=metrics()["config"] | {"model": asked}, model=found)
+    record_data(folder, manifest())
+    assert read_facts(folder).base_model == base
+
+
+def test_some_of_the_questions(tmp_path: Path) -> None:
+    config = metrics()["config"] | {"validation_examples": 200, "max_examples": None}
+    folder = trained_folder(tmp_path / "model", config=config)
+    text = write_card(folder, manifest()).read_text(encoding="utf-8")
+    assert "| SQuAD v1.1 | validation | 200 of 1,057 | 61.12 | 72.50 |" in text
+    assert "they were chosen at random (seed 7)" in text
+    assert "Trained on all questions of train" in text
+    assert read_card(text).data.eval_results[0].dataset_args == {"questions": 200}
+
+
+def test_a_later_evaluation_takes_the_place_of_trainings(tmp_path: Path) -> None:
+    folder = trained_folder(tmp_path / "model")
+    record_data(folder, manifest())
+    other = manifest(source=local_source())
+    record_evaluation(folder, manifest(), "validation", exact_match=1.0, f1=2.0, questions=1057)
+    record_evaluation(folder, manifest(), "validation", exact_match=63.0, f1=74.0, questions=1057, precision="float32")
+    record_evaluation(folder, other, "validation", exact_match=30.0, f1=41.0, questions=50, seed=3)
+    text = write_card(folder).read_text(encoding="utf-8")
+    found = [(r.dataset_name, r.metric_type, r.metric_value) for r in read_card(text).data.eval_results]
+    assert found == [
+        ("SQuAD v1.1", "exact_match", 63.0),
+        ("SQuAD v1.1", "f1", 74.0),
+        ("our questions", "exact_match", 30.0),
+        ("our questions", "f1", 41.0),
+    ]
+    assert "| our questions | validation | 50 of 1,057 | 30.00 | 41.00 |" in text
+    assert "chosen at random (seed 3). Measured in float32. The epoch that was kept" in text
+    assert [path.name for path in (folder / ".eval_results").iterdir()] == ["rajpurkar-squad-validation.yaml"]
+
+
+def test_scored_on_what_it_was_trained_on(tmp_path: Path) -> None:
+    told = "validation has files that the model was trained on"
+    files = {"train/0/a.jsonl": "2" * 64, "train/1/b.jsonl": "3" * 64, "validation/0/c.jsonl": "4" * 64}
+    folder = trained_folder(tmp_path / "model")
+    assert told not in write_card(folder, manifest(source=local_source() | {"files": files})).read_text()
+    files["validation/1/again.jsonl"] = "3" * 64
+    assert told in write_card(folder, manifest(source=local_source() | {"files": files})).read_text()
+
+
+def test_nothing_measured(tmp_path: Path) -> None:
+    folder = trained_folder(tmp_path / "model", best=None, history={"epochs": []}, features_per_second=None)
+    (folder / "training" / "training.png").unlink()
+    text = write_card(folder, manifest()).read_text(encoding="utf-8")
+    assert "Not measured" in text
+    assert "training.png" not in text
+    assert "model-index" not in text
+    assert not (folder / ".eval_results").exists()
+
+
+def test_without_the_datas_facts(tmp_path: Path) -> None:
+    text = write_card(trained_folder(tmp_path / "model")).read_text(encoding="utf-8")
+    assert "fine-tuning on data that was not recorded" in text
+    assert "### Data" not in text
+    assert "Not measured" in text  # a score without its data says nothing
+
+
+def test_what_a_person_decided_is_kept(tmp_path: Path) -> None:
+    folder = trained_folder(tmp_path / "model")
+    path = write_card(folder, manifest(source=local_source()))
+    path.write_text(path.read_text().replace("---\n", "---\nlicense: other\nlicense_name: ours\nlanguage: da\n", 1))
+    data = read_card(write_card(folder).read_text()).data
+    assert (data.license, data.license_name, data.language) == ("other", "ours", "da")
+    path.write_text("---\nlicense: mit\n---\n# My own card\n")
+    with pytest.raises(UserError, match=r"a card replaces only a card that qa-fast wrote; .*README\.md is another"):
+        write_card(folder)
+    assert "My own card" in path.read_text()
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a model folder must hold config\.json; .* does not"):
+        write_card(tmp_path)
+    folder = trained_folder(tmp_path / "model")
+    (folder / "training" / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"a card is made from training/metrics\.json, which training leaves"):
+        write_card(folder)
+    (folder / "training" / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"metrics\.json must be readable JSON; it is not"):
+        write_card(folder)
+    for broken in ("---\n- a\n---\n", "---\na: [\n---\n", "---\nmodel-index: 3\n---\n"):
+        (folder / CARD).write_text(f"{broken}{MARK}")
+        with pytest.raises(UserError, match="a card must begin with metadata between two lines"):
+            write_card(folder)
+
+
+def test_parameters(tmp_path: Path) -> None:
+    folder = trained_folder(tmp_path / "model")
+    assert count_parameters(folder) == 300 * 40 + 12
+    (folder / "model.safetensors").write_bytes(b"\xff" * 20)
+    assert count_parameters(folder) == 0
+
+
+def test_facts_are_of_the_index_as_it_is_written(tmp_path: Path) -> None:
+    """The keys that are read are those that featurizing and training write, and the snippets run on what they made."""
+    pytest.importorskip("torch")
+    from qa_fast.shards import open_shards
+    from qa_fast.train import TrainConfig, train
+    from tests.small_runs import make_model_folder, make_shards
+
+    base = make_model_folder(tmp_path / "base")
+    shards = make_shards(tmp_path / "shards", base, places=4)
+    folder = tmp_path / "trained"
+    config = TrainConfig(out=str(folder), max_steps=2, jit="off", precision="float32", checkpoint_every=0)
+    result = train(shards, config)
+    text = write_card(folder, open_shards(shards).manifest).read_text(encoding="utf-8")
+    facts = read_facts(folder)
+    assert card_text(facts) == text
+    assert eval_results(facts) == {}
+    assert facts.scores[0].questions == facts.scores[0].of == 12
+    assert (facts.scores[0].exact_match, facts.scores[0].f1) == (result.best.exact_match, result.best.f1)
+    assert facts.data == json.loads(json.dumps(data_facts(open_shards(shards).manifest)))
+    assert facts.has_picture
+    assert str(tmp_path) not in text
+    assert f"| {result.steps} |" in text
+    snippets = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert len(snippets) == 2
+    printed = []
+    for snippet in snippets:
+        assert "ORG/NAME" in snippet
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile(snippet.replace("ORG/NAME", str(folder)), "snippet", "exec"), {})
+        printed.append(out.getvalue().strip())
+    context = "The lighthouse on the point was first lit in 1868. Its keeper kept bees as well."
+    answer = eval(printed[1])
+    assert printed[0]
+    assert printed[0] in context
+    assert set(answer) == {"score", "start", "end", "answer"}
+    assert context[answer["start"] : answer["end"]] == answer["answer"]
