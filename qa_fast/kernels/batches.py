@@ -1,0 +1,50 @@
+"""The kernel that cuts a padded batch out of flat buffers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types
+
+from qa_fast.kernels.signature import I8_IN, I32, I32_IN, I32_OUT, I64, I64_IN, VOID
+
+_I32_MATRIX = types.Array(types.int32, 2, "C")
+_I8_MATRIX = types.Array(types.int8, 2, "C")
+
+
+@njit([VOID(I32_IN, I8_IN, I64_IN, I64_IN, I64, I32, _I32_MATRIX, _I8_MATRIX, I32_OUT)], cache=True, nogil=True)
+def cut_rows(
+    ids: np.ndarray,  # int32[T], tokens of one chunk's features
+    types: np.ndarray,  # int8[T], or [0] where there are none
+    offsets: np.ndarray,  # int64[F + 1], of the chunk's features
+    rows: np.ndarray,  # int64[B], feature rows over all chunks; negative: padding row
+    first_row: int,  # row of the chunk's first feature
+    pad_id: int,
+    out_ids: np.ndarray,  # int32[B, L]
+    out_types: np.ndarray,  # int8[B, L]
+    out_lengths: np.ndarray,  # int32[B]
+) -> None:
+    """Copy those of a batch's rows that lie in one chunk, padded; other rows are not touched.
+
+    Tokens beyond L are left out. Cost: B * L copies. Distinct rows of the output are written independently.
+    """
+    features = len(offsets) - 1
+    width = out_ids.shape[1]
+    for b in range(len(rows)):
+        row = rows[b] - first_row
+        if rows[b] < 0 or row < 0 or row >= features:
+            continue
+        begin = offsets[row]
+        length = min(offsets[row + 1] - begin, width)
+        out_lengths[b] = length
+        for position in range(length):
+            out_ids[b, position] = ids[begin + position]
+        for position in range(length, width):
+            out_ids[b, position] = pad_id
+        if len(types) > 0:
+            for position in range(length):
+                out_types[b, position] = types[begin + position]
+        else:
+            for position in range(length):
+                out_types[b, position] = 0
+        for position in range(length, width):
+            out_types[b, position] = 0

@@ -1,0 +1,78 @@
+"""Dropout whose masks are a pure function of (key, site, position), the same bits on every backend and device count.
+
+Instead of a stateful generator, each element's index goes through an integer mixing function (C. Wellons' lowbias32
+construction with the constants 0x21f0aaad and 0xd35a2d97). That makes resuming exact without any generator state, lets
+the backward pass make the mask again instead of keeping it, and fuses into the surrounding loop under XLA.
+The key says (seed, step); `row_start` is the number of batch rows on the devices before this one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+_MASK = 0xFFFFFFFF
+
+
+def _mix(x: int) -> int:
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _MASK
+    x = ((x ^ (x >> 15)) * 0xD35A2D97) & _MASK
+    return x ^ (x >> 15)
+
+
+def dropout_key(seed: int, step: int, row_start: int = 0) -> np.ndarray:
+    """The key of one optimisation step's (or micro step's) masks.
+
+    Args:
+        seed: The run's seed.
+        step: Counts every forward pass of training since its beginning.
+        row_start: Batch rows that other devices hold before the first of these.
+
+    Returns:
+        uint32[2]: (mixed seed and step, row_start).
+    """
+    key = _mix((_mix((seed + 0x9E3779B9) & _MASK) + step * 0x85EBCA6B) & _MASK)
+    return np.array([key, row_start], dtype=np.uint32)
+
+
+def site_key(key: Any, site: int) -> Any:
+    """The key of one dropout within the model: uint32[2] to uint32[3]; no two sites share a mask.
+
+    A tensor, not a number compiled in, so that all blocks of a model can run the same compiled parts.
+    """
+    key = ops.convert_to_tensor(key)
+    first = ops.bitwise_xor(key[0], np.uint32(_mix(2 * site + 1)))
+    return ops.stack([first, key[0] + np.uint32(_mix(2 * site + 2)), key[1]])
+
+
+def keep_mask(shape: tuple[Any, ...], key: Any, rate: float) -> Any:
+    """Which elements stay.
+
+    Args:
+        shape: Of the tensor to drop from; the first axis counts batch rows.
+        key: uint32[3] of `site_key`.
+        rate: Probability of dropping, in [0, 1).
+
+    Returns:
+        bool tensor of `shape`.
+    """
+    row_size = 1
+    for size in shape[1:]:
+        row_size = row_size * size
+    flat = ops.cast(ops.arange(shape[0] * row_size, dtype="int32"), "uint32") + key[2] * ops.cast(row_size, "uint32")
+    # The key enters twice, so that two keys' masks are not one sequence read from two places.
+    x = flat * np.uint32(0x9E3779B1) + key[0]
+    x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(16))) * np.uint32(0x21F0AAAD)
+    x = ops.bitwise_xor(x, key[1])
+    x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(15))) * np.uint32(0xD35A2D97)
+    x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(15)))
+    return ops.reshape(x >= np.uint32(rate * 2**32), shape)
+
+
+def drop(x: Any, key: Any, rate: float) -> Any:
+    """Inverted dropout: dropped elements are 0, the others divided by (1 - rate); `x` itself when rate is 0."""
+    if rate == 0.0:
+        return x
+    return ops.where(keep_mask(ops.shape(x), key, rate), x * (1.0 / (1.0 - rate)), ops.zeros((), dtype=x.dtype))

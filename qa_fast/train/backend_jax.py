@@ -1,0 +1,107 @@
+"""Training steps on JAX: one compiled function a batch shape, with the state donated to it.
+
+Several devices: rows are spread over a mesh, weights and state are on each device, and XLA adds the gradients up
+(what `keras.distribution.DataParallel` sets up around `Model.fit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from qa_fast.model import SpanModel
+from qa_fast.train.optimizer import span_loss, update
+from qa_fast.train.steps import Floats, Micro
+
+State = tuple[list[Any], list[Any], list[Any]]
+
+
+class JaxEngine:
+    """See `steps.Engine`.
+
+    Args:
+        model: Its weights are where training starts; they change at `publish`.
+        devices: To train on; all visible ones if None.
+    """
+
+    def __init__(self, model: SpanModel, devices: Sequence[Any] | None = None) -> None:
+        self.model = model
+        devices = list(devices or jax.local_devices())
+        self.devices = len(devices)
+        mesh = Mesh(np.array(devices), ("rows",))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._by_rows = NamedSharding(mesh, PartitionSpec("rows"))
+        weights = [np.asarray(variable.value) for variable in model.trainable_variables]
+        zeros = [np.zeros_like(weight) for weight in weights]
+        self._state: State = self._placed((weights, zeros, zeros))
+        decays = tuple(weight.ndim > 1 for weight in weights)
+
+        def loss_of(weights: list[Any], micro: Micro, scale: Any) -> tuple[Any, Any]:
+            (start, end), _ = model.stateless_call(
+                weights, [], micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
+            )
+            labels = (micro.starts, micro.ends, micro.start_weights, micro.end_weights)
+            loss = span_loss(start, end, *labels)
+            return loss * scale, loss
+
+        gradients_of = jax.grad(loss_of, has_aux=True)
+
+        def apply(state: State, gradients: list[Any], scalars: Any) -> tuple[State, Any]:
+            weights, firsts, seconds, norm = update(state[0], gradients, state[1], state[2], scalars, decays=decays)
+            return (weights, firsts, seconds), norm
+
+        @partial(jax.jit, donate_argnums=0)
+        def single(state: State, micro: Micro, scalars: Any) -> tuple[State, Any, Any]:
+            gradients, loss = gradients_of(state[0], micro, scalars[4])
+            state, norm = apply(state, gradients, scalars)
+            return state, loss, norm
+
+        @partial(jax.jit, donate_argnums=1)
+        def add(state: State, sums: list[Any], loss_sum: Any, micro: Micro, scalars: Any) -> tuple[list[Any], Any]:
+            gradients, loss = gradients_of(state[0], micro, scalars[4])
+            return [total + gradient for total, gradient in zip(sums, gradients, strict=True)], loss_sum + loss
+
+        self._single, self._add, self._apply = single, add, partial(jax.jit, donate_argnums=0)(apply)
+
+    def _placed(self, state: State) -> State:
+        # One copy each: donated buffers must not be shared.
+        return jax.tree.map(lambda array: jax.device_put(jnp.array(array), self._everywhere), state)
+
+    def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
+        """See `steps.Engine`."""
+        placed = [self._shared_out(micro) for micro in micros]
+        if len(placed) == 1:
+            self._state, loss, norm = self._single(self._state, placed[0], scalars)
+            return loss, norm
+        sums = [jax.device_put(jnp.zeros_like(weight), self._everywhere) for weight in self._state[0]]
+        loss = np.float32(0)
+        for micro in placed:
+            sums, loss = self._add(self._state, sums, loss, micro, scalars)
+        self._state, norm = self._apply(self._state, sums, scalars)
+        return loss, norm
+
+    def _shared_out(self, micro: Micro) -> Micro:
+        placed = {
+            name: jax.device_put(column, self._by_rows) for name, column in micro._asdict().items() if name != "key"
+        }
+        return Micro(**placed | {"key": jax.device_put(micro.key, self._everywhere)})
+
+    def read(self) -> dict[str, list[Floats]]:
+        """See `steps.Engine`."""
+        names = ("weights", "firsts", "seconds")
+        return {name: [np.asarray(array) for array in arrays] for name, arrays in zip(names, self._state, strict=True)}
+
+    def write(self, arrays: dict[str, list[Floats]]) -> None:
+        """See `steps.Engine`."""
+        self._state = self._placed((arrays["weights"], arrays["firsts"], arrays["seconds"]))
+
+    def publish(self) -> None:
+        """See `steps.Engine`."""
+        for variable, value in zip(self.model.trainable_variables, self._state[0], strict=True):
+            variable.assign(np.asarray(value))  # a copy: the state's own buffer is donated to the next step

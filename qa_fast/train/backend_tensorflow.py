@@ -1,0 +1,173 @@
+"""Training steps on TensorFlow.
+
+One traced graph serves every width. Under jit "parts" XLA compiles what lies between the matrix products and the
+optimizer's update; under "on" the whole forward and backward pass, for each width anew. Several devices hold a copy of
+everything each: gradients of their shares of the rows are added up on the first and every copy makes the same update.
+That is `MirroredStrategy`'s scheme in the open; Keras 3 supports the strategy inside `Model.fit` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from qa_fast.model import SpanModel
+from qa_fast.train.optimizer import span_loss, update
+from qa_fast.train.steps import Floats, Micro
+
+SIGNATURE = (
+    tf.TensorSpec((None, None), tf.int32),
+    tf.TensorSpec((None,), tf.int32),
+    tf.TensorSpec((None, None), tf.int8),
+    tf.TensorSpec((None,), tf.int32),
+    tf.TensorSpec((None,), tf.int32),
+    tf.TensorSpec((None,), tf.float32),
+    tf.TensorSpec((None,), tf.float32),
+    tf.TensorSpec((2,), tf.uint32),
+)
+SCALARS = tf.TensorSpec((5,), tf.float32)
+
+
+def training_devices() -> list[str]:
+    """Names of the devices to train on: all visible GPUs, else all (virtual) CPUs."""
+    return [device.name for device in tf.config.list_logical_devices("GPU")] or [
+        device.name for device in tf.config.list_logical_devices("CPU")
+    ]
+
+
+class TensorFlowEngine:
+    """See `steps.Engine`.
+
+    Args:
+        model: Its weights are trained in place.
+        jit: "on", "parts" or "off".
+        devices: Names; the first must be the one that the model's weights are on.
+    """
+
+    def __init__(self, model: SpanModel, jit: str, devices: Sequence[str]) -> None:
+        self.model = model
+        self.devices = len(devices)
+        self._jit = jit
+        self._names = list(devices)
+        variables = model.trainable_variables
+        self._decays = tuple(len(variable.shape) > 1 for variable in variables)
+        self._weights: list[list[Any]] = [[variable.value for variable in variables]]
+        self._firsts: list[list[Any]] = []
+        self._seconds: list[list[Any]] = []
+        for number, device in enumerate(devices):
+            with tf.device(device):
+                if number:
+                    self._weights.append([tf.Variable(weight) for weight in self._weights[0]])
+                self._firsts.append([tf.Variable(tf.zeros_like(weight)) for weight in self._weights[0]])
+                self._seconds.append([tf.Variable(tf.zeros_like(weight)) for weight in self._weights[0]])
+        self._sums: list[Any] = []
+        model.run_part.compile_parts = jit == "parts"
+        self._pass = [self._traced_pass(number) for number in range(self.devices)]
+        self._update = [
+            tf.function(self._plain_update(number), jit_compile=jit != "off") for number in range(self.devices)
+        ]
+        signature = [(SIGNATURE,) * self.devices, SCALARS]
+        self._single = tf.function(self._whole_step, input_signature=signature)
+        self._add = tf.function(self._add_gradients, input_signature=signature)
+        self._apply = tf.function(self._apply_sums, input_signature=[SCALARS])
+
+    def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
+        """See `steps.Engine`."""
+        if len(micros) == 1:
+            return self._single(self._shares(micros[0]), tf.constant(scalars))
+        if not self._sums:
+            self._sums = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights[0]]
+        losses = [self._add(self._shares(micro), tf.constant(scalars)) for micro in micros]
+        return tf.add_n(losses), self._apply(tf.constant(scalars))
+
+    def _shares(self, micro: Micro) -> tuple[tuple[Any, ...], ...]:
+        rows = len(micro.lengths) // self.devices
+        shares = []
+        for number in range(self.devices):
+            here = slice(number * rows, (number + 1) * rows)
+            key = micro.key + np.array([0, number * rows], np.uint32)
+            shares.append((*(tf.constant(column[here]) for column in micro[:-1]), tf.constant(key)))
+        return tuple(shares)
+
+    def _traced_pass(self, number: int) -> Any:
+        weights = self._weights[number]
+
+        def one_pass(micro: tuple[Any, ...], scale: Any) -> tuple[Any, list[Any]]:
+            input_ids, lengths, types, starts, ends, start_weights, end_weights, key = micro
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(weights)
+                if number == 0:
+                    start, end = self.model(input_ids, lengths, types, key)
+                else:
+                    (start, end), _ = self.model.stateless_call(weights, [], input_ids, lengths, types, key)
+                loss = span_loss(start, end, starts, ends, start_weights, end_weights)
+                scaled = loss * scale
+            gradients = tape.gradient(scaled, weights)
+            return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+        return tf.function(one_pass, jit_compile=True) if self._jit == "on" else one_pass
+
+    def _plain_update(self, number: int) -> Any:
+        weights, firsts, seconds = self._weights[number], self._firsts[number], self._seconds[number]
+
+        def one_update(gradients: list[Any], scalars: Any) -> Any:
+            *new, norm = update(weights, gradients, firsts, seconds, scalars, decays=self._decays)
+            for variables, values in zip((weights, firsts, seconds), new, strict=True):
+                for variable, value in zip(variables, values, strict=True):
+                    variable.assign(value)
+            return norm
+
+        return one_update
+
+    def _gradients(self, shares: tuple[tuple[Any, ...], ...], scalars: Any) -> tuple[Any, list[Any]]:
+        results = []
+        for number, share in enumerate(shares):
+            with tf.device(self._names[number]):
+                results.append(self._pass[number](share, scalars[4]))
+        if len(results) == 1:
+            return results[0]
+        with tf.device(self._names[0]):
+            losses, gradients = zip(*results, strict=True)
+            return tf.add_n(losses), [tf.add_n(parts) for parts in zip(*gradients, strict=True)]
+
+    def _updates(self, gradients: list[Any], scalars: Any) -> Any:
+        norms = []
+        for number, device in enumerate(self._names):
+            with tf.device(device):
+                norms.append(self._update[number](gradients, scalars))
+        return norms[0]
+
+    def _whole_step(self, shares: tuple[tuple[Any, ...], ...], scalars: Any) -> tuple[Any, Any]:
+        loss, gradients = self._gradients(shares, scalars)
+        return loss, self._updates(gradients, scalars)
+
+    def _add_gradients(self, shares: tuple[tuple[Any, ...], ...], scalars: Any) -> Any:
+        loss, gradients = self._gradients(shares, scalars)
+        for total, gradient in zip(self._sums, gradients, strict=True):
+            total.assign_add(gradient)
+        return loss
+
+    def _apply_sums(self, scalars: Any) -> Any:
+        norm = self._updates([total.read_value() for total in self._sums], scalars)
+        with tf.control_dependencies([norm]):
+            for total in self._sums:
+                total.assign(tf.zeros_like(total))
+        return norm
+
+    def read(self) -> dict[str, list[Floats]]:
+        """See `steps.Engine`."""
+        groups = {"weights": self._weights[0], "firsts": self._firsts[0], "seconds": self._seconds[0]}
+        return {name: [variable.numpy() for variable in variables] for name, variables in groups.items()}
+
+    def write(self, arrays: dict[str, list[Floats]]) -> None:
+        """See `steps.Engine`."""
+        for name, replicas in (("weights", self._weights), ("firsts", self._firsts), ("seconds", self._seconds)):
+            for variables in replicas:
+                for variable, value in zip(variables, arrays[name], strict=True):
+                    variable.assign(value)
+
+    def publish(self) -> None:
+        """Nothing to do: the first copy is the model's."""

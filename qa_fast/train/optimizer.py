@@ -1,0 +1,123 @@
+"""Adam and AdamW, gradient clipping, loss and learning rate as functions over arrays.
+
+Written out instead of `keras.optimizers` so that one step's update of all weights is one compiled function whatever
+runs the model, and its state is plain arrays: what a checkpoint holds is what there is.
+Sources: Kingma & Ba 2015; Loshchilov & Hutter 2019 (decoupled decay); clipping by global norm, Pascanu et al. 2013.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+BETA_1 = 0.9
+BETA_2 = 0.999
+EPSILON = 1e-8
+
+
+def span_loss(start_logits: Any, end_logits: Any, starts: Any, ends: Any, start_weights: Any, end_weights: Any) -> Any:
+    """Weighted sum of the start and end cross-entropies.
+
+    With weights of 1 / (2 n) for the n rows of a batch whose label counts and 0 for others this is the loss of
+    transformers' question answering models: the mean of the two mean cross-entropies over all L positions. The
+    weights, not the batch's size, say what a row counts, so that parts of a batch add up to the whole.
+
+    Args:
+        start_logits: float32[B, L].
+        end_logits: float32[B, L].
+        starts: int32[B], in [0, L).
+        ends: int32[B], in [0, L).
+        start_weights: float32[B].
+        end_weights: float32[B].
+
+    Returns:
+        float32 scalar.
+    """
+
+    def one(logits: Any, labels: Any, weights: Any) -> Any:
+        shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+        hot = ops.cast(ops.arange(ops.shape(logits)[-1], dtype="int32")[None, :] == labels[:, None], "float32")
+        losses = ops.log(ops.sum(ops.exp(shifted), axis=-1)) - ops.sum(shifted * hot, axis=-1)
+        # Chosen, not multiplied: a padding row must not turn an infinite loss into NaN.
+        return ops.sum(ops.where(weights > 0, losses * weights, 0.0))
+
+    return one(start_logits, starts, start_weights) + one(end_logits, ends, end_weights)
+
+
+def global_norm(gradients: Sequence[Any]) -> Any:
+    """Euclidean norm of all gradients together, float32 scalar."""
+    return ops.sqrt(sum(ops.sum(ops.square(ops.cast(gradient, "float32"))) for gradient in gradients))
+
+
+def update(
+    weights: Sequence[Any],
+    gradients: Sequence[Any],
+    firsts: Sequence[Any],
+    seconds: Sequence[Any],
+    scalars: Any,
+    *,
+    decays: tuple[bool, ...],
+) -> tuple[list[Any], list[Any], list[Any], Any]:
+    """One step of Adam (decay 0) or AdamW over all weights.
+
+    Args:
+        weights: float32 tensors.
+        gradients: Of the loss times `scalars[4]`, one per weight.
+        firsts: Running means of the gradients.
+        seconds: Running means of their squares.
+        scalars: float32[5] of `step_scalars`.
+        decays: Which weights decay: matrices, not biases and norms.
+
+    Returns:
+        New weights, firsts, seconds, and the gradients' norm before clipping. Where that norm is not finite,
+        everything is returned as it came.
+    """
+    rate, decay, clip, count, scale = (scalars[i] for i in range(5))
+    norm = global_norm(gradients) / scale
+    finite = ops.isfinite(norm)
+    factor = ops.where(finite, ops.minimum(1.0, clip / (norm + 1e-6)) / scale, 0.0)
+    correct_1 = 1.0 - ops.power(np.float32(BETA_1), count)
+    correct_2 = 1.0 - ops.power(np.float32(BETA_2), count)
+    new: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+    for weight, raw, first, second, decays_here in zip(weights, gradients, firsts, seconds, decays, strict=True):
+        gradient = ops.cast(raw, "float32") * factor
+        m = BETA_1 * first + (1.0 - BETA_1) * gradient
+        v = BETA_2 * second + (1.0 - BETA_2) * ops.square(gradient)
+        change = (m / correct_1) / (ops.sqrt(v / correct_2) + EPSILON)
+        if decays_here:
+            change = change + decay * weight
+        for values, value, old in zip(new, (weight - rate * change, m, v), (weight, first, second), strict=True):
+            values.append(ops.where(finite, value, old))
+    return *new, norm
+
+
+def step_scalars(
+    learning_rate: float, weight_decay: float, clip_norm: float, update_number: int, loss_scale: float = 1.0
+) -> np.ndarray:
+    """What changes from step to step, float32[5]; `update_number` counts from 1, `clip_norm` 0 is no clipping."""
+    clip = clip_norm if clip_norm > 0 else np.finfo(np.float32).max
+    return np.array([learning_rate, weight_decay, clip, update_number, loss_scale], dtype=np.float32)
+
+
+def learning_rate_at(step: int, steps: int, peak: float, schedule: str, warmup: float) -> float:
+    """Learning rate of an optimisation step.
+
+    Args:
+        step: Counts from 0.
+        steps: Of the whole run.
+        peak: Highest rate.
+        schedule: "linear" (up over the first `warmup` share of the steps, then down to 0) or "constant".
+        warmup: Share of the steps, in [0, 1).
+
+    Returns:
+        The rate; never 0 at the first step, so that no step is without effect but the one after the last.
+    """
+    if schedule == "constant":
+        return peak
+    rising = round(steps * warmup)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * max(0.0, (steps - step) / max(1, steps - rising))

@@ -1,0 +1,252 @@
+"""What a run says while it goes on and leaves behind: progress line, TensorBoard events, picture, figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Where a run stands after a step.
+
+    Attributes:
+        step: Steps done.
+        steps: Of the whole run.
+        epoch: Counts from 1.
+        loss: Mean of the last steps.
+        learning_rate: Of this step.
+        gradient_norm: Before clipping.
+        features_per_second: Compilation and validation left out.
+        tokens_per_second: Real ones, without padding.
+        seconds_left: Estimate; validation left out.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    features_per_second: float
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What validation after an epoch found.
+
+    Attributes:
+        epoch: Counts from 1.
+        step: Steps done.
+        loss: On the validation split, over each feature's own tokens.
+        exact_match: In percent.
+        f1: In percent.
+        seconds: Of validating.
+        saved: Whether the model was saved, being the best so far.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    exact_match: float
+    f1: float
+    seconds: float
+    saved: bool
+
+
+class Pace:
+    """Rates over the last steps; those that compiled are counted apart.
+
+    Attributes:
+        seconds: Of all steps but those that compiled.
+        features: In those steps.
+        tokens: Real ones, in those steps.
+        compile_seconds: Of the steps that compiled.
+    """
+
+    def __init__(self, window: int = 50) -> None:
+        self._last: deque[tuple[float, int, int]] = deque(maxlen=window)
+        self.seconds = 0.0
+        self.features = self.tokens = 0
+        self.compile_seconds = 0.0
+
+    def add(self, seconds: float, features: int, tokens: int, compiled: bool) -> None:
+        """Count one step."""
+        if compiled:
+            self.compile_seconds += seconds
+            return
+        self._last.append((seconds, features, tokens))
+        self.seconds += seconds
+        self.features += features
+        self.tokens += tokens
+
+    def rates(self) -> tuple[float, float]:
+        """Features and tokens a second over the window; 0 before the first step that compiled nothing."""
+        seconds = sum(entry[0] for entry in self._last)
+        if not seconds:
+            return 0.0, 0.0
+        return sum(entry[1] for entry in self._last) / seconds, sum(entry[2] for entry in self._last) / seconds
+
+
+class ProgressLine:
+    """A line on the terminal that follows a run; a context manager to be passed as `train(progress=...)`.
+
+    Args:
+        console: A rich console; standard error if None.
+    """
+
+    def __init__(self, console: Any = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._console = console or Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), console=self._console
+        )
+        self._task = self._progress.add_task("train", total=None, told="starting")
+
+    def __enter__(self) -> ProgressLine:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: StepReport | EpochReport | str) -> None:
+        """Show an event."""
+        if isinstance(event, StepReport):
+            self._progress.update(self._task, total=event.steps, completed=event.step, told=told(event))
+        else:
+            self._progress.console.print(event if isinstance(event, str) else told(event), highlight=False)
+
+
+def told(event: StepReport | EpochReport) -> str:
+    """An event in a line."""
+    if isinstance(event, EpochReport):
+        kept = "saved" if event.saved else "not the best, not saved"
+        return (
+            f"epoch {event.epoch}: validation loss {event.loss:.3f}, EM {event.exact_match:.2f}, F1 {event.f1:.2f} "
+            f"({kept}; {event.seconds:.0f} s)"
+        )
+    left = f"{_clock(event.seconds_left)} left" if event.features_per_second else "compiling"
+    return (
+        f"{event.step}/{event.steps} loss {event.loss:.3f} {event.features_per_second:.1f} features/s "
+        f"{event.tokens_per_second:,.0f} tokens/s {left}"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class EventLog:
+    """Scalars for TensorBoard, written without TensorFlow so that JAX runs have them too.
+
+    Args:
+        folder: Where the event file goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event as Record
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._record, self._summary = Record, Summary
+        self._writer = EventFileWriter(str(folder))
+
+    def add(self, step: int, time: float, **scalars: float) -> None:
+        """Write scalars of one step; names use "/" for TensorBoard's groups ("train/loss" as `train__loss`)."""
+        values = [
+            self._summary.Value(tag=name.replace("__", "/"), simple_value=value) for name, value in scalars.items()
+        ]
+        self._writer.add_event(self._record(wall_time=time, step=step, summary=self._summary(value=values)))
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._writer.close()
+
+
+@dataclass
+class History:
+    """Curves of a run, kept in its checkpoints.
+
+    Attributes:
+        steps: Of each point, steps done.
+        losses: Mean training loss since the point before.
+        learning_rates: At each point.
+        epochs: What validation found, as `EpochReport` in dicts.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+
+def draw(history: History, path: Path) -> None:
+    """Draw loss curves and learning rate as a PNG; nothing where there is no point yet."""
+    if not history.steps:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot(history.steps, history.losses, color="tab:blue", alpha=0.35, linewidth=1)
+    top.plot(history.steps, smoothed(history.losses), color="tab:blue", label="training loss")
+    if history.epochs:
+        at = [entry["step"] for entry in history.epochs]
+        top.plot(at, [entry["loss"] for entry in history.epochs], "o", color="tab:red", label="validation loss")
+        for entry in history.epochs:
+            text = f"F1 {entry['f1']:.1f}"
+            top.annotate(text, (entry["step"], entry["loss"]), (-6, 8), textcoords="offset points", ha="right")
+    top.set_ylabel("loss")
+    top.set_ylim(bottom=0)
+    top.legend()
+    top.grid(alpha=0.3)
+    bottom.plot(history.steps, history.learning_rates, color="tab:gray")
+    bottom.set_ylabel("learning rate")
+    bottom.set_xlabel("step")
+    bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    bottom.grid(alpha=0.3)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=120)
+    os.replace(temporary, path)
+
+
+def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average without the bias of its start."""
+    average, out = 0.0, []
+    for number, value in enumerate(values, 1):
+        average = weight * average + (1 - weight) * value
+        out.append(average / (1 - weight**number))
+    return out
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under a temporary name, then rename it; numbers that JSON lacks become null."""
+
+    def clean(item: Any) -> Any:
+        if isinstance(item, float) and not math.isfinite(item):
+            return None
+        if isinstance(item, dict):
+            return {key: clean(entry) for key, entry in item.items()}
+        return [clean(entry) for entry in item] if isinstance(item, list | tuple) else item
+
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(clean(value), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,113 @@
+"""What must hold before a run starts: data to train on, a model that fits it, a place to write to."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qa_fast.encode import load_encoder
+from qa_fast.errors import UserError
+from qa_fast.model import EncoderConfig
+from qa_fast.schema import Int64s
+from qa_fast.shards import Shards, Split
+from qa_fast.train.config import TrainConfig, changed_options
+from qa_fast.train.state import checkpoints
+
+
+def select(split: Split, config: TrainConfig) -> Int64s:
+    """int64: the features to train on, all those of the chosen examples."""
+    example = np.concatenate([chunk.example_index for chunk in split.chunks] or [np.zeros(0, np.int32)])
+    if not len(example):
+        raise UserError("the split named train must hold features; it has none: featurize a source with examples")
+    if config.max_examples is None:
+        return np.arange(len(example))
+    distinct = np.unique(example)
+    if config.max_examples >= len(distinct):
+        return np.arange(len(example))
+    chosen = np.random.default_rng(config.seed).permutation(distinct)[: config.max_examples]
+    return np.flatnonzero(np.isin(example, chosen))
+
+
+def validation_split(shards: Shards, config: TrainConfig) -> Split | None:
+    """The split to score after each epoch, None where there is none."""
+    if not config.validation or config.validation not in shards.names:
+        if config.validation and config.validation != TrainConfig.validation:
+            raise UserError(
+                f"--validation must be one of the shards' splits; received {config.validation!r}, there are "
+                f"{', '.join(shards.names)}"
+            )
+        return None
+    split = shards.split(config.validation)
+    if split.examples is None:
+        raise UserError(
+            f"--validation must be a split with examples; {config.validation!r} has none (train never has): choose "
+            "another"
+        )
+    return split if len(split) else None
+
+
+def with_dropout(encoder: EncoderConfig, rate: float | None) -> EncoderConfig:
+    """The config with all its dropout rates replaced; unchanged for None."""
+    if rate is None:
+        return encoder
+    head = rate if encoder.head_dropout else 0.0
+    return dataclasses.replace(encoder, hidden_dropout=rate, attention_dropout=rate, head_dropout=head)
+
+
+def check_tokenizer(shards: Shards, folder: Path) -> None:
+    """Refuse a model whose tokenizer did not make the shards."""
+    about = shards.manifest["model"]
+    found = load_encoder(folder).tokenizer_hash
+    if found != about["tokenizer_hash"]:
+        raise UserError(
+            f"shards and model must have the same tokenizer; the shards were made with that of {about['name']} "
+            f"({about['tokenizer_hash'][:12]}), {folder} has another ({found[:12]}): featurize again with "
+            f"--model {folder}, or train the model that the shards name"
+        )
+
+
+def prepare_out(out: Path, source: Path, config: TrainConfig) -> None:
+    """Make sure that OUT is new, or ours to go on in or replace."""
+    used = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if config.resume:
+        if not checkpoints(out / "training" / "checkpoints"):
+            raise UserError(
+                f"--resume needs a checkpoint in --out; {str(out)!r} has none: leave --resume out to start anew"
+            )
+        return
+    if used and out.resolve() == source.resolve():
+        raise UserError(
+            f"--out must be another folder than --model; received {str(out)!r} for both: choose another --out"
+        )
+    if not used:
+        return
+    if not config.overwrite:
+        raise UserError(
+            f"the output folder must be new or empty; {str(out)!r} is not: choose another --out, go on with --resume, "
+            "or replace it with --overwrite"
+        )
+    if not out.is_dir() or not ((out / "config.json").is_file() or (out / "training").is_dir()):
+        raise UserError(
+            f"--overwrite replaces model folders only; {str(out)!r} is not one: choose another --out, or remove it "
+            "yourself"
+        )
+    shutil.rmtree(out)
+
+
+def check_unchanged(state: dict[str, Any], config: TrainConfig, data: dict[str, Any]) -> None:
+    """Refuse to go on with other options or other data than a checkpoint's."""
+    changed = changed_options(state["config"], config)
+    if changed:
+        raise UserError(
+            f"a resumed run must have the options it began with; changed: {'; '.join(changed)}: use the same, or begin "
+            "anew with --overwrite"
+        )
+    if state["data"] != data:
+        raise UserError(
+            "a resumed run must have the shards it began with; these are others: use the same, or begin anew with "
+            "--overwrite"
+        )

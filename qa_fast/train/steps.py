@@ -1,0 +1,136 @@
+"""What one optimisation step is given: micro batches with row weights, and where the run stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qa_fast.batches import Batch
+from qa_fast.model import dropout_key
+from qa_fast.schema import Int8s, Int32s
+
+Floats = npt.NDArray[np.float32]
+
+
+class Micro(NamedTuple):
+    """Arguments of one forward and backward pass.
+
+    Attributes:
+        input_ids: int32[B, L].
+        lengths: int32[B].
+        token_type_ids: int8[B, L].
+        starts: int32[B], in [0, L).
+        ends: int32[B], in [0, L).
+        start_weights: float32[B], what each row's start counts in the step's loss.
+        end_weights: float32[B].
+        key: uint32[2], of the dropout masks.
+    """
+
+    input_ids: Int32s
+    lengths: Int32s
+    token_type_ids: Int8s
+    starts: Int32s
+    ends: Int32s
+    start_weights: Floats
+    end_weights: Floats
+    key: npt.NDArray[np.uint32]
+
+
+class Engine(Protocol):
+    """Runs steps on one backend and owns the weights and the optimizer's state while it does."""
+
+    devices: int
+
+    def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
+        """One optimisation step over micro batches whose weights add up to one loss.
+
+        Args:
+            micros: Their row counts are multiples of `devices`.
+            scalars: float32[5] of `optimizer.step_scalars`.
+
+        Returns:
+            The loss and the gradients' norm before clipping; `float()` of them waits for the step.
+        """
+
+    def read(self) -> dict[str, list[Floats]]:
+        """Weights, firsts and seconds, in the order of the model's weights."""
+
+    def write(self, arrays: dict[str, list[Floats]]) -> None:
+        """Set what `read` gives."""
+
+    def publish(self) -> None:
+        """Make the weights those of the model."""
+
+
+@dataclass
+class Position:
+    """Where a run stands; with the weights and the optimizer's state this decides all that follows.
+
+    Attributes:
+        epoch: Counts from 0.
+        batch: Batches done in this epoch.
+        step: Optimisation steps done.
+        update: Updates done: steps but those skipped for an overflow in float16.
+        passes: Forward passes done, for the dropout masks.
+        loss_scale: Of float16; 1 otherwise.
+        steady: Steps since the loss scale changed.
+        ended: The last epoch is scored and saved.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    update: int = 0
+    passes: int = 0
+    loss_scale: float = 1.0
+    steady: int = 0
+    ended: bool = False
+
+
+def make_micros(batches: Sequence[Batch], seed: int, first_pass: int, devices: int) -> list[Micro]:
+    """The arguments of one step's passes.
+
+    A label counts where its row is a real one and the label lies within the feature; the loss is the mean over those,
+    for starts and for ends, and half of each (transformers ignores labels outside likewise).
+
+    Args:
+        batches: One for each pass.
+        seed: Of the run.
+        first_pass: Forward passes done before.
+        devices: Rows are filled up to a multiple of it.
+    """
+    counts = [
+        [(batch.rows >= 0) & (labels >= 0) & (labels < batch.lengths) for labels in (batch.starts, batch.ends)]
+        for batch in batches
+    ]
+    totals = [sum(int(pair[side].sum()) for pair in counts) for side in (0, 1)]
+    micros = []
+    for number, (batch, pair) in enumerate(zip(batches, counts, strict=True)):
+        highest = batch.input_ids.shape[1] - 1
+        weights = [(pair[side] / max(1, 2 * totals[side])).astype(np.float32) for side in (0, 1)]
+        starts, ends = (np.clip(labels, 0, highest) for labels in (batch.starts, batch.ends))
+        missing = -len(batch.rows) % devices
+        micros.append(
+            Micro(
+                _filled(batch.input_ids, missing),
+                _filled(batch.lengths, missing, 1),
+                _filled(batch.token_type_ids, missing),
+                _filled(starts, missing),
+                _filled(ends, missing),
+                _filled(weights[0], missing),
+                _filled(weights[1], missing),
+                dropout_key(seed, first_pass + number),
+            )
+        )
+    return micros
+
+
+def _filled(column: npt.NDArray[Any], missing: int, value: int = 0) -> npt.NDArray[Any]:
+    """`column` with `missing` rows more."""
+    if not missing:
+        return column
+    return np.concatenate([column, np.full((missing, *column.shape[1:]), value, column.dtype)])

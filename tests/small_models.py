@@ -1,0 +1,81 @@
+"""Tiny random models, batches and features that several test files share."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from qa_fast.model import SpanModel, read_encoder_config
+from qa_fast.schema import Features, Ragged
+
+TINY_BERT = {
+    "model_type": "bert",
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 64,
+    "type_vocab_size": 2,
+    "initializer_range": 0.2,
+}
+TINY_DISTILBERT = {
+    "model_type": "distilbert",
+    "vocab_size": 97,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 64,
+    "activation": "gelu",
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
+
+
+def tiny_model(raw: dict = TINY_BERT, **options: object) -> SpanModel:
+    model = SpanModel(read_encoder_config(raw), **options)
+    model.initialize(seed=3)
+    return model
+
+
+def tiny_batch(rows: int = 3, length: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    input_ids = generator.integers(1, 97, (rows, length), dtype=np.int32)
+    lengths = generator.integers(length // 2, length + 1, rows, dtype=np.int32)
+    types = (np.arange(length) > 4).astype(np.int8) * np.ones((rows, 1), np.int8)
+    return input_ids, lengths, types
+
+
+def logits(model: SpanModel, *batch: np.ndarray, key: np.ndarray | None = None) -> np.ndarray:
+    start, end = model(*batch, dropout_key=key)
+    return np.stack([keras.ops.convert_to_numpy(start), keras.ops.convert_to_numpy(end)])
+
+
+def make_features(lengths: Sequence[int], *, types: bool = True, seed: int = 0, shift: int = 3) -> Features:
+    """Features of random tokens; the buffer begins with `shift` values of no row, as a sliced Arrow column does."""
+    generator = np.random.default_rng(seed)
+    count = len(lengths)
+    offsets = shift + np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = generator.integers(5, 90, offsets[-1], dtype=np.int32)
+    ids.setflags(write=False)
+    kinds = generator.integers(0, 2, offsets[-1], dtype=np.int8)
+    zeros = np.zeros(count, np.int32)
+    starts = np.array([generator.integers(0, max(1, length)) for length in lengths], np.int32)
+    return Features(
+        input_ids=Ragged(ids, offsets),
+        token_type_ids=Ragged(kinds, offsets) if types else None,
+        start_positions=starts,
+        end_positions=np.minimum(starts + 1, np.maximum(np.array(lengths, np.int32) - 1, 0)).astype(np.int32),
+        example_index=np.arange(count, dtype=np.int32),
+        window_index=zeros,
+        context_start=zeros,
+        context_end=np.array(lengths, np.int32),
+        document_token_start=zeros,
+    )
+
+
+def squad_like_lengths(count: int, seed: int = 0) -> np.ndarray:
+    """Log-normal around 160 tokens, cut at 384, as SQuAD's features are."""
+    lengths = np.random.default_rng(seed).lognormal(np.log(160), 0.38, count)
+    return np.clip(lengths, 40, 384).astype(np.int32)
