@@ -214,17 +214,9 @@ def test_local_data_and_models_are_not_given_away(tmp_path: Path) -> None:
     assert "made from a model in a local folder by fine-tuning on our questions with qa-fast" in text
 
 
-@pytest.mark.parametrize(
-    ("asked", "found", "base"),
-    [
-        ("org/base", "/home/someone/.cache/org--base", "org/base"),
-        ("minilm", "/home/someone/.cache/minilm", "sentence-transformers/all-MiniLM-L6-v2"),
-        ("models/mine", "models/mine", None),
-        ("/models/mine", "/models/mine", None),
-    ],
-)
-def test_base_model(asked: str, found: str, base: str | None, tmp_path: Path) -> None:
-    folder = trained_folder(tmp_path / "model", config=metrics()["config"] | {"model": asked}, model=found)
+@pytest.mark.parametrize("base", ["org/base", None])
+def test_base_model(base: str | None, tmp_path: Path) -> None:
+    folder = trained_folder(tmp_path / "model", base_model=base)
     record_data(folder, manifest())
     assert read_facts(folder).base_model == base
 

@@ -112,7 +112,7 @@ def test_what_a_run_leaves_behind(workshop: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     result = train(workshop / "shards", TrainConfig(out=str(out), epochs=2, **OPTIONS), events.append)
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training",
+        "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training",
     ]  # fmt: skip
     metrics = json.loads((out / "training" / "metrics.json").read_text())
     assert metrics["steps"] == result.steps == 12
@@ -200,16 +200,23 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(workshop: Path, tmp_path:
         np.testing.assert_array_equal(value, expected[name])
 
 
-def test_resuming_a_finished_run_does_nothing_again(
-    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_run_leaves_no_checkpoint_and_cannot_be_resumed(workshop: Path, tmp_path: Path) -> None:
     options = OPTIONS | {"out": str(tmp_path / "model"), "epochs": 1}
-    first = train(workshop / "shards", TrainConfig(**options))
-    watch = Watch(monkeypatch)
-    again = train(workshop / "shards", TrainConfig(resume=True, **options), watch)
-    assert not watch.rows
-    assert again.best == first.best
-    assert again.steps == first.steps == 6
+    train(workshop / "shards", TrainConfig(**options))
+    assert not (tmp_path / "model" / "training" / "checkpoints").exists()
+    with pytest.raises(
+        UserError, match=r"--resume goes on with a run that was cut off; the one in .*model' is finished"
+    ):
+        train(workshop / "shards", TrainConfig(resume=True, **options))
+
+
+def test_the_record_of_a_run_holds_no_path_of_this_machine(workshop: Path, tmp_path: Path) -> None:
+    result = train(workshop / "bare", TrainConfig(**OPTIONS | {"out": str(tmp_path / "model"), "max_steps": 1}))
+    for name in ("training/metrics.json", "training/data.json", "README.md"):
+        text = (result.out / name).read_text(encoding="utf-8")
+        assert str(tmp_path) not in text
+        assert str(workshop) not in text
+    assert {"python", "keras", "qa-fast"} <= set(result.metrics["versions"])
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(workshop: Path, tmp_path: Path) -> None:
@@ -226,9 +233,8 @@ def test_float16_scales_its_loss(workshop: Path, tmp_path: Path, monkeypatch: py
     out = tmp_path / "model"
     config = TrainConfig(out=str(out), epochs=10, checkpoint_every=60, **OPTIONS | {"precision": "float16"})
     result = train(workshop / "bare", config)
-    position = read_checkpoint(checkpoints(out / "training" / "checkpoints")[-1])[1]["position"]
-    assert position["loss_scale"] < 2.0**35
-    assert 0 < position["update"] < position["step"] == 60
+    assert result.metrics["loss_scale"] < 2.0**35
+    assert 0 < result.metrics["updates"] < result.metrics["steps"] == 60
     assert result.loss < result.metrics["history"]["losses"][0]
 
 
@@ -286,7 +292,7 @@ def test_the_output_folder_is_guarded(workshop: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("the only copy")
-    with pytest.raises(UserError, match=r"--overwrite replaces model folders only; .*foreign' is not one"):
+    with pytest.raises(UserError, match=r"--overwrite replaces folders that train made only; .*foreign' is not one"):
         train(workshop / "bare", TrainConfig(overwrite=True, **options | {"out": str(foreign)}))
     assert (foreign / "thesis.txt").exists()
     source = shutil.copytree(workshop / "tiny", tmp_path / "source")
@@ -295,9 +301,10 @@ def test_the_output_folder_is_guarded(workshop: Path, tmp_path: Path) -> None:
     assert (source / "model.safetensors").exists()
 
 
-def test_a_resumed_run_keeps_options_and_data(workshop: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_options_and_data(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = OPTIONS | {"out": str(tmp_path / "out"), "epochs": 1, "checkpoint_every": 1}
-    train(workshop / "bare", TrainConfig(**options))
+    with pytest.raises(KeyboardInterrupt):
+        train(workshop / "bare", TrainConfig(**options), Watch(monkeypatch, stop_at=2))
     with pytest.raises(UserError, match=r"options it began with; changed: learning_rate: 0.001 -> 0.5"):
         train(workshop / "bare", TrainConfig(resume=True, **options | {"learning_rate": 0.5}))
     other = make_shards(tmp_path / "other", workshop / "tiny", places=3, validation=False)

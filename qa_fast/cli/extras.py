@@ -1,7 +1,9 @@
-"""A missing extra is one line with the install command, not a traceback."""
+"""The optional packages: a missing one is a line with the install command; TensorFlow keeps its chatter to itself."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +28,8 @@ def needs(extra: str, what: str) -> Iterator[None]:
     Raises:
         MissingExtraError: A module of the extra is missing.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         yield
     except ModuleNotFoundError as error:

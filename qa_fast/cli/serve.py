@@ -57,6 +57,7 @@ def serve(
         )
         check_listener(host, api_key)
         bound = bind(host, port)
+        typer.echo(f"loading {model} and warming it up …", err=True)
         engine = Engine.from_pretrained(model, limits, precision)
         engine.warm_up()
 

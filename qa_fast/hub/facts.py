@@ -19,7 +19,6 @@ from typing import Any
 
 from qa_fast.errors import UserError
 from qa_fast.sources import MINILM_ID
-from qa_fast.sources.cache import local_path
 from qa_fast.sources.resolve import SQUAD_ID
 from qa_fast.version import __version__
 
@@ -81,10 +80,8 @@ class Facts:
     @property
     def base_model(self) -> str | None:
         """The Hub id of the model that training started from; None where that lay in a local folder."""
-        asked = self.metrics.get("config", {}).get("model")
-        if asked is None:
-            return self.data.get("base_model")
-        return hub_id(asked, local=Path(self.metrics.get("model", "")) == local_path(asked))
+        found: str | None = self.metrics.get("base_model", self.data.get("base_model"))
+        return found
 
 
 def hub_id(name: str, local: bool) -> str | None:

@@ -7,10 +7,9 @@ as transformers reads it and, under `training/`, checkpoints, `metrics.json`, `t
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import itertools
 import math
-import platform
+import shutil
 import signal
 import threading
 import time
@@ -27,6 +26,7 @@ import numpy as np
 from qa_fast.batches import Batch, BatchCutter, batches_of, bucket_widths, training_plan
 from qa_fast.checkpoint import load_weights, read_json_config, save_model
 from qa_fast.errors import UserError
+from qa_fast.hub.card import write_card
 from qa_fast.model import EncoderConfig, SpanModel, check_length, read_encoder_config
 from qa_fast.model.precision import Choice, choose_precision
 from qa_fast.predict import Predictor
@@ -35,8 +35,9 @@ from qa_fast.sources import resolve_model
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.jit import choose_jit
 from qa_fast.train.optimizer import learning_rate_at, step_scalars
-from qa_fast.train.report import EpochReport, EventLog, History, Pace, StepReport, draw, write_json
+from qa_fast.train.report import EpochReport, EventLog, History, Pace, StepReport, draw, versions, write_json
 from qa_fast.train.setup import (
+    base_model,
     check_tokenizer,
     check_unchanged,
     prepare_out,
@@ -183,6 +184,8 @@ class _Run:
         metrics = self._metrics(time.perf_counter() - started)
         write_json(self.training / "metrics.json", metrics)
         draw(self.history, self.training / "training.png")
+        shutil.rmtree(self.checkpoints, ignore_errors=True)  # half a gigabyte that nobody resumes from any more
+        write_card(self.out, self.shards.manifest)
         loss = self.history.losses[-1] if self.history.losses else math.nan
         return TrainResult(self.out, self.position.step, loss, self.best, metrics)
 
@@ -335,13 +338,16 @@ class _Run:
     def _metrics(self, seconds: float) -> dict[str, Any]:
         pace, position = self.pace, self.position
         return {
-            "model": str(self.folder),
-            "config": self.config.to_dict(),
+            "model": self.folder.name,
+            "base_model": base_model(self.config, self.shards),
+            "config": self.config.to_dict() | {"out": self.out.name, "model": self.config.model and self.folder.name},
             "tokenizer_hash": self.shards.manifest["model"]["tokenizer_hash"],
             "features": len(self.selected),
             "tokens": self.tokens,
             "widths": self.widths.tolist(),
             "steps": position.step,
+            "updates": position.update,
+            "loss_scale": position.loss_scale,
             "precision": dataclasses.asdict(self.precision),
             "jit": dataclasses.asdict(self.jit),
             "best": dataclasses.asdict(self.best) if self.best else None,
@@ -351,8 +357,7 @@ class _Run:
             "tokens_per_second": pace.tokens / pace.seconds if pace.seconds else None,
             "devices": self.engine.devices,
             "backend": keras.backend.backend(),
-            "versions": {name: importlib.metadata.version(name) for name in ("qa-fast", "keras", "numpy")}
-            | {"python": platform.python_version()},
+            "versions": versions(),
         }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import os
+import platform
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -235,6 +238,15 @@ def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
         average = weight * average + (1 - weight) * value
         out.append(average / (1 - weight**number))
     return out
+
+
+def versions() -> dict[str, str]:
+    """What trained the model: versions of Python and of the packages that are there."""
+    found = {"python": platform.python_version()}
+    for name in ("qa-fast", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "tokenizers", "transformers"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
+from qa_fast.hub.facts import hub_id
 from qa_fast.model import EncoderConfig
 from qa_fast.schema import Int64s
 from qa_fast.shards import Shards, Split
+from qa_fast.sources.cache import local_path
 from qa_fast.train.config import TrainConfig, changed_options
 from qa_fast.train.state import checkpoints
 
@@ -74,6 +76,11 @@ def prepare_out(out: Path, source: Path, config: TrainConfig) -> None:
     """Make sure that OUT is new, or ours to go on in or replace."""
     used = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if config.resume:
+        if (out / "training" / "metrics.json").is_file():
+            raise UserError(
+                f"--resume goes on with a run that was cut off; the one in {str(out)!r} is finished: use the model, or "
+                "train anew with --overwrite"
+            )
         if not checkpoints(out / "training" / "checkpoints"):
             raise UserError(
                 f"--resume needs a checkpoint in --out; {str(out)!r} has none: leave --resume out to start anew"
@@ -90,12 +97,18 @@ def prepare_out(out: Path, source: Path, config: TrainConfig) -> None:
             f"the output folder must be new or empty; {str(out)!r} is not: choose another --out, go on with --resume, "
             "or replace it with --overwrite"
         )
-    if not out.is_dir() or not ((out / "config.json").is_file() or (out / "training").is_dir()):
+    if not (out / "training").is_dir():
         raise UserError(
-            f"--overwrite replaces model folders only; {str(out)!r} is not one: choose another --out, or remove it "
-            "yourself"
+            f"--overwrite replaces folders that train made only; {str(out)!r} is not one: choose another --out, or "
+            "remove it yourself"
         )
     shutil.rmtree(out)
+
+
+def base_model(config: TrainConfig, shards: Shards) -> str | None:
+    """The Hub id of the model that a run starts from; None for a local folder, whose path stays on this machine."""
+    name = config.model or shards.manifest["model"]["name"]
+    return hub_id(name, local=name != "minilm" and local_path(name).exists())
 
 
 def check_unchanged(state: dict[str, Any], config: TrainConfig, data: dict[str, Any]) -> None:
