@@ -97,12 +97,16 @@ class Answerer:
         predict: Features in chunks to batches of logits, such as `Predictor.predict`.
         encoder: The model's tokenizer.
         max_positions: Longest input of the model in tokens.
+        max_windows: Refuse a document that makes more windows; None refuses none.
     """
 
-    def __init__(self, predict: Predict, encoder: TextEncoder, max_positions: int = 512) -> None:
+    def __init__(
+        self, predict: Predict, encoder: TextEncoder, max_positions: int = 512, max_windows: int | None = None
+    ) -> None:
         self.predict = predict
         self.encoder = encoder
         self.max_positions = max_positions
+        self.max_windows = max_windows
 
     @classmethod
     def from_pretrained(cls, path: str | Path, precision: str = "auto") -> Answerer:
@@ -194,7 +198,7 @@ class Answerer:
         context_tokens = np.diff(encoded.offsets)[context_index]
         kept = []
         for at, row in enumerate(sound):
-            results[row] = self._no_room(int(question_tokens[at]), int(context_tokens[at]), options) or [_null(1.0)]
+            results[row] = self._refusal(int(question_tokens[at]), int(context_tokens[at]), options) or [_null(1.0)]
             if context_tokens[at] and not isinstance(results[row], str):
                 kept.append(at)
         if not kept:
@@ -222,18 +226,29 @@ class Answerer:
             results[sound[at]] = answers
         return results
 
-    def _no_room(self, question_tokens: int, context_tokens: int, options: AnswerOptions) -> str | None:
-        """Why windows of these options cannot hold such a pair, or None."""
+    def _refusal(self, question_tokens: int, context_tokens: int, options: AnswerOptions) -> str | None:
+        """Why windows of these options cannot hold such a pair, or would be too many; or None."""
         assert options.max_seq_len is not None
         assert options.doc_stride is not None
         room = options.max_seq_len - self.encoder.template.special_tokens - question_tokens
-        if context_tokens <= room or room > options.doc_stride:
+        if context_tokens <= room:
             return None
-        return (
-            f"max_seq_len must exceed the question, its special tokens and doc_stride together; received max_seq_len="
-            f"{options.max_seq_len}, a question of {question_tokens} tokens, {self.encoder.template.special_tokens} "
-            f"special ones, doc_stride={options.doc_stride}: raise max_seq_len, or lower doc_stride or max_question_len"
-        )
+        step = room - options.doc_stride
+        if step <= 0:
+            return (
+                f"max_seq_len must exceed the question, its special tokens and doc_stride together; received "
+                f"max_seq_len={options.max_seq_len}, a question of {question_tokens} tokens, "
+                f"{self.encoder.template.special_tokens} special ones, doc_stride={options.doc_stride}: raise "
+                "max_seq_len, or lower doc_stride or max_question_len"
+            )
+        windows = 1 - (room - context_tokens) // step  # rounded up
+        if self.max_windows is not None and windows > self.max_windows:
+            return (
+                f"a document must make at most {self.max_windows} windows; received one of {context_tokens} tokens, "
+                f"which makes {windows} with max_seq_len={options.max_seq_len}, doc_stride={options.doc_stride}: send "
+                "a part of it, raise max_seq_len or lower doc_stride"
+            )
+        return None
 
 
 def max_positions_of(folder: Path) -> int:

@@ -302,3 +302,19 @@ def test_a_model_folder_answers_as_evaluate_predicts(minilm_folder: Path, tmp_pa
     )
     shares = scored.spans.probabilities()[0][:, 0]
     assert [answer["score"] for answer in answers] == pytest.approx(shares.tolist(), rel=1e-3)
+
+
+@pytest.mark.parametrize("letters", [51, 52, 82, 83, 113, 114])
+def test_a_document_may_be_held_to_a_number_of_windows(encoder: TextEncoder, letters: int) -> None:
+    # Windows of 60 tokens less "where?" and three special ones hold 51 letters; with an overlap of 20 they step by 31.
+    context = "a " * letters
+    model = LetterModel(encoder, {}, {})
+    windows = 1 + -(-(letters - 51) // 31)
+    options = AnswerOptions(max_seq_len=60, doc_stride=20)
+    ask = Answerer(model, encoder, max_positions=128, max_windows=windows)
+    assert isinstance(ask.answer_pairs([("where?", context)], options)[0], list)
+    assert model.calls == [windows]
+    if windows > 1:
+        fewer = Answerer(model, encoder, max_positions=128, max_windows=windows - 1)
+        refused = fewer.answer_pairs([("where?", context)], options)[0]
+        assert f"at most {windows - 1} windows; received one of {letters} tokens, which makes {windows} with" in refused

@@ -12,6 +12,7 @@ from qa_fast.cli.evaluate import evaluate
 from qa_fast.cli.export import export
 from qa_fast.cli.featurize import featurize
 from qa_fast.cli.push import push
+from qa_fast.cli.serve import serve
 from qa_fast.cli.train import train
 from qa_fast.cli.warmup import warmup
 from qa_fast.errors import UserError
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (featurize, train, evaluate, answer, push, export, warmup):
+for _command in (featurize, train, evaluate, answer, serve, push, export, warmup):
     app.command()(_command)
 
 

@@ -38,7 +38,9 @@ def evaluate(
     """Score a model with the official SQuAD metrics."""
     with needs("train", "qa-fast evaluate"):
         from qa_fast.evaluate import evaluate as run
-        from qa_fast.shards import write_json
+        from qa_fast.hub.card import write_card
+        from qa_fast.hub.facts import record_evaluation
+        from qa_fast.shards import open_shards, write_json
 
         options: dict[str, Any] = {
             "n_best": n_best,
@@ -54,6 +56,19 @@ def evaluate(
             result = _with_bar(lambda progress: run(shards, model, split, out, progress=progress, **options))
     if out is not None:
         write_json(out / "metrics.json", result.metrics)
+    carded = (Path(model) / "training" / "metrics.json").is_file()
+    if carded:
+        record_evaluation(
+            model,
+            open_shards(shards).manifest,
+            split,
+            exact_match=result.exact_match,
+            f1=result.f1,
+            questions=len(result.ids),
+            precision=precision,
+            seed=seed,
+        )
+        write_card(model)
     if as_json:
         typer.echo(json.dumps(result.metrics))
         return
@@ -64,6 +79,8 @@ def evaluate(
         typer.echo(f"{name:32} {shown:>12}")
     rate = result.features / result.seconds if result.seconds else 0.0
     typer.echo(f"{result.features:,} features in {result.seconds:.1f} s ({rate:.1f} a second)")
+    if carded:
+        typer.echo(f"{Path(model) / 'README.md'}: the card tells these scores now")
     if out is not None:
         typer.echo(f"{out}: predictions.json, nbest_predictions.json, na_prob.json, metrics.json")
 

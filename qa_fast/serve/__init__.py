@@ -1,0 +1,1 @@
+"""Answers over HTTP: the Hub's question-answering API and a page to ask in."""

@@ -1,0 +1,79 @@
+"""What a server accepts, and who may listen to it: every bound in one place."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from qa_fast.errors import UserError
+
+KEY_VARIABLE = "QA_FAST_API_KEY"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a server; each turns into a clear refusal, never into a crash or a growing memory.
+
+    Attributes:
+        body_bytes: Largest request body.
+        characters: Most characters of questions and documents in one request.
+        questions: Most questions in one request.
+        top_k: Most answers that may be asked for.
+        windows: Most windows that one document may be cut into; small windows with a large overlap make many.
+        waiting: Most requests that wait for the model; one more is told to come back.
+        seconds: Longest time from a request's arrival to its answer, and to its last byte.
+        window_ms: How long the first of some requests waits for others to be answered together with.
+        batch_questions: Most questions answered together.
+        batch_characters: Most characters answered together, unless a single request has more.
+        cache_bytes: Memory for the tokens of documents that were asked about before.
+    """
+
+    body_bytes: int = 4 * 1024 * 1024
+    characters: int = 500_000
+    questions: int = 64
+    top_k: int = 100
+    windows: int = 1024
+    waiting: int = 256
+    seconds: float = 60.0
+    window_ms: float = 4.0
+    batch_questions: int = 64
+    batch_characters: int = 100_000
+    cache_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("body_bytes", "characters", "questions", "waiting", "seconds"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be more than 0; received {name}={getattr(self, name)}: give a higher one")
+        if self.window_ms < 0:
+            raise UserError(f"window_ms must not be negative; received window_ms={self.window_ms}: 0 waits for nobody")
+
+
+def check_listener(host: str, api_key: str | None) -> None:
+    """Hold that a server without a key listens on this machine alone.
+
+    Args:
+        host: Address or name to listen on.
+        api_key: The key that requests must bring, or None.
+
+    Raises:
+        UserError: The host can be reached from elsewhere and no key is set, or the key is empty or not plain ASCII.
+    """
+    if api_key is None:
+        if not is_loopback(host):
+            raise UserError(
+                f"a server without an API key may listen on this machine alone; received --host {host}: set "
+                f"{KEY_VARIABLE} (or --api-key), or leave --host out"
+            )
+    elif not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        raise UserError(
+            "an API key must be printable ASCII without spaces; received one that is empty or holds others: make one "
+            'with python -c "import secrets; print(secrets.token_urlsafe())"'
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host; names other than localhost count as reachable."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,67 @@
+"""What a server counts about itself, in the format of Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
+from prometheus_client import generate_latest as _render
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_QUESTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own.
+
+    Args:
+        model: The model's name, shown with the counters.
+        version: Of qa-fast.
+        cache_state: Gives hits, misses and bytes of the token cache.
+    """
+
+    def __init__(self, model: str, version: str, cache_state: Callable[[], tuple[int, int, int]]) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        Info("qa_fast", "What is served.", registry=self.registry).info({"model": model, "version": version})
+        self.requests = Counter(
+            "qa_fast_requests", "Requests for answers, by the status they got.", ["status"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "qa_fast_request_seconds",
+            "From a request's arrival to its response.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.model_seconds = Histogram(
+            "qa_fast_model_seconds", "Answering of one batch.", buckets=_SECONDS, registry=self.registry
+        )
+        self.batch_questions = Histogram(
+            "qa_fast_batch_questions", "Questions answered in one batch.", buckets=_QUESTIONS, registry=self.registry
+        )
+        self.waiting = Gauge("qa_fast_waiting_requests", "Requests in the queue.", registry=self.registry)
+        self.abandoned = Counter(
+            "qa_fast_abandoned_requests", "Requests given up while they were answered.", registry=self.registry
+        )
+        self.registry.register(_CacheCollector(cache_state))
+
+    def render(self) -> bytes:
+        """All values as text."""
+        return _render(self.registry)
+
+
+class _CacheCollector(Collector):
+    """Reads the token cache's own counts when asked."""
+
+    def __init__(self, cache_state: Callable[[], tuple[int, int, int]]) -> None:
+        self._cache_state = cache_state
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        hits, misses, size = self._cache_state()
+        yield CounterMetricFamily("qa_fast_cache_hits", "Texts found in the token cache.", hits)
+        yield CounterMetricFamily("qa_fast_cache_misses", "Texts tokenized.", misses)
+        yield GaugeMetricFamily("qa_fast_cache_bytes", "Memory of the token cache.", size)

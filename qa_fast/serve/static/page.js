@@ -1,0 +1,280 @@
+// The page: a document, questions about it, and their answers. Nothing is fetched from elsewhere, and text of users
+// and of the server only ever becomes text nodes.
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const reader = new Reader($("reader"));
+const number = new Intl.NumberFormat("en");
+let limits = { characters: Infinity };
+let shown = null; // the text in the reader, which the answers belong to
+let pending = null;
+
+function element(tag, className, ...children) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+function fail(message, field) {
+  $("error").textContent = message;
+  $("status").textContent = "";
+  for (const input of [$("question"), $("source"), $("key")]) input.removeAttribute("aria-invalid");
+  if (field) {
+    field.setAttribute("aria-invalid", "true");
+    field.focus();
+  }
+}
+
+function settle() {
+  fail("");
+}
+
+// The document ------------------------------------------------------------------------------------------------------
+
+function showSize() {
+  const text = $("source").value;
+  $("size").textContent = text ? `${number.format(codePoints(text))} characters` : "";
+}
+
+function edit() {
+  $("reader").hidden = true;
+  $("edit").hidden = true;
+  $("source").hidden = false;
+}
+
+function read(text) {
+  if (shown !== text) {
+    reader.show(text);
+    shown = text;
+    $("exchanges").replaceChildren();
+  }
+  $("source").hidden = true;
+  $("reader").hidden = false;
+  $("edit").hidden = false;
+}
+
+function setText(text, name) {
+  edit();
+  $("source").value = text;
+  $("source").scrollTop = 0;
+  changed();
+  settle();
+  $("status").textContent = `${name} opened.`;
+  $("question").focus();
+}
+
+function changed() {
+  showSize();
+  if (shown !== null) {
+    shown = null;
+    reader.show("");
+    $("exchanges").replaceChildren();
+    pending?.abort();
+  }
+}
+
+async function openFile(file) {
+  if (!file) return;
+  if (file.size > 4 * limits.characters) {
+    fail(`A document may have at most ${number.format(limits.characters)} characters; ${file.name} has more.`);
+    return;
+  }
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const wide = { "255,254": "utf-16le", "254,255": "utf-16be" }[bytes.slice(0, 2).join()];
+  try {
+    const text = new TextDecoder(wide ?? "utf-8", { fatal: true }).decode(bytes);
+    if (text.includes("\0")) throw new TypeError("not text");
+    setText(text, file.name);
+  } catch {
+    fail(`${file.name} is not a text file in UTF-8. Save it as plain text and open it again.`);
+  }
+}
+
+$("source").addEventListener("input", changed);
+$("edit").addEventListener("click", () => {
+  edit();
+  $("source").focus();
+});
+$("open").addEventListener("click", () => $("file").click());
+$("file").addEventListener("change", () => {
+  openFile($("file").files[0]);
+  $("file").value = "";
+});
+$("example").addEventListener("click", async () => {
+  const response = await fetch("/static/example.txt");
+  setText(await response.text(), "The example");
+  $("question").value = "Who gave money for the harbour?";
+  $("question").select();
+});
+
+let depth = 0; // dragenter and dragleave come for every element that is crossed
+const carriesFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+addEventListener("dragenter", (event) => {
+  if (!carriesFile(event)) return;
+  depth += 1;
+  $("drop").hidden = false;
+});
+addEventListener("dragleave", (event) => {
+  if (!carriesFile(event)) return;
+  depth = Math.max(0, depth - 1);
+  $("drop").hidden = depth === 0;
+});
+addEventListener("dragover", (event) => carriesFile(event) && event.preventDefault());
+addEventListener("drop", (event) => {
+  if (!carriesFile(event)) return;
+  event.preventDefault();
+  depth = 0;
+  $("drop").hidden = true;
+  openFile(event.dataTransfer.files[0]);
+});
+
+// Questions ---------------------------------------------------------------------------------------------------------
+
+async function ask() {
+  const question = $("question").value.trim();
+  const text = $("source").value;
+  if (!text.trim()) return fail("Paste or open a document first.", $("source"));
+  if (!question) return fail("Type a question first.", $("question"));
+  const size = codePoints(text);
+  if (size + question.length > limits.characters) {
+    return fail(`A document may have at most ${number.format(limits.characters)} characters; this one has ${number.format(size)}.`);
+  }
+  pending?.abort();
+  const request = (pending = new AbortController());
+  settle();
+  $("status").textContent = "Reading the document …";
+  $("cancel").hidden = false;
+  $("exchanges").setAttribute("aria-busy", "true");
+  try {
+    const answers = await answersTo(question, text, request.signal);
+    read(text);
+    show(question, answers);
+  } catch (error) {
+    if (request.signal.aborted) {
+      if (pending === request) $("status").textContent = "Cancelled.";
+    } else {
+      fail(error.message, error.field);
+    }
+  } finally {
+    if (pending === request) {
+      pending = null;
+      $("cancel").hidden = true;
+      $("exchanges").removeAttribute("aria-busy");
+    }
+  }
+}
+
+async function answersTo(question, text, signal) {
+  const headers = { "Content-Type": "application/json" };
+  if ($("key").value) headers.Authorization = `Bearer ${$("key").value}`;
+  const parameters = {
+    top_k: Math.min(20, Math.max(1, Math.round($("count").valueAsNumber) || 5)),
+    handle_impossible_answer: $("impossible").checked,
+  };
+  const body = JSON.stringify({ inputs: { question, context: text }, parameters });
+  let response;
+  try {
+    response = await fetch("/", { method: "POST", headers, body, signal });
+  } catch (error) {
+    if (signal.aborted) throw error;
+    throw new Error("The server does not answer. Is it still running?");
+  }
+  const found = await response.json().catch(() => null);
+  if (response.ok && found) return found;
+  const error = new Error(found?.error ?? `The server answered with status ${response.status}.`);
+  if (response.status === 401) {
+    $("key-row").hidden = false;
+    error.field = $("key");
+  }
+  throw error;
+}
+
+const percent = (score) => (score > 0 && score < 0.01 ? "under 1 %" : `${Math.round(100 * score)} %`);
+
+function show(question, answers) {
+  const [best, ...others] = answers;
+  const spans = others.filter((answer) => answer.answer !== "");
+  const none = others.find((answer) => answer.answer === "");
+  const exchange = element("li", "exchange", element("h3", "", question));
+  if (best.answer === "") {
+    exchange.append(
+      element("p", "none", element("b", "", "No answer in this document"), element("span", "", `Score ${percent(best.score)}`)),
+    );
+  } else {
+    exchange.append(list([best], "best"));
+  }
+  for (const earlier of document.querySelectorAll("details.others")) earlier.open = false;
+  if (spans.length) {
+    const title = best.answer === "" ? "Nearest passages" : "Other candidates";
+    const details = element("details", "others", element("summary", "", title), list(spans, ""));
+    details.open = true;
+    exchange.append(details);
+  }
+  if (none) exchange.append(element("p", "quiet none-score", `No answer: ${percent(none.score)}`));
+  $("exchanges").prepend(exchange);
+  if (best.answer === "") {
+    choose(null);
+    $("status").textContent = `No answer found in this document.${spans.length ? ` ${spans.length} nearest passages listed.` : ""}`;
+  } else {
+    choose(exchange.querySelector(".candidate"));
+    $("status").textContent = `Answer: ${best.answer}, score ${percent(best.score)}. Marked in the document.`;
+  }
+  $("question").focus({ preventScroll: true });
+  $("question").select();
+}
+
+function list(answers, className) {
+  const made = element("ul", "candidates");
+  for (const answer of answers) {
+    const button = element("button", `candidate ${className}`);
+    button.type = "button";
+    button.setAttribute("aria-pressed", "false");
+    const text = element("span", "text", answer.answer);
+    const score = element("span", "score", percent(answer.score));
+    score.setAttribute("aria-label", `score ${percent(answer.score)}`);
+    button.append(text, score);
+    if (className === "best") {
+      const bar = document.createElement("i");
+      bar.style.width = `${100 * answer.score}%`;
+      const gauge = element("span", "gauge", bar);
+      gauge.setAttribute("aria-hidden", "true");
+      button.append(gauge);
+    }
+    const around = reader.excerpt(answer.start, answer.end, 60);
+    button.append(element("span", "around", around.before, element("b", "", around.answer), around.after));
+    button.dataset.start = answer.start;
+    button.dataset.end = answer.end;
+    button.addEventListener("click", () => choose(button));
+    made.append(element("li", "", button));
+  }
+  return made;
+}
+
+function choose(button) {
+  for (const other of document.querySelectorAll('.candidate[aria-pressed="true"]')) {
+    other.setAttribute("aria-pressed", "false");
+  }
+  if (!button) return reader.mark();
+  read(shown);
+  button.setAttribute("aria-pressed", "true");
+  reader.mark(Number(button.dataset.start), Number(button.dataset.end));
+}
+
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+$("cancel").addEventListener("click", () => {
+  pending?.abort();
+  $("question").focus();
+});
+
+fetch("/health")
+  .then((response) => response.json())
+  .then((health) => {
+    $("model").textContent = health.model;
+    limits = health.limits;
+  })
+  .catch(() => fail("The server does not answer. Is it still running?"));
+showSize(); // a reload may keep the text

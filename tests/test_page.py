@@ -1,0 +1,383 @@
+"""The page, in a real browser: Debian's Chromium (or another), driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from qa_fast.serve.limits import Limits
+from tests.serve_doubles import Client, KeywordEngine, running
+
+TEXT = "The harbour was dug in 1874. 🌊 A widow paid for the harbour; the 🚢 came later."
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("QA_FAST_BROWSER") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the path, and QA_FAST_BROWSER is not set")
+    with sync_playwright() as driver:
+        made = driver.chromium.launch(executable_path=found, args=FLAGS)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def engine() -> KeywordEngine:
+    return KeywordEngine()
+
+
+@pytest.fixture(scope="module")
+def client(engine: KeywordEngine) -> Iterator[Client]:
+    with running(engine, Limits(characters=250_000)) as made:
+        yield made
+
+
+class Faults(list[str]):
+    """Errors of scripts and refusals by the content policy; a test that expects some clears them."""
+
+
+def opened(browser: Browser, url: str, **context: Any) -> Iterator[tuple[Page, Faults]]:
+    made = browser.new_context(**context)
+    page, faults = made.new_page(), Faults()
+    page.set_default_timeout(5000)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: faults.append(request.url) if not request.url.startswith(url) else None)
+    page.goto(url)
+    expect(page.locator("#model")).to_have_text("keyword-model")
+    yield page, faults
+    made.close()
+    assert not faults
+
+
+@pytest.fixture
+def visit(browser: Browser, client: Client) -> Iterator[tuple[Page, Faults]]:
+    yield from opened(browser, client.url, viewport={"width": 1200, "height": 700})
+
+
+@pytest.fixture
+def page(visit: tuple[Page, Faults]) -> Page:
+    return visit[0]
+
+
+def ask(page: Page, question: str, text: str | None = None) -> None:
+    if text is not None:
+        page.locator("#source").fill(text)
+    page.locator("#question").fill(question)
+    page.keyboard.press("Enter")
+
+
+def paste(page: Page, text: str) -> None:
+    """Put a text into the document from the clipboard; `fill` takes seconds for a long one, which pasting does not."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate("(text) => navigator.clipboard.writeText(text)", text)
+    page.locator("#source").focus()
+    page.keyboard.press("Control+V")
+
+
+def drop(page: Page, name: str, data: list[int] | str) -> None:
+    """Drop a file on the page, as a user does."""
+    page.evaluate(
+        """([name, data]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([typeof data === "string" ? data : new Uint8Array(data)], name));
+            const about = {dataTransfer: transfer, bubbles: true, cancelable: true};
+            for (const type of ["dragenter", "dragover", "drop"])
+                document.body.dispatchEvent(new DragEvent(type, about));
+        }""",
+        [name, data],
+    )
+
+
+def visible_part(page: Page) -> bool:
+    """Whether the mark stands inside the visible part of the document."""
+    return page.evaluate(
+        """() => {
+            const mark = document.querySelector("mark").getBoundingClientRect();
+            const frame = document.getElementById("reader").getBoundingClientRect();
+            return mark.top >= frame.top && mark.bottom <= frame.bottom;
+        }"""
+    )
+
+
+def test_an_answer_is_shown_and_marked_in_the_document(page: Page) -> None:
+    ask(page, "Who paid for the harbour?", TEXT)
+    expect(page.locator("mark")).to_have_text("harbour")
+    expect(page.locator(".candidate.best .text")).to_have_text("harbour")
+    expect(page.locator(".candidate.best .score")).to_have_text("75 %")
+    expect(page.locator("#status")).to_have_text("Answer: harbour, score 75 %. Marked in the document.")
+    assert page.locator("#reader").inner_text() == TEXT
+    expect(page.locator("#source")).to_be_hidden()
+
+
+def test_further_candidates_have_scores_and_can_be_marked(page: Page) -> None:
+    ask(page, "Who paid for the harbour?", TEXT)
+    others = page.locator(".others .candidate")
+    expect(others).to_have_count(1)
+    expect(others.locator(".score")).to_have_text("38 %")
+    others.click()
+    expect(others).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".candidate.best")).to_have_attribute("aria-pressed", "false")
+    before = page.evaluate("document.querySelector('mark').previousSibling.data")
+    assert before == TEXT[: TEXT.rindex("harbour")]  # behind an emoji: code points, not UTF-16 units
+
+
+def test_a_follow_up_needs_no_second_paste(page: Page, engine: KeywordEngine) -> None:
+    ask(page, "Who paid for the harbour?", TEXT)
+    expect(page.locator("mark")).to_have_text("harbour")
+    expect(page.locator("#question")).to_be_focused()
+    page.keyboard.type("Who was the widow?")  # the first question is selected, so this takes its place
+    page.keyboard.press("Enter")
+    expect(page.locator("mark")).to_have_text("widow")
+    assert page.locator(".exchange h3").all_inner_texts() == ["Who was the widow?", "Who paid for the harbour?"]
+    page.locator(".exchange").nth(1).locator(".candidate.best").click()
+    expect(page.locator("mark")).to_have_text("harbour")
+
+
+def test_a_changed_document_drops_the_answers_of_the_old_one(page: Page) -> None:
+    ask(page, "Who was the widow?", TEXT)
+    expect(page.locator("mark")).to_have_text("widow")
+    page.get_by_role("button", name="Edit text").click()
+    expect(page.locator("#source")).to_be_focused()
+    page.keyboard.press("Control+End")
+    page.keyboard.type(" More.")
+    expect(page.locator(".exchange")).to_have_count(0)
+    ask(page, "What is More.")
+    expect(page.locator("mark")).to_have_text("More.")
+    assert page.locator("#reader").inner_text() == TEXT + " More."
+
+
+def test_no_answer_reads_as_such(page: Page) -> None:
+    ask(page, "Where is the moon?", TEXT)
+    expect(page.locator(".none")).to_contain_text("No answer in this document")
+    expect(page.locator("#status")).to_have_text("No answer found in this document.")
+    expect(page.locator("mark")).to_have_count(0)
+
+
+def test_a_script_in_a_document_shows_as_text(page: Page) -> None:
+    evil = "<script>window.taken = 1</script><img src=x onerror='window.taken = 1'> & &lt; the <b>widow</b>"
+    ask(page, "Who is the <b>widow</b>", evil)
+    expect(page.locator("mark")).to_have_text("<b>widow</b>")
+    assert page.locator("#reader").inner_text() == evil
+    assert page.locator(".exchange h3").inner_text() == "Who is the <b>widow</b>"
+    assert page.locator("#reader script, #reader img, #reader b, .exchange script, .exchange img").count() == 0
+    assert page.evaluate("window.taken") is None
+
+
+def test_mistakes_are_told_where_they_were_made(page: Page) -> None:
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.get_by_role("alert")).to_have_text("Paste or open a document first.")
+    expect(page.locator("#source")).to_be_focused()
+    ask(page, "  ", TEXT)
+    expect(page.get_by_role("alert")).to_have_text("Type a question first.")
+    expect(page.locator("#question")).to_have_attribute("aria-invalid", "true")
+    page.locator("#source").clear()
+    paste(page, "x" * 250_001)
+    ask(page, "Who?")
+    expect(page.get_by_role("alert")).to_contain_text("at most 250,000 characters; this one has 250,001")
+
+
+def test_the_servers_own_words_are_shown(visit: tuple[Page, Faults]) -> None:
+    page, faults = visit
+    ask(page, "crash?", TEXT)
+    expect(page.get_by_role("alert")).to_have_text("the server could not answer; its log says why")
+    faults.clear()  # the browser notes status 500
+    ask(page, "Who was the widow?")
+    expect(page.locator("mark")).to_have_text("widow")
+    expect(page.get_by_role("alert")).to_be_empty()
+
+
+def test_asking_can_be_cancelled(page: Page, engine: KeywordEngine) -> None:
+    engine.hold.clear()
+    try:
+        ask(page, "Who was the widow?", TEXT)
+        expect(page.locator("#status")).to_have_text("Reading the document …")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator("#status")).to_have_text("Cancelled.")
+        expect(page.locator("#cancel")).to_be_hidden()
+    finally:
+        engine.hold.set()
+    assert page.locator(".exchange").count() == 0
+
+
+def test_files_are_opened_by_dropping_or_choosing(page: Page, tmp_path: Path) -> None:
+    drop(page, "notes.txt", "Dropped:\r\nthe widow.")
+    assert page.locator("#source").input_value() == "Dropped:\nthe widow."
+    expect(page.locator("#status")).to_have_text("notes.txt opened.")
+    expect(page.locator("#drop")).to_be_hidden()
+    ask(page, "Who was the widow.")
+    expect(page.locator("mark")).to_have_text("widow.")
+    path = tmp_path / "other.txt"
+    path.write_bytes("Größe: 340 m".encode("utf-16"))
+    page.locator("#file").set_input_files(path)
+    expect(page.locator("#source")).to_have_value("Größe: 340 m")
+
+
+def test_a_file_that_is_no_text_is_refused(page: Page) -> None:
+    for data in ([0xFF, 0x00, 0x41], [0x41, 0x00, 0x42], [0xC3, 0x28]):
+        drop(page, "photo.bin", data)
+        expect(page.get_by_role("alert")).to_contain_text("photo.bin is not a text file in UTF-8")
+    assert page.locator("#source").input_value() == ""
+
+
+def test_a_long_document_stays_smooth(page: Page) -> None:
+    line = "A grey heron stands by the mill pond, and nothing moves for an hour; then it is gone.\n"
+    text = line * (200_000 // len(line)) + "In the end the 🌊 widow came."
+    begun = time.monotonic()
+    paste(page, text)
+    expect(page.locator("#size")).to_have_text(f"{len(text):,} characters")
+    ask(page, "Who is the widow?")
+    expect(page.locator("mark")).to_have_text("widow")
+    assert time.monotonic() - begun < 5
+    page.wait_for_timeout(400)
+    assert visible_part(page)
+    # What the page itself takes to mark another place, layout included; a frame of 60 Hz has 17 ms.
+    milliseconds = page.evaluate(
+        """() => {
+            const times = [];
+            for (let i = 0; i < 20; i++) {
+                const begun = performance.now();
+                reader.mark(9000 * i + 5, 9000 * i + 12);
+                document.getElementById("reader").getBoundingClientRect();
+                times.push(performance.now() - begun);
+            }
+            return times.sort((a, b) => a - b)[10];
+        }"""
+    )
+    assert milliseconds < 50
+    assert page.locator("mark").count() == 1
+
+
+def test_one_line_of_200_kb_can_be_marked_too(page: Page) -> None:
+    paste(page, "sand " * 40_000 + "widow")
+    ask(page, "Who is the widow")
+    expect(page.locator("mark")).to_have_text("widow")
+    page.wait_for_timeout(400)
+    assert visible_part(page)
+
+
+def test_all_can_be_done_by_keyboard(page: Page) -> None:
+    page.locator("#source").focus()
+    page.keyboard.insert_text(TEXT)
+    page.keyboard.press("Tab")
+    expect(page.locator("#question")).to_be_focused()
+    page.keyboard.insert_text("Who paid for the harbour?")
+    page.keyboard.press("Enter")
+    expect(page.locator("mark")).to_have_text("harbour")
+    names = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.className || document.activeElement.id"))
+        if names[-1].startswith("candidate") and "best" not in names[-1]:
+            break
+    assert "candidate best" in names
+    page.keyboard.press("Space")
+    expect(page.locator(".others .candidate")).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_screen_reader_meets_names_and_live_regions(page: Page) -> None:
+    for role, name in {"textbox": "Document", "region": "Document"}.items():
+        expect(page.get_by_role(role, name=name, exact=True)).to_be_visible()
+    expect(page.get_by_label("Your question")).to_be_visible()
+    assert page.locator("#status").get_attribute("role") == "status"
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea")]
+            .filter((e) => !e.innerText && !e.labels?.length && !e.ariaLabel && !e.getAttribute("aria-labelledby"))
+            .map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+    assert page.locator("html").get_attribute("lang") == "en"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(browser: Browser, client: Client, scheme: str) -> None:
+    for page, _ in opened(browser, client.url, color_scheme=scheme):
+        ask(page, "Who paid for the harbour?", TEXT)
+        expect(page.locator("mark")).to_have_text("harbour")
+        page.wait_for_timeout(600)  # the mark fades in
+        for selector in ("#reader", "mark", ".candidate.best .text", ".candidate .around", "#ask", "#status", ".hint"):
+            assert contrast(page, selector) >= 4.5, selector
+
+
+def contrast(page: Page, selector: str) -> float:
+    """WCAG's contrast ratio of an element's text to the nearest ground behind it."""
+    ink, ground = page.evaluate(
+        """(selector) => {
+            let element = document.querySelector(selector);
+            const ink = getComputedStyle(element).color;
+            const clear = (color) => color === "rgba(0, 0, 0, 0)";
+            while (clear(getComputedStyle(element).backgroundColor)) element = element.parentElement;
+            return [ink, getComputedStyle(element).backgroundColor];
+        }""",
+        selector,
+    )
+    light, dark = sorted(map(luminance, (ink, ground)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(color: str) -> float:
+    shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, client: Client) -> None:
+    for page, _ in opened(browser, client.url, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True):
+        ask(page, "Who paid for the harbour?", TEXT + " " + "long" * 60)
+        expect(page.locator("mark")).to_have_text("harbour")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        assert visible_part(page)
+        page.locator(".others .candidate").tap()
+        expect(page.locator(".others .candidate")).to_have_attribute("aria-pressed", "true")
+        page.goto(client.url + "docs")
+        expect(page.locator("#paths section")).to_have_count(3)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+def test_a_server_with_a_key_asks_for_it(browser: Browser, engine: KeywordEngine) -> None:
+    with running(engine, Limits(), api_key="correct-horse") as locked:
+        for page, faults in opened(browser, locked.url):
+            ask(page, "Who was the widow?", TEXT)
+            expect(page.get_by_role("alert")).to_contain_text("this server needs its API key")
+            expect(page.get_by_label("API key of this server")).to_be_focused()
+            faults.clear()  # the browser notes status 401
+            page.keyboard.type("correct-horse")
+            page.keyboard.press("Enter")
+            expect(page.locator("mark")).to_have_text("widow")
+
+
+def test_a_server_that_is_gone_is_told(browser: Browser) -> None:
+    with running(KeywordEngine()) as short_lived:
+        visits = opened(browser, short_lived.url)
+        page, faults = next(visits)
+    ask(page, "Who?", TEXT)
+    expect(page.get_by_role("alert")).to_have_text("The server does not answer. Is it still running?")
+    faults.clear()
+    assert list(visits) == []
+
+
+def test_the_api_page_lists_every_field(page: Page, client: Client) -> None:
+    begun = time.monotonic()
+    page.get_by_role("link", name="API").click()
+    expect(page.locator("#paths section")).to_have_count(3)
+    expect(page.locator("#paths")).to_contain_text("handle_impossible_answer")
+    expect(page.locator("#curl")).to_contain_text(f"curl {client.url}")
+    assert time.monotonic() - begun < 5
