@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 from pathlib import Path
 
@@ -75,13 +76,17 @@ def test_family(benchmark, family: str, rows, tmp_path: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(folder)
     reference = common.times(lambda: reference_map(dataset, theirs), max(1, common.REFERENCE_ROUNDS // 2))
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    made = iter(range(1000))
-    benchmark.pedantic(
-        lambda: build_shards(str(parquet), tmp_path / str(next(made)), str(folder), workers=2),
-        rounds=common.ROUNDS,
-        iterations=1,
-        warmup_rounds=1,
-    )
+    out = tmp_path / "shards"
+
+    def clean() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        os.sync()
+
+    def work() -> None:
+        build_shards(str(parquet), out, str(folder), workers=2)
+
+    work()
+    benchmark.pedantic(work, setup=clean, rounds=common.ROUNDS)
     ours = benchmark.stats.stats.data
     FIGURES[family] = {"reference": reference, "ours": ours}
 
