@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from qa_fast.cli.stderr import hush_native_notes
 from qa_fast.errors import MissingExtraError
 
 # Modules that an extra brings; anything else that cannot be imported is a fault of ours and stays a traceback.
@@ -29,6 +30,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
         MissingExtraError: A module of the extra is missing.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    hush_native_notes()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         yield
