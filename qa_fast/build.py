@@ -261,8 +261,7 @@ class _Job:
         for table, unreadable in tables:
             with clock("check"):
                 examples, misplaced, repaired = check_examples(table, seen, self.workers)
-            with clock("featurize"):
-                done = featurize_examples(examples, self.encoder, self.config, drop, self.workers)
+            done = featurize_examples(examples, self.encoder, self.config, drop, self.workers, clock)
             yield _Prepared(table.num_rows, done, [*unreadable, *misplaced, *done.rejects], repaired)
 
     def _write_table(self, part: _Prepared, writer: SplitWriter, counts: SplitCounts, clock: _Clock) -> None:

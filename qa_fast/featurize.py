@@ -7,8 +7,10 @@ Four stages that can be timed on their own: `encode_examples` (Rust), `plan` (wi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -329,7 +331,12 @@ class Featurized:
 
 
 def featurize_examples(
-    examples: Examples, encoder: TextEncoder, config: FeatureConfig, drop: bool = False, workers: int = 1
+    examples: Examples,
+    encoder: TextEncoder,
+    config: FeatureConfig,
+    drop: bool = False,
+    workers: int = 1,
+    stage: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> Featurized:
     """Encode, plan and label one table of examples.
 
@@ -339,16 +346,20 @@ def featurize_examples(
         config: Window sizes and kind of labels.
         drop: Leave out windows of answerable questions that do not hold the answer.
         workers: Threads.
+        stage: Entered with the name of each stage, to time it.
     """
-    encoded = encode_examples(examples, encoder, workers)
+    with stage("encode"):
+        encoded = encode_examples(examples, encoder, workers)
     rejected = no_room(encoded, encoder.template, config)
     if rejected:
         good = np.ones(len(examples), bool)
         good[[row for row, _ in rejected]] = False
         rows = np.flatnonzero(good)
         encoded = replace(encoded, examples=examples.take(rows), question_index=encoded.question_index[rows])
-    windows = plan(encoded, encoder.template, config)
-    labels = label(encoded, windows, config, encoder.space_led, workers)
+    with stage("windows"):
+        windows = plan(encoded, encoder.template, config)
+    with stage("labels"):
+        labels = label(encoded, windows, config, encoder.space_led, workers)
     if drop:
         answerable = encoded.examples.answer_char_start[windows.example_index] >= 0
         kept = np.flatnonzero(~answerable | (labels.start_positions != windows.cls_position))

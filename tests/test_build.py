@@ -70,7 +70,7 @@ def test_the_index_says_what_is_there(tmp_path: Path, source: str, model: str) -
         assert about["impossible"] == sum(int((chunk.start_positions == 0).sum()) for chunk in split.chunks)
         assert (about["rejected"], about["repaired"]) == (0, 0)
     assert not (tmp_path / "out" / "rejected.jsonl").exists()
-    assert set(result.stage_seconds) == {"load", "check", "featurize", "lay out", "write"}
+    assert set(result.stage_seconds) == {"load", "check", "encode", "windows", "labels", "lay out", "write"}
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path, source: str, model: str) -> None:

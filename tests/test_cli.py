@@ -109,7 +109,7 @@ def test_quiet_and_json(command: Command, tmp_path: Path, source: str, model: st
     split = open_shards(tmp_path / "json").split("train")
     assert train["features"] == len(split)
     assert train["padding_avoided"] == round(1 - float(split.lengths.sum()) / (48 * len(split)), 4)
-    assert set(outcome["stage_seconds"]) == {"load", "check", "featurize", "lay out", "write"}
+    assert set(outcome["stage_seconds"]) == {"load", "check", "encode", "windows", "labels", "lay out", "write"}
     outcome = json.loads(command(*base, "--out", str(tmp_path / "json"), "--json")[1])
     assert outcome["up_to_date"]
     assert outcome["examples_per_second"] is None

@@ -8,7 +8,8 @@ run() {
   "${QA_FAST_VENV:-.venv}/bin/qa-fast" "$@"
 }
 run featurize squad --out shards/
-[ -f model/config.json ] || run train shards/ --out model/ --epochs 1 --max-examples "${EXAMPLES:-4000}" --validation-examples 500
+[ -f model/config.json ] || run train shards/ --out model/ --epochs 1 --learning-rate 1e-4 \
+  --max-examples "${EXAMPLES:-5000}" --validation-examples 500
 run evaluate shards/ model/ --max-examples 1000
 run answer model/ --question "Who paid for the new bell?" --context \
   "The old bell of Lindholm cracked in the winter of 1893. A new one was cast the year after and paid for by Ane Skou, \
