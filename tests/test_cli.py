@@ -131,7 +131,7 @@ def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, m
     line = (
         "qa-fast featurize data --out o --model m --max-length 99 --doc-stride 9 --labels reference --drop-impossible "
         "--split train --split test --max-examples 7 --columns question=frage,context=text --columns id=nr --workers 3 "
-        "--overwrite --strict --quiet"
+        "--overwrite --strict --quiet --encode direct"
     )
     monkeypatch.setattr(sys, "argv", line.split())
     with pytest.raises(Stop):
@@ -142,6 +142,7 @@ def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, m
         "columns": {"question": "frage", "context": "text", "id": "nr"},
         "splits": ["train", "test"],
         "max_examples": 7,
+        "encode": "direct",
         "workers": 3,
         "overwrite": True,
         "strict": True,
