@@ -1,4 +1,4 @@
-"""Views between Arrow arrays and flat numpy buffers, and the spreading of work over threads.
+"""Views between Arrow arrays and flat numpy buffers.
 
 Arrow's string and list arrays are a values buffer and an offsets buffer, which is the layout of `schema.Ragged`;
 these functions hand those buffers over without copying the values.
@@ -6,17 +6,10 @@ these functions hand those buffers over without copying the values.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
-
 import numpy as np
 import pyarrow as pa
 
 from qa_fast.schema import Int64s, Ragged
-
-Item = TypeVar("Item")
 
 
 def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -73,52 +66,10 @@ def offsets_of(lengths: np.ndarray) -> Int64s:
     return offsets
 
 
-def row_ranges(weights: Int64s, parts: int) -> list[tuple[int, int]]:
-    """Cut rows into up to `parts` ranges of about equal cost.
-
-    Args:
-        weights: int64[n + 1], cumulative cost of the rows.
-        parts: At least 1.
-
-    Returns:
-        (begin, end) of each range that is not empty, in order; together they are all rows.
-    """
-    shares = np.linspace(weights[0], weights[-1], parts + 1)[1:-1]
-    cuts = [0, *np.searchsorted(weights, shares).tolist(), len(weights) - 1]
-    return [(a, b) for a, b in itertools.pairwise(cuts) if a < b]
-
-
-def over_rows(kernel: Callable[[int, int], Any], weights: Int64s, workers: int) -> None:
-    """Run `kernel(row_begin, row_end)` over all rows, in threads that own disjoint ranges.
-
-    Args:
-        kernel: Releases the GIL and writes its own rows only, so the result does not depend on `workers`.
-        weights: int64[n + 1], cumulative cost of the rows; ranges are cut at equal cost.
-        workers: Number of threads, at least 1.
-    """
-    ranges = row_ranges(weights, workers)
-    if len(ranges) <= 1:
-        for row_begin, row_end in ranges:
-            kernel(row_begin, row_end)
-        return
-    with ThreadPoolExecutor(len(ranges)) as pool:
-        for done in [pool.submit(kernel, a, b) for a, b in ranges]:
-            done.result()
-
-
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, each made in another thread while the one before it is in use.
-
-    Where making and using release the GIL, as kernels, Arrow and files do, both run at once. At most one item waits, so
-    memory stays bounded. An error in making an item is raised where that item would come; a consumer that stops early
-    leaves no thread behind.
-
-    Args:
-        items: Its `next` is called by one other thread at a time.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        end = object()
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
+def grown(array: np.ndarray, size: int) -> np.ndarray:
+    """The array [n, ...] itself if it has `size` rows, else one of at least twice its length that begins with it."""
+    if size <= len(array):
+        return array
+    larger = np.empty((max(size, 2 * len(array)), *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger

@@ -9,24 +9,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import pyarrow as pa
 
-from qa_fast.buffers import ahead
+from qa_fast.buffers import one_chunk
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.examples import IdSet, Reject, check_examples
-from qa_fast.featurize import Featurized, featurize_examples
+from qa_fast.featurize import BATCH_TOKENS, Featurized, featurize_examples
+from qa_fast.parallel import in_order
 from qa_fast.schema import LABEL_MODES, FeatureConfig, canonical_json
-from qa_fast.shards import FORMAT_VERSION, TRAIN, SplitWriter, damaged_file, write_json
+from qa_fast.shards import FORMAT_VERSION, TRAIN, SplitWriter, damaged_file, feature_batch, write_json
 from qa_fast.sources import Source, resolve_model, resolve_source
 from qa_fast.sources.cache import local_path
-from qa_fast.sources.rows import Batch
 from qa_fast.staging import check_out, check_replaceable, finished, locked, put_in_place, staged
 from qa_fast.version import __version__
 
@@ -115,7 +117,7 @@ def build_shards(
         splits: Only these.
         max_examples: At most so many examples of each split, the first ones.
         encode: "auto", "direct" or "words": see `encode.load_encoder`; the shards are the same.
-        workers: Threads.
+        workers: Threads that featurize; where there are more than one, another reads and another writes beside them.
         overwrite: Replace shards that were made with other inputs or options.
         strict: Make any rejected example an error.
         report: Where to say what is done.
@@ -181,11 +183,24 @@ def build_shards(
 
 
 @dataclass(frozen=True)
+class _Raw:
+    """A table of raw examples, which of its ids came before, and the rows that could not enter it."""
+
+    table: pa.Table
+    repeated: np.ndarray
+    unreadable: list[Reject]
+
+
+@dataclass(frozen=True)
 class _Prepared:
-    """A table of `rows` raw examples, featurized, with the rejects and how many answers were shifted."""
+    """A table of `rows` raw examples, featurized, with the rejects and how many answers were shifted.
+
+    `batches` are its features as they are written; they are made as they are asked for where there are many.
+    """
 
     rows: int
     done: Featurized
+    batches: Iterable[pa.RecordBatch]
     rejects: list[Reject]
     repaired: int
 
@@ -222,9 +237,8 @@ class _Job:
         if total is not None and self.max_examples is not None:
             total = min(total, self.max_examples)
         writer = SplitWriter(folder, split)
-        # Loading, featurizing and writing have a table each, at once where there is more than one thread.
-        side_by_side = ahead if self.workers > 1 else iter
-        prepared: Any = side_by_side(self._prepared(split, side_by_side(self._tables(split, clock)), clock))
+        tables = self._tables(split, clock)
+        prepared: Any = in_order(lambda raw: self._prepare(raw, split, clock), tables, self.workers)
         try:
             for part in prepared:
                 self._write_table(part, writer, counts, clock)
@@ -244,33 +258,39 @@ class _Job:
             prepared.close()
             writer.abort()
 
-    def _tables(self, split: str, clock: _Clock) -> Iterator[Batch]:
+    def _tables(self, split: str, clock: _Clock) -> Iterator[_Raw]:
         """The split's tables, no more examples than wanted."""
-        left = self.max_examples
+        left, seen = self.max_examples, IdSet()
         for table, unreadable in clock.each("load", self.source.read(split)):
             if left is not None:
                 table, left = table.slice(0, left), max(left - table.num_rows, 0)
-            yield table, unreadable
+            with clock("check"):
+                repeated = seen.add(one_chunk(table["id"]))
+            yield _Raw(table, repeated, unreadable)
             if left == 0:
                 return
 
-    def _prepared(self, split: str, tables: Iterator[Batch], clock: _Clock) -> Iterator[_Prepared]:
-        """Check and featurize each table."""
-        seen = IdSet()
+    def _prepare(self, raw: _Raw, split: str, clock: _Clock) -> _Prepared:
+        """Check and featurize a table; several threads do so at once."""
+        with clock("check"):
+            examples, misplaced, repaired = check_examples(raw.table, raw.repeated)
         drop = self.config.drop_impossible and split == TRAIN
-        for table, unreadable in tables:
-            with clock("check"):
-                examples, misplaced, repaired = check_examples(table, seen, self.workers)
-            done = featurize_examples(examples, self.encoder, self.config, drop, self.workers, clock)
-            yield _Prepared(table.num_rows, done, [*unreadable, *misplaced, *done.rejects], repaired)
+        done = featurize_examples(examples, self.encoder, self.config, drop, clock)
+        ids = done.encoded.examples.ids
+
+        laid_out = clock.each("lay out", done.batches(self.encoder))
+        batches: Iterable[pa.RecordBatch] = (feature_batch(features, ids, split) for features in laid_out)
+        if done.windows.lengths.sum(dtype=np.int64) <= BATCH_TOKENS:
+            batches = list(batches)
+        return _Prepared(raw.table.num_rows, done, batches, [*raw.unreadable, *misplaced, *done.rejects], repaired)
 
     def _write_table(self, part: _Prepared, writer: SplitWriter, counts: SplitCounts, clock: _Clock) -> None:
-        """Lay out and write one table's features, and count them."""
+        """Write one table's features, and count them."""
         done = part.done
         examples = done.encoded.examples
-        for features in clock.each("lay out", done.batches(self.encoder, self.workers)):
+        for batch in part.batches:
             with clock("write"):
-                writer.add_features(features, examples.ids)
+                writer.add_features(batch)
         with clock("write"):
             feature_counts = np.bincount(done.windows.example_index, minlength=len(examples)).astype(np.int32)
             writer.add_examples(examples, done.encoded.contexts, done.encoded.leading_chars, feature_counts)
@@ -296,10 +316,11 @@ class _Job:
 
 
 class _Clock:
-    """Adds up wall time by stage."""
+    """Adds up wall time by stage, of all threads."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds = seconds
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -307,7 +328,9 @@ class _Clock:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
+            took = time.perf_counter() - begun
+            with self._lock:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + took
 
     def each(self, stage: str, items: Iterator[Any]) -> Iterator[Any]:
         """The items, the time to make each one counted to the stage."""

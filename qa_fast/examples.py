@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.buffers import one_chunk, over_rows, text_buffers
+from qa_fast.buffers import one_chunk, text_buffers
 from qa_fast.kernels import hashing, text
 from qa_fast.schema import Int32s, Int64s
 
@@ -125,13 +125,12 @@ class IdSet:
         return repeated.astype(bool)
 
 
-def check_examples(table: pa.Table, seen: IdSet, workers: int = 1) -> tuple[Examples, list[Reject], int]:
+def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, list[Reject], int]:
     """Check a table of raw examples.
 
     Args:
         table: Columns of `EXAMPLES`; E rows.
-        seen: Ids of the split so far; grows by this table's.
-        workers: Threads for the kernels.
+        repeated: bool[E], rows whose id came before, as `IdSet.add` says.
 
     Returns:
         The good examples, the rejects in row order, and how many answers were shifted to where their text stands.
@@ -143,11 +142,10 @@ def check_examples(table: pa.Table, seen: IdSet, workers: int = 1) -> tuple[Exam
 
     blank_question = _blank(questions)
     blank_context = _blank(contexts)[context_index]
-    repeated = seen.add(ids)
     starts, first_answers, uneven = _first_answers(answers)
     nulls = _with_nulls(answers)
     nameless = pc.equal(pc.binary_length(ids), 0).to_numpy(zero_copy_only=False)
-    status, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts, workers)
+    status, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts)
     answer_chars = _chars(first_answers)
 
     reasons: dict[int, str] = {}
@@ -178,7 +176,7 @@ def check_examples(table: pa.Table, seen: IdSet, workers: int = 1) -> tuple[Exam
     if repaired:
         rows = np.fromiter(repaired, np.int64)
         starts[rows] = np.fromiter(repaired.values(), np.int64)
-        _, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts, workers)
+        _, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts)
         answers = _with_first_starts(answers, repaired)
 
     examples = Examples(
@@ -242,20 +240,16 @@ def _with_nulls(answers: pa.Array) -> np.ndarray:
 
 
 def _check_spans(
-    contexts: pa.Array, context_index: Int32s, answers: pa.Array, starts: Int64s, workers: int
+    contexts: pa.Array, context_index: Int32s, answers: pa.Array, starts: Int64s
 ) -> tuple[np.ndarray, Int32s, Int32s]:
     context_text, answer_text = text_buffers(contexts), text_buffers(answers)
     context_chars = _chars(contexts)
     rows = len(context_index)
     status, span_start, span_end = np.zeros(rows, np.uint8), np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-
-    def check(row_begin: int, row_end: int) -> None:
-        text.check_answers(
-            context_text.values, context_text.offsets, context_chars, context_index,
-            answer_text.values, answer_text.offsets, starts, row_begin, row_end, status, span_start, span_end,
-        )  # fmt: skip
-
-    over_rows(check, np.arange(rows + 1), workers)
+    text.check_answers(
+        context_text.values, context_text.offsets, context_chars, context_index, answer_text.values,
+        answer_text.offsets, starts, status, span_start, span_end,
+    )  # fmt: skip
     return status, span_start, span_end
 
 

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qa_fast.buffers import offsets_of, one_chunk, over_rows, strings_from, text_buffers
+from qa_fast.buffers import offsets_of, one_chunk, strings_from, text_buffers
 from qa_fast.encode import EncodedTexts, PairTemplate, TextEncoder
 from qa_fast.examples import Examples, Reject, leading_space
 from qa_fast.kernels import labels as label_kernels
 from qa_fast.kernels import windows as window_kernels
 from qa_fast.schema import FeatureConfig, Features, Int32s, Int64s, Ragged
 
-# Tokens laid out at a time: about 100 MB of output, so that memory does not grow with the documents.
-BATCH_TOKENS = 1 << 24
+# Tokens laid out at a time: about 20 MB of output, so that memory does not grow with the documents.
+BATCH_TOKENS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -90,22 +90,21 @@ class Labels:
     differences: dict[str, int]
 
 
-def encode_examples(examples: Examples, encoder: TextEncoder, workers: int = 1) -> EncodedExamples:
+def encode_examples(examples: Examples, encoder: TextEncoder) -> EncodedExamples:
     """Encode every distinct question and context once.
 
     Args:
         examples: E examples.
         encoder: The model's tokenizer.
-        workers: Threads, where the encoder runs kernels of ours.
     """
     distinct = one_chunk(examples.questions).dictionary_encode()
     questions, _ = _stripped(distinct.dictionary)
     contexts, leading_chars = _stripped(examples.contexts)
     return EncodedExamples(
         examples,
-        encoder.encode(questions, workers, with_chars=False),
+        encoder.encode(questions, with_chars=False),
         distinct.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False),
-        encoder.encode(contexts, workers),
+        encoder.encode(contexts),
         leading_chars,
     )
 
@@ -198,9 +197,7 @@ def plan_windows(
     )
 
 
-def label(
-    encoded: EncodedExamples, windows: Windows, config: FeatureConfig, space_led: np.ndarray, workers: int = 1
-) -> Labels:
+def label(encoded: EncodedExamples, windows: Windows, config: FeatureConfig, space_led: np.ndarray) -> Labels:
     """Find each feature's answer, in both ways, and count by cause where the two differ.
 
     Both are computed always: they cost little, and the count tells a user what the choice of labels changes.
@@ -210,26 +207,20 @@ def label(
     first, last = np.empty(len(examples), np.int32), np.empty(len(examples), np.int32)
     exact_start, exact_end, reference_start, reference_end = (np.empty(rows, np.int32) for _ in range(4))
 
-    def find(row_begin: int, row_end: int) -> None:
-        label_kernels.find_answer_tokens(
-            contexts.char_start, contexts.char_end, contexts.offsets, encoded.leading_chars, examples.context_index,
-            examples.span_start, examples.span_end, row_begin, row_end, first, last,
-        )  # fmt: skip
-
-    def refer(row_begin: int, row_end: int) -> None:
-        label_kernels.label_reference(
-            contexts.ids, contexts.char_start, contexts.char_end, contexts.offsets, space_led, examples.context_index,
-            windows.example_index, examples.answer_char_start, examples.answer_chars, windows.token_start,
-            windows.token_end, windows.context_start, windows.cls_position, config.max_length, row_begin, row_end,
-            reference_start, reference_end,
-        )  # fmt: skip
-
-    over_rows(find, np.arange(len(examples) + 1), workers)
+    label_kernels.find_answer_tokens(
+        contexts.char_start, contexts.char_end, contexts.offsets, encoded.leading_chars, examples.context_index,
+        examples.span_start, examples.span_end, first, last,
+    )  # fmt: skip
     label_kernels.label_exact(
         first, last, windows.example_index, windows.token_start, windows.token_end, windows.context_start,
         windows.cls_position, exact_start, exact_end,
     )  # fmt: skip
-    over_rows(refer, np.arange(rows + 1), workers)
+    label_kernels.label_reference(
+        contexts.ids, contexts.char_start, contexts.char_end, contexts.offsets, space_led, examples.context_index,
+        windows.example_index, examples.answer_char_start, examples.answer_chars, windows.token_start,
+        windows.token_end, windows.context_start, windows.cls_position, config.max_length, reference_start,
+        reference_end,
+    )  # fmt: skip
     counts = np.zeros(len(label_kernels.CAUSES), np.int64)
     context_end = windows.context_start + windows.token_end - windows.token_start
     label_kernels.compare_labels(
@@ -251,7 +242,6 @@ def lay_out(
     windows: Windows,
     template: PairTemplate,
     with_types: bool,
-    workers: int = 1,
 ) -> tuple[Ragged, Ragged | None]:
     """Write the features' ids and type ids.
 
@@ -263,7 +253,6 @@ def lay_out(
         windows: F windows over the E pairs.
         template: Special tokens of a pair.
         with_types: Whether the model takes token_type_ids.
-        workers: Threads.
 
     Returns:
         input_ids int32 Ragged[F] and token_type_ids int8 Ragged[F] or None.
@@ -273,14 +262,11 @@ def lay_out(
     type_ids = np.empty(offsets[-1] if with_types else 0, np.int8)
     question_rows, context_rows = question_index[windows.example_index], context_index[windows.example_index]
 
-    def fill(row_begin: int, row_end: int) -> None:
-        window_kernels.fill_tokens(
-            questions.ids, questions.offsets, contexts.ids, contexts.offsets, template.prefix, template.middle,
-            template.suffix, template.part_types, question_rows, context_rows, windows.token_start, windows.token_end,
-            offsets, row_begin, row_end, input_ids, type_ids,
-        )  # fmt: skip
-
-    over_rows(fill, offsets, workers)
+    window_kernels.fill_tokens(
+        questions.ids, questions.offsets, contexts.ids, contexts.offsets, template.prefix, template.middle,
+        template.suffix, template.part_types, question_rows, context_rows, windows.token_start, windows.token_end,
+        offsets, input_ids, type_ids,
+    )  # fmt: skip
     return Ragged(input_ids, offsets), Ragged(type_ids, offsets) if with_types else None
 
 
@@ -315,7 +301,7 @@ class Featurized:
     labels: Labels
     rejects: list[Reject]
 
-    def batches(self, encoder: TextEncoder, workers: int = 1, batch_tokens: int = BATCH_TOKENS) -> Iterator[Features]:
+    def batches(self, encoder: TextEncoder, batch_tokens: int = BATCH_TOKENS) -> Iterator[Features]:
         """Lay out features in order, about `batch_tokens` tokens at a time, so that long documents fit in memory."""
         total = np.cumsum(self.windows.lengths, dtype=np.int64)
         marks = np.arange(batch_tokens, total[-1] if len(total) else 0, batch_tokens)
@@ -325,7 +311,7 @@ class Featurized:
             labels = Labels(self.labels.start_positions[begin:end], self.labels.end_positions[begin:end], {})
             ids, types = lay_out(
                 self.encoded.questions, self.encoded.question_index, self.encoded.contexts,
-                self.encoded.examples.context_index, windows, encoder.template, encoder.has_token_types, workers,
+                self.encoded.examples.context_index, windows, encoder.template, encoder.has_token_types,
             )  # fmt: skip
             yield as_features(windows, labels, ids, types)
 
@@ -335,7 +321,6 @@ def featurize_examples(
     encoder: TextEncoder,
     config: FeatureConfig,
     drop: bool = False,
-    workers: int = 1,
     stage: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> Featurized:
     """Encode, plan and label one table of examples.
@@ -345,11 +330,10 @@ def featurize_examples(
         encoder: The model's tokenizer.
         config: Window sizes and kind of labels.
         drop: Leave out windows of answerable questions that do not hold the answer.
-        workers: Threads.
         stage: Entered with the name of each stage, to time it.
     """
     with stage("encode"):
-        encoded = encode_examples(examples, encoder, workers)
+        encoded = encode_examples(examples, encoder)
     rejected = no_room(encoded, encoder.template, config)
     if rejected:
         good = np.ones(len(examples), bool)
@@ -359,7 +343,7 @@ def featurize_examples(
     with stage("windows"):
         windows = plan(encoded, encoder.template, config)
     with stage("labels"):
-        labels = label(encoded, windows, config, encoder.space_led, workers)
+        labels = label(encoded, windows, config, encoder.space_led)
     if drop:
         answerable = encoded.examples.answer_char_start[windows.example_index] >= 0
         kept = np.flatnonzero(~answerable | (labels.start_positions != windows.cls_position))

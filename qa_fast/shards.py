@@ -12,7 +12,6 @@ Files are Arrow IPC streams of few, large record batches; they are read through 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -38,40 +37,52 @@ TRAIN = "train"
 SHARD_BYTES = 1 << 29
 
 
+class _HashingFile:
+    """A file that is written from its start to its end, with its checksum as it goes: a second reading costs more."""
+
+    def __init__(self, path: Path) -> None:
+        self.sha256, self.size = hashlib.sha256(), 0
+        self._file = path.open("wb", buffering=0)
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes | pa.Buffer) -> int:
+        """Write all of it."""
+        view = memoryview(data).cast("B")
+        self.sha256.update(view)
+        while len(view):  # a single call may write less
+            view = view[self._file.write(view) :]
+        size = memoryview(data).nbytes
+        self.size += size
+        return size
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class SplitWriter:
     """Writes one split's files into a folder; they are complete after `close`."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self.folder, self.split = folder, split
-        self._streams: dict[str, tuple[pa.NativeFile, pa.ipc.RecordBatchStreamWriter]] = {}
+        self._streams: dict[str, tuple[_HashingFile, pa.ipc.RecordBatchStreamWriter]] = {}
         self._data: list[tuple[Path, int]] = []  # files begun, rows in each
         self._contexts = 0
-        self._hashes: dict[str, tuple[Any, int]] = {}  # checksum so far, bytes in it
         folder.mkdir(parents=True)
 
-    def add_features(self, features: Features, ids: pa.Array) -> None:
-        """Append features.
-
-        Args:
-            features: F features.
-            ids: string [E], ids of the examples that `features.example_index` counts.
-        """
-        columns: dict[str, pa.Array] = {"input_ids": list_array(features.input_ids, pa.int32())}
-        if features.token_type_ids is not None:
-            columns["token_type_ids"] = list_array(features.token_type_ids, pa.int8())
-        columns["start_positions"] = pa.array(features.start_positions)
-        columns["end_positions"] = pa.array(features.end_positions)
-        columns["example_id"] = ids.take(pa.array(features.example_index))
-        columns["window_index"] = pa.array(features.window_index)
-        if self.split != TRAIN:
-            columns["context_start"] = pa.array(features.context_start)
-            columns["context_end"] = pa.array(features.context_end)
-            columns["document_token_start"] = pa.array(features.document_token_start)
+    def add_features(self, batch: pa.RecordBatch) -> None:
+        """Append features, as `feature_batch` gives them."""
         if not self._data or self._data[-1][0].stat().st_size >= SHARD_BYTES:
             self._data.append((self.folder / f"data-{len(self._data):05d}.arrow", 0))
         path, rows = self._data[-1]
-        self._data[-1] = (path, rows + len(features))
-        self._write(path.name, pa.RecordBatch.from_pydict(columns))
+        self._data[-1] = (path, rows + batch.num_rows)
+        self._write(path.name, batch)
 
     def add_examples(self, examples: Examples, contexts: EncodedTexts, leading_chars: Int32s, counts: Int32s) -> None:
         """Append what evaluation needs; does nothing for train.
@@ -111,20 +122,9 @@ class SplitWriter:
 
     def _write(self, name: str, batch: pa.RecordBatch) -> None:
         if name not in self._streams:
-            sink = pa.OSFile(os.fsencode(self.folder / name), "wb")
-            self._streams[name] = (sink, pa.ipc.new_stream(sink, batch.schema))
+            sink = _HashingFile(self.folder / name)
+            self._streams[name] = (sink, pa.ipc.new_stream(pa.PythonFile(sink, "w"), batch.schema))
         self._streams[name][1].write_batch(batch)
-        self._hash_so_far(self.folder / name)
-
-    def _hash_so_far(self, path: Path) -> None:
-        """Add what was written to a file since the last call to its checksum, while it is still in memory."""
-        hashed, done = self._hashes.setdefault(path.name, (hashlib.sha256(), 0))
-        with path.open("rb") as file:
-            file.seek(done)
-            while block := file.read(1 << 22):
-                hashed.update(block)
-                done += len(block)
-        self._hashes[path.name] = hashed, done
 
     def close(self) -> list[dict[str, Any]]:
         """Finish the files, give them their final names, and write what `datasets` reads.
@@ -132,10 +132,9 @@ class SplitWriter:
         Returns:
             For each file: its name within the split, rows, bytes and SHA-256.
         """
-        for name, (sink, stream) in self._streams.items():
+        for sink, stream in self._streams.values():
             stream.close()
             sink.close()
-            self._hash_so_far(self.folder / name)
         files: list[dict[str, Any]] = []
         for number, (path, rows) in enumerate(self._data):
             final = path.with_name(f"data-{number:05d}-of-{len(self._data):05d}.arrow")
@@ -162,14 +161,35 @@ class SplitWriter:
         return files
 
     def _described(self, path: Path, written_as: str, rows: int | None) -> dict[str, Any]:
-        hashed, size = self._hashes[written_as]
-        return {"file": path.name, "rows": rows, "bytes": size, "sha256": hashed.hexdigest()}
+        sink, _ = self._streams[written_as]
+        return {"file": path.name, "rows": rows, "bytes": sink.size, "sha256": sink.sha256.hexdigest()}
 
     def abort(self) -> None:
         """Let go of the open files; what was written stays where it is."""
         for sink, _ in self._streams.values():
-            with contextlib.suppress(OSError):  # a full disk says so at each attempt
-                sink.close()
+            sink.close()
+
+
+def feature_batch(features: Features, ids: pa.Array, split: str) -> pa.RecordBatch:
+    """Features as the columns of a data file.
+
+    Args:
+        features: F features.
+        ids: string [E], ids of the examples that `features.example_index` counts.
+        split: Every split but train has the columns that evaluation needs.
+    """
+    columns: dict[str, pa.Array] = {"input_ids": list_array(features.input_ids, pa.int32())}
+    if features.token_type_ids is not None:
+        columns["token_type_ids"] = list_array(features.token_type_ids, pa.int8())
+    columns["start_positions"] = pa.array(features.start_positions)
+    columns["end_positions"] = pa.array(features.end_positions)
+    columns["example_id"] = ids.take(pa.array(features.example_index))
+    columns["window_index"] = pa.array(features.window_index)
+    if split != TRAIN:
+        columns["context_start"] = pa.array(features.context_start)
+        columns["context_end"] = pa.array(features.context_end)
+        columns["document_token_start"] = pa.array(features.document_token_start)
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def write_json(path: Path, value: Any) -> None:

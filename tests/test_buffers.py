@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,12 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_fast.buffers import (
-    ahead,
+    grown,
     list_array,
     offsets_of,
-    over_rows,
     ragged_from,
-    row_ranges,
     strings_from,
     text_buffers,
 )
@@ -46,45 +42,10 @@ def test_a_batch_of_too_many_values_is_refused() -> None:
         list_array(huge, pa.int8())
 
 
-@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 8))
-def test_ranges_are_all_rows_once(costs: list[int], parts: int) -> None:
-    ranges = row_ranges(offsets_of(np.array(costs, np.int64)), parts)
-    assert [row for begin, end in ranges for row in range(begin, end)] == list(range(len(costs)))
-    assert len(ranges) <= parts
-
-
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_over_rows_raises_what_a_thread_raises(workers: int) -> None:
-    def work(begin: int, end: int) -> None:
-        raise RuntimeError("broken row")
-
-    with pytest.raises(RuntimeError, match="broken row"):
-        over_rows(work, np.arange(11), workers)
-
-
-def test_ahead_gives_every_item_in_order_and_the_error_in_its_place() -> None:
-    def items():
-        yield 1
-        yield 2
-        raise ValueError("third")
-
-    assert list(ahead(iter(range(100)))) == list(range(100))
-    stream = ahead(items())
-    assert [next(stream), next(stream)] == [1, 2]
-    with pytest.raises(ValueError, match="third"):
-        next(stream)
-
-
-def test_ahead_makes_one_item_while_another_is_used() -> None:
-    made = threading.Event()
-
-    def items():
-        yield "first"
-        made.set()
-        yield "second"
-
-    stream = ahead(items())
-    assert next(stream) == "first"
-    assert made.wait(5)
-    stream.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+def test_grown_keeps_what_it_holds_and_doubles() -> None:
+    pairs = np.arange(6).reshape(3, 2)
+    assert grown(pairs, 3) is pairs
+    larger = grown(pairs, 4)
+    assert larger.shape == (6, 2)
+    assert larger[:3].tolist() == pairs.tolist()
+    assert grown(pairs, 100).shape == (100, 2)

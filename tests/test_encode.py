@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,9 +36,9 @@ def both_ways(family: str) -> tuple[Tokenizer, WordEncoder]:
     return ENCODERS[family]
 
 
-def assert_same(family: str, strings: list[str], workers: int = 1) -> None:
+def assert_same(family: str, strings: list[str]) -> None:
     tokenizer, words = both_ways(family)
-    fast, slow = words.encode(pa.array(strings, pa.string()), workers), encode_strings(tokenizer, strings)
+    fast, slow = words.encode(pa.array(strings, pa.string())), encode_strings(tokenizer, strings)
     for row, text in enumerate(strings):
         mine, theirs = (slice(e.offsets[row], e.offsets[row + 1]) for e in (fast, slow))
         assert fast.ids[mine].tolist() == slow.ids[theirs].tolist(), text
@@ -47,14 +48,12 @@ def assert_same(family: str, strings: list[str], workers: int = 1) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(deadline=None, max_examples=400)
-@given(strings=st.lists(texts, max_size=5), workers=st.sampled_from([1, 2]))
-@example(
-    strings=["", " ", "a", " a", "a ", "  a  b  ", "a\tb", "a \tb", "\x0b", "a\x1cb", "'", "'s", "a's ' s"], workers=1
-)
-@example(strings=["[SEP]", "a [SEP] b", "x[SEP]y", "<s>", "a <s>", "<s> a", "<mask>", "[sep]", "［SEP］"], workers=1)
-@example(strings=["x" * 100, "x" * 101, "x" * 120 + " y", "é" * 101], workers=2)
-def test_words_equal_direct(family: str, strings: list[str], workers: int) -> None:
-    assert_same(family, strings, workers)
+@given(strings=st.lists(texts, max_size=5))
+@example(strings=["", " ", "a", " a", "a ", "  a  b  ", "a\tb", "a \tb", "\x0b", "a\x1cb", "'", "'s", "a's ' s"])
+@example(strings=["[SEP]", "a [SEP] b", "x[SEP]y", "<s>", "a <s>", "<s> a", "<mask>", "[sep]", "［SEP］"])
+@example(strings=["x" * 100, "x" * 101, "x" * 120 + " y", "é" * 101])
+def test_words_equal_direct(family: str, strings: list[str]) -> None:
+    assert_same(family, strings)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -65,7 +64,7 @@ def test_words_equal_direct_on_every_pair_of_pieces(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_words_equal_direct_on_every_ascii_pair(family: str) -> None:
     chars = [chr(code) for code in range(128)]
-    assert_same(family, [f"ab{left}{right}cd" for left in chars for right in chars], workers=2)
+    assert_same(family, [f"ab{left}{right}cd" for left in chars for right in chars])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -81,8 +80,41 @@ def test_the_set_of_units_grows_and_is_forgotten(monkeypatch: pytest.MonkeyPatch
     words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
     for begin in range(0, 12_000, 3000):
         strings = [f"unit{n} is number {n * 7}" for n in range(begin, begin + 3000)]
-        assert same_tokens(words.encode(pa.array(strings), 2), encode_strings(tokenizer, strings))
+        assert same_tokens(words.encode(pa.array(strings)), encode_strings(tokenizer, strings))
         assert words._known.count == 0
+
+
+def test_threads_share_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while what is known is forgotten again and again."""
+    monkeypatch.setattr("qa_fast.encode.words._KNOWN_BYTES", 20_000)
+    tokenizer = small_tokenizer("wordpiece")
+    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
+    tables = [
+        [f"word{n % 700} of é{n} and {n * 7}" for n in range(begin, begin + 400)] for begin in range(0, 9_600, 400)
+    ]
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            encoded = list(pool.map(lambda strings: words.encode(pa.array(strings)), tables))
+        for table, fast in zip(tables, encoded, strict=True):
+            assert same_tokens(fast, encode_strings(tokenizer, table))
+
+
+def test_an_interrupted_learning_leaves_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = small_tokenizer("wordpiece")
+    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
+    words.encode(pa.array(CORPUS[:1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(WordEncoder, "_encode_units", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            words.encode(pa.array(CORPUS))
+    assert same_tokens(words.encode(pa.array(CORPUS)), encode_strings(tokenizer, CORPUS))
+
+
+@pytest.mark.parametrize("size", [14, 15, 16, 17, 23, 24, 25, 40])
+def test_words_around_the_size_of_a_key(size: int) -> None:
+    """Long units are compared by their bytes, short ones by their keys; a text may end anywhere."""
+    words = ["x" * size, "x" * (size - 1) + "y", "y" + "x" * (size - 1), "x" * (size - 1)]
+    assert_same("wordpiece", [*words, " ".join(words), *(word + "é" for word in words), "é" * (size // 2)])
 
 
 def test_one_long_text() -> None:

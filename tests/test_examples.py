@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qa_fast.buffers import one_chunk
 from qa_fast.examples import (
     ANSWERS_TYPE,
     CONTEXT_TYPE,
@@ -38,8 +38,12 @@ def row(context: str = "The bell rings.", answer: str | None = "bell", start: in
     return {"id": "a", "question": "What rings?", "context": context, "answers": answers, **others}
 
 
+def checked(table: pa.Table, seen: IdSet) -> tuple[Examples, list[Reject], int]:
+    return check_examples(table, seen.add(one_chunk(table["id"])))
+
+
 def check(*rows: dict[str, Any]) -> tuple[Examples, list[Reject], int]:
-    return check_examples(table_of(list(rows)), IdSet())
+    return checked(table_of(list(rows)), IdSet())
 
 
 def test_good_examples_go_on_as_they_are() -> None:
@@ -135,7 +139,7 @@ def test_only_the_first_of_several_answers_is_shifted() -> None:
 def test_a_repair_in_a_slice_of_a_longer_table() -> None:
     rows = [row(id=str(i)) for i in range(6)]
     rows[4]["answers"]["answer_start"] = [1]
-    examples, _, repaired = check_examples(table_of(rows).slice(3, 3), IdSet())
+    examples, _, repaired = checked(table_of(rows).slice(3, 3), IdSet())
     assert repaired == 1
     assert examples.answers.to_pylist() == [row()["answers"]] * 3
 
@@ -148,10 +152,10 @@ def test_answers_lose_white_space_at_their_ends_in_the_span_alone() -> None:
 
 def test_repeated_ids_are_rejected_within_and_across_tables() -> None:
     seen = IdSet()
-    examples, rejects, _ = check_examples(table_of([row(id="x"), row(id="y"), row(id="x")]), seen)
+    examples, rejects, _ = checked(table_of([row(id="x"), row(id="y"), row(id="x")]), seen)
     assert examples.ids.to_pylist() == ["x", "y"]
     assert rejects == [Reject("x", "ids must be unique; received 'x' again")]
-    examples, rejects, _ = check_examples(table_of([row(id="z"), row(id="y")]), seen)
+    examples, rejects, _ = checked(table_of([row(id="z"), row(id="y")]), seen)
     assert examples.ids.to_pylist() == ["z"]
     assert rejects == [Reject("y", "ids must be unique; received 'y' again")]
 
@@ -177,7 +181,7 @@ def test_an_id_set_grows() -> None:
 def test_contexts_that_no_example_uses_are_left_out() -> None:
     rows = [row(f"{i}: a bell.", "bell", 5, id=str(i)) for i in range(6)]
     rows[3]["question"] = ""
-    examples, _, _ = check_examples(table_of(rows).slice(2, 3), IdSet())
+    examples, _, _ = checked(table_of(rows).slice(2, 3), IdSet())
     assert examples.contexts.to_pylist() == ["2: a bell.", "4: a bell."]
     assert examples.context_index.tolist() == [0, 1]
 
@@ -185,16 +189,6 @@ def test_contexts_that_no_example_uses_are_left_out() -> None:
 def test_no_rows_at_all() -> None:
     examples, rejects, repaired = check()
     assert (len(examples), rejects, repaired) == (0, [], 0)
-
-
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_any_number_of_workers_gives_the_same(workers: int) -> None:
-    rows = [row(f"{'ö' * i} bell", "bell", i + i % 2, id=str(i)) for i in range(40)]
-    one, some = check_examples(table_of(rows), IdSet()), check_examples(table_of(rows), IdSet(), workers)
-    assert some[1:] == one[1:]
-    for name, column in vars(one[0]).items():
-        other = getattr(some[0], name)
-        assert np.array_equal(column, other) if isinstance(column, np.ndarray) else column.equals(other)
 
 
 @given(st.lists(st.text(st.sampled_from(" \t\n\x1c\x85\u00a0\u2003\u3000\u200baé港🚢"), max_size=8), max_size=8))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from qa_fast.encode import load_encoder
-from qa_fast.examples import ANSWERS_TYPE, IdSet, check_examples
+from qa_fast.examples import ANSWERS_TYPE, check_examples
 from qa_fast.featurize import featurize_examples
 from qa_fast.schema import FeatureConfig, Features
 from tests.made_up import texts
@@ -54,7 +54,7 @@ def table_of(rows: list[dict]) -> pa.Table:
 
 def fast_features(rows: list[dict], encoder, config: FeatureConfig) -> tuple[list[dict], Features | None, dict]:
     """The rows that the checks let through, their features, and the differences by cause."""
-    examples, _, _ = check_examples(table_of(rows), IdSet())
+    examples, _, _ = check_examples(table_of(rows), np.zeros(len(rows), bool))
     done = featurize_examples(examples, encoder, config)
     kept = done.encoded.examples.ids.to_pylist()
     by_id = {row["id"]: row for row in rows}
@@ -204,7 +204,7 @@ def text_of(encoder, context: str, fast: dict) -> str:
 @given(rows=example_rows(), sizes=st.sampled_from([(16, 2), (24, 0), (48, 16)]))
 def test_windows_cover_every_token_and_overlap_by_doc_stride(rows: list[dict], sizes: tuple[int, int]) -> None:
     encoder, _ = loaded("wordpiece")
-    examples, _, _ = check_examples(table_of(rows), IdSet())
+    examples, _, _ = check_examples(table_of(rows), np.zeros(len(rows), bool))
     done = featurize_examples(examples, encoder, FeatureConfig(*sizes))
     windows, contexts = done.windows, done.encoded.contexts
     for example in range(len(done.encoded.examples)):
@@ -217,20 +217,6 @@ def test_windows_cover_every_token_and_overlap_by_doc_stride(rows: list[dict], s
     assert (windows.lengths <= sizes[0]).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@settings(deadline=None, max_examples=60)
-@given(rows=example_rows())
-def test_workers_do_not_change_a_bit(family: str, rows: list[dict]) -> None:
-    encoder, _ = loaded(family)
-    examples, _, _ = check_examples(table_of(rows * 3), IdSet())
-    config = FeatureConfig(24, 4)
-    one, three = (featurize_examples(examples, encoder, config, workers=workers) for workers in (1, 3))
-    assert one.labels.start_positions.tolist() == three.labels.start_positions.tolist()
-    left = [batch.input_ids.values.tolist() for batch in one.batches(encoder, 1)]
-    right = [batch.input_ids.values.tolist() for batch in three.batches(encoder, 3)]
-    assert left == right
-
-
 def test_drop_impossible_keeps_unanswerable_questions() -> None:
     encoder, _ = loaded("wordpiece")
     long = "The harbour was dug in 1874. " * 12
@@ -238,7 +224,7 @@ def test_drop_impossible_keeps_unanswerable_questions() -> None:
         {"id": "a", "question": "When?", "context": long + "Ane paid", "answers": answer(long + "Ane paid", "Ane")},
         {"id": "b", "question": "Who sang?", "context": long, "answers": {"text": [], "answer_start": []}},
     ]
-    examples, _, _ = check_examples(table_of(rows), IdSet())
+    examples, _, _ = check_examples(table_of(rows), np.zeros(len(rows), bool))
     kept = featurize_examples(examples, encoder, FeatureConfig(64, 8), drop=True)
     every = featurize_examples(examples, encoder, FeatureConfig(64, 8), drop=False)
     of = lambda done, example: int((done.windows.example_index == example).sum())  # noqa: E731
@@ -256,7 +242,7 @@ def test_question_without_room_is_rejected() -> None:
         {"id": "tight", "question": "harbour " * 20, "context": "dug " * 90, "answers": none},
         {"id": "fits", "question": "Who?", "context": "Ane", "answers": none},
     ]
-    examples, _, _ = check_examples(table_of(rows), IdSet())
+    examples, _, _ = check_examples(table_of(rows), np.zeros(len(rows), bool))
     done = featurize_examples(examples, encoder, FeatureConfig(48, 30))
     reasons = {reject.id: reject.reason for reject in done.rejects}
     assert set(reasons) == {"long", "tight"}

@@ -16,7 +16,7 @@ from qa_fast import shards as shards_module
 from qa_fast.build import build_shards
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
-from qa_fast.examples import Examples, IdSet, check_examples
+from qa_fast.examples import Examples, check_examples
 from qa_fast.featurize import featurize_examples
 from qa_fast.schema import (
     CONTEXT_COLUMNS,
@@ -26,7 +26,7 @@ from qa_fast.schema import (
     FeatureConfig,
     Features,
 )
-from qa_fast.shards import SplitWriter, damaged_file, feature_offsets, open_shards, write_json
+from qa_fast.shards import SplitWriter, damaged_file, feature_batch, feature_offsets, open_shards, write_json
 from qa_fast.sources import resolve_source
 from tests import sample
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
@@ -57,7 +57,7 @@ def out(tmp_path: Path, model: Path) -> Path:
 def made(path: Path, encoder: TextEncoder) -> tuple[Examples, list[Features], Any]:
     """The examples of a file and their features, straight from the stages."""
     ((table, _),) = resolve_source(str(path)).read("train")
-    examples, _, _ = check_examples(table, IdSet())
+    examples, _, _ = check_examples(table, np.zeros(len(table), bool))
     done = featurize_examples(examples, encoder, CONFIG)
     return done.encoded.examples, list(done.batches(encoder, batch_tokens=120)), done.encoded
 
@@ -79,7 +79,7 @@ def test_what_is_written_is_read(
     assert len(batches) > 2
     writer = SplitWriter(tmp_path / split, split)
     for batch in batches:
-        writer.add_features(batch, examples.ids)
+        writer.add_features(feature_batch(batch, examples.ids, split))
     counts = np.bincount(np.concatenate([batch.example_index for batch in batches])).astype(np.int32)
     writer.add_examples(examples, encoded.contexts, encoded.leading_chars, counts)
     files = writer.close()

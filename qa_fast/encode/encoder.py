@@ -59,18 +59,17 @@ class TextEncoder:
     space_led: np.ndarray
     way: Way
 
-    def encode(self, texts: pa.Array, workers: int = 1, with_chars: bool = True) -> EncodedTexts:
+    def encode(self, texts: pa.Array, with_chars: bool = True) -> EncodedTexts:
         """Encode each text on its own.
 
         Args:
             texts: string [U], without white space at the start.
-            workers: Threads for the fast way.
             with_chars: Whether character offsets are wanted; they may be empty otherwise.
 
         Returns:
             Their tokens, in order, offsets in characters of each text.
         """
-        return self.way.encode(texts, workers, with_chars)
+        return self.way.encode(texts, with_chars)
 
 
 class Way:
@@ -92,13 +91,14 @@ class Way:
             except NotAllowedError as why:
                 self._fall_back(str(why))
 
-    def encode(self, texts: pa.Array, workers: int = 1, with_chars: bool = True) -> EncodedTexts:
+    def encode(self, texts: pa.Array, with_chars: bool = True) -> EncodedTexts:
         """Encode each text on its own; threads may share this."""
-        with self._lock:
-            if self._words is not None and not self._checked:
-                self._check(texts)
-            if self._words is not None:
-                return self._words.encode(texts, workers, with_chars)
+        if not self._checked:
+            with self._lock:
+                if self._words is not None and not self._checked:
+                    self._check(texts)
+        if self._words is not None:
+            return self._words.encode(texts, with_chars)
         return encode_strings(self._tokenizer, texts.to_pylist())
 
     def _check(self, texts: pa.Array) -> None:
@@ -107,9 +107,9 @@ class Way:
         rows = np.unique(np.linspace(0, len(texts) - 1, min(_CHECKED_TEXTS, len(texts))).astype(np.int64))
         sample = texts.take(pa.array(rows))
         fast, slow = self._words.encode(sample), encode_strings(self._tokenizer, sample.to_pylist())
-        self._checked = len(texts) > 0
         if not same_tokens(fast, slow):
             self._fall_back("its units do not give the tokens of the whole texts")
+        self._checked = len(texts) > 0  # last: other threads go on as soon as they see it
 
     def _fall_back(self, reason: str) -> None:
         if self._mode == "words":

@@ -17,9 +17,7 @@ from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_
 CAUSES = ("context_stripped", "last_token", "answer_trimmed", "no_token", "split_character", "other")
 
 
-@njit(
-    [VOID(I32_IN, I32_IN, I64_IN, I32_IN, I32_IN, I32_IN, I32_IN, I64, I64, I32_OUT, I32_OUT)], cache=True, nogil=True
-)
+@njit([VOID(I32_IN, I32_IN, I64_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_OUT, I32_OUT)], cache=True, nogil=True)
 def find_answer_tokens(
     char_start: np.ndarray,  # int32[T], of context tokens, in the stripped context
     char_end: np.ndarray,  # int32[T]
@@ -28,8 +26,6 @@ def find_answer_tokens(
     context_index: np.ndarray,  # int32[E]
     span_start: np.ndarray,  # int32[E], answer without white space at its ends, in the context as given; -1: none
     span_end: np.ndarray,  # int32[E]
-    row_begin: int,
-    row_end: int,
     out_first: np.ndarray,  # int32[E], first token of the document that the answer overlaps; -1: none
     out_last: np.ndarray,  # int32[E], last such token (inclusive); -1: none
 ) -> None:
@@ -38,7 +34,7 @@ def find_answer_tokens(
     A scan and not a bisection: some normalisers give offsets that are not sorted, and a long document's windows
     cost as much anyway.
     """
-    for row in range(row_begin, row_end):
+    for row in range(len(context_index)):
         out_first[row] = -1
         out_last[row] = -1
         if span_start[row] < 0:
@@ -95,7 +91,7 @@ def head_start(char_start: np.ndarray, ids: np.ndarray, space_led: np.ndarray, t
     [
         VOID(
             I32_IN, I32_IN, I32_IN, I64_IN, U8_IN, I32_IN, I32_IN, I64_IN, I32_IN,
-            I32_IN, I32_IN, I32_IN, I32_IN, I64, I64, I64, I32_OUT, I32_OUT,
+            I32_IN, I32_IN, I32_IN, I32_IN, I64, I32_OUT, I32_OUT,
         )
     ],
     cache=True,
@@ -116,13 +112,11 @@ def label_reference(
     context_start: np.ndarray,  # int32[F]
     cls_position: np.ndarray,  # int32[F]
     max_length: int,
-    row_begin: int,
-    row_end: int,
     out_start_positions: np.ndarray,  # int32[F]
     out_end_positions: np.ndarray,  # int32[F]
 ) -> None:
-    """Label rows `row_begin:row_end` as the tutorial does. Cost: a scan of the window's tokens a feature."""
-    for row in range(row_begin, row_end):
+    """Label every feature as the tutorial does. Cost: a scan of the window's tokens a feature."""
+    for row in range(len(example_index)):
         out_start_positions[row] = cls_position[row]
         out_end_positions[row] = cls_position[row]
         example = example_index[row]

@@ -40,7 +40,7 @@ def plan_windows(
     [
         VOID(
             I32_IN, I64_IN, I32_IN, I64_IN, I32_IN, I32_IN, I32_IN, I8_IN,
-            I32_IN, I32_IN, I32_IN, I32_IN, I64_IN, I64, I64, I32_OUT, I8_OUT,
+            I32_IN, I32_IN, I32_IN, I32_IN, I64_IN, I32_OUT, I8_OUT,
         )
     ],
     cache=True,
@@ -60,14 +60,12 @@ def fill_tokens(
     token_start: np.ndarray,  # int32[F]
     token_end: np.ndarray,  # int32[F]
     value_offsets: np.ndarray,  # int64[F + 1]
-    row_begin: int,
-    row_end: int,
     out_input_ids: np.ndarray,  # int32[T]
     out_token_type_ids: np.ndarray,  # int8[T], or empty where the model has none
 ) -> None:
-    """Lay out special tokens, question and window of rows `row_begin:row_end`. Cost: O(tokens written)."""
+    """Lay out special tokens, question and window of every feature. Cost: O(tokens written)."""
     with_types = len(out_token_type_ids) > 0
-    for row in range(row_begin, row_end):
+    for row in range(len(token_start)):
         at = value_offsets[row]
         part_end_0 = at + len(prefix)
         for i in range(len(prefix)):

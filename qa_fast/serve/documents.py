@@ -90,13 +90,13 @@ class RememberingEncoder(TextEncoder):
         own = {part.name: getattr(encoder, part.name) for part in fields(TextEncoder)}
         return cls(**own, cache=TokenCache(limit))
 
-    def encode(self, texts: pa.Array, workers: int = 1, with_chars: bool = True) -> EncodedTexts:
+    def encode(self, texts: pa.Array, with_chars: bool = True) -> EncodedTexts:
         """See `TextEncoder.encode`; characters always come along."""
         wanted = texts.to_pylist()
         known = [self.cache.get(text) for text in wanted]
         new = [row for row, tokens in enumerate(known) if tokens is None]
         if new:
-            fresh = super().encode(texts.take(pa.array(new)), workers)
+            fresh = super().encode(texts.take(pa.array(new)))
             for at, row in enumerate(new):
                 of = slice(fresh.offsets[at], fresh.offsets[at + 1])
                 # Copies: a view would keep the tokens of the whole call alive.

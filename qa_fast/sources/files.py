@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from qa_fast.errors import UserError
 from qa_fast.sources.json_text import read_json
-from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, column_names, normalize_table
+from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded_tables, column_names, normalize_table
 
 DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".ipc")
 _NO_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
@@ -162,9 +162,7 @@ def _from_parquet(path: Path, columns: Mapping[str, str], id_prefix: str) -> Ite
         first_row = 0
         for groups in _group_runs(file.metadata):
             table = file.read_row_groups(groups, columns=list(names.values()), use_threads=True)
-            for begin in range(0, table.num_rows, TABLE_ROWS):
-                part = table.slice(begin, TABLE_ROWS)
-                yield normalize_table(part, names, id_prefix, first_row + begin, str(path))
+            yield from _normalized(table, names, id_prefix, first_row, str(path))
             first_row += table.num_rows
 
 
@@ -199,9 +197,21 @@ def _from_arrow(path: Path, is_file_format: bool, columns: Mapping[str, str], id
             for begin in range(0, batch.num_rows, TABLE_ROWS):
                 part = batch.slice(begin, TABLE_ROWS).select(wanted)
                 if pending and (rows + part.num_rows > TABLE_ROWS or size + part.nbytes > TABLE_CONTEXT_CHARS):
-                    yield normalize_table(pa.Table.from_batches(pending), names, id_prefix, first_row, str(path))
+                    yield from _normalized(pa.Table.from_batches(pending), names, id_prefix, first_row, str(path))
                     first_row, rows, size, pending = first_row + rows, 0, 0, []
                 pending.append(part)
                 rows, size = rows + part.num_rows, size + part.nbytes
         if pending:
-            yield normalize_table(pa.Table.from_batches(pending), names, id_prefix, first_row, str(path))
+            yield from _normalized(pa.Table.from_batches(pending), names, id_prefix, first_row, str(path))
+
+
+def _normalized(
+    table: pa.Table, names: Mapping[str, str], id_prefix: str, first_row: int, where: str
+) -> Iterator[Batch]:
+    """The table as tables of `EXAMPLES`; its rejects come with the first."""
+    whole, rejects = normalize_table(table, names, id_prefix, first_row, where)
+    if not whole.num_rows:
+        yield whole, rejects
+    for part in bounded_tables(whole):
+        yield part, rejects
+        rejects = []

@@ -7,15 +7,13 @@ the garbage collector. Arrow is strict: it reads documents whose every value has
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from qa_fast.examples import ANSWERS_TYPE, CONTEXT_TYPE, EXAMPLES
-from qa_fast.sources.rows import table_cuts
+from qa_fast.sources.rows import bounded_tables
 
 _ANSWERS = pa.list_(pa.struct([("text", pa.string()), ("answer_start", pa.int32())]))
 _QUESTION = pa.struct(
@@ -82,8 +80,7 @@ def _rows(documents: pa.ChunkedArray) -> list[pa.Table] | None:
         ],
         schema=EXAMPLES,
     )
-    cuts = table_cuts(context_index, pc.binary_length(distinct.dictionary).to_numpy())
-    return [table.slice(begin, end - begin) for begin, end in pairwise(cuts)]
+    return list(bounded_tables(table))
 
 
 def _offsets(lists: pa.Array) -> np.ndarray:

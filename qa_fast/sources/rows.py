@@ -7,7 +7,8 @@ dictionary-encoded, so that a context shared by many questions is held once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from qa_fast.errors import UserError
 from qa_fast.examples import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.schema import Int64s
 
-# A table is closed when it holds this much; bounds the memory of everything downstream.
-TABLE_ROWS = 1 << 14
-TABLE_CONTEXT_CHARS = 1 << 26
+# A table is closed when it holds this much: enough for its fixed costs not to count, little enough for many tables to
+# be on their way in as many threads.
+TABLE_ROWS = 1 << 12
+TABLE_CONTEXT_CHARS = 1 << 24
 
 REQUIRED = ("question", "context", "answers")
 OPTIONAL = ("id", "is_impossible")
@@ -318,6 +320,27 @@ def _in_range(starts: pa.Array) -> pa.Array:
         return starts
     clipped = np.clip(pc.fill_null(values, -1).to_numpy(zero_copy_only=False), -_INT32_MAX, _INT32_MAX)
     return _lists(pa.array(clipped.astype(np.int32)), pc.list_value_length(starts))
+
+
+def bounded_tables(table: pa.Table) -> Iterator[pa.Table]:
+    """Cut a table of `EXAMPLES` into ones that a `RowCollector` would have closed, each with its own contexts only."""
+    context = one_chunk(table["context"])
+    index = context.indices.to_numpy(zero_copy_only=False)
+    for begin, end in pairwise(table_cuts(index, pc.binary_length(context.dictionary).to_numpy())):
+        used = np.zeros(len(context.dictionary), bool)
+        used[index[begin:end]] = True
+        rows = np.flatnonzero(used)
+        if len(rows) == rows[-1] - rows[0] + 1:  # a view will do
+            contexts, new_index = (
+                context.dictionary.slice(rows[0], len(rows)),
+                index[begin:end] - index.dtype.type(rows[0]),
+            )
+        else:
+            contexts = context.dictionary.take(pa.array(rows))
+            new_index = (np.cumsum(used, dtype=np.int32) - np.int32(1))[index[begin:end]]
+        part = table.slice(begin, end - begin)
+        column = pa.DictionaryArray.from_arrays(pa.array(new_index, pa.int32()), contexts)
+        yield part.set_column(part.schema.get_field_index("context"), EXAMPLES.field("context"), column)
 
 
 def table_cuts(context_index: np.ndarray, context_chars: Int64s) -> list[int]:

@@ -1,0 +1,68 @@
+"""Threads: one item ahead of its use, and work spread over several while the results keep their order.
+
+Both pay where the work releases the GIL, as kernels, Arrow, files and checksums do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made in another thread while the one before it is in use.
+
+    At most one item waits, so memory stays bounded. An error in making an item is raised where that item would come; a
+    consumer that stops early leaves no thread behind.
+
+    Args:
+        items: Its `next` is called by one other thread at a time.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        end = object()
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]
+
+
+def in_order(work: Callable[[Item], Result], items: Iterator[Item], workers: int) -> Iterator[Result]:
+    """The results of the work on each item, in the items' order.
+
+    At most 2 * `workers` + 2 items are on their way at any time, so memory stays bounded. An error is raised where its
+    result would come; a consumer that stops early leaves no thread behind.
+
+    Args:
+        work: Called by several threads at once.
+        items: Its `next` is called by one other thread at a time; with one worker by this one.
+        workers: Threads for the work; one reads the items beside them. With one worker there is no thread but this.
+    """
+    if workers == 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with closing(ahead(items)) as coming:  # type: ignore[type-var]
+            under_way: deque[Future[Result]] = deque()
+            failed: Exception | None = None
+            while failed is None:
+                try:
+                    under_way.append(pool.submit(work, next(coming)))
+                except StopIteration:
+                    break
+                except Exception as error:  # in reading; what was read before comes first
+                    failed = error
+                if len(under_way) > 2 * workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+            if failed is not None:
+                raise failed
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
