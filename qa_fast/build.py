@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,7 +27,7 @@ from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.examples import IdSet, Reject, check_examples
 from qa_fast.featurize import BATCH_TOKENS, Featurized, featurize_examples
-from qa_fast.parallel import in_order
+from qa_fast.parallel import Ahead, in_order
 from qa_fast.schema import LABEL_MODES, FeatureConfig, canonical_json
 from qa_fast.shards import FORMAT_VERSION, TRAIN, SplitWriter, damaged_file, feature_batch, write_json
 from qa_fast.sources import Source, resolve_model, resolve_source
@@ -47,7 +50,6 @@ class SplitCounts:
         repaired: Answers shifted to where their text stands.
         tokens: Tokens of all features, special ones included.
         differences: Features that `exact` and `reference` labels differ on, by cause.
-        seconds: Wall time, by stage.
     """
 
     examples: int = 0
@@ -57,11 +59,10 @@ class SplitCounts:
     repaired: int = 0
     tokens: int = 0
     differences: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts as the index holds them (no times: the same input gives the same bytes)."""
-        return {name: value for name, value in vars(self).items() if name != "seconds"}
+        """The counts as the index holds them."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class BuildResult:
         manifest: Its index.
         up_to_date: Whether it was there already and nothing was done.
         seconds: Wall time of the whole job.
-        stage_seconds: Wall time by stage, over all splits.
+        stage_seconds: Wall time by stage, over all splits and threads.
     """
 
     out: Path
@@ -131,22 +132,31 @@ def build_shards(
     check_out(out)
     found = resolve_source(source, columns, splits, report.say)
     folder = resolve_model(model, report.say, weights=False)
-    encoder = load_encoder(folder, encode, report.say)
-    _check_room(config, encoder)
-    about_source = found.describe()
-    decides = {
-        "format": FORMAT_VERSION,
-        "version": __version__,
-        "config": config.to_dict(),
-        "tokenizer": encoder.tokenizer_hash,
-        "token_types": encoder.has_token_types,
-        "source": about_source["sha256"],
-        "columns": found.columns,
-        "splits": list(found.splits),
-        "max_examples": max_examples,
-    }
-    fingerprint = hashlib.sha256(canonical_json(decides).encode("utf-8", "surrogateescape")).hexdigest()
-    with locked(out):
+    clock = _Clock()
+    with contextlib.ExitStack() as stack:
+        tables = _tables(found, max_examples, clock)
+        describe = found.describe
+        if workers > 1:  # a first look at the source, while the tokenizer is loaded
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            describe = pool.submit(describe).result
+            if finished(out) is None:
+                tables = stack.enter_context(contextlib.closing(Ahead(tables)))
+        encoder = load_encoder(folder, encode, report.say)
+        _check_room(config, encoder)
+        about_source = describe()
+        decides = {
+            "format": FORMAT_VERSION,
+            "version": __version__,
+            "config": config.to_dict(),
+            "tokenizer": encoder.tokenizer_hash,
+            "token_types": encoder.has_token_types,
+            "source": about_source["sha256"],
+            "columns": found.columns,
+            "splits": list(found.splits),
+            "max_examples": max_examples,
+        }
+        fingerprint = hashlib.sha256(canonical_json(decides).encode("utf-8", "surrogateescape")).hexdigest()
+        stack.enter_context(locked(out))
         there = finished(out)
         if there is not None and there.get("fingerprint") == fingerprint:
             damaged = damaged_file(out, there)
@@ -161,31 +171,29 @@ def build_shards(
                 "pass --overwrite to replace them, or choose another --out"
             )
         check_replaceable(out, found.splits)
-        with staged(out) as partial:
-            job = _Job(found, encoder, config, max_examples, workers, strict, report)
-            counts, shards = job.write(partial)
-            manifest = {
-                "qa_fast_version": __version__,
-                "format_version": FORMAT_VERSION,
-                "fingerprint": fingerprint,
-                "config": config.to_dict(),
-                "decided_by": decides,
-                "model": _about_model(model, folder, encoder),
-                "source": about_source,
-                "splits": {split: {**counts[split].to_dict(), "shards": shards[split]} for split in found.splits},
-            }
-            put_in_place(partial, out, manifest)
-    stages: dict[str, float] = {}
-    for split_counts in counts.values():
-        for stage, seconds in split_counts.seconds.items():
-            stages[stage] = stages.get(stage, 0.0) + seconds
-    return BuildResult(out, manifest, False, time.perf_counter() - started, stages)
+        partial = stack.enter_context(staged(out))
+        counts, shards = _Job(found, encoder, config, max_examples, workers, strict, report, clock).write(
+            tables, partial
+        )
+        manifest = {
+            "qa_fast_version": __version__,
+            "format_version": FORMAT_VERSION,
+            "fingerprint": fingerprint,
+            "config": config.to_dict(),
+            "decided_by": decides,
+            "model": _about_model(model, folder, encoder),
+            "source": about_source,
+            "splits": {split: {**counts[split].to_dict(), "shards": shards[split]} for split in found.splits},
+        }
+        put_in_place(partial, out, manifest)
+    return BuildResult(out, manifest, False, time.perf_counter() - started, clock.seconds)
 
 
 @dataclass(frozen=True)
 class _Raw:
-    """A table of raw examples, which of its ids came before, and the rows that could not enter it."""
+    """A table of a split's raw examples, which of its ids came before, and the rows that could not enter it."""
 
+    split: str
     table: pa.Table
     repeated: np.ndarray
     unreadable: list[Reject]
@@ -193,11 +201,12 @@ class _Raw:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A table of `rows` raw examples, featurized, with the rejects and how many answers were shifted.
+    """A table of `rows` raw examples of a split, featurized, with the rejects and how many answers were shifted.
 
     `batches` are its features as they are written; they are made as they are asked for where there are many.
     """
 
+    split: str
     rows: int
     done: Featurized
     batches: Iterable[pa.RecordBatch]
@@ -216,62 +225,62 @@ class _Job:
     workers: int
     strict: bool
     report: Reporter
+    clock: _Clock
 
-    def write(self, folder: Path) -> tuple[dict[str, SplitCounts], dict[str, list[dict[str, Any]]]]:
+    def write(
+        self, tables: Iterator[_Raw], folder: Path
+    ) -> tuple[dict[str, SplitCounts], dict[str, list[dict[str, Any]]]]:
         """Write every split into a folder; counts and files by split."""
         counts: dict[str, SplitCounts] = {}
         shards: dict[str, list[dict[str, Any]]] = {}
-        with (folder / _REJECTED).open("w", encoding="utf-8", errors="backslashreplace") as rejected:
-            for split in self.source.splits:
-                counts[split], shards[split] = self._write_split(split, folder / split, rejected)
+        prepared: Any = in_order(self._prepare, tables, self.workers)
+        with (
+            (folder / _REJECTED).open("w", encoding="utf-8", errors="backslashreplace") as rejected,
+            contextlib.closing(prepared),
+        ):
+            for split, parts in itertools.groupby(prepared, key=attrgetter("split")):
+                counts[split], shards[split] = self._write_split(split, parts, folder / split, rejected)
+        for split in self.source.splits:
+            if split not in counts:
+                raise self._no_examples(split, SplitCounts(), None)
         if not any(split.rejected for split in counts.values()):
             (folder / _REJECTED).unlink()
         write_json(folder / "dataset_dict.json", {"splits": list(self.source.splits)})
         return counts, shards
 
-    def _write_split(self, split: str, folder: Path, rejected: TextIO) -> tuple[SplitCounts, list[dict[str, Any]]]:
+    def _write_split(
+        self, split: str, parts: Iterable[_Prepared], folder: Path, rejected: TextIO
+    ) -> tuple[SplitCounts, list[dict[str, Any]]]:
         counts, first_reject = SplitCounts(), None
-        clock = _Clock(counts.seconds)
         progress = self.report.progress
         total = self.source.rows(split) if progress else None
         if total is not None and self.max_examples is not None:
             total = min(total, self.max_examples)
         writer = SplitWriter(folder, split)
-        tables = self._tables(split, clock)
-        prepared: Any = in_order(lambda raw: self._prepare(raw, split, clock), tables, self.workers)
         try:
-            for part in prepared:
-                self._write_table(part, writer, counts, clock)
+            for part in parts:
+                self._write_table(part, writer, counts)
                 first_reject = first_reject or next(iter(part.rejects), None)
                 self._reject(part.rejects, split, rejected)
                 if progress:
                     progress(split, part.rows, total)
             if counts.features == 0:
-                why = f", the first {first_reject.id or 'without id'}: {first_reject.reason}" if first_reject else ""
-                raise UserError(
-                    f"a split must hold at least one good example; {self.source.name} {split} has none "
-                    f"({counts.rejected} rejected{why}): check --columns and the file"
-                )
-            with clock("write"):
+                raise self._no_examples(split, counts, first_reject)
+            with self.clock("write"):
                 return counts, writer.close()
         finally:
-            prepared.close()
             writer.abort()
 
-    def _tables(self, split: str, clock: _Clock) -> Iterator[_Raw]:
-        """The split's tables, no more examples than wanted."""
-        left, seen = self.max_examples, IdSet()
-        for table, unreadable in clock.each("load", self.source.read(split)):
-            if left is not None:
-                table, left = table.slice(0, left), max(left - table.num_rows, 0)
-            with clock("check"):
-                repeated = seen.add(one_chunk(table["id"]))
-            yield _Raw(table, repeated, unreadable)
-            if left == 0:
-                return
+    def _no_examples(self, split: str, counts: SplitCounts, first: Reject | None) -> UserError:
+        why = f", the first {first.id or 'without id'}: {first.reason}" if first else ""
+        return UserError(
+            f"a split must hold at least one good example; {self.source.name} {split} has none "
+            f"({counts.rejected} rejected{why}): check --columns and the file"
+        )
 
-    def _prepare(self, raw: _Raw, split: str, clock: _Clock) -> _Prepared:
+    def _prepare(self, raw: _Raw) -> _Prepared:
         """Check and featurize a table; several threads do so at once."""
+        split, clock = raw.split, self.clock
         with clock("check"):
             examples, misplaced, repaired = check_examples(raw.table, raw.repeated)
         drop = self.config.drop_impossible and split == TRAIN
@@ -282,16 +291,18 @@ class _Job:
         batches: Iterable[pa.RecordBatch] = (feature_batch(features, ids, split) for features in laid_out)
         if done.windows.lengths.sum(dtype=np.int64) <= BATCH_TOKENS:
             batches = list(batches)
-        return _Prepared(raw.table.num_rows, done, batches, [*raw.unreadable, *misplaced, *done.rejects], repaired)
+        return _Prepared(
+            split, raw.table.num_rows, done, batches, [*raw.unreadable, *misplaced, *done.rejects], repaired
+        )
 
-    def _write_table(self, part: _Prepared, writer: SplitWriter, counts: SplitCounts, clock: _Clock) -> None:
+    def _write_table(self, part: _Prepared, writer: SplitWriter, counts: SplitCounts) -> None:
         """Write one table's features, and count them."""
         done = part.done
         examples = done.encoded.examples
         for batch in part.batches:
-            with clock("write"):
+            with self.clock("write"):
                 writer.add_features(batch)
-        with clock("write"):
+        with self.clock("write"):
             feature_counts = np.bincount(done.windows.example_index, minlength=len(examples)).astype(np.int32)
             writer.add_examples(examples, done.encoded.contexts, done.encoded.leading_chars, feature_counts)
         counts.examples += len(examples)
@@ -315,11 +326,25 @@ class _Job:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def _tables(source: Source, max_examples: int | None, clock: _Clock) -> Iterator[_Raw]:
+    """The tables of all splits, one split after the other, no more examples of each than wanted."""
+    for split in source.splits:
+        left, seen = max_examples, IdSet()
+        for table, unreadable in clock.each("load", source.read(split)):
+            if left is not None:
+                table, left = table.slice(0, left), max(left - table.num_rows, 0)
+            with clock("check"):
+                repeated = seen.add(one_chunk(table["id"]))
+            yield _Raw(split, table, repeated, unreadable)
+            if left == 0:
+                break
+
+
 class _Clock:
     """Adds up wall time by stage, of all threads."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
         self._lock = threading.Lock()
 
     @contextlib.contextmanager

@@ -9,27 +9,38 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_END: Any = object()
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, each made in another thread while the one before it is in use.
+class Ahead(Iterator[Item], Generic[Item]):
+    """The items of an iterator, each made in another thread while the one before it is in use; the first at once.
 
-    At most one item waits, so memory stays bounded. An error in making an item is raised where that item would come; a
-    consumer that stops early leaves no thread behind.
+    At most one item waits, so memory stays bounded. An error in making an item is raised where that item would come.
+    Whoever stops early must call `close`, which leaves no thread behind.
 
     Args:
         items: Its `next` is called by one other thread at a time.
     """
-    with ThreadPoolExecutor(1) as pool:
-        end = object()
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items, self._pool = items, ThreadPoolExecutor(1)
+        self._coming = self._pool.submit(next, items, _END)
+
+    def __next__(self) -> Item:
+        item: Item = self._coming.result()
+        if item is _END:
+            self.close()
+            raise StopIteration
+        self._coming = self._pool.submit(next, self._items, _END)
+        return item
+
+    def close(self) -> None:
+        """Wait for the item that is being made, and make no more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def in_order(work: Callable[[Item], Result], items: Iterator[Item], workers: int) -> Iterator[Result]:
@@ -48,7 +59,7 @@ def in_order(work: Callable[[Item], Result], items: Iterator[Item], workers: int
         return
     pool = ThreadPoolExecutor(workers)
     try:
-        with closing(ahead(items)) as coming:  # type: ignore[type-var]
+        with closing(items if isinstance(items, Ahead) else Ahead(items)) as coming:
             under_way: deque[Future[Result]] = deque()
             failed: Exception | None = None
             while failed is None:

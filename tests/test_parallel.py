@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from qa_fast.parallel import ahead, in_order
+from qa_fast.parallel import Ahead, in_order
 
 
 def assert_no_threads_left() -> None:
@@ -20,8 +20,8 @@ def test_ahead_gives_every_item_in_order_and_the_error_in_its_place() -> None:
         yield 2
         raise ValueError("third")
 
-    assert list(ahead(iter(range(100)))) == list(range(100))
-    stream = ahead(items())
+    assert list(Ahead(iter(range(100)))) == list(range(100))
+    stream = Ahead(items())
     assert [next(stream), next(stream)] == [1, 2]
     with pytest.raises(ValueError, match="third"):
         next(stream)
@@ -35,7 +35,7 @@ def test_ahead_makes_one_item_while_another_is_used() -> None:
         made.set()
         yield "second"
 
-    stream = ahead(items())
+    stream = Ahead(items())
     assert next(stream) == "first"
     assert made.wait(5)
     stream.close()
