@@ -207,19 +207,21 @@ def label(encoded: EncodedExamples, windows: Windows, config: FeatureConfig, spa
     first, last = np.empty(len(examples), np.int32), np.empty(len(examples), np.int32)
     exact_start, exact_end, reference_start, reference_end = (np.empty(rows, np.int32) for _ in range(4))
 
+    is_sorted = np.empty(len(contexts), np.uint8)
+    label_kernels.find_sorted(contexts.char_start, contexts.char_end, contexts.offsets, is_sorted)
     label_kernels.find_answer_tokens(
-        contexts.char_start, contexts.char_end, contexts.offsets, encoded.leading_chars, examples.context_index,
-        examples.span_start, examples.span_end, first, last,
+        contexts.char_start, contexts.char_end, contexts.offsets, encoded.leading_chars, is_sorted,
+        examples.context_index, examples.span_start, examples.span_end, first, last,
     )  # fmt: skip
     label_kernels.label_exact(
         first, last, windows.example_index, windows.token_start, windows.token_end, windows.context_start,
         windows.cls_position, exact_start, exact_end,
     )  # fmt: skip
     label_kernels.label_reference(
-        contexts.ids, contexts.char_start, contexts.char_end, contexts.offsets, space_led, examples.context_index,
-        windows.example_index, examples.answer_char_start, examples.answer_chars, windows.token_start,
-        windows.token_end, windows.context_start, windows.cls_position, config.max_length, reference_start,
-        reference_end,
+        contexts.ids, contexts.char_start, contexts.char_end, contexts.offsets, is_sorted, space_led,
+        examples.context_index, windows.example_index, examples.answer_char_start, examples.answer_chars,
+        windows.token_start, windows.token_end, windows.context_start, windows.cls_position, config.max_length,
+        reference_start, reference_end,
     )  # fmt: skip
     counts = np.zeros(len(label_kernels.CAUSES), np.int64)
     context_end = windows.context_start + windows.token_end - windows.token_start

@@ -1,7 +1,8 @@
 """Kernels over UTF-8 bytes: white space at the ends of a text, and answers checked against their context.
 
 A text is `bytes[offsets[i]:offsets[i + 1]]`; a *character* is a Unicode code point, as in Python's `str`.
-White space is what `str.isspace` says (a test compares every code point).
+White space is what `str.isspace` says (a test compares every code point). Loops over bytes count in unsigned numbers: a
+signed index might count from the end, and what Numba does about that keeps LLVM from taking many bytes at once.
 """
 
 from __future__ import annotations
@@ -96,16 +97,9 @@ def count_chars(
 ) -> None:
     """Count the characters of each text. Cost: one pass over the bytes."""
     for row in range(len(offsets) - 1):
-        at = offsets[row]
-        end = offsets[row + 1]
         chars = np.int32(0)
-        while at < end:
-            stop = min(end, at + 128)
-            some = np.uint8(0)  # a byte wide, so that many are added at once
-            for i in range(at, stop):
-                some = np.uint8(some + np.uint8((text[i] & np.uint8(0xC0)) != np.uint8(0x80)))
-            chars += np.int32(some)
-            at = stop
+        for at in range(np.uint64(offsets[row]), np.uint64(offsets[row + 1])):
+            chars += np.int32((text[at] & np.uint8(0xC0)) != np.uint8(0x80))
         out_chars[row] = chars
 
 

@@ -66,32 +66,33 @@ def fill_tokens(
     """Lay out special tokens, question and window of every feature. Cost: O(tokens written)."""
     with_types = len(out_token_type_ids) > 0
     for row in range(len(token_start)):
-        at = value_offsets[row]
-        part_end_0 = at + len(prefix)
+        at = np.uint64(value_offsets[row])
         for i in range(len(prefix)):
-            out_input_ids[at + i] = prefix[i]
-        at = part_end_0
-        begin = question_offsets[question_index[row]]
-        size = question_offsets[question_index[row] + 1] - begin
+            out_input_ids[at + np.uint64(i)] = prefix[i]
+        part_end_0 = at + np.uint64(len(prefix))
+        begin = np.uint64(question_offsets[question_index[row]])
+        size = np.uint64(question_offsets[question_index[row] + 1]) - begin
         for i in range(size):
-            out_input_ids[at + i] = question_ids[begin + i]
-        part_end_1 = at + size
-        at = part_end_1
+            out_input_ids[part_end_0 + i] = question_ids[begin + i]
+        part_end_1 = part_end_0 + size
         for i in range(len(middle)):
-            out_input_ids[at + i] = middle[i]
-        part_end_2 = at + len(middle)
-        at = part_end_2
-        begin = context_offsets[context_index[row]] + token_start[row]
-        size = np.int64(token_end[row] - token_start[row])
+            out_input_ids[part_end_1 + np.uint64(i)] = middle[i]
+        part_end_2 = part_end_1 + np.uint64(len(middle))
+        begin = np.uint64(context_offsets[context_index[row]] + token_start[row])
+        size = np.uint64(token_end[row] - token_start[row])
         for i in range(size):
-            out_input_ids[at + i] = context_ids[begin + i]
-        part_end_3 = at + size
-        at = part_end_3
+            out_input_ids[part_end_2 + i] = context_ids[begin + i]
+        part_end_3 = part_end_2 + size
         for i in range(len(suffix)):
-            out_input_ids[at + i] = suffix[i]
+            out_input_ids[part_end_3 + np.uint64(i)] = suffix[i]
         if with_types:
-            out_token_type_ids[value_offsets[row] : part_end_0] = part_types[0]
-            out_token_type_ids[part_end_0:part_end_1] = part_types[1]
-            out_token_type_ids[part_end_1:part_end_2] = part_types[2]
-            out_token_type_ids[part_end_2:part_end_3] = part_types[3]
-            out_token_type_ids[part_end_3 : value_offsets[row + 1]] = part_types[4]
+            for i in range(at, part_end_0):
+                out_token_type_ids[i] = part_types[0]
+            for i in range(part_end_0, part_end_1):
+                out_token_type_ids[i] = part_types[1]
+            for i in range(part_end_1, part_end_2):
+                out_token_type_ids[i] = part_types[2]
+            for i in range(part_end_2, part_end_3):
+                out_token_type_ids[i] = part_types[3]
+            for i in range(part_end_3, np.uint64(value_offsets[row + 1])):
+                out_token_type_ids[i] = part_types[4]
