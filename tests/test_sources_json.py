@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qa_fast.errors import UserError
@@ -284,10 +285,16 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     return document
 
 
+def bulk_tables(folder: Path, data: bytes) -> list[pa.Table] | None:
+    (folder / "bulk.json").write_bytes(data)
+    return nested_tables(folder / "bulk.json")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=documents())
-def test_the_bulk_reader_agrees_with_the_careful_one(document: dict[str, Any]) -> None:
+def test_the_bulk_reader_agrees_with_the_careful_one(document: dict[str, Any], tmp_path: Path) -> None:
     data = json.dumps(document).encode()
-    tables = nested_tables(data)
+    tables = bulk_tables(tmp_path, data)
     if tables is None:
         return
     careful = json_text._from_document(data, Path("a.json"), {}, "row-", 0)
@@ -296,9 +303,12 @@ def test_the_bulk_reader_agrees_with_the_careful_one(document: dict[str, Any]) -
     assert [row for table in tables for row in table.to_pylist()] == expected
 
 
-def test_the_bulk_reader_takes_the_usual_documents() -> None:
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_the_bulk_reader_takes_the_usual_documents(mark: bytes, tmp_path: Path) -> None:
     for document in (sample.squad(), sample.squad_v2()):
-        tables = nested_tables(json.dumps(document, indent=1).encode())
+        tables = bulk_tables(tmp_path, mark + json.dumps(document, indent=1).encode())
         assert tables is not None
         assert sum(table.num_rows for table in tables) >= sample.QUESTIONS
-    assert nested_tables(b'{"data": [{"paragraphs": []}]}\n{"data": []}') is None
+    assert bulk_tables(tmp_path, b'{"data": [{"paragraphs": []}]}\n{"data": []}') is None
+    assert bulk_tables(tmp_path, b"") is None
+    assert nested_tables(tmp_path) is None

@@ -50,6 +50,11 @@ def read_json(path: Path, columns: Mapping[str, str], id_prefix: str = "row-") -
     Raises:
         UserError: Not JSON (with the position), not UTF-8, or not of a known shape.
     """
+    tables = nested_tables(path)
+    if tables is not None:
+        for table in tables:
+            yield table, []
+        return
     with path.open("rb") as file:
         start = file.readline()
         mark = len(_BOM) if start.startswith(_BOM) else 0
@@ -64,12 +69,6 @@ def read_json(path: Path, columns: Mapping[str, str], id_prefix: str = "row-") -
             yield from _from_lines(chain(first_two, file), path, columns, id_prefix)
             return
         data = start + second + file.read() if second else start
-    tables = nested_tables(data)
-    if tables is not None:
-        del data, start, second  # not needed while the tables are used
-        for table in tables:
-            yield table, []
-        return
     try:
         batches = _from_document(data, path, columns, id_prefix, mark)
     except UserError:

@@ -7,6 +7,10 @@ the garbage collector. Arrow is strict: it reads documents whose every value has
 
 from __future__ import annotations
 
+import codecs
+import os
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,25 +26,34 @@ _QUESTION = pa.struct(
 _PARAGRAPH = pa.struct([("context", pa.string()), ("qas", pa.list_(_QUESTION))])
 _ARTICLE = pa.struct([("paragraphs", pa.list_(_PARAGRAPH))])
 _DOCUMENT = pa.schema([("data", pa.list_(_ARTICLE))])
+# Where the first paragraphs must show that this is a nested document.
+_HEAD_BYTES = 1 << 16
 # Arrow reads the document as one block, and counts a block's bytes in 32 bits.
 _MOST_BYTES = 2**31 - 1024
 
 
-def nested_tables(data: bytes) -> list[pa.Table] | None:
-    """The rows of a nested SQuAD document.
+def nested_tables(path: Path) -> list[pa.Table] | None:
+    """The rows of a file that is one nested SQuAD document.
 
     Args:
-        data: JSON without a byte order mark.
+        path: UTF-8, with or without a byte order mark.
 
     Returns:
-        Tables of `examples.EXAMPLES`, or None where the document is not plainly such a one.
+        Tables of `examples.EXAMPLES`, or None where the file is not plainly such a one.
     """
-    if len(data) > _MOST_BYTES or b'"paragraphs"' not in data:
+    if not path.is_file() or not 0 < path.stat().st_size <= _MOST_BYTES:
         return None
+    with pa.memory_map(os.fsencode(path)) as mapped:
+        data = mapped.read_buffer()
+    head = data.slice(0, min(_HEAD_BYTES, data.size)).to_pybytes()
+    if b'"paragraphs"' not in head:
+        return None
+    if head.startswith(codecs.BOM_UTF8):
+        data = data.slice(len(codecs.BOM_UTF8))
     try:
         document = pj.read_json(
             pa.BufferReader(data),
-            pj.ReadOptions(block_size=len(data) + 1),
+            pj.ReadOptions(block_size=data.size + 1),
             pj.ParseOptions(explicit_schema=_DOCUMENT, newlines_in_values=True, unexpected_field_behavior="ignore"),
         )
         return _rows(document["data"]) if document.num_rows == 1 else None
