@@ -8,61 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
-import json
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from operator import attrgetter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-
-from qa_fast.buffers import one_chunk
-from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
-from qa_fast.examples import IdSet, Reject, check_examples
-from qa_fast.featurize import BATCH_TOKENS, Featurized, featurize_examples
-from qa_fast.parallel import Ahead, in_order
+from qa_fast.parallel import Ahead
+from qa_fast.progress import Reporter, StageClock
 from qa_fast.schema import LABEL_MODES, FeatureConfig, canonical_json
-from qa_fast.shards import FORMAT_VERSION, TRAIN, SplitWriter, damaged_file, feature_batch, write_json
-from qa_fast.sources import Source, resolve_model, resolve_source
+from qa_fast.shards import FORMAT_VERSION, REJECTED, damaged_file
+from qa_fast.sources import resolve_model, resolve_source
 from qa_fast.sources.cache import local_path
 from qa_fast.staging import check_out, check_replaceable, finished, locked, put_in_place, staged
 from qa_fast.version import __version__
 
-_REJECTED = "rejected.jsonl"
+if TYPE_CHECKING:
+    from qa_fast.encode import TextEncoder
 
-
-@dataclass
-class SplitCounts:
-    """What became of a split's examples.
-
-    Attributes:
-        examples: Examples that have features.
-        features: Windows.
-        impossible: Features labelled at CLS.
-        rejected: Examples left out.
-        repaired: Answers shifted to where their text stands.
-        tokens: Tokens of all features, special ones included.
-        differences: Features that `exact` and `reference` labels differ on, by cause.
-    """
-
-    examples: int = 0
-    features: int = 0
-    impossible: int = 0
-    rejected: int = 0
-    repaired: int = 0
-    tokens: int = 0
-    differences: dict[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The counts as the index holds them."""
-        return dict(vars(self))
+# Tables read before the tokenizer and the kernels are there to take them.
+_TABLES_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -82,14 +48,6 @@ class BuildResult:
     up_to_date: bool
     seconds: float
     stage_seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Reporter:
-    """Where a build says what it does: a line, or so many more examples of a split done, of a total if it is known."""
-
-    say: Callable[[str], None] = lambda _: None
-    progress: Callable[[str, int, int | None], None] | None = None
 
 
 def build_shards(
@@ -132,15 +90,19 @@ def build_shards(
     check_out(out)
     found = resolve_source(source, columns, splits, report.say)
     folder = resolve_model(model, report.say, weights=False)
-    clock = _Clock()
+    clock = StageClock()
     with contextlib.ExitStack() as stack:
-        tables = _tables(found, max_examples, clock)
+        tables = clock.each("load", found.tables(max_examples))
         describe = found.describe
-        if workers > 1:  # a first look at the source, while the tokenizer is loaded
+        if workers > 1:
             pool = stack.enter_context(ThreadPoolExecutor(1))
             describe = pool.submit(describe).result
             if finished(out) is None:
-                tables = stack.enter_context(contextlib.closing(Ahead(tables)))
+                tables = stack.enter_context(contextlib.closing(Ahead(tables, _TABLES_AHEAD)))
+        # While the source is read: importing this loads the kernels, which takes longer than most sources.
+        from qa_fast.encode import load_encoder
+        from qa_fast.pipeline import Pipeline
+
         encoder = load_encoder(folder, encode, report.say)
         _check_room(config, encoder)
         about_source = describe()
@@ -172,9 +134,8 @@ def build_shards(
             )
         check_replaceable(out, found.splits)
         partial = stack.enter_context(staged(out))
-        counts, shards = _Job(found, encoder, config, max_examples, workers, strict, report, clock).write(
-            tables, partial
-        )
+        pipeline = Pipeline(found, encoder, config, max_examples, workers, strict, report, clock)
+        counts, shards = pipeline.write(tables, partial)
         manifest = {
             "qa_fast_version": __version__,
             "format_version": FORMAT_VERSION,
@@ -187,185 +148,6 @@ def build_shards(
         }
         put_in_place(partial, out, manifest)
     return BuildResult(out, manifest, False, time.perf_counter() - started, clock.seconds)
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """A table of a split's raw examples, which of its ids came before, and the rows that could not enter it."""
-
-    split: str
-    table: pa.Table
-    repeated: np.ndarray
-    unreadable: list[Reject]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A table of `rows` raw examples of a split, featurized, with the rejects and how many answers were shifted.
-
-    `batches` are its features as they are written; they are made as they are asked for where there are many.
-    """
-
-    split: str
-    rows: int
-    done: Featurized
-    batches: Iterable[pa.RecordBatch]
-    rejects: list[Reject]
-    repaired: int
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What stays the same over a build's splits."""
-
-    source: Source
-    encoder: TextEncoder
-    config: FeatureConfig
-    max_examples: int | None
-    workers: int
-    strict: bool
-    report: Reporter
-    clock: _Clock
-
-    def write(
-        self, tables: Iterator[_Raw], folder: Path
-    ) -> tuple[dict[str, SplitCounts], dict[str, list[dict[str, Any]]]]:
-        """Write every split into a folder; counts and files by split."""
-        counts: dict[str, SplitCounts] = {}
-        shards: dict[str, list[dict[str, Any]]] = {}
-        prepared: Any = in_order(self._prepare, tables, self.workers)
-        with (
-            (folder / _REJECTED).open("w", encoding="utf-8", errors="backslashreplace") as rejected,
-            contextlib.closing(prepared),
-        ):
-            for split, parts in itertools.groupby(prepared, key=attrgetter("split")):
-                counts[split], shards[split] = self._write_split(split, parts, folder / split, rejected)
-        for split in self.source.splits:
-            if split not in counts:
-                raise self._no_examples(split, SplitCounts(), None)
-        if not any(split.rejected for split in counts.values()):
-            (folder / _REJECTED).unlink()
-        write_json(folder / "dataset_dict.json", {"splits": list(self.source.splits)})
-        return counts, shards
-
-    def _write_split(
-        self, split: str, parts: Iterable[_Prepared], folder: Path, rejected: TextIO
-    ) -> tuple[SplitCounts, list[dict[str, Any]]]:
-        counts, first_reject = SplitCounts(), None
-        progress = self.report.progress
-        total = self.source.rows(split) if progress else None
-        if total is not None and self.max_examples is not None:
-            total = min(total, self.max_examples)
-        writer = SplitWriter(folder, split)
-        try:
-            for part in parts:
-                self._write_table(part, writer, counts)
-                first_reject = first_reject or next(iter(part.rejects), None)
-                self._reject(part.rejects, split, rejected)
-                if progress:
-                    progress(split, part.rows, total)
-            if counts.features == 0:
-                raise self._no_examples(split, counts, first_reject)
-            with self.clock("write"):
-                return counts, writer.close()
-        finally:
-            writer.abort()
-
-    def _no_examples(self, split: str, counts: SplitCounts, first: Reject | None) -> UserError:
-        why = f", the first {first.id or 'without id'}: {first.reason}" if first else ""
-        return UserError(
-            f"a split must hold at least one good example; {self.source.name} {split} has none "
-            f"({counts.rejected} rejected{why}): check --columns and the file"
-        )
-
-    def _prepare(self, raw: _Raw) -> _Prepared:
-        """Check and featurize a table; several threads do so at once."""
-        split, clock = raw.split, self.clock
-        with clock("check"):
-            examples, misplaced, repaired = check_examples(raw.table, raw.repeated)
-        drop = self.config.drop_impossible and split == TRAIN
-        done = featurize_examples(examples, self.encoder, self.config, drop, clock)
-        ids = done.encoded.examples.ids
-
-        laid_out = clock.each("lay out", done.batches(self.encoder))
-        batches: Iterable[pa.RecordBatch] = (feature_batch(features, ids, split) for features in laid_out)
-        if done.windows.lengths.sum(dtype=np.int64) <= BATCH_TOKENS:
-            batches = list(batches)
-        return _Prepared(
-            split, raw.table.num_rows, done, batches, [*raw.unreadable, *misplaced, *done.rejects], repaired
-        )
-
-    def _write_table(self, part: _Prepared, writer: SplitWriter, counts: SplitCounts) -> None:
-        """Write one table's features, and count them."""
-        done = part.done
-        examples = done.encoded.examples
-        for batch in part.batches:
-            with self.clock("write"):
-                writer.add_features(batch)
-        with self.clock("write"):
-            feature_counts = np.bincount(done.windows.example_index, minlength=len(examples)).astype(np.int32)
-            writer.add_examples(examples, done.encoded.contexts, done.encoded.leading_chars, feature_counts)
-        counts.examples += len(examples)
-        counts.features += len(done.windows)
-        counts.impossible += int((done.labels.start_positions == done.windows.cls_position).sum())
-        counts.repaired += part.repaired
-        counts.rejected += len(part.rejects)
-        counts.tokens += int(done.windows.lengths.sum(dtype=np.int64))
-        for cause, count in done.labels.differences.items():
-            counts.differences[cause] = counts.differences.get(cause, 0) + count
-
-    def _reject(self, rejects: list[Reject], split: str, file: TextIO) -> None:
-        if rejects and self.strict:
-            first = rejects[0]
-            raise UserError(
-                f"--strict allows no rejected example; received {len(rejects)} or more in {split}, the first "
-                f"{first.id or 'without id'}: {first.reason}"
-            )
-        for reject in rejects:
-            line = {"split": split, "id": reject.id, "reason": reject.reason}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _tables(source: Source, max_examples: int | None, clock: _Clock) -> Iterator[_Raw]:
-    """The tables of all splits, one split after the other, no more examples of each than wanted."""
-    for split in source.splits:
-        left, seen = max_examples, IdSet()
-        for table, unreadable in clock.each("load", source.read(split)):
-            if left is not None:
-                table, left = table.slice(0, left), max(left - table.num_rows, 0)
-            with clock("check"):
-                repeated = seen.add(one_chunk(table["id"]))
-            yield _Raw(split, table, repeated, unreadable)
-            if left == 0:
-                break
-
-
-class _Clock:
-    """Adds up wall time by stage, of all threads."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            took = time.perf_counter() - begun
-            with self._lock:
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + took
-
-    def each(self, stage: str, items: Iterator[Any]) -> Iterator[Any]:
-        """The items, the time to make each one counted to the stage."""
-        while True:
-            with self(stage):
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
-            yield item
 
 
 def _check_options(config: FeatureConfig, max_examples: int | None, workers: int) -> None:
@@ -401,7 +183,7 @@ def _check_strict(out: Path, there: dict[str, Any], strict: bool) -> None:
     if strict and rejected:
         raise UserError(
             f"--strict allows no rejected example; {out} was made with {rejected} of them: "
-            f"see {out / _REJECTED} and mend the source"
+            f"see {out / REJECTED} and mend the source"
         )
 
 

@@ -15,26 +15,8 @@ import pyarrow.compute as pc
 
 from qa_fast.buffers import one_chunk, text_buffers
 from qa_fast.kernels import hashing, text
+from qa_fast.raw import ANSWERS_TYPE, Reject
 from qa_fast.schema import Int32s, Int64s
-
-ANSWERS_TYPE = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
-CONTEXT_TYPE = pa.dictionary(pa.int32(), pa.string())
-EXAMPLES = pa.schema(
-    [("id", pa.string()), ("question", pa.string()), ("context", CONTEXT_TYPE), ("answers", ANSWERS_TYPE)]
-)
-
-
-@dataclass(frozen=True)
-class Reject:
-    """An example that was left out, or that no feature could be cut from.
-
-    Attributes:
-        id: The example's id.
-        reason: The rule it broke and what it held.
-    """
-
-    id: str
-    reason: str
 
 
 @dataclass(frozen=True)

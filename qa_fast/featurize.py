@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from qa_fast.buffers import offsets_of, one_chunk, strings_from, text_buffers
 from qa_fast.encode import EncodedTexts, PairTemplate, TextEncoder
-from qa_fast.examples import Examples, Reject, leading_space
+from qa_fast.examples import Examples, leading_space
 from qa_fast.kernels import labels as label_kernels
 from qa_fast.kernels import windows as window_kernels
+from qa_fast.raw import Reject
 from qa_fast.schema import FeatureConfig, Features, Int32s, Int64s, Ragged
 
 # Tokens laid out at a time: about 20 MB of output, so that memory does not grow with the documents.

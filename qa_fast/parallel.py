@@ -19,23 +19,25 @@ _END: Any = object()
 class Ahead(Iterator[Item], Generic[Item]):
     """The items of an iterator, each made in another thread while the one before it is in use; the first at once.
 
-    At most one item waits, so memory stays bounded. An error in making an item is raised where that item would come.
+    A few items wait at most, so memory stays bounded. An error in making an item is raised where that item would come.
     Whoever stops early must call `close`, which leaves no thread behind.
 
     Args:
         items: Its `next` is called by one other thread at a time.
+        depth: How many items may wait.
     """
 
-    def __init__(self, items: Iterator[Item]) -> None:
+    def __init__(self, items: Iterator[Item], depth: int = 1) -> None:
         self._items, self._pool = items, ThreadPoolExecutor(1)
-        self._coming = self._pool.submit(next, items, _END)
+        self._coming = deque(self._pool.submit(next, items, _END) for _ in range(depth))
 
     def __next__(self) -> Item:
-        item: Item = self._coming.result()
+        item: Item = self._coming[0].result()
         if item is _END:
             self.close()
             raise StopIteration
-        self._coming = self._pool.submit(next, self._items, _END)
+        self._coming.popleft()
+        self._coming.append(self._pool.submit(next, self._items, _END))
         return item
 
     def close(self) -> None:

@@ -18,21 +18,25 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_fast.buffers import list_array, offsets_of, ragged_from
-from qa_fast.encode import EncodedTexts
 from qa_fast.errors import UserError
-from qa_fast.examples import ANSWERS_TYPE, Examples
+from qa_fast.raw import ANSWERS_TYPE
 from qa_fast.schema import Features, Int32s, Ragged
+
+if TYPE_CHECKING:
+    from qa_fast.encode import EncodedTexts
+    from qa_fast.examples import Examples
 
 INDEX = "qa_fast.json"
 FORMAT_VERSION = 1
 TRAIN = "train"
+REJECTED = "rejected.jsonl"
 # A data file is closed when it holds this much; small enough to copy and checksum in pieces.
 SHARD_BYTES = 1 << 29
 

@@ -20,8 +20,9 @@ import pytest
 
 from qa_fast import build as build_module
 from qa_fast import shards as shards_module
-from qa_fast.build import Reporter, build_shards
+from qa_fast.build import build_shards
 from qa_fast.errors import UserError
+from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.sources import files, rows
@@ -400,18 +401,18 @@ def test_a_small_disk_runs_full(tmp_path: Path, model: str) -> None:
 
 SCRIPT = """
 import sys, time
-from qa_fast import build
+from qa_fast import pipeline
 from qa_fast.build import build_shards
 from qa_fast.schema import FeatureConfig
 stop = sys.argv[4]
-real = build.SplitWriter.close
+real = pipeline.SplitWriter.close
 def slow(writer):
     files = real(writer)
     if stop == writer.split:
         print("here", flush=True)
         time.sleep(60)
     return files
-build.SplitWriter.close = slow
+pipeline.SplitWriter.close = slow
 build_shards(sys.argv[1], sys.argv[2], sys.argv[3], FeatureConfig(48, 12), overwrite=True)
 """
 

@@ -21,6 +21,9 @@ def test_ahead_gives_every_item_in_order_and_the_error_in_its_place() -> None:
         raise ValueError("third")
 
     assert list(Ahead(iter(range(100)))) == list(range(100))
+    stream = Ahead(iter(range(3)), depth=2)
+    assert list(stream) == [0, 1, 2]
+    assert list(stream) == []  # an iterator that has ended stays so
     stream = Ahead(items())
     assert [next(stream), next(stream)] == [1, 2]
     with pytest.raises(ValueError, match="third"):

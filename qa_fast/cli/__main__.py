@@ -1,5 +1,5 @@
 """`python -m qa_fast.cli`: the `qa-fast` command without its script."""
 
-from qa_fast.cli.app import main
+from qa_fast.cli.app import run
 
-main()
+run()

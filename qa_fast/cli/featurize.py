@@ -17,7 +17,8 @@ from qa_fast.errors import UserError
 from qa_fast.schema import FeatureConfig
 
 if TYPE_CHECKING:
-    from qa_fast.build import BuildResult, Reporter
+    from qa_fast.build import BuildResult
+    from qa_fast.progress import Reporter
 
 
 def featurize(
@@ -140,7 +141,7 @@ def summary(result: BuildResult) -> dict[str, Any]:
 @contextmanager
 def _reporting(silent: bool) -> Iterator[Reporter]:
     """Lines and a progress bar on standard error."""
-    from qa_fast.build import Reporter
+    from qa_fast.progress import Reporter
 
     if silent:
         yield Reporter()

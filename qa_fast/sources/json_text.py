@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from qa_fast.errors import UserError
-from qa_fast.examples import Reject
+from qa_fast.raw import Reject
 from qa_fast.sources.nested import nested_tables
 from qa_fast.sources.rows import Batch, RowCollector, column_names
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from qa_fast.examples import ANSWERS_TYPE, CONTEXT_TYPE, EXAMPLES
+from qa_fast.raw import ANSWERS_TYPE, CONTEXT_TYPE, EXAMPLES
 from qa_fast.sources.rows import bounded_tables
 
 _ANSWERS = pa.list_(pa.struct([("text", pa.string()), ("answer_start", pa.int32())]))

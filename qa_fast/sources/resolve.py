@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qa_fast.errors import UserError
+from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
 from qa_fast.sources.cache import file_sha256, local_path
 from qa_fast.sources.rows import Batch
@@ -49,6 +50,17 @@ class Source:
         for number, path in enumerate(paths):
             # Rows without ids are numbered, and two files must not give the same.
             yield from files.read_examples(path, self.columns, f"row-{number}-" if len(paths) > 1 else "row-")
+
+    def tables(self, max_examples: int | None = None) -> Iterator[SplitTable]:
+        """The tables of all splits, one split after the other, no more examples of each than wanted."""
+        for split in self.splits:
+            left = max_examples
+            for table, unreadable in self.read(split):
+                if left is not None:
+                    table, left = table.slice(0, left), max(left - table.num_rows, 0)
+                yield SplitTable(split, table, unreadable)
+                if left == 0:
+                    break
 
     def rows(self, split: str) -> int | None:
         """About how many examples the split has, where its files say so without being read whole."""

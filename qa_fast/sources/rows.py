@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from qa_fast.buffers import offsets_of, one_chunk
 from qa_fast.errors import UserError
-from qa_fast.examples import ANSWERS_TYPE, EXAMPLES, Reject
+from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.schema import Int64s
 
 # A table is closed when it holds this much: enough for its fixed costs not to count, little enough for many tables to
