@@ -358,10 +358,11 @@ def table_cuts(context_index: np.ndarray, context_chars: Int64s) -> list[int]:
     used, first_row = np.unique(context_index, return_index=True)
     sizes[first_row] = context_chars[used]
     ends = np.cumsum(sizes)
+    most = -(-rows // -(-rows // TABLE_ROWS)) if rows else 0  # equal tables rather than full ones and a short one
     cuts = [0]
     while cuts[-1] < rows:
         begin = cuts[-1]
         before = ends[begin - 1] if begin else 0
         last = int(np.searchsorted(ends, before + TABLE_CONTEXT_CHARS)) + 1
-        cuts.append(min(max(last, begin + 1), begin + TABLE_ROWS, rows))
+        cuts.append(min(max(last, begin + 1), begin + most, rows))
     return cuts
