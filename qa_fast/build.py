@@ -121,12 +121,12 @@ def build_shards(
         stack.enter_context(locked(out))
         there = finished(out)
         if there is not None and there.get("fingerprint") == fingerprint:
-            damaged = damaged_file(out, there)
+            damaged = damaged_file(out, there, contents=True)
             if damaged is None:
                 _check_strict(out, there, strict)
                 report.say(f"{out} is up to date: same source, model and options")
                 return BuildResult(out, there, True, time.perf_counter() - started, {})
-            report.say(f"{out}: {damaged} is missing or cut short, featurizing again")
+            report.say(f"{out}: {damaged} is missing or damaged, featurizing again")
         elif there is not None and not overwrite:
             raise UserError(
                 f"{out} holds shards made with other inputs or options ({_changes(there, decides)}): "

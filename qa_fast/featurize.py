@@ -33,7 +33,7 @@ class EncodedExamples:
 
     Attributes:
         examples: What was encoded.
-        questions: Encoded distinct questions, white space at their start taken off.
+        questions: Encoded questions, white space at their start taken off.
         question_index: int32[E], row in `questions`.
         contexts: Encoded distinct contexts [D], white space at their start taken off; offsets count from there.
         leading_chars: int32[D], characters taken off each context.
@@ -92,19 +92,18 @@ class Labels:
 
 
 def encode_examples(examples: Examples, encoder: TextEncoder) -> EncodedExamples:
-    """Encode every distinct question and context once.
+    """Encode every question, and every distinct context once.
 
     Args:
         examples: E examples.
         encoder: The model's tokenizer.
     """
-    distinct = one_chunk(examples.questions).dictionary_encode()
-    questions, _ = _stripped(distinct.dictionary)
+    questions, _ = _stripped(one_chunk(examples.questions))
     contexts, leading_chars = _stripped(examples.contexts)
     return EncodedExamples(
         examples,
         encoder.encode(questions, with_chars=False),
-        distinct.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False),
+        np.arange(len(questions), dtype=np.int32),
         encoder.encode(contexts),
         leading_chars,
     )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from qa_fast.buffers import list_array, offsets_of, ragged_from
 from qa_fast.errors import UserError
@@ -34,18 +35,22 @@ if TYPE_CHECKING:
     from qa_fast.examples import Examples
 
 INDEX = "qa_fast.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TRAIN = "train"
 REJECTED = "rejected.jsonl"
+CHECKSUM = "xxh3_128"
 # A data file is closed when it holds this much; small enough to copy and checksum in pieces.
 SHARD_BYTES = 1 << 29
 
 
 class _HashingFile:
-    """A file that is written from its start to its end, with its checksum as it goes: a second reading costs more."""
+    """A file that is written from its start to its end, with its checksum as it goes: a second reading costs more.
+
+    XXH3 tells a damaged file as surely as SHA-256 does, in a seventh of the time, which here is a tenth of the whole.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.sha256, self.size = hashlib.sha256(), 0
+        self.checksum, self.size = xxhash.xxh3_128(), 0
         self._file = path.open("wb", buffering=0)
 
     @property
@@ -55,7 +60,7 @@ class _HashingFile:
     def write(self, data: bytes | pa.Buffer) -> int:
         """Write all of it."""
         view = memoryview(data).cast("B")
-        self.sha256.update(view)
+        self.checksum.update(view)
         while len(view):  # a single call may write less
             view = view[self._file.write(view) :]
         size = memoryview(data).nbytes
@@ -134,7 +139,7 @@ class SplitWriter:
         """Finish the files, give them their final names, and write what `datasets` reads.
 
         Returns:
-            For each file: its name within the split, rows, bytes and SHA-256.
+            For each file: its name within the split, rows, bytes and checksum.
         """
         for sink, stream in self._streams.values():
             stream.close()
@@ -148,7 +153,7 @@ class SplitWriter:
             if (self.folder / name).exists():
                 files.append(self._described(self.folder / name, name, None))
         data_files = [{"filename": file["file"]} for file in files if file["rows"] is not None]
-        fingerprint = files[0]["sha256"][:16] if files else "0" * 16
+        fingerprint = files[0][CHECKSUM][:16] if files else "0" * 16
         state: dict[str, Any] = {
             "_data_files": data_files,
             "_fingerprint": fingerprint,
@@ -166,7 +171,7 @@ class SplitWriter:
 
     def _described(self, path: Path, written_as: str, rows: int | None) -> dict[str, Any]:
         sink, _ = self._streams[written_as]
-        return {"file": path.name, "rows": rows, "bytes": sink.size, "sha256": sink.sha256.hexdigest()}
+        return {"file": path.name, "rows": rows, "bytes": sink.size, CHECKSUM: sink.checksum.hexdigest()}
 
     def abort(self) -> None:
         """Let go of the open files; what was written stays where it is."""
@@ -298,8 +303,14 @@ def open_shards(path: str | Path) -> Shards:
     return Shards(folder, manifest)
 
 
-def damaged_file(folder: Path, manifest: dict[str, Any]) -> str | None:
-    """The first file that is missing or has another length than the index says, if there is one."""
+def damaged_file(folder: Path, manifest: dict[str, Any], contents: bool = False) -> str | None:
+    """The first file that is missing or not as the index says, if there is one.
+
+    Args:
+        folder: Of the shards.
+        manifest: Its index.
+        contents: Compare checksums, which reads every file, and not lengths only.
+    """
     if not (folder / "dataset_dict.json").is_file():
         return "dataset_dict.json"
     for split, about in manifest["splits"].items():
@@ -307,10 +318,17 @@ def damaged_file(folder: Path, manifest: dict[str, Any]) -> str | None:
             path = folder / split / file["file"]
             if not path.is_file() or path.stat().st_size != file["bytes"]:
                 return f"{split}/{file['file']}"
+            if contents and _checksum(path) != file[CHECKSUM]:
+                return f"{split}/{file['file']}"
         for name in ("state.json", "dataset_info.json"):
             if not (folder / split / name).is_file():
                 return f"{split}/{name}"
     return None
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def _open_split(folder: Path, name: str, files: list[dict[str, Any]]) -> Split:

@@ -324,7 +324,21 @@ def test_damaged_shards_are_made_again(tmp_path: Path, source: str, model: str, 
     (out / gone).unlink()
     said: list[str] = []
     assert not build_shards(source, out, model, CONFIG, report=Reporter(said.append)).up_to_date
-    assert f"{out}: {gone} is missing or cut short, featurizing again" in said
+    assert f"{out}: {gone} is missing or damaged, featurizing again" in said
+    assert contents(out) == before
+
+
+def test_a_changed_byte_in_a_shard_is_noticed(tmp_path: Path, source: str, model: str) -> None:
+    out = tmp_path / "out"
+    build_shards(source, out, model, CONFIG)
+    before = contents(out)
+    file = out / "train" / "data-00000-of-00001.arrow"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    said: list[str] = []
+    assert not build_shards(source, out, model, CONFIG, report=Reporter(said.append)).up_to_date
+    assert f"{out}: train/{file.name} is missing or damaged, featurizing again" in said
     assert contents(out) == before
 
 

@@ -24,11 +24,11 @@ REVISION = "89abcdef0123456789abcdef0123456789abcdef"
 
 def manifest(**changes: Any) -> dict[str, Any]:
     """`qa_fast.json` as featurizing SQuAD writes it, with other numbers."""
-    shards = {"file": "data-00000-of-00001.arrow", "rows": 70, "bytes": 900, "sha256": "5" * 64}
+    shards = {"file": "data-00000-of-00001.arrow", "rows": 70, "bytes": 900, "xxh3_128": "5" * 32}
     counts = {"impossible": 4, "rejected": 1, "repaired": 0, "tokens": 9000, "differences": {}, "shards": [shards]}
     return {
         "qa_fast_version": "0.9",
-        "format_version": 1,
+        "format_version": 2,
         "config": {"max_length": 160, "doc_stride": 32, "labels": "exact", "drop_impossible": False},
         "model": {"name": "minilm", "tokenizer_hash": "7" * 64},
         "source": {

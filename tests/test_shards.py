@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+import xxhash
 
 from qa_fast import shards as shards_module
 from qa_fast.build import build_shards
@@ -87,7 +87,7 @@ def test_what_is_written_is_read(
     assert len(data) == (1 if shard_bytes > 1 else len(batches))
     assert [file["file"] for file in data] == [f"data-{i:05d}-of-{len(data):05d}.arrow" for i in range(len(data))]
     write_json(tmp_path / "dataset_dict.json", {"splits": [split]})
-    write_json(tmp_path / "qa_fast.json", {"format_version": 1, "splits": {split: {"shards": files}}})
+    write_json(tmp_path / "qa_fast.json", {"format_version": 2, "splits": {split: {"shards": files}}})
 
     opened = open_shards(tmp_path).split(split)
     names = ["input_ids", "token_type_ids", "start_positions", "end_positions", "window_index", "example_index"]
@@ -194,7 +194,7 @@ def test_checksums_are_those_of_the_files(out: Path) -> None:
         rows = 0
         for file in about["shards"]:
             data = (out / split / file["file"]).read_bytes()
-            assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
+            assert (len(data), xxhash.xxh3_128(data).hexdigest()) == (file["bytes"], file["xxh3_128"])
             rows += file["rows"] or 0
         assert rows == about["features"]
 
@@ -212,9 +212,9 @@ def test_folders_that_are_no_shards(tmp_path: Path, out: Path) -> None:
 
 @pytest.mark.parametrize(
     "index",
-    ["", "{", "[]", "5", "{}", '{"format_version": 1}', '{"format_version": 1, "splits": []}',
-     '{"format_version": 1, "splits": {}}', '{"format_version": 1, "splits": {"train": 5}}',
-     '{"format_version": 1, "splits": {"train": {"shards": [{}]}}}', "\udcff"],
+    ["", "{", "[]", "5", "{}", '{"format_version": 2}', '{"format_version": 2, "splits": []}',
+     '{"format_version": 2, "splits": {}}', '{"format_version": 2, "splits": {"train": 5}}',
+     '{"format_version": 2, "splits": {"train": {"shards": [{}]}}}', "\udcff"],
 )  # fmt: skip
 def test_a_damaged_index(out: Path, index: str) -> None:
     (out / "qa_fast.json").write_bytes(index.encode("utf-8", "surrogateescape"))
@@ -226,7 +226,7 @@ def test_another_format_version(out: Path) -> None:
     index = json.loads((out / "qa_fast.json").read_text())
     write_json(out / "qa_fast.json", {**index, "format_version": 99, "qa_fast_version": "9.9"})
     with pytest.raises(
-        UserError, match=r"must have shard format 1; received format 99, of qa-fast 9\.9: featurize again"
+        UserError, match=r"must have shard format 2; received format 99, of qa-fast 9\.9: featurize again"
     ):
         open_shards(out)
 

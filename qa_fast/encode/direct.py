@@ -38,6 +38,13 @@ class EncodedTexts:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def take(self, rows: Int32s) -> EncodedTexts:
+        """The given texts, in that order; a text may come several times."""
+        counts = np.diff(self.offsets)[rows]
+        offsets = offsets_of(counts)
+        index = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)
+        return EncodedTexts(self.ids[index], self.char_start[index], self.char_end[index], offsets)
+
 
 def encode_strings(tokenizer: Tokenizer, strings: list[str]) -> EncodedTexts:
     """Encode each string on its own, without special tokens.

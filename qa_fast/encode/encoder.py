@@ -99,7 +99,9 @@ class Way:
                     self._check(texts)
         if self._words is not None:
             return self._words.encode(texts, with_chars)
-        return encode_strings(self._tokenizer, texts.to_pylist())
+        distinct = texts.dictionary_encode()
+        encoded = encode_strings(self._tokenizer, distinct.dictionary.to_pylist())
+        return encoded.take(distinct.indices.to_numpy(zero_copy_only=False))
 
     def _check(self, texts: pa.Array) -> None:
         """Compare both ways on texts spread over the given ones."""

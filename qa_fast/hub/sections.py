@@ -7,6 +7,7 @@ from typing import Any
 
 from qa_fast.hub.facts import PICTURE, TRAINING, Facts, Score
 from qa_fast.hub.usage import usage
+from qa_fast.shards import CHECKSUM
 
 _FAMILIES = {"bert": "BERT", "distilbert": "DistilBERT"}
 # Options that say where and how often things were written, not what was trained.
@@ -166,12 +167,12 @@ def _course(facts: Facts) -> str:
 def _checksums(data: Mapping[str, Any]) -> str:
     rows = [(f"source {name}", f"`{value}`") for name, value in data["files"].items()]
     rows += [
-        (f"shard {split}/{file['file']}", f"`{file['sha256']}`")
+        (f"shard {split}/{file['file']}", f"`{file[CHECKSUM]}` ({CHECKSUM})")
         for split, about in data["splits"].items()
         for file in about.get("shards", [])
     ]
     rows.append(("tokenizer", f"`{data['tokenizer_hash']}`"))
-    table = _table(("file", "SHA-256"), rows)
+    table = _table(("file", "SHA-256, or as said"), rows)
     return f"### Checksums\n\nOf the data, featurized by qa-fast {data['qa_fast_version']}.\n\n{table}"
 
 

@@ -30,7 +30,7 @@ from qa_fast.hub.card import write_card
 from qa_fast.model import EncoderConfig, SpanModel, check_length, read_encoder_config
 from qa_fast.model.precision import Choice, choose_precision
 from qa_fast.predict import Predictor
-from qa_fast.shards import Shards, open_shards
+from qa_fast.shards import CHECKSUM, Shards, open_shards
 from qa_fast.sources import resolve_model
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.jit import choose_jit
@@ -333,7 +333,7 @@ class _Run:
 
     def _data(self) -> dict[str, Any]:
         files = self.shards.manifest["splits"][TRAIN].get("shards", [])
-        return {"sha256": [file["sha256"] for file in files], "features": len(self.selected)}
+        return {"checksums": [file[CHECKSUM] for file in files], "features": len(self.selected)}
 
     def _metrics(self, seconds: float) -> dict[str, Any]:
         pace, position = self.pace, self.position
