@@ -22,6 +22,7 @@ from qa_fast.encode.encoder import Way, same_tokens
 from qa_fast.encode.families import NotAllowedError, choose_family
 from qa_fast.encode.words import WordEncoder
 from qa_fast.errors import UserError
+from qa_fast.kernels import wordpiece as wordpiece_kernels
 from qa_fast.kernels import words as kernels
 from tests.made_up import PIECES, texts
 from tests.tokenizers_for_tests import CORPUS, FAMILIES, save_folder, small_tokenizer
@@ -115,6 +116,38 @@ def test_words_around_the_size_of_a_key(size: int) -> None:
     """Long units are compared by their bytes, short ones by their keys; a text may end anywhere."""
     words = ["x" * size, "x" * (size - 1) + "y", "y" + "x" * (size - 1), "x" * (size - 1)]
     assert_same("wordpiece", [*words, " ".join(words), *(word + "é" for word in words), "é" * (size // 2)])
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {},
+        {"lowercase": False, "strip_accents": None},
+        {"strip_accents": False},
+        {"clean_text": False, "handle_chinese_chars": False},
+        None,
+    ],
+    ids=["uncased", "cased", "accents kept", "not cleaned", "no normaliser"],
+)
+def test_every_character_beside_letters_itself_and_a_combining_mark(normalizer: dict | None) -> None:
+    """The table of characters against the tokenizer: every one of the first two planes, and each 17th of the others."""
+    settings = orjson.loads(small_tokenizer("wordpiece").to_str())
+    settings["normalizer"] = normalizer if normalizer is None else {**settings["normalizer"], **normalizer}
+    tokenizer = Tokenizer.from_buffer(orjson.dumps(settings))
+    words = WordEncoder(choose_family(settings), tokenizer)
+    codes = [*range(0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 17)]
+    for begin in range(0, len(codes), 20_000):
+        chars = map(chr, codes[begin : begin + 20_000])
+        strings = [f"x{char}y {char}e\u0301{char} o{char}" for char in chars]
+        assert same_tokens(words.encode(pa.array(strings)), encode_strings(tokenizer, strings))
+
+
+def test_characters_that_depend_on_their_neighbours_are_left_to_the_tokenizer() -> None:
+    """U+302E is a combining mark that decomposing orders and that no normaliser drops."""
+    _, words = both_ways("wordpiece")
+    assert_same("wordpiece", ["a\u302e\u0301b", "\u302e", "e\u0301\u302e"])
+    assert words._wordpiece is not None
+    assert words._wordpiece.characters.entries[0x302E] == wordpiece_kernels.LEFT
 
 
 def test_one_long_text() -> None:

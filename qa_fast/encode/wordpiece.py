@@ -1,30 +1,32 @@
-"""ASCII words of BERT's tokenizers, split in a kernel; everything else is left to the Rust tokenizer.
+"""Units of BERT's tokenizers, tokenized in a kernel; what the kernel must not judge is left to the Rust tokenizer.
 
-Once every distinct word is encoded once, handing the words to Rust and taking its objects apart again is what costs
-most; this halves the time of the whole encoding (see bench/README.md), and concerns most models in use.
+Once every distinct unit is encoded once, handing units to Rust and taking its objects apart again is what costs most
+(see bench/README.md), and most models in use are BERT's children.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qa_fast.buffers import offsets_of
+from qa_fast.encode.characters import Characters
 from qa_fast.encode.direct import EncodedTexts
-from qa_fast.encode.families import byte_classes
 from qa_fast.kernels import wordpiece as kernels
-from qa_fast.kernels.words import OPAQUE, SPACE
 from qa_fast.schema import Int32s, Int64s, Ragged
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
-class AsciiWordPiece:
+class WordPiece:
     """A WordPiece vocabulary laid out for the kernel.
 
     Attributes:
-        lowercase: Whether the normaliser lowercases.
+        characters: What the tokenizer makes of each character.
         longest_word: Characters beyond which a word is unknown.
         unknown_id: Id of the unknown token.
         prefix: uint8[.], what a continuing piece starts with.
@@ -34,10 +36,9 @@ class AsciiWordPiece:
         slot_tag: uint8[capacity].
         slot_hash: uint64[capacity].
         slot_token: int32[capacity].
-        plain: uint8[256], 1 for the bytes that its words may hold.
     """
 
-    lowercase: bool
+    characters: Characters
     longest_word: int
     unknown_id: int
     prefix: np.ndarray
@@ -47,17 +48,14 @@ class AsciiWordPiece:
     slot_tag: np.ndarray
     slot_hash: np.ndarray
     slot_token: Int32s
-    plain: np.ndarray
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> AsciiWordPiece | None:
-        """The splitter of a BERT-like tokenizer.json; None where its model is not WordPiece."""
+    def of(cls, tokenizer: Tokenizer, settings: dict[str, Any]) -> WordPiece | None:
+        """That of a BERT-like tokenizer and its tokenizer.json; None where its model is not WordPiece."""
         model = settings.get("model") or {}
         vocabulary: dict[str, int] = model.get("vocab") or {}
         if model.get("type") != "WordPiece" or model.get("unk_token") not in vocabulary:
             return None
-        normalizer = settings.get("normalizer") or {}
-        steps = normalizer.get("normalizers", [normalizer])
         text = "".join(vocabulary)
         words = vocabulary if text.isascii() else [token.encode() for token in vocabulary]
         tokens = Ragged(
@@ -68,9 +66,8 @@ class AsciiWordPiece:
         slot_tag, slot_hash = np.zeros(capacity, np.uint8), np.empty(capacity, np.uint64)
         slot_token = np.empty(capacity, np.int32)
         kernels.fill_vocabulary(tokens.values, tokens.offsets, slot_tag, slot_hash, slot_token)
-        classes = byte_classes()
         return cls(
-            lowercase=any(step.get("type") == "Lowercase" or step.get("lowercase") for step in steps),
+            characters=Characters(tokenizer, settings),
             longest_word=model["max_input_chars_per_word"],
             unknown_id=vocabulary[model["unk_token"]],
             prefix=np.frombuffer(model["continuing_subword_prefix"].encode(), np.uint8),
@@ -80,28 +77,31 @@ class AsciiWordPiece:
             slot_tag=slot_tag,
             slot_hash=slot_hash,
             slot_token=slot_token,
-            plain=((classes != OPAQUE) & (classes < SPACE)).astype(np.uint8),
         )
 
-    def suits(self, text: np.ndarray, offsets: Int64s) -> np.ndarray:
-        """Which words can be split here: bool[U] for uint8[bytes] and int64[U + 1]."""
-        only = np.empty(len(offsets) - 1, np.uint8)
-        kernels.find_words_of(text, offsets, self.plain, only)
-        return only.astype(bool)
-
-    def encode(self, text: np.ndarray, begins: Int64s, ends: Int64s) -> EncodedTexts:
-        """Split words that `suits`, each of which is one pre-token.
+    def encode(self, text: np.ndarray, begins: Int64s, ends: Int64s) -> tuple[np.ndarray, EncodedTexts]:
+        """Tokenize units, given by their bytes; not for several threads at once.
 
         Args:
             text: uint8[bytes].
-            begins: int64[U], first byte of each word.
+            begins: int64[U], first byte of each unit.
             ends: int64[U], one past its last.
+
+        Returns:
+            bool[U], which of them this could do, and the tokens of all; none for the others.
         """
-        offsets, tokens = np.empty(len(begins) + 1, np.int64), np.empty(3 * int((ends - begins).sum()), np.int32)
-        count = kernels.split_words(
-            text, begins, ends, self.lowercase, self.longest_word, self.longest_token, self.unknown_id, self.prefix,
-            self.tokens.values, self.tokens.offsets, self.ids, self.slot_tag, self.slot_hash, self.slot_token,
-            np.empty(self.longest_word, np.uint8), np.empty(self.longest_token + 1, np.uint64), offsets, tokens,
+        characters = self.characters
+        characters.learn_from(text, begins, ends)
+        sizes = ends - begins
+        longest = int(sizes.max(initial=0)) * characters.growth
+        done, offsets = np.empty(len(begins), np.uint8), np.empty(len(begins) + 1, np.int64)
+        tokens = np.empty(3 * int(sizes.sum()) * characters.growth, np.int32)
+        count = kernels.split_units(
+            text, begins, ends, characters.entries, characters.offsets, characters.text, characters.kinds,
+            self.longest_word, self.longest_token, self.unknown_id, self.prefix, self.tokens.values,
+            self.tokens.offsets, self.ids, self.slot_tag, self.slot_hash, self.slot_token,
+            np.empty(longest, np.uint8), np.empty(longest, np.uint8), np.empty(longest, np.int32),
+            np.empty(self.longest_token + 1, np.uint64), done, offsets, tokens,
         )  # fmt: skip
         columns = tokens[: 3 * count].reshape(-1, 3)
-        return EncodedTexts(columns[:, 0], columns[:, 1], columns[:, 2], offsets)
+        return done.astype(bool), EncodedTexts(columns[:, 0], columns[:, 1], columns[:, 2], offsets)

@@ -20,7 +20,7 @@ from qa_fast.buffers import grown, offsets_of, text_buffers
 from qa_fast.encode.direct import EncodedTexts, encode_strings
 from qa_fast.encode.families import Family, byte_classes
 from qa_fast.encode.units import Cutter, Scanner, UnitSet
-from qa_fast.encode.wordpiece import AsciiWordPiece
+from qa_fast.encode.wordpiece import WordPiece
 from qa_fast.kernels import words as kernels
 from qa_fast.schema import Int64s
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 # Units that are encoded in one string, where units may be joined: few calls, and strings that stay in the cache.
 _UNITS_A_STRING = 512
-# Beside the variants: a plain word, split by a kernel.
-_PLAIN = 8
 # The known units are forgotten beyond this many bytes of text, which bounds a server's memory.
 _KNOWN_BYTES = 1 << 26
 
@@ -44,8 +42,7 @@ class WordEncoder:
             variant: tokenizer if variant == family.variants else _tokenizer(settings)
             for variant, settings in family.settings.items()
         }
-        # One word a unit is what BERT's cuts give, so the kernel can stand in for the tokenizer there.
-        self._wordpiece = AsciiWordPiece.from_settings(family.settings[0]) if family.name == "BERT" else None
+        self._wordpiece = WordPiece.of(tokenizer, family.settings[0]) if family.name == "BERT" else None
         self._lock = threading.Lock()  # over all below, and the tokenizers
         self._free: list[Scanner] = []
         self._generation = 0
@@ -104,18 +101,20 @@ class WordEncoder:
         """Encode the known units from number `begin` on, each in the cheapest way that is right for it."""
         known = self._known
         self._places = grown(self._places, known.count)
-        way = known.variants[begin : known.count].astype(np.int64)
-        if self._wordpiece is not None:
-            way[self._wordpiece.suits(known.text, known.offsets[begin : known.count + 1]) & (way == 0)] = _PLAIN
-        for number in np.unique(way).tolist():
-            units = begin + np.flatnonzero(way == number)
-            if number == _PLAIN and self._wordpiece is not None:
-                encoded = self._wordpiece.encode(known.text, known.offsets[units], known.offsets[units + 1])
-            elif number == 0:
+        variants = known.variants[begin : known.count]
+        for variant in np.unique(variants).tolist():
+            units = begin + np.flatnonzero(variants == variant)
+            if variant == 0 and self._wordpiece is not None:
+                done, encoded = self._wordpiece.encode(known.text, known.offsets[units], known.offsets[units + 1])
+                self._add_tokens(units, encoded)
+                units = units[~done]
+            if not len(units):
+                continue
+            if variant == 0:
                 encoded = self._encode_joined(self._tokenizers[0], units)
             else:
-                variant = self.family.variants if number == kernels.WHOLE else number
-                encoded = self._encode_one_by_one(self._tokenizers[variant], units)
+                like = self.family.variants if variant == kernels.WHOLE else variant
+                encoded = self._encode_one_by_one(self._tokenizers[like], units)
             self._add_tokens(units, encoded)
 
     def _add_tokens(self, units: Int64s, encoded: EncodedTexts) -> None:
