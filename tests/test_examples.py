@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_fast.buffers import one_chunk
-from qa_fast.examples import (
-    ANSWERS_TYPE,
-    CONTEXT_TYPE,
-    EXAMPLES,
-    Examples,
-    IdSet,
-    Reject,
-    check_examples,
-    leading_space,
-)
+from qa_fast.examples import Examples, IdSet, check_examples, leading_space
+from qa_fast.raw import ANSWERS_TYPE, CONTEXT_TYPE, EXAMPLES, Reject
 from tests import sample
 
 

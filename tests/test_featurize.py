@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from qa_fast.encode import load_encoder
-from qa_fast.examples import ANSWERS_TYPE, check_examples
+from qa_fast.examples import check_examples
 from qa_fast.featurize import featurize_examples
+from qa_fast.raw import ANSWERS_TYPE
 from qa_fast.schema import FeatureConfig, Features
 from tests.made_up import texts
 from tests.tokenizers_for_tests import FAMILIES, save_folder, small_tokenizer

@@ -1,0 +1,78 @@
+"""What a short command imports, where kernels are cached, and how it ends."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qa_fast.cli.startup import without
+from tests import sample
+from tests.tokenizers_for_tests import save_folder, small_tokenizer
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **env}
+    return subprocess.run([sys.executable, *arguments], env=settings, capture_output=True, text=True, timeout=240)
+
+
+def test_featurize_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    source = sample.write(tmp_path / "squad.json", sample.squad())
+    model = save_folder(small_tokenizer("wordpiece"), tmp_path / "model")
+    done = run(
+        "-X", "importtime", "-m", "qa_fast.cli", "featurize", str(source), "--model", str(model),
+        "--max-length", "48", "--doc-stride", "12", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "examples/s" in done.stdout  # flushed, though the process ends at once
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"numba", "pyarrow", "tokenizers"} <= imported
+    unused = ("pandas.", "scipy.linalg._", "transformers.", "tensorflow.", "keras.", "torch.", "jax.", "datasets.")
+    assert not [name for name in imported if name.startswith(unused)]
+
+
+def test_without_hides_modules_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bulky_library.py").write_text("size = 5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with without("bulky_library"), pytest.raises(ModuleNotFoundError, match="No module named 'bulky_library'"):
+        importlib.import_module("bulky_library")
+    assert importlib.import_module("bulky_library").size == 5
+    with without("bulky_library"):
+        assert importlib.import_module("bulky_library").size == 5  # what is loaded stays
+
+
+def test_the_exit_code_of_a_mistake_outlives_the_quick_end(tmp_path: Path) -> None:
+    done = run("-m", "qa_fast.cli", "featurize", str(tmp_path / "nowhere.json"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: SOURCE must be")
+
+
+@pytest.mark.parametrize("bytecode", ["", "1"])
+def test_an_install_that_cannot_be_written_caches_kernels_with_the_user(tmp_path: Path, bytecode: str) -> None:
+    """Root may write everywhere, so a file stands where the folder of the cache would be made."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "qa_fast", site / "qa_fast", ignore=shutil.ignore_patterns("__pycache__"))
+    (site / "qa_fast" / "kernels" / "__pycache__").write_text("in the way")
+    cache = tmp_path / "cache"
+    env = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": bytecode}
+    env["NUMBA_CACHE_DIR"] = ""
+    script = (
+        "from qa_fast.kernels import hashing\n"
+        "stats = hashing.copy_set.stats\n"
+        "print(hashing.__file__, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
+    )
+    first = run("-c", script, **env)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.split() == [str(site / "qa_fast" / "kernels" / "hashing.py"), "0", "1"]
+    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")}
+    assert kept
+    second = run("-c", script, **env)
+    assert second.stdout.split()[1:] == ["1", "0"]
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")} == kept
