@@ -18,9 +18,10 @@ from tests.tokenizers_for_tests import save_folder, small_tokenizer
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    settings = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **env}
-    return subprocess.run([sys.executable, *arguments], env=settings, capture_output=True, text=True, timeout=240)
+def run(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "PYTHONPATH": str(cwd), "HF_HUB_OFFLINE": "1", **env}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_featurize_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
@@ -61,18 +62,17 @@ def test_an_install_that_cannot_be_written_caches_kernels_with_the_user(tmp_path
     shutil.copytree(ROOT / "qa_fast", site / "qa_fast", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "qa_fast" / "kernels" / "__pycache__").write_text("in the way")
     cache = tmp_path / "cache"
-    env = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": bytecode}
-    env["NUMBA_CACHE_DIR"] = ""
+    env = {"XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": bytecode, "NUMBA_CACHE_DIR": ""}
     script = (
         "from qa_fast.kernels import hashing\n"
         "stats = hashing.copy_set.stats\n"
         "print(hashing.__file__, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
     )
-    first = run("-c", script, **env)
+    first = run("-c", script, cwd=site, **env)
     assert first.returncode == 0, first.stderr
     assert first.stdout.split() == [str(site / "qa_fast" / "kernels" / "hashing.py"), "0", "1"]
     kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")}
     assert kept
-    second = run("-c", script, **env)
+    second = run("-c", script, cwd=site, **env)
     assert second.stdout.split()[1:] == ["1", "0"]
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")} == kept
