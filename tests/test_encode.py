@@ -20,6 +20,7 @@ from qa_fast.encode import load_encoder
 from qa_fast.encode.direct import encode_strings
 from qa_fast.encode.encoder import Way, same_tokens
 from qa_fast.encode.families import NotAllowedError, choose_family
+from qa_fast.encode.wordpiece import WordPiece
 from qa_fast.encode.words import WordEncoder
 from qa_fast.errors import UserError
 from qa_fast.kernels import wordpiece as wordpiece_kernels
@@ -146,8 +147,8 @@ def test_characters_that_depend_on_their_neighbours_are_left_to_the_tokenizer() 
     """U+302E is a combining mark that decomposing orders and that no normaliser drops."""
     _, words = both_ways("wordpiece")
     assert_same("wordpiece", ["a\u302e\u0301b", "\u302e", "e\u0301\u302e"])
-    assert words._wordpiece is not None
-    assert words._wordpiece.characters.entries[0x302E] == wordpiece_kernels.LEFT
+    assert isinstance(words._splitter, WordPiece)
+    assert words._splitter.characters.entries[0x302E] == wordpiece_kernels.LEFT
 
 
 def test_one_long_text() -> None:

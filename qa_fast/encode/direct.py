@@ -38,6 +38,12 @@ class EncodedTexts:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @classmethod
+    def of(cls, tokens: Int32s, offsets: Int64s) -> EncodedTexts:
+        """From kernels' tokens, int32[3 * T]: id, first character and one past the last, side by side."""
+        columns = tokens.reshape(-1, 3)
+        return cls(columns[:, 0], columns[:, 1], columns[:, 2], offsets)
+
     def take(self, rows: Int32s) -> EncodedTexts:
         """The given texts, in that order; a text may come several times."""
         counts = np.diff(self.offsets)[rows]

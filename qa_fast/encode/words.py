@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import orjson
@@ -20,7 +20,6 @@ from qa_fast.buffers import grown, offsets_of, text_buffers
 from qa_fast.encode.direct import EncodedTexts, encode_strings
 from qa_fast.encode.families import Family, byte_classes
 from qa_fast.encode.units import Cutter, Scanner, UnitSet
-from qa_fast.encode.wordpiece import WordPiece
 from qa_fast.kernels import words as kernels
 from qa_fast.schema import Int64s
 
@@ -42,7 +41,7 @@ class WordEncoder:
             variant: tokenizer if variant == family.variants else _tokenizer(settings)
             for variant, settings in family.settings.items()
         }
-        self._wordpiece = WordPiece.of(tokenizer, family.settings[0]) if family.name == "BERT" else None
+        self._splitter = _splitter(family, self._tokenizers.get(0, tokenizer))
         self._lock = threading.Lock()  # over all below, and the tokenizers
         self._free: list[Scanner] = []
         self._generation = 0
@@ -104,8 +103,8 @@ class WordEncoder:
         variants = known.variants[begin : known.count]
         for variant in np.unique(variants).tolist():
             units = begin + np.flatnonzero(variants == variant)
-            if variant == 0 and self._wordpiece is not None:
-                done, encoded = self._wordpiece.encode(known.text, known.offsets[units], known.offsets[units + 1])
+            if variant == 0 and self._splitter is not None:
+                done, encoded = self._splitter.encode(known.text, known.offsets[units], known.offsets[units + 1])
                 self._add_tokens(units, encoded)
                 units = units[~done]
             if not len(units):
@@ -159,6 +158,30 @@ class WordEncoder:
         shift = (unit_start[unit_of_token] - unit_start[heads][string_of_token]).astype(np.int32)
         counts = np.bincount(unit_of_token, minlength=len(units))
         return EncodedTexts(encoded.ids, encoded.char_start - shift, encoded.char_end - shift, offsets_of(counts))
+
+
+class Splitter(Protocol):
+    """A kernel that stands in for the tokenizer where it can."""
+
+    def encode(self, text: np.ndarray, begins: Int64s, ends: Int64s) -> tuple[np.ndarray, EncodedTexts]:
+        """Which units it could do, and their tokens; see `wordpiece.WordPiece.encode`."""
+        ...
+
+
+def _splitter(family: Family, tokenizer: Tokenizer) -> Splitter | None:
+    """The kernel that knows the family's usual model; only that one is loaded."""
+    settings = family.settings[0]
+    if family.name == "BERT":
+        from qa_fast.encode.wordpiece import WordPiece
+
+        return WordPiece.of(tokenizer, settings)
+    if family.name == "byte-level":
+        from qa_fast.encode.bpe import BytePairs
+
+        return BytePairs.of(tokenizer, settings)
+    from qa_fast.encode.unigram import Unigram
+
+    return Unigram.of(tokenizer, settings)
 
 
 def _tokenizer(settings: dict[str, Any]) -> Tokenizer:

@@ -13,48 +13,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN, U64_OUT, VOID
+from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN, U64_OUT
+from qa_fast.kernels.vocabulary import PRIME, SEED, home, tag
 
 _U = np.uint64
-SEED, PRIME = _U(0xCBF29CE484222325), _U(0x100000001B3)
-
 # Of a normalised byte: part of a word, of a mark that stands alone, of white space; LEAD is added to a first byte.
 WORD, MARK, BLANK, LEAD = 0, 1, 2, 4
 # Entries of characters that are not in the table: met but not looked up yet, and left to the tokenizer.
 MET, LEFT = -1, -2
-
-
-@njit
-def _home(hashed: np.uint64, mask: np.uint64) -> np.uint64:
-    return (hashed ^ (hashed >> _U(32))) & mask
-
-
-@njit
-def _tag(hashed: np.uint64) -> np.uint8:
-    """A byte of the hash that is never 0, which marks an empty slot."""
-    return np.uint8(hashed >> _U(56)) | np.uint8(1)
-
-
-@njit([VOID(U8_IN, I64_IN, U8_OUT, U64_OUT, I32_OUT)], cache=True, nogil=True)
-def fill_vocabulary(
-    text: np.ndarray,  # uint8[bytes] of the tokens
-    offsets: np.ndarray,  # int64[V + 1]
-    out_tag: np.ndarray,  # uint8[capacity], zeroed; capacity a power of two above V
-    out_hash: np.ndarray,  # uint64[capacity]
-    out_token: np.ndarray,  # int32[capacity], the token's row
-) -> None:
-    """Enter every token into the table. Cost: one pass over the bytes."""
-    mask = _U(len(out_hash) - 1)
-    for token in range(len(offsets) - 1):
-        hashed = SEED
-        for at in range(offsets[token], offsets[token + 1]):
-            hashed = (hashed ^ _U(text[at])) * PRIME
-        slot = _home(hashed, mask)
-        while out_tag[slot] != 0:
-            slot = (slot + _U(1)) & mask
-        out_tag[slot] = _tag(hashed)
-        out_hash[slot] = hashed
-        out_token[slot] = token
 
 
 @njit(inline="always")
@@ -193,9 +159,9 @@ def split_units(
                     # A piece ends where a character does.
                     if start + most == end or scratch_kind[start + most] >= LEAD:
                         hashed = scratch_hash[most]
-                        slot = _home(hashed, mask)
+                        slot = home(hashed, mask)
                         while slot_tag[slot] != 0 and not known:
-                            if slot_tag[slot] == _tag(hashed) and slot_hash[slot] == hashed:
+                            if slot_tag[slot] == tag(hashed) and slot_hash[slot] == hashed:
                                 token = slot_token[slot]
                                 place = token_offsets[token]
                                 if token_offsets[token + 1] - place == lead + most:

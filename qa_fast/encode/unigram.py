@@ -1,0 +1,66 @@
+"""Plain units of Unigram tokenizers with Metaspace, split in a kernel; the others are left to the Rust tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qa_fast.encode.direct import EncodedTexts
+from qa_fast.encode.vocabulary import Vocabulary
+from qa_fast.kernels import unigram as kernels
+from qa_fast.schema import Int64s
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Unigram:
+    """Tokenizes units of a Unigram tokenizer.
+
+    Attributes:
+        vocabulary: The tokens.
+        scores: float64[V], logarithms of their probabilities.
+        replacement: uint8[.], what stands for a space.
+        prepends: Whether it is put before a text that does not start with a space.
+        allowed: uint8[256], see `kernels.unigram.split_units`.
+    """
+
+    vocabulary: Vocabulary
+    scores: np.ndarray
+    replacement: np.ndarray
+    prepends: bool
+    allowed: np.ndarray
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, settings: dict[str, Any]) -> Unigram | None:
+        """That of a tokenizer and its tokenizer.json; None where its model or pre-tokenizer is another."""
+        model, pre = settings.get("model") or {}, settings.get("pre_tokenizer") or {}
+        if model.get("type") != "Unigram" or pre.get("type") != "Metaspace" or pre.get("str_rep"):
+            return None
+        ids = {token: number for number, (token, _) in enumerate(model["vocab"])}
+        scores = np.fromiter((model["vocab"][number][1] for number in ids.values()), np.float64, len(ids))
+        normalizer = tokenizer.normalizer
+        allowed = np.zeros(256, np.uint8)
+        for byte in range(0x21, 0x7F):
+            char = chr(byte)
+            allowed[byte] = normalizer is None or normalizer.normalize_str(char) == char
+        replacement = np.frombuffer(pre["replacement"].encode(), np.uint8)
+        prepends = pre.get("prepend_scheme") in ("always", "first")
+        return cls(Vocabulary.of(ids), scores, replacement, prepends, allowed)
+
+    def encode(self, text: np.ndarray, begins: Int64s, ends: Int64s) -> tuple[np.ndarray, EncodedTexts]:
+        """Tokenize units; see `wordpiece.WordPiece.encode`."""
+        vocabulary = self.vocabulary
+        done, offsets = np.empty(len(begins), np.uint8), np.empty(len(begins) + 1, np.int64)
+        # A token for each byte at most, and one for what is put before the text.
+        tokens = np.empty(3 * (int((ends - begins).sum()) + len(begins)), np.int32)
+        room = int((ends - begins).max(initial=0)) + len(self.replacement) + 1
+        count = kernels.split_units(
+            text, begins, ends, self.allowed, self.replacement, self.prepends, vocabulary.longest,
+            *vocabulary.arrays, self.scores, *vocabulary.slots, np.empty(room, np.uint8), np.empty(room, np.float64),
+            np.empty(room, np.int32), np.empty(room, np.int32), done, offsets, tokens,
+        )  # fmt: skip
+        return done.astype(bool), EncodedTexts.of(tokens[: 3 * count], offsets)
