@@ -10,10 +10,12 @@ checksummed shards on disk. Every ratio is of medians of one run.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import statistics
 import sys
+import time
 from pathlib import Path
 
 import common
@@ -22,10 +24,14 @@ import pytest
 from reference import reference_map
 from transformers import AutoTokenizer
 
+from qa_fast.buffers import one_chunk
 from qa_fast.build import build_shards
+from qa_fast.encode import load_encoder
+from qa_fast.encode.words import WordEncoder
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
+from qa_fast.sources.files import read_examples
 
 # Ratio to the reference below which the bench fails: two thirds of the median seen, so that noise does not trip it.
 FLOORS = {
@@ -102,8 +108,56 @@ def test_engine(benchmark, kind: str, workers: int, sources: dict[str, str], tmp
     work()
     benchmark.pedantic(work, setup=clean, rounds=common.ROUNDS)
     middle = sorted(results[1:], key=lambda result: result.seconds)[len(results) // 2 - 1]
-    threads = "one thread" if workers == 1 else "two threads"
-    note(f"{kind}, {threads}", benchmark.stats.stats.data, stages=middle.stage_seconds, whole=middle.seconds)
+    name = f"{kind}, {'one thread' if workers == 1 else 'two threads'}"
+    note(name, benchmark.stats.stats.data, stages=middle.stage_seconds, whole=middle.seconds)
+    if workers == 1:
+        FIGURES[name]["moved"] = bytes_moved(Path(sources[kind]), out)
+        FIGURES[name]["learn"] = seconds_learning(work, clean)
+
+
+def bytes_moved(source: Path, out: Path) -> dict[str, int]:
+    """Bytes that each stage cannot help reading and writing, each once."""
+    text = tokens_of_text = 0
+    encoder = load_encoder(resolve_model("minilm"))
+    raw = contexts = 0
+    for table, _ in read_examples(source, {}):
+        raw += table.nbytes
+        distinct, questions = table["context"].chunk(0).dictionary, one_chunk(table["question"])
+        encoded = encoder.encode(distinct), encoder.encode(questions, with_chars=False)
+        contexts += len(encoded[0].ids)
+        text += distinct.nbytes + questions.nbytes
+        tokens_of_text += 12 * len(encoded[0].ids) + 4 * len(encoded[1].ids)
+    about = json.loads((out / "qa_fast.json").read_text())["splits"]["train"]
+    written = sum(file["bytes"] for file in about["shards"])
+    return {
+        "load": source.stat().st_size + raw,
+        "check": text,
+        "encode": text + tokens_of_text,
+        "labels": 8 * contexts,
+        "lay out": 9 * about["tokens"],
+        "write": 2 * written,
+    }
+
+
+def seconds_learning(work, clean) -> float:
+    """Of a run in one thread, the time in which new units are encoded, which several threads do one after the other."""
+    spent = []
+    learn = WordEncoder._learn
+
+    def timed(*arguments):
+        begun = time.perf_counter()
+        try:
+            return learn(*arguments)
+        finally:
+            spent.append(time.perf_counter() - begun)
+
+    WordEncoder._learn = timed
+    try:
+        clean()
+        work()
+    finally:
+        WordEncoder._learn = learn
+    return sum(spent)
 
 
 def command(source: str, out: Path) -> list[str]:
@@ -134,13 +188,52 @@ def test_ratios() -> None:
         memory = f"{figures['peak_mb']:.0f} MB" if "peak_mb" in figures else ""
         rows.append((name, common.spread(figures["seconds"]), f"{reference / figures['median']:.1f}", memory))
     common.print_table(common.machine(), ("way", "seconds: median (min to max)", "times the reference", "peak"), rows)
-    stages = FIGURES["JSON, one thread"]["stages"]
-    whole = FIGURES["JSON, one thread"]["whole"]
-    rows = [(stage, f"{1000 * seconds:.0f}", f"{seconds / whole:.0%}") for stage, seconds in stages.items()]
-    rows.append(
-        ("the rest (set-up, checksum of the source, index)", f"{1000 * (whole - sum(stages.values())):.0f}", "")
-    )
-    common.print_table("JSON, one thread, by stage", ("stage", "ms", "share"), rows)
+    memory, disk = common.bandwidths(Path(os.environ.get("TMPDIR", "/tmp")))
+    for kind in ("JSON", "Parquet"):
+        print_stages(kind, FIGURES[f"{kind}, one thread"], memory, disk)
+        print_threads(kind)
     common.save("featurize", {"machine": common.machine(), "figures": FIGURES})
     for name, floor in FLOORS.items():
         assert reference / FIGURES[name]["median"] >= floor, f"{name} is below {floor} times the reference"
+
+
+def ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f}"
+
+
+def print_stages(kind: str, figures: dict, memory: float, disk: float) -> None:
+    """Each stage beside the time that its bytes alone would take."""
+    whole, moved = figures["whole"], figures["moved"]
+    rows = []
+    for stage, seconds in figures["stages"].items():
+        size = moved.get(stage, 0)
+        floor = size / memory + (size / 2 / disk if stage == "write" else 0)
+        rate = f"{size / seconds / 1e6:,.0f}" if size else ""
+        rows.append(
+            (stage, f"{1e3 * seconds:.0f}", f"{size / 1e6:.0f}", rate, f"{seconds / whole:.0%}", f"{1e3 * floor:.0f}")
+        )
+    rest = whole - sum(figures["stages"].values())
+    rows.append(
+        ("the rest: tokenizer, checksum of the source, index", f"{1e3 * rest:.0f}", "", "", f"{rest / whole:.0%}", "")
+    )
+    title = f"{kind}, one thread; memory {memory / 1e9:.1f} GB/s read and written, files {disk / 1e9:.1f} GB/s"
+    common.print_table(title, ("stage", "ms", "MB", "MB/s", "share", "floor, ms"), rows)
+
+
+def print_threads(kind: str) -> None:
+    """What more threads can and cannot take."""
+    one = FIGURES[f"{kind}, one thread"]
+    stages, whole = one["stages"], one["whole"]
+    set_up = whole - sum(stages.values())
+    chains = {"reading": stages["load"], "new units": one["learn"], "writing": stages["write"]}
+    spread = sum(stages.values()) - sum(chains.values())
+    table = 1 / 11  # of the work is in one table, which must be read before and written after all others
+    predicted = {
+        cores: set_up + max(*chains.values(), (sum(chains.values()) + spread) / cores) * (1 + table)
+        for cores in (2, 4, 16)
+    }
+    rows = [(name, f"{1e3 * seconds:.0f}") for name, seconds in chains.items()]
+    rows += [("in any number of threads", f"{1e3 * spread:.0f}"), ("before all", f"{1e3 * set_up:.0f}")]
+    rows += [(f"predicted on {cores} cores", f"{1e3 * seconds:.0f}") for cores, seconds in predicted.items()]
+    rows.append(("measured with two threads", f"{1e3 * FIGURES[f'{kind}, two threads']['median']:.0f}"))
+    common.print_table(f"{kind}: chains of which each takes one thread at a time", ("work", "ms"), rows)

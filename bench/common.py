@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -91,6 +92,25 @@ def whole_process(command: list[str], env: dict[str, str] | None = None) -> Meas
     if code:
         raise RuntimeError(f"{' '.join(command)} failed: {errors[-2000:]}")
     return Measured(seconds, peak, output)
+
+
+def bandwidths(folder: Path) -> tuple[float, float]:
+    """Bytes a second: read and written by a copy in memory, and written to a new file as the shards are."""
+    size = 1 << 28
+    source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
+    memory = 2 * size / min(times(lambda: np.copyto(target, source), 5))
+    path = folder / "qa-fast-bandwidth"
+
+    def write() -> None:
+        path.unlink(missing_ok=True)
+        with path.open("wb", buffering=0) as file:
+            for begin in range(0, size, 1 << 22):
+                file.write(source[begin : begin + (1 << 22)].data)
+
+    try:
+        return memory, size / min(times(write, 3))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def own_peak_mb() -> float:

@@ -30,8 +30,10 @@ Float64s = npt.NDArray[np.float64]
 
 DEFAULT_N_BEST = 20
 DEFAULT_MAX_ANSWER_LENGTH = 30
-# Below so many windows a thread, starting the threads costs more than they save (4 microseconds a window).
-_WINDOWS_A_THREAD = 512
+# Below so many windows a thread, handing them over costs more than it saves (4 microseconds a window).
+_WINDOWS_A_THREAD = 64
+# Examples whose candidates a thread puts in order at a time.
+_EXAMPLES_A_THREAD = 2048
 
 
 class LogitBatch(Protocol):
@@ -197,6 +199,7 @@ class SpanDecoder:
         self.windows = windows
         self.max_answer_length = max_answer_length
         self.threads = threads or _processors()
+        self._pool = ThreadPoolExecutor(self.threads)  # starts no thread before it is used
         self._char_start = np.ascontiguousarray(token_char_start, np.int32)
         self._char_end = np.ascontiguousarray(token_char_end, np.int32)
         self._check_windows(examples)
@@ -249,9 +252,11 @@ class SpanDecoder:
         order = np.argsort(example, kind="stable")
         wanted = np.linspace(0, len(order), threads + 1)[1:-1].astype(np.int64)
         cuts = np.unique(np.searchsorted(example[order], example[order][wanted]))
-        with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(self._search, starts, ends, part, features) for part in np.split(order, cuts)]:
-                done.result()
+        own, *others = np.split(order, cuts)
+        under_way = [self._pool.submit(self._search, starts, ends, part, features) for part in others]
+        self._search(starts, ends, own, features)
+        for done in under_way:
+            done.result()
 
     def add_all(self, batches: Iterable[LogitBatch]) -> SpanDecoder:
         """Merge batches as they come; returns self."""
@@ -271,15 +276,27 @@ class SpanDecoder:
                 f"logits must be finite; received NaN or infinity at CLS for {len(broken)} of {len(self._count)} "
                 "examples: predict with precision float32; if that does not help, the weights are broken: train again"
             )
-        slots = np.empty(self._key.shape, np.int32)
-        order_spans(self._score, self._key, self._count, slots)
-        key = np.take_along_axis(self._key, slots, axis=1)
+        examples = len(self._count)
+        parts = max(1, min(self.threads, examples // _EXAMPLES_A_THREAD))
+        cuts = np.linspace(0, examples, parts + 1).astype(np.int64).tolist()
+        score, start_logit, end_logit = (np.empty(self._key.shape, np.float32) for _ in range(3))
+        char_start, char_end = (np.empty(self._key.shape, np.int32) for _ in range(2))
+
+        def order(begin: int, end: int) -> None:
+            rows = slice(begin, end)
+            order_spans(
+                self._score[rows], self._start_logit[rows], self._end_logit[rows], self._key[rows], self._count[rows],
+                np.empty(self._key.shape[1], np.int32), score[rows], start_logit[rows], end_logit[rows],
+                char_start[rows], char_end[rows],
+            )  # fmt: skip
+
+        list(self._pool.map(order, cuts[:-1], cuts[1:]))
         return BestSpans(
-            score=np.take_along_axis(self._score, slots, axis=1),
-            start_logit=np.take_along_axis(self._start_logit, slots, axis=1),
-            end_logit=np.take_along_axis(self._end_logit, slots, axis=1),
-            char_start=(key >> 32).astype(np.int32),
-            char_end=(key & 0xFFFFFFFF).astype(np.int32),
+            score=score,
+            start_logit=start_logit,
+            end_logit=end_logit,
+            char_start=char_start,
+            char_end=char_end,
             count=self._count.copy(),
             null_start_logit=self._null_logits[:, 0].copy(),
             null_end_logit=self._null_logits[:, 1].copy(),

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _END: Any = object()
+_THREADS = "qa-fast"
 
 
 class Ahead(Iterator[Item], Generic[Item]):
@@ -28,7 +29,7 @@ class Ahead(Iterator[Item], Generic[Item]):
     """
 
     def __init__(self, items: Iterator[Item], depth: int = 1) -> None:
-        self._items, self._pool = items, ThreadPoolExecutor(1)
+        self._items, self._pool = items, ThreadPoolExecutor(1, _THREADS)
         self._coming = deque(self._pool.submit(next, items, _END) for _ in range(depth))
 
     def __next__(self) -> Item:
@@ -59,7 +60,7 @@ def in_order(work: Callable[[Item], Result], items: Iterator[Item], workers: int
     if workers == 1:
         yield from map(work, items)
         return
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers, _THREADS)
     try:
         with closing(items if isinstance(items, Ahead) else Ahead(items)) as coming:
             under_way: deque[Future[Result]] = deque()

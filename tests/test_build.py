@@ -414,8 +414,9 @@ def test_a_small_disk_runs_full(tmp_path: Path, model: str) -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from qa_fast import pipeline
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 from qa_fast.build import build_shards
 from qa_fast.schema import FeatureConfig
 stop = sys.argv[4]

@@ -220,7 +220,7 @@ def test_asking_can_be_cancelled(page: Page, engine: KeywordEngine) -> None:
 
 def test_files_are_opened_by_dropping_or_choosing(page: Page, tmp_path: Path) -> None:
     drop(page, "notes.txt", "Dropped:\r\nthe widow.")
-    assert page.locator("#source").input_value() == "Dropped:\nthe widow."
+    expect(page.locator("#source")).to_have_value("Dropped:\nthe widow.")
     expect(page.locator("#status")).to_have_text("notes.txt opened.")
     expect(page.locator("#drop")).to_be_hidden()
     ask(page, "Who was the widow.")

@@ -11,7 +11,7 @@ from qa_fast.parallel import Ahead, in_order
 
 
 def assert_no_threads_left() -> None:
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qa-fast")]
 
 
 def test_ahead_gives_every_item_in_order_and_the_error_in_its_place() -> None:
@@ -28,6 +28,8 @@ def test_ahead_gives_every_item_in_order_and_the_error_in_its_place() -> None:
     assert [next(stream), next(stream)] == [1, 2]
     with pytest.raises(ValueError, match="third"):
         next(stream)
+    stream.close()
+    assert_no_threads_left()
 
 
 def test_ahead_makes_one_item_while_another_is_used() -> None:

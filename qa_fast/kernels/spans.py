@@ -26,6 +26,8 @@ from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, VOID
 # alike on peaked logits, 2 is a quarter faster on flat ones, from 4 on both get slower.
 BEST_FIRST = 2
 
+_U = np.uint64
+
 _LOGITS_IN = types.Array(types.float32, 2, "C", readonly=True)
 _SCRATCH = types.float32[::1]
 _F32_OUT, _I32_OUT, _I64_OUT = types.float32[:, ::1], types.int32[:, ::1], types.int64[:, ::1]
@@ -104,13 +106,13 @@ def search_spans(
     """
     size = out_score.shape[1]
     for index in range(len(batch_rows)):
-        row = batch_rows[index]
-        feature = features[row]
-        target = example[feature]
-        first = context_start[feature]
-        last = context_end[feature]
-        # Index in token_char_* of the feature's position 0, were it a context token.
-        base = first_token[feature] - first
+        row = _U(batch_rows[index])
+        feature = _U(features[row])
+        target = _U(example[feature])
+        first = _U(context_start[feature])
+        last = _U(context_end[feature])
+        # Index in token_char_* of the feature's position 0, were it a context token (it may wrap around, and back).
+        base = _U(first_token[feature]) - first
 
         null_start = start_logits[row, cls_position[feature]]
         null_end = end_logits[row, cls_position[feature]]
@@ -132,11 +134,11 @@ def search_spans(
         # end and loses one at a time. NaN, which would compare as never greater, becomes infinity: then s is tried.
         best_end = last
         for back in range(last - first):
-            s = last - 1 - back
-            stop = min(s + max_answer_length, last)
+            s = last - _U(1) - back
+            stop = min(s + _U(max_answer_length), last)
             if best_end >= stop:
                 best_end = s
-                for e in range(s + 1, stop):
+                for e in range(s + _U(1), stop):
                     if end_logits[row, e] > end_logits[row, best_end]:
                         best_end = e
             elif end_logits[row, s] >= end_logits[row, best_end]:
@@ -148,23 +150,23 @@ def search_spans(
         count = out_count[target]
         worst = last_slot(scores, keys) if count == size else 0
         threshold = scores[worst] if count == size else np.float32(-np.inf)
-        for turn in range(BEST_FIRST + last - first):
-            if turn < BEST_FIRST:
+        for turn in range(_U(BEST_FIRST) + last - first):
+            if turn < _U(BEST_FIRST):
                 # The most promising starts, the best first, so that the rest meets a high threshold.
                 s = first
-                for other in range(first + 1, last):
+                for other in range(first + _U(1), last):
                     if bounds[other] > bounds[s]:
                         s = other
                 if bounds[s] < threshold:
                     break
             else:
-                s = first + turn - BEST_FIRST
+                s = first + turn - _U(BEST_FIRST)
             if bounds[s] < threshold:
                 continue
-            if turn < BEST_FIRST:
+            if turn < _U(BEST_FIRST):
                 bounds[s] = -np.inf  # done
             char_start = token_char_start[base + s]
-            for e in range(s, min(s + max_answer_length, last)):
+            for e in range(s, min(s + _U(max_answer_length), last)):
                 score = start_logits[row, s] + end_logits[row, e]
                 # False for NaN too.
                 if not (score >= threshold and token_char_end[base + e] > char_start):
@@ -197,17 +199,27 @@ def search_spans(
 
 
 @numba.njit(
-    VOID(_F32_OUT, _I64_OUT, I32_IN, _I32_OUT),
+    VOID(
+        *(_F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_IN, types.int32[::1]),
+        *(_F32_OUT, _F32_OUT, _F32_OUT, _I32_OUT, _I32_OUT),
+    ),
     cache=True,
     nogil=True,
 )
 def order_spans(
-    scores: np.ndarray,  # float32[E, N]
+    scores: np.ndarray,  # float32[E, N], of the candidates in each bag
+    start_logits: np.ndarray,  # float32[E, N]
+    end_logits: np.ndarray,  # float32[E, N]
     keys: np.ndarray,  # int64[E, N]
     counts: np.ndarray,  # int32[E]
-    out_slot: np.ndarray,  # int32[E, N]
+    slots: np.ndarray,  # int32[N], scratch of this call
+    out_score: np.ndarray,  # float32[E, N]
+    out_start_logit: np.ndarray,  # float32[E, N]
+    out_end_logit: np.ndarray,  # float32[E, N]
+    out_char_start: np.ndarray,  # int32[E, N]
+    out_char_end: np.ndarray,  # int32[E, N]
 ) -> None:
-    """Write each bag's slots in the order of their candidates, best first; free slots keep their place behind.
+    """Write each bag's candidates in order, best first; free slots keep their place behind.
 
     O(E * N**2) at worst, by insertion: bags are small.
     """
@@ -217,10 +229,17 @@ def order_spans(
             if slot < counts[target]:
                 score, key = scores[target, slot], keys[target, slot]
                 while place > 0:
-                    ahead = out_slot[target, place - 1]
+                    ahead = slots[place - 1]
                     before = scores[target, ahead]
                     if before > score or (before == score and keys[target, ahead] < key):
                         break
-                    out_slot[target, place] = ahead
+                    slots[place] = ahead
                     place -= 1
-            out_slot[target, place] = slot
+            slots[place] = slot
+        for place in range(scores.shape[1]):
+            slot = slots[place]
+            out_score[target, place] = scores[target, slot]
+            out_start_logit[target, place] = start_logits[target, slot]
+            out_end_logit[target, place] = end_logits[target, slot]
+            out_char_start[target, place] = keys[target, slot] >> 32
+            out_char_end[target, place] = keys[target, slot] & 0xFFFFFFFF
