@@ -99,7 +99,10 @@ def build_shards(
             describe = pool.submit(describe).result
             if finished(out) is None:
                 tables = stack.enter_context(contextlib.closing(Ahead(tables, _TABLES_AHEAD)))
-        # While the source is read: importing this loads the kernels, which takes longer than most sources.
+        # While the source is read, since loading the kernels takes longer than reading most sources.
+        from qa_fast.kernels.load import load_kernels
+
+        load_kernels(side_by_side=workers > 1)
         from qa_fast.encode import load_encoder
         from qa_fast.pipeline import Pipeline
 

@@ -76,3 +76,31 @@ def test_an_install_that_cannot_be_written_caches_kernels_with_the_user(tmp_path
     second = run("-c", script, cwd=site, **env)
     assert second.stdout.split()[1:] == ["1", "0"]
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")} == kept
+
+
+def test_kernels_compiled_in_two_processes_are_the_same(tmp_path: Path) -> None:
+    """With nothing cached, a helper compiles some of them; the next start finds all in the cache."""
+    script = (
+        "import sys\n"
+        "from qa_fast.kernels.load import load_kernels\n"
+        "load_kernels(side_by_side=True)\n"
+        "from qa_fast.kernels import hashing, words\n"
+        "for kernel in (hashing.mark_repeats, words.scan_texts):\n"
+        "    print(sum(kernel.stats.cache_misses.values()))\n"
+    )
+    assert run("-c", script, NUMBA_CACHE_DIR=str(tmp_path)).stdout.split() == ["1", "0"]
+    assert run("-c", script, NUMBA_CACHE_DIR=str(tmp_path)).stdout.split() == ["0", "0"]
+
+
+@pytest.mark.parametrize("python", ["/bin/false", "/no/such/file", ""])
+def test_a_helper_that_cannot_start_is_done_without(tmp_path: Path, python: str) -> None:
+    script = (
+        "import sys\n"
+        f"sys.executable = {python!r}\n"
+        "from qa_fast.kernels.load import load_kernels\n"
+        "load_kernels(side_by_side=True)\n"
+        "from qa_fast.kernels import words\n"
+        "print(sum(words.scan_texts.stats.cache_misses.values()))\n"
+    )
+    done = run("-c", script, NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.stdout.split() == ["1"], done.stderr

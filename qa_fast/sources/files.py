@@ -8,13 +8,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from qa_fast.errors import UserError
 from qa_fast.sources.json_text import read_json
 from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded_tables, column_names, normalize_table
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".ipc")
 _NO_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
@@ -136,6 +139,8 @@ def row_count(path: Path, question: str = "question") -> int | None:
         with path.open("rb") as file:
             head = file.read(8)
             if head.startswith(b"PAR1"):
+                import pyarrow.parquet as pq
+
                 return int(pq.read_metadata(file).num_rows)
             if not head or head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
                 return None
@@ -153,6 +158,8 @@ def _mapped(path: Path) -> pa.MemoryMappedFile:
 
 
 def _from_parquet(path: Path, columns: Mapping[str, str], id_prefix: str) -> Iterator[Batch]:
+    import pyarrow.parquet as pq
+
     with _mapped(path) as mapped, pq.ParquetFile(mapped) as file:
         names = column_names(file.schema_arrow.names, columns, str(path))
         is_nested = pa.types.is_nested(file.schema_arrow.field(names["context"]).type)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as pj
 
 from qa_fast.raw import ANSWERS_TYPE, CONTEXT_TYPE, EXAMPLES
 from qa_fast.sources.rows import bounded_tables
@@ -50,6 +49,8 @@ def nested_tables(path: Path) -> list[pa.Table] | None:
         return None
     if head.startswith(codecs.BOM_UTF8):
         data = data.slice(len(codecs.BOM_UTF8))
+    import pyarrow.json as pj
+
     try:
         document = pj.read_json(
             pa.BufferReader(data),
