@@ -1,7 +1,7 @@
 """A set of byte strings, remembered by 128 bits of hash each: which ids came before, at 16 bytes an id.
 
 Two different ids collide with a probability of about n^2 / 2^129, so no text is kept to compare. The caller owns
-the table: `slots` uint64[2 * capacity], zeroed, capacity a power of two and at least twice the entries.
+the table: `slots` uint64[2 * capacity], zeroed, capacity a power of two and more than the entries.
 """
 
 from __future__ import annotations

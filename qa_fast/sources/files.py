@@ -157,15 +157,20 @@ def _mapped(path: Path) -> pa.MemoryMappedFile:
     return pa.memory_map(os.fsencode(path))  # a name may hold bytes that are no UTF-8
 
 
+def _opened(path: Path) -> pa.NativeFile:
+    """For what is decoded anyway: the pages of a mapped file would count as ours until its end."""
+    return pa.OSFile(os.fsencode(path))
+
+
 def _from_parquet(path: Path, columns: Mapping[str, str], id_prefix: str) -> Iterator[Batch]:
     import pyarrow.parquet as pq
 
-    with _mapped(path) as mapped, pq.ParquetFile(mapped) as file:
+    with _opened(path) as opened, pq.ParquetFile(opened) as file:
         names = column_names(file.schema_arrow.names, columns, str(path))
         is_nested = pa.types.is_nested(file.schema_arrow.field(names["context"]).type)
     # Dictionary pages are read as they are: a context that many questions share is decoded once.
     as_read = [] if is_nested else [names["context"]]
-    with _mapped(path) as mapped, pq.ParquetFile(mapped, read_dictionary=as_read) as file:
+    with _opened(path) as opened, pq.ParquetFile(opened, read_dictionary=as_read) as file:
         first_row = 0
         for groups in _group_runs(file.metadata):
             table = file.read_row_groups(groups, columns=list(names.values()), use_threads=True)
