@@ -24,6 +24,7 @@ class Vocabulary:
         slot_tag: uint8[capacity].
         slot_hash: uint64[capacity].
         slot_token: int32[capacity].
+        beginnings: uint64[.], which pieces begin a token.
     """
 
     text: np.ndarray
@@ -33,6 +34,7 @@ class Vocabulary:
     slot_tag: np.ndarray
     slot_hash: np.ndarray
     slot_token: Int32s
+    beginnings: np.ndarray
 
     @classmethod
     def of(cls, ids: Mapping[str, int]) -> Vocabulary:
@@ -45,7 +47,8 @@ class Vocabulary:
         slot_tag, slot_hash = np.zeros(capacity, np.uint8), np.empty(capacity, np.uint64)
         slot_token = np.empty(capacity, np.int32)
         data = np.frombuffer(text.encode(), np.uint8)
-        kernels.fill_vocabulary(data, offsets, slot_tag, slot_hash, slot_token)
+        beginnings = np.zeros((1 << kernels.BEGINNING_BITS) // 64, np.uint64)
+        kernels.fill_vocabulary(data, offsets, slot_tag, slot_hash, slot_token, beginnings)
         return cls(
             data,
             offsets,
@@ -54,6 +57,7 @@ class Vocabulary:
             slot_tag,
             slot_hash,
             slot_token,
+            beginnings,
         )
 
     @property
@@ -62,6 +66,6 @@ class Vocabulary:
         return self.text, self.offsets, self.ids
 
     @property
-    def slots(self) -> tuple[np.ndarray, np.ndarray, Int32s]:
-        """The hash table."""
-        return self.slot_tag, self.slot_hash, self.slot_token
+    def slots(self) -> tuple[np.ndarray, np.ndarray, Int32s, np.ndarray]:
+        """The hash table, and the beginnings."""
+        return self.slot_tag, self.slot_hash, self.slot_token, self.beginnings

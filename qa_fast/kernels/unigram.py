@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, types
 
 from qa_fast.kernels.signature import BOOL, I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN
-from qa_fast.kernels.vocabulary import PRIME, SEED, home, tag
+from qa_fast.kernels.vocabulary import PRIME, SEED, begins_a_token, home, tag
 
 _U = np.uint64
 _F64_IN = types.Array(types.float64, 1, "C", readonly=True)
@@ -22,7 +22,7 @@ _F64_OUT = types.Array(types.float64, 1, "C", readonly=False)
     [
         I64(
             U8_IN, I64_IN, I64_IN, U8_IN, U8_IN, BOOL, I64, U8_IN, I64_IN, I32_IN, _F64_IN, U8_IN, U64_IN, I32_IN,
-            U8_OUT, _F64_OUT, I32_OUT, I32_OUT, U8_OUT, I64_OUT, I32_OUT,
+            U64_IN, U8_OUT, _F64_OUT, I32_OUT, I32_OUT, U8_OUT, I64_OUT, I32_OUT,
         )
     ],
     cache=True,
@@ -43,6 +43,7 @@ def split_units(
     slot_tag: np.ndarray,  # uint8[capacity]
     slot_hash: np.ndarray,  # uint64[capacity]
     slot_token: np.ndarray,  # int32[capacity]
+    beginnings: np.ndarray,  # uint64[.], see kernels.vocabulary
     scratch_text: np.ndarray,  # uint8[longest unit + replacement], overwritten, like the next three
     scratch_score: np.ndarray,  # float64[. + 1]
     scratch_start: np.ndarray,  # int32[. + 1]
@@ -79,6 +80,8 @@ def split_units(
             hashed = SEED
             for end in range(start + 1, min(size, start + longest_token) + 1):
                 hashed = (hashed ^ _U(scratch_text[end - 1])) * PRIME
+                if not begins_a_token(hashed, beginnings):
+                    break
                 slot = home(hashed, mask)
                 while slot_tag[slot] != 0:
                     if slot_tag[slot] == tag(hashed) and slot_hash[slot] == hashed:

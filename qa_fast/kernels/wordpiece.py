@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN, U64_OUT
-from qa_fast.kernels.vocabulary import PRIME, SEED, home, tag
+from qa_fast.kernels.vocabulary import PRIME, SEED, begins_a_token, home, tag
 
 _U = np.uint64
 # Of a normalised byte: part of a word, of a mark that stands alone, of white space; LEAD is added to a first byte.
@@ -67,7 +67,7 @@ def find_unknown_chars(
     [
         I64(
             U8_IN, I64_IN, I64_IN, I32_IN, I32_IN, U8_IN, U8_IN, I64, I64, I64, U8_IN, U8_IN, I64_IN, I32_IN,
-            U8_IN, U64_IN, I32_IN, U8_OUT, U8_OUT, I32_OUT, U64_OUT, U8_OUT, I64_OUT, I32_OUT,
+            U8_IN, U64_IN, I32_IN, U64_IN, U8_OUT, U8_OUT, I32_OUT, U64_OUT, U8_OUT, I64_OUT, I32_OUT,
         )
     ],
     cache=True,
@@ -91,6 +91,7 @@ def split_units(
     slot_tag: np.ndarray,  # uint8[capacity]
     slot_hash: np.ndarray,  # uint64[capacity]
     slot_token: np.ndarray,  # int32[capacity]
+    beginnings: np.ndarray,  # uint64[.], see kernels.vocabulary
     scratch_text: np.ndarray,  # uint8[normalised bytes of the longest unit], overwritten, like the next three
     scratch_kind: np.ndarray,  # uint8[.]
     scratch_char: np.ndarray,  # int32[.]
@@ -154,6 +155,9 @@ def split_units(
                 for i in range(most):
                     hashed = (hashed ^ _U(scratch_text[start + i])) * PRIME
                     scratch_hash[i + 1] = hashed
+                    if not begins_a_token(hashed, beginnings):
+                        most = i
+                        break
                 known = False
                 while most > 0 and not known:
                     # A piece ends where a character does.
