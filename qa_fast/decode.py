@@ -318,6 +318,7 @@ class SpanDecoder:
             self._char_end,
             self.max_answer_length,
             np.empty(starts.shape[1], np.float32),
+            np.empty(2 * starts.shape[1], np.float32),
             self._score,
             self._start_logit,
             self._end_logit,

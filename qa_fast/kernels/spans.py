@@ -43,14 +43,46 @@ def lowest(scores: np.ndarray) -> float:
     return low
 
 
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def greatest(values: np.ndarray, begin: int, end: int) -> float:
+    """The greatest of `values[begin:end]`, none of which is NaN. O(n)."""
+    high = values[begin]
+    for at in range(begin, end):
+        high = max(high, values[at])
+    return high
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def widen(values: np.ndarray, size: int, width: int) -> None:
+    """Make each of `values[:size]` the greatest of itself and the up to `width` - 1 behind it.
+
+    In a few passes, each of which doubles how far a value sees. O(size * log(width)).
+    """
+    for at in range(size, size + width):
+        values[at] = -np.inf
+    seen = np.uint64(1)
+    while seen < width:
+        step = min(seen, width - seen)
+        for at in range(size):
+            other = values[at + step]
+            values[at] = other if other > values[at] else values[at]
+        seen += step
+
+
 @numba.njit(cache=True, nogil=True)
 def last_slot(scores: np.ndarray, keys: np.ndarray) -> int:
     """The slot of a full bag whose candidate comes last: the lowest score, among equals the highest key. O(N)."""
     low = lowest(scores)
-    last = -1
-    for slot in range(len(scores)):
-        if scores[slot] == low and (last < 0 or keys[slot] > keys[last]):
-            last = slot
+    last = np.int32(0)
+    ties = np.int32(0)
+    for slot in range(_U(len(scores))):  # without a branch, so that many slots are looked at at once
+        same = scores[slot] == low
+        ties += np.int32(same)
+        last = np.int32(slot) if same else last
+    if ties > 1:
+        for slot in range(len(scores)):
+            if scores[slot] == low and keys[slot] > keys[last]:
+                last = np.int32(slot)
     return last
 
 
@@ -69,6 +101,7 @@ def last_slot(scores: np.ndarray, keys: np.ndarray) -> int:
             I32_IN,
             I32_IN,
             I64,
+            _SCRATCH,
             _SCRATCH,
         ),
         *(_F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_OUT, _F32_OUT, I32_OUT),
@@ -90,6 +123,7 @@ def search_spans(
     token_char_end: np.ndarray,  # int32[T]
     max_answer_length: int,  # tokens
     bounds: np.ndarray,  # float32[L], scratch of this call
+    reach: np.ndarray,  # float32[2 * L], scratch of this call
     out_score: np.ndarray,  # float32[E, N], of the candidates in each bag
     out_start_logit: np.ndarray,  # float32[E, N]
     out_end_logit: np.ndarray,  # float32[E, N]
@@ -130,21 +164,20 @@ def search_spans(
         if first >= last:
             continue
 
-        # bounds[s]: no span from s scores more. Right to left, so that the running maximum over the ends of s gains one
-        # end and loses one at a time. NaN, which would compare as never greater, becomes infinity: then s is tried.
-        best_end = last
-        for back in range(last - first):
-            s = last - _U(1) - back
-            stop = min(s + _U(max_answer_length), last)
-            if best_end >= stop:
-                best_end = s
-                for e in range(s + _U(1), stop):
-                    if end_logits[row, e] > end_logits[row, best_end]:
-                        best_end = e
-            elif end_logits[row, s] >= end_logits[row, best_end]:
-                best_end = s
-            bound = start_logits[row, s] + end_logits[row, best_end]
-            bounds[s] = bound if bound == bound else np.inf
+        # bounds[s]: no span from s scores more. NaN, which compares with nothing, becomes infinity: then s is tried.
+        window = last - first
+        broken = False
+        for at in range(window):
+            reach[at] = end_logits[row, first + at]
+            broken |= reach[at] != reach[at]
+        if broken:
+            for at in range(window):
+                reach[at] = np.inf
+        else:
+            widen(reach, window, min(_U(max_answer_length), window))
+        for at in range(window):
+            bound = start_logits[row, first + at] + reach[at]
+            bounds[first + at] = bound if bound == bound else np.inf
 
         scores, keys = out_score[target], out_key[target]
         count = out_count[target]
@@ -153,10 +186,10 @@ def search_spans(
         for turn in range(_U(BEST_FIRST) + last - first):
             if turn < _U(BEST_FIRST):
                 # The most promising starts, the best first, so that the rest meets a high threshold.
+                highest = greatest(bounds, first, last)
                 s = first
-                for other in range(first + _U(1), last):
-                    if bounds[other] > bounds[s]:
-                        s = other
+                while bounds[s] != highest:
+                    s += _U(1)
                 if bounds[s] < threshold:
                     break
             else:
@@ -172,9 +205,9 @@ def search_spans(
                 if not (score >= threshold and token_char_end[base + e] > char_start):
                     continue
                 key = (np.int64(char_start) << 32) | np.int64(token_char_end[base + e])
-                slot = -1
-                for other in range(count):
-                    slot = other if keys[other] == key else slot
+                slot = np.int32(-1)
+                for other in range(_U(count)):
+                    slot = np.int32(other) if keys[other] == key else slot
                 if slot >= 0:
                     better = score > scores[slot]
                     if not better and not (
