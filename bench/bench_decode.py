@@ -21,7 +21,7 @@ from qa_fast.decode import BestSpans, SpanDecoder, windows_of
 from qa_fast.evaluate import best_texts
 from qa_fast.shards import open_shards
 
-FLOOR = 18.0
+FLOOR = 34.0
 BATCH = 256
 FIGURES: dict[str, list[float]] = {}
 

@@ -42,7 +42,7 @@ class Ahead(Iterator[Item], Generic[Item]):
         return item
 
     def close(self) -> None:
-        """Wait for the item that is being made, and make no more."""
+        """Wait for the item that is being made, and make no more; it is not to be asked for another."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 

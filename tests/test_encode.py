@@ -151,6 +151,53 @@ def test_characters_that_depend_on_their_neighbours_are_left_to_the_tokenizer() 
     assert words._splitter.characters.entries[0x302E] == wordpiece_kernels.LEFT
 
 
+def assert_settings_are_exact(settings: dict, strings: list[str]) -> None:
+    tokenizer = Tokenizer.from_buffer(orjson.dumps(settings))
+    words = WordEncoder(choose_family(settings), tokenizer)
+    assert same_tokens(words.encode(pa.array(strings)), encode_strings(tokenizer, strings))
+
+
+@pytest.mark.parametrize("replacement", ["▁", "Ġ", "_", "#"])
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+def test_other_replacements_of_metaspace(replacement: str, scheme: str) -> None:
+    settings = orjson.loads(small_tokenizer("unigram").to_str())
+    settings["pre_tokenizer"].update(replacement=replacement, prepend_scheme=scheme)
+    for entry in settings["model"]["vocab"]:
+        entry[0] = entry[0].replace("▁", replacement)
+    settings["model"]["vocab"].append(["a" + replacement + "b", -1.0])
+    assert_settings_are_exact(settings, ["the bell", f"{replacement}the bell", f"the a{replacement}b", " the", *CORPUS])
+
+
+def test_runs_of_spaces_may_become_one_space_only() -> None:
+    settings = orjson.loads(small_tokenizer("unigram").to_str())
+    settings["normalizer"]["normalizers"][-1]["content"] = ""
+    with pytest.raises(NotAllowedError, match="its normaliser replaces"):
+        choose_family(settings)
+
+
+@pytest.mark.parametrize("pre", [False, True])
+@pytest.mark.parametrize("post", [False, True])
+@pytest.mark.parametrize("trims", [False, True])
+@pytest.mark.parametrize("as_strings", [False, True])
+def test_byte_level_settings_that_disagree(pre: bool, post: bool, trims: bool, as_strings: bool) -> None:
+    """RobertaProcessing adds a prefix space by default where the pre-tokenizer may not."""
+    settings = orjson.loads(small_tokenizer("byte-level").to_str())
+    settings["pre_tokenizer"]["add_prefix_space"] = pre
+    settings["post_processor"].update(add_prefix_space=post, trim_offsets=trims)
+    if as_strings:  # as older files have them
+        settings["model"]["merges"] = ["#version: 0.2", *(" ".join(merge) for merge in settings["model"]["merges"])]
+    strings = ["Der Leuchtturm steht südlich der Mühle", " südlich", "é è  ê", "a  b", "'s süd", *CORPUS]
+    assert_settings_are_exact(settings, strings)
+
+
+def test_a_wordpiece_whose_post_processor_trims_as_byte_level_ones_do() -> None:
+    """It would take a word's Ġ for a space."""
+    settings = orjson.loads(small_tokenizer("wordpiece").to_str())
+    settings["post_processor"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    with pytest.raises(NotAllowedError, match="its post-processor is one for byte-level tokens"):
+        choose_family(settings)
+
+
 def test_one_long_text() -> None:
     assert_same("wordpiece", [" ".join(f"w{n}" for n in range(40_000))])
 

@@ -354,3 +354,14 @@ def test_row_counts(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     for name in ("c.parquet", "empty", "nowhere"):
         assert row_count(tmp_path / name) is None
+
+
+def test_a_null_among_the_contexts_of_a_dictionary_is_an_empty_one(tmp_path: Path) -> None:
+    context = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), pa.array(["a bell here", None]))
+    answers = pa.array([{"text": ["bell"], "answer_start": [2]}] * 3)
+    table = pa.table({"id": ["a", "b", "c"], "question": ["q"] * 3, "context": context, "answers": answers})
+    with pa.OSFile(str(tmp_path / "train.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    [(found, rejects)] = list(read_examples(tmp_path / "train.arrow", {}))
+    assert found["context"].to_pylist() == ["a bell here", "", "a bell here"]
+    assert rejects == []

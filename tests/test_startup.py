@@ -55,6 +55,24 @@ def test_the_exit_code_of_a_mistake_outlives_the_quick_end(tmp_path: Path) -> No
     assert done.stderr.startswith("error: SOURCE must be")
 
 
+@pytest.mark.parametrize(("closed", "source", "code"), [(">&-", "squad.json", 0), ("2>&-", "nowhere.json", 2)])
+def test_closed_outputs_do_not_change_the_exit_code(tmp_path: Path, closed: str, source: str, code: int) -> None:
+    sample.write(tmp_path / "squad.json", sample.squad())
+    save_folder(small_tokenizer("wordpiece"), tmp_path / "model")
+    command = f"{sys.executable} -m qa_fast.cli featurize {source} --model model --out out --quiet {closed}"
+    command += " --max-length 48 --doc-stride 12"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    assert subprocess.run(command, shell=True, cwd=tmp_path, env=env, timeout=120, check=False).returncode == code
+
+
+def test_the_helper_runs_nothing_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("open('ran', 'w')\n")
+    script = "import sys; sys.path.remove(''); from qa_fast.kernels.load import load_kernels; load_kernels(True)"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, timeout=240, check=True)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("bytecode", ["", "1"])
 def test_an_install_that_cannot_be_written_caches_kernels_with_the_user(tmp_path: Path, bytecode: str) -> None:
     """Root may write everywhere, so a file stands where the folder of the cache would be made."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import NoReturn
@@ -22,7 +22,7 @@ class _Absent(MetaPathFinder):
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Let the import of some modules fail within, as it does where they are not installed.
+    """Let the import of some modules fail within, with the error of one that is not installed.
 
     For what libraries import only because it is there: pandas takes 0.12 s, which Arrow imports to ask whether a numpy
     array is one of its own; scipy.linalg takes 0.13 s, in which Numba looks for BLAS, which no kernel here uses.
@@ -37,6 +37,7 @@ def without(*names: str) -> Iterator[None]:
 
 def leave(code: int) -> NoReturn:
     """End the process at once, outputs flushed: taking a hundred thousand objects down one by one takes 0.1 s."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # none, or closed
+            stream.flush()
     os._exit(code)

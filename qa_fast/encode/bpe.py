@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qa_fast.encode.direct import EncodedTexts
-from qa_fast.encode.families import byte_classes
+from qa_fast.encode.families import byte_classes, trimming_processors
 from qa_fast.kernels import bpe as kernels
 from qa_fast.kernels.words import DIGIT, LETTER, PUNCTUATION
 from qa_fast.schema import Int32s, Int64s
@@ -26,7 +26,7 @@ class BytePairs:
     """Tokenizes units of a byte-level BPE tokenizer.
 
     Attributes:
-        kinds: uint8[256], see `kernels.bpe.merge_units`, like the others.
+        kinds: uint8[256], see `kernels.bpe.merge_pairs`, like the others.
         byte_ids: int32[256].
         pairs: uint64[capacity].
         ranks: int32[capacity].
@@ -50,6 +50,7 @@ class BytePairs:
             return None
         vocabulary: dict[str, int] = model["vocab"]
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        merges = [merge for merge in merges if merge[0] != "#version:"]  # an old file's first line, not a merge
         left, right = (np.array([vocabulary[merge[side]] for merge in merges], np.int32) for side in (0, 1))
         merged = np.array([vocabulary["".join(merge)] for merge in merges], np.int32)
         capacity = 1 << (3 * len(merges) + 1).bit_length()
@@ -62,7 +63,7 @@ class BytePairs:
             pairs=pairs,
             ranks=ranks,
             merged=merged,
-            trims=_trims(settings.get("post_processor") or {}),
+            trims=bool(trimming_processors(settings)),
         )
 
     def encode(self, text: np.ndarray, begins: Int64s, ends: Int64s) -> tuple[np.ndarray, EncodedTexts]:
@@ -70,7 +71,7 @@ class BytePairs:
         done, offsets = np.empty(len(begins), np.uint8), np.empty(len(begins) + 1, np.int64)
         tokens = np.empty(3 * int((ends - begins).sum()), np.int32)
         scratch = np.empty((3, _LONGEST_UNIT), np.int32)
-        count = kernels.merge_units(
+        count = kernels.merge_pairs(
             text, begins, ends, self.kinds, self.byte_ids, self.pairs, self.ranks, self.merged, self.trims,
             scratch[0], scratch[1], scratch[2], done, offsets, tokens,
         )  # fmt: skip
@@ -82,10 +83,3 @@ def byte_alphabet() -> list[str]:
     seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     beyond = itertools.count(0x100)
     return [chr(byte) if byte in seen else chr(next(beyond)) for byte in range(256)]
-
-
-def _trims(processor: dict[str, Any]) -> bool:
-    return any(
-        step.get("type") in ("RobertaProcessing", "ByteLevel") and step.get("trim_offsets", True)
-        for step in (processor, *processor.get("processors", []))
-    )

@@ -100,6 +100,8 @@ def _bert(settings: dict[str, Any]) -> Family:
     """BERT: white space parts words, punctuation stands alone; both neighbours of a cut survive normalisation."""
     for normalizer in _normalizers(settings):
         _require(normalizer, "BertNormalizer", "Lowercase", "StripAccents", *_UNICODE_FORMS)
+    if trimming_processors(settings):
+        raise NotAllowedError("its post-processor is one for byte-level tokens")
     cuts = _cuts((_SOLID, (SPACE, BREAK)), ((SPACE, BREAK), (*_SOLID, SPACE, BREAK)))
     marks = (PUNCTUATION, APOSTROPHE)
     cuts |= _cuts(((LETTER, DIGIT), marks), (marks, (LETTER, DIGIT)), (marks, marks))
@@ -121,15 +123,24 @@ def _byte_level(settings: dict[str, Any]) -> Family:
         ((DIGIT,), (LETTER, PUNCTUATION, APOSTROPHE)),
         ((PUNCTUATION,), (LETTER, DIGIT)),
     )
-    if not settings["pre_tokenizer"].get("add_prefix_space"):
+    adds = [step for step in trimming_processors(settings) if step.get("add_prefix_space", True)]
+    if not adds and not settings["pre_tokenizer"].get("add_prefix_space"):
         return Family("byte-level", cuts, False, "", 0, {0: settings}, _triggers(settings))
     later = copy.deepcopy(settings)
     later["pre_tokenizer"]["add_prefix_space"] = False
-    post = later.get("post_processor") or {}
-    for processor in (post, *post.get("processors", [])):
-        if "add_prefix_space" in processor:
-            processor["add_prefix_space"] = False
+    for processor in trimming_processors(later):
+        processor["add_prefix_space"] = False
     return Family("byte-level", cuts, False, "", FIRST, {FIRST: settings, 0: later}, _triggers(settings))
+
+
+def trimming_processors(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The post-processors that do not count a token's spaces to it."""
+    processor = settings.get("post_processor") or {}
+    return [
+        step
+        for step in (processor, *processor.get("processors", []))
+        if step.get("type") in ("RobertaProcessing", "ByteLevel") and step.get("trim_offsets", True)
+    ]
 
 
 def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> Family:
@@ -139,7 +150,8 @@ def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> Family:
     strips = 0
     for normalizer in _normalizers(settings):
         _require(normalizer, "Precompiled", "Nmt", "Replace", "Strip", "Lowercase", "StripAccents", *_UNICODE_FORMS)
-        if normalizer["type"] == "Replace" and normalizer.get("pattern") != {"Regex": " {2,}"}:
+        one_space = normalizer.get("pattern") == {"Regex": " {2,}"} and normalizer.get("content") in (" ", "▁")
+        if normalizer["type"] == "Replace" and not one_space:
             raise NotAllowedError(f"its normaliser replaces {normalizer.get('pattern')}")
         if normalizer["type"] == "Strip":
             strips |= FIRST * bool(normalizer.get("strip_left")) | LAST * bool(normalizer.get("strip_right"))

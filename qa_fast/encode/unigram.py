@@ -47,6 +47,8 @@ class Unigram:
         for byte in range(0x21, 0x7F):
             char = chr(byte)
             allowed[byte] = normalizer is None or normalizer.normalize_str(char) == char
+        if pre["replacement"].isascii():  # it would part words wherever it stands in a text
+            return None
         replacement = np.frombuffer(pre["replacement"].encode(), np.uint8)
         prepends = pre.get("prepend_scheme") in ("always", "first")
         return cls(Vocabulary.of(ids), scores, replacement, prepends, allowed)

@@ -125,7 +125,7 @@ class Scanner:
         if longest > len(self._scratch[0]):
             self._scratch = np.empty(longest, np.int64), np.empty(longest, np.int32), np.empty(2 * longest, np.uint64)
         self._row_end = np.empty(len(texts), np.int64)
-        cutter, units, state = self._cutter, self.units, np.array([self.units.count, 0], np.int64)
+        cutter, units, state = self._cutter, self.units, np.array([self.units.count, 0, 0], np.int64)
         row = 0
         while True:
             row = kernels.scan_texts(
@@ -136,8 +136,7 @@ class Scanner:
             units.count, self._found = int(state[0]), int(state[1])
             if row == len(texts):
                 return
-            bytes_needed = int(texts.offsets[row + 1] - texts.offsets[row])
-            units.make_room(bytes_needed, bytes_needed)
+            units.make_room(int(state[2]), int(texts.offsets[row + 1] - texts.offsets[row]))
 
     def place(self, first: Int64s, last: Int64s) -> None:
         """Say where the tokens of the units from `placed` on are: int64[count - placed] each."""

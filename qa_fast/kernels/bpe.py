@@ -68,7 +68,7 @@ def _rank(left: np.int32, right: np.int32, pairs: np.ndarray, ranks: np.ndarray)
     cache=True,
     nogil=True,
 )  # fmt: skip
-def merge_units(
+def merge_pairs(
     text: np.ndarray,  # uint8[bytes]
     begins: np.ndarray,  # int64[U], first byte of each unit
     ends: np.ndarray,  # int64[U], one past its last

@@ -1,4 +1,7 @@
-"""The featurizer's kernels, loaded or, the first time on a machine, compiled in two processes."""
+"""The featurizer's kernels, loaded or, the first time on a machine, compiled in two processes.
+
+Those for BERT's tokenizers are among them, the default's; those for the other families are loaded when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,11 @@ def load_kernels(side_by_side: bool) -> None:
     first = import_module(f"qa_fast.kernels.{_OWN[0]}")
     helper = None
     if side_by_side and sys.executable and sum(first.mark_repeats.stats.cache_misses.values()):
+        # -P: no module of the folder that happens to be the current one must be taken for one of Python's.
         program = "; ".join(f"import qa_fast.kernels.{name}" for name in _OTHER)
         quiet = subprocess.DEVNULL
         with suppress(OSError):
-            helper = subprocess.Popen([sys.executable, "-c", program], stdin=quiet, stdout=quiet, stderr=quiet)
+            helper = subprocess.Popen([sys.executable, "-P", "-c", program], stdin=quiet, stdout=quiet, stderr=quiet)
     try:
         for name in _OWN:
             import_module(f"qa_fast.kernels.{name}")

@@ -2,10 +2,6 @@
 
 What a character becomes is read from a table that the tokenizer itself has filled (see `encode.characters`);
 WordPiece is the greedy longest match from the left.
-
-The vocabulary is an open-addressing table of tokens by the FNV-1a hash of their bytes, with a byte of the hash apart:
-an array small enough to stay in the cache answers most look-ups that fail, which most do. A match is compared byte by
-byte. The hash grows with the piece, so that all lengths of a piece are hashed in one pass over it.
 """
 
 from __future__ import annotations

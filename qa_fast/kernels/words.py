@@ -105,15 +105,15 @@ def scan_texts(
     scratch_start: np.ndarray,  # int64[longest text + 1], overwritten
     scratch_char: np.ndarray,  # int32[longest text + 1], overwritten
     scratch_keys: np.ndarray,  # uint64[2 * (longest text + 1)], overwritten
-    state: np.ndarray,  # int64[2], distinct units and occurrences so far; updated
+    state: np.ndarray,  # int64[3], distinct units and occurrences so far, units of the row not done; updated
 ) -> int:
     """Cut texts into units and number the distinct ones, from row `row_begin` on.
 
     Three short loops a text rather than one long one: whether a byte ends a unit, how long the unit is and whether it
     is new are each anybody's guess, and a wrong guess costs more than a store that the next one overwrites.
 
-    Returns the first row not done: the caller makes room for its bytes in the set and calls again. Cost: three passes
-    over a text while it lies in the cache.
+    Returns the first row not done: the caller makes room for its units and bytes in the set and calls again. Cost:
+    three passes over a text while it lies in the cache.
     """
     units = state[0]
     occurrences = _U(state[1])
@@ -174,6 +174,7 @@ def scan_texts(
             scratch_keys[_U(2) * kept + _U(1)] = high
             kept += _U(1) - _U(size == _U(1) and kinds[text[start]] & dropped != 0 and not whole)
         if units + np.int64(kept) >= len(unit_offsets) or unit_offsets[units] + np.int64(end - begin) > len(unit_text):
+            state[2] = kept
             break
         # Their numbers. The look-up stands here and in merge_units in full: as a function it is not inlined, and
         # handing over that many arrays costs more than itself.

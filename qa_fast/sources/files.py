@@ -101,7 +101,7 @@ def read_examples(path: Path, columns: Mapping[str, str], id_prefix: str = "row-
         id_prefix: Names rows without ids, before their number.
 
     Yields:
-        Tables of `examples.EXAMPLES`, and the rows that could not enter them.
+        Tables of `raw.EXAMPLES`, and the rows that could not enter them.
 
     Raises:
         UserError: Not of these kinds, damaged, not readable, or without the needed columns.

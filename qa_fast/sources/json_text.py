@@ -45,7 +45,7 @@ def read_json(path: Path, columns: Mapping[str, str], id_prefix: str = "row-") -
         id_prefix: Names rows without ids, before their number.
 
     Yields:
-        Tables of `examples.EXAMPLES` and the rows that could not enter them.
+        Tables of `raw.EXAMPLES` and the rows that could not enter them.
 
     Raises:
         UserError: Not JSON (with the position), not UTF-8, or not of a known shape.

@@ -38,7 +38,7 @@ def nested_tables(path: Path) -> list[pa.Table] | None:
         path: UTF-8, with or without a byte order mark.
 
     Returns:
-        Tables of `examples.EXAMPLES`, or None where the file is not plainly such a one.
+        Tables of `raw.EXAMPLES`, or None where the file is not plainly such a one.
     """
     if not path.is_file() or not 0 < path.stat().st_size <= _MOST_BYTES:
         return None

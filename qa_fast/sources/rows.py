@@ -1,7 +1,7 @@
 """Rows of examples, gathered into Arrow tables of bounded size.
 
 `RowCollector` takes rows one at a time, from JSON readers; `normalize_table` takes whole Arrow tables, from Parquet
-and Arrow files, without a Python object per row. Both give tables with the columns of `examples.EXAMPLES`, contexts
+and Arrow files, without a Python object per row. Both give tables with the columns of `raw.EXAMPLES`, contexts
 dictionary-encoded, so that a context shared by many questions is held once.
 """
 
@@ -262,6 +262,8 @@ def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
         return _text(column).dictionary_encode()
     array = one_chunk(column.unify_dictionaries())
     dictionary = array.dictionary.cast(pa.string(), safe=False)
+    if dictionary.null_count:
+        dictionary = pc.fill_null(dictionary, "")
     return pa.DictionaryArray.from_arrays(array.indices.cast(pa.int32()), dictionary)
 
 
