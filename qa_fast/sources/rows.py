@@ -22,7 +22,7 @@ from qa_fast.schema import Int64s
 
 # A table is closed when it holds this much: enough for its fixed costs not to count, little enough for many tables to
 # be on their way in as many threads.
-TABLE_ROWS = 1 << 13
+TABLE_ROWS = 10 * 1024
 TABLE_CONTEXT_CHARS = 1 << 24
 
 REQUIRED = ("question", "context", "answers")
