@@ -15,6 +15,7 @@ import os
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -195,7 +196,7 @@ def test_ratios() -> None:
         memory = f"{figures['peak_mb']:.0f} MB" if "peak_mb" in figures else ""
         rows.append((name, common.spread(figures["seconds"]), f"{reference / figures['median']:.1f}", memory))
     common.print_table(common.machine(), ("way", "seconds: median (min to max)", "times the reference", "peak"), rows)
-    memory, disk = common.bandwidths(Path(os.environ.get("TMPDIR", "/tmp")))
+    memory, disk = common.bandwidths(Path(tempfile.gettempdir()))
     for kind in ("JSON", "Parquet"):
         print_stages(kind, FIGURES[f"{kind}, one thread"], memory, disk)
         print_threads(kind)

@@ -15,6 +15,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _END: Any = object()
 _THREADS = "qa-fast"
+# Items beside those being worked on: read, or done and not taken yet; so that no thread waits for another's end.
+_WAITING = 2
 
 
 class Ahead(Iterator[Item], Generic[Item]):
@@ -49,7 +51,7 @@ class Ahead(Iterator[Item], Generic[Item]):
 def in_order(work: Callable[[Item], Result], items: Iterator[Item], workers: int) -> Iterator[Result]:
     """The results of the work on each item, in the items' order.
 
-    At most 2 * `workers` + 2 items are on their way at any time, so memory stays bounded. An error is raised where its
+    A few items more than `workers` are on their way at any time, so memory stays bounded. An error is raised where its
     result would come; a consumer that stops early leaves no thread behind.
 
     Args:
@@ -72,7 +74,7 @@ def in_order(work: Callable[[Item], Result], items: Iterator[Item], workers: int
                     break
                 except Exception as error:  # in reading; what was read before comes first
                     failed = error
-                if len(under_way) > 2 * workers:
+                if len(under_way) > workers + _WAITING:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
