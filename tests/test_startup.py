@@ -65,6 +65,21 @@ def test_closed_outputs_do_not_change_the_exit_code(tmp_path: Path, closed: str,
     assert subprocess.run(command, shell=True, cwd=tmp_path, env=env, timeout=120, check=False).returncode == code
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_standard_output_is_one_line(tmp_path: Path) -> None:
+    source = sample.write(tmp_path / "squad.json", sample.squad())
+    model = save_folder(small_tokenizer("wordpiece"), tmp_path / "model")
+    command = [sys.executable, "-m", "qa_fast.cli", "featurize", str(source), "--model", str(model), "--json"]
+    command += ["--out", str(tmp_path / "out"), "--max-length", "48", "--doc-stride", "12"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, timeout=120, check=False
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output must be one that can be written")
+
+
 def test_the_helper_runs_nothing_of_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "random.py").write_text("open('ran', 'w')\n")
     script = "import sys; sys.path.remove(''); from qa_fast.kernels.load import load_kernels; load_kernels(True)"

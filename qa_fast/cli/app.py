@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import nullcontext
@@ -61,6 +62,11 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output, `head` say, has had enough
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: standard output must be one that can be written, with room; {error.strerror}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run() -> NoReturn:
