@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from qa_fast.schema import Int64s
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+# Letters, marks, dashes, quotes and currencies, which no normal form ever joins: what may be joined begins at U+0300.
+_ALONE = (range(0x21, 0x7F), range(0xA1, 0x250), range(0x2010, 0x2028), range(0x2030, 0x205F), range(0x20A0, 0x20C0))
+
 
 @dataclass(frozen=True)
 class Unigram:
@@ -25,7 +29,7 @@ class Unigram:
         scores: float64[V], logarithms of their probabilities.
         replacement: uint8[.], what stands for a space.
         prepends: Whether it is put before a text that does not start with a space.
-        allowed: uint8[256], see `kernels.unigram.split_units`.
+        allowed: uint8[code points], see `kernels.unigram.split_units`.
     """
 
     vocabulary: Vocabulary
@@ -43,12 +47,12 @@ class Unigram:
         ids = {token: number for number, (token, _) in enumerate(model["vocab"])}
         scores = np.fromiter((model["vocab"][number][1] for number in ids.values()), np.float64, len(ids))
         normalizer = tokenizer.normalizer
-        allowed = np.zeros(256, np.uint8)
-        for byte in range(0x21, 0x7F):
-            char = chr(byte)
-            allowed[byte] = normalizer is None or normalizer.normalize_str(char) == char
-        if pre["replacement"].isascii():  # it would part words wherever it stands in a text
-            return None
+        allowed = np.zeros(_ALONE[-1].stop, np.uint8)
+        for code in itertools.chain(*_ALONE):
+            char = chr(code)
+            # The replacement itself parts words wherever it stands in a text.
+            stays = normalizer is None or normalizer.normalize_str(char) == char
+            allowed[code] = stays and char != pre["replacement"]
         replacement = np.frombuffer(pre["replacement"].encode(), np.uint8)
         prepends = pre.get("prepend_scheme") in ("always", "first")
         return cls(Vocabulary.of(ids), scores, replacement, prepends, allowed)
@@ -62,7 +66,7 @@ class Unigram:
         room = int((ends - begins).max(initial=0)) + len(self.replacement) + 1
         count = kernels.split_units(
             text, begins, ends, self.allowed, self.replacement, self.prepends, vocabulary.longest,
-            *vocabulary.arrays, self.scores, *vocabulary.slots, np.empty(room, np.uint8), np.empty(room, np.float64),
-            np.empty(room, np.int32), np.empty(room, np.int32), done, offsets, tokens,
+            *vocabulary.arrays, self.scores, *vocabulary.slots, np.empty(room, np.uint8), np.empty(room, np.int32),
+            np.empty(room, np.float64), np.empty(room, np.int32), np.empty(room, np.int32), done, offsets, tokens,
         )  # fmt: skip
         return done.astype(bool), EncodedTexts.of(tokens[: 3 * count], offsets)

@@ -1,4 +1,4 @@
-"""Unigram of plain units: ASCII characters that the normaliser leaves alone, behind a space or at a text's start.
+"""Unigram of plain units: characters that the normaliser leaves alone, behind a space or at a text's start.
 
 The best split is that of the highest sum of scores, found from the left (Viterbi); of equal sums the one whose last
 piece is longest, as adding from the left and keeping the first decides. A unit with a character that is no token of its
@@ -22,7 +22,7 @@ _F64_OUT = types.Array(types.float64, 1, "C", readonly=False)
     [
         I64(
             U8_IN, I64_IN, I64_IN, U8_IN, U8_IN, BOOL, I64, U8_IN, I64_IN, I32_IN, _F64_IN, U8_IN, U64_IN, I32_IN,
-            U64_IN, U8_OUT, _F64_OUT, I32_OUT, I32_OUT, U8_OUT, I64_OUT, I32_OUT,
+            U64_IN, U8_OUT, I32_OUT, _F64_OUT, I32_OUT, I32_OUT, U8_OUT, I64_OUT, I32_OUT,
         )
     ],
     cache=True,
@@ -32,7 +32,7 @@ def split_units(
     text: np.ndarray,  # uint8[bytes]
     begins: np.ndarray,  # int64[U], first byte of each unit
     ends: np.ndarray,  # int64[U], one past its last
-    allowed: np.ndarray,  # uint8[256], 1 for the bytes that a plain unit may hold
+    allowed: np.ndarray,  # uint8[code points], 1 for the characters that a plain unit may hold; none beyond
     replacement: np.ndarray,  # uint8[.], what stands for the space
     prepends: bool,  # whether it is also put before a text that does not start with a space
     longest_token: int,  # bytes
@@ -44,7 +44,8 @@ def split_units(
     slot_hash: np.ndarray,  # uint64[capacity]
     slot_token: np.ndarray,  # int32[capacity]
     beginnings: np.ndarray,  # uint64[.], see kernels.vocabulary
-    scratch_text: np.ndarray,  # uint8[longest unit + replacement], overwritten, like the next three
+    scratch_text: np.ndarray,  # uint8[longest unit + replacement], overwritten, like the next four
+    scratch_char: np.ndarray,  # int32[. + 1]
     scratch_score: np.ndarray,  # float64[. + 1]
     scratch_start: np.ndarray,  # int32[. + 1]
     scratch_token: np.ndarray,  # int32[. + 1]
@@ -64,18 +65,30 @@ def split_units(
         begin = begins[unit] + space
         plain = begin < ends[unit] and (space == 1 or prepends)
         at = begin
+        char = np.int32(0)
         while plain and at < ends[unit]:
-            plain = allowed[text[at]] == 1
-            scratch_text[lead + at - begin] = text[at]
-            at += 1
+            width = 1 + (text[at] >= 0xC0) + (text[at] >= 0xE0) + (text[at] >= 0xF0)
+            code = np.int64(text[at])
+            if width > 1:
+                code &= 0x7F >> width
+                for i in range(1, width):
+                    code = code << 6 | (np.int64(text[at + i]) & 0x3F)
+            plain = code < len(allowed) and allowed[code] == 1
+            for i in range(width):
+                scratch_text[lead + at - begin + i] = text[at + i]
+                scratch_char[lead + at - begin + i] = char
+            at += width
+            char += 1
         size = lead + at - begin
+        scratch_char[size] = char
         if plain:
             for i in range(size + 1):
                 scratch_start[i] = -1
             scratch_score[0] = 0.0
         start = 0
         while plain and start < size:
-            width = lead if start == 0 else 1
+            first = scratch_text[start]
+            width = lead if start == 0 else 1 + (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)
             single = False
             hashed = SEED
             for end in range(start + 1, min(size, start + longest_token) + 1):
@@ -118,8 +131,8 @@ def split_units(
                 start = scratch_start[end]
                 out_tokens[3 * at] = token_ids[scratch_token[end]]
                 # What is put before a text counts to its first character.
-                out_tokens[3 * at + 1] = max(start - lead + space, 0)
-                out_tokens[3 * at + 2] = max(end - lead + space, 1)
+                out_tokens[3 * at + 1] = scratch_char[start] + space if start > 0 else 0
+                out_tokens[3 * at + 2] = max(scratch_char[end] + space, 1)
                 end = start
         out_offsets[unit + 1] = tokens
     return tokens
