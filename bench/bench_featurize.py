@@ -112,16 +112,17 @@ def test_engine(benchmark, kind: str, workers: int, sources: dict[str, str], tmp
     name = f"{kind}, {'one thread' if workers == 1 else 'two threads'}"
     note(name, benchmark.stats.stats.data, stages=middle.stage_seconds, whole=middle.seconds)
     if workers == 1:
-        FIGURES[name]["moved"] = bytes_moved(Path(sources[kind]), out)
+        FIGURES[name]["tables"], FIGURES[name]["moved"] = bytes_moved(Path(sources[kind]), out)
         FIGURES[name]["learn"] = seconds_learning(work, clean)
 
 
-def bytes_moved(source: Path, out: Path) -> dict[str, int]:
-    """Bytes that each stage cannot help reading and writing, each once."""
-    text = tokens_of_text = 0
+def bytes_moved(source: Path, out: Path) -> tuple[int, dict[str, int]]:
+    """The tables of a source, and the bytes that each stage cannot help reading and writing, each once."""
+    tables = text = tokens_of_text = 0
     encoder = load_encoder(resolve_model("minilm"))
     raw = contexts = 0
     for table, _ in read_examples(source, {}):
+        tables += 1
         raw += table.nbytes
         distinct, questions = table["context"].chunk(0).dictionary, one_chunk(table["question"])
         encoded = encoder.encode(distinct), encoder.encode(questions, with_chars=False)
@@ -130,7 +131,7 @@ def bytes_moved(source: Path, out: Path) -> dict[str, int]:
         tokens_of_text += 12 * len(encoded[0].ids) + 4 * len(encoded[1].ids)
     about = json.loads((out / "qa_fast.json").read_text())["splits"]["train"]
     written = sum(file["bytes"] for file in about["shards"])
-    return {
+    return tables, {
         "load": source.stat().st_size + raw,
         "check": text,
         "encode": text + tokens_of_text,
@@ -235,7 +236,7 @@ def print_threads(kind: str) -> None:
     set_up = whole - sum(stages.values())
     chains = {"reading": stages["load"], "new units": one["learn"], "writing": stages["write"]}
     spread = sum(stages.values()) - sum(chains.values())
-    table = 1 / 11  # of the work is in one table, which must be read before and written after all others
+    table = 1 / one["tables"]  # of the work is in one table, which must be read before and written after all others
     predicted = {
         cores: set_up + max(*chains.values(), (sum(chains.values()) + spread) / cores) * (1 + table)
         for cores in (2, 4, 16)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from qa_fast.schema import Int64s, Ragged
+from qa_fast.schema import Int32s, Int64s, Ragged
 
 
 def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -64,6 +64,13 @@ def offsets_of(lengths: np.ndarray) -> Int64s:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def used_rows(index: np.ndarray, size: int) -> tuple[Int64s, Int32s]:
+    """Which of `size` rows an index [n] names, int64[.], and the index into those alone, int32[n]."""
+    used = np.zeros(size, bool)
+    used[index] = True
+    return np.flatnonzero(used), (np.cumsum(used, dtype=np.int32) - np.int32(1))[index]
 
 
 def grown(array: np.ndarray, size: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.buffers import one_chunk, text_buffers
+from qa_fast.buffers import one_chunk, text_buffers, used_rows
 from qa_fast.kernels import hashing, text
 from qa_fast.raw import ANSWERS_TYPE, Reject
 from qa_fast.schema import Int32s, Int64s
@@ -65,16 +65,10 @@ class Examples:
 
     def without_unused_contexts(self) -> Examples:
         """The same examples over the contexts that they use, so that no others are encoded and stored."""
-        used = np.zeros(len(self.contexts), bool)
-        used[self.context_index] = True
-        if used.all():
+        rows, index = used_rows(self.context_index, len(self.contexts))
+        if len(rows) == len(self.contexts):
             return self
-        new_index = np.cumsum(used, dtype=np.int32) - np.int32(1)
-        return replace(
-            self,
-            contexts=self.contexts.take(pa.array(np.flatnonzero(used))),
-            context_index=new_index[self.context_index],
-        )
+        return replace(self, contexts=self.contexts.take(pa.array(rows)), context_index=index)
 
 
 class IdSet:

@@ -43,8 +43,8 @@ class UnitSet:
         """Enlarge it so that so many more units, of so many bytes together, can be added."""
         if self.count + units > len(self.variants):
             room = 1 << (self.count + units - 1).bit_length()
-            self.keys, self.variants = _resized(self.keys, 2 * room), _resized(self.variants, room)
-            self.offsets = _resized(self.offsets, room + 1)
+            self.keys, self.variants = grown(self.keys, 2 * room), grown(self.variants, room)
+            self.offsets = grown(self.offsets, room + 1)
             self.slots = _aligned_zeros(2 * room * kernels.SLOT_WORDS)
             kernels.fill_slots(self.keys, self.count, self.slots)
         self.text = grown(self.text, self.size + size)
@@ -58,12 +58,6 @@ class UnitSet:
             self.keys, self.offsets, self.variants, self.text, numbers,
         )  # fmt: skip
         return numbers
-
-
-def _resized(array: np.ndarray, size: int) -> np.ndarray:
-    larger = np.empty(size, array.dtype)
-    larger[: len(array)] = array
-    return larger
 
 
 def _aligned_zeros(words: int) -> np.ndarray:

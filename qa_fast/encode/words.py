@@ -1,8 +1,8 @@
-"""The fast way: each distinct unit of the texts through the Rust tokenizer once, kernels for the rest.
+"""The fast way: each distinct unit of the texts is tokenized once, by a kernel or else by the Rust tokenizer.
 
 Texts repeat their words: the contexts of SQuAD's training set hold 3.6 million pre-tokens, 0.1 million distinct ones.
-A scan cuts the texts into units and numbers the distinct ones, Rust encodes those it has not seen yet, and a gather
-writes every text's ids and character offsets. The units stay known, so a second text costs less than the first.
+A scan cuts the texts into units and numbers the distinct ones, those not seen yet are tokenized, and a gather writes
+every text's ids and character offsets. The units stay known, so a second text costs less than the first.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Splitter(Protocol):
 
 
 def _splitter(family: Family, tokenizer: Tokenizer) -> Splitter | None:
-    """The kernel that knows the family's usual model; only that one is loaded."""
+    """The kernel that knows the family's usual model; None where the tokenizer has another."""
     settings = family.settings[0]
     if family.name == "BERT":
         from qa_fast.encode.wordpiece import WordPiece

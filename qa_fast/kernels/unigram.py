@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit, types
 
 from qa_fast.kernels.signature import BOOL, I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN
+from qa_fast.kernels.text import char_width, code_point
 from qa_fast.kernels.vocabulary import PRIME, SEED, begins_a_token, home, tag
 
 _U = np.uint64
@@ -67,12 +68,8 @@ def split_units(
         at = begin
         char = np.int32(0)
         while plain and at < ends[unit]:
-            width = 1 + (text[at] >= 0xC0) + (text[at] >= 0xE0) + (text[at] >= 0xF0)
-            code = np.int64(text[at])
-            if width > 1:
-                code &= 0x7F >> width
-                for i in range(1, width):
-                    code = code << 6 | (np.int64(text[at + i]) & 0x3F)
+            width = char_width(text[at])
+            code = code_point(text, at, width)
             plain = code < len(allowed) and allowed[code] == 1
             for i in range(width):
                 scratch_text[lead + at - begin + i] = text[at + i]
@@ -87,8 +84,7 @@ def split_units(
             scratch_score[0] = 0.0
         start = 0
         while plain and start < size:
-            first = scratch_text[start]
-            width = lead if start == 0 else 1 + (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)
+            width = lead if start == 0 else char_width(scratch_text[start])
             single = False
             hashed = SEED
             for end in range(start + 1, min(size, start + longest_token) + 1):

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN, U64_OUT
+from qa_fast.kernels.text import char_width, code_point
 from qa_fast.kernels.vocabulary import PRIME, SEED, begins_a_token, home, tag
 
 _U = np.uint64
@@ -17,23 +18,6 @@ _U = np.uint64
 WORD, MARK, BLANK, LEAD = 0, 1, 2, 4
 # Entries of characters that are not in the table: met but not looked up yet, and left to the tokenizer.
 MET, LEFT = -1, -2
-
-
-@njit(inline="always")
-def _width(lead: np.uint8) -> np.uint64:
-    """Bytes of the character that starts with this byte."""
-    return _U(1) + _U(lead >= 0xC0) + _U(lead >= 0xE0) + _U(lead >= 0xF0)
-
-
-@njit(inline="always")
-def _code(text: np.ndarray, at: np.uint64, width: np.uint64) -> np.uint64:
-    """The code point of the character of `width` bytes, which must be valid UTF-8."""
-    code = _U(text[at])
-    if width > _U(1):
-        code &= _U(0x7F) >> width
-        for i in range(_U(1), width):
-            code = code << _U(6) | _U(text[at + i]) & _U(0x3F)
-    return code
 
 
 @njit([I64(U8_IN, I64_IN, I64_IN, I32_OUT, I32_OUT)], cache=True, nogil=True)
@@ -47,10 +31,10 @@ def find_unknown_chars(
     """Find the characters that the table does not know, each once; their number. Cost: one pass over the bytes."""
     found = 0
     for unit in range(len(begins)):
-        at = _U(begins[unit])
-        while at < _U(ends[unit]):
-            width = _width(text[at])
-            code = _code(text, at, width)
+        at = begins[unit]
+        while at < ends[unit]:
+            width = char_width(text[at])
+            code = code_point(text, at, width)
             if entries[code] == 0:
                 entries[code] = MET
                 out_codes[found] = code
@@ -111,10 +95,10 @@ def split_units(
         size = 0
         char = np.int32(0)
         done = np.uint8(1)
-        at = _U(begins[unit])
-        while at < _U(ends[unit]):
-            width = _width(text[at])
-            entry = entries[_code(text, at, width)]
+        at = begins[unit]
+        while at < ends[unit]:
+            width = char_width(text[at])
+            entry = entries[code_point(text, at, width)]
             if entry < 0:
                 done = np.uint8(0)
                 size = 0

@@ -173,7 +173,7 @@ def scan_texts(
             scratch_keys[_U(2) * kept] = low
             scratch_keys[_U(2) * kept + _U(1)] = high
             kept += _U(1) - _U(size == _U(1) and kinds[text[start]] & dropped != 0 and not whole)
-        if units + np.int64(kept) >= len(unit_offsets) or unit_offsets[units] + np.int64(end - begin) > len(unit_text):
+        if units + np.int64(kept) > len(unit_variants) or unit_offsets[units] + np.int64(end - begin) > len(unit_text):
             state[2] = kept
             break
         # Their numbers. The look-up stands here and in merge_units in full: as a function it is not inlined, and

@@ -6,6 +6,7 @@ object whose "data" is a list of rows, is flat; an object a line is JSON lines, 
 
 from __future__ import annotations
 
+import codecs
 import gc
 import json
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from qa_fast.raw import Reject
 from qa_fast.sources.nested import nested_tables
 from qa_fast.sources.rows import Batch, RowCollector, column_names
 
-_BOM = b"\xef\xbb\xbf"
+_BOM = codecs.BOM_UTF8
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.buffers import offsets_of, one_chunk
+from qa_fast.buffers import offsets_of, one_chunk, used_rows
 from qa_fast.errors import UserError
 from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.schema import Int64s
@@ -329,17 +329,10 @@ def bounded_tables(table: pa.Table) -> Iterator[pa.Table]:
     context = one_chunk(table["context"])
     index = context.indices.to_numpy(zero_copy_only=False)
     for begin, end in pairwise(table_cuts(index, pc.binary_length(context.dictionary).to_numpy())):
-        used = np.zeros(len(context.dictionary), bool)
-        used[index[begin:end]] = True
-        rows = np.flatnonzero(used)
-        if len(rows) == rows[-1] - rows[0] + 1:  # a view will do
-            contexts, new_index = (
-                context.dictionary.slice(rows[0], len(rows)),
-                index[begin:end] - index.dtype.type(rows[0]),
-            )
-        else:
-            contexts = context.dictionary.take(pa.array(rows))
-            new_index = (np.cumsum(used, dtype=np.int32) - np.int32(1))[index[begin:end]]
+        rows, new_index = used_rows(index[begin:end], len(context.dictionary))
+        in_a_row = len(rows) == rows[-1] - rows[0] + 1  # then a view will do
+        contexts = context.dictionary
+        contexts = contexts.slice(rows[0], len(rows)) if in_a_row else contexts.take(pa.array(rows))
         part = table.slice(begin, end - begin)
         column = pa.DictionaryArray.from_arrays(pa.array(new_index, pa.int32()), contexts)
         yield part.set_column(part.schema.get_field_index("context"), EXAMPLES.field("context"), column)
