@@ -22,6 +22,7 @@ from qa_fast.decode import DEFAULT_N_BEST, BestSpans, LogitBatch, SpanDecoder, w
 from qa_fast.encode import EncodedTexts, TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.featurize import cut_features
+from qa_fast.model.folder import folder_config
 from qa_fast.schema import FeatureConfig, Features, Int32s
 from qa_fast.sources import resolve_model
 
@@ -252,16 +253,11 @@ class Answerer:
 
 
 def max_positions_of(folder: Path) -> int:
-    """Longest input in tokens of a model folder, by its config.json and tokenizer_config.json; 512 if neither says."""
-    limits = []
-    for name, key in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
-        path = folder / name
-        values = orjson.loads(path.read_bytes()) if path.is_file() else {}
-        if isinstance(values.get(key), int | float):
-            # RoBERTa's family counts positions from behind the padding id.
-            shift = 2 if "roberta" in str(values.get("model_type")) and key == "max_position_embeddings" else 0
-            limits.append(int(values[key]) - shift)
-    return min(limits, default=512)
+    """Longest input in tokens of a model folder, by its config.json and tokenizer_config.json."""
+    config = folder_config(folder)
+    path = folder / "tokenizer_config.json"
+    said = orjson.loads(path.read_bytes()).get("model_max_length") if path.is_file() else None
+    return min(config.max_length, int(said)) if isinstance(said, int | float) else config.max_length
 
 
 def _pairs(inputs: tuple[Any, ...], question: Any, context: Any) -> tuple[list[tuple[Any, Any]], bool]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qa_fast.errors import UserError
+from qa_fast.model.folder import known_config
 from qa_fast.parallel import Ahead
 from qa_fast.progress import Reporter, StageClock
 from qa_fast.schema import LABEL_MODES, FeatureConfig, canonical_json
@@ -108,6 +109,7 @@ def build_shards(
 
         encoder = load_encoder(folder, encode, report.say)
         _check_room(config, encoder)
+        _check_longest(config, folder)
         about_source = describe()
         decides = {
             "format": FORMAT_VERSION,
@@ -178,6 +180,16 @@ def _check_room(config: FeatureConfig, encoder: TextEncoder) -> None:
         raise UserError(
             f"--doc-stride (the overlap of windows) must be smaller than the room for context, at most {room} tokens "
             f"with --max-length {config.max_length}; received {config.doc_stride}: lower it or raise --max-length"
+        )
+
+
+def _check_longest(config: FeatureConfig, folder: Path) -> None:
+    """Refuse windows that the model cannot take; of a model that is not supported, only the tokenizer counts."""
+    known = known_config(folder)
+    if known is not None and config.max_length > known.max_length:
+        raise UserError(
+            f"--max-length must be at most {known.max_length}, the longest input of {folder.name}; received "
+            f"{config.max_length}: lower it, or choose another --model"
         )
 
 

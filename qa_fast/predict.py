@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from qa_fast.batches import Batch, BatchCutter, batches_of, bucket_widths, prediction_plan
 from qa_fast.checkpoint import load_model
-from qa_fast.model import SpanModel, check_length
+from qa_fast.model.config import check_length
+from qa_fast.model.encoder import SpanModel
 from qa_fast.model.precision import choose_precision, on_cpu
 from qa_fast.schema import Features, Int32s, Int64s
 
@@ -89,7 +90,7 @@ class Predictor:
         cutter = BatchCutter(chunks, self.model.config.pad_id)
         lengths = cutter.lengths[: sum(len(chunk) for chunk in chunks)]
         check_length(self.model.config, int(lengths.max(initial=0)))
-        limit = self.model.config.max_positions
+        limit = self.model.config.max_length
         plan = prediction_plan(lengths, self.batch_tokens, np.minimum(bucket_widths(lengths), limit))
         compute = self._function(many=len(plan) >= MANY_BATCHES)
         waiting: tuple[Batch, tuple[Any, Any]] | None = None

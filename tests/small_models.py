@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from qa_fast.model import SpanModel, read_encoder_config
+from qa_fast.model.encoder import SpanModel
+from qa_fast.model.families import read_encoder_config
 from qa_fast.schema import Features, Ragged
 
 TINY_BERT = {
@@ -33,6 +34,48 @@ TINY_DISTILBERT = {
 }
 
 
+_BERT_LIKE = {name: value for name, value in TINY_BERT.items() if name != "model_type"}
+_ROBERTA_LIKE = _BERT_LIKE | {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 66}
+# One or more of every family; "deberta-v3" stands for the settings of v3, "deberta-v2" for weights of its own.
+TINY: dict[str, dict] = {
+    "bert": TINY_BERT,
+    "distilbert": TINY_DISTILBERT,
+    "roberta": {"model_type": "roberta"} | _ROBERTA_LIKE,
+    "xlm-roberta": {"model_type": "xlm-roberta"} | _ROBERTA_LIKE,
+    "camembert": {"model_type": "camembert"} | _ROBERTA_LIKE,
+    "electra": {"model_type": "electra", "embedding_size": 16} | _BERT_LIKE,
+    "electra-wide": {"model_type": "electra", "embedding_size": 32} | _BERT_LIKE,
+    "albert": _BERT_LIKE
+    | {"model_type": "albert", "embedding_size": 16, "num_hidden_layers": 5, "num_hidden_groups": 2}
+    | {"hidden_act": "gelu_new"},
+    "mpnet": {name: value for name, value in _ROBERTA_LIKE.items() if name != "type_vocab_size"}
+    | {"model_type": "mpnet", "relative_attention_num_buckets": 32},
+    "deberta-v2": _BERT_LIKE
+    | {"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+    | {"max_relative_positions": 12},
+    "deberta-v3": _BERT_LIKE
+    | {"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": "p2c|c2p", "type_vocab_size": 0}
+    | {"position_buckets": 8, "max_relative_positions": -1, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
+    | {"position_biased_input": False, "layer_norm_eps": 1e-7},
+    "modernbert": {
+        "model_type": "modernbert",
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "local_attention": 12,
+        "pad_token_id": 3,
+        "bos_token_id": 1,
+        "cls_token_id": 1,
+        "eos_token_id": 2,
+        "sep_token_id": 2,
+        "initializer_range": 0.2,
+    },
+}
+
+
 def tiny_model(raw: dict = TINY_BERT, **options: object) -> SpanModel:
     model = SpanModel(read_encoder_config(raw), **options)
     model.initialize(seed=3)
@@ -41,7 +84,7 @@ def tiny_model(raw: dict = TINY_BERT, **options: object) -> SpanModel:
 
 def tiny_batch(rows: int = 3, length: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
-    input_ids = generator.integers(1, 97, (rows, length), dtype=np.int32)
+    input_ids = generator.integers(4, 97, (rows, length), dtype=np.int32)
     lengths = generator.integers(length // 2, length + 1, rows, dtype=np.int32)
     types = (np.arange(length) > 4).astype(np.int8) * np.ones((rows, 1), np.int8)
     return input_ids, lengths, types

@@ -7,7 +7,8 @@ from safetensors.numpy import load_file, save_file
 
 from qa_fast.build import build_shards
 from qa_fast.checkpoint import save_model
-from qa_fast.model import SpanModel, read_encoder_config
+from qa_fast.model.encoder import SpanModel
+from qa_fast.model.families import read_encoder_config
 from tests.small_models import TINY_BERT
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 

@@ -13,6 +13,7 @@ from qa_fast.answer import Answerer, AnswerOptions, max_positions_of
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.schema import Features
+from tests.small_models import TINY
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,?!'东京在大楼里住"
 HERON = "The grey heron nests by the mill pond."
@@ -261,13 +262,14 @@ def test_inputs_must_be_a_question_and_a_context(encoder: TextEncoder) -> None:
 
 
 def test_the_model_says_how_much_it_takes(tmp_path: Path) -> None:
-    assert max_positions_of(tmp_path) == 512
-    (tmp_path / "config.json").write_text('{"max_position_embeddings": 514, "model_type": "roberta"}')
-    assert max_positions_of(tmp_path) == 512
-    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 256}')
-    assert max_positions_of(tmp_path) == 256
+    with pytest.raises(UserError, match=r"a model folder must hold config\.json"):
+        max_positions_of(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(TINY["roberta"]))
+    assert max_positions_of(tmp_path) == 64
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 48}')
+    assert max_positions_of(tmp_path) == 48
     (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1000000000000000019884624838656}')
-    assert max_positions_of(tmp_path) == 512
+    assert max_positions_of(tmp_path) == 64
 
 
 def test_a_model_folder_answers_as_evaluate_predicts(minilm_folder: Path, tmp_path: Path) -> None:

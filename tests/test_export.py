@@ -22,7 +22,8 @@ from qa_fast.cli.export import export
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.export import FORMATS, Exported, export_model, formats, write
 from qa_fast.export.standard import standard_model
-from qa_fast.model import SpanModel, read_encoder_config
+from qa_fast.model.encoder import SpanModel
+from qa_fast.model.families import read_encoder_config
 from tests.small_models import TINY_BERT, TINY_DISTILBERT, logits, tiny_batch
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
@@ -58,7 +59,7 @@ def batch_for(model: SpanModel, dtype: str = "int32") -> tuple[dict[str, np.ndar
     ids, lengths, types = tiny_batch(rows=5, length=23)
     there = np.arange(23) < lengths[:, None]
     inputs = {"input_ids": ids.astype(dtype), "attention_mask": there.astype(dtype)}
-    if model.config.type_vocab_size:
+    if model.config.takes_types:
         inputs["token_type_ids"] = types.astype(dtype)
     return inputs, there, logits(model, ids, lengths, types)
 

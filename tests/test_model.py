@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from qa_fast.errors import UserError
-from qa_fast.model import SpanModel, check_length, dropout_key, read_encoder_config
-from qa_fast.model.dropout import drop, keep_mask, site_key
+from qa_fast.model.config import check_length
+from qa_fast.model.dropout import drop, dropout_key, keep_mask, site_key
+from qa_fast.model.encoder import SpanModel
+from qa_fast.model.families import read_encoder_config
 from tests.small_models import TINY_BERT, TINY_DISTILBERT, logits, tiny_batch, tiny_model
 
 ROOT = str(Path(__file__).parents[1])
@@ -109,7 +111,7 @@ def test_the_other_backend_gives_the_same_logits_and_masks() -> None:
     here = logits(tiny_model(), *tiny_batch(), key=dropout_key(5, 6))
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]);"
-        "import keras, tests.small_models as t; from qa_fast.model import dropout_key;"
+        "import keras, tests.small_models as t; from qa_fast.model.dropout import dropout_key;"
         "x = t.logits(t.tiny_model(), *t.tiny_batch(), key=dropout_key(5, 6));"
         "print(json.dumps([keras.backend.backend(), x.tolist()]))"
     )
@@ -128,9 +130,9 @@ def test_the_other_backend_gives_the_same_logits_and_masks() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "t5"}, r"model_type must be one of bert, distilbert; received 't5'"),
-        ({"model_type": None}, r"model_type must be one of bert, distilbert; received None"),
-        ({"hidden_act": "swish"}, r"activation must be one of .*; received 'swish'"),
+        ({"model_type": "t5"}, r"model_type must be one of albert, bert, .*xlm-roberta; received 't5'"),
+        ({"model_type": None}, r"model_type must be one of albert, .*; received None"),
+        ({"hidden_act": "mish"}, r"activation must be one of .*; received 'mish'"),
         ({"position_embedding_type": "relative_key"}, r"must be 'absolute'; received 'relative_key'"),
         ({"num_attention_heads": 5}, r"multiple of the number of heads; received 32 and 5"),
     ],

@@ -64,7 +64,8 @@ def test_changed_weights_are_seen() -> None:
     model = tiny_model()
     predictor = Predictor(model)
     before = collected(predictor, chunks())[0][0]
-    model.head.bias.assign(model.head.bias + 1)
+    bias = model.encoder.head.output.bias
+    bias.assign(bias + 1)
     np.testing.assert_allclose(collected(predictor, chunks())[0][0], before + 1, atol=1e-5)
 
 

@@ -352,7 +352,7 @@ def test_options_that_no_run_can_have(change: dict, message: str) -> None:
 
 
 def test_jit_on_jax_is_on_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qa_fast.model import read_encoder_config
+    from qa_fast.model.families import read_encoder_config
     from qa_fast.train.jit import choose_jit
     from tests.small_models import TINY_BERT
 

@@ -23,6 +23,7 @@ from qa_fast.encode.families import NotAllowedError, choose_family
 from qa_fast.encode.template import PairTemplate, probe_template
 from qa_fast.encode.words import WordEncoder
 from qa_fast.errors import UserError
+from qa_fast.model.folder import known_config
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -158,7 +159,10 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
     cls_id = _special_id(tokenizer, folder, "CLS", special.get("cls_token"), ("[CLS]", "<s>", "<cls>"))
     pad_id = _special_id(tokenizer, folder, "padding", special.get("pad_token"), ("[PAD]", "<pad>"))
     template = probe_template(tokenizer, cls_id)
-    if "type_vocab_size" in config:
+    known = known_config(folder)
+    if known is not None:
+        has_types = known.takes_types
+    elif "type_vocab_size" in config:
         has_types = config["type_vocab_size"] > 1
     elif "model_type" in config:
         has_types = False  # models that have token types say how many

@@ -19,7 +19,7 @@ from qa_fast.checkpoint import load_model
 from qa_fast.errors import UserError
 from qa_fast.export.formats import FORMATS, Arrays, Format, Reader
 from qa_fast.export.standard import OUTPUTS, input_names, standard_model
-from qa_fast.model import SpanModel
+from qa_fast.model.encoder import SpanModel
 from qa_fast.schema import Int32s
 from qa_fast.sources import resolve_model
 
@@ -123,9 +123,9 @@ def greatest_difference(model: SpanModel, read: Reader, ids_dtype: str) -> float
     generator = np.random.default_rng(0)
     worst = [0.0]
     for rows, length in _CHECKED_SHAPES:
-        length = min(length, model.config.max_positions)
-        input_ids = generator.integers(0, model.config.vocab_size, (rows, length), dtype=np.int32)
-        types = generator.integers(0, max(1, model.config.type_vocab_size), (rows, length), dtype=np.int32)
+        length = min(length, model.config.max_length)
+        input_ids = generator.integers(0, model.config.embedding.vocab_size, (rows, length), dtype=np.int32)
+        types = generator.integers(0, max(1, model.config.embedding.types), (rows, length), dtype=np.int32)
         lengths = generator.integers(1, length + 1, rows, dtype=np.int32)
         lengths[0] = length
         there = np.arange(length) < lengths[:, None]

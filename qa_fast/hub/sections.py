@@ -7,9 +7,9 @@ from typing import Any
 
 from qa_fast.hub.facts import PICTURE, TRAINING, Facts, Score
 from qa_fast.hub.usage import usage
+from qa_fast.model.families import FAMILIES
 from qa_fast.shards import CHECKSUM
 
-_FAMILIES = {"bert": "BERT", "distilbert": "DistilBERT"}
 # Options that say where and how often things were written, not what was trained.
 _NOT_TOLD = ("model", "out", "resume", "overwrite", "checkpoint_every", "log_every")
 
@@ -43,7 +43,8 @@ def _opening(facts: Facts) -> str:
     start = f"[{base}](https://huggingface.co/{base})" if base else "a model in a local folder"
     trained_on = data.get("name", "data that was not recorded")
     linked = f"[{trained_on}](https://huggingface.co/datasets/{data['dataset']})" if data.get("dataset") else trained_on
-    family = _FAMILIES.get(facts.config.get("model_type", ""), str(facts.config.get("model_type")))
+    kind = facts.config.get("model_type")
+    family = FAMILIES[kind].name if kind in FAMILIES else str(kind)
     size = f", {facts.parameters / 1e6:,.1f} million parameters" if facts.parameters else ""
     title = f"{base.split('/')[-1]}, trained to answer questions" if base else "A model that answers questions"
     return f"""\

@@ -1,5 +1,1 @@
-from qa_fast.model.config import EncoderConfig, check_length, read_encoder_config
-from qa_fast.model.dropout import dropout_key
-from qa_fast.model.encoder import SpanModel
-
-__all__ = ["EncoderConfig", "SpanModel", "check_length", "dropout_key", "read_encoder_config"]
+"""The encoder: `config` and `families` say what it is made of (without a framework), the other files compute it."""

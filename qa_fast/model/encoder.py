@@ -1,29 +1,93 @@
 """The encoder with a span head: token ids in, start and end logits out.
 
-A subclassed model rather than a functional graph: the dropout key is an argument like any other, so that a forward pass
-is a pure function of weights and arguments, and nothing about it hides in a generator's state.
+`Encoder` is the one description of the network; what its weights are, variables or standard layers, is its maker's to
+say. `SpanModel` is a Keras model around it: subclassed rather than functional, since the dropout key is an argument
+like any other, so that a forward pass is a pure function of weights and arguments, without a generator's state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
-from qa_fast.model.config import EncoderConfig
+from qa_fast.model.attention import BiasViews, RotaryViews, SelfAttention, View
+from qa_fast.model.config import BucketBias, Disentangled, EncoderConfig, Rotary
+from qa_fast.model.disentangled import DisentangledAttention, DisentangledViews
 from qa_fast.model.islands import PartRunner
-from qa_fast.model.layers import Block, Embeddings, SpanHead
+from qa_fast.model.layers import Close, Embeddings, FeedForward, Sites, SpanHead
+from qa_fast.model.weights import Maker, Variables, token_positions
 
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+# Dropout sites of a block: attention's probabilities, its output, the inner vectors, vectors of distances, the output.
+_SITES = 5
+
+
+class Block:
+    """Attention and the feed-forward part, each closed by the residual sum and a norm: twice [B, L, H] to the same."""
+
+    def __init__(self, config: EncoderConfig, make: Maker, run: PartRunner) -> None:
+        disentangled = isinstance(config.attention.positions, Disentangled)
+        self._dropouts = config.attention.output_dropout, config.feed_forward.dropout
+        self.attention = (DisentangledAttention if disentangled else SelfAttention)(config, make, run)
+        self.close_attention = Close(config, make, run, "attention_norm")
+        self.feed_forward = FeedForward(config, make, run)
+        self.close_feed_forward = Close(config, make, run, "ffn_norm")
+
+    def __call__(self, residual: Any, x: Any, view: View, sites: Sites) -> tuple[Any, Any]:
+        """The residual stream and the next block's input, from those of the one before."""
+        y = self.attention(x, view, sites)
+        residual, x = self.close_attention(y, self.attention.output.bias, residual, sites(1, self._dropouts[0]))
+        y = self.feed_forward(x, sites)
+        return self.close_feed_forward(y, self.feed_forward.outer.bias, residual, sites(4, self._dropouts[1]))
+
+
+class Encoder:
+    """Embeddings, blocks and head.
+
+    Args:
+        config: Its parts.
+        maker: Of each part's weights, by the part's name ("embeddings", "relative", "block_0", …, "head").
+        run: Runs element-wise parts.
+        dtype: Compute dtype.
+    """
+
+    def __init__(self, config: EncoderConfig, maker: Callable[[str], Maker], run: PartRunner, dtype: str) -> None:
+        self.config, self._dtype = config, dtype
+        self.embeddings = Embeddings(config, maker("embeddings"), run)
+        about = config.attention.positions
+        self._views: Callable[..., list[View]] | None = None
+        if isinstance(about, Rotary):
+            self._views = RotaryViews(config, about)
+        elif isinstance(about, BucketBias):
+            self._views = BiasViews(config, about, maker("relative"))
+        elif isinstance(about, Disentangled):
+            self._views = DisentangledViews(config, about, maker("relative"))
+        self.blocks = [Block(config, maker(f"block_{index}"), run) for index in range(config.blocks)]
+        self.head = SpanHead(config, maker("head"), run)
+
+    def __call__(self, input_ids: Any, there: Any, token_type_ids: Any, dropout_key: Any = None) -> tuple[Any, Any]:
+        """Score a padded batch; `there` is bool[B, L], where tokens are. See `SpanModel.call`."""
+        config = self.config
+        outside = Sites(dropout_key, 0)
+        x = residual = self.embeddings(input_ids, token_type_ids, there, outside, self._dtype)  # [B, L, H]
+        if self._views is None:
+            views = [View(there[:, None, None, :])] * len(config.order)
+        else:
+            views = self._views(input_ids, there, outside, self._dtype)
+        for step, index in enumerate(config.order):
+            residual, x = self.blocks[index](residual, x, views[step], Sites(dropout_key, 1 + _SITES * step))
+        return self.head(x, Sites(dropout_key, 1 + _SITES * len(config.order)))
 
 
 class SpanModel(keras.Model):
-    """A BERT-like encoder that scores every token as an answer's start and end.
+    """An encoder that scores every token as an answer's start and end.
 
     Args:
-        config: Sizes and rules.
+        config: Its parts.
         precision: Compute dtype: "float32", "bfloat16" or "float16". Weights are float32 always.
         parts: Compile the element-wise parts one by one (see `islands`).
 
@@ -34,12 +98,14 @@ class SpanModel(keras.Model):
         super().__init__()
         self.config = config
         self.precision = precision
-        self.run_part = run = PartRunner(parts)
-        policy = POLICIES[precision]
-        self.embeddings = Embeddings(config, run, dtype=policy, name="embeddings")
-        self.blocks = [Block(config, run, index, dtype=policy, name=f"block_{index}") for index in range(config.layers)]
-        self.head = SpanHead(config, run, dtype=policy, name="head")
+        self.run_part = PartRunner(parts)
+        self.variables_of_parts: list[Variables] = []
+        self.encoder = Encoder(config, self._variables_of, self.run_part, precision)
         self.built = True
+
+    def _variables_of(self, part: str) -> Variables:
+        self.variables_of_parts.append(Variables(part))
+        return self.variables_of_parts[-1]
 
     def initialize(self, seed: int) -> None:
         """Fill every matrix from a normal distribution, the same numbers on every backend."""
@@ -58,7 +124,7 @@ class SpanModel(keras.Model):
         """Score a padded batch.
 
         Args:
-            input_ids: int32[B, L]; both sizes static.
+            input_ids: int32[B, L].
             lengths: int32[B], tokens of each row that are there; at least 1.
             token_type_ids: int[B, L], or None where the family has no token types.
             dropout_key: uint32[2] of `dropout.dropout_key`; None computes without dropout.
@@ -67,10 +133,9 @@ class SpanModel(keras.Model):
             start_logits float32[B, L], end_logits float32[B, L]. What stands at and beyond a row's length means
             nothing.
         """
-        x = self.embeddings(input_ids, token_type_ids, dropout_key)
-        for block in self.blocks:
-            x = block(x, lengths, dropout_key)
-        return self.head(x, dropout_key)
+        input_ids, lengths = ops.convert_to_tensor(input_ids), ops.convert_to_tensor(lengths)
+        there = token_positions(input_ids)[None, :] < lengths[:, None]
+        return self.encoder(input_ids, there, token_type_ids, dropout_key)
 
 
 def fresh_matrix(

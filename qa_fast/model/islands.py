@@ -20,7 +20,7 @@ class PartRunner:
     """Runs element-wise parts: `run(function, *tensors, **static)`.
 
     `function` must be a pure module-level function of its tensors and hashable `static` values, returning a tensor or a
-    tuple of tensors.
+    tuple of tensors. A tensor may be None: the function is told so.
 
     Attributes:
         compile_parts: Compile each part by XLA (TensorFlow only; elsewhere ignored). Read when a graph is traced.
@@ -34,24 +34,35 @@ class PartRunner:
         """Call `function`, compiled or as it stands."""
         if not self.compile_parts or keras.backend.backend() != "tensorflow":
             return function(*tensors, **static)
-        key = (function, tuple(sorted(static.items())))
+        present = tuple(tensor is not None for tensor in tensors)
+        key = (function, present, tuple(sorted(static.items())))
         if key not in self._compiled:
-            self._compiled[key] = _tensorflow_island(function, static)
-        return self._compiled[key](*tensors)
+            self._compiled[key] = _tensorflow_island(_of_those(function, present, static))
+        return self._compiled[key](*(tensor for tensor in tensors if tensor is not None))
 
 
-def _tensorflow_island(function: Callable[..., Any], static: dict[str, Any]) -> Run:
+def _of_those(function: Callable[..., Any], present: tuple[bool, ...], static: dict[str, Any]) -> Run:
+    """The function of those of its tensors that are there."""
+
+    def call(*tensors: Any) -> Any:
+        given = iter(tensors)
+        return function(*(next(given) if there else None for there in present), **static)
+
+    return call
+
+
+def _tensorflow_island(function: Run) -> Run:
     import tensorflow as tf
 
     @tf.function(jit_compile=True)
     def forward(*tensors: Any) -> Any:
-        return function(*tensors, **static)
+        return function(*tensors)
 
     @tf.function(jit_compile=True)
     def backward(tensors: tuple[Any, ...], upstream: tuple[Any, ...]) -> list[Any]:
         with tf.GradientTape() as tape:
             tape.watch(tensors)
-            out = function(*tensors, **static)
+            out = function(*tensors)
         return tape.gradient(out, tensors, upstream[0] if len(upstream) == 1 else upstream)
 
     @tf.custom_gradient

@@ -1,213 +1,257 @@
-"""Layers of the encoder, in the order in which data flows through them.
+"""The parts of the encoder but for attention: embeddings, feed-forward, what closes each part of a block, the head.
 
-Matrix products stand in the layers; what lies between two of them is a module-level function of tensors ("part"), run
-through `islands` so that it can be one kernel. Sums, norms, softmax and the head are computed in float32, everything
-else in the policy's compute dtype. Masks are 0 or -1e9 added in float32, finite in every dtype.
+Matrix products stand in the classes; what lies between two of them is a module-level function of tensors ("part"), run
+through `islands` so that it can be one kernel. Sums, norms and the head are computed in float32, everything else in the
+model's compute dtype. B rows, L tokens, H the residual stream, W the embeddings, I the inner vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from qa_fast.model.config import ACTIVATIONS, EncoderConfig
 from qa_fast.model.dropout import drop, site_key
 from qa_fast.model.islands import PartRunner
+from qa_fast.model.weights import Maker, as_dtype, first_rows, is_layer, layer_norm, look_up, product
 
-MASKED = -1e9
 NO_KEY = np.zeros(3, dtype=np.uint32)
 
 
-def layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
-    """Layer normalisation over the last axis, float32 in and out."""
-    mean = ops.mean(x, axis=-1, keepdims=True)
-    centred = x - mean
-    variance = ops.mean(centred * centred, axis=-1, keepdims=True)
-    return centred * ops.rsqrt(variance + epsilon) * gamma + beta
+class Sites:
+    """The places of one forward pass that may drop, each with a key and a rate of its own.
+
+    Args:
+        key: uint32[2] of `dropout.dropout_key`; None drops nothing.
+        first: Number of the first site.
+    """
+
+    def __init__(self, key: Any, first: int) -> None:
+        self._key, self._first = key, first
+
+    def __call__(self, number: int, rate: float | None) -> tuple[Any, float]:
+        """Key and rate of the site; the rate is 0 where nothing drops."""
+        if self._key is None or not rate:
+            return NO_KEY, 0.0
+        return site_key(self._key, self._first + number), rate
+
+
+def activated(x: Any, name: str) -> Any:
+    """The activation `ACTIVATIONS[name]` of float32."""
+    kind = ACTIVATIONS[name]
+    if kind == "relu":
+        return ops.relu(x)
+    if kind == "silu":
+        return ops.silu(x)
+    if kind == "gelu_tanh":
+        return ops.gelu(x, approximate=True)
+    return 0.5 * x * (1.0 + ops.erf(x * 0.7071067811865476))  # by erf: converters to ONNX lack `ops.gelu`'s Erfc
+
+
+def _plus(x: Any, bias: Any) -> Any:
+    return x if bias is None else x + bias
 
 
 def embed_part(
     words: Any,
-    there: Any,
+    plain: Any,
     positions: Any,
+    padding: Any,
     types: Any,
+    mask: Any,
     gamma: Any,
     beta: Any,
     key: Any,
     *,
+    masked: bool,
     epsilon: float,
     rate: float,
     dtype: str,
 ) -> Any:
-    """Sum of embeddings, norm, dropout: float32 [B, L, H] twice and [L, H] to `dtype` [B, L, H].
+    """Sum of embeddings, norm, dropout: float32 to `dtype` [B, L, W].
 
-    The padding token's embedding gets no gradient, as in torch: `there` bool [B, L] is False where it stands.
+    The padding token's embedding and its position get no gradient, as in torch.
+
+    Args:
+        words: [B, L, W].
+        plain: bool[B, L], False where the padding token stands; None where nobody asks for gradients.
+        positions: [L, W], or None.
+        padding: [1, W], the position of padding; None where it has one like any token.
+        types: [B, L, W] or [1, W], or None.
+        mask: bool[B, L], where tokens are.
+        gamma: Of the norm, as `beta`.
+        beta: [W].
+        key: Of the dropout.
+        masked: Whether the vectors of padding are to be 0.
+        epsilon: Of the norm.
+        rate: Of the dropout.
+        dtype: Of the result.
     """
-    x = ops.where(there[:, :, None], words, ops.stop_gradient(words)) + positions
+    x = words if plain is None else ops.where(plain[:, :, None], words, ops.stop_gradient(words))
+    if padding is not None:
+        x = x + ops.where(mask[:, :, None], positions[None], ops.stop_gradient(padding)[None])
+    elif positions is not None:
+        x = x + positions
     if types is not None:
         x = x + types
-    return ops.cast(drop(layer_norm(x, gamma, beta, epsilon), key, rate), dtype)
+    x = layer_norm(x, gamma, beta, epsilon)
+    if masked:
+        x = ops.where(mask[:, :, None], x, ops.zeros((), dtype=x.dtype))
+    return as_dtype(drop(x, key, rate), dtype)
 
 
-def embed_untyped_part(words: Any, there: Any, positions: Any, gamma: Any, beta: Any, key: Any, **static: Any) -> Any:
-    """`embed_part` for families without token types."""
-    return embed_part(words, there, positions, None, gamma, beta, key, **static)
+def projection_part(x: Any, bias: Any) -> Any:
+    """Bias of a product."""
+    return _plus(x, None if bias is None else ops.cast(bias, x.dtype))
 
 
-def heads_part(qkv: Any, bias: Any, *, heads: int) -> Any:
-    """Bias and split: [B, L, 3H] to query (scaled), key and value, each [B, heads, L, H / heads]."""
-    batch, length, width = ops.shape(qkv)
-    size = width // 3 // heads
-    x = ops.reshape(qkv + ops.cast(bias, qkv.dtype), (batch, length, 3, heads, size))
-    x = ops.transpose(x, (2, 0, 3, 1, 4))
-    return x[0] * ops.cast(size**-0.5, x.dtype), x[1], x[2]
-
-
-def probabilities_part(scores: Any, lengths: Any, key: Any, *, rate: float) -> Any:
-    """Softmax over the keys that are there, then dropout: [B, heads, L, L] to the same shape and dtype."""
-    there = ops.arange(ops.shape(scores)[-1], dtype="int32")[None, :] < lengths[:, None]
-    mask = ops.where(there, 0.0, MASKED)
-    x = ops.cast(scores, "float32") + mask[:, None, None, :]
-    x = ops.exp(x - ops.stop_gradient(ops.max(x, axis=-1, keepdims=True)))
-    x = x / ops.sum(x, axis=-1, keepdims=True)
-    return ops.cast(drop(x, key, rate), scores.dtype)
-
-
-def merge_part(context: Any) -> Any:
-    """[B, heads, L, H / heads] to [B, L, H]."""
-    batch, heads, length, size = ops.shape(context)
-    return ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (batch, length, heads * size))
-
-
-def residual_part(
+def after_part(
     x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float
 ) -> Any:
-    """Norm of residual + dropout(x + bias): [B, L, H] to [B, L, H]."""
-    y = drop(ops.cast(x, "float32") + bias, key, rate)
-    return ops.cast(layer_norm(ops.cast(residual, "float32") + y, gamma, beta, epsilon), x.dtype)
+    """Norm of residual + dropout(x + bias): [B, L, H] in the dtype of `x`."""
+    y = drop(_plus(as_dtype(x, "float32"), bias), key, rate)
+    return ops.cast(layer_norm(as_dtype(residual, "float32") + y, gamma, beta, epsilon), x.dtype)
 
 
-def activation_part(x: Any, bias: Any, *, name: str) -> Any:
-    """Bias and activation."""
-    y = ops.cast(x, "float32") + bias
-    if name == "relu":
-        y = ops.relu(y)
-    elif name == "gelu_tanh":
-        y = ops.gelu(y, approximate=True)
-    else:
-        y = 0.5 * y * (1.0 + ops.erf(y * 0.7071067811865476))
-    return ops.cast(y, x.dtype)
+def before_part(
+    x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float
+) -> tuple[Any, Any]:
+    """The sum residual + dropout(x + bias), float32 [B, L, H], and its norm in the dtype of `x`.
+
+    The sum stays float32 in every precision: no norm ever brings it back into a short dtype's range.
+    """
+    total = as_dtype(residual, "float32") + drop(_plus(as_dtype(x, "float32"), bias), key, rate)
+    return total, as_dtype(layer_norm(total, gamma, beta, epsilon), x.dtype)
 
 
-class _Layer(keras.layers.Layer):
-    """A layer whose weights are made at once (all sizes are known) and are cast where they are used."""
-
-    def __init__(self, config: EncoderConfig, run: PartRunner, **kwargs: Any) -> None:
-        super().__init__(autocast=False, **kwargs)
-        self.config = config
-        self._run = run
-        self.built = True
-
-    def matrix(self, name: str, rows: int, columns: int) -> Any:
-        return self.add_weight((rows, columns), "zeros", dtype="float32", autocast=False, name=name)
-
-    def vector(self, name: str, size: int, start: str = "zeros") -> Any:
-        return self.add_weight((size,), start, dtype="float32", autocast=False, name=name)
-
-    def product(self, x: Any, kernel: Any) -> Any:
-        """[B, L, m] times [m, n] in the compute dtype."""
-        batch, length, width = ops.shape(x)
-        flat = ops.reshape(x, (batch * length, width))
-        return ops.reshape(ops.matmul(flat, ops.cast(kernel, x.dtype)), (batch, length, kernel.shape[1]))
+def activation_part(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
+    """Bias, activation, dropout: [B, L, I]."""
+    return as_dtype(drop(activated(_plus(as_dtype(x, "float32"), bias), name), key, rate), x.dtype)
 
 
-class Embeddings(_Layer):
-    """Word, position and type embeddings, norm and dropout: int32[B, L] to [B, L, H]."""
-
-    def __init__(self, config: EncoderConfig, run: PartRunner, **kwargs: Any) -> None:
-        super().__init__(config, run, **kwargs)
-        self.words = self.matrix("words", config.vocab_size, config.hidden_size)
-        self.positions = self.matrix("positions", config.max_positions, config.hidden_size)
-        self.types = None
-        if config.type_vocab_size:
-            self.types = self.matrix("types", config.type_vocab_size, config.hidden_size)
-        self.norm_gamma = self.vector("norm_gamma", config.hidden_size, "ones")
-        self.norm_beta = self.vector("norm_beta", config.hidden_size)
-
-    def call(self, input_ids: Any, token_type_ids: Any, key: Any) -> Any:
-        """Embed int32[B, L] ids."""
-        words = ops.take(self.words, input_ids, axis=0)
-        positions = self.positions[: ops.shape(input_ids)[1]]
-        static = {
-            "epsilon": self.config.norm_epsilon,
-            "rate": self.config.hidden_dropout if key is not None else 0.0,
-            "dtype": self.compute_dtype,
-        }
-        key = NO_KEY if key is None else site_key(key, 0)
-        there = ops.convert_to_tensor(input_ids) != self.config.pad_id
-        gamma, beta = self.norm_gamma, self.norm_beta
-        if self.types is None:
-            return self._run(embed_untyped_part, words, there, positions, gamma, beta, key, **static)
-        # A product instead of a look-up: its gradient does not queue every token up for the same two rows.
-        types = ops.matmul(ops.one_hot(token_type_ids, self.config.type_vocab_size, dtype="float32"), self.types)
-        return self._run(embed_part, words, there, positions, types, gamma, beta, key, **static)
+def gate_part(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
+    """Bias, then the activated first half times the second, dropout: [B, L, 2 I] to [B, L, I]."""
+    y = _plus(as_dtype(x, "float32"), bias)
+    width = x.shape[-1] // 2
+    return as_dtype(drop(activated(y[:, :, :width], name) * y[:, :, width:], key, rate), x.dtype)
 
 
-class Block(_Layer):
-    """Self-attention and feed-forward part, each followed by residual sum and norm: [B, L, H] to [B, L, H]."""
+class Embeddings:
+    """Word, position and type embeddings, norm, dropout, projection: int32[B, L] to [B, L, H]."""
 
-    def __init__(self, config: EncoderConfig, run: PartRunner, index: int, **kwargs: Any) -> None:
-        super().__init__(config, run, **kwargs)
-        hidden, inner = config.hidden_size, config.intermediate_size
-        self.first_site = 1 + 3 * index
-        self.qkv_kernel = self.matrix("qkv_kernel", hidden, 3 * hidden)
-        self.qkv_bias = self.vector("qkv_bias", 3 * hidden)
-        self.output_kernel = self.matrix("output_kernel", hidden, hidden)
-        self.output_bias = self.vector("output_bias", hidden)
-        self.attention_gamma = self.vector("attention_norm_gamma", hidden, "ones")
-        self.attention_beta = self.vector("attention_norm_beta", hidden)
-        self.inner_kernel = self.matrix("inner_kernel", hidden, inner)
-        self.inner_bias = self.vector("inner_bias", inner)
-        self.outer_kernel = self.matrix("outer_kernel", inner, hidden)
-        self.outer_bias = self.vector("outer_bias", hidden)
-        self.ffn_gamma = self.vector("ffn_norm_gamma", hidden, "ones")
-        self.ffn_beta = self.vector("ffn_norm_beta", hidden)
+    def __init__(self, config: EncoderConfig, make: Maker, run: PartRunner) -> None:
+        self.config, self._run = config, run
+        about = config.embedding
+        self.words = make.table("words", about.vocab_size, about.width)
+        self.positions = make.table("positions", about.positions, about.width) if about.positions else None
+        self.types = make.table("types", about.types, about.width) if about.types else None
+        self.norm = make.norm("norm", about.width, config.norm.epsilon, config.norm.bias)
+        self.projection = make.linear("projection", about.width, config.hidden_size) if about.projected else None
 
-    def call(self, x: Any, lengths: Any, key: Any) -> Any:
-        """Transform [B, L, H], each row looking at its first `lengths` tokens."""
-        run, config = self._run, self.config
-        attention_rate = config.attention_dropout if key is not None else 0.0
-        static = {"epsilon": config.norm_epsilon, "rate": config.hidden_dropout if key is not None else 0.0}
-        keys_of = [NO_KEY if key is None else site_key(key, self.first_site + part) for part in range(3)]
-        query, key, value = run(heads_part, self.product(x, self.qkv_kernel), self.qkv_bias, heads=config.heads)
-        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
-        weights = run(probabilities_part, scores, lengths, keys_of[0], rate=attention_rate)
-        context = run(merge_part, ops.matmul(weights, value))
-        y = self.product(context, self.output_kernel)
-        gamma, beta = self.attention_gamma, self.attention_beta
-        x = run(residual_part, y, self.output_bias, x, gamma, beta, keys_of[1], **static)
-        y = run(
-            activation_part, self.product(x, self.inner_kernel), self.inner_bias, name=ACTIVATIONS[config.activation]
+    def __call__(self, ids: Any, types: Any, mask: Any, sites: Sites, dtype: str) -> Any:
+        """Embed int32[B, L] ids with int[B, L] types; `mask` is bool[B, L], where tokens are."""
+        about = self.config.embedding
+        positions, padding = None, None
+        if self.positions is not None:
+            positions = first_rows(self.positions, about.position_offset, ids)  # [L, W]
+            if about.padding_position >= 0 and not is_layer(self.positions):
+                padding = self.positions[about.padding_position : about.padding_position + 1]  # [1, W]
+        drawn = is_layer(self.words)  # for export: nobody asks for gradients, and vectors of padding mean nothing
+        key, rate = sites(0, about.dropout)
+        x = self._run(
+            embed_part,
+            look_up(self.words, ids),  # [B, L, W]
+            None if drawn else ops.convert_to_tensor(ids) != about.pad_id,
+            positions,
+            padding,
+            self._of_types(ids, types),
+            mask,
+            *self.norm,
+            key,
+            masked=about.masked and not drawn,
+            epsilon=self.config.norm.epsilon,
+            rate=rate,
+            dtype=dtype,
         )
-        y = self.product(y, self.outer_kernel)
-        return run(residual_part, y, self.outer_bias, x, self.ffn_gamma, self.ffn_beta, keys_of[2], **static)
+        if self.projection is not None:
+            x = self._run(projection_part, product(x, self.projection.kernel), self.projection.bias)  # [B, L, H]
+        return x
+
+    def _of_types(self, ids: Any, types: Any) -> Any:
+        if self.types is None:
+            return None
+        if self.config.embedding.types == 1 or types is None:
+            return first_rows(self.types, 0, ids[:, :1])  # [1, W]
+        if is_layer(self.types):
+            return look_up(self.types, types)
+        # A product instead of a look-up: its gradient does not queue every token up for the same two rows.
+        return ops.matmul(ops.one_hot(types, self.config.embedding.types, dtype="float32"), self.types)
 
 
-class SpanHead(_Layer):
-    """One start and one end logit per token, in float32: [B, L, H] to twice [B, L]."""
+class FeedForward:
+    """Inner product, activation (and gate), outer product without its bias: [B, L, H] to [B, L, H]."""
 
-    def __init__(self, config: EncoderConfig, run: PartRunner, **kwargs: Any) -> None:
-        super().__init__(config, run, **kwargs)
-        self.kernel = self.matrix("kernel", config.hidden_size, 2)
-        self.bias = self.vector("bias", 2)
+    def __init__(self, config: EncoderConfig, make: Maker, run: PartRunner) -> None:
+        self.about, self._run = config.feed_forward, run
+        inner = self.about.width * (2 if self.about.gated else 1)
+        self.inner = make.linear("inner", config.hidden_size, inner, self.about.bias)
+        self.outer = make.linear("outer", self.about.width, config.hidden_size, self.about.bias)
+        self._part: Callable[..., Any] = gate_part if self.about.gated else activation_part
 
-    def call(self, x: Any, key: Any) -> tuple[Any, Any]:
+    def __call__(self, x: Any, sites: Sites) -> Any:
+        """The part's product; `Close` adds its bias."""
+        key, rate = sites(2, self.about.inner_dropout)
+        y = product(x, self.inner.kernel)  # [B, L, I], or [B, L, 2 I] with a gate
+        y = self._run(self._part, y, self.inner.bias, key, name=self.about.activation, rate=rate)  # [B, L, I]
+        return product(y, self.outer.kernel)  # [B, L, H]
+
+
+class Close:
+    """What stands behind each part of a block: bias, dropout, the sum with the residual stream, a norm.
+
+    With norms behind the sums, sum and norm are one: the next part's input is the residual stream. With norms before
+    the parts, the norm is the next part's, here already; behind the last block it is the final one.
+    """
+
+    def __init__(self, config: EncoderConfig, make: Maker, run: PartRunner, name: str) -> None:
+        self._before, self._epsilon, self._run = config.norm.before, config.norm.epsilon, run
+        self.norm = make.norm(name, config.hidden_size, config.norm.epsilon, config.norm.bias)
+
+    def __call__(self, y: Any, bias: Any, residual: Any, site: tuple[Any, float]) -> tuple[Any, Any]:
+        """The residual stream and the next part's input, from a part's product: [B, L, H] each."""
+        key, rate = site
+        part = before_part if self._before else after_part
+        out = self._run(part, y, bias, residual, *self.norm, key, epsilon=self._epsilon, rate=rate)
+        return out if self._before else (out, out)
+
+
+def head_part(x: Any, bias: Any, gamma: Any, beta: Any, *, name: str, epsilon: float) -> Any:
+    """Bias, activation and norm in float32: [B, L, H]."""
+    return layer_norm(activated(_plus(as_dtype(x, "float32"), bias), name), gamma, beta, epsilon)
+
+
+class SpanHead:
+    """One start and one end logit for each token, in float32: [B, L, H] to twice [B, L]."""
+
+    def __init__(self, config: EncoderConfig, make: Maker, run: PartRunner) -> None:
+        self.about, self._epsilon, self._run = config.head, config.norm.epsilon, run
+        self.dense = self.norm = None
+        if self.about.activation:
+            self.dense = make.linear("dense", config.hidden_size, config.hidden_size, self.about.bias)
+            self.norm = make.norm("norm", config.hidden_size, config.norm.epsilon, config.norm.bias)
+        self.output = make.linear("output", config.hidden_size, 2)
+
+    def __call__(self, x: Any, sites: Sites) -> tuple[Any, Any]:
         """Start and end logits of [B, L, H]."""
-        x = ops.cast(x, "float32")
-        if key is not None:
-            x = drop(x, site_key(key, 1 + 3 * self.config.layers), self.config.head_dropout)
-        logits = ops.matmul(x, self.kernel) + self.bias
-        return logits[..., 0], logits[..., 1]
+        if self.dense is not None and self.norm is not None:
+            y, about = product(x, self.dense.kernel), self.about
+            x = self._run(
+                head_part, y, self.dense.bias, *self.norm, name=about.activation, epsilon=self._epsilon
+            )  # fmt: skip
+        x = as_dtype(x, "float32")
+        key, rate = sites(0, self.about.dropout)
+        logits = _plus(product(drop(x, key, rate), self.output.kernel), self.output.bias)  # [B, L, 2]
+        return logits[:, :, 0], logits[:, :, 1]

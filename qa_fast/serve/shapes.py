@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from qa_fast.batches import BatchCutter
-from qa_fast.model import SpanModel, check_length
+from qa_fast.model.config import check_length
+from qa_fast.model.encoder import SpanModel
 from qa_fast.model.precision import on_cpu
 from qa_fast.predict import Prediction, Predictor
 from qa_fast.predict import _fetched as fetched
@@ -46,7 +47,7 @@ class FixedShapes(Predictor):
         self.compiles = on_cpu() or keras.backend.backend() != "tensorflow"
         self._at_a_time = AT_A_TIME_CPU if on_cpu() else 1
         self._threads = ThreadPoolExecutor(self._at_a_time, thread_name_prefix="batches")
-        longest = model.config.max_positions
+        longest = model.config.max_length
         self.widths: Int32s = np.array([width for width in WIDTHS if width < longest] + [longest], np.int32)
 
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:

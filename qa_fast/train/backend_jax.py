@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from qa_fast.model import SpanModel
+from qa_fast.model.encoder import SpanModel
 from qa_fast.train.optimizer import span_loss, update
 from qa_fast.train.steps import Floats, Micro
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from qa_fast.model import SpanModel
+from qa_fast.model.encoder import SpanModel
 from qa_fast.train.optimizer import span_loss, update
 from qa_fast.train.steps import Floats, Micro
 

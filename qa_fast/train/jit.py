@@ -6,7 +6,6 @@ the whole step wins as a rule. A run too short to win the measuring time back is
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import keras
@@ -14,7 +13,8 @@ import numpy as np
 
 from qa_fast.batches import Batch
 from qa_fast.errors import UserError
-from qa_fast.model import EncoderConfig, SpanModel
+from qa_fast.model.config import EncoderConfig
+from qa_fast.model.encoder import SpanModel
 from qa_fast.model.precision import Choice, on_cpu
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.steps import make_micros
@@ -58,7 +58,7 @@ def _block_seconds(config: EncoderConfig, precision: str, mode: str, rows: int, 
     """Shortest of a few steps of a model of one block and a small vocabulary."""
     from qa_fast.train.backend_tensorflow import TensorFlowEngine, training_devices
 
-    small = dataclasses.replace(config, layers=1, vocab_size=min(config.vocab_size, 512))
+    small = config.shortened(512)
     model = SpanModel(small, precision=precision)
     model.initialize(0)
     engine = TensorFlowEngine(model, mode, training_devices()[:1])
@@ -66,7 +66,7 @@ def _block_seconds(config: EncoderConfig, precision: str, mode: str, rows: int, 
     labels = np.zeros(rows, np.int32)
     batch = Batch(
         rows=np.arange(rows),
-        input_ids=generator.integers(0, small.vocab_size, (rows, width), dtype=np.int32),
+        input_ids=generator.integers(0, small.embedding.vocab_size, (rows, width), dtype=np.int32),
         token_type_ids=np.zeros((rows, width), np.int8),
         lengths=np.full(rows, width, np.int32),
         starts=labels,

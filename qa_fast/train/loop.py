@@ -24,10 +24,12 @@ import keras
 import numpy as np
 
 from qa_fast.batches import Batch, BatchCutter, batches_of, bucket_widths, training_plan
-from qa_fast.checkpoint import load_weights, read_json_config, save_model
+from qa_fast.checkpoint import load_weights, save_model
 from qa_fast.errors import UserError
 from qa_fast.hub.card import write_card
-from qa_fast.model import EncoderConfig, SpanModel, check_length, read_encoder_config
+from qa_fast.model.config import EncoderConfig, check_length
+from qa_fast.model.encoder import SpanModel
+from qa_fast.model.folder import folder_config
 from qa_fast.model.precision import Choice, choose_precision
 from qa_fast.predict import Predictor
 from qa_fast.shards import CHECKSUM, Shards, open_shards
@@ -43,7 +45,6 @@ from qa_fast.train.setup import (
     prepare_out,
     select,
     validation_split,
-    with_dropout,
 )
 from qa_fast.train.state import checkpoints, read_checkpoint, sweep, write_checkpoint
 from qa_fast.train.steps import Engine, Position, make_micros
@@ -101,7 +102,9 @@ def train(shards_path: str | Path, config: TrainConfig, progress: Progress | Non
         )
     folder = resolve_model(config.model or shards.manifest["model"]["name"])
     check_tokenizer(shards, folder)
-    encoder = with_dropout(read_encoder_config(read_json_config(folder)), config.dropout)
+    encoder = folder_config(folder)
+    if config.dropout is not None:
+        encoder = encoder.with_dropout(config.dropout)
     out = Path(config.out)
     prepare_out(out, folder, config)
     return _Run(shards, folder, encoder, config, say).run()
@@ -123,10 +126,10 @@ class _Run:
         self.selected = select(split, config)
         lengths = self.cutter.lengths[self.selected]
         check_length(encoder, int(lengths.max(initial=0)))
-        fixed = min(int(shards.manifest["config"]["max_length"]), encoder.max_positions)
+        fixed = min(int(shards.manifest["config"]["max_length"]), encoder.max_length)
         self.widths = np.array([fixed], np.int32)
         if config.batching == "grouped":
-            self.widths = np.minimum(bucket_widths(lengths), encoder.max_positions).astype(np.int32)
+            self.widths = np.minimum(bucket_widths(lengths), encoder.max_length).astype(np.int32)
         self.batches = -(-len(self.selected) // config.batch_size)
         self.steps_an_epoch = -(-self.batches // config.accumulate)
         self.steps = self.steps_an_epoch * config.epochs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
 from qa_fast.hub.facts import hub_id
-from qa_fast.model import EncoderConfig
 from qa_fast.schema import Int64s
 from qa_fast.shards import Shards, Split
 from qa_fast.sources.cache import local_path
@@ -50,14 +48,6 @@ def validation_split(shards: Shards, config: TrainConfig) -> Split | None:
             "another"
         )
     return split if len(split) else None
-
-
-def with_dropout(encoder: EncoderConfig, rate: float | None) -> EncoderConfig:
-    """The config with all its dropout rates replaced; unchanged for None."""
-    if rate is None:
-        return encoder
-    head = rate if encoder.head_dropout else 0.0
-    return dataclasses.replace(encoder, hidden_dropout=rate, attention_dropout=rate, head_dropout=head)
 
 
 def check_tokenizer(shards: Shards, folder: Path) -> None:

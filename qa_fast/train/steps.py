@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.batches import Batch
-from qa_fast.model import dropout_key
+from qa_fast.model.dropout import dropout_key
 from qa_fast.schema import Int8s, Int32s
 
 Floats = npt.NDArray[np.float32]

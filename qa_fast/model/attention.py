@@ -1,0 +1,147 @@
+"""Self-attention, and what it knows of where tokens stand.
+
+`View` is made once for a forward pass and shared by its blocks: which keys are there, which are near, rotations and
+biases by distance. Softmax is computed in float32. Masks are 0 or -1e9 added in float32, finite in every dtype; a row
+that sees nothing (padding) sees all alike, as in transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from qa_fast.model.config import BucketBias, EncoderConfig, Rotary
+from qa_fast.model.dropout import drop
+from qa_fast.model.islands import PartRunner
+from qa_fast.model.layers import Sites
+from qa_fast.model.relative import all_pairs, bias_buckets, falling, skewed
+from qa_fast.model.weights import Maker, as_dtype, is_layer, look_up, product, token_positions, with_tail
+
+MASKED = -1e9
+
+
+class View(NamedTuple):
+    """What a block's attention is told besides its vectors.
+
+    Attributes:
+        visible: bool[B, 1, 1, L], which keys are seen, or bool[B, 1, L, L], which by each query.
+        rotation: Cosines and sines, float32[L, D / 2] each; None turns nothing.
+        bias: float32[1, heads, L, L] to add to the scores, or None.
+        distances: Vectors of distances for DeBERTa's attention, or None.
+    """
+
+    visible: Any
+    rotation: tuple[Any, Any] | None = None
+    bias: Any = None
+    distances: Any = None
+
+
+def turned(x: Any, cos: Any, sin: Any) -> Any:
+    """Rotary positions: [B, heads, L, D], its halves turned into each other by cosines and sines, float32[L, D / 2]."""
+    half = x.shape[-1] // 2
+    left, right = as_dtype(x[..., :half], "float32"), as_dtype(x[..., half:], "float32")
+    return as_dtype(ops.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1), x.dtype)
+
+
+def heads_part(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float) -> Any:
+    """Bias, split, rotation: [B, L, 3H] to query (scaled), key and value, each [B, heads, L, D]."""
+    x = qkv if bias is None else qkv + ops.cast(bias, qkv.dtype)
+    x = ops.transpose(with_tail(x, 3, heads, x.shape[-1] // 3 // heads), (2, 0, 3, 1, 4))
+    query, key, value = x[0], x[1], x[2]
+    if cos is not None:
+        query, key = turned(query, cos, sin), turned(key, cos, sin)
+    return query * scale, key, value
+
+
+def softmax_over(scores: Any, visible: Any, key: Any, rate: float, dtype: Any) -> Any:
+    """Softmax of float32 scores over the visible keys, then dropout: [B, heads, L, L] in `dtype`."""
+    x = scores + (ops.cast(visible, "float32") - 1.0) * -MASKED
+    x = ops.exp(x - ops.stop_gradient(ops.max(x, axis=-1, keepdims=True)))
+    x = x / ops.sum(x, axis=-1, keepdims=True)
+    return as_dtype(drop(x, key, rate), dtype)
+
+
+def probabilities_part(scores: Any, visible: Any, bias: Any, key: Any, *, rate: float) -> Any:
+    """Scores to probabilities: [B, heads, L, L] to the same shape and dtype; see `View` for the others."""
+    x = as_dtype(scores, "float32")
+    return softmax_over(x if bias is None else x + bias, visible, key, rate, scores.dtype)
+
+
+def merge_part(context: Any) -> Any:
+    """[B, heads, L, D] to [B, L, H]."""
+    x = ops.transpose(context, (0, 2, 1, 3))
+    return with_tail(x, x.shape[-2] * x.shape[-1])
+
+
+class SelfAttention:
+    """Multi-head self-attention up to its output product, whose bias `Close` adds: [B, L, H] to [B, L, H]."""
+
+    def __init__(self, config: EncoderConfig, make: Maker, run: PartRunner) -> None:
+        hidden, self.about, self._run = config.hidden_size, config.attention, run
+        self.qkv = make.linear("qkv", hidden, 3 * hidden, self.about.bias)
+        self.output = make.linear("output", hidden, hidden, self.about.bias)
+        self._scale = (hidden // self.about.heads) ** -0.5
+
+    def __call__(self, x: Any, view: View, sites: Sites) -> Any:
+        """Let every token look at those in its view."""
+        run, about = self._run, self.about
+        cos, sin = view.rotation or (None, None)
+        qkv = product(x, self.qkv.kernel)  # [B, L, 3H]
+        query, key, value = run(heads_part, qkv, self.qkv.bias, cos, sin, heads=about.heads, scale=self._scale)
+        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # [B, heads, L, L]
+        drop_key, rate = sites(0, about.dropout)
+        weights = run(probabilities_part, scores, view.visible, view.bias, drop_key, rate=rate)
+        context = run(merge_part, ops.matmul(weights, value))  # [B, L, H]
+        return product(context, self.output.kernel)
+
+
+class RotaryViews:
+    """What each block of a rotary model is told: rotations by its base, and how far it looks."""
+
+    def __init__(self, config: EncoderConfig, about: Rotary) -> None:
+        self._about, self._size = about, config.hidden_size // config.attention.heads
+
+    def __call__(self, ids: Any, there: Any, sites: Sites, dtype: str) -> list[View]:
+        """One view a block."""
+        positions, about = token_positions(ids), self._about  # [L]
+        visible = {window: self._visible(there, positions, window) for window in dict.fromkeys(about.windows)}
+        rotations = {theta: self._rotation(positions, theta) for theta in dict.fromkeys(about.thetas)}
+        return [
+            View(visible[window], rotation=rotations[theta])
+            for theta, window in zip(about.thetas, about.windows, strict=True)
+        ]
+
+    def _visible(self, there: Any, positions: Any, window: int) -> Any:
+        visible = there[:, None, None, :]
+        if not window:
+            return visible
+        return ops.logical_and(visible, (ops.abs(positions[:, None] - positions[None, :]) <= window)[None, None])
+
+    def _rotation(self, positions: Any, theta: float) -> tuple[Any, Any]:
+        rates = 1.0 / theta ** (np.arange(0, self._size, 2, dtype=np.float32) / np.float32(self._size))
+        angles = ops.cast(positions, "float32")[:, None] * rates.astype(np.float32)[None]  # [L, D / 2]
+        return ops.cos(angles), ops.sin(angles)
+
+
+class BiasViews:
+    """What every block of MPNet is told: a bias for each head and distance."""
+
+    def __init__(self, config: EncoderConfig, about: BucketBias, make: Maker) -> None:
+        self._heads, self._blocks = config.attention.heads, len(config.order)
+        self._buckets = bias_buckets(about.buckets, about.furthest, config.max_length + 1)
+        self.distances = make.table("distances", about.buckets, self._heads)
+
+    def __call__(self, ids: Any, there: Any, sites: Sites, dtype: str) -> list[View]:
+        """One view a block, all the same."""
+        if is_layer(self.distances):
+            pairs = look_up(self.distances, all_pairs(self._buckets, ids))  # [L, L, heads]
+            bias = ops.expand_dims(ops.transpose(pairs, (2, 0, 1)), 0)
+        else:
+            # By a product with ones and zeros: its gradient does not queue up all distances for a few rows.
+            chosen = ops.one_hot(falling(self._buckets, ids), self.distances.shape[0], dtype="float32")
+            rows = ops.transpose(ops.matmul(chosen, self.distances))  # [heads, 2 L]
+            length = ops.shape(ids)[1]
+            bias = skewed(ops.broadcast_to(rows[None, :, None], (1, self._heads, length, 2 * length)))
+        return [View(there[:, None, None, :], bias=bias)] * self._blocks

@@ -1,0 +1,95 @@
+"""The families of encoders: one file each, and here the one table of them.
+
+Everything that differs between families stands in these files; to add one, write its file and list it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qa_fast.errors import UserError
+from qa_fast.model.config import ACTIVATIONS, EncoderConfig
+from qa_fast.model.families.albert import ALBERT
+from qa_fast.model.families.bert import BERT
+from qa_fast.model.families.deberta import DEBERTA
+from qa_fast.model.families.distilbert import DISTILBERT
+from qa_fast.model.families.electra import ELECTRA
+from qa_fast.model.families.family import Family
+from qa_fast.model.families.modernbert import MODERNBERT
+from qa_fast.model.families.mpnet import MPNET
+from qa_fast.model.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from qa_fast.model.families.slots import Slot
+
+__all__ = ["FAMILIES", "Family", "Slot", "family_of", "read_encoder_config"]
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        BERT,
+        DISTILBERT,
+        ROBERTA,
+        XLM_ROBERTA,
+        CAMEMBERT,
+        ELECTRA,
+        ALBERT,
+        MPNET,
+        DEBERTA,
+        MODERNBERT,
+    )
+}
+
+
+def family_of(model_type: Any) -> Family:
+    """The family of a `model_type`.
+
+    Raises:
+        UserError: It is none of those supported, which the message lists.
+    """
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type]
+    raise UserError(
+        f"model_type must be one of {', '.join(sorted(FAMILIES))}; received {model_type!r} in config.json: choose a "
+        "checkpoint of one of these families (qa-fast models lists some)"
+    )
+
+
+def read_encoder_config(raw: Mapping[str, Any]) -> EncoderConfig:
+    """Read a parsed `config.json`.
+
+    Args:
+        raw: The JSON object.
+
+    Returns:
+        The encoder's parts.
+
+    Raises:
+        UserError: The family is not supported, a size is missing, or the config asks for something the layers do
+            not do (another activation, relative positions).
+    """
+    family = family_of(raw.get("model_type"))
+    try:
+        config = family.read(raw)
+    except KeyError as missing:
+        raise UserError(
+            f"config.json of a {family.model_type} model must hold {missing}; it does not: use the config.json that "
+            "belongs to the weights"
+        ) from None
+    for activation in (config.feed_forward.activation, config.head.activation or "gelu"):
+        if activation not in ACTIVATIONS:
+            raise UserError(
+                f"the activation must be one of {', '.join(ACTIVATIONS)}; received {activation!r} in config.json: "
+                "choose another checkpoint"
+            )
+    positions = raw.get("position_embedding_type") or "absolute"
+    if positions != "absolute":
+        raise UserError(
+            f"position_embedding_type must be 'absolute'; received {positions!r} in config.json: choose another "
+            "checkpoint"
+        )
+    if config.hidden_size % config.attention.heads:
+        raise UserError(
+            f"the hidden size must be a multiple of the number of heads; received {config.hidden_size} and "
+            f"{config.attention.heads} in config.json: use the config.json that belongs to the weights"
+        )
+    return config

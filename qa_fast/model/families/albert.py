@@ -1,0 +1,48 @@
+"""ALBERT: narrow embeddings, and few blocks that are run again and again (Lan et al. 2020)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qa_fast.errors import UserError
+from qa_fast.model.config import EncoderConfig
+from qa_fast.model.families.bert import bert_embeddings, read_bert
+from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.slots import Slot, linear, norm, span_head
+
+
+def _read(raw: Raw) -> EncoderConfig:
+    # ALBERT's own defaults, where they are not BERT's.
+    defaults = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = read_bert({"embedding_size": 128, **defaults, **raw})
+    layers, groups, inner = raw["num_hidden_layers"], raw.get("num_hidden_groups", 1), raw.get("inner_group_num", 1)
+    if inner != 1:
+        raise UserError(
+            f"inner_group_num must be 1, as in every published ALBERT; received {inner!r} in config.json: choose "
+            "another checkpoint"
+        )
+    # transformers' rule, also where the groups do not divide the layers.
+    order = [int(step / (layers / groups)) for step in range(layers)]
+    return dataclasses.replace(
+        config,
+        order=tuple(order),
+        embedding=dataclasses.replace(config.embedding, projected=True),
+        feed_forward=dataclasses.replace(config.feed_forward, dropout=None),
+    )
+
+
+def _slots(config: EncoderConfig) -> list[Slot]:
+    slots = bert_embeddings(config, "albert.embeddings")
+    slots += linear("embeddings/projection", "albert.encoder.embedding_hidden_mapping_in")
+    for index in range(config.blocks):
+        ours, theirs = f"block_{index}", f"albert.encoder.albert_layer_groups.{index}.albert_layers.0"
+        slots += linear(f"{ours}/qkv", *(f"{theirs}.attention.{part}" for part in ("query", "key", "value")))
+        slots += linear(f"{ours}/output", f"{theirs}.attention.dense")
+        slots += norm(f"{ours}/attention_norm", f"{theirs}.attention.LayerNorm")
+        slots += linear(f"{ours}/inner", f"{theirs}.ffn")
+        slots += linear(f"{ours}/outer", f"{theirs}.ffn_output")
+        slots += norm(f"{ours}/ffn_norm", f"{theirs}.full_layer_layer_norm")
+    return slots + span_head()
+
+
+ALBERT = Family("albert", "ALBERT", "AlbertForQuestionAnswering", "albert", _read, _slots)

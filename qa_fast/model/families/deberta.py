@@ -1,0 +1,65 @@
+"""DeBERTa-v2 and v3: attention between content and distances in place of positions (He et al. 2021, 2023)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qa_fast.errors import UserError
+from qa_fast.model.config import Disentangled, EncoderConfig
+from qa_fast.model.families.bert import bert_blocks, bert_embeddings, read_bert
+from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.slots import Slot, linear, norm, span_head, table
+
+
+def _read(raw: Raw) -> EncoderConfig:
+    # Its own defaults, where they are not BERT's.
+    config = read_bert({"type_vocab_size": 0, "layer_norm_eps": 1e-7, **raw})
+    if raw.get("conv_kernel_size", 0) or config.embedding.projected:
+        raise UserError(
+            "a deberta-v2 model must have no convolution and no narrower embeddings; config.json asks for "
+            f"conv_kernel_size={raw.get('conv_kernel_size', 0)}, embedding_size={config.embedding.width}: choose a "
+            "checkpoint of DeBERTa-v3"
+        )
+    if not raw.get("relative_attention", False):
+        raise UserError(
+            "a deberta-v2 model must have relative_attention, as every published one; config.json says it has not: "
+            "choose another checkpoint"
+        )
+    if not raw.get("position_biased_input", True):
+        config = dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, positions=0))
+    embedding = dataclasses.replace(config.embedding, masked=True)
+    kinds = raw.get("pos_att_type") or []
+    kinds = kinds.lower().split("|") if isinstance(kinds, str) else kinds
+    kinds = {kind.strip() for kind in kinds}
+    furthest = raw.get("max_relative_positions", -1)
+    positions = Disentangled(
+        buckets=max(0, raw.get("position_buckets", -1)),
+        furthest=furthest if furthest > 0 else config.max_length,
+        content_to_position="c2p" in kinds,
+        position_to_content="p2c" in kinds,
+        shared=raw.get("share_att_key", False),
+        normalized="layer_norm" in str(raw.get("norm_rel_ebd", "none")).lower(),
+        dropout=config.embedding.dropout,
+    )
+    attention = dataclasses.replace(config.attention, positions=positions)
+    return dataclasses.replace(config, embedding=embedding, attention=attention)
+
+
+def _slots(config: EncoderConfig) -> list[Slot]:
+    slots = bert_embeddings(config, "deberta.embeddings")
+    positions = config.attention.positions
+    assert isinstance(positions, Disentangled)
+    slots += table("relative/distances", "deberta.encoder.rel_embeddings")
+    if positions.normalized:
+        slots += norm("relative/norm", "deberta.encoder.LayerNorm")
+    slots += bert_blocks(config, "deberta.encoder.layer", ("query_proj", "key_proj", "value_proj"))
+    for index in range(0 if positions.shared else config.blocks):
+        theirs = f"deberta.encoder.layer.{index}.attention.self"
+        if positions.content_to_position:
+            slots += linear(f"block_{index}/distance_key", f"{theirs}.pos_key_proj")
+        if positions.position_to_content:
+            slots += linear(f"block_{index}/distance_query", f"{theirs}.pos_query_proj")
+    return slots + span_head()
+
+
+DEBERTA = Family("deberta-v2", "DeBERTa-v2/v3", "DebertaV2ForQuestionAnswering", "deberta", _read, _slots)

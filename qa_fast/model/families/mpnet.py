@@ -1,0 +1,45 @@
+"""MPNet: BERT's blocks, with a bias for distances in buckets; positions as RoBERTa counts them (Song et al. 2020)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qa_fast.errors import UserError
+from qa_fast.model.config import BucketBias, EncoderConfig
+from qa_fast.model.families.bert import bert_embeddings, read_bert
+from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.roberta import behind_padding
+from qa_fast.model.families.slots import Slot, linear, norm, span_head, table
+
+# transformers fixes all three, whatever the config says.
+_PAD_ID, _BUCKETS, _FURTHEST = 1, 32, 128
+
+
+def _read(raw: Raw) -> EncoderConfig:
+    config = read_bert({**raw, "embedding_size": raw["hidden_size"], "type_vocab_size": 0})
+    if raw.get("relative_attention_num_buckets", _BUCKETS) != _BUCKETS:
+        raise UserError(
+            f"relative_attention_num_buckets must be {_BUCKETS}, which transformers takes for granted; received "
+            f"{raw['relative_attention_num_buckets']!r} in config.json: choose another checkpoint"
+        )
+    bias = BucketBias(_BUCKETS, _FURTHEST)
+    return behind_padding(
+        dataclasses.replace(config, attention=dataclasses.replace(config.attention, positions=bias)), _PAD_ID
+    )
+
+
+def _slots(config: EncoderConfig) -> list[Slot]:
+    slots = bert_embeddings(config, "mpnet.embeddings")
+    slots += table("relative/distances", "mpnet.encoder.relative_attention_bias")
+    for index in range(config.blocks):
+        ours, theirs = f"block_{index}", f"mpnet.encoder.layer.{index}"
+        slots += linear(f"{ours}/qkv", *(f"{theirs}.attention.attn.{part}" for part in "qkv"))
+        slots += linear(f"{ours}/output", f"{theirs}.attention.attn.o")
+        slots += norm(f"{ours}/attention_norm", f"{theirs}.attention.LayerNorm")
+        slots += linear(f"{ours}/inner", f"{theirs}.intermediate.dense")
+        slots += linear(f"{ours}/outer", f"{theirs}.output.dense")
+        slots += norm(f"{ours}/ffn_norm", f"{theirs}.output.LayerNorm")
+    return slots + span_head()
+
+
+MPNET = Family("mpnet", "MPNet", "MPNetForQuestionAnswering", "mpnet", _read, _slots)

@@ -1,0 +1,172 @@
+"""Every family against torch + transformers: logits, gradients, training, folders both ways, precisions, exports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from qa_fast.checkpoint import load_model, save_model, short_path, state_dict
+from qa_fast.errors import UserError
+from qa_fast.export.standard import standard_model
+from qa_fast.model.config import check_length
+from qa_fast.model.encoder import SpanModel
+from qa_fast.model.families import FAMILIES, family_of, read_encoder_config
+from tests.small_models import TINY, logits, tiny_batch, tiny_model
+from tests.torch_models import opened_by_torch, padded, torch_folder, torch_inputs, torch_logits, torch_model
+
+# ModernBERT looks 6 tokens to either side here, DeBERTa's exact buckets end at 4 and its logarithmic ones at 64 (12
+# without buckets), MPNet's exact ones at 8.
+LENGTHS = (1, 2, 5, 7, 13, 31, 64)
+
+
+def batch_of(name: str, length: int, pad: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ids, lengths, types = tiny_batch(rows=3, length=length)
+    lengths = np.maximum(lengths, 1) if pad else np.full(3, length, np.int32)
+    if pad:
+        lengths[0] = length
+    return padded(ids, lengths, read_encoder_config(TINY[name]).pad_id), lengths, types
+
+
+def test_every_family_is_tested() -> None:
+    assert {raw["model_type"] for raw in TINY.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_logits_are_torch_s_with_and_without_padding(name: str, tmp_path: Path) -> None:
+    theirs = torch_model(name)
+    theirs.save_pretrained(tmp_path)
+    ours, report = load_model(tmp_path)
+    assert not report.left_out
+    assert not report.made
+    for length in LENGTHS:
+        for pad in (False, True):
+            batch = batch_of(name, length, pad)
+            expected, found = torch_logits(theirs, *batch), logits(ours, *batch)
+            # At padding, too: the loss looks there.
+            np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=f"{length} tokens, padding {pad}")
+    assert np.abs(expected).max() > 0.05
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_gradients_are_torch_s(name: str, tmp_path: Path) -> None:
+    import torch
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("taken by a tape")
+    import tensorflow as tf
+
+    theirs = torch_model(name)
+    theirs.save_pretrained(tmp_path)
+    ours, _ = load_model(tmp_path)
+    batch = batch_of(name, 24, True)
+    out = theirs(**torch_inputs(theirs, *batch))
+    (out.start_logits.square().mean() + out.end_logits.sin().mean()).backward()
+    with tf.GradientTape() as tape:
+        start, end = ours(*batch)
+        loss = tf.reduce_mean(tf.square(start)) + tf.reduce_mean(tf.sin(end))
+    weights = [variable.value for variable in ours.trainable_variables]
+    found = dict(zip(map(short_path, ours.trainable_variables), tape.gradient(loss, weights), strict=True))
+    gradients = {key: parameter.grad for key, parameter in theirs.named_parameters()}
+    for slot in family_of(ours.config.family).slots(ours.config):
+        parts = [gradients[key] if gradients[key] is not None else torch.zeros(1) for key in slot.names]
+        arrays = [part.numpy().T if slot.transposed else part.numpy() for part in parts]
+        expected = np.concatenate(arrays, -1) if slot.transposed else np.concatenate(arrays)
+        value = tf.convert_to_tensor(found[slot.path]).numpy() if found[slot.path] is not None else np.zeros(1)
+        np.testing.assert_allclose(value, expected, atol=1e-4, err_msg=slot.path)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_torch_reads_what_we_write(name: str, tmp_path: Path) -> None:
+    source = torch_folder(tmp_path / "source", name, kind="AutoModel")
+    ours, report = load_model(source, seed=4)
+    assert len(report.made) == (4 if name == "modernbert" else 2)
+    save_model(ours, tmp_path / "out", source)
+    batch = batch_of(name, 19, True)
+    np.testing.assert_allclose(torch_logits(opened_by_torch(tmp_path / "out"), *batch), logits(ours, *batch), atol=1e-4)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["architectures"] == [FAMILIES[TINY[name]["model_type"]].architecture]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_weight_has_one_place(name: str) -> None:
+    model = tiny_model(TINY[name])
+    slots = family_of(model.config.family).slots(model.config)
+    assert sorted(slot.path for slot in slots) == sorted(map(short_path, model.trainable_variables))
+    assert [key for slot in slots for key in slot.names] == list(state_dict(model))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_masked_language_models_leave_their_own_head_out(name: str, tmp_path: Path) -> None:
+    source = torch_folder(tmp_path, name, kind="AutoModelForMaskedLM")
+    _, report = load_model(source)
+    made = (
+        {"classifier.weight", "classifier.bias"} if name == "modernbert" else {"qa_outputs.weight", "qa_outputs.bias"}
+    )
+    assert set(report.made) == made
+    assert report.left_out
+    prefix = FAMILIES[TINY[name]["model_type"]].prefix
+    assert all(not key.startswith(f"{prefix}.") or "pooler" in key for key in report.left_out)
+    assert "left out: " in report.message()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_weights_split_over_files_without_prefix(name: str, tmp_path: Path) -> None:
+    whole = torch_folder(tmp_path / "whole", name, kind="AutoModel")
+    split = torch_folder(tmp_path / "split", name, kind="AutoModel", max_shard_size="20KB")
+    assert len(list(split.glob("*.safetensors"))) > 1
+    batch = batch_of(name, 9, True)
+    np.testing.assert_array_equal(logits(load_model(whole)[0], *batch), logits(load_model(split)[0], *batch))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", TINY)
+def test_short_precisions_stay_near_and_finite(name: str, precision: str) -> None:
+    batch = batch_of(name, 64, True)
+    batch[1][1] = 1
+    there = np.arange(64) < batch[1][:, None]
+    full, half = tiny_model(TINY[name]), tiny_model(TINY[name], precision=precision)
+    found = logits(half, *batch)
+    assert np.isfinite(found).all()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(
+        found[:, there], logits(full, *batch)[:, there], atol=0.3 if precision == "bfloat16" else 0.05
+    )
+
+
+def randomized(raw: dict) -> SpanModel:
+    model = tiny_model(raw)
+    generator = np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        noise = generator.normal(0, 0.1, tuple(variable.shape)).astype(np.float32)
+        variable.assign(keras.ops.convert_to_numpy(variable) + noise)
+    return model
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_graph_for_export_is_the_same_function(name: str) -> None:
+    model = randomized(TINY[name])
+    graph = standard_model(model)
+    for length in (1, 7, 40):
+        ids, lengths, types = batch_of(name, length, True)
+        there = np.arange(length) < lengths[:, None]
+        inputs = {"input_ids": ids, "attention_mask": there.astype(np.int32)}
+        if model.config.takes_types:
+            inputs["token_type_ids"] = types.astype(np.int32)
+        found = graph(inputs)
+        for part, expected in zip(("start_logits", "end_logits"), logits(model, ids, lengths, types), strict=True):
+            np.testing.assert_allclose(keras.ops.convert_to_numpy(found[part])[there], expected[there], atol=1e-4)
+    described = json.dumps(keras.saving.serialize_keras_object(graph))
+    assert "qa_fast" not in described
+    assert "Lambda" not in described
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_longest_input_is_what_torch_can_take(name: str) -> None:
+    config = read_encoder_config(TINY[name])
+    check_length(config, 64)
+    with pytest.raises(UserError, match=r"must not be longer than the model's 64 positions; received max_length=65"):
+        check_length(config, 65)
