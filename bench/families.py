@@ -171,7 +171,9 @@ def main() -> None:
     if asked.side:
         print(json.dumps((run_ours if asked.side == "qa-fast" else run_torch)(asked, families[0])))
         return
-    print(f"{processor()}; {asked.rows} rows of {asked.length} tokens, {asked.precision}, {LAYERS} blocks of {HIDDEN}\n")
+    print(
+        f"{processor()}; {asked.rows} rows of {asked.length} tokens, {asked.precision}, {LAYERS} blocks of {HIDDEN}\n"
+    )
     print("| family | train, ms: torch | qa-fast | times | forward, ms: torch | qa-fast | times |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for family in families:

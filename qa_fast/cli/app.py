@@ -14,6 +14,7 @@ from qa_fast.cli.answer import answer
 from qa_fast.cli.evaluate import evaluate
 from qa_fast.cli.export import export
 from qa_fast.cli.featurize import featurize
+from qa_fast.cli.models import models
 from qa_fast.cli.push import push
 from qa_fast.cli.serve import serve
 from qa_fast.cli.startup import leave, without
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (featurize, train, evaluate, answer, serve, push, export, warmup):
+for _command in (featurize, train, evaluate, answer, serve, push, export, models, warmup):
     app.command()(_command)
 
 
