@@ -71,7 +71,7 @@ def reference_rows(split) -> tuple[Dataset, Dataset]:
             lead = chunk.context_start[row]
             mapping = [None] * lead + [list(pair) for pair in document[begin : begin + size]]
             offsets.append(mapping + [None] * (384 - len(mapping)))
-    features = {"example_id": split.example_ids().to_pylist(), "offset_mapping": offsets}
+    features = {"example_id": split.ids.to_pylist(), "offset_mapping": offsets}
     return Dataset.from_dict(examples), Dataset.from_dict(features)
 
 

@@ -9,9 +9,8 @@ feature stays comparable. The last, short batch is filled with rows of no weight
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.kernels.batches import cut_rows
+from qa_fast.parallel import Ahead
 from qa_fast.schema import Features, Int8s, Int32s, Int64s
 
 POOL_BATCHES = 64
@@ -250,34 +250,8 @@ def _through_tf_data(cutter: BatchCutter, plan: Plan, first: int) -> Iterator[Ba
 def prefetch(make: Callable[[int], Item], first: int, last: int, depth: int = 4) -> Iterator[Item]:
     """`make(first)` to `make(last - 1)` in order, up to `depth` of them made ahead by one thread.
 
-    An exception in `make` is raised where its item is asked for. A caller that stops early leaves no thread behind.
+    An exception in `make` is raised where its item is asked for, and no more are made. A caller that stops early leaves
+    no thread behind.
     """
-    made: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def work() -> None:
-        for number in range(first, last):
-            try:
-                item: tuple[Item | None, BaseException | None] = (make(number), None)
-            except BaseException as error:
-                item = (None, error)
-            while not stop.is_set():
-                try:
-                    made.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if stop.is_set() or item[1] is not None:
-                return
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        for _ in range(first, last):
-            value, error = made.get()
-            if error is not None:
-                raise error
-            yield value  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()
+    with closing(Ahead((make(number) for number in range(first, last)), depth)) as items:
+        yield from items

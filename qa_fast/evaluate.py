@@ -78,11 +78,6 @@ class EvaluationResult:
         """F1 in percent."""
         return float(self.metrics["f1"])
 
-    @property
-    def without_features(self) -> int:
-        """Examples that no window was predicted for: they count as answered with ""."""
-        return int((self.spans.windows == 0).sum())
-
     def n_best(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """For each example its id and its candidates, best first: text, probability, start_logit, end_logit.
 

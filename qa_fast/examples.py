@@ -109,7 +109,8 @@ def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, lis
         repeated: bool[E], rows whose id came before, as `IdSet.add` says.
 
     Returns:
-        The good examples, the rejects in row order, and how many answers were shifted to where their text stands.
+        The good examples, the rejects in row order, and how many first answers were repaired: an answer that does not
+        stand at its start is put where `_place` finds it. Other answers are not looked at.
     """
     ids, questions = one_chunk(table["id"]), one_chunk(table["question"])
     context_column, answers = one_chunk(table["context"]), one_chunk(table["answers"])
@@ -122,10 +123,9 @@ def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, lis
     nulls = _with_nulls(answers)
     nameless = pc.equal(pc.binary_length(ids), 0).to_numpy(zero_copy_only=False)
     status, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts)
-    answer_chars = _chars(first_answers)
 
     reasons: dict[int, str] = {}
-    repaired: dict[int, int] = {}
+    repaired: dict[int, tuple[int, str]] = {}
     wrong = nameless | repeated | blank_question | blank_context | uneven | nulls | (status != text.ANSWER_OK)
     for row in np.flatnonzero(wrong).tolist():
         if nameless[row]:
@@ -144,19 +144,18 @@ def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, lis
             reasons[row] = "an answer's text must not be empty; received only white space or nothing"
         else:
             context = contexts[int(context_index[row])].as_py()
-            place = _only_place(context, answer)
+            place = _place(context, answer, int(starts[row]))
             if place is None:
                 reasons[row] = _misplaced(context, answer, int(starts[row]), int(status[row]))
             else:
                 repaired[row] = place
     if repaired:
-        rows = np.fromiter(repaired, np.int64)
-        starts[rows] = np.fromiter(repaired.values(), np.int64)
+        answers = _with_first_answers(answers, repaired)
+        starts, first_answers, _ = _first_answers(answers)
         _, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts)
-        answers = _with_first_starts(answers, repaired)
 
     examples = Examples(
-        ids, questions, contexts, context_index, answers, starts, answer_chars, span_start, span_end
+        ids, questions, contexts, context_index, answers, starts, _chars(first_answers), span_start, span_end
     )  # fmt: skip
     if reasons:
         good = np.ones(len(ids), bool)
@@ -229,14 +228,30 @@ def _check_spans(
     return status, span_start, span_end
 
 
-def _only_place(context: str, answer: str) -> int | None:
-    """Where the answer stands in the context, if it stands there exactly once."""
-    first = context.find(answer)
-    return first if first >= 0 and context.find(answer, first + 1) < 0 else None
+def _place(context: str, answer: str, start: int) -> tuple[int, str] | None:
+    """Where a misplaced answer stands, and its text there; None where that is not certain.
+
+    White space at an answer's ends says nothing about its place: files are full of answers that were given or lost
+    some after they were marked. So an answer is at its start if it is there but for white space, however often it
+    stands elsewhere; then at most one place comes into question, behind the white space that the context has there.
+    Failing that, it is wherever it stands as the only one: as given, else without white space at its ends.
+    White space inside an answer is part of it.
+    """
+    stripped = answer.strip()
+    if start >= 0:
+        behind_space = len(context) - len(context[start:].lstrip())
+        if context.startswith(stripped, behind_space):
+            return behind_space, stripped
+    for text_there in (answer, stripped):
+        first = context.find(text_there)
+        if first >= 0 and context.find(text_there, first + 1) < 0:
+            return first, text_there
+    return None
 
 
 def _misplaced(context: str, answer: str, start: int, status: int) -> str:
-    found = "it is nowhere in the context" if answer not in context else "it stands in several places elsewhere"
+    is_there = answer.strip() in context
+    found = "it stands in several places elsewhere" if is_there else "it is nowhere in the context"
     if status == text.ANSWER_OUTSIDE:
         shown = -1 if start == -2 else start
         return f"answer_start must lie inside the context of {len(context)} characters; received {shown}, and {found}"
@@ -244,12 +259,14 @@ def _misplaced(context: str, answer: str, start: int, status: int) -> str:
     return f"the answer's text must stand at answer_start={start}; received {answer!r}, there is {there!r}, and {found}"
 
 
-def _with_first_starts(answers: pa.Array, repaired: dict[int, int]) -> pa.Array:
-    """The answers with the first `answer_start` of the given rows replaced."""
-    starts = answers.field("answer_start")
-    values = pc.fill_null(starts.values, 0).to_numpy(zero_copy_only=False).copy()
-    offsets = starts.offsets.to_numpy()
-    for row, start in repaired.items():
-        values[offsets[row]] = start
-    fixed = pa.ListArray.from_arrays(starts.offsets, pa.array(values, pa.int32()))
-    return pa.StructArray.from_arrays([answers.field("text"), fixed], fields=list(ANSWERS_TYPE))
+def _with_first_answers(answers: pa.Array, repaired: dict[int, tuple[int, str]]) -> pa.Array:
+    """The answers with the first `answer_start` and `text` of the given rows, which increase, replaced."""
+    texts, starts = answers.field("text"), answers.field("answer_start")
+    rows = np.fromiter(repaired, np.int64)
+    new_starts, new_texts = zip(*repaired.values(), strict=True)
+    fixed = []
+    for lists, new in ((texts, pa.array(new_texts, pa.string())), (starts, pa.array(new_starts, pa.int32()))):
+        is_new = np.zeros(len(lists.values), bool)
+        is_new[lists.offsets.to_numpy()[rows]] = True
+        fixed.append(pa.ListArray.from_arrays(lists.offsets, pc.replace_with_mask(lists.values, pa.array(is_new), new)))
+    return pa.StructArray.from_arrays(fixed, fields=list(ANSWERS_TYPE))

@@ -39,7 +39,7 @@ class SplitCounts:
         features: Windows.
         impossible: Features labelled at CLS.
         rejected: Examples left out.
-        repaired: Answers shifted to where their text stands.
+        repaired: First answers put where their text stands.
         tokens: Tokens of all features, special ones included.
         differences: Features that `exact` and `reference` labels differ on, by cause.
     """
@@ -59,7 +59,7 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A table of `rows` raw examples of a split, featurized, with the rejects and how many answers were shifted.
+    """A table of `rows` raw examples of a split, featurized, with the rejects and how many answers were repaired.
 
     `batches` are its features as they are written; they are made as they are asked for where there are many.
     """

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from qa_fast.buffers import list_array, offsets_of, ragged_from
+from qa_fast.buffers import list_array, ragged_from
 from qa_fast.errors import UserError
 from qa_fast.raw import ANSWERS_TYPE
 from qa_fast.schema import Features, Int32s, Ragged
@@ -232,10 +232,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def example_ids(self) -> pa.ChunkedArray:
-        """string [F], each feature's example id."""
-        return self.ids
-
     @cached_property
     def lengths(self) -> Int32s:
         """int32[F], tokens of each feature."""
@@ -389,8 +385,3 @@ def _features(batch: pa.RecordBatch, example_index: Int32s) -> Features:
         context_end=column("context_end"),
         document_token_start=column("document_token_start"),
     )
-
-
-def feature_offsets(examples: pa.Table) -> np.ndarray:
-    """int64[E + 1]: which features belong to which example, from the `feature_count` column."""
-    return offsets_of(examples["feature_count"].to_numpy())

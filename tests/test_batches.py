@@ -140,7 +140,10 @@ def test_prefetch_keeps_order_passes_errors_on_and_leaves_no_thread() -> None:
     threads = threading.active_count()
     assert list(prefetch(lambda number: number * number, 2, 30)) == [n * n for n in range(2, 30)]
 
+    asked = []
+
     def fail(number: int) -> int:
+        asked.append(number)
         if number == 3:
             raise ValueError("at three")
         return number
@@ -149,6 +152,7 @@ def test_prefetch_keeps_order_passes_errors_on_and_leaves_no_thread() -> None:
     assert [next(failing) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="at three"):
         next(failing)
+    assert asked == [0, 1, 2, 3]
     stream = prefetch(lambda number: number, 0, 1000)
     assert next(stream) == 0
     stream.close()

@@ -308,8 +308,22 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 def test_parameters(tmp_path: Path) -> None:
     folder = trained_folder(tmp_path / "model")
     assert count_parameters(folder) == 300 * 40 + 12
-    (folder / "model.safetensors").write_bytes(b"\xff" * 20)
+    save_file({"a": np.zeros((300, 40), np.float32)}, str(folder / "model-00001-of-00002.safetensors"))
+    save_file({"c": np.zeros((), np.float32), "d": np.zeros((0, 7))}, str(folder / "model-00002-of-00002.safetensors"))
+    assert count_parameters(folder) == 300 * 40 + 12 + 1  # "a" stands in two files
+    # numpy has no such numbers; the shape is all that is asked for.
+    header = json.dumps({"e": {"dtype": "BF16", "shape": [3, 5], "data_offsets": [0, 30]}}).encode()
+    whole = len(header).to_bytes(8, "little") + header + bytes(30)
+    other = folder / "other.safetensors"
+    other.write_bytes(whole)
+    assert count_parameters(folder) == 300 * 40 + 12 + 1 + 15
+    for broken in (b"", b"\xff" * 20, whole[:-1]):
+        other.write_bytes(broken)
+        assert count_parameters(folder) == 0
+    other.unlink()
+    other.mkdir()
     assert count_parameters(folder) == 0
+    assert count_parameters(folder / "training") == 0
 
 
 def test_facts_are_of_the_index_as_it_is_written(tmp_path: Path) -> None:

@@ -88,6 +88,11 @@ def test_unanswerable_examples_have_no_span() -> None:
         (row(context="a bell, a bell", start=3), "received 'bell', there is 'ell,', and it stands in several places"),
         (row(context="a bell, a bell", start=99), "received 99, and it stands in several places elsewhere"),
         (row(context="aaaa", answer="aaa", start=3), "and it stands in several places elsewhere"),  # they overlap
+        # -1 does not count from the end, where a "b" stands behind white space.
+        (row(context="ab b", answer="b\n", start=-1), "received -1, and it stands in several places elsewhere"),
+        (row(context="a (bell), (bell)", answer=" bell", start=2), "received ' bell', there is '(bell', and it stands"),
+        (row(context="by Ane\nSkou", answer="Ane Skou", start=3), "there is 'Ane\\nSkou', and it is nowhere in the"),
+        (row(context="by Ane\nSkou", answer=" Ane Skou", start=3), "'Ane\\nSkou', and it is nowhere in the context"),
         (row(answers={"text": ["bell"], "answer_start": []}), "lists of different lengths"),
         (row(answers={"text": [], "answer_start": [4]}), "lists of different lengths"),
         (row(answers={"text": ["bell", "ring"], "answer_start": [4]}), "lists of different lengths"),
@@ -119,6 +124,57 @@ def test_an_answer_that_stands_elsewhere_once_is_shifted_there(context: str, sta
     assert examples.answers.to_pylist() == [good["answers"]] * 2
 
 
+@pytest.mark.parametrize(
+    ("context", "answer", "start", "place"),
+    [  # each stands elsewhere too, several as given
+        ("all 7.5 days of 7.5 days or 7.5 days", " 7.5 days", 16, 16),
+        ("Ane Skou, that is Ane Skou of Skagen", "Ane Skou ", 0, 0),
+        ("a bell, a bell", "bell", 1, 2),
+        ("a bell, a bell", "\n\tbell ", 1, 2),
+        ("a \n\u3000\u00a0\x1cbell, a bell", "\u2003bell", 1, 6),
+        ("a \n\u3000\u00a0\x1cbell, a bell", "bell", 3, 6),
+        (" bell, a bell", "bell ", 0, 1),  # at a context's start
+        ("bell, a bell", "\u00a0bell\u3000", 0, 0),
+        ("bell, a bell", "bell\n", 8, 8),  # at its end
+        ("bell, a bell", " bell ", 7, 8),
+        ("bells toll: a bell tolls", "bell tolls ", 14, 14),
+        ("🔔🔔 läutet: 🔔 🔔", "🔔\u3000", 1, 1),
+        ("🔔🔔 läutet: 🔔 🔔", " 🔔 ", 12, 13),
+        ("e\u0301t e\u0301t", "e\u0301t ", 4, 4),
+        ("港に港がある、港 ", "港 ", 2, 2),
+    ],
+)
+def test_white_space_at_an_answers_ends_says_nothing_about_its_place(
+    context: str, answer: str, start: int, place: int
+) -> None:
+    examples, rejects, repaired = check(row(), row(context, answer, start, id="b"))
+    stripped = answer.strip()
+    assert not rejects
+    assert repaired == 1
+    assert examples.answers.to_pylist()[1] == {"text": [stripped], "answer_start": [place]}
+    assert context[place : place + len(stripped)] == stripped
+    assert (examples.answer_char_start[1], examples.answer_chars[1]) == (place, len(stripped))
+    assert (examples.span_start[1], examples.span_end[1]) == (place, place + len(stripped))
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "there"),
+    [
+        ("The bell (rings)", " rings\u3000", "rings"),  # nowhere as given
+        ("a bell, one bell", " bell,", " bell,"),  # once as given
+        ("bells, one bell rings", "bell ", "bell "),  # once as given, twice without its white space
+    ],
+)
+def test_an_answer_elsewhere_keeps_its_white_space_where_it_stands_with_it(
+    context: str, answer: str, there: str
+) -> None:
+    examples, rejects, repaired = check(row(context, answer, 999))
+    assert not rejects
+    assert repaired == 1
+    assert examples.answers.to_pylist() == [{"text": [there], "answer_start": [context.index(there)]}]
+    assert examples.answer_chars.tolist() == [len(there)]
+
+
 def test_only_the_first_of_several_answers_is_shifted() -> None:
     bad = row(answers={"text": ["rings", "bell"], "answer_start": [8, 4]}, id="b")
     other = row(answers={"text": ["bell", None], "answer_start": [4, None]}, id="c")
@@ -130,9 +186,10 @@ def test_only_the_first_of_several_answers_is_shifted() -> None:
 
 def test_a_repair_in_a_slice_of_a_longer_table() -> None:
     rows = [row(id=str(i)) for i in range(6)]
+    rows[3]["answers"] = {"text": [" bell"], "answer_start": [4]}
     rows[4]["answers"]["answer_start"] = [1]
     examples, _, repaired = checked(table_of(rows).slice(3, 3), IdSet())
-    assert repaired == 1
+    assert repaired == 2
     assert examples.answers.to_pylist() == [row()["answers"]] * 3
 
 
@@ -194,23 +251,56 @@ def test_leading_space_is_what_lstrip_takes(texts: list[str]) -> None:
 CONTEXTS = st.text(st.sampled_from("ab é港🚢"), min_size=1, max_size=12)
 
 
+def places(context: str, answer: str) -> list[int]:
+    return [at for at in range(len(context)) if context.startswith(answer, at)]
+
+
 @given(st.lists(st.tuples(CONTEXTS, st.text(st.sampled_from("ab é港🚢"), max_size=4), st.integers(-3, 14)), max_size=8))
 def test_every_example_is_good_repaired_or_rejected_for_cause(cases: list[tuple[str, str, int]]) -> None:
     rows = [row(context, answer, start, id=str(i)) for i, (context, answer, start) in enumerate(cases)]
     examples, rejects, repaired = check(*rows)
     assert len(examples) + len(rejects) == len(rows)
-    shifted = 0
+    changed = 0
     for at, row_id in enumerate(examples.ids.to_pylist()):
         context, answer, start = cases[int(row_id)]
-        found = int(examples.answer_char_start[at])
-        assert context[found : found + len(answer)] == answer
-        assert context[examples.span_start[at] : examples.span_end[at]] == answer.strip() != ""
-        shifted += found != start
-        if found != start:
-            assert start < 0 or context[start : start + len(answer)] != answer
-            assert sum(context.startswith(answer, i) for i in range(len(context))) == 1
-    assert repaired == shifted
+        found, (text,) = int(examples.answer_char_start[at]), examples.answers[at]["text"].as_py()
+        assert examples.answers[at]["answer_start"].as_py() == [found]
+        assert examples.answer_chars[at] == len(text)
+        assert text in (answer, answer.strip())
+        assert context[found : found + len(text)] == text
+        assert context[examples.span_start[at] : examples.span_end[at]] == answer.strip() == text.strip() != ""
+        if (found, text) != (start, answer):
+            changed += 1
+            assert start < 0 or not context.startswith(answer, start)
+            is_near = 0 <= start <= found and not context[start:found].strip()
+            assert is_near or places(context, text) == [found]
+    assert repaired == changed
     for reject in rejects:
         context, answer, start = cases[int(reject.id)]
-        places = sum(context.startswith(answer, i) for i in range(len(context)))
-        assert not context.strip() or not answer.strip() or places != 1
+        assert not context.strip() or not answer.strip() or len(places(context, answer.strip())) != 1
+
+
+SPACE = st.text(st.sampled_from(" \n\x85\u00a0\u3000"), max_size=3)
+SOLID = st.text(st.sampled_from("ab\u0301港🚢"), min_size=1, max_size=3)
+
+
+@given(
+    before=st.text(st.sampled_from("ab \n\u0301港🚢"), max_size=8),
+    stripped=SOLID | st.tuples(SOLID, SPACE, SOLID).map("".join),
+    after=st.text(st.sampled_from("ab \n\u0301港🚢"), max_size=8),
+    space=st.tuples(SPACE, SPACE, SPACE),
+    back=st.integers(0, 3),
+)
+def test_an_answer_is_at_its_start_whatever_white_space_it_gained_or_lost(
+    before: str, stripped: str, after: str, space: tuple[str, str, str], back: int
+) -> None:
+    context = before + space[0] + stripped + after
+    place = len(before + space[0])
+    answer, start = space[1] + stripped + space[2], place - min(back, len(space[0]))
+    examples, rejects, repaired = check(row(context, answer, start))
+    assert not rejects
+    as_given = context.startswith(answer, start)
+    assert repaired == (not as_given)
+    expected = (answer, start) if as_given else (stripped, place)
+    assert examples.answers.to_pylist() == [{"text": [expected[0]], "answer_start": [expected[1]]}]
+    assert (examples.span_start[0], examples.span_end[0]) == (place, place + len(stripped))

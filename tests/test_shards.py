@@ -13,6 +13,7 @@ import pytest
 import xxhash
 
 from qa_fast import shards as shards_module
+from qa_fast.buffers import offsets_of
 from qa_fast.build import build_shards
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
@@ -26,7 +27,7 @@ from qa_fast.schema import (
     FeatureConfig,
     Features,
 )
-from qa_fast.shards import SplitWriter, damaged_file, feature_batch, feature_offsets, open_shards, write_json
+from qa_fast.shards import SplitWriter, damaged_file, feature_batch, open_shards, write_json
 from qa_fast.sources import resolve_source
 from tests import sample
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
@@ -98,7 +99,7 @@ def test_what_is_written_is_read(
     assert opened.lengths.tolist() == [len(ids) for ids in joined(batches, "input_ids")]
     assert len(opened) == sum(map(len, batches))
     ids = examples.ids.to_pylist()
-    assert opened.example_ids().to_pylist() == [ids[i] for i in joined(batches, "example_index")]
+    assert opened.ids.to_pylist() == [ids[i] for i in joined(batches, "example_index")]
     assert not opened.chunks[0].input_ids.values.flags.writeable  # a view of the mapped file
     if split == "train":
         assert opened.examples is None
@@ -110,7 +111,7 @@ def test_what_is_written_is_read(
     assert opened.examples["id"].to_pylist() == ids
     assert opened.examples["question"].to_pylist() == examples.questions.to_pylist()
     assert opened.examples["answers"].to_pylist() == examples.answers.to_pylist()
-    assert feature_offsets(opened.examples).tolist() == [0, *np.cumsum(counts).tolist()]
+    assert opened.examples["feature_count"].to_pylist() == counts.tolist()
     contexts = opened.contexts["context"].to_pylist()
     assert contexts == [context for context, _ in sample.DOCUMENTS]
 
@@ -119,7 +120,7 @@ def test_evaluation_columns_lead_back_to_the_texts(out: Path) -> None:
     split = open_shards(out).split("validation")
     assert split.examples is not None
     assert split.contexts is not None
-    offsets = feature_offsets(split.examples)
+    offsets = offsets_of(split.examples["feature_count"].to_numpy())
     assert len(split.chunks) == 1
     features = split.chunks[0]
     answers = 0

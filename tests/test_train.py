@@ -153,7 +153,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
 ) -> None:
     """In the middle of an epoch and at its last step, with dropout and accumulation."""
     options = OPTIONS | {"epochs": 2, "batch_size": 3, "accumulate": 2, "checkpoint_every": 0}
-    ids = open_shards(workshop / "shards").split("train").example_ids()
+    ids = open_shards(workshop / "shards").split("train").ids
     whole = Watch(monkeypatch)
     train(workshop / "shards", TrainConfig(out=str(tmp_path / "whole"), **options), whole)
 

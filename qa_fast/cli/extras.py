@@ -12,7 +12,7 @@ from qa_fast.errors import MissingExtraError
 
 # Modules that an extra brings; anything else that cannot be imported is a fault of ours and stays a traceback.
 _MODULES = {
-    "train": ("keras", "tensorflow", "jax", "safetensors", "matplotlib", "tensorboard"),
+    "train": ("keras", "tensorflow", "jax", "matplotlib", "tensorboard"),
     "serve": ("fastapi", "starlette", "uvicorn", "prometheus_client"),
     "export": ("tf2onnx", "onnx", "onnxruntime"),
 }

@@ -1,6 +1,6 @@
-"""A set of byte strings, remembered by 128 bits of hash each: which ids came before, at 16 bytes an id.
+"""A set of byte strings, remembered by 127 bits of hash each: which ids came before, at 16 bytes an id.
 
-Two different ids collide with a probability of about n^2 / 2^129, so no text is kept to compare. The caller owns
+Two different ids collide with a probability of about n^2 / 2^128, so no text is kept to compare. The caller owns
 the table: `slots` uint64[2 * capacity], zeroed, capacity a power of two and more than the entries.
 """
 
@@ -11,7 +11,8 @@ from numba import njit
 
 from qa_fast.kernels.signature import I64_IN, U8_IN, U8_OUT, U64_IN, U64_OUT, VOID
 
-_PRIME_A = np.uint64(0x9E3779B97F4A7C15)
+# The first two primes of XXH64.
+_PRIME_A = np.uint64(0x9E3779B185EBCA87)
 _PRIME_B = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
