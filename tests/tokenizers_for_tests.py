@@ -1,4 +1,4 @@
-"""Small tokenizers of every family the project meets, trained on text written here, saved as model folders."""
+"""Small tokenizers of every kind the project meets, trained on text written here, saved as model folders."""
 
 from __future__ import annotations
 
@@ -85,17 +85,17 @@ _TRAINERS = {
 
 
 @cache
-def _trained(family: str) -> str:
+def _trained(kind: str) -> str:
     """Trained once a session: training is not repeatable to the last id."""
-    return _TRAINERS[family]().to_str()
+    return _TRAINERS[kind]().to_str()
 
 
-def small_tokenizer(family: str) -> Tokenizer:
-    """A tokenizer of the family; each call gives one of its own, all alike."""
-    return Tokenizer.from_str(_trained(family))
+def small_tokenizer(kind: str) -> Tokenizer:
+    """A tokenizer of that kind; each call gives one of its own, all alike."""
+    return Tokenizer.from_str(_trained(kind))
 
 
-FAMILIES = tuple(_TRAINERS)
+KINDS = tuple(_TRAINERS)
 
 
 def save_folder(tokenizer: Tokenizer, folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 A *unit* is a stretch of a text that the tokenizer treats the same wherever it stands. Where a text may be cut is told
 by two tables over bytes: which class a byte is of, as one bit, and which classes may begin a unit behind it, as a mask
-(see `encode.families`). Bytes beyond ASCII are of a class that is never parted from anything, so that whatever a
+(see `encode.cuts`). Bytes beyond ASCII are of a class that is never parted from anything, so that whatever a
 normaliser does across characters happens inside one unit.
 
 The set of distinct units is an open-addressing table of slots of four words, which share a line of the cache: the two

@@ -1,8 +1,8 @@
-"""Where texts may be cut, for each family of pre-tokenizers, and which tokenizers it is known for.
+"""Where texts may be cut: a rule for each kind of pre-tokenizer, and which tokenizers it is known to hold for.
 
-A cut is only ever made between two ASCII characters of certain classes, where the family's pre-tokenizer is certain to
-part them and no normaliser on the allow-list looks across. What stands in tokenizer.json decides; whatever is not on
-the list is encoded the direct way, text by text, and `choose_family` says why.
+A cut is only ever made between two ASCII characters of certain classes, where the pre-tokenizer is certain to part
+them and no normaliser on the allow-list looks across. What stands in tokenizer.json decides; whatever is not on
+the list is encoded the direct way, text by text, and `choose_rule` says why.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 @dataclass(frozen=True)
-class Family:
+class CutRule:
     """How texts are cut and units encoded.
 
     Attributes:
@@ -72,14 +72,14 @@ def byte_classes() -> np.ndarray:
     return classes
 
 
-def choose_family(settings: dict[str, Any]) -> Family:
-    """The family of a tokenizer.
+def choose_rule(settings: dict[str, Any]) -> CutRule:
+    """The rule for a tokenizer.
 
     Args:
         settings: The parsed tokenizer.json.
 
     Raises:
-        NotAllowedError: It is of none; the direct way is to be taken.
+        NotAllowedError: There is none; the direct way is to be taken.
     """
     if (settings.get("model") or {}).get("dropout"):
         raise NotAllowedError("its BPE model drops merges at random")
@@ -96,7 +96,7 @@ def choose_family(settings: dict[str, Any]) -> Family:
     raise NotAllowedError(f"pre-tokenizer {' + '.join(map(str, kinds)) if kind else 'none'} is not on the list")
 
 
-def _bert(settings: dict[str, Any]) -> Family:
+def _bert(settings: dict[str, Any]) -> CutRule:
     """BERT: white space parts words, punctuation stands alone; both neighbours of a cut survive normalisation."""
     for normalizer in _normalizers(settings):
         _require(normalizer, "BertNormalizer", "Lowercase", "StripAccents", *_UNICODE_FORMS)
@@ -105,10 +105,10 @@ def _bert(settings: dict[str, Any]) -> Family:
     cuts = _cuts((_SOLID, (SPACE, BREAK)), ((SPACE, BREAK), (*_SOLID, SPACE, BREAK)))
     marks = (PUNCTUATION, APOSTROPHE)
     cuts |= _cuts(((LETTER, DIGIT), marks), (marks, (LETTER, DIGIT)), (marks, marks))
-    return Family("BERT", cuts, True, " ", 0, {0: settings}, _triggers(settings))
+    return CutRule("BERT", cuts, True, " ", 0, {0: settings}, _triggers(settings))
 
 
-def _byte_level(settings: dict[str, Any]) -> Family:
+def _byte_level(settings: dict[str, Any]) -> CutRule:
     """Byte-level BPE with GPT-2's pattern: white space leads the word behind it; letters, digits and marks part.
 
     Nothing is cut behind an apostrophe that a letter follows, since the pattern takes contractions together.
@@ -125,12 +125,12 @@ def _byte_level(settings: dict[str, Any]) -> Family:
     )
     adds = [step for step in trimming_processors(settings) if step.get("add_prefix_space", True)]
     if not adds and not settings["pre_tokenizer"].get("add_prefix_space"):
-        return Family("byte-level", cuts, False, "", 0, {0: settings}, _triggers(settings))
+        return CutRule("byte-level", cuts, False, "", 0, {0: settings}, _triggers(settings))
     later = copy.deepcopy(settings)
     later["pre_tokenizer"]["add_prefix_space"] = False
     for processor in trimming_processors(later):
         processor["add_prefix_space"] = False
-    return Family("byte-level", cuts, False, "", FIRST, {FIRST: settings, 0: later}, _triggers(settings))
+    return CutRule("byte-level", cuts, False, "", FIRST, {FIRST: settings, 0: later}, _triggers(settings))
 
 
 def trimming_processors(settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ def trimming_processors(settings: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> Family:
+def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> CutRule:
     """Metaspace: a unit is a space and the text behind it."""
     if not metaspace.get("split", True):
         raise NotAllowedError("its Metaspace does not split")
@@ -159,7 +159,7 @@ def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> Family:
     by_variant = {}
     for variant in {0, FIRST & strips, LAST & strips, strips}:
         by_variant[variant] = _with_strip(settings, variant)
-    return Family("Metaspace", cuts, False, "", strips, by_variant, _triggers(settings))
+    return CutRule("Metaspace", cuts, False, "", strips, by_variant, _triggers(settings))
 
 
 def _with_strip(settings: dict[str, Any], variant: int) -> dict[str, Any]:
