@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -158,10 +160,17 @@ def assert_settings_are_exact(settings: dict, strings: list[str]) -> None:
 
 
 @pytest.mark.parametrize("replacement", ["▁", "Ġ", "_", "#"])
-@pytest.mark.parametrize("scheme", ["always", "first", "never"])
-def test_other_replacements_of_metaspace(replacement: str, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", ["always", "first", "never", None])
+@pytest.mark.parametrize("parted", [False, True])
+def test_other_replacements_of_metaspace(replacement: str, scheme: str | None, parted: bool) -> None:
     settings = orjson.loads(small_tokenizer("unigram").to_str())
-    settings["pre_tokenizer"].update(replacement=replacement, prepend_scheme=scheme)
+    metaspace = settings["pre_tokenizer"]
+    metaspace.update(replacement=replacement, prepend_scheme=scheme)
+    if scheme is None:  # as older files have it
+        metaspace.update(str_rep=replacement, add_prefix_space=True)
+        del metaspace["prepend_scheme"], metaspace["split"]
+    if parted:
+        settings["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]}
     for entry in settings["model"]["vocab"]:
         entry[0] = entry[0].replace("▁", replacement)
     settings["model"]["vocab"].append(["a" + replacement + "b", -1.0])
@@ -190,12 +199,58 @@ def test_byte_level_settings_that_disagree(pre: bool, post: bool, trims: bool, a
     assert_settings_are_exact(settings, strings)
 
 
-def test_a_wordpiece_whose_post_processor_trims_as_byte_level_ones_do() -> None:
-    """It would take a word's Ġ for a space."""
-    settings = orjson.loads(small_tokenizer("wordpiece").to_str())
-    settings["post_processor"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
-    with pytest.raises(NotAllowedError, match="its post-processor is one for byte-level tokens"):
+@pytest.mark.parametrize("token", ["Ġabc", "##Ġ", "abc ", "\u00a0abc"])
+def test_a_wordpiece_whose_post_processor_trims_as_byte_level_ones_do(token: str) -> None:
+    """It would take a word's Ġ for a space, in a vocabulary that has one; MPNet's has none."""
+    settings = orjson.loads(small_tokenizer("mpnet").to_str())
+    choose_rule(settings)
+    settings["model"]["vocab"][token] = len(settings["model"]["vocab"])
+    with pytest.raises(NotAllowedError, match="its post-processor takes the ends of some tokens for spaces"):
         choose_rule(settings)
+
+
+def test_characters_that_a_normal_form_makes_ascii_s_of() -> None:
+    """On which it rests that an added token of other ASCII characters is found in the text as it is given."""
+    others = (chr(code) for code in range(128, sys.maxunicode + 1))
+    made = {char: unicodedata.normalize("NFC", char) for char in others}
+    assert {char: form for char, form in made.items() if any(map(str.isascii, form))} == {
+        "\u037e": ";",
+        "\u1fef": "`",
+        "\u212a": "K",
+    }
+
+
+def test_few_triggers_stand_for_many_added_tokens() -> None:
+    """Parts of them will do: of runs of spaces the shortest, of numbered tokens what stands before the number."""
+    triggers = choose_rule(orjson.loads(small_tokenizer("modernbert").to_str())).triggers
+    special = {"<|endoftext|>", "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"}
+    assert set(triggers) == special | {"|||IP_ADDRESS|||", "  ", "[unused"}
+
+
+def test_an_added_token_that_its_characters_twins_may_spell() -> None:
+    tokenizer = small_tokenizer("modernbert")
+    tokenizer.add_tokens([AddedToken("|KEY;|", normalized=True)])
+    settings = orjson.loads(tokenizer.to_str())
+    assert "EY" in choose_rule(settings).triggers
+    assert_settings_are_exact(settings, ["a |KEY;| b", "a |\u212aEY\u037e| b", "|key;|", "EY a"])
+
+
+def test_a_text_that_starts_with_what_its_normaliser_drops() -> None:
+    """The Rust library then counts offsets without it; so do we."""
+    for kind in ("xlm-roberta", "albert", "deberta"):
+        assert_same(kind, ["\x07Ane Skou paid", "Ane \x07Skou paid", "\x7f\x07 Ane\x07 Skou"])
+    assert "\x07" in choose_rule(orjson.loads(small_tokenizer("albert").to_str())).triggers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kernel_splits_the_plain_units_of_every_kind(kind: str) -> None:
+    _, words = both_ways(kind)
+    assert words._splitter is not None
+    text = np.frombuffer(b" harbour", np.uint8)
+    begin = np.array([words.rule.drop_space], np.int64)
+    done, encoded = words._splitter.encode(text, begin, np.array([len(text)], np.int64))
+    assert done.all()
+    assert len(encoded.ids) > 0
 
 
 def test_one_long_text() -> None:
@@ -255,6 +310,18 @@ def test_other_pipelines_take_the_direct_way(change, reason: str) -> None:
                 {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}
             ),
             "its normaliser replaces",
+        ),
+        ("albert", lambda s: s["normalizer"]["normalizers"][0].update(content=" "), "its normaliser replaces"),
+        ("albert", lambda s: s["normalizer"]["normalizers"][0].update(content=""), "its normaliser replaces"),
+        (
+            "deberta",  # split_by_punct
+            lambda s: s["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Punctuation", "behavior": "Isolated"}),
+            r"pre-tokenizer Punctuation \+ Metaspace is not on the list",
+        ),
+        (
+            "modernbert",
+            lambda s: s["added_tokens"].append({"content": "é", "normalized": True}),
+            "added token 'é' is looked for after normalisation",
         ),
     ],
 )

@@ -49,8 +49,12 @@ def _same_bytes(left: np.ndarray, left_start: int, right: np.ndarray, right_star
 
 
 @njit
-def _holds_any(text: np.ndarray, begin: int, end: int, words: np.ndarray, word_offsets: np.ndarray) -> bool:
+def _holds_any(
+    text: np.ndarray, begin: int, end: int, kinds: np.ndarray, words: np.ndarray, word_offsets: np.ndarray
+) -> bool:
     for at in range(begin, end):
+        if kinds[text[at]] & TRIGGER == 0:
+            continue
         for word in range(len(word_offsets) - 1):
             size = word_offsets[word + 1] - word_offsets[word]
             if at + size <= end and _same_bytes(text, at, words, word_offsets[word], size):
@@ -135,7 +139,7 @@ def scan_texts(
             parts += _U((may_follow & kind) != 0)
             chars += (text[at] & 0xC0) != 0x80
             may_follow = followers[text[at]]
-        whole = seen & TRIGGER != 0 and _holds_any(text, begin, end, triggers, trigger_offsets)
+        whole = seen & TRIGGER != 0 and _holds_any(text, begin, end, kinds, triggers, trigger_offsets)
         if whole:
             parts = _U(1)
             scratch_start[0] = begin
