@@ -64,10 +64,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory):
     return folder / "train.parquet", load_from_disk(folder / "rows"), texts
 
 
-@pytest.mark.parametrize("family", FLOORS)
-def test_family(benchmark, family: str, rows, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", FLOORS)
+def test_kind(benchmark, kind: str, rows, tmp_path: Path) -> None:
     parquet, dataset, texts = rows
-    tokenizer = (train_byte_level if family == "byte-level BPE" else train_unigram)(texts)
+    tokenizer = (train_byte_level if kind == "byte-level BPE" else train_unigram)(texts)
     folder = tmp_path / "model"
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -89,21 +89,21 @@ def test_family(benchmark, family: str, rows, tmp_path: Path) -> None:
     work()
     benchmark.pedantic(work, setup=clean, rounds=common.ROUNDS)
     ours = benchmark.stats.stats.data
-    FIGURES[family] = {"reference": reference, "ours": ours}
+    FIGURES[kind] = {"reference": reference, "ours": ours}
 
 
 def test_ratios() -> None:
     """Print the table and hold the floors."""
     ratio = {
-        family: statistics.median(figures["reference"]) / statistics.median(figures["ours"])
-        for family, figures in FIGURES.items()
+        kind: statistics.median(figures["reference"]) / statistics.median(figures["ours"])
+        for kind, figures in FIGURES.items()
     }
     rows = [
-        (family, common.spread(figures["reference"]), common.spread(figures["ours"]), f"{ratio[family]:.1f}")
-        for family, figures in FIGURES.items()
+        (kind, common.spread(figures["reference"]), common.spread(figures["ours"]), f"{ratio[kind]:.1f}")
+        for kind, figures in FIGURES.items()
     ]
     title = f"{ROWS:,} rows, two threads; {common.machine()}"
     common.print_table(title, ("tokenizer", "reference, s", "qa-fast, s", "times"), rows)
     common.save("tokenizers", FIGURES)
-    for family, floor in FLOORS.items():
-        assert ratio[family] >= floor, f"{family} is below {floor} times the reference"
+    for kind, floor in FLOORS.items():
+        assert ratio[kind] >= floor, f"{kind} is below {floor} times the reference"

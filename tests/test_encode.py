@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,29 +19,29 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from qa_fast.encode import load_encoder
+from qa_fast.encode.cuts import NotAllowedError, choose_rule
 from qa_fast.encode.direct import encode_strings
 from qa_fast.encode.encoder import Way, same_tokens
-from qa_fast.encode.families import NotAllowedError, choose_family
 from qa_fast.encode.wordpiece import WordPiece
 from qa_fast.encode.words import WordEncoder
 from qa_fast.errors import UserError
 from qa_fast.kernels import wordpiece as wordpiece_kernels
 from qa_fast.kernels import words as kernels
 from tests.made_up import PIECES, texts
-from tests.tokenizers_for_tests import CORPUS, FAMILIES, save_folder, small_tokenizer
+from tests.tokenizers_for_tests import CORPUS, KINDS, save_folder, small_tokenizer
 
 ENCODERS: dict[str, tuple[Tokenizer, WordEncoder]] = {}
 
 
-def both_ways(family: str) -> tuple[Tokenizer, WordEncoder]:
-    if family not in ENCODERS:
-        tokenizer = small_tokenizer(family)
-        ENCODERS[family] = tokenizer, WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
-    return ENCODERS[family]
+def both_ways(kind: str) -> tuple[Tokenizer, WordEncoder]:
+    if kind not in ENCODERS:
+        tokenizer = small_tokenizer(kind)
+        ENCODERS[kind] = tokenizer, WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
+    return ENCODERS[kind]
 
 
-def assert_same(family: str, strings: list[str]) -> None:
-    tokenizer, words = both_ways(family)
+def assert_same(kind: str, strings: list[str]) -> None:
+    tokenizer, words = both_ways(kind)
     fast, slow = words.encode(pa.array(strings, pa.string())), encode_strings(tokenizer, strings)
     for row, text in enumerate(strings):
         mine, theirs = (slice(e.offsets[row], e.offsets[row + 1]) for e in (fast, slow))
@@ -48,38 +50,38 @@ def assert_same(family: str, strings: list[str]) -> None:
         assert fast.char_end[mine].tolist() == slow.char_end[theirs].tolist(), text
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=400)
 @given(strings=st.lists(texts, max_size=5))
 @example(strings=["", " ", "a", " a", "a ", "  a  b  ", "a\tb", "a \tb", "\x0b", "a\x1cb", "'", "'s", "a's ' s"])
 @example(strings=["[SEP]", "a [SEP] b", "x[SEP]y", "<s>", "a <s>", "<s> a", "<mask>", "[sep]", "［SEP］"])
 @example(strings=["x" * 100, "x" * 101, "x" * 120 + " y", "é" * 101])
-def test_words_equal_direct(family: str, strings: list[str]) -> None:
-    assert_same(family, strings)
+def test_words_equal_direct(kind: str, strings: list[str]) -> None:
+    assert_same(kind, strings)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_words_equal_direct_on_every_pair_of_pieces(family: str) -> None:
-    assert_same(family, [left + right for left in PIECES for right in PIECES])
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_equal_direct_on_every_pair_of_pieces(kind: str) -> None:
+    assert_same(kind, [left + right for left in PIECES for right in PIECES])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_words_equal_direct_on_every_ascii_pair(family: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_equal_direct_on_every_ascii_pair(kind: str) -> None:
     chars = [chr(code) for code in range(128)]
-    assert_same(family, [f"ab{left}{right}cd" for left in chars for right in chars])
+    assert_same(kind, [f"ab{left}{right}cd" for left in chars for right in chars])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_of_the_tests_takes_the_fast_way(family: str, tmp_path: Path) -> None:
-    encoder = load_encoder(save_folder(small_tokenizer(family), tmp_path), mode="words")
-    tokenizer, _ = both_ways(family)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_the_tests_takes_the_fast_way(kind: str, tmp_path: Path) -> None:
+    encoder = load_encoder(save_folder(small_tokenizer(kind), tmp_path), mode="words")
+    tokenizer, _ = both_ways(kind)
     assert same_tokens(encoder.encode(pa.array(CORPUS)), encode_strings(tokenizer, CORPUS))
 
 
 def test_the_set_of_units_grows_and_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qa_fast.encode.words._KNOWN_BYTES", 4000)
     tokenizer = small_tokenizer("wordpiece")
-    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
+    words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
     for begin in range(0, 12_000, 3000):
         strings = [f"unit{n} is number {n * 7}" for n in range(begin, begin + 3000)]
         assert same_tokens(words.encode(pa.array(strings)), encode_strings(tokenizer, strings))
@@ -90,7 +92,7 @@ def test_threads_share_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while what is known is forgotten again and again."""
     monkeypatch.setattr("qa_fast.encode.words._KNOWN_BYTES", 20_000)
     tokenizer = small_tokenizer("wordpiece")
-    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
+    words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
     tables = [
         [f"word{n % 700} of é{n} and {n * 7}" for n in range(begin, begin + 400)] for begin in range(0, 9_600, 400)
     ]
@@ -103,7 +105,7 @@ def test_threads_share_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interrupted_learning_leaves_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = small_tokenizer("wordpiece")
-    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
+    words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
     words.encode(pa.array(CORPUS[:1]))
     with monkeypatch.context() as patch:
         patch.setattr(WordEncoder, "_encode_units", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -135,7 +137,7 @@ def test_every_character_beside_letters_itself_and_a_combining_mark(normalizer: 
     settings = orjson.loads(small_tokenizer("wordpiece").to_str())
     settings["normalizer"] = normalizer if normalizer is None else {**settings["normalizer"], **normalizer}
     tokenizer = Tokenizer.from_buffer(orjson.dumps(settings))
-    words = WordEncoder(choose_family(settings), tokenizer)
+    words = WordEncoder(choose_rule(settings), tokenizer)
     codes = [*range(0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 17)]
     for begin in range(0, len(codes), 20_000):
         chars = map(chr, codes[begin : begin + 20_000])
@@ -153,15 +155,22 @@ def test_characters_that_depend_on_their_neighbours_are_left_to_the_tokenizer() 
 
 def assert_settings_are_exact(settings: dict, strings: list[str]) -> None:
     tokenizer = Tokenizer.from_buffer(orjson.dumps(settings))
-    words = WordEncoder(choose_family(settings), tokenizer)
+    words = WordEncoder(choose_rule(settings), tokenizer)
     assert same_tokens(words.encode(pa.array(strings)), encode_strings(tokenizer, strings))
 
 
 @pytest.mark.parametrize("replacement", ["▁", "Ġ", "_", "#"])
-@pytest.mark.parametrize("scheme", ["always", "first", "never"])
-def test_other_replacements_of_metaspace(replacement: str, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", ["always", "first", "never", None])
+@pytest.mark.parametrize("parted", [False, True])
+def test_other_replacements_of_metaspace(replacement: str, scheme: str | None, parted: bool) -> None:
     settings = orjson.loads(small_tokenizer("unigram").to_str())
-    settings["pre_tokenizer"].update(replacement=replacement, prepend_scheme=scheme)
+    metaspace = settings["pre_tokenizer"]
+    metaspace.update(replacement=replacement, prepend_scheme=scheme)
+    if scheme is None:  # as older files have it
+        metaspace.update(str_rep=replacement, add_prefix_space=True)
+        del metaspace["prepend_scheme"], metaspace["split"]
+    if parted:
+        settings["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]}
     for entry in settings["model"]["vocab"]:
         entry[0] = entry[0].replace("▁", replacement)
     settings["model"]["vocab"].append(["a" + replacement + "b", -1.0])
@@ -172,7 +181,7 @@ def test_runs_of_spaces_may_become_one_space_only() -> None:
     settings = orjson.loads(small_tokenizer("unigram").to_str())
     settings["normalizer"]["normalizers"][-1]["content"] = ""
     with pytest.raises(NotAllowedError, match="its normaliser replaces"):
-        choose_family(settings)
+        choose_rule(settings)
 
 
 @pytest.mark.parametrize("pre", [False, True])
@@ -190,12 +199,58 @@ def test_byte_level_settings_that_disagree(pre: bool, post: bool, trims: bool, a
     assert_settings_are_exact(settings, strings)
 
 
-def test_a_wordpiece_whose_post_processor_trims_as_byte_level_ones_do() -> None:
-    """It would take a word's Ġ for a space."""
-    settings = orjson.loads(small_tokenizer("wordpiece").to_str())
-    settings["post_processor"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
-    with pytest.raises(NotAllowedError, match="its post-processor is one for byte-level tokens"):
-        choose_family(settings)
+@pytest.mark.parametrize("token", ["Ġabc", "##Ġ", "abc ", "\u00a0abc"])
+def test_a_wordpiece_whose_post_processor_trims_as_byte_level_ones_do(token: str) -> None:
+    """It would take a word's Ġ for a space, in a vocabulary that has one; MPNet's has none."""
+    settings = orjson.loads(small_tokenizer("mpnet").to_str())
+    choose_rule(settings)
+    settings["model"]["vocab"][token] = len(settings["model"]["vocab"])
+    with pytest.raises(NotAllowedError, match="its post-processor takes the ends of some tokens for spaces"):
+        choose_rule(settings)
+
+
+def test_characters_that_a_normal_form_makes_ascii_s_of() -> None:
+    """On which it rests that an added token of other ASCII characters is found in the text as it is given."""
+    others = (chr(code) for code in range(128, sys.maxunicode + 1))
+    made = {char: unicodedata.normalize("NFC", char) for char in others}
+    assert {char: form for char, form in made.items() if any(map(str.isascii, form))} == {
+        "\u037e": ";",
+        "\u1fef": "`",
+        "\u212a": "K",
+    }
+
+
+def test_few_triggers_stand_for_many_added_tokens() -> None:
+    """Parts of them will do: of runs of spaces the shortest, of numbered tokens what stands before the number."""
+    triggers = choose_rule(orjson.loads(small_tokenizer("modernbert").to_str())).triggers
+    special = {"<|endoftext|>", "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"}
+    assert set(triggers) == special | {"|||IP_ADDRESS|||", "  ", "[unused"}
+
+
+def test_an_added_token_that_its_characters_twins_may_spell() -> None:
+    tokenizer = small_tokenizer("modernbert")
+    tokenizer.add_tokens([AddedToken("|KEY;|", normalized=True)])
+    settings = orjson.loads(tokenizer.to_str())
+    assert "EY" in choose_rule(settings).triggers
+    assert_settings_are_exact(settings, ["a |KEY;| b", "a |\u212aEY\u037e| b", "|key;|", "EY a"])
+
+
+def test_a_text_that_starts_with_what_its_normaliser_drops() -> None:
+    """The Rust library then counts offsets without it; so do we."""
+    for kind in ("xlm-roberta", "albert", "deberta"):
+        assert_same(kind, ["\x07Ane Skou paid", "Ane \x07Skou paid", "\x7f\x07 Ane\x07 Skou"])
+    assert "\x07" in choose_rule(orjson.loads(small_tokenizer("albert").to_str())).triggers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kernel_splits_the_plain_units_of_every_kind(kind: str) -> None:
+    _, words = both_ways(kind)
+    assert words._splitter is not None
+    text = np.frombuffer(b" harbour", np.uint8)
+    begin = np.array([words.rule.drop_space], np.int64)
+    done, encoded = words._splitter.encode(text, begin, np.array([len(text)], np.int64))
+    assert done.all()
+    assert len(encoded.ids) > 0
 
 
 def test_one_long_text() -> None:
@@ -208,7 +263,7 @@ def test_added_tokens_of_the_user_are_seen() -> None:
         tokenizer.add_tokens(
             [AddedToken("[Ship Name]", normalized=normalized), AddedToken("<y>", lstrip=True, rstrip=True)]
         )
-        words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
+        words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
         strings = [
             "the [Ship Name] came",
             "the [ship name] came",
@@ -241,11 +296,11 @@ def test_other_pipelines_take_the_direct_way(change, reason: str) -> None:
     settings = orjson.loads(small_tokenizer("wordpiece").to_str())
     change(settings)
     with pytest.raises(NotAllowedError, match=reason):
-        choose_family(settings)
+        choose_rule(settings)
 
 
 @pytest.mark.parametrize(
-    ("family", "change", "reason"),
+    ("kind", "change", "reason"),
     [
         ("unigram", lambda s: s["pre_tokenizer"].update(split=False), "Metaspace does not split"),
         ("byte-level", lambda s: s["pre_tokenizer"].update(use_regex=False), "does not split by GPT-2's pattern"),
@@ -256,13 +311,25 @@ def test_other_pipelines_take_the_direct_way(change, reason: str) -> None:
             ),
             "its normaliser replaces",
         ),
+        ("albert", lambda s: s["normalizer"]["normalizers"][0].update(content=" "), "its normaliser replaces"),
+        ("albert", lambda s: s["normalizer"]["normalizers"][0].update(content=""), "its normaliser replaces"),
+        (
+            "deberta",  # split_by_punct
+            lambda s: s["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Punctuation", "behavior": "Isolated"}),
+            r"pre-tokenizer Punctuation \+ Metaspace is not on the list",
+        ),
+        (
+            "modernbert",
+            lambda s: s["added_tokens"].append({"content": "é", "normalized": True}),
+            "added token 'é' is looked for after normalisation",
+        ),
     ],
 )
-def test_other_settings_of_a_family_take_the_direct_way(family: str, change, reason: str) -> None:
-    settings = orjson.loads(small_tokenizer(family).to_str())
+def test_other_settings_of_a_kind_take_the_direct_way(kind: str, change, reason: str) -> None:
+    settings = orjson.loads(small_tokenizer(kind).to_str())
     change(settings)
     with pytest.raises(NotAllowedError, match=reason):
-        choose_family(settings)
+        choose_rule(settings)
 
 
 def test_the_direct_way_is_said_and_equal(tmp_path: Path) -> None:
@@ -281,22 +348,22 @@ def test_the_direct_way_is_said_and_equal(tmp_path: Path) -> None:
 
 
 def test_the_self_check_catches_a_wrong_cut() -> None:
-    """A family told that letters may be parted is found out on the first texts; the tokens are right all the same."""
+    """A rule told that letters may be parted is found out on the first texts; the tokens are right all the same."""
     tokenizer = small_tokenizer("wordpiece")
     settings = orjson.loads(tokenizer.to_str())
     said: list[str] = []
     way = Way(tokenizer, settings, "auto", said.append)
     assert way._words is not None
-    cuts = way._words.family.cuts.copy()
+    cuts = way._words.rule.cuts.copy()
     cuts[kernels.LETTER * kernels.CLASSES + kernels.LETTER] = 1
-    way._words.family = replace(way._words.family, cuts=cuts)
+    way._words.rule = replace(way._words.rule, cuts=cuts)
     assert same_tokens(way.encode(pa.array(CORPUS)), encode_strings(tokenizer, CORPUS))
     assert said == ["encoding text by text: its units do not give the tokens of the whole texts"]
 
 
 def test_an_injected_error_in_a_unit_is_seen_by_the_comparison() -> None:
     tokenizer, _ = both_ways("wordpiece")
-    words = WordEncoder(choose_family(orjson.loads(tokenizer.to_str())), tokenizer)
+    words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
     fast = words.encode(pa.array(CORPUS))
     slow = encode_strings(tokenizer, CORPUS)
     assert same_tokens(fast, slow)
@@ -307,9 +374,9 @@ def test_an_injected_error_in_a_unit_is_seen_by_the_comparison() -> None:
 # The template around a pair.
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_template_lays_out_what_the_tokenizer_does(family: str, tmp_path: Path) -> None:
-    tokenizer = small_tokenizer(family)
+@pytest.mark.parametrize("kind", KINDS)
+def test_template_lays_out_what_the_tokenizer_does(kind: str, tmp_path: Path) -> None:
+    tokenizer = small_tokenizer(kind)
     encoder = load_encoder(save_folder(tokenizer, tmp_path))
     pair = tokenizer.encode("who paid", "the village")
     question, context = (encode_strings(tokenizer, [text]).ids for text in ("who paid", "the village"))
@@ -400,7 +467,7 @@ def test_settings_that_disagree_with_the_file_follow_transformers(tmp_path: Path
 def test_variants_of_settings_leave_the_original_alone() -> None:
     settings = orjson.loads(small_tokenizer("unigram-strip").to_str())
     before = copy.deepcopy(settings)
-    family = choose_family(settings)
+    rule = choose_rule(settings)
     assert settings == before
-    assert sorted(family.settings) == [0, 1, 2, 3]
-    assert family.settings[3] == settings
+    assert sorted(rule.settings) == [0, 1, 2, 3]
+    assert rule.settings[3] == settings

@@ -1,4 +1,4 @@
-"""The fast featurizer against the slow reference: the same features, the same labels, on every tokenizer family."""
+"""The fast featurizer against the slow reference: the same features, the same labels, on every tokenizer kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qa_fast.featurize import featurize_examples
 from qa_fast.raw import ANSWERS_TYPE
 from qa_fast.schema import FeatureConfig, Features
 from tests.made_up import texts
-from tests.tokenizers_for_tests import FAMILIES, save_folder, small_tokenizer
+from tests.tokenizers_for_tests import KINDS, save_folder, small_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 from reference import reference_features
@@ -32,7 +32,7 @@ XQUAD = Path(__file__).parent.parent.parent / "shared" / "data"
 
 @cache
 def loaded(name: str):
-    """The encoder and the transformers tokenizer of a family's folder."""
+    """The encoder and the transformers tokenizer of a kind's folder."""
     folder = Path(_KEEP.name) / name
     save_folder(small_tokenizer(name), folder)
     return load_encoder(folder, mode="words"), AutoTokenizer.from_pretrained(folder)
@@ -107,11 +107,11 @@ def example_rows(draw):
     return rows
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=150)
 @given(rows=example_rows(), sizes=st.sampled_from([(16, 2), (24, 0), (48, 16), (384, 128)]))
-def test_equals_reference_on_made_up_texts(family: str, rows: list[dict], sizes: tuple[int, int]) -> None:
-    encoder, tokenizer = loaded(family)
+def test_equals_reference_on_made_up_texts(kind: str, rows: list[dict], sizes: tuple[int, int]) -> None:
+    encoder, tokenizer = loaded(kind)
     differences = assert_equals_reference(rows, encoder, tokenizer, *sizes)
     assert differences["other"] == 0
 
@@ -124,16 +124,16 @@ def test_equals_reference_on_repaired_answers(rows: list[dict], spaces: tuple[st
         answers = row["answers"]
         answers["text"] = [spaces[0] + text.strip() + spaces[1] for text in answers["text"]]
         answers["answer_start"] = [max(0, start + shift) for start in answers["answer_start"]]
-    differences = assert_equals_reference(rows, *loaded(FAMILIES[0]), 24, 4)
+    differences = assert_equals_reference(rows, *loaded(KINDS[0]), 24, 4)
     assert differences["other"] == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_empty_context_and_no_answer(family: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_context_and_no_answer(kind: str) -> None:
     """The engine itself takes an empty context; the checks before it reject one, so it is called directly."""
     from qa_fast.featurize import cut_features
 
-    encoder, tokenizer = loaded(family)
+    encoder, tokenizer = loaded(kind)
     questions, contexts = encoder.encode(pa.array(["Who paid?"])), encoder.encode(pa.array([""]))
     zero = np.zeros(1, np.int32)
     features = cut_features(questions, contexts, zero, zero, encoder, FeatureConfig())
@@ -158,8 +158,8 @@ def test_equals_reference_on_squad(minilm_folder: Path, squad_files: dict[str, P
 
 
 @pytest.mark.parametrize("language", ["en", "de", "ru", "zh"])
-@pytest.mark.parametrize("family", ["minilm", "byte-level", "unigram"])
-def test_equals_reference_on_xquad(language: str, family: str, minilm_folder: Path) -> None:
+@pytest.mark.parametrize("kind", ["minilm", "byte-level", "unigram"])
+def test_equals_reference_on_xquad(language: str, kind: str, minilm_folder: Path) -> None:
     path = XQUAD / f"xquad.{language}.json"
     if not path.is_file():
         pytest.skip(f"{path.name} is not beside this checkout")
@@ -170,16 +170,16 @@ def test_equals_reference_on_xquad(language: str, family: str, minilm_folder: Pa
                 answer = question["answers"][0]
                 answers = {"text": [answer["text"]], "answer_start": [answer["answer_start"]]}
                 rows.append({**question, "context": paragraph["context"], "answers": answers})
-    if family == "minilm":
+    if kind == "minilm":
         encoder, tokenizer = load_encoder(minilm_folder), AutoTokenizer.from_pretrained(minilm_folder)
     else:
-        encoder, tokenizer = loaded(family)
+        encoder, tokenizer = loaded(kind)
     differences = assert_equals_reference(rows, encoder, tokenizer, 384, 128)
     assert differences["other"] == 0
 
 
 @pytest.mark.parametrize(
-    ("family", "context", "text", "cause"),
+    ("kind", "context", "text", "cause"),
     [
         ("wordpiece", "The harbour was dug in 1874 by Ane", "1874", None),
         ("wordpiece", "  \nThe harbour was dug in 1874 by Ane", "1874", "context_stripped"),
@@ -190,9 +190,9 @@ def test_equals_reference_on_xquad(language: str, family: str, minilm_folder: Pa
     ],
 )
 def test_exact_labels_differ_from_reference_by_known_causes(
-    family: str, context: str, text: str, cause: str | None
+    kind: str, context: str, text: str, cause: str | None
 ) -> None:
-    encoder, _ = loaded(family)
+    encoder, _ = loaded(kind)
     row = {"id": "1", "question": "When?", "context": context, "answers": answer(context, text)}
     _, fast, differences = fast_features([row], encoder, FeatureConfig())
     assert {name: count for name, count in differences.items() if count} == ({cause: 1} if cause else {})

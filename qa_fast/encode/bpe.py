@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qa_fast.encode.cuts import byte_classes, trimming_processors
 from qa_fast.encode.direct import EncodedTexts
-from qa_fast.encode.families import byte_classes, trimming_processors
 from qa_fast.kernels import bpe as kernels
 from qa_fast.kernels.words import DIGIT, LETTER, PUNCTUATION
 from qa_fast.schema import Int32s, Int64s

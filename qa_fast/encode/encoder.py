@@ -18,8 +18,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from qa_fast.encode.cuts import NotAllowedError, choose_rule
 from qa_fast.encode.direct import EncodedTexts, encode_strings
-from qa_fast.encode.families import NotAllowedError, choose_family
 from qa_fast.encode.template import PairTemplate, probe_template
 from qa_fast.encode.words import WordEncoder
 from qa_fast.errors import UserError
@@ -88,7 +88,7 @@ class Way:
         self._words: WordEncoder | None = None
         if mode != "direct":
             try:
-                self._words = WordEncoder(choose_family(settings), tokenizer)
+                self._words = WordEncoder(choose_rule(settings), tokenizer)
             except NotAllowedError as why:
                 self._fall_back(str(why))
 

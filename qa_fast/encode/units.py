@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from qa_fast.buffers import grown
+from qa_fast.encode.cuts import CutRule, byte_classes
 from qa_fast.encode.direct import EncodedTexts
-from qa_fast.encode.families import Family, byte_classes
 from qa_fast.kernels import words as kernels
 from qa_fast.schema import Int64s, Ragged
 
@@ -22,7 +22,7 @@ class UnitSet:
         slots: uint64[SLOT_WORDS * capacity].
         keys: uint64[2 * room].
         offsets: int64[room + 1], where the bytes of each unit lie in `text`.
-        variants: uint8[room], see `families.Family`.
+        variants: uint8[room], see `cuts.CutRule`.
         text: uint8[.].
     """
 
@@ -69,19 +69,19 @@ def _aligned_zeros(words: int) -> np.ndarray:
 
 
 class Cutter:
-    """What `kernels.scan_texts` must know of a family: classes of bytes, cuts and triggers, as its arguments."""
+    """What `kernels.scan_texts` must know of a rule: classes of bytes, cuts and triggers, as its arguments."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, rule: CutRule) -> None:
         classes = byte_classes()
-        cuts = family.cuts.reshape(kernels.CLASSES, kernels.CLASSES)
+        cuts = rule.cuts.reshape(kernels.CLASSES, kernels.CLASSES)
         bits = 1 << np.arange(kernels.CLASSES)
-        triggers = [trigger.encode() for trigger in family.triggers]
+        triggers = [trigger.encode() for trigger in rule.triggers]
         kinds = bits[classes]
         kinds[list({trigger[0] for trigger in triggers})] |= kernels.TRIGGER
         self.kinds = kinds.astype(np.uint8)
         self.followers = (cuts * bits).sum(axis=1).astype(np.uint8)[classes]
-        self.dropped = int(bits[kernels.SPACE] | bits[kernels.BREAK]) if family.drop_space else 0
-        self.variants = family.variants
+        self.dropped = int(bits[kernels.SPACE] | bits[kernels.BREAK]) if rule.drop_space else 0
+        self.variants = rule.variants
         self.triggers = np.frombuffer(b"".join(triggers), np.uint8)
         self.trigger_offsets = np.cumsum([0, *map(len, triggers)], dtype=np.int64)
 

@@ -17,8 +17,8 @@ import orjson
 import pyarrow as pa
 
 from qa_fast.buffers import grown, offsets_of, text_buffers
+from qa_fast.encode.cuts import CutRule, byte_classes
 from qa_fast.encode.direct import EncodedTexts, encode_strings
-from qa_fast.encode.families import Family, byte_classes
 from qa_fast.encode.units import Cutter, Scanner, UnitSet
 from qa_fast.kernels import words as kernels
 from qa_fast.schema import Int64s
@@ -35,13 +35,13 @@ _KNOWN_BYTES = 1 << 26
 class WordEncoder:
     """Encodes texts of one tokenizer by their units, and remembers the units. Threads may share it."""
 
-    def __init__(self, family: Family, tokenizer: Tokenizer) -> None:
-        self.family = family
+    def __init__(self, rule: CutRule, tokenizer: Tokenizer) -> None:
+        self.rule = rule
         self._tokenizers = {
-            variant: tokenizer if variant == family.variants else _tokenizer(settings)
-            for variant, settings in family.settings.items()
+            variant: tokenizer if variant == rule.variants else _tokenizer(settings)
+            for variant, settings in rule.settings.items()
         }
-        self._splitter = _splitter(family, self._tokenizers.get(0, tokenizer))
+        self._splitter = _splitter(rule, self._tokenizers.get(0, tokenizer))
         self._lock = threading.Lock()  # over all below, and the tokenizers
         self._free: list[Scanner] = []
         self._generation = 0
@@ -71,7 +71,7 @@ class WordEncoder:
     def _scanner(self) -> Iterator[Scanner]:
         """A scanner that no other thread uses; given back only if all went well."""
         with self._lock:
-            scanner = self._free.pop() if self._free else Scanner(Cutter(self.family))
+            scanner = self._free.pop() if self._free else Scanner(Cutter(self.rule))
         yield scanner
         if scanner.units.size <= _KNOWN_BYTES:
             with self._lock:
@@ -112,7 +112,7 @@ class WordEncoder:
             if variant == 0:
                 encoded = self._encode_joined(self._tokenizers[0], units)
             else:
-                like = self.family.variants if variant == kernels.WHOLE else variant
+                like = self.rule.variants if variant == kernels.WHOLE else variant
                 encoded = self._encode_one_by_one(self._tokenizers[like], units)
             self._add_tokens(units, encoded)
 
@@ -134,7 +134,7 @@ class WordEncoder:
 
     def _encode_joined(self, tokenizer: Tokenizer, units: Int64s) -> EncodedTexts:
         """Encode many units in one string, where the scan would part them again at the same places."""
-        known, joiner = self._known, self.family.joiner
+        known, joiner = self._known, self.rule.joiner
         begins, ends = known.offsets[units], known.offsets[units + 1]
         flat = np.empty(int((ends - begins).sum()) + len(units) * len(joiner), np.uint8)
         offsets, chars = np.empty(len(units) + 1, np.int64), np.empty(len(units), np.int32)
@@ -143,7 +143,7 @@ class WordEncoder:
         if not joiner:
             classes = byte_classes()
             last, first = (classes[known.text[at]].astype(np.int64) for at in (ends - 1, begins))
-            starts_string[1:] |= self.family.cuts[last[:-1] * kernels.CLASSES + first[1:]] == 0
+            starts_string[1:] |= self.rule.cuts[last[:-1] * kernels.CLASSES + first[1:]] == 0
         heads = np.flatnonzero(starts_string)
         tails = np.append(heads[1:], len(units))
         spans = zip(offsets[heads].tolist(), (offsets[tails] - len(joiner)).tolist(), strict=True)
@@ -168,14 +168,14 @@ class Splitter(Protocol):
         ...
 
 
-def _splitter(family: Family, tokenizer: Tokenizer) -> Splitter | None:
-    """The kernel that knows the family's usual model; None where the tokenizer has another."""
-    settings = family.settings[0]
-    if family.name == "BERT":
+def _splitter(rule: CutRule, tokenizer: Tokenizer) -> Splitter | None:
+    """The kernel for the model that usually goes with the rule; None where the tokenizer has another."""
+    settings = rule.settings[0]
+    if rule.name == "BERT":
         from qa_fast.encode.wordpiece import WordPiece
 
         return WordPiece.of(tokenizer, settings)
-    if family.name == "byte-level":
+    if rule.name == "byte-level":
         from qa_fast.encode.bpe import BytePairs
 
         return BytePairs.of(tokenizer, settings)

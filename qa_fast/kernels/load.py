@@ -1,6 +1,6 @@
 """The featurizer's kernels, loaded or, the first time on a machine, compiled in two processes.
 
-Those for BERT's tokenizers are among them, the default's; those for the other families are loaded when they are needed.
+Those for BERT's tokenizers are among them, the default's; those for other kinds are loaded when they are needed.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _F64_OUT = types.Array(types.float64, 1, "C", readonly=False)
 @njit(
     [
         I64(
-            U8_IN, I64_IN, I64_IN, U8_IN, U8_IN, BOOL, I64, U8_IN, I64_IN, I32_IN, _F64_IN, U8_IN, U64_IN, I32_IN,
+            U8_IN, I64_IN, I64_IN, U8_IN, U8_IN, BOOL, BOOL, I64, U8_IN, I64_IN, I32_IN, _F64_IN, U8_IN, U64_IN, I32_IN,
             U64_IN, U8_OUT, I32_OUT, _F64_OUT, I32_OUT, I32_OUT, U8_OUT, I64_OUT, I32_OUT,
         )
     ],
@@ -36,6 +36,7 @@ def split_units(
     allowed: np.ndarray,  # uint8[code points], 1 for the characters that a plain unit may hold; none beyond
     replacement: np.ndarray,  # uint8[.], what stands for the space
     prepends: bool,  # whether it is also put before a text that does not start with a space
+    parted: bool,  # whether the space itself is dropped and counts to no token
     longest_token: int,  # bytes
     token_text: np.ndarray,  # uint8[bytes]
     token_offsets: np.ndarray,  # int64[V + 1]
@@ -64,6 +65,7 @@ def split_units(
     for unit in range(len(begins)):
         space = np.int64(text[begins[unit]] == 32)
         begin = begins[unit] + space
+        first = space if parted else np.int64(0)
         plain = begin < ends[unit] and (space == 1 or prepends)
         at = begin
         char = np.int32(0)
@@ -127,8 +129,8 @@ def split_units(
                 start = scratch_start[end]
                 out_tokens[3 * at] = token_ids[scratch_token[end]]
                 # What is put before a text counts to its first character.
-                out_tokens[3 * at + 1] = scratch_char[start] + space if start > 0 else 0
-                out_tokens[3 * at + 2] = max(scratch_char[end] + space, 1)
+                out_tokens[3 * at + 1] = scratch_char[start] + space if start > 0 else first
+                out_tokens[3 * at + 2] = max(scratch_char[end] + space, first + 1)
                 end = start
         out_offsets[unit + 1] = tokens
     return tokens

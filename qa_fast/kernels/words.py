@@ -2,7 +2,7 @@
 
 A *unit* is a stretch of a text that the tokenizer treats the same wherever it stands. Where a text may be cut is told
 by two tables over bytes: which class a byte is of, as one bit, and which classes may begin a unit behind it, as a mask
-(see `encode.families`). Bytes beyond ASCII are of a class that is never parted from anything, so that whatever a
+(see `encode.cuts`). Bytes beyond ASCII are of a class that is never parted from anything, so that whatever a
 normaliser does across characters happens inside one unit.
 
 The set of distinct units is an open-addressing table of slots of four words, which share a line of the cache: the two
@@ -49,8 +49,12 @@ def _same_bytes(left: np.ndarray, left_start: int, right: np.ndarray, right_star
 
 
 @njit
-def _holds_any(text: np.ndarray, begin: int, end: int, words: np.ndarray, word_offsets: np.ndarray) -> bool:
+def _holds_any(
+    text: np.ndarray, begin: int, end: int, kinds: np.ndarray, words: np.ndarray, word_offsets: np.ndarray
+) -> bool:
     for at in range(begin, end):
+        if kinds[text[at]] & TRIGGER == 0:
+            continue
         for word in range(len(word_offsets) - 1):
             size = word_offsets[word + 1] - word_offsets[word]
             if at + size <= end and _same_bytes(text, at, words, word_offsets[word], size):
@@ -135,7 +139,7 @@ def scan_texts(
             parts += _U((may_follow & kind) != 0)
             chars += (text[at] & 0xC0) != 0x80
             may_follow = followers[text[at]]
-        whole = seen & TRIGGER != 0 and _holds_any(text, begin, end, triggers, trigger_offsets)
+        whole = seen & TRIGGER != 0 and _holds_any(text, begin, end, kinds, triggers, trigger_offsets)
         if whole:
             parts = _U(1)
             scratch_start[0] = begin

@@ -1,13 +1,16 @@
-"""Where texts may be cut, for each family of pre-tokenizers, and which tokenizers it is known for.
+"""Where texts may be cut: a rule for each kind of pre-tokenizer, and which tokenizers it is known to hold for.
 
-A cut is only ever made between two ASCII characters of certain classes, where the family's pre-tokenizer is certain to
-part them and no normaliser on the allow-list looks across. What stands in tokenizer.json decides; whatever is not on
-the list is encoded the direct way, text by text, and `choose_family` says why.
+A cut is only ever made between two ASCII characters of certain classes, where the pre-tokenizer is certain to part
+them and no normaliser on the allow-list looks across. What stands in tokenizer.json decides; whatever is not on
+the list is encoded the direct way, text by text, and `choose_rule` says why.
 """
 
 from __future__ import annotations
 
+import base64
 import copy
+import re
+import string
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +33,14 @@ _SOLID = (LETTER, DIGIT, PUNCTUATION, APOSTROPHE)
 # Characters that compatibility normalisation turns into the brackets that added tokens begin with.
 _LOOKALIKES = {"[": ("［", "﹇"), "<": ("＜", "﹤", "≮")}
 _UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+# NFC makes these three of ASCII's characters out of others, and none besides.
+_MADE_BY_NFC = "[;`K]"
+# What makes one space of white space in a row, which no cut parts.
+_RUNS = ({"Regex": " {2,}"}, {"Regex": r"\s{2,}|[\n\r\t]"})
 
 
 @dataclass(frozen=True)
-class Family:
+class CutRule:
     """How texts are cut and units encoded.
 
     Attributes:
@@ -72,14 +79,14 @@ def byte_classes() -> np.ndarray:
     return classes
 
 
-def choose_family(settings: dict[str, Any]) -> Family:
-    """The family of a tokenizer.
+def choose_rule(settings: dict[str, Any]) -> CutRule:
+    """The rule for a tokenizer.
 
     Args:
         settings: The parsed tokenizer.json.
 
     Raises:
-        NotAllowedError: It is of none; the direct way is to be taken.
+        NotAllowedError: There is none; the direct way is to be taken.
     """
     if (settings.get("model") or {}).get("dropout"):
         raise NotAllowedError("its BPE model drops merges at random")
@@ -96,24 +103,24 @@ def choose_family(settings: dict[str, Any]) -> Family:
     raise NotAllowedError(f"pre-tokenizer {' + '.join(map(str, kinds)) if kind else 'none'} is not on the list")
 
 
-def _bert(settings: dict[str, Any]) -> Family:
+def _bert(settings: dict[str, Any]) -> CutRule:
     """BERT: white space parts words, punctuation stands alone; both neighbours of a cut survive normalisation."""
-    for normalizer in _normalizers(settings):
+    for normalizer in normalizers_of(settings):
         _require(normalizer, "BertNormalizer", "Lowercase", "StripAccents", *_UNICODE_FORMS)
-    if trimming_processors(settings):
-        raise NotAllowedError("its post-processor is one for byte-level tokens")
+    if trimming_processors(settings) and any(map(_ends_in_space, _tokens(settings))):
+        raise NotAllowedError("its post-processor takes the ends of some tokens for spaces")
     cuts = _cuts((_SOLID, (SPACE, BREAK)), ((SPACE, BREAK), (*_SOLID, SPACE, BREAK)))
     marks = (PUNCTUATION, APOSTROPHE)
     cuts |= _cuts(((LETTER, DIGIT), marks), (marks, (LETTER, DIGIT)), (marks, marks))
-    return Family("BERT", cuts, True, " ", 0, {0: settings}, _triggers(settings))
+    return CutRule("BERT", cuts, True, " ", 0, {0: settings}, _triggers(settings))
 
 
-def _byte_level(settings: dict[str, Any]) -> Family:
+def _byte_level(settings: dict[str, Any]) -> CutRule:
     """Byte-level BPE with GPT-2's pattern: white space leads the word behind it; letters, digits and marks part.
 
     Nothing is cut behind an apostrophe that a letter follows, since the pattern takes contractions together.
     """
-    for normalizer in _normalizers(settings):
+    for normalizer in normalizers_of(settings):
         _require(normalizer, *_UNICODE_FORMS)
     if not settings["pre_tokenizer"].get("use_regex", True):
         raise NotAllowedError("its byte-level pre-tokenizer does not split by GPT-2's pattern")
@@ -125,12 +132,12 @@ def _byte_level(settings: dict[str, Any]) -> Family:
     )
     adds = [step for step in trimming_processors(settings) if step.get("add_prefix_space", True)]
     if not adds and not settings["pre_tokenizer"].get("add_prefix_space"):
-        return Family("byte-level", cuts, False, "", 0, {0: settings}, _triggers(settings))
+        return CutRule("byte-level", cuts, False, "", 0, {0: settings}, _triggers(settings))
     later = copy.deepcopy(settings)
     later["pre_tokenizer"]["add_prefix_space"] = False
     for processor in trimming_processors(later):
         processor["add_prefix_space"] = False
-    return Family("byte-level", cuts, False, "", FIRST, {FIRST: settings, 0: later}, _triggers(settings))
+    return CutRule("byte-level", cuts, False, "", FIRST, {FIRST: settings, 0: later}, _triggers(settings))
 
 
 def trimming_processors(settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -143,36 +150,76 @@ def trimming_processors(settings: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> Family:
+def _tokens(settings: dict[str, Any]) -> list[str]:
+    """All tokens, those added included."""
+    return [*settings["model"].get("vocab", ()), *(token["content"] for token in settings.get("added_tokens", []))]
+
+
+def _ends_in_space(token: str) -> bool:
+    """Whether a post-processor that trims would trim the token: it takes Ġ for a space, as in byte-level tokens."""
+    return any(char == "Ġ" or char.isspace() for char in (token[:1], token[-1:]))
+
+
+def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> CutRule:
     """Metaspace: a unit is a space and the text behind it."""
     if not metaspace.get("split", True):
         raise NotAllowedError("its Metaspace does not split")
     strips = 0
-    for normalizer in _normalizers(settings):
+    dropped: list[str] = []
+    for normalizer in normalizers_of(settings):
         _require(normalizer, "Precompiled", "Nmt", "Replace", "Strip", "Lowercase", "StripAccents", *_UNICODE_FORMS)
-        one_space = normalizer.get("pattern") == {"Regex": " {2,}"} and normalizer.get("content") in (" ", "▁")
-        if normalizer["type"] == "Replace" and not one_space:
+        if normalizer["type"] == "Replace" and not _stays_in_units(normalizer):
             raise NotAllowedError(f"its normaliser replaces {normalizer.get('pattern')}")
+        if normalizer["type"] == "Precompiled":
+            dropped += _dropped_characters(normalizer["precompiled_charsmap"])
         if normalizer["type"] == "Strip":
             strips |= FIRST * bool(normalizer.get("strip_left")) | LAST * bool(normalizer.get("strip_right"))
     cuts = _cuts((_SOLID, (SPACE,)))
     by_variant = {}
     for variant in {0, FIRST & strips, LAST & strips, strips}:
         by_variant[variant] = _with_strip(settings, variant)
-    return Family("Metaspace", cuts, False, "", strips, by_variant, _triggers(settings))
+    return CutRule("Metaspace", cuts, False, "", strips, by_variant, (*_triggers(settings), *dropped))
+
+
+def _dropped_characters(character_map: str) -> list[str]:
+    """Those that a normaliser of sentencepiece's drops: control characters, as a rule.
+
+    Where it drops a text's first ones, the Rust library counts the offsets of all the text without them, so a text with
+    one is taken whole. Only Unicode's first plane is asked for, in a tenth of a second: sentencepiece's own tables drop
+    nothing beyond.
+    """
+    from tokenizers.normalizers import Precompiled
+
+    mark = "\ue000"  # of private use: of no table, and joined to nothing
+    chars = [chr(code) for code in (*range(1, 0xD800), *range(0xE001, 0x10000))]
+    normalized = Precompiled(base64.b64decode(character_map)).normalize_str(mark.join(chars)).split(mark)
+    return [char for char, text in zip(chars, normalized, strict=True) if not text]
+
+
+def _stays_in_units(replace: dict[str, Any]) -> bool:
+    """Whether a replacement neither looks across a cut nor changes what is beside one.
+
+    Besides runs of white space that is marks for marks, as ALBERT's quotes.
+    """
+    content = replace.get("content") or ""
+    if replace.get("pattern") in _RUNS:
+        return content in (" ", "▁")
+    replaced = (replace.get("pattern") or {}).get("String", "")
+    return bool(replaced and content) and set(replaced + content) <= set(string.punctuation)
 
 
 def _with_strip(settings: dict[str, Any], variant: int) -> dict[str, Any]:
     """The settings with Strip only at the ends of a text that a unit of this variant touches."""
     changed = copy.deepcopy(settings)
-    for normalizer in _normalizers(changed):
+    for normalizer in normalizers_of(changed):
         if normalizer["type"] == "Strip":
             normalizer["strip_left"] = bool(normalizer.get("strip_left")) and bool(variant & FIRST)
             normalizer["strip_right"] = bool(normalizer.get("strip_right")) and bool(variant & LAST)
     return changed
 
 
-def _normalizers(settings: dict[str, Any]) -> list[dict[str, Any]]:
+def normalizers_of(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps of a tokenizer's normaliser."""
     normalizer = settings.get("normalizer")
     if not normalizer:
         return []
@@ -188,21 +235,30 @@ def _require(normalizer: dict[str, Any], *allowed: str) -> None:
 def _triggers(settings: dict[str, Any]) -> tuple[str, ...]:
     """What must not be cut through: added tokens, which are looked for in the whole text before anything else.
 
-    A token that is looked for after normalisation may be spelt in other characters; any text with its first one, or a
-    look-alike, is then taken whole.
+    Any part of a token will do, and few are better than many: the scan compares each at every place. A token that is
+    looked for after normalisation may be spelt in other characters; any text with its first one, or a look-alike, is
+    then taken whole.
     """
+    normalizers = {normalizer.get("type") for normalizer in normalizers_of(settings)}
     triggers: list[str] = []
     for token in settings.get("added_tokens", []):
         content = token["content"]
         if not content:
             continue
-        if not token.get("normalized") or not settings.get("normalizer"):
-            triggers.append(content)
+        if not token.get("normalized") or not normalizers:
+            triggers.append(_unnumbered(content))
+        elif normalizers == {"NFC"} and content.isascii() and re.sub(_MADE_BY_NFC, "", content):
+            triggers.append(_unnumbered(max(re.split(_MADE_BY_NFC, content), key=len)))
         elif content[0] in _LOOKALIKES:
             triggers += [content[0], *_LOOKALIKES[content[0]]]
         else:
             raise NotAllowedError(f"its added token {content!r} is looked for after normalisation")
-    return tuple(dict.fromkeys(triggers))
+    return tuple(t for t in dict.fromkeys(triggers) if not any(part in t for part in triggers if part != t))
+
+
+def _unnumbered(content: str) -> str:
+    """A token without the number at its end: of `[unused0]` to `[unused99]` one is left."""
+    return re.sub(r"(?<=\w)\d+\W*$", "", content)
 
 
 def _cuts(*rules: tuple[tuple[int, ...], tuple[int, ...]]) -> np.ndarray:
