@@ -19,9 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
+
+from qa_fast.backend import settle_tensorflow
+
+settle_tensorflow()
 
 WORDS, HIDDEN, HEADS, LAYERS = 8192, 768, 12, 4
 _LIKE_BERT = {

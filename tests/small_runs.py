@@ -8,8 +8,8 @@ from safetensors.numpy import load_file, save_file
 from qa_fast.build import build_shards
 from qa_fast.checkpoint import save_model
 from qa_fast.model.encoder import SpanModel
-from qa_fast.model.families import read_encoder_config
-from tests.small_models import TINY_BERT
+from qa_fast.model.families import family_of, read_encoder_config
+from tests.small_models import TINY
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
 PLACES = ["Lindholm", "Askby", "Norre", "Vester", "Kaldvig", "Udsigt", "Havn", "Torp"]
@@ -38,26 +38,45 @@ def authored_examples(places: int = 8) -> list[dict]:
     return rows
 
 
-def make_model_folder(folder: Path, **changes: object) -> Path:
-    """A tiny random BERT without a head, with its tokenizer."""
-    tokenizer = small_tokenizer("wordpiece")
-    raw = TINY_BERT | {
+# The tokenizer that each family of `small_models.TINY` comes with.
+TOKENIZERS = {
+    "bert": "wordpiece",
+    "distilbert": "wordpiece-cased",
+    "roberta": "byte-level",
+    "xlm-roberta": "xlm-roberta",
+    "camembert": "camembert",
+    "electra": "wordpiece",
+    "electra-wide": "wordpiece",
+    "albert": "albert",
+    "mpnet": "mpnet",
+    "deberta-v2": "deberta-rebuilt",
+    "deberta-v3": "deberta",
+    "modernbert": "modernbert",
+}
+
+
+def make_model_folder(folder: Path, name: str = "bert", **changes: object) -> Path:
+    """A tiny random encoder without a head, with its tokenizer; `name` is a key of `small_models.TINY`."""
+    tokenizer = small_tokenizer(TOKENIZERS[name])
+    staging = save_folder(tokenizer, folder.parent / f"{folder.name}-parts")
+    pad_token = json.loads((staging / "tokenizer_config.json").read_text())["pad_token"]
+    raw = TINY[name] | {
         "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": 64,
-        "intermediate_size": 128,
         "max_position_embeddings": 160,
         "initializer_range": 0.05,
+        "pad_token_id": tokenizer.token_to_id(pad_token),
     }
+    if name == "bert":
+        raw |= {"hidden_size": 64, "intermediate_size": 128}
     raw |= changes
-    staging = save_folder(tokenizer, folder.parent / f"{folder.name}-parts")
     (staging / "config.json").write_text(json.dumps(raw))
     model = SpanModel(read_encoder_config(raw))
     model.initialize(1)
     save_model(model, folder, staging)
     weights = load_file(folder / "model.safetensors")
-    save_file(
-        {name: value for name, value in weights.items() if "qa_outputs" not in name}, folder / "model.safetensors"
-    )
+    head = tuple(key for slot in family_of(raw["model_type"]).slots(model.config) if slot.head for key in slot.names)
+    bare = {key: value for key, value in weights.items() if key not in head}
+    save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -137,6 +137,17 @@ def test_short_precisions_stay_near_and_finite(name: str, precision: str) -> Non
     )
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", TINY)
+def test_short_precisions_stay_finite_on_long_padded_batches(name: str, precision: str) -> None:
+    """The longest rows that checkpoints take, beside rows of a few tokens, and weights large enough to saturate."""
+    room = {"max_position_embeddings": 514 if "roberta" in name or name in ("camembert", "mpnet") else 512}
+    model = tiny_model(TINY[name] | room | {"initializer_range": 1.0}, precision=precision)
+    ids, _, types = tiny_batch(rows=4, length=512)
+    lengths = np.array([512, 300, 2, 1], np.int32)
+    assert np.isfinite(logits(model, padded(ids, lengths, model.config.pad_id), lengths, types)).all()
+
+
 def randomized(raw: dict) -> SpanModel:
     model = tiny_model(raw)
     generator = np.random.default_rng(1)
