@@ -481,6 +481,26 @@ def test_settings_that_disagree_with_the_file_follow_transformers(tmp_path: Path
     assert encoder.encode(pa.array([text])).ids.tolist() == theirs(text, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.parametrize("name", ["RobertaTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("space", [False, True])
+def test_a_prefix_space_that_disagrees_with_the_file_follows_transformers(
+    name: str, space: bool, tmp_path: Path
+) -> None:
+    """Whose class for RoBERTa does as it is told; the class for any file does as the file says."""
+    from transformers import AutoTokenizer
+
+    folder = save_folder(small_tokenizer("byte-level" if space else "byte-level-prefix-space"), tmp_path)
+    names = json.loads((folder / "tokenizer_config.json").read_text())
+    names.update(tokenizer_class=name, add_prefix_space=space)
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    encoder, theirs = load_encoder(folder, mode="words"), AutoTokenizer.from_pretrained(folder)
+    text = "harbour was dug"
+    encoded = encoder.encode(pa.array([text]))
+    expected = theirs(text, add_special_tokens=False, return_offsets_mapping=True)
+    assert encoded.ids.tolist() == expected["input_ids"]
+    assert list(zip(encoded.char_start.tolist(), encoded.char_end.tolist(), strict=True)) == expected["offset_mapping"]
+
+
 def test_variants_of_settings_leave_the_original_alone() -> None:
     settings = orjson.loads(small_tokenizer("unigram-strip").to_str())
     before = copy.deepcopy(settings)
