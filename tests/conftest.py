@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +31,40 @@ def squad_files() -> dict[str, Path]:
     except UserError as error:
         pytest.skip(f"no SQuAD within reach: {error}")
     return {split: paths[0] for split, paths in source.splits.items()}
+
+
+@pytest.fixture(scope="session")
+def xquad() -> Callable[[str], list[dict[str, Any]]]:
+    """The questions of XQuAD in a language, each with its context and its first answer as the Hub has it."""
+
+    def rows(language: str) -> list[dict[str, Any]]:
+        path = _shared_data() / f"xquad.{language}.json"
+        if not path.is_file():
+            pytest.skip(f"{path.name} is not beside this checkout, and QA_FAST_SHARED_DATA names no folder with it")
+        return [
+            {
+                "id": question["id"],
+                "question": question["question"],
+                "context": paragraph["context"],
+                "answers": {
+                    "text": [question["answers"][0]["text"]],
+                    "answer_start": [question["answers"][0]["answer_start"]],
+                },
+            }
+            for article in json.loads(path.read_text(encoding="utf-8"))["data"]
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        ]
+
+    return rows
+
+
+def _shared_data() -> Path:
+    """What a variable of the environment names, else a folder beside this checkout or the one whose worktree it is."""
+    if named := os.environ.get("QA_FAST_SHARED_DATA"):
+        return Path(named)
+    root = Path(__file__).parent.parent
+    git = root / ".git"
+    if git.is_file():  # a worktree's holds `gitdir: …/.git/worktrees/NAME`
+        root = (root / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).parents[2]
+    return root.parent / "shared" / "data"

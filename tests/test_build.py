@@ -28,6 +28,7 @@ from qa_fast.shards import open_shards
 from qa_fast.sources import files, rows
 from tests import sample
 from tests.test_sources_files import save
+from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
 CONFIG = FeatureConfig(max_length=48, doc_stride=12)
 
@@ -78,6 +79,26 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, source: str, model:
     for name, workers in (("one", 1), ("two", 2), ("many", 7)):
         build_shards(source, tmp_path / name, model, CONFIG, workers=workers)
     assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "many")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-level"])
+def test_padding_and_truncation_of_the_model_s_folder_change_nothing(tmp_path: Path, source: str, kind: str) -> None:
+    """Some folders say "left", or were saved with what their last user had switched on."""
+    tokenizer = small_tokenizer(kind)
+    folder = save_folder(tokenizer, tmp_path / "model")
+    build_shards(source, tmp_path / "plain", str(folder), CONFIG)
+
+    names = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    names.update(padding_side="left", truncation_side="left", model_max_length=16)
+    (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
+    build_shards(source, tmp_path / "said", str(folder), CONFIG)
+
+    pad = names["pad_token"]
+    tokenizer.enable_padding(direction="left", length=64, pad_id=tokenizer.token_to_id(pad), pad_token=pad)
+    tokenizer.enable_truncation(12, stride=3, strategy="only_second", direction="left")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    build_shards(source, tmp_path / "saved", str(folder), CONFIG)
+    assert contents(tmp_path / "plain") == contents(tmp_path / "said") == contents(tmp_path / "saved")
 
 
 def test_every_kind_of_file_gives_the_same_shards(tmp_path: Path, model: str) -> None:

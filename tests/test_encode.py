@@ -451,6 +451,23 @@ def test_truncation_and_padding_of_the_file_are_switched_off(tmp_path: Path) -> 
     assert len(padded.encode(pa.array([CORPUS[0]])).ids) == len(plain.encode(pa.array([CORPUS[0]])).ids) > 8
 
 
+def test_padding_on_the_left_is_switched_off_where_transformers_makes_the_tokenizer(tmp_path: Path) -> None:
+    """As it does where tokenizer_config.json disagrees with tokenizer.json, which comes with its own padding."""
+    hashes = []
+    for side in ("right", "left"):
+        tokenizer = small_tokenizer("wordpiece")
+        tokenizer.enable_padding(direction=side, length=64)
+        tokenizer.enable_truncation(8, direction=side)
+        folder = save_folder(tokenizer, tmp_path / side)
+        names = json.loads((folder / "tokenizer_config.json").read_text())
+        names.update(tokenizer_class="BertTokenizer", do_lower_case=False, padding_side=side)
+        (folder / "tokenizer_config.json").write_text(json.dumps(names))
+        encoder = load_encoder(folder)
+        assert len(encoder.encode(pa.array([CORPUS[0]])).ids) > 8
+        hashes.append(encoder.tokenizer_hash)
+    assert hashes[0] == hashes[1]
+
+
 def test_settings_that_disagree_with_the_file_follow_transformers(tmp_path: Path) -> None:
     """tokenizer_config.json says cased, tokenizer.json lowercases: transformers follows the former, and so do we."""
     from transformers import AutoTokenizer
@@ -462,6 +479,26 @@ def test_settings_that_disagree_with_the_file_follow_transformers(tmp_path: Path
     encoder, theirs = load_encoder(folder), AutoTokenizer.from_pretrained(folder)
     text = "Ane Skou paid"
     assert encoder.encode(pa.array([text])).ids.tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["RobertaTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("space", [False, True])
+def test_a_prefix_space_that_disagrees_with_the_file_follows_transformers(
+    name: str, space: bool, tmp_path: Path
+) -> None:
+    """Whose class for RoBERTa does as it is told; the class for any file does as the file says."""
+    from transformers import AutoTokenizer
+
+    folder = save_folder(small_tokenizer("byte-level" if space else "byte-level-prefix-space"), tmp_path)
+    names = json.loads((folder / "tokenizer_config.json").read_text())
+    names.update(tokenizer_class=name, add_prefix_space=space)
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    encoder, theirs = load_encoder(folder, mode="words"), AutoTokenizer.from_pretrained(folder)
+    text = "harbour was dug"
+    encoded = encoder.encode(pa.array([text]))
+    expected = theirs(text, add_special_tokens=False, return_offsets_mapping=True)
+    assert encoded.ids.tolist() == expected["input_ids"]
+    assert list(zip(encoded.char_start.tolist(), encoded.char_end.tolist(), strict=True)) == expected["offset_mapping"]
 
 
 def test_variants_of_settings_leave_the_original_alone() -> None:

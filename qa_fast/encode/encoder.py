@@ -196,7 +196,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _agrees(settings: dict[str, Any], names: dict[str, Any]) -> bool:
-    """Whether tokenizer.json normalises as tokenizer_config.json says; transformers follows the latter."""
+    """Whether tokenizer.json works as tokenizer_config.json says; transformers follows the latter."""
+    pre = settings.get("pre_tokenizer") or {}
+    space = pre.get("add_prefix_space")
+    if pre.get("type") == "ByteLevel" and names.get("add_prefix_space", space) != space:
+        return False
     normalizer = settings.get("normalizer") or {}
     if normalizer.get("type") != "BertNormalizer":
         return True
