@@ -1,6 +1,7 @@
 """Hugging Face folders in and out, against torch."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from qa_fast.checkpoint import load_model, save_model, state_dict
 from qa_fast.errors import UserError
-from tests.small_models import tiny_batch
+from tests.small_models import TINY, tiny_batch
 from tests.torch_models import opened_by_torch, torch_folder, torch_logits
 
 
@@ -103,13 +104,74 @@ def test_saving_over_a_folder_must_be_asked_for(tmp_path: Path) -> None:
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
-def test_only_pickled_weights_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+@pytest.mark.parametrize("name", TINY)
+def test_torch_s_own_files_give_the_same_logits(tmp_path: Path, name: str, form: str) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = torch_folder(tmp_path / "model", name)
+    expected, left_out = our_logits(folder, *tiny_batch()), load_model(folder)[1].left_out
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=form == "zip")
+    np.testing.assert_array_equal(our_logits(folder, *tiny_batch()), expected)
+    assert load_model(folder)[1].left_out == left_out
+    # What we write has no pickles.
+    save_model(load_model(folder)[0], tmp_path / "out", folder)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors"}
+    np.testing.assert_array_equal(our_logits(tmp_path / "out", *tiny_batch()), expected)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_torch_s_own_files_in_parts_and_short(tmp_path: Path, dtype: str) -> None:
+    import torch
+    from safetensors.torch import load_file
+
     folder = torch_folder(tmp_path / "model", "bert")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"must be in model.safetensors; .* holds only pytorch_model.bin"):
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+    (folder / "model.safetensors").unlink()
+    names = list(tensors)
+    parts = {f"pytorch_model-0000{part + 1}-of-00002.bin": names[part::2] for part in range(2)}
+    for file, held in parts.items():
+        torch.save({name: tensors[name] for name in held}, folder / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, held in parts.items() for name in held}}
+    path = folder / "pytorch_model.bin.index.json"
+    path.write_text(json.dumps(index))
+    found = state_dict(load_model(folder)[0])
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, tensors[name].float().numpy())
+    path.write_text(json.dumps({"weight_map": {"a": "../model.bin"}}))
+    with pytest.raises(UserError, match=r"index.json must name files of its own folder; received '../model.bin'"):
+        load_model(folder)
+    path.write_text(json.dumps({"weight_map": {"a": "none.bin"}}))
+    with pytest.raises(UserError, match=r"must be a whole file of torch's; .*none.bin' is not \(.*No such file"):
+        load_model(folder)
+
+
+def test_which_weights_are_read(tmp_path: Path) -> None:
+    folder = torch_folder(tmp_path / "model", "bert")
+    expected = our_logits(folder, *tiny_batch())
+    (folder / "pytorch_model.bin").write_bytes(b"never opened beside safetensors")
+    np.testing.assert_array_equal(our_logits(folder, *tiny_batch()), expected)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"must be a whole file of torch's"):
+        load_model(folder)
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": print}))
+    with pytest.raises(UserError, match=r"must be a plain dictionary of tensors; .* asks for builtins.print"):
         load_model(folder)
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(UserError, match=r"must hold model.safetensors"):
+    for other in ("tf_model.h5", "flax_model.msgpack", "model.ckpt.index", "rust_model.ot"):
+        (folder / other).write_bytes(b"")
+        with pytest.raises(
+            UserError, match=rf"holds only {other}, which is not read here: convert it with transformers"
+        ):
+            load_model(folder)
+        (folder / other).unlink()
+    with pytest.raises(
+        UserError, match=r"must hold model.safetensors or pytorch_model.bin; .* does not: check the path"
+    ):
         load_model(folder)
 
 

@@ -216,6 +216,53 @@ def test_a_model(tmp_path: Path, stand_in: StandIn) -> None:
     assert "from the Hub's cache" in again["said"][0]
 
 
+SHARDS = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+INDEX = json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("weights", "fetched"),
+    [
+        ({"pytorch_model.bin": b"x"}, {"pytorch_model.bin"}),
+        (
+            {"pytorch_model.bin.index.json": INDEX} | dict.fromkeys(SHARDS, b"x"),
+            {"pytorch_model.bin.index.json", *SHARDS},
+        ),
+        ({"model.safetensors": b"x", "pytorch_model.bin": b"y"}, {"model.safetensors"}),
+    ],
+)
+def test_the_weights_of_a_model(
+    tmp_path: Path, stand_in: StandIn, weights: dict[str, bytes], fetched: set[str]
+) -> None:
+    tokenizer = {"spm.model", "added_tokens.json", "merges.txt", "tokenizer_config.json"}
+    others = {"tf_model.h5", "flax_model.msgpack", "optimizer.bin", "onnx/model.onnx", "fp16/pytorch_model.bin"}
+    stand_in.repos["model", "org/model"] = dict.fromkeys(others | tokenizer | {"config.json"}, b"{}") | weights
+    # Without its weights a model in the cache is not whole.
+    first = run(tmp_path, stand_in.url, "resolve_model('org/model', weights=False)")
+    again = run(tmp_path, stand_in.url, "resolve_model('org/model', weights=False)", HF_HUB_OFFLINE="1")
+    assert again["got"] == first["got"]
+    assert "out of reach" in run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")["error"]
+    folder = Path(run(tmp_path, stand_in.url, "resolve_model('org/model')")["got"])
+    assert {path.name for path in folder.iterdir()} == fetched | tokenizer | {"config.json"}
+    again = run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")
+    assert again["got"] == str(folder)
+    for name in fetched:
+        if not name.endswith(".json"):
+            (folder / name).unlink()
+            break
+    assert "out of reach" in run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")["error"]
+
+
+def test_a_model_with_weights_that_are_not_read(tmp_path: Path, stand_in: StandIn) -> None:
+    stand_in.repos["model", "org/model"] = {"config.json": b"{}", "tf_model.h5": b"x", "vocab.txt": b"a"}
+    error = run(tmp_path, stand_in.url, "resolve_model('org/model')")["error"]
+    assert error == (
+        "model org/model must have its weights in model.safetensors or pytorch_model.bin; found config.json, "
+        "tf_model.h5, vocab.txt: choose another, or convert it with transformers' save_pretrained"
+    )
+    assert "got" in run(tmp_path, stand_in.url, "resolve_model('org/model', weights=False)")
+
+
 def test_squad_and_minilm_come_from_the_hub_and_then_from_its_cache(tmp_path: Path, stand_in: StandIn) -> None:
     stand_in.repos["dataset", SQUAD_ID] = {
         "plain_text/train-00000-of-00001.parquet": parquet(sample.rows()),

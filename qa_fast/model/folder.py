@@ -1,6 +1,7 @@
 """What lies in a Hugging Face model folder: `config.json`, the tokenizer's files, the weights' files.
 
-Nothing here loads a framework. Weights are read by the safetensors library, a tensor at a time.
+Nothing here loads a framework. Weights are read a tensor at a time, by the safetensors library, or by `pickled` where
+a folder has only torch's own format.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.families import FAMILIES, read_encoder_config
+from qa_fast.model.pickled import PickledTensors
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,7 +34,9 @@ TOKENIZER_FILES = (
     "spiece.model",
     "spm.model",
 )
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "model.ckpt.index", "flax_model.msgpack")
+SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+# Weights of other frameworks, which are not read.
+_OTHERS = ("tf_model.h5", "model.ckpt.index", "flax_model.msgpack", "rust_model.ot")
 
 
 def read_json_config(folder: str | Path) -> dict[str, Any]:
@@ -72,23 +76,22 @@ def known_config(folder: str | Path) -> EncoderConfig | None:
 
 
 class Tensors:
-    """The tensors of a folder's safetensors files by name, read when asked for; close it, or use it in a `with`.
+    """The tensors of a folder's weights by name, read when asked for; close it, or use it in a `with`.
 
     Raises:
-        UserError: There are none, or a file is damaged.
+        UserError: There are none, a file is damaged, or a pickled one asks for more than tensors.
     """
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open  # here, since most who read a config read no weights
-
-        self._stack = contextlib.ExitStack()
         self._files: dict[str, Any] = {}
         self._names: dict[Any, Path] = {}
-        for path in _weight_files(folder):
-            with _whole(path):
-                file = self._stack.enter_context(safe_open(path, framework="numpy"))
-                self._names[file] = path
-                self._files |= dict.fromkeys(file.keys(), file)
+        with contextlib.ExitStack() as opened:
+            for path in _weight_files(folder):
+                with _whole(path):
+                    file = opened.enter_context(_open(path))
+                    self._names[file] = path
+                    self._files |= dict.fromkeys(file.keys(), file)
+            self._stack = opened.pop_all()
 
     def __enter__(self) -> Tensors:
         return self
@@ -135,19 +138,29 @@ def _whole(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _open(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return PickledTensors(path)
+    from safetensors import safe_open  # here, since most who read a config read no weights
+
+    return safe_open(path, framework="numpy")
+
+
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    if index.is_file():
-        return [folder / name for name in _files_of(index)]
-    pickled = [name for name in PICKLED if (folder / name).exists()]
-    if pickled:
+    """The files of a folder's weights; pickled ones where there are no others."""
+    for name in (SAFETENSORS, PICKLED):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return [folder / name]
+        if index.is_file():
+            return [folder / part for part in _files_of(index)]
+    others = [name for name in _OTHERS if (folder / name).exists()]
+    if others:
         raise UserError(
-            f"weights must be in model.safetensors; {str(folder)!r} holds only {pickled[0]}, a format that is "
-            "not read here (pickled files can run code): convert it with transformers' save_pretrained"
+            f"weights must be in {SAFETENSORS} or {PICKLED}; {str(folder)!r} holds only {others[0]}, which is not read "
+            "here: convert it with transformers' save_pretrained"
         )
-    raise UserError(f"a model folder must hold model.safetensors; {str(folder)!r} does not: check the path")
+    raise UserError(f"a model folder must hold {SAFETENSORS} or {PICKLED}; {str(folder)!r} does not: check the path")
 
 
 def _files_of(index: Path) -> list[str]:

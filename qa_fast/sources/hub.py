@@ -21,9 +21,14 @@ from qa_fast.sources.files import split_of
 _REACH_SECONDS = 4.0
 _DATA_ENDINGS = (".parquet", ".jsonl", ".json", ".arrow")
 _NO_DATA = {"dataset_infos.json", "dataset_info.json", "state.json", "dataset_dict.json"}
-# What a model folder needs; other weights of a repository (ONNX, TensorFlow, PyTorch pickles) stay where they are.
+# What a model folder needs; other weights of a repository (ONNX, TensorFlow) stay where they are.
 _TOKENIZER_FILES = ["*.json", "*.txt", "*.model"]
-_WEIGHT_FILES = ["*.safetensors"]
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model")
+# The weights' file, which may be split as its index says -> what to fetch; torch's pickles where there is nothing else.
+_WEIGHT_FILES = {
+    "model.safetensors": ["*.safetensors"],
+    "pytorch_model.bin": ["pytorch_model.bin", "pytorch_model-*-of-*.bin"],
+}
 
 
 class HubUnreachableError(Exception):
@@ -168,21 +173,37 @@ _SPLIT_FOLDERS = ("train", "dev", "val", "validation", "test")
 
 
 def fetch_model(repo_id: str, weights: bool = True) -> Path:
-    """Fetch a model's config, tokenizer and, if asked, safetensors weights; the local folder.
+    """Fetch a model's config, tokenizer and, if asked, weights; the local folder.
+
+    Weights come in safetensors, or where the repository has none, in torch's own format; never in both.
 
     Raises:
         HubUnreachableError: No answer, or the line broke.
-        UserError: No such model.
+        UserError: No such model, or none with weights in a format that is read.
     """
     from huggingface_hub import snapshot_download
 
-    _ask("model", repo_id)
+    info = _ask("model", repo_id)
+    patterns = _TOKENIZER_FILES
+    if weights:
+        patterns = patterns + _weight_patterns(repo_id, [sibling.rfilename for sibling in info.siblings or []])
     # No revision: only then does the Hub's cache note which snapshot is the current one, for `cached_model`.
-    return _fetch(snapshot_download, repo_id, allow_patterns=_patterns(weights))
+    return _fetch(snapshot_download, repo_id, allow_patterns=patterns)
 
 
-def _patterns(weights: bool) -> list[str]:
-    return _TOKENIZER_FILES + _WEIGHT_FILES * weights
+def _weight_patterns(repo_id: str, files: list[str]) -> list[str]:
+    for name, patterns in _WEIGHT_FILES.items():
+        if name in files or _index_of(name) in files:
+            return patterns
+    found = ", ".join(files[:8]) or "no files"
+    raise UserError(
+        f"model {repo_id} must have its weights in {' or '.join(_WEIGHT_FILES)}; found {found}: choose another, or "
+        "convert it with transformers' save_pretrained"
+    )
+
+
+def _index_of(name: str) -> str:
+    return f"{name}.index.json"
 
 
 def cached_model(repo_id: str, weights: bool = True) -> Path | None:
@@ -190,8 +211,19 @@ def cached_model(repo_id: str, weights: bool = True) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=_patterns(weights)))
+        folder = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=_TOKENIZER_FILES))
     except Exception:  # not cached: one kind of error a version
         return None
-    whole = (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()
-    return folder if whole and (not weights or any(folder.glob("*.safetensors"))) else None
+    whole = (folder / "config.json").is_file() and any((folder / name).is_file() for name in _VOCABULARIES)
+    return folder if whole and (not weights or _has_weights(folder)) else None
+
+
+def _has_weights(folder: Path) -> bool:
+    for name in _WEIGHT_FILES:
+        names = {name}
+        # No index, or a broken one: then it is the file itself or nothing.
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            names = set(json.loads((folder / _index_of(name)).read_bytes())["weight_map"].values())
+        if (folder / name).is_file() or all((folder / str(file)).is_file() for file in names):
+            return True
+    return False
