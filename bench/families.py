@@ -25,7 +25,7 @@ from qa_fast.backend import settle_tensorflow
 
 settle_tensorflow()
 
-WORDS, HIDDEN, HEADS, LAYERS = 8192, 768, 12, 4
+WORDS, HIDDEN, HEADS, LAYERS = 8192, 768, 12, 2
 _LIKE_BERT = {
     "vocab_size": WORDS,
     "hidden_size": HIDDEN,

@@ -50,7 +50,7 @@ def test_from_featurize_to_torch(name: str, tmp_path: Path) -> None:
     with running(engine) as client:
         status, served = client.ask(row["question"], row["context"])
     assert status == 200
-    assert (served["start"], served["end"]) == (answer["start"], answer["end"])
+    assert (served[0]["start"], served[0]["end"]) == (answer["start"], answer["end"])
 
     # Handed on: a card that names the family, a graph for others, a folder that torch reads.
     assert f"{FAMILIES[TINY[name]['model_type']].name} encoder" in body(read_facts(folder))
