@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -12,12 +14,14 @@ import pytest
 from qa_fast.checkpoint import load_model, save_model, short_path, state_dict
 from qa_fast.errors import UserError
 from qa_fast.export.standard import standard_model
+from qa_fast.model.catalogue import CHECKPOINTS, markdown_rows
 from qa_fast.model.config import check_length
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.families import FAMILIES, family_of, read_encoder_config
 from tests.small_models import TINY, logits, tiny_batch, tiny_model
 from tests.torch_models import opened_by_torch, padded, torch_folder, torch_inputs, torch_logits, torch_model
 
+ROOT = Path(__file__).parents[1]
 # ModernBERT looks 6 tokens to either side here, DeBERTa's exact buckets end at 4 and its logarithmic ones at 64 (12
 # without buckets), MPNet's exact ones at 8.
 LENGTHS = (1, 2, 5, 7, 13, 31, 64)
@@ -33,6 +37,55 @@ def batch_of(name: str, length: int, pad: bool) -> tuple[np.ndarray, np.ndarray,
 
 def test_every_family_is_tested() -> None:
     assert {raw["model_type"] for raw in TINY.values()} == set(FAMILIES)
+
+
+def described(model_type: str) -> str:
+    """A family's row in ARCHITECTURE.md, from what its file does."""
+    family = FAMILIES[model_type]
+    config = read_encoder_config(TINY["deberta-v3" if model_type == "deberta-v2" else model_type])
+    about, kind = config.embedding, config.attention.positions
+    first = f", from {about.position_offset}" if about.position_offset else ""
+    positions = [*([f"learnt{first}"] if about.positions else []), *([type(kind).__name__] if kind else [])]
+    cells = (
+        f"`{model_type}`",
+        family.name,
+        f"`{family.read.__module__.rsplit('.', 1)[1]}.py`",
+        family.architecture,
+        f"`{family.prefix}.`",
+        ", and ".join(positions),
+        "yes" if config.takes_types else "no",
+        "before" if config.norm.before else "after",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_table_of_families_is_true() -> None:
+    lines = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index(next(line for line in lines if line.startswith("| model_type |")))
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]))
+    assert rows == [described(kind) for kind in FAMILIES]
+
+
+def test_the_readme_lists_the_catalogue() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for row in markdown_rows():
+        assert row in readme
+    assert {each.family for each in CHECKPOINTS} == set(FAMILIES)
+
+
+def test_no_other_room_knows_a_family() -> None:
+    """Families are told apart under model/families; the catalogue of checkpoints and texts for people may name them."""
+    allowed = ("model/families/", "model/catalogue.py")
+    names = [*FAMILIES, *(family.prefix for family in FAMILIES.values() if family.prefix != "model")]
+    known = re.compile(rf"""["'](?:{"|".join(map(re.escape, names))})["'.]""")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted((ROOT / "qa_fast").rglob("*.py"))
+        if not str(path.relative_to(ROOT / "qa_fast")).startswith(allowed)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if known.search(line)
+    ]
+    assert not found
 
 
 @pytest.mark.parametrize("name", TINY)

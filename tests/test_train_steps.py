@@ -20,8 +20,8 @@ from tests.torch_models import opened_by_torch, torch_inputs
 
 ROOT = str(Path(__file__).parents[1])
 # What turns dropout off; ModernBERT's rates are 0 anyway.
-NO_DROPOUT = {name: 0.0 for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
-NO_DISTILBERT_DROPOUT = {name: 0.0 for name in ("dropout", "attention_dropout", "qa_dropout")}
+NO_DROPOUT = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+NO_DISTILBERT_DROPOUT = dict.fromkeys(("dropout", "attention_dropout", "qa_dropout"), 0.0)
 
 
 def batches(count: int, rows: int = 6, seed: int = 0, pad_id: int = 0) -> list[Batch]:

@@ -59,8 +59,8 @@ CHECKPOINTS = (
         "the yardstick of older papers",
     ),
     Checkpoint(
-        "FacebookAI/roberta-base", "roberta", 124.1, 512, "84.6 / 91.5", "80.5 / 83.7", "table of microsoft/deberta-v3-small's card",
-        "a sound base model for English, case kept",
+        "FacebookAI/roberta-base", "roberta", 124.1, 512, "84.6 / 91.5", "80.5 / 83.7",
+        "table of microsoft/deberta-v3-small's card", "a sound base model for English, case kept",
     ),
     Checkpoint(
         "google/electra-base-discriminator", "electra", 108.9, 512, "86.8 / -", "80.5 / -",
@@ -124,7 +124,9 @@ CHECKPOINTS = (
 
 def markdown_rows() -> list[str]:
     """The table of the README, header first."""
-    head = "| checkpoint | family | parameters, M | longest | SQuAD v1.1 | SQuAD v2 | when to pick it | source of the scores |"
+    head = (
+        "| checkpoint | family | parameters, M | longest | SQuAD v1.1 | SQuAD v2 | when to pick it | source of scores |"
+    )
     rows = [
         f"| {each.name} | {each.family} | {each.parameters:g} | {each.longest:,} | {each.squad_1} | {each.squad_2} | "
         f"{each.when} | {each.source} |"
