@@ -266,3 +266,53 @@ def save_folder(tokenizer: Tokenizer, folder: Path) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
+
+
+# The options with which the checkpoints' own SentencePiece models were made, where they matter: ids and special pieces.
+_SENTENCEPIECE: dict[str, tuple[str, dict[str, object]]] = {
+    "deberta-v2": (
+        "spm.model",
+        {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+        | {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"},
+    ),
+    "albert": (
+        "spiece.model",
+        {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]", "[MASK]"]},
+    ),
+    "xlm-roberta": ("sentencepiece.bpe.model", {"unk_id": 0, "bos_id": 1, "eos_id": 2}),
+    "camembert": ("sentencepiece.bpe.model", {"unk_id": 0, "bos_id": 1, "eos_id": 2}),
+}
+NEED_SENTENCEPIECE = tuple(_SENTENCEPIECE)
+WITH_VOCABULARY = (*NEED_SENTENCEPIECE, "bert", "electra", "distilbert", "mpnet", "roberta")
+
+
+@cache
+def _sentencepiece(model_type: str) -> bytes:
+    import io
+
+    import sentencepiece
+
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=out, vocab_size=220, model_type="unigram", minloglevel=2,
+        character_coverage=1.0, hard_vocab_limit=False, **_SENTENCEPIECE[model_type][1],
+    )  # fmt: skip
+    return out.getvalue()
+
+
+def vocabulary_folder(folder: Path, model_type: str) -> Path:
+    """What an older model folder holds of a tokenizer: config.json (left as it is) and a vocabulary alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+    if model_type in _SENTENCEPIECE:
+        (folder / _SENTENCEPIECE[model_type][0]).write_bytes(_sentencepiece(model_type))
+    elif model_type == "roberta":
+        small_tokenizer("byte-level").model.save(str(folder))
+    else:
+        ids = small_tokenizer("wordpiece").get_vocab()
+        tokens = sorted(ids, key=ids.__getitem__)
+        if model_type == "mpnet":
+            tokens = ["<s>", "<pad>", "</s>", *(token for token in tokens if token not in SPECIALS.values()), "[UNK]"]
+        (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    return folder

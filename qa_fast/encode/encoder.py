@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from qa_fast.encode.convert import converted
 from qa_fast.encode.cuts import NotAllowedError, choose_rule
 from qa_fast.encode.direct import EncodedTexts, encode_strings
 from qa_fast.encode.template import PairTemplate, probe_template
@@ -150,7 +151,7 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
     config, names = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
     settings = _json(folder / "tokenizer.json")
     if not settings or not _agrees(settings, names):
-        settings = _through_transformers(folder)
+        settings = converted(folder)
     settings["truncation"] = settings["padding"] = None
     canonical = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
     tokenizer = Tokenizer.from_buffer(canonical)
@@ -210,27 +211,6 @@ def _agrees(settings: dict[str, Any], names: dict[str, Any]) -> bool:
         ("tokenize_chinese_chars", "handle_chinese_chars"),
     )
     return all(names[said] == normalizer.get(done) for said, done in pairs if said in names)
-
-
-def _through_transformers(folder: Path) -> dict[str, Any]:
-    """The tokenizer.json that transformers makes of a folder which lacks one, or whose settings disagree with it."""
-    from transformers import AutoTokenizer
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # the library raises many kinds for one cause: the folder is not a tokenizer's
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"a model folder must hold a tokenizer; {folder} holds none that loads ({reason}): "
-            "give a folder with tokenizer.json"
-        ) from None
-    if not getattr(loaded, "is_fast", False):
-        raise UserError(
-            f"the tokenizer must be a fast (Rust) one; received {type(loaded).__name__} from {folder}: "
-            "convert it to tokenizer.json or choose another model"
-        )
-    settings: dict[str, Any] = orjson.loads(loaded.backend_tokenizer.to_str())
-    return settings
 
 
 def _special_id(tokenizer: Tokenizer, folder: Path, role: str, named: Any, usual: tuple[str, ...]) -> int:

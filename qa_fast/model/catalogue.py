@@ -124,9 +124,7 @@ CHECKPOINTS = (
 
 def markdown_rows() -> list[str]:
     """The table of the README, header first."""
-    head = (
-        "| checkpoint | family | parameters, M | longest | SQuAD v1.1 | SQuAD v2 | when to pick it | source of scores |"
-    )
+    head = "| checkpoint | family | parameters, M | longest | SQuAD v1.1 | SQuAD v2 | when to pick it | scores from |"
     rows = [
         f"| {each.name} | {each.family} | {each.parameters:g} | {each.longest:,} | {each.squad_1} | {each.squad_2} | "
         f"{each.when} | {each.source} |"
