@@ -313,6 +313,7 @@ def vocabulary_folder(folder: Path, model_type: str) -> Path:
         ids = small_tokenizer("wordpiece").get_vocab()
         tokens = sorted(ids, key=ids.__getitem__)
         if model_type == "mpnet":
-            tokens = ["<s>", "<pad>", "</s>", *(token for token in tokens if token not in SPECIALS.values()), "[UNK]"]
+            words = [token for token in tokens if token not in ("[CLS]", "[SEP]", "[PAD]", "[UNK]")]
+            tokens = ["<s>", "<pad>", "</s>", *words, "[UNK]"]
         (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     return folder

@@ -56,7 +56,7 @@ def converted(folder: Path) -> dict[str, Any]:
 
 
 def _checked_files(folder: Path) -> str | None:
-    """What is known before transformers is asked, of a folder without tokenizer.json: its SentencePiece model, if any."""
+    """What a folder without tokenizer.json is known to hold before transformers is asked: its SentencePiece model."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "vocab.json" in there and not there & {"merges.txt", "vocab.txt", *SENTENCEPIECE}:
         raise UserError(
