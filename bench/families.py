@@ -21,10 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from qa_fast.backend import settle_tensorflow
-
-settle_tensorflow()
-
 WORDS, HIDDEN, HEADS, LAYERS = 8192, 768, 12, 2
 _LIKE_BERT = {
     "vocab_size": WORDS,

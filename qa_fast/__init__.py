@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qa_fast.backend import settle_tensorflow
 from qa_fast.errors import UserError
 from qa_fast.version import __version__
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from qa_fast.shards import open_shards
 
 __all__ = ["Answerer", "UserError", "__version__", "build_shards", "open_shards"]
+
+settle_tensorflow()
 
 # Name -> module, imported when it is first asked for: importing the package stays cheap.
 _LAZY = {"Answerer": "qa_fast.answer", "build_shards": "qa_fast.build", "open_shards": "qa_fast.shards"}

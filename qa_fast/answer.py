@@ -16,7 +16,6 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from qa_fast.backend import settle_tensorflow
 from qa_fast.boundaries import answer_bounds
 from qa_fast.buffers import offsets_of
 from qa_fast.decode import DEFAULT_N_BEST, BestSpans, LogitBatch, SpanDecoder, windows_of
@@ -123,7 +122,6 @@ class Answerer:
         """
         folder = resolve_model(str(path))
         encoder = load_encoder(folder)
-        settle_tensorflow()
         from qa_fast.predict import Predictor  # imports keras
 
         predictor = Predictor.from_pretrained(folder, precision=precision)

@@ -30,7 +30,7 @@ pytest.importorskip("fastapi")
 JIT = "off" if keras.backend.backend() == "tensorflow" else "auto"
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if name != "electra-wide"])
 def test_from_featurize_to_torch(name: str, tmp_path: Path) -> None:
     source = make_model_folder(tmp_path / "source", name)
     shards = open_shards(make_shards(tmp_path / "shards", source, places=3, max_length=120))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qa_fast.backend import settle_tensorflow
 from qa_fast.cli.stderr import hush_native_notes
 from qa_fast.errors import MissingExtraError
 
@@ -29,7 +29,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
     Raises:
         MissingExtraError: A module of the extra is missing.
     """
-    settle_tensorflow()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     hush_native_notes()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -40,6 +41,21 @@ class View(NamedTuple):
 
 def turned(x: Any, cos: Any, sin: Any) -> Any:
     """Rotary positions: [B, heads, L, D], its halves turned into each other by cosines and sines, float32[L, D / 2]."""
+    if isinstance(x, keras.KerasTensor):
+        return _turned(x, cos, sin)
+
+    @ops.custom_gradient
+    def rotation(x: Any) -> Any:
+        def gradient(*given: Any, upstream: Any = None) -> Any:
+            # Turned back: the gradient of a concatenation is a branch a number in what XLA makes of it.
+            return _turned(given[0] if upstream is None else upstream, cos, -sin)
+
+        return _turned(x, cos, sin), gradient
+
+    return rotation(x)
+
+
+def _turned(x: Any, cos: Any, sin: Any) -> Any:
     half = x.shape[-1] // 2
     left, right = as_dtype(x[..., :half], "float32"), as_dtype(x[..., half:], "float32")
     return as_dtype(ops.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1), x.dtype)
