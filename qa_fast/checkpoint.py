@@ -1,4 +1,4 @@
-"""Hugging Face model folders to Keras and back: `config.json`, `model.safetensors`, tokenizer files.
+"""Hugging Face model folders to Keras and back: `config.json`, weights, tokenizer files; see `model/folder.py`.
 
 A family's list of slots (`model/families`) serves both directions; no family is told apart here. Tensors are read one
 slot at a time.
@@ -66,7 +66,7 @@ def load_model(
     """Build a span model from a Hugging Face folder.
 
     Args:
-        folder: Holds `config.json` and `model.safetensors` (or its sharded form).
+        folder: Holds `config.json` and `model.safetensors`, or else `pytorch_model.bin` (or its sharded form).
         precision: Compute dtype, see `SpanModel`.
         parts: Compile element-wise parts one by one, see `SpanModel`.
         seed: For a head that the checkpoint lacks.
@@ -75,7 +75,8 @@ def load_model(
         The model, its weights float32, and what became of the file's weights.
 
     Raises:
-        UserError: The family is not supported, the weights are pickled, missing, damaged or of other sizes.
+        UserError: The family is not supported, the weights are missing, damaged, of other sizes, or pickled
+            with more than tensors.
     """
     folder = Path(folder)
     config = read_encoder_config(read_json_config(folder))

@@ -156,3 +156,20 @@ def test_a_damaged_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none that loads \(sentencepiece.bpe.model is no whole Sent") as error:
         load_encoder(folder)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "roberta"])
+def test_a_folder_without_model_type(tmp_path: Path, model_type: str) -> None:
+    """transformers would not open it; it does once the model is saved, and gives the tokens that it was trained on."""
+    name = "deberta-v3" if model_type == "deberta-v2" else model_type
+    source = folder_of(torch_folder(tmp_path / "source", name), model_type)
+    known = load_encoder(source)
+    raw = json.loads((source / "config.json").read_text())
+    del raw["model_type"]
+    (source / "config.json").write_text(json.dumps(raw))
+    encoder = load_encoder(source)
+    assert encoder.tokenizer_hash == known.tokenizer_hash
+    assert encoder.has_token_types == known.has_token_types
+    save_model(load_model(source)[0], tmp_path / "out", source)
+    assert_same_as_transformers(tmp_path / "out")
+    assert load_encoder(tmp_path / "out").tokenizer_hash == known.tokenizer_hash

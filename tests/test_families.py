@@ -234,3 +234,52 @@ def test_the_longest_input_is_what_torch_can_take(name: str) -> None:
     check_length(config, 64)
     with pytest.raises(UserError, match=r"must not be longer than the model's 64 positions; received max_length=65"):
         check_length(config, 65)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_config_without_model_type_is_known_by_its_class(name: str, tmp_path: Path) -> None:
+    folder = torch_folder(tmp_path / "source", name)
+    path, batch = folder / "config.json", batch_of(name, 9, True)
+    expected = logits(load_model(folder)[0], *batch)
+    raw = json.loads(path.read_text())
+    model_type, stem = raw.pop("model_type"), raw["architectures"][0].removesuffix("ForQuestionAnswering")
+    for ending in ("ForQuestionAnswering", "Model", "ForMaskedLM", "ForPreTraining"):
+        path.write_text(json.dumps(raw | {"architectures": [stem + ending]}))
+        ours, _ = load_model(folder)
+        np.testing.assert_array_equal(logits(ours, *batch), expected)
+    save_model(ours, tmp_path / "out", folder)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == model_type
+    opened_by_torch(tmp_path / "out")
+
+
+@pytest.mark.parametrize("said", [None, [], "BertModel", ["BertweetModel"], ["BertModelling"], ["MyBertModel"], [None]])
+def test_a_class_that_is_none_of_ours_says_nothing(said: object) -> None:
+    raw = {name: value for name, value in TINY["bert"].items() if name != "model_type"} | {"architectures": said}
+    with pytest.raises(UserError, match=r"model_type must be one of .*; received None in config.json"):
+        read_encoder_config(raw)
+
+
+def test_a_model_type_that_is_written_counts_more_than_the_class() -> None:
+    assert read_encoder_config(TINY["bert"] | {"architectures": ["RobertaModel"]}).family == "bert"
+    with pytest.raises(UserError, match=r"model_type must be one of .*; received 'gpt2'"):
+        read_encoder_config(TINY["bert"] | {"model_type": "gpt2", "architectures": ["BertModel"]})
+
+
+def test_a_modernbert_that_calls_itself_bert(tmp_path: Path) -> None:
+    folder = torch_folder(tmp_path / "source", "modernbert")
+    path, batch = folder / "config.json", batch_of("modernbert", 31, True)
+    expected = logits(load_model(folder)[0], *batch)
+    raw = json.loads(path.read_text()) | {"model_type": "bert", "global_attn_every_n_layers": 3}
+    path.write_text(json.dumps(raw))
+    ours, report = load_model(folder)
+    assert not report.left_out
+    assert not report.made
+    np.testing.assert_array_equal(logits(ours, *batch), expected)
+    save_model(ours, tmp_path / "out", folder)
+    np.testing.assert_allclose(torch_logits(opened_by_torch(tmp_path / "out"), *batch), expected, atol=1e-4)
+    # A BERT that only looks like one is not read as something else in silence.
+    bert = torch_folder(tmp_path / "bert", "bert")
+    strange = json.loads((bert / "config.json").read_text()) | {"global_attn_every_n_layers": 3}
+    (bert / "config.json").write_text(json.dumps(strange))
+    with pytest.raises(UserError, match=r"the weights of a modernbert model must hold model.embeddings.tok_embeddings"):
+        load_model(bert)

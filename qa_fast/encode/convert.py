@@ -14,24 +14,32 @@ from typing import Any
 import orjson
 
 from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.model.families import with_model_type
 
 SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model")
 # What transformers asks for before it opens a SentencePiece model.
 _NEEDED = ("sentencepiece", "google.protobuf")
 
 
-def converted(folder: Path) -> dict[str, Any]:
+def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The parsed tokenizer.json that transformers makes of a model folder.
+
+    Args:
+        folder: What is asked of it, see `load_encoder`.
+        config: Its parsed config.json; empty where there is none.
 
     Raises:
         UserError: The folder holds no tokenizer, or not all of its files.
         MissingExtraError: It holds a SentencePiece model, and the packages that read one are not installed.
     """
     model = None if (folder / "tokenizer.json").is_file() else _checked_files(folder)
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
+    known = with_model_type(config)
     try:
-        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # transformers reads config.json itself, and would not know a model type that stands between its lines.
+        options = {} if known is config else {"config": AutoConfig.for_model(**known)}
+        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
     except Exception as error:  # the library raises many kinds for one cause: the folder is not a tokenizer's
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if model and "tiktoken" in reason:  # what a model that is damaged is taken for in the end
@@ -56,7 +64,7 @@ def converted(folder: Path) -> dict[str, Any]:
 
 
 def _checked_files(folder: Path) -> str | None:
-    """What a folder without tokenizer.json is known to hold before transformers is asked: its SentencePiece model."""
+    """The SentencePiece model of a folder without tokenizer.json, if any; says what is missing before it is used."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "vocab.json" in there and not there & {"merges.txt", "vocab.txt", *SENTENCEPIECE}:
         raise UserError(

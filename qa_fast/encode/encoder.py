@@ -151,7 +151,7 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
     config, names = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
     settings = _json(folder / "tokenizer.json")
     if not settings or not _agrees(settings, names):
-        settings = converted(folder)
+        settings = converted(folder, config)
     settings["truncation"] = settings["padding"] = None
     canonical = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
     tokenizer = Tokenizer.from_buffer(canonical)

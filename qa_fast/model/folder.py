@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
-from qa_fast.model.families import FAMILIES, read_encoder_config
+from qa_fast.model.families import FAMILIES, read_encoder_config, with_model_type
 from qa_fast.model.pickled import PickledTensors
 
 Floats = npt.NDArray[np.float32]
@@ -40,7 +40,7 @@ _OTHERS = ("tf_model.h5", "model.ckpt.index", "flax_model.msgpack", "rust_model.
 
 
 def read_json_config(folder: str | Path) -> dict[str, Any]:
-    """Parse a model folder's `config.json`.
+    """Parse a model folder's `config.json`; it says the `model_type` where that can be known.
 
     Raises:
         UserError: There is none, or it is not a JSON object.
@@ -54,7 +54,7 @@ def read_json_config(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"config.json must be JSON; {str(path)!r} is not ({error}): download the model again") from None
     if not isinstance(raw, dict):
         raise UserError(f"config.json must be a JSON object; {str(path)!r} is not: download the model again")
-    return raw
+    return dict(with_model_type(raw))
 
 
 def folder_config(folder: str | Path) -> EncoderConfig:

@@ -367,7 +367,8 @@ def _set(into: Any, items: list[Any]) -> None:
 def _named(argument: str) -> _Global:
     name = ".".join(argument.split(" ", 1))
     if name not in _GLOBALS:
-        raise _RefusedError(name[:120])
+        # On one line, and without what a terminal would obey.
+        raise _RefusedError(name[:120] if name.isprintable() else ascii(name[:120]))
     return _Global(name)
 
 

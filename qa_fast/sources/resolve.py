@@ -190,7 +190,7 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
         weights: Whether the weights are needed; featurizing needs the tokenizer alone.
 
     Returns:
-        A folder with config.json, tokenizer files and, if asked, safetensors weights.
+        A folder with config.json, tokenizer files and, if asked, weights.
 
     Raises:
         UserError: Nothing there.

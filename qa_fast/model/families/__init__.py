@@ -5,6 +5,7 @@ Everything that differs between families stands in these files; to add one, writ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from qa_fast.model.families.mpnet import MPNET
 from qa_fast.model.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from qa_fast.model.families.slots import Slot
 
-__all__ = ["FAMILIES", "Family", "Slot", "family_of", "read_encoder_config"]
+__all__ = ["FAMILIES", "Family", "Slot", "family_of", "read_encoder_config", "with_model_type"]
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -38,6 +39,23 @@ FAMILIES: dict[str, Family] = {
         MODERNBERT,
     )
 }
+
+
+def with_model_type(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A parsed `config.json` with the `model_type` of its weights.
+
+    Files of 2019 have none, but name the class that wrote them. Some ModernBERT checkpoints call themselves "bert"; a
+    setting that no BERT has gives them away. A wrong guess is noticed when the weights are read, by their names.
+    """
+    if raw.get("model_type") == BERT.model_type and "global_attn_every_n_layers" in raw:
+        return {**raw, "model_type": MODERNBERT.model_type}
+    architectures = raw.get("architectures")
+    if raw.get("model_type") is None and isinstance(architectures, list) and architectures:
+        for family in FAMILIES.values():
+            stem = family.architecture.removesuffix("ForQuestionAnswering")
+            if re.fullmatch(rf"{stem}(For\w+|Model)", str(architectures[0])):
+                return {**raw, "model_type": family.model_type}
+    return raw
 
 
 def family_of(model_type: Any) -> Family:
@@ -67,6 +85,7 @@ def read_encoder_config(raw: Mapping[str, Any]) -> EncoderConfig:
         UserError: The family is not supported, a size is missing, or the config asks for something the layers do
             not do (another activation, relative positions).
     """
+    raw = with_model_type(raw)
     family = family_of(raw.get("model_type"))
     try:
         config = family.read(raw)
