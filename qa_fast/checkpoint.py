@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from qa_fast.errors import UserError
 from qa_fast.model.encoder import SpanModel, fresh_matrix
-from qa_fast.model.families import family_of, read_encoder_config
-from qa_fast.model.folder import TOKENIZER_FILES, Tensors, read_json_config
+from qa_fast.model.families import family_of
+from qa_fast.model.folder import TOKENIZER_FILES, Tensors, folder_config, read_json_config
 
 Floats = npt.NDArray[np.float32]
 
@@ -79,7 +79,7 @@ def load_model(
             with more than tensors.
     """
     folder = Path(folder)
-    config = read_encoder_config(read_json_config(folder))
+    config = folder_config(folder)
     model = SpanModel(config, precision=precision, parts=parts)
     return model, load_weights(model, folder, seed=seed)
 

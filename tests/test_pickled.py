@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_fast.errors import UserError
-from qa_fast.model import pickled
+from qa_fast.model import pickle_steps
 from qa_fast.model.pickled import PickledTensors
 
 torch = pytest.importorskip("torch")
@@ -288,7 +288,7 @@ def test_a_whole_model_is_refused_by_its_class_s_name(tmp_path: Path) -> None:
 
 
 def test_a_pickle_has_so_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickled, "_MOST_STEPS", 20)
+    monkeypatch.setattr(pickle_steps, "_MOST_STEPS", 20)
     with pytest.raises(UserError, match=r"asks for more than 20 steps"):
         PickledTensors(saved(tmp_path / "a.bin", many_kinds()))
 

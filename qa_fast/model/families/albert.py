@@ -8,7 +8,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.families.bert import bert_embeddings, read_bert
 from qa_fast.model.families.family import Family, Raw
-from qa_fast.model.families.slots import Slot, linear, norm, span_head
+from qa_fast.model.families.slots import Slot, blocks, linear, span_head
 
 
 def _read(raw: Raw) -> EncoderConfig:
@@ -34,14 +34,16 @@ def _read(raw: Raw) -> EncoderConfig:
 def _slots(config: EncoderConfig) -> list[Slot]:
     slots = bert_embeddings(config, "albert.embeddings")
     slots += linear("embeddings/projection", "albert.encoder.embedding_hidden_mapping_in")
-    for index in range(config.blocks):
-        ours, theirs = f"block_{index}", f"albert.encoder.albert_layer_groups.{index}.albert_layers.0"
-        slots += linear(f"{ours}/qkv", *(f"{theirs}.attention.{part}" for part in ("query", "key", "value")))
-        slots += linear(f"{ours}/output", f"{theirs}.attention.dense")
-        slots += norm(f"{ours}/attention_norm", f"{theirs}.attention.LayerNorm")
-        slots += linear(f"{ours}/inner", f"{theirs}.ffn")
-        slots += linear(f"{ours}/outer", f"{theirs}.ffn_output")
-        slots += norm(f"{ours}/ffn_norm", f"{theirs}.full_layer_layer_norm")
+    slots += blocks(
+        config.blocks,
+        "albert.encoder.albert_layer_groups.{}.albert_layers.0",
+        qkv=("attention.query", "attention.key", "attention.value"),
+        output="attention.dense",
+        attention_norm="attention.LayerNorm",
+        inner="ffn",
+        outer="ffn_output",
+        ffn_norm="full_layer_layer_norm",
+    )
     return slots + span_head()
 
 

@@ -11,7 +11,7 @@ from qa_fast.model.config import (
     NormConfig,
 )
 from qa_fast.model.families.family import Family, Raw
-from qa_fast.model.families.slots import Slot, linear, norm, span_head, table
+from qa_fast.model.families.slots import Slot, blocks, linear, norm, span_head, table
 
 
 def read_bert(raw: Raw) -> EncoderConfig:
@@ -58,18 +58,19 @@ def bert_embeddings(config: EncoderConfig, base: str) -> list[Slot]:
     return slots + norm("embeddings/norm", f"{base}.LayerNorm")
 
 
-def bert_blocks(config: EncoderConfig, base: str, query_key_value: tuple[str, str, str]) -> list[Slot]:
+def bert_blocks(config: EncoderConfig, base: str, qkv: tuple[str, str, str] = ("query", "key", "value")) -> list[Slot]:
     """The blocks' slots under BERT's names; `base` is "bert.encoder.layer", say."""
-    slots = []
-    for index in range(config.blocks):
-        ours, theirs = f"block_{index}", f"{base}.{index}"
-        slots += linear(f"{ours}/qkv", *(f"{theirs}.attention.self.{part}" for part in query_key_value))
-        slots += linear(f"{ours}/output", f"{theirs}.attention.output.dense")
-        slots += norm(f"{ours}/attention_norm", f"{theirs}.attention.output.LayerNorm")
-        slots += linear(f"{ours}/inner", f"{theirs}.intermediate.dense")
-        slots += linear(f"{ours}/outer", f"{theirs}.output.dense")
-        slots += norm(f"{ours}/ffn_norm", f"{theirs}.output.LayerNorm")
-    return slots
+    query, key, value = qkv
+    return blocks(
+        config.blocks,
+        f"{base}.{{}}",
+        qkv=(f"attention.self.{query}", f"attention.self.{key}", f"attention.self.{value}"),
+        output="attention.output.dense",
+        attention_norm="attention.output.LayerNorm",
+        inner="intermediate.dense",
+        outer="output.dense",
+        ffn_norm="output.LayerNorm",
+    )
 
 
 def bert_slots(prefix: str, config: EncoderConfig) -> list[Slot]:
@@ -77,7 +78,7 @@ def bert_slots(prefix: str, config: EncoderConfig) -> list[Slot]:
     slots = bert_embeddings(config, f"{prefix}.embeddings")
     if config.embedding.projected:
         slots += linear("embeddings/projection", f"{prefix}.embeddings_project")
-    return slots + bert_blocks(config, f"{prefix}.encoder.layer", ("query", "key", "value")) + span_head()
+    return slots + bert_blocks(config, f"{prefix}.encoder.layer") + span_head()
 
 
 BERT = Family(

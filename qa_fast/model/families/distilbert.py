@@ -11,7 +11,7 @@ from qa_fast.model.config import (
     NormConfig,
 )
 from qa_fast.model.families.family import Family, Raw
-from qa_fast.model.families.slots import Slot, linear, norm, span_head, table
+from qa_fast.model.families.slots import Slot, blocks, norm, span_head, table
 
 
 def _read(raw: Raw) -> EncoderConfig:
@@ -43,14 +43,16 @@ def _slots(config: EncoderConfig) -> list[Slot]:
     slots = table("embeddings/words", "distilbert.embeddings.word_embeddings")
     slots += table("embeddings/positions", "distilbert.embeddings.position_embeddings")
     slots += norm("embeddings/norm", "distilbert.embeddings.LayerNorm")
-    for index in range(config.blocks):
-        ours, theirs = f"block_{index}", f"distilbert.transformer.layer.{index}"
-        slots += linear(f"{ours}/qkv", *(f"{theirs}.attention.{part}_lin" for part in "qkv"))
-        slots += linear(f"{ours}/output", f"{theirs}.attention.out_lin")
-        slots += norm(f"{ours}/attention_norm", f"{theirs}.sa_layer_norm")
-        slots += linear(f"{ours}/inner", f"{theirs}.ffn.lin1")
-        slots += linear(f"{ours}/outer", f"{theirs}.ffn.lin2")
-        slots += norm(f"{ours}/ffn_norm", f"{theirs}.output_layer_norm")
+    slots += blocks(
+        config.blocks,
+        "distilbert.transformer.layer.{}",
+        qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        output="attention.out_lin",
+        attention_norm="sa_layer_norm",
+        inner="ffn.lin1",
+        outer="ffn.lin2",
+        ffn_norm="output_layer_norm",
+    )
     return slots + span_head()
 
 

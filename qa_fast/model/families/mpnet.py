@@ -9,7 +9,7 @@ from qa_fast.model.config import BucketBias, EncoderConfig
 from qa_fast.model.families.bert import bert_embeddings, read_bert
 from qa_fast.model.families.family import Family, Raw
 from qa_fast.model.families.roberta import behind_padding
-from qa_fast.model.families.slots import Slot, linear, norm, span_head, table
+from qa_fast.model.families.slots import Slot, blocks, span_head, table
 
 # transformers fixes all three, whatever the config says.
 _PAD_ID, _BUCKETS, _FURTHEST = 1, 32, 128
@@ -31,14 +31,16 @@ def _read(raw: Raw) -> EncoderConfig:
 def _slots(config: EncoderConfig) -> list[Slot]:
     slots = bert_embeddings(config, "mpnet.embeddings")
     slots += table("relative/distances", "mpnet.encoder.relative_attention_bias")
-    for index in range(config.blocks):
-        ours, theirs = f"block_{index}", f"mpnet.encoder.layer.{index}"
-        slots += linear(f"{ours}/qkv", *(f"{theirs}.attention.attn.{part}" for part in "qkv"))
-        slots += linear(f"{ours}/output", f"{theirs}.attention.attn.o")
-        slots += norm(f"{ours}/attention_norm", f"{theirs}.attention.LayerNorm")
-        slots += linear(f"{ours}/inner", f"{theirs}.intermediate.dense")
-        slots += linear(f"{ours}/outer", f"{theirs}.output.dense")
-        slots += norm(f"{ours}/ffn_norm", f"{theirs}.output.LayerNorm")
+    slots += blocks(
+        config.blocks,
+        "mpnet.encoder.layer.{}",
+        qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        output="attention.attn.o",
+        attention_norm="attention.LayerNorm",
+        inner="intermediate.dense",
+        outer="output.dense",
+        ffn_norm="output.LayerNorm",
+    )
     return slots + span_head()
 
 

@@ -44,3 +44,38 @@ def table(path: str, name: str) -> list[Slot]:
 def span_head(name: str = "qa_outputs") -> list[Slot]:
     """The product with [H, 2] that most families end in."""
     return linear("head/output", name, head=True)
+
+
+def blocks(
+    count: int,
+    base: str,
+    *,
+    qkv: tuple[str, str, str],
+    output: str,
+    attention_norm: str,
+    inner: str,
+    outer: str,
+    ffn_norm: str,
+) -> list[Slot]:
+    """The slots of blocks with norms behind their sums, under a family's names.
+
+    Args:
+        count: How many.
+        base: What a block's names begin with, its number as "{}".
+        qkv: The products of query, key and value.
+        output: Attention's output product.
+        attention_norm: The norm behind it.
+        inner: First product of the feed-forward part.
+        outer: Its second.
+        ffn_norm: The norm behind it.
+    """
+    slots = []
+    for index in range(count):
+        ours, theirs = f"block_{index}", base.format(index)
+        slots += linear(f"{ours}/qkv", *(f"{theirs}.{part}" for part in qkv))
+        slots += linear(f"{ours}/output", f"{theirs}.{output}")
+        slots += norm(f"{ours}/attention_norm", f"{theirs}.{attention_norm}")
+        slots += linear(f"{ours}/inner", f"{theirs}.{inner}")
+        slots += linear(f"{ours}/outer", f"{theirs}.{outer}")
+        slots += norm(f"{ours}/ffn_norm", f"{theirs}.{ffn_norm}")
+    return slots
