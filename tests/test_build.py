@@ -27,6 +27,7 @@ from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.sources import files, rows
 from tests import sample
+from tests.small_models import TINY
 from tests.test_sources_files import save
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
@@ -197,6 +198,19 @@ def test_a_split_without_a_good_example_is_an_error(tmp_path: Path, model: str) 
     with pytest.raises(UserError, match=r"\(1 rejected, the first en-1: a question must not be empty"):
         build_shards(str(tmp_path / "0.json"), tmp_path / "out", model, CONFIG)
     assert not (tmp_path / "out").exists()
+
+
+def test_windows_longer_than_the_model_takes_are_refused(tmp_path: Path, source: str, model: str) -> None:
+    folder = shutil.copytree(model, tmp_path / "short")
+    (folder / "config.json").write_text(json.dumps(TINY["roberta"]))  # 66 positions, two of them no token's
+    assert build_shards(source, tmp_path / "out", str(folder), FeatureConfig(64, 12)).out == tmp_path / "out"
+    with pytest.raises(
+        UserError, match=r"--max-length must be at most 64, the longest input of short; received 65: lower it"
+    ):
+        build_shards(source, tmp_path / "other", str(folder), FeatureConfig(65, 12))
+    assert not (tmp_path / "other").exists()
+    (folder / "config.json").write_text('{"model_type": "longformer", "max_position_embeddings": 64}')
+    build_shards(source, tmp_path / "other", str(folder), FeatureConfig(65, 12))  # only its tokenizer counts
 
 
 def test_questions_and_strides_that_leave_no_room_are_rejected(tmp_path: Path, model: str) -> None:

@@ -142,6 +142,9 @@ def test_torch_s_own_files_in_parts_and_short(tmp_path: Path, dtype: str) -> Non
     found = state_dict(load_model(folder)[0])
     for name, value in found.items():
         np.testing.assert_array_equal(value, tensors[name].float().numpy())
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"index.json must say which file holds which weight; .* does not"):
+        load_model(folder)
     path.write_text(json.dumps({"weight_map": {"a": "../model.bin"}}))
     with pytest.raises(UserError, match=r"index.json must name files of its own folder; received '../model.bin'"):
         load_model(folder)

@@ -13,7 +13,9 @@ import pytest
 
 from qa_fast.checkpoint import load_model, save_model, short_path, state_dict
 from qa_fast.errors import UserError
+from qa_fast.export.formats import FORMATS
 from qa_fast.export.standard import standard_model
+from qa_fast.export.write import greatest_difference
 from qa_fast.model.catalogue import CHECKPOINTS, markdown_rows
 from qa_fast.model.config import check_length
 from qa_fast.model.encoder import SpanModel
@@ -226,6 +228,60 @@ def test_the_graph_for_export_is_the_same_function(name: str) -> None:
     described = json.dumps(keras.saving.serialize_keras_object(graph))
     assert "qa_fast" not in described
     assert "Lambda" not in described
+
+
+@pytest.mark.parametrize("name", ["albert", "mpnet", "deberta-v2", "deberta-v3", "modernbert"])
+def test_onnx_of_what_only_one_family_has(name: str, tmp_path: Path) -> None:
+    """Shared blocks, distances, rotations and windows, for another runtime."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("written on TensorFlow only")
+    for module in ("onnx", "onnxruntime", "tf2onnx"):
+        pytest.importorskip(module)
+    model, onnx = randomized(TINY[name]), FORMATS["onnx"]
+    onnx.write(standard_model(model, onnx.ids_dtype), tmp_path / "model.onnx")
+    assert greatest_difference(model, onnx.open(tmp_path / "model.onnx"), onnx.ids_dtype) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("albert", {"inner_group_num": 2}, r"inner_group_num must be 1, .*; received 2"),
+        ("mpnet", {"relative_attention_num_buckets": 8}, r"relative_attention_num_buckets must be 32.*; received 8"),
+        ("deberta-v2", {"conv_kernel_size": 3}, r"no convolution and no narrower embeddings; .*conv_kernel_size=3"),
+        ("deberta-v2", {"embedding_size": 16}, r"no convolution and no narrower embeddings; .*embedding_size=16"),
+        ("deberta-v2", {"relative_attention": False}, r"must have relative_attention, as every published one"),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, r"rope_type 'default'.*yarn"),
+        ("modernbert", {"classifier_activation": "mish"}, r"activation must be one of .*; received 'mish'"),
+    ],
+)
+def test_configs_that_are_refused(name: str, change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_encoder_config(TINY[name] | change)
+
+
+def test_rotary_bases_are_read_under_either_name() -> None:
+    new = {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5000.0}}}
+    old = {"global_rope_theta": 5000.0, "local_rope_theta": 700.0, "global_attn_every_n_layers": 2}
+    assert read_encoder_config(TINY["modernbert"] | new).attention.positions.thetas == (
+        5000.0,
+        10000.0,
+        10000.0,
+        5000.0,
+    )
+    about = read_encoder_config(TINY["modernbert"] | old).attention.positions
+    assert about.thetas == (5000.0, 700.0, 5000.0, 700.0)
+    assert about.windows == (0, 6, 0, 6)
+
+
+def test_dropout_is_set_wherever_a_family_has_one() -> None:
+    none = read_encoder_config(TINY["modernbert"])
+    assert none.attention.dropout == 0.0
+    some = none.with_dropout(0.2)
+    rates = (some.embedding.dropout, some.attention.dropout, some.attention.output_dropout, some.head.dropout)
+    assert rates == (0.2,) * 4
+    assert some.feed_forward.dropout is None  # there is no such place
+    assert read_encoder_config(TINY["deberta-v3"]).with_dropout(0.2).attention.positions.dropout == 0.2
+    assert read_encoder_config(TINY["distilbert"]).with_dropout(0.2).attention.output_dropout is None
 
 
 @pytest.mark.parametrize("name", TINY)
