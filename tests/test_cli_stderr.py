@@ -10,6 +10,8 @@ hush_native_notes()
 hush_native_notes()
 os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n")
 os.write(2, b"I0000 00:00:1795404771.535573   15161 port.cc:153] custom operations are on.\\n")
+os.write(2, b"E0000 00:00:1795541118.594993   11770 util.cc:131] oneDNN supports DT_BFLOAT16 only on AVX-512.\\n")
+os.write(2, b"E0000 00:00:1795541118.594993   11770 alloc.cc:7] no memory is left\\n")
 os.write(2, b"WARNING: something that matters\\n")
 print("bar 50%", end="", file=sys.stderr, flush=True)
 os.write(2, b"no line end")
@@ -25,6 +27,8 @@ def test_native_notes_are_dropped_and_all_else_is_kept() -> None:
     assert "no line end" in done.stderr
     assert "absl" not in done.stderr
     assert "port.cc" not in done.stderr
+    assert "oneDNN" not in done.stderr
+    assert "no memory is left" in done.stderr
 
 
 def test_an_error_message_reaches_the_user() -> None:
