@@ -21,7 +21,7 @@ from qa_fast.checkpoint import save_model
 from qa_fast.cli.export import export
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.export import FORMATS, Exported, export_model, formats, write
-from qa_fast.export.standard import standard_model
+from qa_fast.graph.standard import standard_model
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.families import read_encoder_config
 from tests.small_models import TINY_BERT, TINY_DISTILBERT, logits, tiny_batch

@@ -14,7 +14,7 @@ import pytest
 from qa_fast.checkpoint import load_model, save_model, short_path, state_dict
 from qa_fast.errors import UserError
 from qa_fast.export.formats import FORMATS
-from qa_fast.export.standard import standard_model
+from qa_fast.graph.standard import standard_model
 from qa_fast.export.write import greatest_difference
 from qa_fast.model.catalogue import CHECKPOINTS, markdown_rows
 from qa_fast.model.config import check_length

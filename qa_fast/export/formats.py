@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.errors import MissingExtraError
-from qa_fast.export.standard import INPUTS, OUTPUTS
+from qa_fast.graph.standard import INPUTS, OUTPUTS
 
 OPSET = 17
 Arrays = Mapping[str, npt.NDArray[Any]]

@@ -18,7 +18,7 @@ import numpy as np
 from qa_fast.checkpoint import load_model
 from qa_fast.errors import UserError
 from qa_fast.export.formats import FORMATS, Arrays, Format, Reader
-from qa_fast.export.standard import OUTPUTS, input_names, standard_model
+from qa_fast.graph.standard import OUTPUTS, input_names, standard_model
 from qa_fast.model.encoder import SpanModel
 from qa_fast.schema import Int32s
 from qa_fast.sources import resolve_model

@@ -27,7 +27,8 @@ class View(NamedTuple):
     """What a block's attention is told besides its vectors.
 
     Attributes:
-        visible: bool[B, 1, 1, L], which keys are seen, or bool[B, 1, L, L], which by each query.
+        visible: bool[B, 1, 1, L], which keys are seen, or bool[B, 1, L, L], which by each query; None where a graph is
+            drawn for rows without padding.
         rotation: Cosines and sines, float32[L, D / 2] each; None turns nothing.
         bias: float32[1, heads, L, L] to add to the scores, or None.
         distances: Vectors of distances for DeBERTa's attention, or None.
@@ -37,6 +38,11 @@ class View(NamedTuple):
     rotation: tuple[Any, Any] | None = None
     bias: Any = None
     distances: Any = None
+
+
+def keys_of(there: Any) -> Any:
+    """The keys that every query sees, bool[B, 1, 1, L], of where tokens are, bool[B, L]; None is None."""
+    return None if there is None else there[:, None, None, :]
 
 
 def turned(x: Any, cos: Any, sin: Any) -> Any:
@@ -73,7 +79,9 @@ def heads_part(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: fl
 
 def softmax_over(scores: Any, visible: Any, key: Any, rate: float, dtype: Any) -> Any:
     """Softmax of float32 scores over the visible keys, then dropout: [B, heads, L, L] in `dtype`."""
-    x = scores + (ops.cast(visible, "float32") - 1.0) * -MASKED
+    x = scores if visible is None else scores + (ops.cast(visible, "float32") - 1.0) * -MASKED
+    if isinstance(x, keras.KerasTensor):
+        return ops.softmax(x)  # drawn: every engine has one of its own
     x = ops.exp(x - ops.stop_gradient(ops.max(x, axis=-1, keepdims=True)))
     x = x / ops.sum(x, axis=-1, keepdims=True)
     return as_dtype(drop(x, key, rate), dtype)
@@ -91,6 +99,13 @@ def merge_part(context: Any) -> Any:
     return with_tail(x, x.shape[-2] * x.shape[-1])
 
 
+def drawn_attention(qkv: Any, view: View, heads: int) -> Any:
+    """[B, L, 3H] to [B, L, H] by Keras' one operation for it: where a graph is drawn, engines have it in one piece."""
+    hidden = qkv.shape[-1] // 3
+    parts = [with_tail(qkv[:, :, at : at + hidden], heads, hidden // heads) for at in (0, hidden, 2 * hidden)]
+    return with_tail(ops.dot_product_attention(*parts, bias=view.bias, mask=view.visible), hidden)
+
+
 class SelfAttention:
     """Multi-head self-attention up to its output product, whose bias `Close` adds: [B, L, H] to [B, L, H]."""
 
@@ -105,6 +120,8 @@ class SelfAttention:
         run, about = self._run, self.about
         cos, sin = view.rotation or (None, None)
         qkv = product(x, self.qkv.kernel)  # [B, L, 3H]
+        if is_layer(self.qkv.kernel) and cos is None:
+            return product(drawn_attention(qkv, view, about.heads), self.output.kernel)
         query, key, value = run(heads_part, qkv, self.qkv.bias, cos, sin, heads=about.heads, scale=self._scale)
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # [B, heads, L, L]
         drop_key, rate = sites(0, about.dropout)
@@ -130,10 +147,11 @@ class RotaryViews:
         ]
 
     def _visible(self, there: Any, positions: Any, window: int) -> Any:
-        visible = there[:, None, None, :]
+        visible = keys_of(there)
         if not window:
             return visible
-        return ops.logical_and(visible, (ops.abs(positions[:, None] - positions[None, :]) <= window)[None, None])
+        near = (ops.abs(positions[:, None] - positions[None, :]) <= window)[None, None]
+        return near if visible is None else ops.logical_and(visible, near)
 
     def _rotation(self, positions: Any, theta: float) -> tuple[Any, Any]:
         rates = 1.0 / theta ** (np.arange(0, self._size, 2, dtype=np.float32) / np.float32(self._size))
@@ -160,4 +178,4 @@ class BiasViews:
             rows = ops.transpose(ops.matmul(chosen, self.distances))  # [heads, 2 L]
             length = ops.shape(ids)[1]
             bias = skewed(ops.broadcast_to(rows[None, :, None], (1, self._heads, length, 2 * length)))
-        return [View(there[:, None, None, :], bias=bias)] * self._blocks
+        return [View(keys_of(there), bias=bias)] * self._blocks

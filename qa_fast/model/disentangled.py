@@ -56,7 +56,9 @@ class DisentangledViews:
             distances = Distances(
                 ops.take(rows, falling(self._buckets, ids), axis=0), ops.take(rows, rising(self._buckets, ids), axis=0)
             )
-        visible = ops.logical_and(there[:, None, None, :], there[:, None, :, None])  # padding sees nothing here
+        visible = None
+        if there is not None:  # padding sees nothing here
+            visible = ops.logical_and(there[:, None, None, :], there[:, None, :, None])
         return [View(visible, distances=distances)] * self._blocks
 
     def _normed(self, rows: Any) -> Any:
@@ -84,7 +86,8 @@ def distances_part(
         keys = _placed(by_key, None if pairs is None else ops.transpose(pairs))
         x = x + as_dtype(ops.transpose(keys, (0, 1, 3, 2)), "float32")
     # What is not seen gets no gradient either, as in transformers' masked fill.
-    return softmax_over(x * as_dtype(visible, "float32"), visible, drop_key, rate, scores.dtype)
+    x = x if visible is None else x * as_dtype(visible, "float32")
+    return softmax_over(x, visible, drop_key, rate, scores.dtype)
 
 
 def _placed(scores: Any, pairs: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from qa_fast.model.attention import BiasViews, RotaryViews, SelfAttention, View
+from qa_fast.model.attention import BiasViews, RotaryViews, SelfAttention, View, keys_of
 from qa_fast.model.config import BucketBias, Disentangled, EncoderConfig, Rotary
 from qa_fast.model.disentangled import DisentangledAttention, DisentangledViews
 from qa_fast.model.islands import PartRunner
@@ -70,12 +70,14 @@ class Encoder:
         self.head = SpanHead(config, maker("head"), run)
 
     def __call__(self, input_ids: Any, there: Any, token_type_ids: Any, dropout_key: Any = None) -> tuple[Any, Any]:
-        """Score a padded batch; `there` is bool[B, L], where tokens are. See `SpanModel.call`."""
+        """Score a padded batch; `there` is bool[B, L], where tokens are, or None where a graph is drawn for rows without
+        padding. See `SpanModel.call`.
+        """
         config = self.config
         outside = Sites(dropout_key, 0)
         x = residual = self.embeddings(input_ids, token_type_ids, there, outside, self._dtype)  # [B, L, H]
         if self._views is None:
-            views = [View(there[:, None, None, :])] * len(config.order)
+            views = [View(keys_of(there))] * len(config.order)
         else:
             views = self._views(input_ids, there, outside, self._dtype)
         for step, index in enumerate(config.order):

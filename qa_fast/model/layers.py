@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -48,7 +49,9 @@ def activated(x: Any, name: str) -> Any:
         return ops.silu(x)
     if kind == "gelu_tanh":
         return ops.gelu(x, approximate=True)
-    return 0.5 * x * (1.0 + ops.erf(x * 0.7071067811865476))  # by erf: converters to ONNX lack `ops.gelu`'s Erfc
+    if isinstance(x, keras.KerasTensor):
+        return ops.gelu(x, approximate=False)  # drawn: every engine has one of its own
+    return 0.5 * x * (1.0 + ops.erf(x * 0.7071067811865476))
 
 
 def _plus(x: Any, bias: Any) -> Any:

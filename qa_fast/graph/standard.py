@@ -8,6 +8,7 @@ weights are standard layers, and its input is symbolic.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -23,24 +24,35 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")
 
 
-def input_names(config: EncoderConfig) -> tuple[str, ...]:
+def input_names(config: EncoderConfig, padded: bool = True) -> tuple[str, ...]:
     """The inputs that a model of this config has, in order."""
-    return INPUTS if config.takes_types else INPUTS[:2]
+    wanted = {"input_ids": True, "attention_mask": padded, "token_type_ids": config.takes_types}
+    return tuple(name for name in INPUTS if wanted[name])
 
 
-def standard_model(model: SpanModel, ids_dtype: str = "int32") -> keras.Model:
-    """The same function as `model` without dropout, in standard layers and float32.
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn encoder.
+
+    Attributes:
+        model: Functional: a dict of `input_names`, each [B, L] (attention_mask is 1 for a token, 0 for padding), to a
+            dict of start_logits and end_logits, float32[B, L]. Logits at padding mean nothing.
+        paths: For each layer with weights, by its name, their paths as in the model ("block_0/qkv_kernel").
+    """
+
+    model: keras.Model
+    paths: dict[str, list[str]]
+
+
+def draw(config: EncoderConfig, ids_dtype: str = "int32", padded: bool = True) -> Drawing:
+    """Draw the encoder of a config, without dropout, in standard layers and float32, with no weights yet.
 
     Args:
-        model: Where config and weights come from.
+        config: Its parts.
         ids_dtype: Of all inputs: "int32" or "int64".
-
-    Returns:
-        A functional model: a dict of `input_names`, each [B, L] (attention_mask is 1 for a token, 0 for padding), to
-        a dict of start_logits and end_logits, float32[B, L]. Logits at padding mean nothing.
+        padded: Whether rows may hold padding; without it there is no attention_mask among the inputs.
     """
-    config = model.config
-    inputs = {name: keras.Input((None,), dtype=ids_dtype, name=name) for name in input_names(config)}
+    inputs = {name: keras.Input((None,), dtype=ids_dtype, name=name) for name in input_names(config, padded)}
     makers: list[StandardLayers] = []
 
     def maker(part: str) -> StandardLayers:
@@ -48,14 +60,21 @@ def standard_model(model: SpanModel, ids_dtype: str = "int32") -> keras.Model:
         return makers[-1]
 
     encoder = Encoder(config, maker, PartRunner(), "float32")
-    there = ops.not_equal(inputs["attention_mask"], 0)
+    there = ops.not_equal(inputs["attention_mask"], 0) if padded else None
     logits = encoder(inputs["input_ids"], there, inputs.get("token_type_ids"))
     outputs = {name: _named(name)(part) for name, part in zip(OUTPUTS, logits, strict=True)}
-    standard = keras.Model(inputs, outputs, name="span_model")
+    paths = {name: paths for made in makers for name, paths in made.paths.items()}
+    return Drawing(keras.Model(inputs, outputs, name="span_model"), paths)
+
+
+def standard_model(model: SpanModel, ids_dtype: str = "int32") -> keras.Model:
+    """The same function as `model`, in standard layers with its weights; see `draw`."""
+    drawing = draw(model.config, ids_dtype)
     weights = {short_path(variable): ops.convert_to_numpy(variable) for variable in model.trainable_variables}
-    for made in makers:
-        made.fill(weights)
-    return standard
+    for layer in drawing.model.layers:
+        if layer.name in drawing.paths:
+            layer.set_weights([weights[path] for path in drawing.paths[layer.name]])
+    return drawing.model
 
 
 class StandardLayers:
@@ -63,11 +82,14 @@ class StandardLayers:
 
     Args:
         part: The part's name, with which its layers' names begin.
+
+    Attributes:
+        paths: See `Drawing`.
     """
 
     def __init__(self, part: str) -> None:
         self._part = part
-        self._made: list[tuple[layers.Layer, list[str]]] = []
+        self.paths: dict[str, list[str]] = {}
 
     def linear(self, name: str, rows: int, columns: int, bias: bool = True) -> Linear:
         """See `Maker`: a Dense layer."""
@@ -86,14 +108,8 @@ class StandardLayers:
         return self._kept(layers.Embedding(rows, width, dtype="float32", name=f"{self._part}_{name}"), name)
 
     def _kept(self, layer: layers.Layer, *names: str) -> layers.Layer:
-        self._made.append((layer, [f"{self._part}/{name}" for name in names]))
+        self.paths[layer.name] = [f"{self._part}/{name}" for name in names]
         return layer
-
-    def fill(self, weights: dict[str, Any]) -> None:
-        """Give the layers their weights, by our paths; a layer that the graph does not use stays without."""
-        for layer, paths in self._made:
-            if layer.built:
-                layer.set_weights([weights[path] for path in paths])
 
 
 def _named(name: str) -> layers.Layer:

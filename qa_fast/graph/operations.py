@@ -1,0 +1,285 @@
+"""Keras' operations as ONNX nodes: one small function for each operation that a drawn encoder is made of.
+
+An operation is known by its class's name. What it is given is either a value of the graph or a plain number or array;
+what it gives is a value. An operation that is not listed is refused by name, so that no family is written wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from qa_fast.model.attention import MASKED
+
+Array = npt.NDArray[Any]
+MICROSOFT = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the graph: its name, and its numpy dtype's name."""
+
+    name: str
+    dtype: str
+
+
+@dataclass
+class Nodes:
+    """The nodes and constants of a graph that is being written.
+
+    Attributes:
+        nodes: In order.
+        constants: By name; equal ones once.
+        fused: Write ONNX Runtime's own operation for attention.
+    """
+
+    fused: bool = False
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: dict[str, TensorProto] = field(default_factory=dict)
+
+    def add(self, kind: str, inputs: Sequence[Value], dtype: str, *, name: str = "", **attributes: Any) -> Value:
+        """One node with one output of a dtype."""
+        out = name or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, [value.name for value in inputs], [out], name=out, **attributes))
+        return Value(out, dtype)
+
+    def constant(self, value: Any, dtype: str) -> Value:
+        """A small constant."""
+        array = np.asarray(value, dtype)
+        name = f"c_{dtype}_{'x'.join(map(str, array.shape))}_{abs(hash(array.tobytes())):x}"
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(array, name)
+        return Value(name, dtype)
+
+    def value(self, given: Any, dtype: str) -> Value:
+        """What an operation was given, in a dtype."""
+        if not isinstance(given, Value):
+            return self.constant(given, dtype)
+        return given if given.dtype == dtype else self.cast(given, dtype)
+
+    def cast(self, value: Value, dtype: str) -> Value:
+        """A value in another dtype."""
+        return self.add("Cast", [value], dtype, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def ints(self, *numbers: int) -> Value:
+        """int64[n], as ONNX wants axes and shapes."""
+        return self.constant(np.array(numbers), "int64")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a Keras operation.
+
+    Attributes:
+        operation: With its settings.
+        dtype: Of its output.
+        shape: Of its first input; None where a size is not known.
+    """
+
+    operation: Any
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+# Nodes, the step, then what its operation was called with.
+Writer = Callable[..., Value]
+
+
+def _binary(kind: str) -> Writer:
+    def write(nodes: Nodes, step: Step, left: Any, right: Any) -> Value:
+        return nodes.add(kind, [nodes.value(left, step.dtype), nodes.value(right, step.dtype)], step.dtype)
+
+    return write
+
+
+def _comparison(kind: str, negated: bool = False) -> Writer:
+    def write(nodes: Nodes, step: Step, left: Any, right: Any) -> Value:
+        shared = left.dtype if isinstance(left, Value) else right.dtype
+        found = nodes.add(kind, [nodes.value(left, shared), nodes.value(right, shared)], "bool")
+        return nodes.add("Not", [found], "bool") if negated else found
+
+    return write
+
+
+def _unary(kind: str, **attributes: Any) -> Writer:
+    def write(nodes: Nodes, step: Step, x: Any) -> Value:
+        return nodes.add(kind, [nodes.value(x, step.dtype)], step.dtype, **attributes)
+
+    return write
+
+
+def _same(nodes: Nodes, step: Step, x: Any, *_: Any, **__: Any) -> Value:
+    return nodes.value(x, step.dtype)
+
+
+def _filled(number: int) -> Writer:
+    def write(nodes: Nodes, step: Step, x: Value, **_: Any) -> Value:
+        filler = numpy_helper.from_array(np.array([number], step.dtype))
+        return nodes.add("ConstantOfShape", [nodes.add("Shape", [x], "int64")], step.dtype, value=filler)
+
+    return write
+
+
+def _cumsum(nodes: Nodes, step: Step, x: Value) -> Value:
+    return nodes.add("CumSum", [nodes.value(x, step.dtype), nodes.constant(step.operation.axis or 0, "int64")], step.dtype)
+
+
+def _transpose(nodes: Nodes, step: Step, x: Value) -> Value:
+    axes = {} if step.operation.axes is None else {"perm": list(step.operation.axes)}
+    return nodes.add("Transpose", [x], step.dtype, **axes)
+
+
+def _expand_dims(nodes: Nodes, step: Step, x: Value) -> Value:
+    axis = step.operation.axis if isinstance(step.operation.axis, int) else step.operation.axis[0]
+    return nodes.add("Unsqueeze", [x, nodes.ints(axis)], step.dtype)
+
+
+def _reshape_layer(nodes: Nodes, step: Step, x: Value) -> Value:
+    return nodes.add("Reshape", [x, nodes.ints(0, *step.operation.target_shape)], step.dtype)  # 0 keeps the rows as they are
+
+
+def _reshape(nodes: Nodes, step: Step, x: Value) -> Value:
+    return nodes.add("Reshape", [x, nodes.ints(*step.operation.newshape)], step.dtype)
+
+
+def _concatenate(nodes: Nodes, step: Step, parts: Sequence[Any]) -> Value:
+    return nodes.add("Concat", [nodes.value(part, step.dtype) for part in parts], step.dtype, axis=step.operation.axis)
+
+
+def _softmax(nodes: Nodes, step: Step, x: Value) -> Value:
+    return nodes.add("Softmax", [x], step.dtype, axis=step.operation.axis)
+
+
+def _gelu(nodes: Nodes, step: Step, x: Value) -> Value:
+    return nodes.add("Gelu", [x], step.dtype, approximate="tanh" if step.operation.approximate else "none")
+
+
+def _silu(nodes: Nodes, step: Step, x: Value) -> Value:
+    return nodes.add("Mul", [x, nodes.add("Sigmoid", [x], step.dtype)], step.dtype)
+
+
+def _take(nodes: Nodes, step: Step, x: Any, indices: Value) -> Value:
+    return nodes.add("Gather", [nodes.value(x, step.dtype), indices], step.dtype, axis=step.operation.axis)
+
+
+def _take_along_axis(nodes: Nodes, step: Step, x: Value, indices: Value) -> Value:
+    """ONNX broadcasts no indices: they are spread to the rows of `x`, all but the axis."""
+    axis = step.operation.axis
+    rank = len(step.shape)
+    sizes = nodes.add("Shape", [x], "int64")
+    axis %= rank
+    own = nodes.add("Shape", [indices], "int64")
+    shape = nodes.add(
+        "Concat",
+        [
+            nodes.add("Slice", [sizes, nodes.ints(0), nodes.ints(axis)], "int64"),
+            nodes.add("Slice", [own, nodes.ints(axis), nodes.ints(rank)], "int64"),
+        ],
+        "int64",
+        axis=0,
+    )
+    spread = nodes.add("Expand", [indices, shape], indices.dtype)
+    return nodes.add("GatherElements", [x, spread], step.dtype, axis=axis)
+
+
+def _attention(
+    nodes: Nodes, step: Step, query: Value, key: Value, value: Value, bias: Value | None = None, mask: Any = None, **_: Any
+) -> Value:
+    """[B, L, heads, D] three times to the same; `bias` is added to the scores, `mask` says where they count."""
+    heads, size = step.shape[-2:]
+    if nodes.fused:
+        flat = [nodes.add("Reshape", [part, nodes.ints(0, 0, heads * size)], step.dtype) for part in (query, key, value)]
+        none = Value("", step.dtype)
+        options = {"num_heads": heads, "domain": MICROSOFT}
+        inputs = [*flat, none, none, bias] if bias is not None else flat
+        y = nodes.add("MultiHeadAttention", inputs, step.dtype, **options)
+        return nodes.add("Reshape", [y, nodes.ints(0, 0, heads, size)], step.dtype)
+    scaled = nodes.add("Mul", [query, nodes.constant(size**-0.5, step.dtype)], step.dtype)
+    rows = nodes.add("Transpose", [scaled], step.dtype, perm=[0, 2, 1, 3])
+    columns = nodes.add("Transpose", [key], step.dtype, perm=[0, 2, 3, 1])
+    scores = nodes.add("MatMul", [rows, columns], step.dtype)
+    if bias is not None:
+        scores = nodes.add("Add", [scores, bias], step.dtype)
+    if mask is not None:
+        seen = nodes.add("Sub", [nodes.cast(mask, step.dtype), nodes.constant(1.0, step.dtype)], step.dtype)
+        hidden = nodes.add("Mul", [seen, nodes.constant(-MASKED, step.dtype)], step.dtype)
+        scores = nodes.add("Add", [scores, hidden], step.dtype)
+    shares = nodes.add("Softmax", [scores], step.dtype, axis=-1)
+    columns = nodes.add("Transpose", [value], step.dtype, perm=[0, 2, 1, 3])
+    return nodes.add("Transpose", [nodes.add("MatMul", [shares, columns], step.dtype)], step.dtype, perm=[0, 2, 1, 3])
+
+
+_END = np.iinfo(np.int64).max
+
+
+def _get_item(nodes: Nodes, step: Step, x: Value, key: Any) -> Value:
+    """Slices first, then single rows, then new axes."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    rank = len(step.shape)
+    if Ellipsis in keys:
+        at = keys.index(Ellipsis)
+        missing = rank - sum(part is not None and part is not Ellipsis for part in keys)
+        keys[at : at + 1] = [slice(None)] * missing
+    slices: list[tuple[int, int, int, int]] = []
+    rows: list[tuple[int, int]] = []
+    new_axes: list[int] = []
+    axis = out_axis = 0
+    for part in keys:
+        if part is None:
+            new_axes.append(out_axis)
+            out_axis += 1
+            continue
+        if isinstance(part, slice):
+            if (part.start, part.stop, part.step or 1) != (None, None, 1):
+                end = _END if part.stop is None else part.stop
+                slices.append((part.start or 0, end, axis, part.step or 1))
+            out_axis += 1
+        else:
+            rows.append((int(part), axis))
+        axis += 1
+    if slices:
+        columns = [nodes.ints(*column) for column in zip(*slices, strict=True)]
+        x = nodes.add("Slice", [x, *columns], step.dtype)
+    for row, axis in reversed(rows):
+        x = nodes.add("Gather", [x, nodes.constant(row, "int64")], step.dtype, axis=axis)
+    return nodes.add("Unsqueeze", [x, nodes.ints(*new_axes)], step.dtype) if new_axes else x
+
+
+WRITERS: dict[str, Writer] = {
+    "Absolute": _unary("Abs"),
+    "Add": _binary("Add"),
+    "Cast": _same,
+    "Concatenate": _concatenate,
+    "ConvertToTensor": _same,
+    "Cos": _unary("Cos"),
+    "Cumsum": _cumsum,
+    "DotProductAttention": _attention,
+    "Erf": _unary("Erf"),
+    "ExpandDims": _expand_dims,
+    "Gelu": _gelu,
+    "GetItem": _get_item,
+    "Identity": _same,
+    "LessEqual": _comparison("LessOrEqual"),
+    "LogicalAnd": _binary("And"),
+    "Matmul": _binary("MatMul"),
+    "Multiply": _binary("Mul"),
+    "NotEqual": _comparison("Equal", negated=True),
+    "OnesLike": _filled(1),
+    "Relu": _unary("Relu"),
+    "Reshape": _reshape,
+    "ReshapeLayer": _reshape_layer,
+    "Silu": _silu,
+    "Sin": _unary("Sin"),
+    "Softmax": _softmax,
+    "StopGradient": _same,
+    "Subtract": _binary("Sub"),
+    "Take": _take,
+    "TakeAlongAxis": _take_along_axis,
+    "Transpose": _transpose,
+    "ZerosLike": _filled(0),
+}
