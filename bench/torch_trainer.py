@@ -2,7 +2,8 @@
 
 Two ways: `fixed` pads every batch to the shards' length, as the tutorial does; `grouped` takes the very batches of
 qa-fast's trainer. `--autocast` computes in bfloat16 where torch's autocast does. Prints loss and features a second, and
-writes a model folder that `qa-fast evaluate` scores.
+writes a model folder that `qa-fast evaluate` scores. Of qa-fast only the data's side is imported: with TensorFlow in it
+too, the process ends in a segmentation fault on some machines.
 
     python bench/torch_trainer.py shards --max-examples 8000 --epochs 1 --batching grouped --autocast --out torch-model
 """
@@ -11,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenize
 from qa_fast.batches import Batch, BatchCutter, bucket_widths, training_plan
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
-from qa_fast.train import TrainConfig
-from qa_fast.train.optimizer import learning_rate_at
+from qa_fast.train.config import TrainConfig
+from qa_fast.train.schedule import learning_rate_at
 from qa_fast.train.setup import select
 
 
@@ -120,6 +119,7 @@ def main() -> None:
     if asked.out:
         model.save_pretrained(asked.out)
         AutoTokenizer.from_pretrained(folder).save_pretrained(asked.out)
+    assert not {"tensorflow", "keras"} & sys.modules.keys(), "torch shares this process with TensorFlow"
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ class AnswerOptions:
     """The pipeline's options, with its defaults.
 
     Attributes:
-        top_k: Answers wanted for each question; fewer where there are fewer distinct spans.
+        top_k: Answers wanted for each question; fewer where there are fewer distinct spans. None is every candidate of
+            a document (`decode.DEFAULT_N_BEST` at most) and, where it competes, no answer.
         doc_stride: Overlap of two windows in tokens; None takes 128, or less where windows are short.
         max_answer_len: Longest answer in tokens.
         max_seq_len: Longest window in tokens, question and special tokens included; None takes 384, or what the model
@@ -55,7 +56,7 @@ class AnswerOptions:
         align_to_words: Widen answers to whole words; scripts without spaces between words are left alone.
     """
 
-    top_k: int = 1
+    top_k: int | None = 1
     doc_stride: int | None = None
     max_answer_len: int = 15
     max_seq_len: int | None = None
@@ -70,8 +71,9 @@ class AnswerOptions:
             UserError: A number is too small, or max_seq_len is more than the model can take.
         """
         for name in ("top_k", "max_answer_len", "max_question_len"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1; received {name}={getattr(self, name)}: give a higher one")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1; received {name}={value}: give a higher one")
         length = min(DEFAULT_MAX_SEQ_LEN, max_positions) if self.max_seq_len is None else self.max_seq_len
         if not special_tokens + 2 <= length <= max_positions:
             raise UserError(
@@ -219,7 +221,7 @@ class Answerer:
         # Features without labels are labelled at CLS.
         windows = windows_of([features], encoded.offsets[:-1][context_index[rows]], features.start_positions)
         starts, ends = _bounds(stripped, encoded, options.align_to_words)
-        n_best = max(DEFAULT_N_BEST, options.top_k)
+        n_best = max(DEFAULT_N_BEST, options.top_k or 0)
         decoder = SpanDecoder(windows, starts, ends, len(rows), n_best, options.max_answer_len)
         spans = decoder.add_all(self.predict([features])).result()
         texts = [contexts[index] for index in context_index[rows].tolist()]

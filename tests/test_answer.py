@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qa_fast.answer import Answerer, AnswerOptions, max_positions_of
+from qa_fast.decode import DEFAULT_N_BEST
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.schema import Features
@@ -161,6 +162,17 @@ def test_no_answer_competes_only_if_asked(encoder: TextEncoder) -> None:
     assert open_minded[0]["score"] == pytest.approx(plain[0]["score"] * np.exp(2))
     unsure = pond(encoder, null=5)(question="where?", context=HERON, top_k=3, handle_impossible_answer=True)
     assert unsure[0]["answer"] == "pond"
+
+
+def test_all_candidates_may_be_asked_for_and_no_answer_is_among_them(encoder: TextEncoder) -> None:
+    """However unlikely it is: it says what the scores of two documents have in common."""
+    ask = pond(encoder, null=-30)
+    options = AnswerOptions(top_k=None, handle_impossible_answer=True)
+    (found,) = ask.answer_pairs([("where?", HERON)], options)
+    assert len(found) == DEFAULT_N_BEST + 1
+    assert found[-1]["answer"] == ""
+    assert 0 < found[-1]["score"] < 1e-30
+    assert found[: DEFAULT_N_BEST - 1] == ask(question="where?", context=HERON, top_k=DEFAULT_N_BEST - 1)
 
 
 def test_a_score_does_not_depend_on_top_k(encoder: TextEncoder) -> None:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+import qa_fast.train
 import qa_fast.train.loop as loop
 from qa_fast.checkpoint import load_model, state_dict
 from qa_fast.errors import UserError
@@ -364,3 +365,22 @@ def test_jit_on_jax_is_on_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(UserError, match=r"KERAS_BACKEND must be tensorflow or jax to train; received 'torch'"):
         loop._make_engine(None, "on")
+
+
+def test_what_a_run_is_can_be_asked_without_a_framework() -> None:
+    """A process that must stay without TensorFlow, such as torch's in a bench, takes options, batches and schedule."""
+    code = (
+        "import sys\n"
+        "from qa_fast.batches import BatchCutter, training_plan\n"
+        "from qa_fast.train import ProgressLine, TrainConfig\n"
+        "from qa_fast.train.schedule import learning_rate_at\n"
+        "from qa_fast.train.setup import select\n"
+        "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'transformers'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ROOT}, check=True)
+
+
+def test_train_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match=r"module 'qa_fast\.train' has no attribute 'fit'"):
+        getattr(qa_fast.train, "fit")  # noqa: B009

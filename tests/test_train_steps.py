@@ -13,7 +13,8 @@ import pytest
 from qa_fast.batches import Batch, BatchCutter
 from qa_fast.checkpoint import load_model, save_model, short_path, state_dict
 from qa_fast.train.loop import _make_engine
-from qa_fast.train.optimizer import learning_rate_at, span_loss, step_scalars, update
+from qa_fast.train.optimizer import span_loss, step_scalars, update
+from qa_fast.train.schedule import learning_rate_at
 from qa_fast.train.steps import make_micros
 from tests.small_models import TINY, TINY_BERT, make_features, tiny_model
 from tests.torch_models import opened_by_torch, torch_inputs

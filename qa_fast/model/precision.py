@@ -9,9 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import keras
 import numpy as np
-from keras import ops
 
 from qa_fast.errors import UserError
 
@@ -62,11 +60,15 @@ def fastest(seconds: dict[str, float], *, accelerator: bool) -> Choice:
 
 def on_cpu() -> bool:
     """Whether the backend computes on the CPU."""
+    import keras
+
     return not any(name.lower().startswith(("gpu", "cuda", "tpu")) for name in keras.distribution.list_devices())
 
 
 def product_seconds(size: int) -> dict[str, float]:
     """Shortest of a few times of a `size` by `size` product, in seconds, for each dtype."""
+    from keras import ops
+
     values = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     times = {}
     for dtype in ("float32", "bfloat16", "float16"):

@@ -36,8 +36,9 @@ from qa_fast.shards import CHECKSUM, Shards, open_shards
 from qa_fast.sources import resolve_model
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.jit import choose_jit
-from qa_fast.train.optimizer import learning_rate_at, step_scalars
+from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.report import EpochReport, EventLog, History, Pace, StepReport, draw, versions, write_json
+from qa_fast.train.schedule import learning_rate_at
 from qa_fast.train.setup import (
     base_model,
     check_tokenizer,

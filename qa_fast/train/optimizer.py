@@ -1,4 +1,4 @@
-"""Adam and AdamW, gradient clipping, loss and learning rate as functions over arrays.
+"""Adam and AdamW, gradient clipping and loss as functions over arrays.
 
 Written out instead of `keras.optimizers` so that one step's update of all weights is one compiled function whatever
 runs the model, and its state is plain arrays: what a checkpoint holds is what there is.
@@ -100,24 +100,3 @@ def step_scalars(
     """What changes from step to step, float32[5]; `update_number` counts from 1, `clip_norm` 0 is no clipping."""
     clip = clip_norm if clip_norm > 0 else np.finfo(np.float32).max
     return np.array([learning_rate, weight_decay, clip, update_number, loss_scale], dtype=np.float32)
-
-
-def learning_rate_at(step: int, steps: int, peak: float, schedule: str, warmup: float) -> float:
-    """Learning rate of an optimisation step.
-
-    Args:
-        step: Counts from 0.
-        steps: Of the whole run.
-        peak: Highest rate.
-        schedule: "linear" (up over the first `warmup` share of the steps, then down to 0) or "constant".
-        warmup: Share of the steps, in [0, 1).
-
-    Returns:
-        The rate; never 0 at the first step, so that no step is without effect but the one after the last.
-    """
-    if schedule == "constant":
-        return peak
-    rising = round(steps * warmup)
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * max(0.0, (steps - step) / max(1, steps - rising))

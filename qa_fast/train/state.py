@@ -12,12 +12,14 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qa_fast.errors import UserError
-from qa_fast.train.steps import Floats
+
+if TYPE_CHECKING:
+    from qa_fast.train.steps import Floats  # imports keras
 
 KEPT = 2
 _PREFIX = "step-"

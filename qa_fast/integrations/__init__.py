@@ -1,0 +1,1 @@
+"""qa-fast as a part of other frameworks; each file needs its own extra."""
