@@ -112,22 +112,25 @@ class Answerer:
         self.max_windows = max_windows
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, precision: str = "auto") -> Answerer:
+    def from_pretrained(
+        cls, path: str | Path, precision: str = "auto", engine: str = "auto", say: Callable[[str], None] | None = None
+    ) -> Answerer:
         """Load a model.
 
         Args:
             path: A model folder, a Hub id or "minilm".
-            precision: "auto", "float32", "bfloat16" or "float16".
+            precision: See `infer.open_engine`, as for the others.
+            engine: "auto", "keras", "openvino" or "onnx".
+            say: Told in a line what a first time takes long for.
 
         Raises:
-            UserError: No usable model or tokenizer there.
+            UserError: No usable model, tokenizer or engine there.
         """
         folder = resolve_model(str(path))
         encoder = load_encoder(folder)
-        from qa_fast.predict import Predictor  # imports keras
+        from qa_fast.infer import open_engine
 
-        predictor = Predictor.from_pretrained(folder, precision=precision)
-        return cls(predictor.predict, encoder, max_positions_of(folder))
+        return cls(open_engine(folder, engine, precision, say=say).predict, encoder, max_positions_of(folder))
 
     def __call__(
         self,

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.errors import UserError
+from qa_fast.model.config import EncoderConfig
 from qa_fast.model.encoder import SpanModel, fresh_matrix
 from qa_fast.model.families import family_of
 from qa_fast.model.folder import TOKENIZER_FILES, Tensors, folder_config, read_json_config
@@ -86,20 +87,44 @@ def load_model(
 
 def load_weights(model: SpanModel, folder: str | Path, *, seed: int = 0) -> LoadReport:
     """Fill a model's weights from a Hugging Face folder; see `load_model`."""
-    folder = Path(folder)
-    family = family_of(model.config.family)
     variables = {short_path(variable): variable for variable in model.trainable_variables}
+    shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
+    return read_weights(folder, model.config, shapes, lambda path, value: variables[path].assign(value), seed=seed)
+
+
+def read_weights(
+    folder: str | Path,
+    config: EncoderConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    take: Callable[[str, Floats], object],
+    *,
+    seed: int = 0,
+) -> LoadReport:
+    """Hand on a folder's weights, one at a time.
+
+    Args:
+        folder: See `load_model`.
+        config: The model's parts.
+        shapes: Of each weight, by its path ("block_0/qkv_kernel").
+        take: Told each path and float32 value.
+        seed: For a head that the checkpoint lacks; biases and norms of such a head are not handed on.
+
+    Raises:
+        UserError: See `load_model`.
+    """
+    folder = Path(folder)
+    family = family_of(config.family)
     generator = np.random.default_rng(seed)
     used: list[str] = []
     made: list[str] = []
     with Tensors(folder) as tensors:
-        for slot in family.slots(model.config):
-            variable = variables[slot.path]
+        for slot in family.slots(config):
+            shape = shapes[slot.path]
             found = [tensors.find(name, family.prefix) for name in slot.names]
             absent = [name for name, there in zip(slot.names, found, strict=True) if there is None]
             if absent and slot.head:
                 if slot.transposed:  # a bias starts at 0 and a norm's scale at 1, as they are
-                    variable.assign(fresh_matrix(generator, tuple(variable.shape), model.config))
+                    take(slot.path, fresh_matrix(generator, shape, config))
                 made += slot.names
                 continue
             if absent:
@@ -110,12 +135,12 @@ def load_weights(model: SpanModel, folder: str | Path, *, seed: int = 0) -> Load
             names = [name for name in found if name is not None]
             arrays = [tensors.read(name) for name in names]
             value = np.concatenate([array.T for array in arrays], -1) if slot.transposed else np.concatenate(arrays)
-            if value.shape != tuple(variable.shape):
+            if value.shape != shape:
                 raise UserError(
-                    f"{slot.names[0]} must have the size that config.json says, {tuple(variable.shape)} as laid out "
+                    f"{slot.names[0]} must have the size that config.json says, {shape} as laid out "
                     f"here; received {value.shape} in {str(folder)!r}: check that config.json belongs to the weights"
                 )
-            variable.assign(np.ascontiguousarray(value))
+            take(slot.path, np.ascontiguousarray(value))
             used += names
         taken = set(used)
         left_out = [name for name in tensors if name not in taken and not name.endswith("position_ids")]

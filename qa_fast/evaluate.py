@@ -266,7 +266,9 @@ def evaluate(
     max_examples: int | None = None,
     seed: int = 0,
     precision: str = "auto",
+    engine: str = "auto",
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> EvaluationResult:
     """Score a model folder on a split of a shard folder, and write the predictions where `out` is given.
 
@@ -281,27 +283,21 @@ def evaluate(
         allow_no_answer: None follows the data.
         max_examples: None scores all.
         seed: For the choice of examples.
-        precision: "auto", "float32", "bfloat16" or "float16".
+        precision: See `infer.open_engine`, as for `engine` and `say`.
+        engine: "auto", "keras", "openvino" or "onnx".
         progress: Called with features done and features in all.
+        say: Told in a line what a first time takes long for.
 
     Raises:
         UserError: No such split or nothing in it to score against, or the shards were made by another tokenizer.
     """
-    shards = open_shards(shards_path)
-    opened = _scorable(shards, split)
     folder = resolve_model(str(model_path))
-    model_hash, shard_hash = load_encoder(folder).tokenizer_hash, shards.manifest["model"]["tokenizer_hash"]
-    if model_hash != shard_hash:
-        raise UserError(
-            f"shards and model must have the same tokenizer; {shards.folder} was made with that of "
-            f"{shards.manifest['model']['name']} ({shard_hash[:12]}), {folder} has another ({model_hash[:12]}): "
-            f"featurize again with --model {folder}"
-        )
-    from qa_fast.predict import Predictor  # imports keras
+    shards = matching_shards(shards_path, folder)
+    opened = scorable(shards, split)
+    from qa_fast.infer import open_engine
 
-    predictor = Predictor.from_pretrained(folder, precision=precision)
     result = evaluate_split(
-        predictor.predict,
+        open_engine(folder, engine, precision, say=say).predict,
         opened,
         cls_token_id=shards.manifest["model"]["cls_token_id"],
         n_best=n_best,
@@ -317,7 +313,29 @@ def evaluate(
     return result
 
 
-def _scorable(shards: Shards, name: str) -> Split:
+def matching_shards(shards_path: str | Path, folder: Path) -> Shards:
+    """Open shards that were made with a model folder's tokenizer.
+
+    Raises:
+        UserError: They were made by another, or are none.
+    """
+    shards = open_shards(shards_path)
+    model_hash, shard_hash = load_encoder(folder).tokenizer_hash, shards.manifest["model"]["tokenizer_hash"]
+    if model_hash != shard_hash:
+        raise UserError(
+            f"shards and model must have the same tokenizer; {shards.folder} was made with that of "
+            f"{shards.manifest['model']['name']} ({shard_hash[:12]}), {folder} has another ({model_hash[:12]}): "
+            f"featurize again with --model {folder}"
+        )
+    return shards
+
+
+def scorable(shards: Shards, name: str) -> Split:
+    """A split with questions, documents and answers.
+
+    Raises:
+        UserError: There is no such split, or it lacks them.
+    """
     there = [other for other in shards.names if other != "train"]
     listed = f"choose one of {', '.join(there)}" if there else "featurize one with its answers, such as validation"
     if name not in shards.names:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qa_fast.cli.extras import needs
+from qa_fast.cli.extras import needs, say
 from qa_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def answer(
     doc_stride: Annotated[int | None, typer.Option("--doc-stride", help="OVERLAP of windows, in tokens.")] = None,
     allow_no_answer: Annotated[bool, typer.Option("--allow-no-answer", help="Let 'no answer' compete.")] = False,
     precision: Annotated[
-        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16 or float16.")
+        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16, float16 or int8.")
+    ] = "auto",
+    engine: Annotated[
+        str, typer.Option("--engine", help="auto (measured on this device), keras, openvino or onnx.")
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
 ) -> None:
@@ -47,7 +50,7 @@ def answer(
     if not batch and question is None:
         raise UserError("a question is needed; received none: pass --question, or --input and --output for many")
     text = "" if batch else _document(context, context_file)
-    with needs("train", "qa-fast answer"):
+    with needs("answer", "qa-fast answer"):
         from qa_fast.answer import Answerer, AnswerOptions
 
         options = AnswerOptions(
@@ -57,7 +60,7 @@ def answer(
             max_seq_len=max_length,
             handle_impossible_answer=allow_no_answer,
         )
-        answerer = Answerer.from_pretrained(model, precision)
+        answerer = Answerer.from_pretrained(model, precision, engine, say)
         if input_file is not None and output_file is not None:
             _many(answerer, input_file, output_file, options, as_json)
             return

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qa_fast.cli.extras import needs
+from qa_fast.cli.extras import needs, say
 
 
 def evaluate(
@@ -30,13 +30,16 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of that choice.")] = 0,
     precision: Annotated[
-        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16 or float16.")
+        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16, float16 or int8.")
+    ] = "auto",
+    engine: Annotated[
+        str, typer.Option("--engine", help="auto (measured on this device), keras, openvino or onnx.")
     ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on standard output.")] = False,
 ) -> None:
     """Score a model with the official SQuAD metrics."""
-    with needs("train", "qa-fast evaluate"):
+    with needs("answer", "qa-fast evaluate"):
         from qa_fast.evaluate import evaluate as run
         from qa_fast.hub.card import write_card
         from qa_fast.hub.facts import record_evaluation
@@ -49,11 +52,12 @@ def evaluate(
             "max_examples": max_examples,
             "seed": seed,
             "precision": precision,
+            "engine": engine,
         }
         if quiet or as_json:
             result = run(shards, model, split, out, **options)
         else:
-            result = _with_bar(lambda progress: run(shards, model, split, out, progress=progress, **options))
+            result = _with_bar(lambda progress: run(shards, model, split, out, progress=progress, say=say, **options))
     if out is not None:
         write_json(out / "metrics.json", result.metrics)
     carded = (Path(model) / "training" / "metrics.json").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,9 +13,11 @@ from qa_fast.errors import MissingExtraError
 
 # Modules that an extra brings; anything else that cannot be imported is a fault of ours and stays a traceback.
 _MODULES = {
-    "train": ("keras", "tensorflow", "jax", "matplotlib", "tensorboard"),
+    "answer": ("keras", "onnx", "onnxruntime"),
+    "train": ("keras", "tensorflow", "jax", "matplotlib", "tensorboard", "onnx", "onnxruntime"),
+    "openvino": ("openvino",),
     "serve": ("fastapi", "starlette", "uvicorn", "prometheus_client"),
-    "export": ("tf2onnx", "onnx", "onnxruntime"),
+    "export": ("onnx", "onnxruntime", "keras"),
 }
 
 
@@ -40,3 +43,8 @@ def needs(extra: str, what: str) -> Iterator[None]:
             if missing in modules:
                 raise MissingExtraError(what, extra if missing in _MODULES[extra] else name, missing) from None
         raise
+
+
+def say(line: str) -> None:
+    """A line for the user, on standard error."""
+    print(line, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ A reader gets nothing but the file: what it answers is what a user of the file w
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast.errors import MissingExtraError
-from qa_fast.graph.standard import INPUTS, OUTPUTS
+from qa_fast.checkpoint import short_path
+from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.graph.names import OUTPUTS
+from qa_fast.graph.standard import draw, standard_model
+from qa_fast.model.encoder import SpanModel
 
-OPSET = 17
 Arrays = Mapping[str, npt.NDArray[Any]]
 Reader = Callable[[Arrays], dict[str, npt.NDArray[np.float32]]]
 
@@ -32,7 +33,7 @@ class Format:
         mark: File that a folder of this format holds; "" for a file.
         ids_dtype: Of the inputs.
         needs_tensorflow: Whether Keras must run on TensorFlow to write it.
-        write: Writes a standard model to a path.
+        write: Writes a model to a path.
         open: Opens a path, for inputs as arrays to logits as arrays.
         told: How to open it, for the user.
     """
@@ -41,13 +42,13 @@ class Format:
     mark: str
     ids_dtype: str
     needs_tensorflow: bool
-    write: Callable[[keras.Model, Path], None]
+    write: Callable[[SpanModel, Path], None]
     open: Callable[[Path], Reader]
     told: str
 
 
-def _write_keras(model: keras.Model, path: Path) -> None:
-    model.save(path)
+def _write_keras(model: SpanModel, path: Path) -> None:
+    standard_model(model).save(path)
 
 
 def _open_keras(path: Path) -> Reader:
@@ -59,8 +60,10 @@ def _open_keras(path: Path) -> Reader:
     return read
 
 
-def _write_saved_model(model: keras.Model, path: Path) -> None:
+def _write_saved_model(span_model: SpanModel, path: Path) -> None:
     import tensorflow as tf
+
+    model = standard_model(span_model)
 
     @tf.function(input_signature=[_specs(model)])
     def serve(inputs: dict[str, Any]) -> Any:
@@ -93,45 +96,25 @@ def _open_saved_model(path: Path) -> Reader:
     return read
 
 
-def _write_onnx(model: keras.Model, path: Path) -> None:
-    """Convert by tf2onnx, the weights left out.
-
-    The converter copies all constants again and again (MiniLM's 90 MB took 6 GB and half a minute), so weights are
-    inputs to it, and put into the file as constants afterwards.
-    """
+def _write_onnx(model: SpanModel, path: Path) -> None:
+    """Our own writer; ONNX Runtime, which checks the file, is found missing before the work is done."""
     try:
-        import onnx
-        import onnxruntime  # noqa: F401 - needed to check the file; found missing before the work is done
-        import tf2onnx
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("qa-fast export --format onnx", "export", error.name or "tf2onnx") from None
-    import tensorflow as tf
+        raise MissingExtraError("qa-fast export --format onnx", "export", error.name or "onnx") from None
+    from qa_fast.graph.onnx_file import MOST_IN_A_FILE, write_onnx
 
-    specs = _specs(model)
-    names = [f"weight_{number}" for number in range(len(model.weights))]
-    weights = [
-        tf.TensorSpec(weight.shape, weight.dtype, name) for weight, name in zip(model.weights, names, strict=True)
-    ]
-
-    @tf.function(input_signature=[specs, *weights])
-    def compute(inputs: dict[str, Any], *values: Any) -> Any:
-        return model.stateless_call(values, [], inputs)[0]
-
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    made, _ = tf2onnx.convert.from_function(compute, [specs, *weights], opset=OPSET)
-    for weight, name in zip(model.weights, names, strict=True):
-        made.graph.initializer.append(onnx.numpy_helper.from_array(keras.ops.convert_to_numpy(weight), name))
-    # The converter sorts inputs and outputs by name and numbers their sizes.
-    inputs = {value.name: value for value in made.graph.input}
-    outputs = {value.name: value for value in made.graph.output}
-    ordered = [inputs[name] for name in INPUTS if name in inputs], [outputs[name] for name in OUTPUTS]
-    for values, order in zip((made.graph.input, made.graph.output), ordered, strict=True):
-        for value in order:
-            for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "length"), strict=True):
-                size.dim_param = name
-        del values[:]
-        values.extend(order)
-    onnx.save(made, path)
+    weights = {
+        short_path(weight): np.asarray(keras.ops.convert_to_numpy(weight)) for weight in model.trainable_variables
+    }
+    size = sum(weight.nbytes for weight in weights.values())
+    if size > MOST_IN_A_FILE:
+        raise UserError(
+            f"an ONNX file holds weights of at most {MOST_IN_A_FILE:,} bytes; received a model of {size:,}: choose "
+            "--format saved-model or keras"
+        )
+    write_onnx(draw(model.config, "int64"), weights, path)
 
 
 def _open_onnx(path: Path) -> Reader:
@@ -168,7 +151,7 @@ FORMATS = {
         suffix=".onnx",
         mark="",
         ids_dtype="int64",
-        needs_tensorflow=True,
+        needs_tensorflow=False,
         write=_write_onnx,
         open=_open_onnx,
         told="open it with onnxruntime.InferenceSession",

@@ -18,7 +18,8 @@ import numpy as np
 from qa_fast.checkpoint import load_model
 from qa_fast.errors import UserError
 from qa_fast.export.formats import FORMATS, Arrays, Format, Reader
-from qa_fast.graph.standard import OUTPUTS, input_names, standard_model
+from qa_fast.graph.names import OUTPUTS
+from qa_fast.graph.standard import input_names
 from qa_fast.model.encoder import SpanModel
 from qa_fast.schema import Int32s
 from qa_fast.sources import resolve_model
@@ -91,7 +92,7 @@ def _export(model: SpanModel, name: str, out: Path) -> Exported:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
             made = Path(scratch) / f"export{kind.suffix}"
-            kind.write(standard_model(model, kind.ids_dtype), made)
+            kind.write(model, made)
             difference = greatest_difference(model, kind.open(made), kind.ids_dtype)
             if not difference <= TOLERANCE:
                 raise UserError(

@@ -15,15 +15,16 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from qa_fast.errors import UserError
+from qa_fast.graph.names import OUTPUTS
 from qa_fast.graph.operations import MICROSOFT, WRITERS, Nodes, Step, Value
-from qa_fast.graph.standard import OUTPUTS, Drawing
+from qa_fast.graph.standard import Drawing
 
 OPSET = 20  # the first with Gelu
-# A protocol buffer holds 2 GiB; weights go to a file of their own from here on.
-_MOST_INSIDE = 1 << 30
+# Of weights; a protocol buffer holds 2 GiB, and some of that is the graph.
+MOST_IN_A_FILE = 2**31 - 2**24
 
 Floats = npt.NDArray[np.float32]
 
@@ -56,7 +57,12 @@ def onnx_graph(drawing: Drawing, weights: Mapping[str, Floats], fused: bool = Fa
         [_described(name, "float32") for name in OUTPUTS],
         [*nodes.constants.values(), *initializers],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET), *([helper.make_opsetid(MICROSOFT, 1)] if fused else [])], producer_name="qa-fast", ir_version=9)
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET), *([helper.make_opsetid(MICROSOFT, 1)] if fused else [])],
+        producer_name="qa-fast",
+        ir_version=9,
+    )
 
 
 def _described(name: str, dtype: str) -> onnx.ValueInfoProto:
@@ -109,7 +115,9 @@ class _Walk:
         return Value(path, "float32")
 
     def _dense(self, layer: Any, x: Value) -> Value:
-        y = self._nodes.add("MatMul", [x, self._weight(layer, 0)], "float32")
+        kernel = self._weight(layer, 0)
+        name = product_name(kernel.name, len(self._nodes.nodes))
+        y = self._nodes.add("MatMul", [x, kernel], "float32", name=name)
         return self._nodes.add("Add", [y, self._weight(layer, 1)], "float32") if layer.use_bias else y
 
     def _embedding(self, layer: Any, ids: Value) -> Value:
@@ -120,8 +128,23 @@ class _Walk:
         return self._nodes.add("LayerNormalization", inputs, "float32", axis=-1, epsilon=layer.epsilon)
 
 
-def write_onnx(drawing: Drawing, weights: Mapping[str, Floats], path: Path, fused: bool = False) -> None:
-    """Write the graph; weights of more than a GiB go to a file beside it, of the same name and `.data`."""
+def product_name(path: str, number: int) -> str:
+    """The name of the node that multiplies by the kernel of a path: "block_0/qkv:12", a shared kernel's nodes apart."""
+    return f"{path.removesuffix('_kernel')}:{number}"
+
+
+def write_onnx(
+    drawing: Drawing, weights: Mapping[str, Floats], path: Path, *, fused: bool = False, apart: bool = False
+) -> None:
+    """Write the graph.
+
+    Args:
+        drawing: See `onnx_graph`.
+        weights: See `onnx_graph`.
+        path: The file.
+        fused: See `onnx_graph`.
+        apart: Weights go to a file beside it, of the same name and `.data`, which engines map into memory; a single
+            file holds `MOST_IN_A_FILE`.
+    """
     made = onnx_graph(drawing, weights, fused)
-    apart = sum(weight.nbytes for weight in weights.values()) > _MOST_INSIDE
     onnx.save_model(made, path, save_as_external_data=apart, location=f"{path.name}.data")

@@ -126,11 +126,13 @@ def _filled(number: int) -> Writer:
 
 
 def _cumsum(nodes: Nodes, step: Step, x: Value) -> Value:
-    return nodes.add("CumSum", [nodes.value(x, step.dtype), nodes.constant(step.operation.axis or 0, "int64")], step.dtype)
+    return nodes.add(
+        "CumSum", [nodes.value(x, step.dtype), nodes.constant(step.operation.axis or 0, "int64")], step.dtype
+    )
 
 
 def _transpose(nodes: Nodes, step: Step, x: Value) -> Value:
-    axes = {} if step.operation.axes is None else {"perm": list(step.operation.axes)}
+    axes: dict[str, Any] = {} if step.operation.axes is None else {"perm": list(step.operation.axes)}
     return nodes.add("Transpose", [x], step.dtype, **axes)
 
 
@@ -140,7 +142,9 @@ def _expand_dims(nodes: Nodes, step: Step, x: Value) -> Value:
 
 
 def _reshape_layer(nodes: Nodes, step: Step, x: Value) -> Value:
-    return nodes.add("Reshape", [x, nodes.ints(0, *step.operation.target_shape)], step.dtype)  # 0 keeps the rows as they are
+    return nodes.add(
+        "Reshape", [x, nodes.ints(0, *step.operation.target_shape)], step.dtype
+    )  # 0 keeps the rows as they are
 
 
 def _reshape(nodes: Nodes, step: Step, x: Value) -> Value:
@@ -188,14 +192,25 @@ def _take_along_axis(nodes: Nodes, step: Step, x: Value, indices: Value) -> Valu
 
 
 def _attention(
-    nodes: Nodes, step: Step, query: Value, key: Value, value: Value, bias: Value | None = None, mask: Any = None, **_: Any
+    nodes: Nodes,
+    step: Step,
+    query: Value,
+    key: Value,
+    value: Value,
+    bias: Value | None = None,
+    mask: Any = None,
+    **_: Any,
 ) -> Value:
     """[B, L, heads, D] three times to the same; `bias` is added to the scores, `mask` says where they count."""
     heads, size = step.shape[-2:]
+    assert heads is not None
+    assert size is not None
     if nodes.fused:
-        flat = [nodes.add("Reshape", [part, nodes.ints(0, 0, heads * size)], step.dtype) for part in (query, key, value)]
+        flat = [
+            nodes.add("Reshape", [part, nodes.ints(0, 0, heads * size)], step.dtype) for part in (query, key, value)
+        ]
         none = Value("", step.dtype)
-        options = {"num_heads": heads, "domain": MICROSOFT}
+        options: dict[str, Any] = {"num_heads": heads, "domain": MICROSOFT}
         inputs = [*flat, none, none, bias] if bias is not None else flat
         y = nodes.add("MultiHeadAttention", inputs, step.dtype, **options)
         return nodes.add("Reshape", [y, nodes.ints(0, 0, heads, size)], step.dtype)

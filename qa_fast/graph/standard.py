@@ -15,13 +15,11 @@ import keras
 from keras import layers, ops
 
 from qa_fast.checkpoint import short_path
+from qa_fast.graph.names import INPUTS, OUTPUTS
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.encoder import Encoder, SpanModel
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.weights import Linear, Norm
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUTS = ("start_logits", "end_logits")
 
 
 def input_names(config: EncoderConfig, padded: bool = True) -> tuple[str, ...]:
@@ -38,10 +36,12 @@ class Drawing:
         model: Functional: a dict of `input_names`, each [B, L] (attention_mask is 1 for a token, 0 for padding), to a
             dict of start_logits and end_logits, float32[B, L]. Logits at padding mean nothing.
         paths: For each layer with weights, by its name, their paths as in the model ("block_0/qkv_kernel").
+        shapes: Of each weight, by its path.
     """
 
     model: keras.Model
     paths: dict[str, list[str]]
+    shapes: dict[str, tuple[int, ...]]
 
 
 def draw(config: EncoderConfig, ids_dtype: str = "int32", padded: bool = True) -> Drawing:
@@ -64,7 +64,8 @@ def draw(config: EncoderConfig, ids_dtype: str = "int32", padded: bool = True) -
     logits = encoder(inputs["input_ids"], there, inputs.get("token_type_ids"))
     outputs = {name: _named(name)(part) for name, part in zip(OUTPUTS, logits, strict=True)}
     paths = {name: paths for made in makers for name, paths in made.paths.items()}
-    return Drawing(keras.Model(inputs, outputs, name="span_model"), paths)
+    shapes = {path: shape for made in makers for path, shape in made.shapes.items()}
+    return Drawing(keras.Model(inputs, outputs, name="span_model"), paths, shapes)
 
 
 def standard_model(model: SpanModel, ids_dtype: str = "int32") -> keras.Model:
@@ -85,30 +86,41 @@ class StandardLayers:
 
     Attributes:
         paths: See `Drawing`.
+        shapes: See `Drawing`.
     """
 
     def __init__(self, part: str) -> None:
         self._part = part
         self.paths: dict[str, list[str]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def linear(self, name: str, rows: int, columns: int, bias: bool = True) -> Linear:
         """See `Maker`: a Dense layer."""
-        dense = layers.Dense(columns, use_bias=bias, dtype="float32", name=f"{self._part}_{name}")
-        return Linear(self._kept(dense, f"{name}_kernel", *([f"{name}_bias"] if bias else [])), None)
+        dense = layers.Dense(
+            columns, use_bias=bias, kernel_initializer="zeros", dtype="float32", name=f"{self._part}_{name}"
+        )
+        weights = {"kernel": (rows, columns), **({"bias": (columns,)} if bias else {})}
+        return Linear(self._kept(dense, {f"{name}_{weight}": shape for weight, shape in weights.items()}), None)
 
     def norm(self, name: str, width: int, epsilon: float, bias: bool = True) -> Norm:
         """See `Maker`: a LayerNormalization layer."""
         norm = layers.LayerNormalization(
             epsilon=epsilon, center=bias, dtype="float32", name=f"{self._part}_{name}"
         )  # fmt: skip
-        return Norm(self._kept(norm, f"{name}_gamma", *([f"{name}_beta"] if bias else [])), None)
+        weights = ("gamma", "beta") if bias else ("gamma",)
+        return Norm(self._kept(norm, {f"{name}_{weight}": (width,) for weight in weights}), None)
 
     def table(self, name: str, rows: int, width: int) -> Any:
         """See `Maker`: an Embedding layer."""
-        return self._kept(layers.Embedding(rows, width, dtype="float32", name=f"{self._part}_{name}"), name)
+        table = layers.Embedding(
+            rows, width, embeddings_initializer="zeros", dtype="float32", name=f"{self._part}_{name}"
+        )  # fmt: skip
+        return self._kept(table, {name: (rows, width)})
 
-    def _kept(self, layer: layers.Layer, *names: str) -> layers.Layer:
-        self.paths[layer.name] = [f"{self._part}/{name}" for name in names]
+    def _kept(self, layer: layers.Layer, shapes: dict[str, tuple[int, ...]]) -> layers.Layer:
+        of_paths = {f"{self._part}/{name}": shape for name, shape in shapes.items()}
+        self.paths[layer.name] = list(of_paths)
+        self.shapes |= of_paths
         return layer
 
 

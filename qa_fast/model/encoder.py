@@ -70,8 +70,9 @@ class Encoder:
         self.head = SpanHead(config, maker("head"), run)
 
     def __call__(self, input_ids: Any, there: Any, token_type_ids: Any, dropout_key: Any = None) -> tuple[Any, Any]:
-        """Score a padded batch; `there` is bool[B, L], where tokens are, or None where a graph is drawn for rows without
-        padding. See `SpanModel.call`.
+        """Score a padded batch, see `SpanModel.call`.
+
+        `there` is bool[B, L], where tokens are, or None where a graph is drawn for rows without padding.
         """
         config = self.config
         outside = Sites(dropout_key, 0)

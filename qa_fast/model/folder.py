@@ -86,7 +86,7 @@ class Tensors:
         self._files: dict[str, Any] = {}
         self._names: dict[Any, Path] = {}
         with contextlib.ExitStack() as opened:
-            for path in _weight_files(folder):
+            for path in weight_files(folder):
                 with _whole(path):
                     file = opened.enter_context(_open(path))
                     self._names[file] = path
@@ -146,8 +146,12 @@ def _open(path: Path) -> Any:
     return safe_open(path, framework="numpy")
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files of a folder's weights; pickled ones where there are no others."""
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder's weights; pickled ones where there are no others.
+
+    Raises:
+        UserError: There are none.
+    """
     for name in (SAFETENSORS, PICKLED):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():

@@ -27,11 +27,11 @@ from qa_fast.batches import Batch, BatchCutter, batches_of, bucket_widths, train
 from qa_fast.checkpoint import load_weights, save_model
 from qa_fast.errors import UserError
 from qa_fast.hub.card import write_card
+from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.folder import folder_config
 from qa_fast.model.precision import Choice, choose_precision
-from qa_fast.predict import Predictor
 from qa_fast.shards import CHECKSUM, Shards, open_shards
 from qa_fast.sources import resolve_model
 from qa_fast.train.config import TrainConfig
@@ -164,7 +164,7 @@ class _Run:
             self.engine.write(arrays)
         if self.engine.devices > 1:
             say(f"{self.engine.devices} devices, each with its share of every batch")
-        self.predictor = Predictor(self.model)
+        self.reader = KerasEngine(self.model)
         self.pace = Pace()
         self.seen_widths: set[int] = set()
         self.mark = 0.0
@@ -293,7 +293,7 @@ class _Run:
         self.engine.publish()
         if self.validation is not None:
             report = validate(
-                self.predictor,
+                self.reader,
                 self.validation,
                 self.shards.manifest["model"].get("cls_token_id"),
                 self.config.validation_examples,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from qa_fast.evaluate import evaluate_split
-from qa_fast.predict import Floats, Prediction, Predictor
+from qa_fast.infer.engine import Engine, Floats, Prediction
 from qa_fast.schema import Features, Int32s
 from qa_fast.shards import Split
 from qa_fast.train.report import EpochReport
@@ -20,11 +20,11 @@ class LossMeter:
     The cross-entropy here is over each feature's own tokens, so that it does not depend on padding.
 
     Args:
-        predictor: Where predictions come from.
+        engine: Where predictions come from.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._sums = np.zeros(2)
         self._counts = np.zeros(2, np.int64)
 
@@ -34,10 +34,10 @@ class LossMeter:
         return float(np.mean(self._sums / np.maximum(self._counts, 1)))
 
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
-        """As `Predictor.predict`."""
+        """As `Engine.predict`."""
         starts = np.concatenate([chunk.start_positions for chunk in chunks])
         ends = np.concatenate([chunk.end_positions for chunk in chunks])
-        for batch in self._predictor.predict(chunks):
+        for batch in self._engine.predict(chunks):
             for side, (logits, labels) in enumerate(((batch.start_logits, starts), (batch.end_logits, ends))):
                 losses = label_losses(logits, labels[batch.rows], batch.lengths)
                 self._sums[side] += losses.sum()
@@ -65,11 +65,11 @@ def label_losses(logits: Floats, labels: Int32s, lengths: Int32s) -> Floats:
 
 
 def validate(
-    predictor: Predictor, split: Split, cls_token_id: int | None, max_examples: int | None, seed: int
+    engine: Engine, split: Split, cls_token_id: int | None, max_examples: int | None, seed: int
 ) -> EpochReport:
     """Score a split; `epoch`, `step` and `saved` are the caller's to fill in."""
     started = time.perf_counter()
-    meter = LossMeter(predictor)
+    meter = LossMeter(engine)
     result = evaluate_split(meter.predict, split, cls_token_id=cls_token_id, max_examples=max_examples, seed=seed)
     return EpochReport(
         epoch=0,

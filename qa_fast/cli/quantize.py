@@ -1,0 +1,41 @@
+"""`qa-fast quantize`: int8 for a model that stands it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qa_fast.cli.extras import needs, say
+
+# Repeated from qa_fast.quantize, which the help must not wait for; a test holds them equal.
+_MOST_LOST = 0.3
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="Model folder; a small recipe is written into it.")],
+    shards: Annotated[Path, typer.Argument(help="Folder that 'qa-fast featurize' made with the model's tokenizer.")],
+    split: Annotated[str, typer.Option("--split", help="Split to score on; any but train.")] = "validation",
+    max_loss: Annotated[float, typer.Option("--max-loss", help="Points of F1 that int8 may lose.")] = _MOST_LOST,
+    max_examples: Annotated[
+        int | None, typer.Option("--max-examples", help="Score a random choice of so many examples.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of that choice.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the recipe as JSON on standard output.")] = False,
+) -> None:
+    """Score a model in float32 and int8, and let it be read in int8 if that costs little."""
+    with needs("answer", "qa-fast quantize"):
+        from qa_fast.quantize import quantize as run
+
+        made = run(model, shards, split, most_lost=max_loss, max_examples=max_examples, seed=seed, say=say)
+    recipe = made.recipe
+    if as_json:
+        typer.echo(json.dumps(asdict(recipe) | {"path": str(made.path), "questions_alike": made.questions_alike}))
+        return
+    say(
+        f"{made.path}: int8 loses {recipe.float32_f1 - recipe.f1:.2f} F1 on {recipe.examples:,} questions and answers "
+        f"{100 * made.questions_alike:.1f}% of them alike; it is used where it is faster (--precision int8 asks for it)"
+    )

@@ -1,0 +1,160 @@
+"""Reading with Keras: batches of like lengths, compiled where that pays.
+
+Features are grouped by length, so little of a batch is padding; batches come in the order of their widths, and each
+says which rows it holds. The consumer reduces a batch while the next ones are computed: there are never more logits in
+memory than a few batches hold.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from qa_fast.batches import Batch, BatchCutter
+from qa_fast.checkpoint import load_model
+from qa_fast.infer.engine import Prediction
+from qa_fast.infer.shapes import Fitted, Fixed, blank
+from qa_fast.model.config import check_length
+from qa_fast.model.encoder import SpanModel
+from qa_fast.model.precision import choose_precision, on_cpu
+from qa_fast.schema import Features, Int64s
+
+BATCH_TOKENS_CPU = 8192
+BATCH_TOKENS_GPU = 131072
+# For a process that lives long. On a CPU more tokens at a time only leave the caches: 1536 take least time a token.
+FIXED_TOKENS_CPU, FIXED_ROWS_CPU = 2048, 8
+# Where a GPU runs compiled shapes (JAX), each of them is compiled at the start, too.
+FIXED_ROWS_COMPILED_GPU = 32
+# Compiled parts run on one core each: a batch of 8 by 192 kept 1.2 of 2 cores busy.
+_AT_A_TIME_CPU = 2
+
+
+class KerasEngine:
+    """An `Engine` around a Keras model and its compiled functions.
+
+    Args:
+        model: The model; later changes of its weights are seen.
+        shapes: How features become batches; None is `fitted`.
+    """
+
+    name = "keras"
+    at_once = 1
+
+    def __init__(self, model: SpanModel, shapes: Fitted | Fixed | None = None) -> None:
+        self.model, self.precision = model, model.precision
+        self.shapes = shapes or fitted(model)
+        self._at_a_time = _AT_A_TIME_CPU if on_cpu() else 1
+        self._threads = ThreadPoolExecutor(self._at_a_time, thread_name_prefix="batches")
+        self._functions: dict[bool, Callable[..., tuple[Any, Any]]] = {}
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, precision: str = "auto", serving: bool = False) -> KerasEngine:
+        """Read a model folder.
+
+        Args:
+            folder: A Hugging Face folder, such as `qa-fast train` writes.
+            precision: "auto" (measured), "float32", "bfloat16" or "float16".
+            serving: Take few shapes, known in advance, for a process that lives long.
+
+        Raises:
+            UserError: The folder cannot be read, see `checkpoint.load_model`.
+        """
+        model, _ = load_model(folder, precision=choose_precision(precision).value)
+        return cls(model, fixed(model) if serving else None)
+
+    def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
+        """See `Engine.predict`; batches come in the order of their widths."""
+        cutter = BatchCutter(chunks, self.model.config.pad_id)
+        lengths = cutter.lengths[: sum(len(chunk) for chunk in chunks)]
+        check_length(self.model.config, int(lengths.max(initial=0)))
+        plan = self.shapes.plan(lengths)
+        compute = self._function(self.shapes.compiles(len(plan)))
+
+        def predict_batch(rows: Int64s, width: int) -> Prediction:
+            batch = cutter.cut(rows, width)
+            return _fetched(batch, compute(batch.input_ids, batch.lengths, batch.token_type_ids))
+
+        running: deque[Future[Prediction]] = deque()
+        for rows, width in zip(plan.rows, plan.widths.tolist(), strict=True):
+            running.append(self._threads.submit(predict_batch, rows, width))
+            if len(running) > self._at_a_time:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+    def warm_up(self) -> None:
+        """Run every shape of `Fixed` once; fitted ones are not known before their features."""
+        if isinstance(self.shapes, Fixed):
+            for rows, width in self.shapes.usual():
+                for _ in self.predict([blank(rows, width)]):
+                    pass
+
+    def _function(self, many: bool) -> Callable[..., tuple[Any, Any]]:
+        if many not in self._functions:
+            tensorflow = keras.backend.backend() == "tensorflow"
+            self._functions[many] = _tensorflow(self.model, many) if tensorflow else _jax(self.model)
+        return self._functions[many]
+
+
+def fitted(model: SpanModel, batch_tokens: int | None = None) -> Fitted:
+    """Shapes for a data set on this device; `batch_tokens` padded tokens a batch at most."""
+    return Fitted(batch_tokens or (BATCH_TOKENS_CPU if on_cpu() else BATCH_TOKENS_GPU), model.config.max_length)
+
+
+def fixed(model: SpanModel, batch_tokens: int | None = None) -> Fixed:
+    """Shapes for a process that lives long on this device; `batch_tokens` as for `fitted`."""
+    # TensorFlow on a GPU would compile the whole model for each shape, many seconds each; it runs well without.
+    compiled = on_cpu() or keras.backend.backend() != "tensorflow"
+    most = FIXED_ROWS_CPU if on_cpu() else FIXED_ROWS_COMPILED_GPU
+    tokens = batch_tokens or (FIXED_TOKENS_CPU if on_cpu() else BATCH_TOKENS_GPU)
+    return Fixed(tokens, model.config.max_length, most if compiled else None)
+
+
+def _fetched(batch: Batch, logits: tuple[Any, Any]) -> Prediction:
+    start, end = (np.asarray(keras.ops.convert_to_numpy(part)) for part in logits)
+    if len(batch.rows) and batch.rows[-1] < 0:  # padding rows are a batch's last
+        there: Int64s = np.flatnonzero(batch.rows >= 0)
+        return Prediction(batch.rows[there].astype(np.int32), start[there], end[there], batch.lengths[there])
+    return Prediction(batch.rows.astype(np.int32), start, end, batch.lengths)
+
+
+def _tensorflow(model: SpanModel, many: bool) -> Callable[..., tuple[Any, Any]]:
+    """One graph for all shapes; for many batches its parts (CPU) or all of it (GPU) are compiled for each shape."""
+    import tensorflow as tf
+
+    cpu = on_cpu()
+    signature = [
+        tf.TensorSpec((None, None), tf.int32),
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None, None), tf.int8),
+    ]
+
+    @tf.function(input_signature=signature, jit_compile=many and not cpu)
+    def compute(input_ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
+        before = model.run_part.compile_parts
+        model.run_part.compile_parts = many and cpu
+        try:
+            return model(input_ids, lengths, types)
+        finally:
+            model.run_part.compile_parts = before
+
+    return compute
+
+
+def _jax(model: SpanModel) -> Callable[..., tuple[Any, Any]]:
+    import jax
+
+    @jax.jit
+    def compute(weights: list[Any], input_ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
+        return model.stateless_call(weights, [], input_ids, lengths, types)[0]
+
+    def call(*batch: Any) -> tuple[Any, Any]:
+        return compute([variable.value for variable in model.trainable_variables], *batch)
+
+    return call

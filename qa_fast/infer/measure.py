@@ -1,0 +1,35 @@
+"""`python -m qa_fast.infer.measure MODEL ENGINE PRECISION`: prints the tokens a second that an engine reads here."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from qa_fast.infer.graphs import end_with
+
+# Lengths of the windows that are read, in tokens: as of SQuAD, and a full one.
+_LENGTHS = (96, 128, 160, 192, 192, 224, 256, 384)
+_SECONDS = 1.5
+
+
+def tokens_a_second(folder: Path, engine: str, precision: str) -> float:
+    """Read made-up windows for a while, after a warm-up."""
+    from qa_fast.infer.open import open_way
+    from qa_fast.infer.shapes import blank
+    from qa_fast.model.folder import folder_config
+
+    longest = folder_config(folder).max_length
+    chunks = [blank(2, min(length, longest)) for length in _LENGTHS]
+    opened = open_way(folder, engine, precision, serving=True)
+    opened.warm_up()
+    begun, tokens = time.perf_counter(), 0
+    while time.perf_counter() - begun < _SECONDS:
+        for _ in opened.predict(chunks):
+            pass
+        tokens += sum(len(chunk.input_ids.values) for chunk in chunks)
+    return tokens / (time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    end_with(lambda: print(tokens_a_second(Path(sys.argv[1]), sys.argv[2], sys.argv[3])))

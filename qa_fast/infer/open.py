@@ -1,0 +1,72 @@
+"""Opens a model folder with the engine that is wanted, or with the fastest there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qa_fast.infer.choose import Way, fastest_way, has_bfloat16, installed, ways
+from qa_fast.infer.engine import Engine
+from qa_fast.infer.graphs import Kind, Say, graph_of, model_key
+from qa_fast.infer.quantization import Recipe, read_recipe
+from qa_fast.model.folder import folder_config
+
+
+def open_engine(
+    folder: str | Path,
+    engine: str = "auto",
+    precision: str = "auto",
+    *,
+    serving: bool = False,
+    say: Say | None = None,
+) -> Engine:
+    """Open a model to read with.
+
+    Args:
+        folder: A Hugging Face folder, such as `qa-fast train` writes.
+        engine: "auto" (measured on this device), "keras", "openvino" or "onnx".
+        precision: "auto" (measured; int8 where `qa-fast quantize` found it good enough), "float32", "bfloat16",
+            "float16" (Keras alone) or "int8" (ONNX Runtime alone).
+        serving: Whether the process lives long, and may take its time to start.
+        say: Told in a line what is being made or measured for the first time, and what was chosen.
+
+    Raises:
+        UserError: The folder cannot be read, or there is no such engine or precision here.
+        MissingExtraError: The engine, or every engine, is not installed.
+    """
+    folder = Path(folder)
+    folder_config(folder)  # a folder that is none is told before anything is chosen
+    there = installed()
+    recipe = read_recipe(folder) if precision in ("auto", "int8") and "onnx" in there else None
+    key = None
+    if recipe is not None:
+        key = model_key(folder)
+        if recipe.weights != key:
+            recipe = None
+    open_ways = ways(engine, precision, there, quantized=recipe is not None, bfloat16=has_bfloat16())
+    way, reason = fastest_way(folder, open_ways, say)
+    opened = _opened(folder, way, recipe, serving, say, key)
+    if say is not None and engine == "auto":
+        say(f"reading with {opened.name} in {opened.precision} ({reason})")
+    return opened
+
+
+def open_way(folder: Path, engine: str, precision: str, serving: bool = False) -> Engine:
+    """Open a model in one way; nothing is chosen or checked. A recipe for int8 must be there."""
+    recipe = read_recipe(folder) if precision == "int8" else None
+    return _opened(folder, Way(engine, precision), recipe, serving, None, None)
+
+
+def _opened(folder: Path, way: Way, recipe: Recipe | None, serving: bool, say: Say | None, key: str | None) -> Engine:
+    if way.engine == "keras":
+        from qa_fast.infer.keras_engine import KerasEngine
+
+        return KerasEngine.from_pretrained(folder, way.precision, serving)
+    kept = recipe.kept if recipe is not None and way.precision == "int8" else None
+    graph, config = graph_of(folder, Kind(way.engine, kept), say, key), folder_config(folder)
+    if way.engine == "onnx":
+        from qa_fast.infer.onnx_engine import open_onnx
+
+        return open_onnx(graph, config, way.precision)
+    from qa_fast.infer.openvino_engine import open_openvino
+
+    return open_openvino(graph, config, way.precision)
