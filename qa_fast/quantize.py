@@ -1,26 +1,32 @@
 """Whether a model may be read in int8: scored before and after, and refused where it loses too much.
 
-Weights and activations of all products are rounded; where that costs more than is allowed, products are kept in
-float32 step by step, those first whose inputs have the widest range: the feed-forward's second ones, then both of them,
-then all of the first and last block. What passes is written down as a recipe (`infer/quantization.py`).
+Weights and activations of all products are rounded, after the widest columns of activations, as some windows show them,
+were made narrower at the cost of the weights. Where that costs more than is allowed, products are kept in float32 step
+by step, those first that cost most: the feed-forward's second ones, then those of the first and last block, then the
+feed-forward's first ones. What passes is written down as a recipe (`infer/quantization.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from qa_fast.errors import UserError
 from qa_fast.evaluate import EvaluationResult, Progress, evaluate_split, matching_shards, scorable
 from qa_fast.infer.graphs import Kind, graph_of, model_key
-from qa_fast.infer.quantization import Recipe, write_recipe
+from qa_fast.infer.quantization import Floats, Recipe, Rounding, write_recipe
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
+from qa_fast.schema import Features
 from qa_fast.sources import resolve_model
 
 # In points of F1. Seeds differ by 0.2 to 0.5.
 MOST_LOST = 0.3
+# That the ranges of activations are taken from.
+_WINDOWS = 64
 Say = Callable[[str], None]
 
 
@@ -49,6 +55,36 @@ def rungs(config: EncoderConfig) -> Iterator[tuple[str, ...]]:
     yield ("head/", *outer)
     yield ("head/", *outer, *(f"block_{index}/" for index in ends))
     yield ("head/", *outer, *inner)
+
+
+def input_ranges(graph: Path, chunks: Sequence[Features], seed: int) -> dict[str, Floats]:
+    """The largest magnitudes of the columns of each product's input, over some windows.
+
+    Args:
+        graph: Made with `Kind.ranges`.
+        chunks: Features, of which `_WINDOWS` are chosen.
+        seed: For the choice.
+
+    Returns:
+        float32[m] by the product's name.
+    """
+    from qa_fast.infer.onnx_engine import session_of
+
+    session, typed = session_of(graph)
+    names = [output.name for output in session.get_outputs()]
+    bounds = np.cumsum([len(chunk) for chunk in chunks])
+    found: dict[str, Floats] = {}
+    for row in np.random.default_rng(seed).permutation(bounds[-1])[:_WINDOWS].tolist():
+        number = int(np.searchsorted(bounds, row, side="right"))
+        chunk, at = chunks[number], row - (bounds[number] - len(chunks[number]))
+        ids = chunk.input_ids[at].astype(np.int64)[None]
+        given = {"input_ids": ids}
+        if typed:
+            types = chunk.token_type_ids
+            given["token_type_ids"] = np.zeros_like(ids) if types is None else types[at].astype(np.int64)[None]
+        for name, value in zip(names, session.run(names, given), strict=True):
+            found[name] = np.maximum(found[name], value) if name in found else value
+    return found
 
 
 def quantize(
@@ -92,9 +128,9 @@ def quantize(
     opened = scorable(shards, split)
     from qa_fast.infer.onnx_engine import open_onnx
 
-    def scored(kept: tuple[str, ...] | None) -> EvaluationResult:
-        graph = graph_of(folder, Kind("onnx", kept), say, key)
-        engine = open_onnx(graph, config, "float32" if kept is None else "int8")
+    def scored(rounding: Rounding | None) -> EvaluationResult:
+        graph = graph_of(folder, Kind("onnx", rounding=rounding), say, key)
+        engine = open_onnx(graph, config, "float32" if rounding is None else "int8")
         return evaluate_split(
             engine.predict,
             opened,
@@ -106,15 +142,18 @@ def quantize(
 
     full = scored(None)
     say(f"float32: exact match {full.exact_match:.2f}, F1 {full.f1:.2f}")
+    source = "train" if "train" in shards.names else split
+    ranges = input_ranges(graph_of(folder, Kind("onnx", ranges=True), say, key), shards.split(source).chunks, seed)
     losses = []
     for kept in rungs(config):
-        short = scored(kept)
+        rounding = Rounding(kept, ranges)
+        short = scored(rounding)
         named = ", ".join(dict.fromkeys(name.split("/")[-1] or name for name in kept))
         say(f"int8 (float32: {named}): exact match {short.exact_match:.2f}, F1 {short.f1:.2f}")
         losses.append(full.f1 - short.f1)
         if losses[-1] <= most_lost:
             recipe = Recipe(
-                key, kept, short.f1, short.exact_match, full.f1, full.exact_match, split, len(short.predictions)
+                key, rounding, short.f1, short.exact_match, full.f1, full.exact_match, split, len(short.predictions)
             )  # fmt: skip
             alike = sum(a == b for a, b in zip(full.predictions, short.predictions, strict=True)) / len(full.ids)
             return Quantized(recipe, write_recipe(folder, recipe), alike)

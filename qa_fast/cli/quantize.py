@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +32,7 @@ def quantize(
         made = run(model, shards, split, most_lost=max_loss, max_examples=max_examples, seed=seed, say=say)
     recipe = made.recipe
     if as_json:
-        typer.echo(json.dumps(asdict(recipe) | {"path": str(made.path), "questions_alike": made.questions_alike}))
+        typer.echo(json.dumps(recipe.facts() | {"path": str(made.path), "questions_alike": made.questions_alike}))
         return
     say(
         f"{made.path}: int8 loses {recipe.float32_f1 - recipe.f1:.2f} F1 on {recipe.examples:,} questions and answers "

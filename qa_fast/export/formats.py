@@ -103,7 +103,7 @@ def _write_onnx(model: SpanModel, path: Path) -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("qa-fast export --format onnx", "export", error.name or "onnx") from None
-    from qa_fast.graph.onnx_file import MOST_IN_A_FILE, write_onnx
+    from qa_fast.graph.onnx_file import MOST_IN_A_FILE, onnx_graph, write_onnx
 
     weights = {
         short_path(weight): np.asarray(keras.ops.convert_to_numpy(weight)) for weight in model.trainable_variables
@@ -114,7 +114,7 @@ def _write_onnx(model: SpanModel, path: Path) -> None:
             f"an ONNX file holds weights of at most {MOST_IN_A_FILE:,} bytes; received a model of {size:,}: choose "
             "--format saved-model or keras"
         )
-    write_onnx(draw(model.config, "int64"), weights, path)
+    write_onnx(onnx_graph(draw(model.config, "int64"), weights), path)
 
 
 def _open_onnx(path: Path) -> Reader:

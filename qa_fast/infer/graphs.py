@@ -9,7 +9,6 @@ while others wait for it; it is moved into place whole.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 import xxhash
 
 from qa_fast.errors import UserError
+from qa_fast.infer.quantization import Rounding, save
 from qa_fast.model.folder import weight_files
 from qa_fast.sources.cache import cache_folder
 
@@ -42,18 +42,19 @@ class Kind:
 
     Attributes:
         engine: "onnx" or "openvino".
-        kept: Products that stay float32 in an int8 graph, see `quantization.Recipe`; None for a graph in float32.
+        ranges: Whether it gives the ranges of products' inputs in place of logits.
+        rounding: For an int8 graph; None for one in float32.
     """
 
     engine: str
-    kept: tuple[str, ...] | None = None
+    ranges: bool = False
+    rounding: Rounding | None = None
 
     @property
     def name(self) -> str:
         """Of the folder that holds the graph, within those of one model."""
-        if self.kept is None:
-            return self.engine
-        return f"{self.engine}-int8-{xxhash.xxh3_64_hexdigest(json.dumps(self.kept).encode())}"
+        variant = "-ranges" if self.ranges else "" if self.rounding is None else f"-int8-{self.rounding.digest}"
+        return self.engine + variant
 
 
 def model_key(folder: Path) -> str:
@@ -94,7 +95,7 @@ def graph_of(folder: Path, kind: Kind, say: Say | None = None, key: str | None =
         with held(place):
             if not (place / GRAPH).is_file():
                 if say is not None:
-                    say(f"making a graph of the model for {kind.name.partition('-int8')[0]}, once")
+                    say(f"making a graph of the model for {kind.engine}, once")
                 _make(folder, kind, place)
     return place / GRAPH
 
@@ -133,8 +134,11 @@ def _make(folder: Path, kind: Kind, place: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
             made = Path(scratch) / "made"
             made.mkdir()
-            kept = [] if kind.kept is None else ["--int8", json.dumps(kind.kept)]
-            run_module("qa_fast.infer.derive", [str(folder), str(made / GRAPH), kind.engine, *kept], backend="numpy")
+            options = ["--ranges"] if kind.ranges else []
+            if kind.rounding is not None:
+                save(Path(scratch) / "rounding", kind.rounding, {})
+                options = ["--int8", str(Path(scratch) / "rounding")]
+            run_module("qa_fast.infer.derive", [str(folder), str(made / GRAPH), kind.engine, *options], backend="numpy")
             if place.exists():  # without its graph: of somebody who stopped half-way through removing it
                 shutil.rmtree(place)
             os.replace(made, place)

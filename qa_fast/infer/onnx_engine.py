@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.infer.engine import Floats
@@ -11,15 +12,20 @@ from qa_fast.model.config import EncoderConfig
 from qa_fast.schema import Int64s
 
 
-def open_onnx(graph: Path, config: EncoderConfig, precision: str) -> Streams:
-    """An engine on a graph that `graphs.graph_of` made."""
+def session_of(graph: Path) -> tuple[Any, bool]:
+    """A session of one thread a call, and whether the graph takes token types."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # a stream is one thread
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    typed = any(given.name == "token_type_ids" for given in session.get_inputs())
+    return session, any(given.name == "token_type_ids" for given in session.get_inputs())
+
+
+def open_onnx(graph: Path, config: EncoderConfig, precision: str) -> Streams:
+    """An engine on a graph that `graphs.graph_of` made."""
+    session, typed = session_of(graph)
 
     def compute(ids: Int64s, types: Int64s | None) -> tuple[Floats, Floats]:
         given = {"input_ids": ids, "token_type_ids": types} if typed else {"input_ids": ids}

@@ -61,8 +61,8 @@ def _opened(folder: Path, way: Way, recipe: Recipe | None, serving: bool, say: S
         from qa_fast.infer.keras_engine import KerasEngine
 
         return KerasEngine.from_pretrained(folder, way.precision, serving)
-    kept = recipe.kept if recipe is not None and way.precision == "int8" else None
-    graph, config = graph_of(folder, Kind(way.engine, kept), say, key), folder_config(folder)
+    rounding = recipe.rounding if recipe is not None and way.precision == "int8" else None
+    graph, config = graph_of(folder, Kind(way.engine, rounding=rounding), say, key), folder_config(folder)
     if way.engine == "onnx":
         from qa_fast.infer.onnx_engine import open_onnx
 
