@@ -16,8 +16,8 @@ from qa_fast.hub.facts import read_facts
 from qa_fast.hub.sections import body
 from qa_fast.model.families import FAMILIES
 from qa_fast.predict import Predictor
-from qa_fast.serve.engine import Engine
 from qa_fast.serve.limits import Limits
+from qa_fast.serve.model import ServedModel
 from qa_fast.shards import open_shards
 from qa_fast.train import TrainConfig, train
 from tests.serve_doubles import running
@@ -46,8 +46,7 @@ def test_from_featurize_to_torch(name: str, tmp_path: Path) -> None:
     row = authored_examples(1)[0]
     answer = Answerer.from_pretrained(folder, "float32")(row["question"], row["context"], top_k=2)[0]
     assert row["context"][answer["start"] : answer["end"]] == answer["answer"] != ""
-    engine = Engine.from_pretrained(str(folder), Limits(), "float32")
-    with running(engine) as client:
+    with running(ServedModel.from_pretrained(str(folder), Limits(), "float32")) as client:
         status, served = client.ask(row["question"], row["context"])
     assert status == 200
     assert (served[0]["start"], served[0]["end"]) == (answer["start"], answer["end"])
