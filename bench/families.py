@@ -124,7 +124,7 @@ def run_ours(asked: argparse.Namespace, family: str) -> dict[str, float]:
     from qa_fast.batches import Batch
     from qa_fast.model.encoder import SpanModel
     from qa_fast.model.families import read_encoder_config
-    from qa_fast.predict import Predictor
+    from qa_fast.infer.keras_engine import KerasEngine
     from qa_fast.train.loop import _make_engine
     from qa_fast.train.optimizer import step_scalars
     from qa_fast.train.steps import make_micros
@@ -146,7 +146,7 @@ def run_ours(asked: argparse.Namespace, family: str) -> dict[str, float]:
 
     seconds = {"train": shortest(train, asked.steps)}
     engine.publish()
-    compute = Predictor(model)._function(many=True)
+    compute = KerasEngine(model)._function(many=True)
 
     def forward() -> None:
         np.asarray(compute(ids, data["lengths"], types)[0])

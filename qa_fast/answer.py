@@ -7,28 +7,19 @@ spans and no answer together (see `decode`), where the old pipeline multiplied t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
 import orjson
-import pyarrow as pa
 
-from qa_fast.boundaries import answer_bounds
-from qa_fast.buffers import offsets_of
-from qa_fast.decode import DEFAULT_N_BEST, BestSpans, LogitBatch, SpanDecoder, windows_of
-from qa_fast.encode import EncodedTexts, TextEncoder, load_encoder
+from qa_fast.decode import BestSpans
+from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
-from qa_fast.featurize import cut_features
+from qa_fast.infer.spans import Predict, best_spans
 from qa_fast.model.folder import folder_config
-from qa_fast.schema import FeatureConfig, Features, Int32s
+from qa_fast.questions import AnswerOptions, Prepared, prepare
 from qa_fast.sources import resolve_model
-
-Predict = Callable[[Sequence[Features]], Iterable[LogitBatch]]
-DEFAULT_MAX_SEQ_LEN = 384
-DEFAULT_DOC_STRIDE = 128
 
 
 class Answer(TypedDict):
@@ -40,64 +31,14 @@ class Answer(TypedDict):
     answer: str
 
 
-@dataclass(frozen=True)
-class AnswerOptions:
-    """The pipeline's options, with its defaults.
-
-    Attributes:
-        top_k: Answers wanted for each question; fewer where there are fewer distinct spans. None is every candidate of
-            a document (`decode.DEFAULT_N_BEST` at most) and, where it competes, no answer.
-        doc_stride: Overlap of two windows in tokens; None takes 128, or less where windows are short.
-        max_answer_len: Longest answer in tokens.
-        max_seq_len: Longest window in tokens, question and special tokens included; None takes 384, or what the model
-            can take.
-        max_question_len: A question's tokens beyond so many are cut off.
-        handle_impossible_answer: Let no answer, the empty text at [0, 0), compete.
-        align_to_words: Widen answers to whole words; scripts without spaces between words are left alone.
-    """
-
-    top_k: int | None = 1
-    doc_stride: int | None = None
-    max_answer_len: int = 15
-    max_seq_len: int | None = None
-    max_question_len: int = 64
-    handle_impossible_answer: bool = False
-    align_to_words: bool = True
-
-    def resolve(self, max_positions: int, special_tokens: int) -> AnswerOptions:
-        """The options with every number set, for a model that takes `max_positions` tokens.
-
-        Raises:
-            UserError: A number is too small, or max_seq_len is more than the model can take.
-        """
-        for name in ("top_k", "max_answer_len", "max_question_len"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1; received {name}={value}: give a higher one")
-        length = min(DEFAULT_MAX_SEQ_LEN, max_positions) if self.max_seq_len is None else self.max_seq_len
-        if not special_tokens + 2 <= length <= max_positions:
-            raise UserError(
-                f"max_seq_len must be from {special_tokens + 2} to {max_positions} for this model; received "
-                f"max_seq_len={length}: give one between"
-            )
-        stride = self.doc_stride
-        if stride is None:
-            # A full question must leave room for windows that move on.
-            room = length - special_tokens - self.max_question_len
-            stride = max(0, min(DEFAULT_DOC_STRIDE, length // 2, room // 2))
-        elif not 0 <= stride < length:
-            raise UserError(
-                f"doc_stride (the overlap of windows) must be from 0 to less than max_seq_len={length}; received "
-                f"doc_stride={stride}: lower it"
-            )
-        return replace(self, doc_stride=stride, max_seq_len=length)
+Result = list[Answer] | str  # a pair's answers, best first, or why it cannot be answered
 
 
 class Answerer:
     """Answers questions with a model folder.
 
     Args:
-        predict: Features in chunks to batches of logits, such as `Predictor.predict`.
+        predict: Features in chunks to batches of logits, such as `Engine.predict`.
         encoder: The model's tokenizer.
         max_positions: Longest input of the model in tokens.
         max_windows: Refuse a document that makes more windows; None refuses none.
@@ -178,7 +119,7 @@ class Answerer:
             results.append(answers[0] if top_k == 1 else answers)
         return results[0] if single else results
 
-    def answer_pairs(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> list[list[Answer] | str]:
+    def answer_pairs(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> list[Result]:
         """Answer pairs of a question and a context together.
 
         Args:
@@ -191,70 +132,32 @@ class Answerer:
         Raises:
             UserError: The options do not fit the model.
         """
-        options = options.resolve(self.max_positions, self.encoder.template.special_tokens)
-        results: list[list[Answer] | str] = [_problem(*pair) or [] for pair in pairs]
-        sound = [row for row, result in enumerate(results) if not result]
-        questions, question_index = _distinct(pairs[row][0].lstrip() for row in sound)
-        contexts, context_index = _distinct(pairs[row][1] for row in sound)
-        stripped = [context.lstrip() for context in contexts]
-        encoded_questions = _truncated(self.encoder.encode(pa.array(questions, pa.string())), options.max_question_len)
-        encoded = self.encoder.encode(pa.array(stripped, pa.string()))
+        return answer_prepared(self.predict, [self.prepare(pairs, options)])[0]
 
-        question_tokens = np.diff(encoded_questions.offsets)[question_index]
-        context_tokens = np.diff(encoded.offsets)[context_index]
-        kept = []
-        for at, row in enumerate(sound):
-            results[row] = self._refusal(int(question_tokens[at]), int(context_tokens[at]), options) or [_null(1.0)]
-            if context_tokens[at] and not isinstance(results[row], str):
-                kept.append(at)
-        if not kept:
-            return results
+    def prepare(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> Prepared:
+        """The first half of `answer_pairs`, without the model; threads may call it at a time."""
+        return prepare(pairs, options, self.encoder, self.max_positions, self.max_windows)
 
-        rows = np.array(kept)
-        assert options.max_seq_len is not None
-        assert options.doc_stride is not None
-        features = cut_features(
-            encoded_questions,
-            encoded,
-            question_index[rows],
-            context_index[rows],
-            self.encoder,
-            FeatureConfig(options.max_seq_len, options.doc_stride),
-        )
-        # Features without labels are labelled at CLS.
-        windows = windows_of([features], encoded.offsets[:-1][context_index[rows]], features.start_positions)
-        starts, ends = _bounds(stripped, encoded, options.align_to_words)
-        n_best = max(DEFAULT_N_BEST, options.top_k or 0)
-        decoder = SpanDecoder(windows, starts, ends, len(rows), n_best, options.max_answer_len)
-        spans = decoder.add_all(self.predict([features])).result()
-        texts = [contexts[index] for index in context_index[rows].tolist()]
-        for at, answers in zip(kept, _ranked(spans, texts, options), strict=True):
-            results[sound[at]] = answers
-        return results
 
-    def _refusal(self, question_tokens: int, context_tokens: int, options: AnswerOptions) -> str | None:
-        """Why windows of these options cannot hold such a pair, or would be too many; or None."""
-        assert options.max_seq_len is not None
-        assert options.doc_stride is not None
-        room = options.max_seq_len - self.encoder.template.special_tokens - question_tokens
-        if context_tokens <= room:
-            return None
-        step = room - options.doc_stride
-        if step <= 0:
-            return (
-                f"max_seq_len must exceed the question, its special tokens and doc_stride together; received "
-                f"max_seq_len={options.max_seq_len}, a question of {question_tokens} tokens, "
-                f"{self.encoder.template.special_tokens} special ones, doc_stride={options.doc_stride}: raise "
-                "max_seq_len, or lower doc_stride or max_question_len"
-            )
-        windows = 1 - (room - context_tokens) // step  # rounded up
-        if self.max_windows is not None and windows > self.max_windows:
-            return (
-                f"a document must make at most {self.max_windows} windows; received one of {context_tokens} tokens, "
-                f"which makes {windows} with max_seq_len={options.max_seq_len}, doc_stride={options.doc_stride}: send "
-                "a part of it, raise max_seq_len or lower doc_stride"
-            )
-        return None
+def answer_prepared(predict: Predict, jobs: Sequence[Prepared]) -> list[list[Result]]:
+    """Answer what was prepared, the windows of all jobs in one call of `predict`; their options may differ.
+
+    Args:
+        predict: Features in chunks to batches of logits.
+        jobs: Of one model.
+
+    Returns:
+        For each job and each of its pairs its answers, best first and at least one, or why it cannot be answered.
+    """
+    found = iter(best_spans(predict, [job.job for job in jobs if job.job is not None]))
+    results = []
+    for job in jobs:
+        given: list[Result] = [[_null(1.0)] if refusal is None else refusal for refusal in job.refusals]
+        if job.job is not None:
+            for row, answers in zip(job.rows, _ranked(next(found), job.contexts, job.options), strict=True):
+                given[row] = answers
+        results.append(given)
+    return results
 
 
 def max_positions_of(folder: Path) -> int:
@@ -295,45 +198,6 @@ def _pairs(inputs: tuple[Any, ...], question: Any, context: Any) -> tuple[list[t
     return list(zip(questions, contexts, strict=True)), False
 
 
-def _problem(question: Any, context: Any) -> str | None:
-    for name, text in (("question", question), ("context", context)):
-        if not isinstance(text, str):
-            return f"the {name} must be a text; received {type(text).__name__}"
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                return f"the {name} must be valid Unicode; received a lone surrogate at character {error.start}"
-    return None if question.strip() else "the question must not be empty"
-
-
-def _distinct(texts: Iterable[str]) -> tuple[list[str], Int32s]:
-    """The distinct texts [U], in order, and int32[n]: each one's row among them."""
-    rows: dict[str, int] = {}
-    index = [rows.setdefault(text, len(rows)) for text in texts]
-    return list(rows), np.array(index, np.int32)
-
-
-def _truncated(texts: EncodedTexts, longest: int) -> EncodedTexts:
-    """The texts without their tokens beyond the first `longest`."""
-    lengths = np.diff(texts.offsets)
-    if not len(lengths) or lengths.max() <= longest:
-        return texts
-    kept = np.arange(len(texts.ids)) - np.repeat(texts.offsets[:-1], lengths) < longest
-    return EncodedTexts(
-        texts.ids[kept], texts.char_start[kept], texts.char_end[kept], offsets_of(np.minimum(lengths, longest))
-    )
-
-
-def _bounds(texts: list[str], encoded: EncodedTexts, align_to_words: bool) -> tuple[Int32s, Int32s]:
-    """`answer_bounds` of every text, int32[T] each."""
-    starts, ends = np.empty_like(encoded.char_start), np.empty_like(encoded.char_end)
-    for row, text in enumerate(texts):
-        of = slice(encoded.offsets[row], encoded.offsets[row + 1])
-        starts[of], ends[of] = answer_bounds(text, encoded.char_start[of], encoded.char_end[of], align_to_words)
-    return starts, ends
-
-
 def _null(score: float) -> Answer:
     return {"score": score, "start": 0, "end": 0, "answer": ""}
 
@@ -341,7 +205,7 @@ def _null(score: float) -> Answer:
 def _ranked(spans: BestSpans, contexts: list[str], options: AnswerOptions) -> Iterator[list[Answer]]:
     """The answers of each example, best first."""
     shares, null_shares = spans.probabilities()
-    null_scores = spans.null_score
+    null_ranks = spans.null_rank().tolist()
     for row, context in enumerate(contexts):
         lead = len(context) - len(context.lstrip())
         count = int(spans.count[row])
@@ -351,6 +215,5 @@ def _ranked(spans: BestSpans, contexts: list[str], options: AnswerOptions) -> It
             for share, start, end in zip(*(column[row, :count].tolist() for column in columns), strict=True)
         ]
         if options.handle_impossible_answer or not count:
-            ahead = int((spans.score[row, :count] >= null_scores[row]).sum())
-            answers.insert(ahead, _null(float(null_shares[row])))
+            answers.insert(null_ranks[row], _null(float(null_shares[row])))
         yield answers[: options.top_k]

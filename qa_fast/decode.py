@@ -37,7 +37,7 @@ _EXAMPLES_A_THREAD = 2048
 
 
 class LogitBatch(Protocol):
-    """What `Predictor.predict` yields: rows int32[B] of the features, and their logits float32[B, L]."""
+    """What `Engine.predict` yields: rows int32[B] of the features, and their logits float32[B, L]."""
 
     @property
     def rows(self) -> npt.NDArray[np.integer]:
@@ -146,6 +146,11 @@ class BestSpans:
         """float64[E]: null score minus the best span's score; infinity where there is no span."""
         best = np.where(self.count > 0, self.score[:, 0], -np.inf)
         return self.null_score.astype(np.float64) - best
+
+    def null_rank(self) -> Int64s:
+        """int64[E]: no answer's place among an example's candidates, best first: so many score no less than it does."""
+        there = np.arange(self.score.shape[1])[None, :] < self.count[:, None]
+        return (there & (self.score >= self.null_score[:, None])).sum(axis=1)
 
     def probabilities(self, with_null: bool = True) -> tuple[Float64s, Float64s]:
         """Softmax over each example's candidates and, with `with_null`, no answer.
@@ -290,7 +295,8 @@ class SpanDecoder:
                 char_start[rows], char_end[rows],
             )  # fmt: skip
 
-        list(self._pool.map(order, cuts[:-1], cuts[1:]))
+        # A few examples, a request's, are not worth starting a thread.
+        list((self._pool.map if parts > 1 else map)(order, cuts[:-1], cuts[1:]))
         return BestSpans(
             score=score,
             start_logit=start_logit,

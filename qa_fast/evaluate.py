@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,15 @@ from qa_fast.decode import (
     DEFAULT_N_BEST,
     BestSpans,
     Float64s,
-    LogitBatch,
-    SpanDecoder,
     find_cls,
-    windows_of,
 )
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
+from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
 from qa_fast.metrics import squad_v1, squad_v2
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 from qa_fast.shards import Shards, Split, open_shards
 from qa_fast.sources import resolve_model
-
-Predict = Callable[[Sequence[Features]], Iterable[LogitBatch]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class EvaluationResult:
         """
         spans = self.spans
         shares, null_shares = spans.probabilities(with_null=self.allow_no_answer)
-        null_scores = spans.null_score
+        null_ranks = spans.null_rank().tolist()
         for row, example_id in enumerate(self.ids):
             context = self.contexts[self.context_index[row]]
             count = int(spans.count[row])
@@ -100,7 +95,7 @@ class EvaluationResult:
                 null = {"text": "", "probability": float(null_shares[row])}
                 null["start_logit"] = float(spans.null_start_logit[row])
                 null["end_logit"] = float(spans.null_end_logit[row])
-                candidates.insert(int((spans.score[row, :count] >= null_scores[row]).sum()), null)
+                candidates.insert(null_ranks[row], null)
             yield example_id, candidates
 
 
@@ -120,7 +115,7 @@ def evaluate_split(
     """Predict, decode and score one split.
 
     Args:
-        predict: Features in chunks to batches of logits, such as `Predictor.predict`; rows count over the chunks.
+        predict: Features in chunks to batches of logits, such as `Engine.predict`; rows count over the chunks.
         split: A split with its examples and contexts.
         cls_token_id: Id of CLS, where it may stand elsewhere than in front.
         n_best: Candidates kept for each example.
@@ -156,18 +151,18 @@ def evaluate_split(
     cls_position = None
     if cls_token_id is not None and chunks:
         cls_position = np.concatenate([find_cls(chunk, cls_token_id) for chunk in chunks])
-    windows = windows_of(chunks, starts.offsets[:-1][context_index], cls_position)
-    decoder = SpanDecoder(windows, starts.values, ends.values, len(examples), n_best, max_answer_length)
-    done = 0
-    for batch in predict(chunks) if chunks else ():
-        decoder.add(batch.rows, batch.start_logits, batch.end_logits)
-        done += len(batch.rows)
-        if progress is not None:
-            progress(done, len(windows))
-    if done != len(windows):
-        raise ValueError(f"predict must give logits for every feature once; received {done} of {len(windows)}")
+    job = SpanJob(
+        chunks=chunks,
+        document_first_token=starts.offsets[:-1][context_index],
+        token_char_start=starts.values,
+        token_char_end=ends.values,
+        cls_position=cls_position,
+        n_best=n_best,
+        max_answer_length=max_answer_length,
+    )
+    (found,) = best_spans(predict, [job], progress)
 
-    spans = BestSpans(**{name: column[chosen] for name, column in vars(decoder.result()).items()})
+    spans = BestSpans(**{name: column[chosen] for name, column in vars(found).items()})
     golds = one_chunk(examples["answers"]).field("text").take(pa.array(chosen)).to_pylist()
     unanswerable = any(not gold for gold in golds)
     nullable = unanswerable if allow_no_answer is None else allow_no_answer
@@ -184,7 +179,7 @@ def evaluate_split(
         contexts=texts,
         context_index=rows,
         allow_no_answer=nullable,
-        features=len(windows),
+        features=job.windows,
         seconds=time.perf_counter() - started,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,16 @@ import pytest
 
 from qa_fast.errors import UserError
 from qa_fast.sources import resolve_model, resolve_source
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graphs_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Graphs and speeds of tests go to a folder of theirs; downloads stay in the cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("graphs", "choose"):
+            patch.setattr(f"qa_fast.infer.{module}.cache_folder", lambda: folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")

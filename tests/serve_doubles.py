@@ -8,48 +8,95 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from qa_fast.answer import Answer, AnswerOptions
+from qa_fast.answer import Answer, AnswerOptions, Result
 from qa_fast.serve.app import Served, create_app
-from qa_fast.serve.batcher import AbandonedError, Pair, Result
+from qa_fast.serve.batcher import AbandonedError, Pair
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.server import bind, make_server, url_of
 
 
-class KeywordEngine:
+@dataclass(frozen=True)
+class KeywordJob:
+    """What stands for `Prepared`."""
+
+    pairs: Sequence[Pair]
+    options: AnswerOptions
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(f"{question} {context}".split()) for question, context in self.pairs)
+
+
+class KeywordModel:
     """Answers with the places of the question's last word in the document; none where it is not there.
 
     Attributes:
-        calls: The number of questions of each call.
-        hold: Clear it to keep calls waiting.
+        calls: The number of questions of each call of `answer`.
+        options: Those of each job answered.
+        prepared: The thread of each call of `prepare`.
+        most: Calls of `answer` that ran at a time, at most.
+        hold: Clear it to keep calls of `answer` waiting.
+        hold_prepare: Clear it to keep calls of `prepare` waiting.
+        hold_ranking: Clear it to keep calls of `answer` waiting when the model is free again.
     """
 
     name = "keyword-model"
+    engine_name = "keywords"
+    precision = "exact"
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = 1) -> None:
+        self.at_once = at_once
         self.calls: list[int] = []
         self.options: list[AnswerOptions] = []
+        self.prepared: list[str] = []
         self.abandoned = 0
-        self.hold = threading.Event()
-        self.hold.set()
+        self.most = self._now = 0
+        self.hold, self.hold_prepare, self.hold_ranking = (threading.Event() for _ in range(3))
+        for event in (self.hold, self.hold_prepare, self.hold_ranking):
+            event.set()
         self.cache_state = (3, 4, 500)
+        self._lock = threading.Lock()
 
     def resolve(self, options: AnswerOptions) -> AnswerOptions:
         return options.resolve(512, 3)
 
-    def answer_pairs(
-        self, pairs: Sequence[Pair], options: AnswerOptions, abandoned: Callable[[], bool] = lambda: False
-    ) -> list[Result]:
-        self.calls.append(len(pairs))
-        self.options.append(options)
-        while not self.hold.wait(0.01):
-            if abandoned():
-                self.abandoned += 1
-                raise AbandonedError
-        if any("crash" in question for question, _ in pairs):
-            raise RuntimeError("a detail for the log")
-        return [self._answer(question, context, options) for question, context in pairs]
+    def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> KeywordJob:
+        self.prepared.append(threading.current_thread().name)
+        assert self.hold_prepare.wait(5)
+        if any("unspeakable" in question for question, _ in pairs):
+            raise RuntimeError("a detail of preparing for the log")
+        return KeywordJob(pairs, options)
+
+    def answer(
+        self,
+        jobs: Sequence[KeywordJob],
+        abandoned: Callable[[], bool] = lambda: False,
+        computed: Callable[[], None] = lambda: None,
+    ) -> list[list[Result]]:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        try:
+            self.calls.append(sum(map(len, jobs)))
+            self.options += [job.options for job in jobs]
+            while not self.hold.wait(0.01):
+                if abandoned():
+                    self.abandoned += 1
+                    raise AbandonedError
+            if any("crash" in question for job in jobs for question, _ in job.pairs):
+                raise RuntimeError("a detail for the log")
+        finally:
+            with self._lock:
+                self._now -= 1
+        computed()
+        assert self.hold_ranking.wait(5)
+        return [[self._answer(*pair, job.options) for pair in job.pairs] for job in jobs]
 
     def _answer(self, question: str, context: str, options: AnswerOptions) -> Result:
         if not question.strip():
@@ -67,12 +114,12 @@ class KeywordEngine:
 
 
 @contextmanager
-def running(engine: Served, limits: Limits | None = None, api_key: str | None = None) -> Iterator[Client]:
+def running(model: Served, limits: Limits | None = None, api_key: str | None = None) -> Iterator[Client]:
     """A server on a free port, in a thread; ended in the way that SIGTERM ends it."""
     limits = limits or Limits(seconds=5)
     bound = bind("127.0.0.1", 0)
     up = threading.Event()
-    server = make_server(create_app(engine, limits, api_key), limits.seconds, up.set)
+    server = make_server(create_app(model, limits, api_key), limits.seconds, up.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:

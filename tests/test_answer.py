@@ -308,7 +308,7 @@ def test_a_model_folder_answers_as_evaluate_predicts(minilm_folder: Path, tmp_pa
     )
     assert scored.features > len(rows)
     assert scored.metrics["total"] == len(rows)
-    ask = Answerer.from_pretrained(minilm_folder, precision="float32")
+    ask = Answerer.from_pretrained(minilm_folder, "float32", "onnx")
     answers = ask(rows, max_answer_len=30, max_seq_len=40, doc_stride=12, align_to_words=False)
     assert [answer["answer"] for answer in answers] == scored.predictions
     assert json.loads((tmp_path / "out" / "predictions.json").read_text("utf-8")) == dict(

@@ -252,12 +252,12 @@ def test_options_of_a_run_come_before_the_readers_own(loader: Loader) -> None:
 
 
 def test_the_model_is_loaded_once_and_only_when_needed(loader: Loader) -> None:
-    reader = ExtractiveReader(Path("some") / "model", precision="float32")
+    reader = ExtractiveReader(Path("some") / "model", precision="float32", engine="onnx")
     assert loader.calls == []
     reader.warm_up()
     reader.warm_up()
     reader.run("where?", [Document(content=HERON)])
-    assert loader.calls == [(str(Path("some") / "model"), {"precision": "float32"})]
+    assert loader.calls == [(str(Path("some") / "model"), {"precision": "float32", "engine": "onnx"})]
     unprepared = ExtractiveReader("some/model")
     assert unprepared.run("where?", [Document(content=HERON)])["answers"][0].data == "pond"
 
@@ -296,6 +296,7 @@ def test_a_reader_is_saved_and_read_again() -> None:
         "max_answer_length": 30,
         "max_query_length": 20,
         "precision": "float32",
+        "engine": "auto",
     }
 
 
@@ -329,7 +330,7 @@ def test_a_pipeline_is_saved_and_loaded(loader: Loader) -> None:
     query = "where does the heron nest?"
     answers = again.run({"retriever": {"query": query}, "reader": {"query": query}})["reader"]["answers"]
     assert answers[0].data == "pond"
-    assert loader.calls[-1] == ("some/model", {"precision": "float32"})
+    assert loader.calls[-1] == ("some/model", {"precision": "float32", "engine": "auto"})
 
 
 def test_a_real_model_reads(tmp_path: Path) -> None:
@@ -340,14 +341,14 @@ def test_a_real_model_reads(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "tiny")
     texts = sorted({row["context"] for row in authored_examples()})
     query = authored_examples()[0]["question"]
-    made = pipeline(ExtractiveReader(folder, precision="float32", top_k=5), texts)
+    made = pipeline(ExtractiveReader(folder, precision="float32", engine="onnx", top_k=5), texts)
     answers = made.run({"retriever": {"query": query}, "reader": {"query": query}})["reader"]["answers"]
     assert len(answers) == 6
     documents = {answer.document.id: answer.document for answer in answers if answer.document}
     for answer in answers:
         if answer.document:
             assert answer.document.content[answer.document_offset.start : answer.document_offset.end] == answer.data
-    ask = Answerer.from_pretrained(folder, precision="float32")
+    ask = Answerer.from_pretrained(folder, "float32", "onnx")
     for document in documents.values():
         alone = ask(question=query, context=document.content, max_answer_len=30, top_k=20)
         spans = {(one["start"], one["end"]) for one in alone}

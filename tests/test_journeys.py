@@ -15,9 +15,9 @@ from qa_fast.export import export_model
 from qa_fast.hub.facts import read_facts
 from qa_fast.hub.sections import body
 from qa_fast.model.families import FAMILIES
-from qa_fast.predict import Predictor
-from qa_fast.serve.engine import Engine
+from qa_fast.infer import open_engine
 from qa_fast.serve.limits import Limits
+from qa_fast.serve.model import ServedModel
 from qa_fast.shards import open_shards
 from qa_fast.train import TrainConfig, train
 from tests.serve_doubles import running
@@ -41,13 +41,14 @@ def test_from_featurize_to_torch(name: str, tmp_path: Path) -> None:
 
     # Evaluated, answered and served alike.
     folder, split = tmp_path / "model", shards.split("validation")
-    scored = evaluate_split(Predictor.from_pretrained(folder, "float32").predict, split)
+    scored = evaluate_split(open_engine(folder, "keras", "float32").predict, split)
+    read = evaluate_split(open_engine(folder, "onnx", "float32").predict, split)
+    assert read.predictions == scored.predictions
     assert scored.f1 == pytest.approx(result.best.f1)
     row = authored_examples(1)[0]
-    answer = Answerer.from_pretrained(folder, "float32")(row["question"], row["context"], top_k=2)[0]
+    answer = Answerer.from_pretrained(folder, "float32", "onnx")(row["question"], row["context"], top_k=2)[0]
     assert row["context"][answer["start"] : answer["end"]] == answer["answer"] != ""
-    engine = Engine.from_pretrained(str(folder), Limits(), "float32")
-    with running(engine) as client:
+    with running(ServedModel.from_pretrained(str(folder), Limits(), "float32", "onnx")) as client:
         status, served = client.ask(row["question"], row["context"])
     assert status == 200
     assert (served[0]["start"], served[0]["end"]) == (answer["start"], answer["end"])

@@ -18,7 +18,7 @@ pytest.importorskip("playwright.sync_api", reason="needs the package playwright"
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from qa_fast.serve.limits import Limits
-from tests.serve_doubles import Client, KeywordEngine, running
+from tests.serve_doubles import Client, KeywordModel, running
 
 TEXT = "The harbour was dug in 1874. 🌊 A widow paid for the harbour; the 🚢 came later."
 FLAGS = [
@@ -40,12 +40,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def engine() -> KeywordEngine:
-    return KeywordEngine()
+def engine() -> KeywordModel:
+    return KeywordModel()
 
 
 @pytest.fixture(scope="module")
-def client(engine: KeywordEngine) -> Iterator[Client]:
+def client(engine: KeywordModel) -> Iterator[Client]:
     with running(engine, Limits(characters=250_000)) as made:
         yield made
 
@@ -140,7 +140,7 @@ def test_further_candidates_have_scores_and_can_be_marked(page: Page) -> None:
     assert before == TEXT[: TEXT.rindex("harbour")]  # behind an emoji: code points, not UTF-16 units
 
 
-def test_a_follow_up_needs_no_second_paste(page: Page, engine: KeywordEngine) -> None:
+def test_a_follow_up_needs_no_second_paste(page: Page, engine: KeywordModel) -> None:
     ask(page, "Who paid for the harbour?", TEXT)
     expect(page.locator("mark")).to_have_text("harbour")
     expect(page.locator("#question")).to_be_focused()
@@ -205,7 +205,7 @@ def test_the_servers_own_words_are_shown(visit: tuple[Page, Faults]) -> None:
     expect(page.get_by_role("alert")).to_be_empty()
 
 
-def test_asking_can_be_cancelled(page: Page, engine: KeywordEngine) -> None:
+def test_asking_can_be_cancelled(page: Page, engine: KeywordModel) -> None:
     engine.hold.clear()
     try:
         ask(page, "Who was the widow?", TEXT)
@@ -352,7 +352,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, client: C
         assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
-def test_a_server_with_a_key_asks_for_it(browser: Browser, engine: KeywordEngine) -> None:
+def test_a_server_with_a_key_asks_for_it(browser: Browser, engine: KeywordModel) -> None:
     with running(engine, Limits(), api_key="correct-horse") as locked:
         for page, faults in opened(browser, locked.url):
             ask(page, "Who was the widow?", TEXT)
@@ -365,7 +365,7 @@ def test_a_server_with_a_key_asks_for_it(browser: Browser, engine: KeywordEngine
 
 
 def test_a_server_that_is_gone_is_told(browser: Browser) -> None:
-    with running(KeywordEngine()) as short_lived:
+    with running(KeywordModel()) as short_lived:
         visits = opened(browser, short_lived.url)
         page, faults = next(visits)
     ask(page, "Who?", TEXT)

@@ -14,14 +14,14 @@ pytest.importorskip("fastapi")
 from qa_fast.answer import AnswerOptions
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.messages import Parameters
-from tests.serve_doubles import Client, KeywordEngine, running, wait_for
+from tests.serve_doubles import Client, KeywordModel, running, wait_for
 
 TEXT = "The harbour was dug in 1874. A widow paid for the harbour."
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with running(KeywordEngine(), Limits(seconds=5, characters=1000, questions=3, top_k=10, body_bytes=20_000)) as made:
+    with running(KeywordModel(), Limits(seconds=5, characters=1000, questions=3, top_k=10, body_bytes=20_000)) as made:
         yield made
 
 
@@ -119,7 +119,7 @@ def test_a_client_that_waits_to_be_told_need_not_send_what_is_too_large(client: 
 
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     with (
-        running(KeywordEngine(), Limits(seconds=0.3)) as client,
+        running(KeywordModel(), Limits(seconds=0.3)) as client,
         socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection,
     ):
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
@@ -129,54 +129,56 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 
 
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
-    engine = KeywordEngine()
-    engine.hold.clear()
-    with running(engine, Limits(seconds=0.3)) as client:
+    model = KeywordModel()
+    model.hold.clear()
+    with running(model, Limits(seconds=0.3)) as client:
         status, answer = client.ask("Who?", TEXT)
         assert status == 504
         assert answer["error"].startswith("an answer must take at most 0.3 s; it took longer")
-        wait_for(lambda: engine.abandoned == 1)
-        engine.hold.set()
+        wait_for(lambda: model.abandoned == 1)
+        model.hold.set()
         assert client.ask("Who?", TEXT)[0] == 200
         assert "qa_fast_abandoned_requests_total 1.0" in client.get("/metrics")[1]
 
 
 def test_a_client_that_leaves_is_not_answered() -> None:
-    engine = KeywordEngine()
-    engine.hold.clear()
-    with running(engine) as client:
+    model = KeywordModel()
+    model.hold.clear()
+    with running(model) as client:
         body = json.dumps({"inputs": GOOD}).encode()
         connection = socket.create_connection(("127.0.0.1", client.port))
         head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-        wait_for(lambda: engine.calls == [1])
+        wait_for(lambda: model.calls == [1])
         connection.close()
-        wait_for(lambda: engine.abandoned == 1)
+        wait_for(lambda: model.abandoned == 1)
 
 
 def test_beyond_the_queue_requests_are_told_to_come_back() -> None:
-    engine = KeywordEngine()
-    engine.hold.clear()
-    with running(engine, Limits(seconds=5, waiting=2)) as client, ThreadPoolExecutor(3) as pool:
+    model = KeywordModel()
+    model.hold.clear()
+    with running(model, Limits(seconds=5, waiting=2)) as client, ThreadPoolExecutor(3) as pool:
         first = pool.submit(client.ask, "Who?", TEXT)
-        wait_for(lambda: engine.calls == [1])
+        wait_for(lambda: model.calls == [1])
         others = [pool.submit(client.ask, "Who?", TEXT) for _ in range(2)]
         wait_for(lambda: "qa_fast_waiting_requests 2.0" in client.get("/metrics")[1])
         body = json.dumps({"inputs": GOOD}).encode()
         status, answer, headers = client.send("POST", "/", body, Content_Type="application/json")
         assert (status, headers["Retry-After"]) == (429, "1")
         assert json.loads(answer)["error"].startswith("at most 2 requests may wait; received one more")
-        engine.hold.set()
+        model.hold.set()
         assert [asked.result()[0] for asked in (first, *others)] == [200] * 3
-        assert engine.calls == [1, 2]
+        assert model.calls == [1, 2]
 
 
 def test_a_failure_of_ours_does_not_tell_its_details(caplog: pytest.LogCaptureFixture) -> None:
-    with running(KeywordEngine()) as client:
-        status, answer = client.ask("crash?", TEXT)
-        assert (status, answer) == (500, {"error": "the server could not answer; its log says why"})
+    with running(KeywordModel()) as client:
+        for question in ("crash?", "unspeakable?"):
+            status, answer = client.ask(question, TEXT)
+            assert (status, answer) == (500, {"error": "the server could not answer; its log says why"})
         assert client.ask("Who dug the harbour?", TEXT)[0] == 200
     assert "a detail for the log" in caplog.text
+    assert "a detail of preparing for the log" in caplog.text
 
 
 def test_every_response_forbids_what_the_page_does_not_need(client: Client) -> None:
@@ -199,17 +201,23 @@ def test_unknown_paths_and_methods_are_refused_in_the_same_form(client: Client) 
 def test_health_tells_the_model_and_the_limits(client: Client) -> None:
     health = json.loads(client.get("/health")[1])
     assert (health["status"], health["model"]) == ("ok", "keyword-model")
+    assert (health["engine"], health["precision"]) == ("keywords", "exact")
     assert health["limits"] == {"body_bytes": 20_000, "characters": 1000, "questions": 3, "top_k": 10, "seconds": 5}
 
 
 def test_metrics_count_requests_batches_and_the_cache() -> None:
-    with running(KeywordEngine()) as client:
+    with running(KeywordModel()) as client:
         client.ask("Who?", TEXT)
         client.post(b"{")
         values = dict(line.rsplit(" ", 1) for line in client.get("/metrics")[1].splitlines() if line[0] != "#")
     assert values['qa_fast_requests_total{status="200"}'] == values['qa_fast_requests_total{status="400"}'] == "1.0"
     assert values["qa_fast_request_seconds_count"] == "2.0"
     assert values["qa_fast_batch_questions_sum"] == "1.0"
+    assert values["qa_fast_batch_tokens_sum"] == "13.0"
+    assert values["qa_fast_prepare_seconds_count"] == "1.0"
+    (info,) = (name for name in values if name.startswith("qa_fast_info"))
+    assert 'engine="keywords"' in info
+    assert 'precision="exact"' in info
     assert (values["qa_fast_cache_hits_total"], values["qa_fast_cache_bytes"]) == ("3.0", "500.0")
 
 
@@ -221,7 +229,7 @@ def test_the_openapi_description_holds_what_the_api_does(client: Client) -> None
 
 
 def test_a_key_is_needed_for_answers_and_metrics_alone() -> None:
-    with running(KeywordEngine(), api_key="correct-horse") as client:
+    with running(KeywordModel(), api_key="correct-horse") as client:
         assert client.ask("Who dug the harbour?", TEXT)[0] == 200
         assert client.get("/metrics")[0] == 200
         client.api_key = None
@@ -238,26 +246,26 @@ def test_a_key_is_needed_for_answers_and_metrics_alone() -> None:
 
 
 def test_many_clients_at_once_are_all_answered() -> None:
-    engine = KeywordEngine()
+    model = KeywordModel()
     texts = [f"Boat {number} lies at quay{number}." for number in range(64)]
 
     def one_client(number: int) -> list[str]:
         return [client.ask(f"Where is quay{number}?", texts[number])[1][0]["answer"] for _ in range(8)]
 
-    with running(engine) as client, ThreadPoolExecutor(64) as pool:
+    with running(model) as client, ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(one_client, range(64)))
     assert answers == [[f"quay{number}"] * 8 for number in range(64)]
-    assert sum(engine.calls) == 512
-    assert len(engine.calls) < 400  # so they were answered together
+    assert sum(model.calls) == 512
+    assert len(model.calls) < 400  # so they were answered together
 
 
 def test_ending_answers_what_was_accepted() -> None:
-    engine = KeywordEngine()
-    engine.hold.clear()
+    model = KeywordModel()
+    model.hold.clear()
     with ThreadPoolExecutor(2) as pool:
-        with running(engine) as client:
+        with running(model) as client:
             asked = [pool.submit(client.ask, "Who dug the harbour?", TEXT) for _ in range(2)]
-            wait_for(lambda: sum(engine.calls) >= 1)
+            wait_for(lambda: sum(model.calls) >= 1)
             time.sleep(0.1)
-            threading.Timer(0.3, engine.hold.set).start()
+            threading.Timer(0.3, model.hold.set).start()
         assert [answer.result()[0] for answer in asked] == [200, 200]

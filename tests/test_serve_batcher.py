@@ -9,20 +9,25 @@ import pytest
 pytest.importorskip("prometheus_client")
 
 from qa_fast.answer import AnswerOptions
-from qa_fast.serve.batcher import Batcher, QueueFullError
+from qa_fast.serve.batcher import PREPARERS, Batcher, QueueFullError
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.metrics import Metrics
-from tests.serve_doubles import KeywordEngine
+from tests.serve_doubles import KeywordModel
 
 OPTIONS = AnswerOptions(top_k=1)
 
 
-def run(engine: KeywordEngine, limits: Limits, work: Callable[[Batcher], Awaitable[Any]]) -> Any:
+def run(model: KeywordModel, limits: Limits, work: Callable[[Batcher], Awaitable[Any]]) -> Any:
     async def inside() -> Any:
-        async with Batcher(engine.answer_pairs, limits, Metrics("m", "1", lambda: (0, 0, 0))) as batcher:
+        async with Batcher(model, limits, Metrics("m", "1", "e", "p", lambda: (0, 0, 0))) as batcher:
             return await asyncio.wait_for(work(batcher), 10)
 
     return asyncio.run(inside())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
 
 
 def pairs(*words: str) -> list[tuple[str, str]]:
@@ -30,7 +35,7 @@ def pairs(*words: str) -> list[tuple[str, str]]:
 
 
 def test_what_comes_within_the_window_is_answered_together_and_handed_back_apart() -> None:
-    engine = KeywordEngine()
+    model = KeywordModel()
 
     async def work(batcher: Batcher) -> Any:
         first = asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))
@@ -38,26 +43,28 @@ def test_what_comes_within_the_window_is_answered_together_and_handed_back_apart
         others = [batcher.ask(pairs(*words), OPTIONS) for words in (("bee", "cow"), ("dog",))]
         return await asyncio.gather(first, *others)
 
-    found = run(engine, Limits(window_ms=200), work)
-    assert engine.calls == [4]
+    found = run(model, Limits(window_ms=200), work)
+    assert model.calls == [4]
     assert [[answers[0]["answer"] for answers in results] for results in found] == [["ant"], ["bee", "cow"], ["dog"]]
 
 
 def test_without_a_window_a_lone_request_goes_at_once() -> None:
-    engine = KeywordEngine()
-    run(engine, Limits(window_ms=0), lambda batcher: batcher.ask(pairs("ant"), OPTIONS))
-    assert engine.calls == [1]
+    model = KeywordModel()
+    run(model, Limits(window_ms=0), lambda batcher: batcher.ask(pairs("ant"), OPTIONS))
+    assert model.calls == [1]
 
 
-def test_requests_with_other_options_are_answered_apart() -> None:
-    engine = KeywordEngine()
+def test_requests_with_other_options_are_answered_together() -> None:
+    model = KeywordModel()
     other = AnswerOptions(top_k=3)
+    twice = [("where ant?", "ant ant")]
 
-    async def work(batcher: Batcher) -> None:
-        await asyncio.gather(*(batcher.ask(pairs("ant"), options) for options in (OPTIONS, other, OPTIONS)))
+    async def work(batcher: Batcher) -> Any:
+        return await asyncio.gather(*(batcher.ask(twice, options) for options in (OPTIONS, other, OPTIONS)))
 
-    run(engine, Limits(window_ms=50), work)
-    assert sorted(zip(engine.calls, (options.top_k for options in engine.options), strict=True)) == [(1, 3), (2, 1)]
+    found = run(model, Limits(window_ms=50), work)
+    assert model.calls == [3]
+    assert [len(answers) for (answers,) in found] == [1, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -65,84 +72,237 @@ def test_requests_with_other_options_are_answered_apart() -> None:
     [
         (Limits(window_ms=50, batch_questions=3), [2, 2, 2]),
         (Limits(window_ms=50, batch_questions=4), [4, 2]),
-        (Limits(window_ms=50, batch_characters=50), [2, 2, 2]),
-        (Limits(window_ms=50, batch_characters=1), [2, 2, 2]),
+        (Limits(window_ms=50, batch_tokens=20), [4, 2]),  # a request has ten
+        (Limits(window_ms=50, batch_tokens=29), [4, 2]),
+        (Limits(window_ms=50, batch_tokens=30), [6]),
+        (Limits(window_ms=50, batch_tokens=1), [2, 2, 2]),
     ],
 )
 def test_a_batch_is_bounded_and_no_request_is_split(limits: Limits, calls: list[int]) -> None:
-    engine = KeywordEngine()
+    model = KeywordModel()
 
     async def work(batcher: Batcher) -> None:
         await asyncio.gather(*(batcher.ask(pairs("ant", "bee"), OPTIONS) for _ in range(3)))
 
-    run(engine, limits, work)
-    assert engine.calls == calls
+    run(model, limits, work)
+    assert model.calls == calls
 
 
 def test_one_request_that_fails_does_not_take_the_others_with_it() -> None:
-    engine = KeywordEngine()
+    model = KeywordModel()
 
     async def work(batcher: Batcher) -> Any:
         asked = (batcher.ask(pairs(word), OPTIONS) for word in ("ant", "crash", "bee"))
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    ant, crash, bee = run(engine, Limits(window_ms=50), work)
+    ant, crash, bee = run(model, Limits(window_ms=50), work)
     assert (ant[0][0]["answer"], bee[0][0]["answer"]) == ("ant", "bee")
     assert isinstance(crash, RuntimeError)
-    assert engine.calls == [3, 1, 1, 1]
+    assert model.calls == [3, 1, 1, 1]
 
 
 def test_a_full_queue_refuses() -> None:
-    engine = KeywordEngine()
-    engine.hold.clear()
+    model = KeywordModel()
+    model.hold.clear()
 
     async def work(batcher: Batcher) -> None:
         asked = [asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))]
-        while not engine.calls:
+        while not model.calls:
             await asyncio.sleep(0.01)
         asked += [asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError):
             await batcher.ask(pairs("cow"), OPTIONS)
-        engine.hold.set()
+        model.hold.set()
         await asyncio.gather(*asked)
 
-    run(engine, Limits(window_ms=0, waiting=2), work)
-    assert engine.calls == [1, 2]
+    run(model, Limits(window_ms=0, waiting=2), work)
+    assert model.calls == [1, 2]
 
 
 def test_a_request_withdrawn_while_it_waits_is_never_answered() -> None:
-    engine = KeywordEngine()
-    engine.hold.clear()
+    model = KeywordModel()
+    model.hold.clear()
 
     async def work(batcher: Batcher) -> None:
         first = asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))
-        while not engine.calls:
+        while not model.calls:
             await asyncio.sleep(0.01)
         second = asyncio.ensure_future(batcher.ask(pairs("bee", "cow"), OPTIONS))
         await asyncio.sleep(0)
         second.cancel()
         await asyncio.sleep(0)
-        engine.hold.set()
+        model.hold.set()
         await first
 
-    run(engine, Limits(window_ms=0), work)
-    assert engine.calls == [1]
+    run(model, Limits(window_ms=0), work)
+    assert model.calls == [1]
 
 
 def test_answering_goes_on_while_anyone_of_the_batch_waits() -> None:
-    engine = KeywordEngine()
-    engine.hold.clear()
+    model = KeywordModel()
+    model.hold.clear()
 
     async def work(batcher: Batcher) -> Any:
         stays = asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))
         leaves = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
-        while not engine.calls:
+        while not model.calls:
             await asyncio.sleep(0.01)
         leaves.cancel()
         await asyncio.sleep(0.05)
-        engine.hold.set()
+        model.hold.set()
         return await stays
 
-    assert run(engine, Limits(window_ms=50), work)[0][0]["answer"] == "ant"
-    assert engine.abandoned == 0
+    assert run(model, Limits(window_ms=50), work)[0][0]["answer"] == "ant"
+    assert model.abandoned == 0
+
+
+def test_requests_are_prepared_by_other_threads_while_the_model_computes() -> None:
+    model = KeywordModel()
+    model.hold.clear()
+
+    async def work(batcher: Batcher) -> None:
+        asked = [asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))]
+        await until(lambda: bool(model.calls))
+        asked += [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("bee", "cow", "dog")]
+        await until(lambda: len(model.prepared) == 4)
+        assert model.calls == [1]
+        model.hold.set()
+        await asyncio.gather(*asked)
+
+    run(model, Limits(window_ms=0), work)
+    assert model.calls == [1, 3]
+    assert {name.rsplit("_", 1)[0] for name in model.prepared} == {"prepare"}
+
+
+def test_the_next_requests_are_computed_while_the_last_ones_are_ranked() -> None:
+    model = KeywordModel()
+    model.hold_ranking.clear()
+
+    async def work(batcher: Batcher) -> None:
+        first = asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))
+        await until(lambda: model.calls == [1])
+        second = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
+        await until(lambda: model.calls == [1, 1])
+        assert not first.done()
+        model.hold_ranking.set()
+        await asyncio.gather(first, second)
+
+    run(model, Limits(window_ms=0), work)
+    assert model.most == 1
+
+
+def test_an_engine_that_runs_calls_side_by_side_gets_each_request_alone_and_at_once() -> None:
+    model = KeywordModel(at_once=3)
+    model.hold.clear()
+
+    async def work(batcher: Batcher) -> Any:
+        asked = [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("ant", "bee", "cow", "dog")]
+        await until(lambda: len(model.calls) == 3)
+        await asyncio.sleep(0.05)
+        assert model.calls == [1, 1, 1]
+        model.hold.set()
+        return await asyncio.gather(*asked)
+
+    found = run(model, Limits(window_ms=10_000), work)
+    assert [answers[0]["answer"] for (answers,) in found] == ["ant", "bee", "cow", "dog"]
+    assert (model.calls, model.most) == ([1, 1, 1, 1], 3)
+
+
+def test_a_request_that_cannot_be_prepared_fails_alone() -> None:
+    model = KeywordModel()
+
+    async def work(batcher: Batcher) -> Any:
+        asked = (batcher.ask(pairs(word), OPTIONS) for word in ("ant", "unspeakable", "bee"))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    ant, failed, bee = run(model, Limits(window_ms=50), work)
+    assert (ant[0][0]["answer"], bee[0][0]["answer"]) == ("ant", "bee")
+    assert isinstance(failed, RuntimeError)
+    assert model.calls == [2]
+
+
+def test_requests_count_from_their_arrival_on() -> None:
+    model = KeywordModel()
+    model.hold_prepare.clear()
+
+    async def work(batcher: Batcher) -> None:
+        asked = [asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS)) for _ in range(4)]
+        await until(lambda: len(model.prepared) == PREPARERS)
+        with pytest.raises(QueueFullError):
+            await batcher.ask(pairs("bee"), OPTIONS)
+        asked.pop().cancel()  # one that waits to be prepared makes room
+        await asyncio.sleep(0)
+        asked.append(asyncio.ensure_future(batcher.ask(pairs("cow"), OPTIONS)))
+        await asyncio.sleep(0)
+        model.hold_prepare.set()
+        await asyncio.gather(*asked)
+
+    run(model, Limits(window_ms=50, waiting=4), work)
+    assert len(model.prepared) == 4
+    assert sum(model.calls) == 4
+
+
+def test_a_request_withdrawn_while_it_is_prepared_is_never_answered() -> None:
+    model = KeywordModel()
+    model.hold_prepare.clear()
+
+    async def work(batcher: Batcher) -> None:
+        asked = [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("ant", "bee", "cow")]
+        await until(lambda: len(model.prepared) == PREPARERS)
+        for withdrawn in (asked[0], asked[2]):  # in a thread's hands, and waiting for one
+            withdrawn.cancel()
+        await asyncio.sleep(0)
+        model.hold_prepare.set()
+        assert (await asked[1])[0][0]["answer"] == "bee"
+
+    run(model, Limits(window_ms=0), work)
+    assert (len(model.prepared), model.calls) == (2, [1])
+
+
+def test_a_request_withdrawn_while_it_is_answered_stops() -> None:
+    model = KeywordModel(at_once=2)
+    model.hold.clear()
+
+    async def work(batcher: Batcher) -> None:
+        leaves, stays = (asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("ant", "bee"))
+        await until(lambda: len(model.calls) == 2)
+        leaves.cancel()
+        await until(lambda: model.abandoned == 1)
+        model.hold.set()
+        await stays
+
+    run(model, Limits(), work)
+
+
+def test_no_more_is_cut_while_too_many_tokens_wait() -> None:
+    model = KeywordModel()
+    model.hold.clear()
+
+    async def work(batcher: Batcher) -> None:
+        asked = [asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))]
+        await until(lambda: bool(model.calls))
+        asked += [asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS)) for _ in range(6)]  # five tokens each
+        await until(lambda: len(model.prepared) >= 3)
+        await asyncio.sleep(0.05)
+        assert len(model.prepared) <= 1 + 2 + PREPARERS  # two fill it, others may be in a thread's hands by then
+        model.hold.set()
+        await asyncio.gather(*asked)
+
+    run(model, Limits(window_ms=0, ahead_tokens=10), work)
+    assert sum(model.calls) == 7
+
+
+def test_leaving_answers_what_was_accepted() -> None:
+    model = KeywordModel()
+    model.hold_prepare.clear()
+
+    async def inside() -> Any:
+        async with Batcher(model, Limits(window_ms=0), Metrics("m", "1", "e", "p", lambda: (0, 0, 0))) as batcher:
+            asked = [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("ant", "bee", "cow")]
+            await until(lambda: len(model.prepared) == PREPARERS)
+            asyncio.get_running_loop().call_later(0.1, model.hold_prepare.set)
+        return await asyncio.gather(*asked)
+
+    found = asyncio.run(asyncio.wait_for(inside(), 10))
+    assert [answers[0]["answer"] for (answers,) in found] == ["ant", "bee", "cow"]

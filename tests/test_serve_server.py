@@ -26,15 +26,15 @@ import time
 from qa_fast.serve.app import create_app
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.server import bind, make_server, serve, url_of
-from tests.serve_doubles import KeywordEngine
+from tests.serve_doubles import KeywordModel
 
-class SlowEngine(KeywordEngine):
-    def answer_pairs(self, *given):
+class SlowModel(KeywordModel):
+    def answer(self, *given):
         time.sleep(1)
-        return super().answer_pairs(*given)
+        return super().answer(*given)
 
 bound = bind("127.0.0.1", 0)
-serve(make_server(create_app(SlowEngine(), Limits(seconds=9)), 9, lambda: print(url_of(bound), flush=True)), bound)
+serve(make_server(create_app(SlowModel(), Limits(seconds=9)), 9, lambda: print(url_of(bound), flush=True)), bound)
 print("ended")
 """
 
@@ -98,6 +98,8 @@ def test_only_this_machine_without_a_key() -> None:
 def test_limits_are_positive() -> None:
     with pytest.raises(UserError, match="seconds must be more than 0; received seconds=0: give a higher one"):
         Limits(seconds=0)
+    with pytest.raises(UserError, match="batch_tokens must be more than 0; received batch_tokens=0"):
+        Limits(batch_tokens=0)
     with pytest.raises(UserError, match="window_ms must not be negative; received window_ms=-1"):
         Limits(window_ms=-1)
 
@@ -108,7 +110,7 @@ def test_the_commands_defaults_are_the_limits_own() -> None:
 
 
 def test_the_command_refuses_before_it_loads_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qa_fast.serve.engine.Engine.from_pretrained", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr("qa_fast.serve.model.ServedModel.from_pretrained", lambda *_: pytest.fail("loaded a model"))
     with pytest.raises(UserError, match=r"may listen on this machine alone; received --host 0\.0\.0\.0"):
         command.serve("model", host="0.0.0.0")
     with pytest.raises(UserError, match="seconds must be more than 0"):

@@ -65,7 +65,7 @@ def weights_of(folder: Path) -> dict[str, np.ndarray]:
 def test_a_small_set_is_learnt_by_heart(workshop: Path, tmp_path: Path) -> None:
     """In well under a minute; torch then finds every labelled position, and all answers are right."""
     torch = pytest.importorskip("torch")
-    from qa_fast.predict import Predictor
+    from qa_fast.infer import open_engine
     from transformers import AutoModelForQuestionAnswering
 
     from qa_fast.evaluate import evaluate_split
@@ -84,7 +84,7 @@ def test_a_small_set_is_learnt_by_heart(workshop: Path, tmp_path: Path) -> None:
             assert int(logits.start_logits.argmax()) == chunk.start_positions[row]
             assert int(logits.end_logits.argmax()) == chunk.end_positions[row]
     validation = open_shards(workshop / "shards").split("validation")
-    score = evaluate_split(Predictor.from_pretrained(out, precision="float32").predict, validation)
+    score = evaluate_split(open_engine(out, "keras", "float32").predict, validation)
     assert score.exact_match == 100.0
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qa_fast.cli.extras import needs
+from qa_fast.cli.extras import needs, say
 
 # Repeated from serve.limits, which the help must not wait for; a test holds them equal.
 _SECONDS, _CHARACTERS, _WAITING, _WINDOW_MS = 60.0, 500_000, 256, 4.0
@@ -26,8 +26,11 @@ def serve(
             help="Requests must bring it as 'Authorization: Bearer KEY'. The variable keeps it out of process lists.",
         ),
     ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="auto (measured on this device), keras, openvino or onnx.")
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16 or float16.")
+        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16, float16 or int8.")
     ] = "auto",
     time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds that a request may take.")] = _SECONDS,
     max_characters: Annotated[
@@ -37,14 +40,18 @@ def serve(
         int, typer.Option("--max-waiting", help="Most requests that wait; one more gets status 429.")
     ] = _WAITING,
     window_ms: Annotated[
-        float, typer.Option("--window-ms", help="How long a request waits for others to be answered together with.")
+        float,
+        typer.Option(
+            "--window-ms",
+            help="How long a request waits for others, for the keras engine, which answers several together.",
+        ),
     ] = _WINDOW_MS,
 ) -> None:
     """Serve a model: a page at /, the Hub's question-answering API at POST /, docs at /docs."""
     with needs("serve", "qa-fast serve"):
         from qa_fast.serve.app import create_app
-        from qa_fast.serve.engine import Engine
         from qa_fast.serve.limits import Limits, check_listener
+        from qa_fast.serve.model import ServedModel
         from qa_fast.serve.server import bind, make_server, url_of
         from qa_fast.serve.server import serve as listen
 
@@ -58,10 +65,14 @@ def serve(
         check_listener(host, api_key)
         bound = bind(host, port)
         typer.echo(f"loading {model} and warming it up …", err=True)
-        engine = Engine.from_pretrained(model, limits, precision)
-        engine.warm_up()
+        served = ServedModel.from_pretrained(model, limits, precision, engine, say)
+        served.warm_up()
 
-    def say() -> None:
-        typer.echo(f"{engine.name} answers at {url_of(bound)} (API: POST /, docs: /docs); stop with Ctrl+C", err=True)
+    def started() -> None:
+        typer.echo(
+            f"{served.name} answers at {url_of(bound)} with {served.engine_name} in {served.precision} (API: POST /, "
+            "docs: /docs); stop with Ctrl+C",
+            err=True,
+        )
 
-    listen(make_server(create_app(engine, limits, api_key), limits.seconds, say), bound)
+    listen(make_server(create_app(served, limits, api_key), limits.seconds, started), bound)

@@ -99,8 +99,9 @@ class Way:
             with self._lock:
                 if self._words is not None and not self._checked:
                     self._check(texts)
-        if self._words is not None:
-            return self._words.encode(texts, with_chars)
+        words = self._words  # another thread's check may take it away
+        if words is not None:
+            return words.encode(texts, with_chars)
         distinct = texts.dictionary_encode()
         encoded = encode_strings(self._tokenizer, distinct.dictionary.to_pylist())
         return encoded.take(distinct.indices.to_numpy(zero_copy_only=False))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,8 @@ from qa_fast.infer.graphs import Say, cannot_write, held, run_module
 from qa_fast.sources.cache import cache_folder
 
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "openvino": "openvino"}
+# Times as fast that a way must be to be taken before one that comes before it.
+_WORTHWHILE = 1.1
 _BACKENDS = ("tensorflow", "jax")
 # Where it stands, Keras is the engine: nothing else here computes on an accelerator.
 _ACCELERATORS = ("/dev/nvidia0", "/dev/kfd")
@@ -111,9 +113,20 @@ def fastest_way(folder: Path, open_ways: Sequence[Way], say: Say | None = None) 
     if speeds is None:
         with held(place):
             speeds = _remembered(place) or _measured(folder, open_ways, place, say)
-    best = max(open_ways, key=lambda way: speeds.get(str(way), 0.0))
+    best = fastest(open_ways, speeds)
     told = ", ".join(f"{name} {round(speed):,}" for name, speed in sorted(speeds.items(), key=lambda item: -item[1]))
     return best, f"tokens a second as measured here: {told}"
+
+
+def fastest(open_ways: Sequence[Way], speeds: Mapping[str, float]) -> Way:
+    """The first of some ways that no other beats by a tenth: less than that is noise, and earlier ways are lighter.
+
+    Args:
+        open_ways: In the order in which they are preferred, such as `ways` gives.
+        speeds: By a way's text; one that is not there could not be measured.
+    """
+    most = max(speeds.get(str(way), 0.0) for way in open_ways)
+    return next(way for way in open_ways if _WORTHWHILE * speeds.get(str(way), 0.0) >= most)
 
 
 def _key(folder: Path, open_ways: Sequence[Way]) -> str:

@@ -10,7 +10,9 @@ from qa_fast.infer.graphs import end_with
 
 # Lengths of the windows that are read, in tokens: as of SQuAD, and a full one.
 _LENGTHS = (96, 128, 160, 192, 192, 224, 256, 384)
-_SECONDS = 1.5
+# The best of several rounds counts: what else runs here makes a round slower, never faster.
+_ROUNDS = 5
+_SECONDS = 0.4
 
 
 def tokens_a_second(folder: Path, engine: str, precision: str) -> float:
@@ -21,14 +23,18 @@ def tokens_a_second(folder: Path, engine: str, precision: str) -> float:
 
     longest = folder_config(folder).max_length
     chunks = [blank(2, min(length, longest)) for length in _LENGTHS]
+    tokens = sum(len(chunk.input_ids.values) for chunk in chunks)
     opened = open_way(folder, engine, precision, serving=True)
     opened.warm_up()
-    begun, tokens = time.perf_counter(), 0
-    while time.perf_counter() - begun < _SECONDS:
-        for _ in opened.predict(chunks):
-            pass
-        tokens += sum(len(chunk.input_ids.values) for chunk in chunks)
-    return tokens / (time.perf_counter() - begun)
+    rates = []
+    for _ in range(_ROUNDS):
+        begun, passes = time.perf_counter(), 0
+        while passes == 0 or time.perf_counter() - begun < _SECONDS:
+            for _ in opened.predict(chunks):
+                pass
+            passes += 1
+        rates.append(passes * tokens / (time.perf_counter() - begun))
+    return max(rates)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ class ExtractiveReader:
             in common, the less probable is left out; None keeps both.
         max_answer_length: Longest answer in tokens.
         max_query_length: A query's tokens beyond so many are cut off.
-        precision: "auto" (measured), "float32", "bfloat16" or "float16".
+        precision: See `infer.open_engine`.
+        engine: "auto" (measured on this device), "keras", "openvino" or "onnx".
 
     Raises:
         UserError: A value that cannot be; the message names it.
@@ -127,6 +128,7 @@ class ExtractiveReader:
         max_answer_length: int = DEFAULT_MAX_ANSWER_LENGTH,
         max_query_length: int = AnswerOptions.max_question_len,
         precision: str = "auto",
+        engine: str = "auto",
     ) -> None:
         self.model = str(model)
         self.options = _Options(
@@ -140,7 +142,7 @@ class ExtractiveReader:
             max_answer_length,
             max_query_length,
         )
-        self._loading: dict[str, Any] = {"precision": precision}  # what the answerer is loaded with
+        self._loading: dict[str, Any] = {"precision": precision, "engine": engine}  # what the answerer is loaded with
         self._answerer: Answerer | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from qa_fast.answer import AnswerOptions
 from qa_fast.errors import UserError
-from qa_fast.serve.batcher import AnswerPairs, Batcher, QueueFullError
+from qa_fast.questions import AnswerOptions
+from qa_fast.serve.batcher import Batcher, Model, QueueFullError
 from qa_fast.serve.gate import Gate, refusal
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.messages import AnswerItem, AnswerRequest, Parameters, Refusal, rule_of
@@ -37,14 +37,18 @@ _REFUSALS = {
 }
 
 
-class Served(Protocol):
-    """What `Engine` offers to the application."""
+class Served(Model, Protocol):
+    """What `ServedModel` offers to the application."""
 
     name: str
 
     @property
-    def answer_pairs(self) -> AnswerPairs:
-        """Called in one thread; see `Batcher`."""
+    def engine_name(self) -> str:
+        """What computes."""
+
+    @property
+    def precision(self) -> str:
+        """Of its products."""
 
     @property
     def cache_state(self) -> tuple[int, int, int]:
@@ -63,16 +67,16 @@ class RefusedError(Exception):
         self.rule = rule
 
 
-def create_app(engine: Served, limits: Limits, api_key: str | None = None) -> FastAPI:
+def create_app(model: Served, limits: Limits, api_key: str | None = None) -> FastAPI:
     """Make the application.
 
     Args:
-        engine: A model, warmed up.
+        model: What answers, warmed up.
         limits: What is accepted.
         api_key: What requests must bring, or None.
     """
-    metrics = Metrics(engine.name, __version__, lambda: engine.cache_state)
-    batcher = Batcher(engine.answer_pairs, limits, metrics)
+    metrics = Metrics(model.name, __version__, model.engine_name, model.precision, lambda: model.cache_state)
+    batcher = Batcher(model, limits, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +86,7 @@ def create_app(engine: Served, limits: Limits, api_key: str | None = None) -> Fa
     app = FastAPI(
         title="qa-fast",
         version=__version__,
-        description=f"Extractive question answering with {engine.name}: answers are spans of the document given.",
+        description=f"Extractive question answering with {model.name}: answers are spans of the document given.",
         docs_url=None,  # FastAPI's own pages fetch their scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
@@ -105,7 +109,7 @@ def create_app(engine: Served, limits: Limits, api_key: str | None = None) -> Fa
         """
         questions = body.inputs if isinstance(body.inputs, list) else [body.inputs]
         pairs = [(item.question, item.context) for item in questions]
-        options = _checked(pairs, body.parameters or Parameters(), engine, limits)
+        options = _checked(pairs, body.parameters or Parameters(), model, limits)
         asking = asyncio.ensure_future(batcher.ask(pairs, options))
         leaving = asyncio.ensure_future(_left(request))
         try:
@@ -133,11 +137,12 @@ def create_app(engine: Served, limits: Limits, api_key: str | None = None) -> Fa
         found = results if isinstance(body.inputs, list) else results[0]
         return Response(orjson.dumps(found), media_type="application/json")
 
-    @app.get("/health", summary="Whether the server answers, what it serves and what it accepts")
+    @app.get("/health", summary="Whether the server answers, what it serves, with what engine, and what it accepts")
     async def health() -> dict[str, Any]:
         names = ("body_bytes", "characters", "questions", "top_k", "seconds")
         accepted = {name: getattr(limits, name) for name in names}
-        return {"status": "ok", "model": engine.name, "version": __version__, "limits": accepted}
+        engine = {"engine": model.engine_name, "precision": model.precision}
+        return {"status": "ok", "model": model.name, **engine, "version": __version__, "limits": accepted}
 
     @app.get("/metrics", summary="Counters, for Prometheus", response_class=Response, dependencies=lock)
     async def counters() -> Response:
@@ -155,7 +160,7 @@ def create_app(engine: Served, limits: Limits, api_key: str | None = None) -> Fa
     return app
 
 
-def _checked(pairs: list[tuple[str, str]], parameters: Parameters, engine: Served, limits: Limits) -> AnswerOptions:
+def _checked(pairs: list[tuple[str, str]], parameters: Parameters, model: Served, limits: Limits) -> AnswerOptions:
     """The options, once the request is within the limits."""
     if len(pairs) > limits.questions:
         raise RefusedError(
@@ -171,7 +176,7 @@ def _checked(pairs: list[tuple[str, str]], parameters: Parameters, engine: Serve
     if parameters.top_k > limits.top_k:
         raise RefusedError(422, f"parameters.top_k must be at most {limits.top_k}; received {parameters.top_k}")
     try:
-        return engine.resolve(parameters.options())
+        return model.resolve(parameters.options())
     except UserError as error:
         raise RefusedError(422, str(error)) from None
 

@@ -20,11 +20,15 @@ class Limits:
         questions: Most questions in one request.
         top_k: Most answers that may be asked for.
         windows: Most windows that one document may be cut into; small windows with a large overlap make many.
-        waiting: Most requests that wait for the model; one more is told to come back.
+        waiting: Most requests that wait, from their arrival until they are being answered; one more is told to come
+            back.
         seconds: Longest time from a request's arrival to its answer, and to its last byte.
-        window_ms: How long the first of some requests waits for others to be answered together with.
+        window_ms: How long the first of some requests waits for others to be answered together with, where the engine
+            gains from that.
         batch_questions: Most questions answered together.
-        batch_characters: Most characters answered together, unless a single request has more.
+        batch_tokens: Most tokens of windows answered together, padding not counted, unless a single request has more.
+        ahead_tokens: Tokens of windows that wait for the model, at which no more requests are cut; small windows with a
+            large overlap make many of a short text.
         cache_bytes: Memory for the tokens of documents that were asked about before.
     """
 
@@ -37,11 +41,12 @@ class Limits:
     seconds: float = 60.0
     window_ms: float = 4.0
     batch_questions: int = 64
-    batch_characters: int = 100_000
+    batch_tokens: int = 16_384
+    ahead_tokens: int = 1 << 20
     cache_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("body_bytes", "characters", "questions", "waiting", "seconds"):
+        for name in ("body_bytes", "characters", "questions", "waiting", "seconds", "batch_tokens", "ahead_tokens"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be more than 0; received {name}={getattr(self, name)}: give a higher one")
         if self.window_ms < 0:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _QUESTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
+_TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 131072)
 
 
 class Metrics:
@@ -20,14 +21,20 @@ class Metrics:
     Args:
         model: The model's name, shown with the counters.
         version: Of qa-fast.
+        engine: What computes, such as "keras".
+        precision: Of its products, such as "float32".
         cache_state: Gives hits, misses and bytes of the token cache.
     """
 
-    def __init__(self, model: str, version: str, cache_state: Callable[[], tuple[int, int, int]]) -> None:
+    def __init__(
+        self, model: str, version: str, engine: str, precision: str, cache_state: Callable[[], tuple[int, int, int]]
+    ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        Info("qa_fast", "What is served.", registry=self.registry).info({"model": model, "version": version})
+        Info("qa_fast", "What is served.", registry=self.registry).info(
+            {"model": model, "version": version, "engine": engine, "precision": precision}
+        )
         self.requests = Counter(
             "qa_fast_requests", "Requests for answers, by the status they got.", ["status"], registry=self.registry
         )
@@ -43,7 +50,21 @@ class Metrics:
         self.batch_questions = Histogram(
             "qa_fast_batch_questions", "Questions answered in one batch.", buckets=_QUESTIONS, registry=self.registry
         )
-        self.waiting = Gauge("qa_fast_waiting_requests", "Requests in the queue.", registry=self.registry)
+        self.batch_tokens = Histogram(
+            "qa_fast_batch_tokens",
+            "Tokens of the windows of one batch, padding not counted.",
+            buckets=_TOKENS,
+            registry=self.registry,
+        )
+        self.prepare_seconds = Histogram(
+            "qa_fast_prepare_seconds",
+            "Tokenizing and cutting of one request.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.waiting = Gauge(
+            "qa_fast_waiting_requests", "Requests that came and are not being answered yet.", registry=self.registry
+        )
         self.abandoned = Counter(
             "qa_fast_abandoned_requests", "Requests given up while they were answered.", registry=self.registry
         )

@@ -13,7 +13,8 @@ import pytest
 from qa_fast.checkpoint import load_model
 from qa_fast.errors import UserError
 from qa_fast.model.precision import choose_precision, fastest
-from qa_fast.predict import MANY_BATCHES, Predictor
+from qa_fast.infer.keras_engine import KerasEngine, fitted
+from qa_fast.infer.shapes import MANY_BATCHES
 from tests.small_models import make_features, tiny_model
 
 LENGTHS = [[5, 60, 33, 12, 2], [], [17, 64, 1]]
@@ -23,9 +24,9 @@ def chunks() -> list:
     return [make_features(lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
 
 
-def collected(predictor: Predictor, features: list) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def collected(engine: KerasEngine, features: list) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for batch in predictor.predict(features):
+    for batch in engine.predict(features):
         assert batch.start_logits.shape == batch.end_logits.shape == (len(batch.rows), batch.start_logits.shape[1])
         assert batch.rows.dtype == batch.lengths.dtype == np.int32
         for row, start, end, length in zip(
@@ -39,7 +40,7 @@ def collected(predictor: Predictor, features: list) -> dict[int, tuple[np.ndarra
 @pytest.mark.parametrize("batch_tokens", [1, 128, 4096])
 def test_logits_are_those_of_the_feature_alone(batch_tokens: int) -> None:
     model = tiny_model()
-    found = collected(Predictor(model, batch_tokens), chunks())
+    found = collected(KerasEngine(model, fitted(model, batch_tokens)), chunks())
     rows = [(chunk, row) for chunk in chunks() for row in range(len(chunk))]
     assert sorted(found) == list(range(len(rows)))
     for number, (chunk, row) in enumerate(rows):
@@ -53,7 +54,7 @@ def test_many_batches_give_what_few_give() -> None:
     generator = np.random.default_rng(0)
     features = [make_features(generator.integers(1, 64, 2 * MANY_BATCHES))]
     model = tiny_model()
-    many, few = collected(Predictor(model, 1), features), collected(Predictor(model, 100_000), features)
+    many, few = (collected(KerasEngine(model, fitted(model, tokens)), features) for tokens in (1, 100_000))
     assert sorted(many) == sorted(few) == list(range(2 * MANY_BATCHES))
     for row, (start, end) in many.items():
         np.testing.assert_allclose(start, few[row][0], atol=1e-5)
@@ -62,28 +63,28 @@ def test_many_batches_give_what_few_give() -> None:
 
 def test_changed_weights_are_seen() -> None:
     model = tiny_model()
-    predictor = Predictor(model)
-    before = collected(predictor, chunks())[0][0]
+    engine = KerasEngine(model)
+    before = collected(engine, chunks())[0][0]
     bias = model.encoder.head.output.bias
     bias.assign(bias + 1)
-    np.testing.assert_allclose(collected(predictor, chunks())[0][0], before + 1, atol=1e-5)
+    np.testing.assert_allclose(collected(engine, chunks())[0][0], before + 1, atol=1e-5)
 
 
 def test_nothing_gives_nothing() -> None:
-    assert list(Predictor(tiny_model()).predict([])) == []
-    assert list(Predictor(tiny_model()).predict([make_features([])])) == []
+    assert list(KerasEngine(tiny_model()).predict([])) == []
+    assert list(KerasEngine(tiny_model()).predict([make_features([])])) == []
 
 
 def test_too_long_features_are_refused() -> None:
     with pytest.raises(UserError, match=r"model's 64 positions; received max_length=65"):
-        list(Predictor(tiny_model()).predict([make_features([3, 65])]))
+        list(KerasEngine(tiny_model()).predict([make_features([3, 65])]))
 
 
 def test_a_folder_is_opened_in_the_precision_asked_for(minilm_folder: Path) -> None:
-    predictor = Predictor.from_pretrained(minilm_folder, precision="bfloat16")
-    assert predictor.model.precision == "bfloat16"
-    half = collected(predictor, [make_features([9, 30])])
-    full = collected(Predictor(load_model(minilm_folder)[0]), [make_features([9, 30])])
+    engine = KerasEngine.from_pretrained(minilm_folder, precision="bfloat16")
+    assert engine.model.precision == "bfloat16"
+    half = collected(engine, [make_features([9, 30])])
+    full = collected(KerasEngine(load_model(minilm_folder)[0]), [make_features([9, 30])])
     np.testing.assert_allclose(half[1][0], full[1][0], atol=0.05)
 
 
@@ -91,8 +92,8 @@ def test_jax_predicts_the_same() -> None:
     pytest.importorskip("jax")
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]);"
-        "import tests.test_predict as t;"
-        "found = t.collected(t.Predictor(t.tiny_model(), 128), t.chunks());"
+        "import tests.test_infer_keras as t;"
+        "model = t.tiny_model(); found = t.collected(t.KerasEngine(model, t.fitted(model, 128)), t.chunks());"
         "print(json.dumps({row: [a.tolist() for a in pair] for row, pair in found.items()}))"
     )
     run = subprocess.run(
@@ -103,7 +104,8 @@ def test_jax_predicts_the_same() -> None:
         check=True,
     )
     theirs = json.loads(run.stdout.splitlines()[-1])
-    ours = collected(Predictor(tiny_model(), 128), chunks())
+    model = tiny_model()
+    ours = collected(KerasEngine(model, fitted(model, 128)), chunks())
     assert sorted(map(int, theirs)) == sorted(ours)
     for row, pair in ours.items():
         np.testing.assert_allclose(pair[0], theirs[str(row)][0], atol=1e-5)

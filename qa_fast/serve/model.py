@@ -1,0 +1,132 @@
+"""A model made ready to serve: an engine, a token cache, and a stop when nobody waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qa_fast.answer import Result, answer_prepared, max_positions_of
+from qa_fast.decode import LogitBatch
+from qa_fast.encode import TextEncoder, load_encoder
+from qa_fast.questions import AnswerOptions, Prepared, prepare
+from qa_fast.schema import Features
+from qa_fast.serve.batcher import AbandonedError, Pair
+from qa_fast.serve.documents import RememberingEncoder
+from qa_fast.serve.limits import Limits
+from qa_fast.sources import resolve_model
+
+if TYPE_CHECKING:
+    from qa_fast.infer.engine import Engine
+
+# Several scripts, so that the encoder's check of its fast way sees more than plain letters.
+_WARM_TEXT = "The mill's log-book, begun in 1874, is kept at the café (see p. 3): naïve, größer, маяк, 港口、灯塔。 "
+
+
+class ServedModel:
+    """Answers requests for a `Batcher`, in its threads.
+
+    Args:
+        name: The model, as shown to clients.
+        engine: Features to logits.
+        encoder: The model's tokenizer.
+        max_positions: Longest input of the model in tokens.
+        limits: Bounds on windows and on the cache.
+    """
+
+    def __init__(self, name: str, engine: Engine, encoder: TextEncoder, max_positions: int, limits: Limits) -> None:
+        self.name = name
+        self.max_positions = max_positions
+        self._limits = limits
+        self._engine = engine
+        self._encoder = RememberingEncoder.around(encoder, limits.cache_bytes)
+
+    @classmethod
+    def from_pretrained(cls, model: str, limits: Limits, precision: str = "auto", engine: str = "auto",
+        say: Callable[[str], None] | None = None,
+    ) -> ServedModel:
+        """Load a model folder, a Hub id or "minilm".
+
+        Args:
+            model: Which.
+            limits: See the class.
+            precision: See `infer.open_engine`, as for the engine.
+            engine: Its name, or "auto".
+            say: See `infer.open_engine`.
+
+        Raises:
+            UserError: No usable model or tokenizer there, or the engine cannot run it.
+        """
+        folder = resolve_model(model)
+        encoder = load_encoder(folder)
+        from qa_fast.infer import open_engine  # what it opens may import keras
+
+        opened = open_engine(folder, engine, precision, serving=True, say=say)
+        return cls(shown_name(model, folder), opened, encoder, max_positions_of(folder), limits)
+
+    @property
+    def engine_name(self) -> str:
+        """What computes, such as "keras"."""
+        return self._engine.name
+
+    @property
+    def precision(self) -> str:
+        """Of the engine's products, such as "float32"."""
+        return self._engine.precision
+
+    @property
+    def at_once(self) -> int:
+        """Calls of `answer` that may run at a time and gain from it."""
+        return self._engine.at_once
+
+    @property
+    def cache_state(self) -> tuple[int, int, int]:
+        """Hits, misses and bytes of the token cache."""
+        cache = self._encoder.cache
+        return cache.hits, cache.misses, cache.bytes
+
+    def resolve(self, options: AnswerOptions) -> AnswerOptions:
+        """The options with every number set; see `AnswerOptions.resolve`."""
+        return options.resolve(self.max_positions, self._encoder.template.special_tokens)
+
+    def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Prepared:
+        """See `questions.prepare`; threads may call it at a time."""
+        return prepare(pairs, options, self._encoder, self.max_positions, self._limits.windows)
+
+    def answer(
+        self,
+        jobs: Sequence[Prepared],
+        abandoned: Callable[[], bool] = lambda: False,
+        computed: Callable[[], None] = lambda: None,
+    ) -> list[list[Result]]:
+        """See `answer.answer_prepared` and `batcher.Model`.
+
+        Raises:
+            AbandonedError: `abandoned` was true at the start or between two batches of windows.
+        """
+
+        def watched(chunks: Sequence[Features]) -> Iterator[LogitBatch]:
+            batches = self._engine.predict(chunks)
+            try:
+                for batch in batches:
+                    if abandoned():
+                        raise AbandonedError
+                    yield batch
+            finally:  # now, not when the error is forgotten: what the engine has not begun need not be computed
+                if isinstance(batches, Generator):
+                    batches.close()
+            computed()
+
+        if abandoned():
+            raise AbandonedError
+        return answer_prepared(watched, jobs)
+
+    def warm_up(self) -> None:
+        """Do once what the first requests would wait for."""
+        self._engine.warm_up()
+        self.answer([self.prepare([("Where is the log-book?", _WARM_TEXT * 40)], AnswerOptions(top_k=5))])
+
+
+def shown_name(model: str, folder: Path) -> str:
+    """A model's name for clients: an id as it is, of a path its last part alone."""
+    return folder.resolve().name if Path(model).exists() else model
