@@ -7,7 +7,7 @@ spans and no answer together (see `decode`), where the old pipeline multiplied t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 

@@ -12,9 +12,9 @@ import pytest
 
 from qa_fast.checkpoint import load_model
 from qa_fast.errors import UserError
-from qa_fast.model.precision import choose_precision, fastest
 from qa_fast.infer.keras_engine import KerasEngine, fitted
 from qa_fast.infer.shapes import MANY_BATCHES
+from qa_fast.model.precision import choose_precision, fastest
 from tests.small_models import make_features, tiny_model
 
 LENGTHS = [[5, 60, 33, 12, 2], [], [17, 64, 1]]

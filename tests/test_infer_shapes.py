@@ -65,4 +65,5 @@ def test_fixed_shapes_hold_every_row_once() -> None:
     assert sorted(np.concatenate(plan.rows).tolist()) == list(range(300))
     for rows, width in zip(plan.rows, plan.widths, strict=True):
         assert lengths[rows].max() <= width
-        assert len(rows) & (len(rows) - 1) == 0 and len(rows) * width <= 320
+        assert len(rows) & (len(rows) - 1) == 0
+        assert len(rows) * width <= 320

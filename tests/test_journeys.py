@@ -14,8 +14,8 @@ from qa_fast.evaluate import evaluate_split
 from qa_fast.export import export_model
 from qa_fast.hub.facts import read_facts
 from qa_fast.hub.sections import body
-from qa_fast.model.families import FAMILIES
 from qa_fast.infer import open_engine
+from qa_fast.model.families import FAMILIES
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.model import ServedModel
 from qa_fast.shards import open_shards

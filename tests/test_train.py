@@ -65,10 +65,10 @@ def weights_of(folder: Path) -> dict[str, np.ndarray]:
 def test_a_small_set_is_learnt_by_heart(workshop: Path, tmp_path: Path) -> None:
     """In well under a minute; torch then finds every labelled position, and all answers are right."""
     torch = pytest.importorskip("torch")
-    from qa_fast.infer import open_engine
     from transformers import AutoModelForQuestionAnswering
 
     from qa_fast.evaluate import evaluate_split
+    from qa_fast.infer import open_engine
 
     out = tmp_path / "model"
     options = OPTIONS | {"batch_size": 8, "learning_rate": 3e-3}

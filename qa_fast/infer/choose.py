@@ -23,6 +23,8 @@ from qa_fast.infer.graphs import Say, cannot_write, held, run_module
 from qa_fast.sources.cache import cache_folder
 
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "openvino": "openvino"}
+# That one measurement may take; the largest models need half a minute to be read once.
+_SECONDS = 180.0
 # Times as fast that a way must be to be taken before one that comes before it.
 _WORTHWHILE = 1.1
 _BACKENDS = ("tensorflow", "jax")
@@ -174,7 +176,9 @@ def _measured(folder: Path, open_ways: Sequence[Way], place: Path, say: Say | No
     speeds, problems = {}, []
     for way in open_ways:
         try:
-            speeds[str(way)] = float(run_module("qa_fast.infer.measure", [str(folder), *way]).split()[-1])
+            speeds[str(way)] = float(
+                run_module("qa_fast.infer.measure", [str(folder), *way], seconds=_SECONDS).split()[-1]
+            )
         except (UserError, RuntimeError, ValueError, IndexError) as error:
             problems.append(f"{way}: {str(error).strip().splitlines()[-1]}")
     if not speeds:

@@ -146,28 +146,37 @@ def _make(folder: Path, kind: Kind, place: Path) -> None:
         raise cannot_write(place, error) from None
 
 
-def run_module(module: str, arguments: Sequence[str], backend: str | None = None) -> str:
+def run_module(module: str, arguments: Sequence[str], backend: str | None = None, seconds: float | None = None) -> str:
     """Run one of our modules in a process of its own.
 
     Args:
         module: Its name.
         arguments: Of its command line.
         backend: Keras' backend there.
+        seconds: How long it may take; None is as long as it likes.
 
     Returns:
         Its standard output.
 
     Raises:
-        UserError: As it raised there; in its last line on standard error.
+        UserError: As it raised there; in its last line on standard error. Or it took too long.
     """
     here = str(Path(__file__).resolve().parents[2])
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
     if backend is not None:
         environment["KERAS_BACKEND"] = backend
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", module, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", module, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"it must be done in {seconds:g} s; it was not") from None
     if done.returncode == 0:
         return done.stdout
     lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]

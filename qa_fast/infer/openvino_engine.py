@@ -39,4 +39,6 @@ def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams
         found = request.infer(given)
         return found[OUTPUTS[0]], found[OUTPUTS[1]]
 
+    # Its Python package hangs where two threads make its very first call at the same time.
+    Streams("openvino", precision, config, compute, 1).warm_up()
     return Streams("openvino", precision, config, compute, count)

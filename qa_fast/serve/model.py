@@ -42,7 +42,12 @@ class ServedModel:
         self._encoder = RememberingEncoder.around(encoder, limits.cache_bytes)
 
     @classmethod
-    def from_pretrained(cls, model: str, limits: Limits, precision: str = "auto", engine: str = "auto",
+    def from_pretrained(
+        cls,
+        model: str,
+        limits: Limits,
+        precision: str = "auto",
+        engine: str = "auto",
         say: Callable[[str], None] | None = None,
     ) -> ServedModel:
         """Load a model folder, a Hub id or "minilm".
