@@ -186,7 +186,7 @@ def run_module(module: str, arguments: Sequence[str], backend: str | None = None
 
 
 # Exit status of a module that ended in a user's error, told in its last line on standard error.
-USER_ERROR = 2
+USER_ERROR = 3
 
 
 def end_with(work: Callable[[], None]) -> None:

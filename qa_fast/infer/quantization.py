@@ -101,10 +101,11 @@ class Recipe:
 
 def save(path: Path, rounding: Rounding, facts: Mapping[str, Any]) -> None:
     """Write a rounding with what else is known of it."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as serialized
 
     metadata = {_KEY: orjson.dumps(dict(facts) | {"kept": list(rounding.kept)}).decode()}
-    save_file({name: np.ascontiguousarray(value) for name, value in rounding.ranges.items()}, path, metadata=metadata)
+    columns = {name: np.ascontiguousarray(value) for name, value in rounding.ranges.items()}
+    path.write_bytes(serialized(columns, metadata))
 
 
 def load(path: Path) -> tuple[Rounding, dict[str, Any]]:
