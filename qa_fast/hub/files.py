@@ -18,7 +18,7 @@ from qa_fast.errors import UserError
 _ROOT = (
     "README.md", "LICENSE*", "NOTICE*", "*.png", "*.svg", "*.jpg", ".gitattributes",
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
+    "model.safetensors.index.json", "quantization.safetensors",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "*.model",
     "*.keras", "*.onnx",
