@@ -286,9 +286,9 @@ def evaluate(
     Raises:
         UserError: No such split or nothing in it to score against, or the shards were made by another tokenizer.
     """
+    opened = scorable(open_shards(shards_path), split)
     folder = resolve_model(str(model_path))
     shards = matching_shards(shards_path, folder)
-    opened = scorable(shards, split)
     from qa_fast.infer import open_engine
 
     result = evaluate_split(

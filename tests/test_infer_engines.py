@@ -208,7 +208,8 @@ def test_a_tenth_decides() -> None:
     assert fastest(order, {"keras auto": 10}) == order[2]
 
 
-def test_speeds_are_measured_once(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speeds_are_measured_once(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path)
     asked: list[list[str]] = []
 
     def run(module: str, arguments: list[str], seconds: float) -> str:
@@ -232,7 +233,8 @@ def test_speeds_are_measured_once(bert: Path, monkeypatch: pytest.MonkeyPatch) -
     assert fastest_way(bert, three)[0] == Way("keras", "auto")
 
 
-def test_no_way_that_works_is_told(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_way_that_works_is_told(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path)
     def run(module: str, arguments: list[str], seconds: float) -> str:
         raise UserError("it has no such thing")
 
