@@ -76,7 +76,8 @@ def test_calls_at_a_time_do_not_mix(bert: Path) -> None:
 def test_a_caller_that_leaves_takes_its_windows_along(bert: Path) -> None:
     computed = []
 
-    def compute(ids: np.ndarray, types: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def compute(window: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        ids = window["input_ids"]
         computed.append(ids.shape[1])
         return np.zeros(ids.shape, np.float32), np.zeros(ids.shape, np.float32)
 
@@ -227,7 +228,10 @@ def test_speeds_are_measured_once(bert: Path, tmp_path: Path, monkeypatch: pytes
         assert way == Way("openvino", "float32")
         assert reason == "tokens a second as measured here: openvino float32 150, onnx float32 100"
     assert asked == [["onnx", "float32"], ["openvino", "float32"], ["keras", "auto"]]
-    assert said == ["measuring onnx float32, openvino float32, keras auto on this device, once"]
+    assert said == [
+        "measuring onnx float32, openvino float32, keras auto on this device, once",
+        "it does not read here: keras auto: no",
+    ]
     assert fastest_way(bert, three[:1]) == (three[0], "the only way open")
     monkeypatch.setattr(choose, "_ACCELERATORS", ("/",))
     assert fastest_way(bert, three)[0] == Way("keras", "auto")
@@ -235,6 +239,7 @@ def test_speeds_are_measured_once(bert: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_no_way_that_works_is_told(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path)
+
     def run(module: str, arguments: list[str], seconds: float) -> str:
         raise UserError("it has no such thing")
 
@@ -251,15 +256,17 @@ def test_a_real_measurement(bert: Path) -> None:
 
 
 def test_answering_needs_neither_tensorflow_nor_jax_nor_torch(bert: Path, tmp_path: Path) -> None:
-    """From the command line, with those hidden: a graph is made and read."""
-    program = (
+    """From the command line, with those (and SciPy) hidden from every process: a graph is made and read."""
+    (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Hidden:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in ('tensorflow', 'jax', 'torch'):\n"
+        "        if name.partition('.')[0] in ('tensorflow', 'jax', 'torch', 'scipy'):\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Hidden())\n"
-        "import importlib.util as u, functools\n"
+    )
+    program = (
+        "import sys\n"
         "from qa_fast.infer import choose\n"
         "choose.installed = lambda: ['onnx']\n"
         "import qa_fast.infer.open as o; o.installed = choose.installed\n"
@@ -273,8 +280,11 @@ def test_answering_needs_neither_tensorflow_nor_jax_nor_torch(bert: Path, tmp_pa
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(bert)],
-        env=os.environ | {"QA_FAST_CACHE": str(tmp_path)}, text=True, capture_output=True, check=False,
-    )  # fmt: skip
+        env=os.environ | {"QA_FAST_CACHE": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
     assert {"score", "start", "end", "answer"} == set(json.loads(done.stdout))
     assert (tmp_path / "graphs").is_dir()

@@ -20,6 +20,7 @@ import xxhash
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.engine import ENGINES, PRECISIONS
 from qa_fast.infer.graphs import Say, cannot_write, held, run_module
+from qa_fast.parallel import processors
 from qa_fast.sources.cache import cache_folder
 
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "openvino": "openvino"}
@@ -139,8 +140,6 @@ def _key(folder: Path, open_ways: Sequence[Way]) -> str:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    from qa_fast.infer.streams import processors
-
     facts = [sorted(map(str, open_ways)), versions, platform.machine(), _processor(), processors()]
     state = xxhash.xxh3_64(json.dumps(facts).encode())
     state.update((folder / "config.json").read_bytes())
@@ -181,6 +180,8 @@ def _measured(folder: Path, open_ways: Sequence[Way], place: Path, say: Say | No
             )
         except (UserError, RuntimeError, ValueError, IndexError) as error:
             problems.append(f"{way}: {str(error).strip().splitlines()[-1]}")
+            if say is not None:
+                say(f"it does not read here: {problems[-1]}")
     if not speeds:
         raise UserError(f"one engine at least must read the model; none does: {'; '.join(problems)}")
     temporary = place.with_name(f".{place.name}.tmp")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from qa_fast.infer.absent import stand_in_for
 from qa_fast.infer.graphs import end_with
 from qa_fast.infer.quantization import Rounding, load
 
@@ -79,6 +80,8 @@ def _quantize(source: Path, out: Path, kept: list[str]) -> None:
 
 
 def _main() -> None:
+    # Keras on numpy imports these, for operations that no encoder has; an installation that only answers lacks them.
+    stand_in_for("jax", "scipy", "keras.src.backend.jax")
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
