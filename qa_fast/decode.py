@@ -12,7 +12,6 @@ together, so that both stand on one scale.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from qa_fast.errors import UserError
 from qa_fast.kernels.spans import order_spans, search_spans
+from qa_fast.parallel import processors
 from qa_fast.schema import Features, Int32s, Int64s
 
 Float32s = npt.NDArray[np.float32]
@@ -203,7 +203,7 @@ class SpanDecoder:
                 raise UserError(f"{name} must be at least 1; received {name}={value}: give a positive number")
         self.windows = windows
         self.max_answer_length = max_answer_length
-        self.threads = threads or _processors()
+        self.threads = threads or processors()
         self._pool = ThreadPoolExecutor(self.threads)  # starts no thread before it is used
         self._char_start = np.ascontiguousarray(token_char_start, np.int32)
         self._char_end = np.ascontiguousarray(token_char_end, np.int32)
@@ -357,11 +357,6 @@ class SpanDecoder:
                 f"windows must stand inside the {len(self._char_start)} context tokens; received tokens "
                 f"{windows.first_token.min()} to {(windows.first_token + lengths).max()}"
             )
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _concatenate(parts: list[npt.NDArray[Any]], dtype: type[np.integer]) -> npt.NDArray[Any]:

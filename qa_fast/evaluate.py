@@ -286,9 +286,10 @@ def evaluate(
     Raises:
         UserError: No such split or nothing in it to score against, or the shards were made by another tokenizer.
     """
-    opened = scorable(open_shards(shards_path), split)
+    shards = open_shards(shards_path)
+    opened = scorable(shards, split)
     folder = resolve_model(str(model_path))
-    shards = matching_shards(shards_path, folder)
+    check_tokenizer(shards, folder)
     from qa_fast.infer import open_engine
 
     result = evaluate_split(
@@ -308,21 +309,19 @@ def evaluate(
     return result
 
 
-def matching_shards(shards_path: str | Path, folder: Path) -> Shards:
-    """Open shards that were made with a model folder's tokenizer.
+def check_tokenizer(shards: Shards, folder: Path) -> None:
+    """Hold that shards were made with a model folder's tokenizer.
 
     Raises:
-        UserError: They were made by another, or are none.
+        UserError: They were made with another.
     """
-    shards = open_shards(shards_path)
-    model_hash, shard_hash = load_encoder(folder).tokenizer_hash, shards.manifest["model"]["tokenizer_hash"]
-    if model_hash != shard_hash:
+    about, found = shards.manifest["model"], load_encoder(folder).tokenizer_hash
+    if found != about["tokenizer_hash"]:
         raise UserError(
-            f"shards and model must have the same tokenizer; {shards.folder} was made with that of "
-            f"{shards.manifest['model']['name']} ({shard_hash[:12]}), {folder} has another ({model_hash[:12]}): "
-            f"featurize again with --model {folder}"
+            f"shards and model must have the same tokenizer; the shards were made with that of {about['name']} "
+            f"({about['tokenizer_hash'][:12]}), {folder} has another ({found[:12]}): featurize again with "
+            f"--model {folder}, or take the model that the shards name"
         )
-    return shards
 
 
 def scorable(shards: Shards, name: str) -> Split:

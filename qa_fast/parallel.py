@@ -5,6 +5,7 @@ Both pay where the work releases the GIL, as kernels, Arrow, files and checksums
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,11 @@ _END: Any = object()
 _THREADS = "qa-fast"
 # Items beside those being worked on: read, or done and not taken yet; so that no thread waits for another's end.
 _WAITING = 2
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Ahead(Iterator[Item], Generic[Item]):

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from qa_fast.errors import UserError
-from qa_fast.evaluate import EvaluationResult, Progress, evaluate_split, matching_shards, scorable
+from qa_fast.evaluate import EvaluationResult, Progress, check_tokenizer, evaluate_split, scorable
 from qa_fast.infer.graphs import Kind, graph_of, model_key
 from qa_fast.infer.quantization import Floats, Recipe, Rounding, write_recipe
+from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
 from qa_fast.schema import Features
+from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 
 # In points of F1. Seeds differ by 0.2 to 0.5.
@@ -57,12 +59,13 @@ def rungs(config: EncoderConfig) -> Iterator[tuple[str, ...]]:
     yield ("head/", *outer, *inner)
 
 
-def input_ranges(graph: Path, chunks: Sequence[Features], seed: int) -> dict[str, Floats]:
+def input_ranges(graph: Path, chunks: Sequence[Features], takes_types: bool, seed: int) -> dict[str, Floats]:
     """The largest magnitudes of the columns of each product's input, over some windows.
 
     Args:
         graph: Made with `Kind.ranges`.
         chunks: Features, of which `_WINDOWS` are chosen.
+        takes_types: Whether the model takes token types.
         seed: For the choice.
 
     Returns:
@@ -70,19 +73,14 @@ def input_ranges(graph: Path, chunks: Sequence[Features], seed: int) -> dict[str
     """
     from qa_fast.infer.onnx_engine import session_of
 
-    session, typed = session_of(graph)
+    session = session_of(graph)
     names = [output.name for output in session.get_outputs()]
     bounds = np.cumsum([len(chunk) for chunk in chunks])
     found: dict[str, Floats] = {}
     for row in np.random.default_rng(seed).permutation(bounds[-1])[:_WINDOWS].tolist():
         number = int(np.searchsorted(bounds, row, side="right"))
         chunk, at = chunks[number], row - (bounds[number] - len(chunks[number]))
-        ids = chunk.input_ids[at].astype(np.int64)[None]
-        given = {"input_ids": ids}
-        if typed:
-            types = chunk.token_type_ids
-            given["token_type_ids"] = np.zeros_like(ids) if types is None else types[at].astype(np.int64)[None]
-        for name, value in zip(names, session.run(names, given), strict=True):
+        for name, value in zip(names, session.run(names, window_of(chunk, at, takes_types)), strict=True):
             found[name] = np.maximum(found[name], value) if name in found else value
     return found
 
@@ -124,8 +122,9 @@ def quantize(
             f"copy {folder} to one and name that"
         )
     config, key = folder_config(folder), model_key(folder)
-    shards = matching_shards(shards_path, folder)
+    shards = open_shards(shards_path)
     opened = scorable(shards, split)
+    check_tokenizer(shards, folder)
     from qa_fast.infer.onnx_engine import open_onnx
 
     def scored(rounding: Rounding | None) -> EvaluationResult:
@@ -143,7 +142,8 @@ def quantize(
     full = scored(None)
     say(f"float32: exact match {full.exact_match:.2f}, F1 {full.f1:.2f}")
     source = "train" if "train" in shards.names else split
-    ranges = input_ranges(graph_of(folder, Kind("onnx", ranges=True), say, key), shards.split(source).chunks, seed)
+    ranges_graph = graph_of(folder, Kind("onnx", ranges=True), say, key)
+    ranges = input_ranges(ranges_graph, shards.split(source).chunks, config.takes_types, seed)
     losses = []
     for kept in rungs(config):
         rounding = Rounding(kept, ranges)

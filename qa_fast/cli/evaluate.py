@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
 
 
@@ -57,7 +58,7 @@ def evaluate(
         if quiet or as_json:
             result = run(shards, model, split, out, **options)
         else:
-            result = _with_bar(lambda progress: run(shards, model, split, out, progress=progress, say=say, **options))
+            result = with_bar(lambda progress: run(shards, model, split, out, progress=progress, say=say, **options))
     if out is not None:
         write_json(out / "metrics.json", result.metrics)
     carded = (Path(model) / "training" / "metrics.json").is_file()
@@ -87,17 +88,6 @@ def evaluate(
         typer.echo(f"{Path(model) / 'README.md'}: the card tells these scores now")
     if out is not None:
         typer.echo(f"{out}: predictions.json, nbest_predictions.json, na_prob.json, metrics.json")
-
-
-def _with_bar(work: Any) -> Any:
-    """Run `work(progress)` with a progress bar of features on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("features", total=None)
-        return work(lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def _flat(metrics: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:

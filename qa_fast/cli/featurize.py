@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qa_fast.errors import UserError
+from qa_fast.parallel import processors
 from qa_fast.schema import FeatureConfig
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def featurize(
     """Turn question-answering data into Arrow shards of model inputs."""
     from qa_fast.build import build_shards
 
-    workers = workers or available_cores()
+    workers = workers or processors()
     _limit_rust_threads(workers)
     config = FeatureConfig(max_length, doc_stride, labels, drop_impossible)
     with _reporting(silent=quiet or as_json) as report:
@@ -86,11 +87,6 @@ def featurize(
         typer.echo(json.dumps(summary(result)))
     elif not quiet:
         _print_table(result)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _limit_rust_threads(workers: int) -> None:

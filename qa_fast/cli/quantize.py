@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
 
 # Repeated from qa_fast.quantize, which the help must not wait for; a test holds them equal.
@@ -29,7 +30,11 @@ def quantize(
     with needs("answer", "qa-fast quantize"):
         from qa_fast.quantize import quantize as run
 
-        made = run(model, shards, split, most_lost=max_loss, max_examples=max_examples, seed=seed, say=say)
+        options: dict[str, Any] = {"most_lost": max_loss, "max_examples": max_examples, "seed": seed, "say": say}
+        if as_json:
+            made = run(model, shards, split, **options)
+        else:
+            made = with_bar(lambda progress: run(model, shards, split, progress=progress, **options))
     recipe = made.recipe
     if as_json:
         typer.echo(json.dumps(recipe.facts() | {"path": str(made.path), "questions_alike": made.questions_alike}))

@@ -34,13 +34,13 @@ class Nodes:
 
     Attributes:
         nodes: In order.
-        constants: By name; equal ones once.
+        constants: By dtype, shape and bytes; equal ones once.
         fused: Write ONNX Runtime's own operation for attention.
     """
 
     fused: bool = False
     nodes: list[NodeProto] = field(default_factory=list)
-    constants: dict[str, TensorProto] = field(default_factory=dict)
+    constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = field(default_factory=dict)
 
     def add(self, kind: str, inputs: Sequence[Value], dtype: str, *, name: str = "", **attributes: Any) -> Value:
         """One node with one output of a dtype."""
@@ -51,10 +51,10 @@ class Nodes:
     def constant(self, value: Any, dtype: str) -> Value:
         """A small constant."""
         array = np.asarray(value, dtype)
-        name = f"c_{dtype}_{'x'.join(map(str, array.shape))}_{abs(hash(array.tobytes())):x}"
-        if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(array, name)
-        return Value(name, dtype)
+        key = dtype, array.shape, array.tobytes()
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array, f"constant_{len(self.constants)}")
+        return Value(self.constants[key].name, dtype)
 
     def value(self, given: Any, dtype: str) -> Value:
         """What an operation was given, in a dtype."""
@@ -142,9 +142,8 @@ def _expand_dims(nodes: Nodes, step: Step, x: Value) -> Value:
 
 
 def _reshape_layer(nodes: Nodes, step: Step, x: Value) -> Value:
-    return nodes.add(
-        "Reshape", [x, nodes.ints(0, *step.operation.target_shape)], step.dtype
-    )  # 0 keeps the rows as they are
+    shape = nodes.ints(0, *step.operation.target_shape)  # 0 keeps the rows as they are
+    return nodes.add("Reshape", [x, shape], step.dtype)
 
 
 def _reshape(nodes: Nodes, step: Step, x: Value) -> Value:
@@ -274,7 +273,6 @@ WRITERS: dict[str, Writer] = {
     "Cos": _unary("Cos"),
     "Cumsum": _cumsum,
     "DotProductAttention": _attention,
-    "Erf": _unary("Erf"),
     "ExpandDims": _expand_dims,
     "Gelu": _gelu,
     "GetItem": _get_item,
@@ -291,7 +289,6 @@ WRITERS: dict[str, Writer] = {
     "Silu": _silu,
     "Sin": _unary("Sin"),
     "Softmax": _softmax,
-    "StopGradient": _same,
     "Subtract": _binary("Sub"),
     "Take": _take,
     "TakeAlongAxis": _take_along_axis,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import xxhash
 
-from qa_fast.errors import UserError
+from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.quantization import Rounding, save
 from qa_fast.model.folder import weight_files
 from qa_fast.sources.cache import cache_folder
@@ -87,8 +87,8 @@ def graph_of(folder: Path, kind: Kind, say: Say | None = None, key: str | None =
         An ONNX file.
 
     Raises:
-        UserError: The model cannot be read, or the cache folder cannot be written.
-        MissingExtraError: A package that making it needs is missing.
+        UserError: The model cannot be read, a package that making it needs is missing, or the cache folder cannot be
+            written.
     """
     place = cache_folder() / "graphs" / f"{key or model_key(folder)}-{_VERSION}" / kind.name
     if not (place / GRAPH).is_file():
@@ -130,8 +130,11 @@ def cannot_write(place: Path, error: OSError) -> UserError:
 
 
 def _make(folder: Path, kind: Kind, place: Path) -> None:
+    prefix = f".{place.name}.making-"
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
+        for left in place.parent.glob(f"{prefix}*"):  # by a run that was killed: who makes this holds its lock
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as scratch:
             made = Path(scratch) / "made"
             made.mkdir()
             options = ["--ranges"] if kind.ranges else []
@@ -194,7 +197,7 @@ def end_with(work: Callable[[], None]) -> None:
     try:
         work()
     except ModuleNotFoundError as error:
-        print(f"{error.name} is missing: pip install 'qa-fast[answer]'", file=sys.stderr)
+        print(MissingExtraError("reading with a model", "answer", error.name or "onnx"), file=sys.stderr)
         sys.exit(USER_ERROR)
     except UserError as error:
         print(error, file=sys.stderr)

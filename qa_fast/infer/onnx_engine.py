@@ -7,29 +7,27 @@ from typing import Any
 
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.infer.engine import Floats
-from qa_fast.infer.streams import Streams, processors
+from qa_fast.infer.streams import Inputs, Streams
 from qa_fast.model.config import EncoderConfig
-from qa_fast.schema import Int64s
+from qa_fast.parallel import processors
 
 
-def session_of(graph: Path) -> tuple[Any, bool]:
-    """A session of one thread a call, and whether the graph takes token types."""
+def session_of(graph: Path) -> Any:
+    """A session in which a call is one thread's."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # a stream is one thread
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return session, any(given.name == "token_type_ids" for given in session.get_inputs())
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def open_onnx(graph: Path, config: EncoderConfig, precision: str) -> Streams:
     """An engine on a graph that `graphs.graph_of` made."""
-    session, typed = session_of(graph)
+    session = session_of(graph)
 
-    def compute(ids: Int64s, types: Int64s | None) -> tuple[Floats, Floats]:
-        given = {"input_ids": ids, "token_type_ids": types} if typed else {"input_ids": ids}
-        start, end = session.run(OUTPUTS, given)
+    def compute(window: Inputs) -> tuple[Floats, Floats]:
+        start, end = session.run(OUTPUTS, window)
         return start, end
 
     return Streams("onnx", precision, config, compute, processors())

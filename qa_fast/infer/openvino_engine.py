@@ -8,9 +8,9 @@ from typing import Any
 
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.infer.engine import Floats
-from qa_fast.infer.streams import Streams, processors
+from qa_fast.infer.streams import Inputs, Streams
 from qa_fast.model.config import EncoderConfig
-from qa_fast.schema import Int64s
+from qa_fast.parallel import processors
 
 
 def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams:
@@ -28,15 +28,13 @@ def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams
             "CACHE_DIR": str(graph.with_suffix(".openvino")),
         },
     )
-    typed = any("token_type_ids" in given.get_names() for given in compiled.inputs)
     own = threading.local()
 
-    def compute(ids: Int64s, types: Int64s | None) -> tuple[Floats, Floats]:
+    def compute(window: Inputs) -> tuple[Floats, Floats]:
         request: Any = getattr(own, "request", None)
         if request is None:
             request = own.request = compiled.create_infer_request()
-        given = {"input_ids": ids, "token_type_ids": types} if typed else {"input_ids": ids}
-        found = request.infer(given)
+        found = request.infer(window)
         return found[OUTPUTS[0]], found[OUTPUTS[1]]
 
     # Its Python package hangs where two threads make its very first call at the same time.

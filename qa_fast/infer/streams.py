@@ -7,7 +7,6 @@ caller has only a few there at a time, so that a long document does not keep the
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,20 +14,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from qa_fast.infer.engine import Floats, Prediction
+from qa_fast.infer.shapes import blank
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.schema import Features, Int64s
 
-# int64[1, L] of ids and of types (None where the model has none) to float32[1, L] of start and end logits.
-Compute = Callable[[Int64s, Int64s | None], tuple[Floats, Floats]]
+# By their names int64[1, L] of ids and, where the model has them, of types; to float32[1, L] of start and end logits.
+Inputs = dict[str, Int64s]
+Compute = Callable[[Inputs], tuple[Floats, Floats]]
 # Windows of one call that wait or run, for each stream.
 _AHEAD = 2
 # Windows that are handed on together, so that decoding them is not a call each.
 _TOGETHER = 16
 
 
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def window_of(chunk: Features, row: int, takes_types: bool) -> Inputs:
+    """The inputs that a graph without padding has, for one feature."""
+    ids = chunk.input_ids[row].astype(np.int64)[None]
+    if not takes_types:
+        return {"input_ids": ids}
+    types = chunk.token_type_ids
+    return {
+        "input_ids": ids,
+        "token_type_ids": np.zeros_like(ids) if types is None else types[row].astype(np.int64)[None],
+    }
 
 
 class Streams:
@@ -45,7 +53,7 @@ class Streams:
     def __init__(self, name: str, precision: str, config: EncoderConfig, compute: Compute, count: int) -> None:
         self.name, self.precision, self.at_once = name, precision, count + 1
         self._config, self._compute = config, compute
-        self._ahead = _AHEAD * count
+        self._count, self._ahead = count, _AHEAD * count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"{name}-stream")
 
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
@@ -55,8 +63,9 @@ class Streams:
         running: deque[tuple[int, Future[tuple[Floats, Floats]]]] = deque()
         done: list[tuple[int, tuple[Floats, Floats]]] = []
         try:
-            for row, (ids, types) in enumerate(self._windows(chunks)):
-                running.append((row, self._threads.submit(self._compute, ids, types)))
+            windows = (window_of(chunk, row, self._config.takes_types) for chunk in chunks for row in range(len(chunk)))
+            for row, window in enumerate(windows):
+                running.append((row, self._threads.submit(self._compute, window)))
                 if len(running) > self._ahead:
                     first, logits = running.popleft()
                     done.append((first, logits.result()))
@@ -74,20 +83,8 @@ class Streams:
 
     def warm_up(self) -> None:
         """Run one window in every stream."""
-        length = min(128, self._config.max_length)
-        ids = np.full((1, length), self._config.pad_id, np.int64)
-        types = np.zeros_like(ids) if self._config.takes_types else None
-        list(self._threads.map(lambda _: self._compute(ids, types), range(self.at_once - 1)))
-
-    def _windows(self, chunks: Sequence[Features]) -> Iterator[tuple[Int64s, Int64s | None]]:
-        for chunk in chunks:
-            given = chunk.token_type_ids if self._config.takes_types else None
-            for row in range(len(chunk)):
-                ids = chunk.input_ids[row].astype(np.int64)[None]
-                types = None
-                if self._config.takes_types:
-                    types = np.zeros_like(ids) if given is None else given[row].astype(np.int64)[None]
-                yield ids, types
+        window = window_of(blank(1, min(128, self._config.max_length)), 0, self._config.takes_types)
+        list(self._threads.map(self._compute, [window] * self._count))
 
 
 def _together(done: Sequence[tuple[int, tuple[Floats, Floats]]]) -> Prediction:

@@ -13,7 +13,6 @@ import shutil
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy as np
 from qa_fast.batches import Batch, BatchCutter, batches_of, bucket_widths, training_plan
 from qa_fast.checkpoint import load_weights, save_model
 from qa_fast.errors import UserError
+from qa_fast.evaluate import check_tokenizer
 from qa_fast.hub.card import write_card
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.config import EncoderConfig, check_length
@@ -36,12 +36,12 @@ from qa_fast.shards import CHECKSUM, Shards, open_shards
 from qa_fast.sources import resolve_model
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.jit import choose_jit
+from qa_fast.train.losses import Losses
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.report import EpochReport, EventLog, History, Pace, StepReport, draw, versions, write_json
 from qa_fast.train.schedule import learning_rate_at
 from qa_fast.train.setup import (
     base_model,
-    check_tokenizer,
     check_unchanged,
     prepare_out,
     select,
@@ -54,7 +54,6 @@ from qa_fast.train.validate import validate
 TRAIN = "train"
 FIRST_SCALE = 2.0**15  # of float16's loss
 STEADY_STEPS = 1000  # without an overflow before the scale is doubled
-BEHIND = 4  # steps that a device may be ahead of the reading of its losses
 
 Progress = Callable[[StepReport | EpochReport | str], None]
 
@@ -168,10 +167,8 @@ class _Run:
         self.pace = Pace()
         self.seen_widths: set[int] = set()
         self.mark = 0.0
-        # Losses not yet read: (step, loss, norm) of steps that the device may still be at.
-        self.pending: deque[tuple[int, Any, Any]] = deque()
-        self.recent: list[float] = []
-        self.norm = 0.0
+        half = self.precision.value == "float16"
+        self.losses = Losses(self.checkpoints, config.learning_rate, skips_overflows=half)
 
     def run(self) -> TrainResult:
         """All remaining steps, then what is left behind."""
@@ -210,7 +207,7 @@ class _Run:
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:
                 self._checkpoint()
                 self.mark = time.perf_counter()
-        self._read_losses(keep=0)
+        self.losses.read()
         self._end_of_epoch()
 
     def _step(self, group: list[Batch]) -> None:
@@ -227,8 +224,7 @@ class _Run:
         position.step += 1
         position.batch += len(group)
         position.passes += len(group)
-        self.pending.append((position.step, loss, norm))
-        self._read_losses(keep=BEHIND)
+        self.losses.add(position.step, loss, norm)
         features = sum(int((batch.rows >= 0).sum()) for batch in group)
         tokens = sum(int(batch.lengths[batch.rows >= 0].sum()) for batch in group)
         widths = {batch.input_ids.shape[1] for batch in group}
@@ -238,7 +234,6 @@ class _Run:
         self.pace.add(now - self.mark, features, tokens, compiled)
         self.mark = now
         if position.step % config.log_every == 0 or position.step == self.steps:
-            self._read_losses(keep=0)
             self._report(rate)
 
     def _scale(self, norm: float) -> None:
@@ -252,33 +247,16 @@ class _Run:
         if position.steady == STEADY_STEPS:
             position.loss_scale, position.steady = min(2.0**24, position.loss_scale * 2), 0
 
-    def _read_losses(self, keep: int) -> None:
-        while len(self.pending) > keep:
-            step, loss, norm = self.pending.popleft()
-            value, self.norm = float(loss), float(norm)
-            half = self.precision.value == "float16"
-            if not math.isfinite(value) or (not math.isfinite(self.norm) and not half):
-                saved = checkpoints(self.checkpoints)
-                kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
-                raise UserError(
-                    f"the loss must stay a number; at step {step} it is {value} with gradient norm {self.norm}: "
-                    f"{kept}; try a lower --learning-rate (now {self.config.learning_rate}) or --precision float32"
-                )
-            self.recent.append(value)
-
     def _report(self, rate: float) -> None:
         position, history = self.position, self.history
-        loss = float(np.mean(self.recent))
-        self.recent.clear()
+        loss, norm = self.losses.mean(), self.losses.norm
         history.steps.append(position.step)
         history.losses.append(loss)
         history.learning_rates.append(rate)
         features, tokens = self.pace.rates()
         left = (self.steps - position.step) * self.tokens / max(1, self.steps_an_epoch) / max(tokens, 1e-9)
-        self.say(
-            StepReport(position.step, self.steps, position.epoch + 1, loss, rate, self.norm, features, tokens, left)
-        )
-        values = {"train__loss": loss, "train__learning_rate": rate, "train__gradient_norm": self.norm}
+        self.say(StepReport(position.step, self.steps, position.epoch + 1, loss, rate, norm, features, tokens, left))
+        values = {"train__loss": loss, "train__learning_rate": rate, "train__gradient_norm": norm}
         if features:
             values |= {"speed__features_per_second": features, "speed__tokens_per_second": tokens}
         self.log.add(position.step, time.time(), **values)
@@ -323,7 +301,7 @@ class _Run:
         save_model(self.model, self.out, self.folder, replace=True)
 
     def _checkpoint(self) -> None:
-        self._read_losses(keep=0)  # no checkpoint after a loss that is not a number
+        self.losses.read()  # no checkpoint after a loss that is not a number
         state = {
             "position": dataclasses.asdict(self.position),
             "history": dataclasses.asdict(self.history),

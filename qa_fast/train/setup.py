@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
 from qa_fast.hub.facts import hub_id
 from qa_fast.schema import Int64s
@@ -48,18 +47,6 @@ def validation_split(shards: Shards, config: TrainConfig) -> Split | None:
             "another"
         )
     return split if len(split) else None
-
-
-def check_tokenizer(shards: Shards, folder: Path) -> None:
-    """Refuse a model whose tokenizer did not make the shards."""
-    about = shards.manifest["model"]
-    found = load_encoder(folder).tokenizer_hash
-    if found != about["tokenizer_hash"]:
-        raise UserError(
-            f"shards and model must have the same tokenizer; the shards were made with that of {about['name']} "
-            f"({about['tokenizer_hash'][:12]}), {folder} has another ({found[:12]}): featurize again with "
-            f"--model {folder}, or train the model that the shards name"
-        )
 
 
 def prepare_out(out: Path, source: Path, config: TrainConfig) -> None:
