@@ -35,10 +35,10 @@ from qa_fast.buffers import one_chunk, ragged_from
 from qa_fast.decode import DEFAULT_MAX_ANSWER_LENGTH, BestSpans, SpanDecoder, windows_of
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
-from qa_fast.evaluate import best_texts
 from qa_fast.metrics import squad_v1
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
+from qa_fast.scoring import best_texts
 from qa_fast.shards import Split, open_shards
 from qa_fast.sources import resolve_model
 

@@ -21,7 +21,7 @@ from qa_fast.buffers import one_chunk
 from qa_fast.encode import TextEncoder
 from qa_fast.errors import UserError
 from qa_fast.examples import IdSet, check_examples
-from qa_fast.featurize import BATCH_TOKENS, Featurized, featurize_examples
+from qa_fast.features import BATCH_TOKENS, Featurized, featurize_examples
 from qa_fast.parallel import in_order
 from qa_fast.progress import Reporter, StageClock
 from qa_fast.raw import Reject, SplitTable

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from qa_fast.errors import UserError
-from qa_fast.evaluate import EvaluationResult, Progress, check_tokenizer, evaluate_split, scorable
 from qa_fast.infer.graphs import Kind, graph_of, model_key
 from qa_fast.infer.quantization import Floats, Recipe, Rounding, write_recipe
 from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
 from qa_fast.schema import Features
+from qa_fast.scoring import EvaluationResult, Progress, check_tokenizer, evaluate_split, scorable
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 

@@ -18,7 +18,7 @@ from qa_fast.buffers import offsets_of
 from qa_fast.decode import DEFAULT_N_BEST
 from qa_fast.encode import EncodedTexts, TextEncoder
 from qa_fast.errors import UserError
-from qa_fast.featurize import cut_features
+from qa_fast.features import cut_features
 from qa_fast.infer.spans import SpanJob
 from qa_fast.schema import FeatureConfig, Int32s
 

@@ -288,8 +288,8 @@ def test_a_model_folder_answers_as_evaluate_predicts(minilm_folder: Path, tmp_pa
     """The real model with an untrained head: the answers mean nothing, but both ways must come to the same ones."""
     pytest.importorskip("keras")
     from qa_fast.build import build_shards
-    from qa_fast.evaluate import evaluate
     from qa_fast.schema import FeatureConfig
+    from qa_fast.scoring import evaluate
 
     contexts = [
         f"{HERON} {EEL}",

@@ -10,12 +10,12 @@ import pytest
 
 from qa_fast.answer import Answerer
 from qa_fast.checkpoint import load_model
-from qa_fast.evaluate import evaluate_split
 from qa_fast.export import export_model
 from qa_fast.hub.facts import read_facts
 from qa_fast.hub.sections import body
 from qa_fast.infer import open_engine
 from qa_fast.model.families import FAMILIES
+from qa_fast.scoring import evaluate_split
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.model import ServedModel
 from qa_fast.shards import open_shards

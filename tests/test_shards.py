@@ -18,7 +18,7 @@ from qa_fast.build import build_shards
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.examples import Examples, check_examples
-from qa_fast.featurize import featurize_examples
+from qa_fast.features import featurize_examples
 from qa_fast.schema import (
     CONTEXT_COLUMNS,
     EVALUATION_COLUMNS,

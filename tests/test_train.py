@@ -67,8 +67,8 @@ def test_a_small_set_is_learnt_by_heart(workshop: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForQuestionAnswering
 
-    from qa_fast.evaluate import evaluate_split
     from qa_fast.infer import open_engine
+    from qa_fast.scoring import evaluate_split
 
     out = tmp_path / "model"
     options = OPTIONS | {"batch_size": 8, "learning_rate": 3e-3}

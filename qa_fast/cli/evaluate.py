@@ -41,9 +41,9 @@ def evaluate(
 ) -> None:
     """Score a model with the official SQuAD metrics."""
     with needs("answer", "qa-fast evaluate"):
-        from qa_fast.evaluate import evaluate as run
         from qa_fast.hub.card import write_card
         from qa_fast.hub.facts import record_evaluation
+        from qa_fast.scoring import evaluate as run
         from qa_fast.shards import open_shards, write_json
 
         options: dict[str, Any] = {

@@ -25,13 +25,13 @@ import numpy as np
 from qa_fast.batches import Batch, BatchCutter, batches_of, bucket_widths, training_plan
 from qa_fast.checkpoint import load_weights, save_model
 from qa_fast.errors import UserError
-from qa_fast.evaluate import check_tokenizer
 from qa_fast.hub.card import write_card
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.folder import folder_config
 from qa_fast.model.precision import Choice, choose_precision
+from qa_fast.scoring import check_tokenizer
 from qa_fast.shards import CHECKSUM, Shards, open_shards
 from qa_fast.sources import resolve_model
 from qa_fast.train.config import TrainConfig

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from qa_fast.encode import load_encoder
 from qa_fast.examples import check_examples
-from qa_fast.featurize import featurize_examples
+from qa_fast.features import featurize_examples
 from qa_fast.raw import ANSWERS_TYPE
 from qa_fast.schema import FeatureConfig, Features
 from tests.made_up import texts
@@ -132,7 +132,7 @@ def test_equals_reference_on_repaired_answers(rows: list[dict], spaces: tuple[st
 @pytest.mark.parametrize("kind", KINDS)
 def test_empty_context_and_no_answer(kind: str) -> None:
     """The engine itself takes an empty context; the checks before it reject one, so it is called directly."""
-    from qa_fast.featurize import cut_features
+    from qa_fast.features import cut_features
 
     encoder, tokenizer = loaded(kind)
     questions, contexts = encoder.encode(pa.array(["Who paid?"])), encoder.encode(pa.array([""]))

@@ -13,8 +13,8 @@ import pytest
 from qa_fast import evaluate as module
 from qa_fast.buffers import list_array, offsets_of
 from qa_fast.errors import UserError
-from qa_fast.evaluate import EvaluationResult, best_texts, evaluate, evaluate_split, write_predictions
 from qa_fast.schema import Features, Ragged
+from qa_fast.scoring import EvaluationResult, best_texts, evaluate, evaluate_split, write_predictions
 from qa_fast.shards import Shards, Split
 
 CLS, SEP = 1, 2
