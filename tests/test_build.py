@@ -19,12 +19,12 @@ import pyarrow as pa
 import pytest
 
 from qa_fast import build as build_module
-from qa_fast import shards as shards_module
 from qa_fast.build import build_shards
 from qa_fast.errors import UserError
 from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
+from qa_fast.shards import write as shards_module
 from qa_fast.sources import files, rows
 from tests import sample
 from tests.small_models import TINY

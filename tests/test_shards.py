@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from qa_fast import shards as shards_module
 from qa_fast.buffers import offsets_of
 from qa_fast.build import build_shards
 from qa_fast.encode import TextEncoder, load_encoder
@@ -28,6 +27,7 @@ from qa_fast.schema import (
     Features,
 )
 from qa_fast.shards import SplitWriter, damaged_file, feature_batch, open_shards, write_json
+from qa_fast.shards import write as shards_module
 from qa_fast.sources import resolve_source
 from tests import sample
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
