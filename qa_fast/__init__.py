@@ -10,15 +10,33 @@ from qa_fast.version import __version__
 
 if TYPE_CHECKING:
     from qa_fast.answer import Answerer
-    from qa_fast.build import build_shards
+    from qa_fast.build import build_shards, featurize
+    from qa_fast.dataset import load
+    from qa_fast.scoring import evaluate
     from qa_fast.shards import open_shards
 
-__all__ = ["Answerer", "UserError", "__version__", "build_shards", "open_shards"]
+__all__ = [
+    "Answerer",
+    "UserError",
+    "__version__",
+    "build_shards",
+    "evaluate",
+    "featurize",
+    "load",
+    "open_shards",
+]
 
 settle_tensorflow()
 
 # Name -> module, imported when it is first asked for: importing the package stays cheap.
-_LAZY = {"Answerer": "qa_fast.answer", "build_shards": "qa_fast.build", "open_shards": "qa_fast.shards"}
+_LAZY = {
+    "Answerer": "qa_fast.answer",
+    "build_shards": "qa_fast.build",
+    "evaluate": "qa_fast.scoring",
+    "featurize": "qa_fast.build",
+    "load": "qa_fast.dataset",
+    "open_shards": "qa_fast.shards",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -27,3 +45,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

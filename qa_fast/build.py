@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from qa_fast.errors import UserError
 from qa_fast.model.folder import known_config
-from qa_fast.parallel import Ahead
-from qa_fast.progress import Reporter, StageClock
+from qa_fast.parallel import Ahead, processors
+from qa_fast.progress import Reporter, StageClock, on_stderr
 from qa_fast.schema import LABEL_MODES, FeatureConfig, canonical_json
-from qa_fast.shards import FORMAT_VERSION, REJECTED, damaged_file
+from qa_fast.shards import FORMAT_VERSION, REJECTED, Shards, damaged_file, open_shards
 from qa_fast.sources import resolve_model, resolve_source
-from qa_fast.sources.cache import local_path
+from qa_fast.sources.cache import cache_folder, local_path
 from qa_fast.staging import check_out, check_replaceable, finished, locked, put_in_place, staged
 from qa_fast.version import __version__
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # Tables read before the tokenizer and the kernels are there to take them.
 _TABLES_AHEAD = 4
+# Of a fingerprint, enough to tell folders in the cache apart.
+_NAME_DIGITS = 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class BuildResult:
         manifest: Its index.
         up_to_date: Whether it was there already and nothing was done.
         seconds: Wall time of the whole job.
+        fetch_seconds: Of it, until the source's and the model's files were there.
+        compile_seconds: Of it, until the kernels were loaded or, the first time on a machine, compiled.
         stage_seconds: Wall time by stage, over all splits and threads.
     """
 
@@ -48,12 +53,19 @@ class BuildResult:
     manifest: dict[str, Any]
     up_to_date: bool
     seconds: float
+    fetch_seconds: float
+    compile_seconds: float
     stage_seconds: dict[str, float]
+
+    @property
+    def featurize_seconds(self) -> float:
+        """What is left of the whole job without fetching and loading kernels."""
+        return self.seconds - self.fetch_seconds - self.compile_seconds
 
 
 def build_shards(
     source: str,
-    out: str | Path,
+    out: str | Path | None,
     model: str = "minilm",
     config: FeatureConfig | None = None,
     *,
@@ -70,7 +82,7 @@ def build_shards(
 
     Args:
         source: "squad", a local file or folder, or a Hub dataset id.
-        out: The folder to make.
+        out: The folder to make; None makes one in the cache, named after all that decides its bits.
         model: Whose tokenizer: "minilm", a local folder, or a Hub model id.
         config: Window sizes and kind of labels.
         columns: Ours -> theirs, for data with other column names.
@@ -86,11 +98,14 @@ def build_shards(
         UserError: For anything the user can put right; nothing in `out` is changed then.
     """
     started = time.perf_counter()
-    config, report, out = config or FeatureConfig(), report or Reporter(), local_path(str(out))
+    config, report = config or FeatureConfig(), report or Reporter()
+    named = None if out is None else local_path(str(out))
     _check_options(config, max_examples, workers)
-    check_out(out)
+    if named is not None:
+        check_out(named)
     found = resolve_source(source, columns, splits, report.say)
     folder = resolve_model(model, report.say, weights=False)
+    fetched = time.perf_counter()
     clock = StageClock()
     with contextlib.ExitStack() as stack:
         tables = clock.each("load", found.tables(max_examples))
@@ -98,12 +113,13 @@ def build_shards(
         if workers > 1:
             pool = stack.enter_context(ThreadPoolExecutor(1))
             describe = pool.submit(describe).result
-            if finished(out) is None:
+            if named is None or finished(named) is None:
                 tables = stack.enter_context(contextlib.closing(Ahead(tables, _TABLES_AHEAD)))
         # While the source is read, since loading the kernels takes longer than reading most sources.
         from qa_fast.kernels.load import load_kernels
 
         load_kernels(side_by_side=workers > 1)
+        loaded = time.perf_counter()
         from qa_fast.encode import load_encoder
         from qa_fast.pipeline import Pipeline
 
@@ -123,14 +139,17 @@ def build_shards(
             "max_examples": max_examples,
         }
         fingerprint = hashlib.sha256(canonical_json(decides).encode("utf-8", "surrogateescape")).hexdigest()
-        stack.enter_context(locked(out))
+        out = named or cache_folder() / "shards" / fingerprint[:_NAME_DIGITS]
+        stack.enter_context(locked(out, wait=named is None))
         there = finished(out)
         if there is not None and there.get("fingerprint") == fingerprint:
             damaged = damaged_file(out, there, contents=True)
             if damaged is None:
                 _check_strict(out, there, strict)
                 report.say(f"{out} is up to date: same source, model and options")
-                return BuildResult(out, there, True, time.perf_counter() - started, {})
+                return BuildResult(
+                    out, there, True, time.perf_counter() - started, fetched - started, loaded - fetched, {}
+                )
             report.say(f"{out}: {damaged} is missing or damaged, featurizing again")
         elif there is not None and not overwrite:
             raise UserError(
@@ -152,7 +171,69 @@ def build_shards(
             "splits": {split: {**counts[split].to_dict(), "shards": shards[split]} for split in found.splits},
         }
         put_in_place(partial, out, manifest)
-    return BuildResult(out, manifest, False, time.perf_counter() - started, clock.seconds)
+    seconds = time.perf_counter() - started
+    return BuildResult(out, manifest, False, seconds, fetched - started, loaded - fetched, clock.seconds)
+
+
+def featurize(
+    source: str = "squad",
+    model: str = "minilm",
+    *,
+    out: str | Path | None = None,
+    max_length: int = FeatureConfig.max_length,
+    doc_stride: int = FeatureConfig.doc_stride,
+    labels: str = FeatureConfig.labels,
+    drop_impossible: bool = FeatureConfig.drop_impossible,
+    columns: dict[str, str] | None = None,
+    splits: list[str] | None = None,
+    max_examples: int | None = None,
+    encode: str = "auto",
+    workers: int | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+    say: Callable[[str], None] = on_stderr,
+) -> Shards:
+    """Question-answering data to model inputs, as `qa-fast featurize` does; what is there already is not made again.
+
+    Args:
+        source: "squad", a local file or folder, or a Hub dataset id.
+        model: Whose tokenizer: "minilm", a local folder, or a Hub model id.
+        out: Folder for the shards; None keeps them in the cache, under a name that hangs on all that decides them.
+        max_length: Longest feature in tokens, question and special tokens included.
+        doc_stride: OVERLAP of neighbouring windows in tokens, not the step.
+        labels: "exact", or "reference": as the tutorial labels, quirks included.
+        drop_impossible: Leave out train windows that do not hold their question's answer.
+        columns: Ours -> theirs, for data with other column names.
+        splits: Only these.
+        max_examples: At most so many examples of each split, the first ones.
+        encode: See `build_shards`, as for `overwrite` and `strict`.
+        workers: Threads; None takes the processors that this process may use.
+        overwrite: Replace other shards in `out`.
+        strict: Make any rejected example an error.
+        say: Told in lines what is done.
+
+    Returns:
+        The shards, as `open_shards` gives them.
+
+    Raises:
+        UserError: For anything the user can put right.
+    """
+    config = FeatureConfig(max_length, doc_stride, labels, drop_impossible)
+    result = build_shards(
+        str(source),
+        out,
+        str(model),
+        config,
+        columns=columns,
+        splits=splits,
+        max_examples=max_examples,
+        encode=encode,
+        workers=workers or processors(),
+        overwrite=overwrite,
+        strict=strict,
+        report=Reporter(say),
+    )
+    return open_shards(result.out)
 
 
 def _check_options(config: FeatureConfig, max_examples: int | None, workers: int) -> None:

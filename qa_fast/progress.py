@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,3 +48,8 @@ class StageClock:
                 except StopIteration:
                     return
             yield item
+
+
+def on_stderr(line: str) -> None:
+    """Say a line on standard error: the default of functions that Python users call."""
+    print(line, file=sys.stderr, flush=True)

@@ -63,8 +63,12 @@ def _not_writable(out: Path, error: OSError) -> UserError:
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, wait: bool = False) -> Iterator[None]:
     """Hold `out` for this run alone; makes it if need be, and takes it away again if it stays empty.
+
+    Args:
+        out: The folder.
+        wait: For a run that holds it, instead of refusing.
 
     Raises:
         UserError: Another run holds it, or it cannot be made.
@@ -77,7 +81,7 @@ def locked(out: Path) -> Iterator[None]:
         raise _not_writable(out, error) from None
     try:
         if folder is not None:
-            _lock(folder, out)
+            _lock(folder, out, wait)
         yield
     finally:
         if made:
@@ -87,9 +91,9 @@ def locked(out: Path) -> Iterator[None]:
             os.close(folder)
 
 
-def _lock(folder: int, out: Path) -> None:
+def _lock(folder: int, out: Path, wait: bool) -> None:
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(folder, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise UserError(f"one run at a time may write {out}; another is at it: wait for it, or stop it") from None

@@ -541,3 +541,25 @@ def test_many_runs_at_once_leave_one_whole_folder(tmp_path: Path, source: str, m
     assert json.loads((out / "qa_fast.json").read_text()) in [result.manifest for result in results]
     for name in ("train", "validation"):
         assert len(open_shards(out).split(name))
+
+
+def test_without_a_folder_shards_are_kept_in_the_cache(
+    tmp_path: Path, source: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import qa_fast
+
+    monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path / "cache"))
+    said: list[str] = []
+    options = {"max_length": 48, "doc_stride": 12, "say": said.append}
+    first = qa_fast.featurize(source, model, **options)
+    assert first.folder.parent == tmp_path / "cache" / "shards"
+    assert not any("up to date" in line for line in said)
+    again = qa_fast.featurize(source, model, workers=1, **options)
+    assert again.folder == first.folder
+    assert "up to date" in said[-1]
+    other = qa_fast.featurize(source, model, labels="reference", **options)
+    assert other.folder != first.folder
+    assert open_shards(first.folder).manifest["fingerprint"].startswith(first.folder.name)
+    named = qa_fast.featurize(source, model, out=tmp_path / "named", **options)
+    assert named.manifest["fingerprint"] == first.manifest["fingerprint"]
+    assert named["train"][0] == first["train"][0]

@@ -87,7 +87,13 @@ def test_a_run_says_what_it_made(tmp_path: Path, source: str, model: str) -> Non
         assert word in words
     assert str(sample.QUESTIONS + len(sample.DOCUMENTS)) in words
     assert f"{out}:" in words
-    assert "examples/s," in words
+    last = done.stdout.decode().splitlines()[-1]
+    times = re.search(
+        r": ([\d.]+) s: fetching ([\d.]+), loading kernels ([\d.]+), featurizing ([\d.]+) \([\d,]+ examples/s\)$", last
+    )
+    assert times, last
+    whole, *parts = map(float, times.groups())
+    assert abs(whole - sum(parts)) < 0.03
     assert f"{source}: local, validation (1 file), train (1 file)" in done.stderr.decode()
     again = process("featurize", source, "--out", out, "--model", model, *SMALL)
     assert again.returncode == 0
@@ -103,6 +109,9 @@ def test_quiet_and_json(command: Command, tmp_path: Path, source: str, model: st
     outcome = json.loads(out)
     assert outcome["out"] == str(tmp_path / "json")
     assert not outcome["up_to_date"]
+    parts = [outcome[f"{part}_seconds"] for part in ("fetch", "compile", "featurize")]
+    assert abs(sum(parts) - outcome["seconds"]) < 0.005
+    assert min(parts) >= 0
     assert outcome["examples_per_second"] > 0
     train = outcome["splits"]["train"]
     assert train["examples"] == sample.QUESTIONS + len(sample.DOCUMENTS)

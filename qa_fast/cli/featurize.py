@@ -128,7 +128,10 @@ def summary(result: BuildResult) -> dict[str, Any]:
         "out": str(result.out),
         "up_to_date": result.up_to_date,
         "seconds": round(result.seconds, 3),
-        "examples_per_second": round(examples / result.seconds) if not result.up_to_date else None,
+        "fetch_seconds": round(result.fetch_seconds, 3),
+        "compile_seconds": round(result.compile_seconds, 3),
+        "featurize_seconds": round(result.featurize_seconds, 3),
+        "examples_per_second": None if result.up_to_date else round(examples / result.featurize_seconds),
         "stage_seconds": {stage: round(seconds, 4) for stage, seconds in result.stage_seconds.items()},
         "splits": splits,
     }
@@ -197,9 +200,11 @@ def _print_table(result: BuildResult) -> None:
     console.print(table)
     if any(split["rejected"] for split in outcome["splits"].values()):
         console.print(f"rejected examples and why: {result.out / 'rejected.jsonl'}", markup=False, soft_wrap=True)
-    done = (
-        "already there"
-        if result.up_to_date
-        else f"{outcome['examples_per_second']:,} examples/s, {result.seconds:.2f} s"
-    )
+    done = "already there"
+    if not result.up_to_date:
+        done = (
+            f"{result.seconds:.2f} s: fetching {result.fetch_seconds:.2f}, "
+            f"loading kernels {result.compile_seconds:.2f}, featurizing {result.featurize_seconds:.2f} "
+            f"({outcome['examples_per_second']:,} examples/s)"
+        )
     console.print(f"{result.out}: {done}", markup=False, soft_wrap=True)

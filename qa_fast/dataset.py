@@ -1,0 +1,178 @@
+"""A data set as it is, before any tokenizer: splits of examples with row access, to look at and to hand on.
+
+The rows are those that `featurize` reads, in its columns and order, unchecked; `rejected` tells which of them it would
+leave out and why. They stay in Arrow, each document once, so all of SQuAD takes tens of megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, overload
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qa_fast.errors import UserError
+from qa_fast.progress import on_stderr
+from qa_fast.raw import EXAMPLES, Reject
+from qa_fast.sources import resolve_source
+
+
+class Examples(Sequence[dict[str, Any]]):
+    """The examples of one split.
+
+    Attributes:
+        name: "train", "validation", ...
+        table: Columns id, question, context (each document stored once) and answers.
+        unreadable: Rows of the source that are no examples at all, which `table` does not hold.
+    """
+
+    def __init__(self, name: str, table: pa.Table, unreadable: Sequence[Reject] = ()) -> None:
+        self.name, self.table, self.unreadable = name, table, tuple(unreadable)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @overload
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Examples: ...
+
+    def __getitem__(self, row: int | slice) -> dict[str, Any] | Examples:
+        """One example as a dict, or with a slice some of them.
+
+        Returns:
+            {"id", "question", "context", "answers": {"text": [...], "answer_start": [...]}}; starts count characters.
+        """
+        if isinstance(row, slice):
+            return Examples(self.name, self.table.take(pa.array(range(*row.indices(len(self))), pa.int64())))
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"{self.name} has {len(self):,} examples; received row {row}")
+        return self.table.slice(row % len(self), 1).to_pylist()[0]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.table.to_batches(max_chunksize=1024):
+            yield from batch.to_pylist()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self):,} examples over {self._documents:,} documents)"
+
+    def find(self, example_id: str) -> dict[str, Any]:
+        """The example with an id.
+
+        Raises:
+            UserError: There is none.
+        """
+        row = pc.index(self.table["id"], pa.scalar(example_id, pa.string())).as_py()
+        if row < 0:
+            raise UserError(f"an id must be one of the split's; {self.name} has no {example_id!r}")
+        return self[row]
+
+    def to_arrow(self) -> pa.Table:
+        """The rows as an Arrow table; `context` is a dictionary column, each document stored once."""
+        return self.table
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas DataFrame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas  # noqa: F401
+        except ImportError:
+            raise UserError("to_pandas needs pandas, which is not installed: pip install pandas") from None
+        frame = self.table.to_pandas()
+        frame["context"] = frame["context"].astype(object)  # texts, not a category of pandas'
+        return frame
+
+    @cached_property
+    def rejected(self) -> list[Reject]:
+        """Rows that `featurize` would leave out, with the reasons; looked for when first asked for."""
+        from qa_fast.examples import IdSet, check_examples
+
+        seen, found = IdSet(), list(self.unreadable)
+        for batch in self.table.to_batches():
+            part = pa.Table.from_batches([batch])
+            found += check_examples(part, seen.add(part["id"].combine_chunks()))[1]
+        return found
+
+    @property
+    def _documents(self) -> int:
+        chunks = self.table["context"].unify_dictionaries().chunks
+        return pc.count_distinct(pa.chunked_array([chunk.indices for chunk in chunks], pa.int32())).as_py()
+
+
+class Dataset(Mapping[str, Examples]):
+    """Splits of examples by name.
+
+    Attributes:
+        source: As it was asked for.
+        origin: Where the files came from, in words.
+    """
+
+    def __init__(self, source: str, origin: str, splits: dict[str, Examples]) -> None:
+        self.source, self.origin, self._splits = source, origin, splits
+
+    def __getitem__(self, name: str) -> Examples:
+        """A split.
+
+        Raises:
+            UserError: There is none of that name.
+        """
+        if name not in self._splits:
+            raise UserError(f"the split must be one of {', '.join(self)}; received {name!r} for {self.source}")
+        return self._splits[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._splits)
+
+    def __len__(self) -> int:
+        return len(self._splits)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._splits
+
+    def __repr__(self) -> str:
+        listed = "".join(f"\n  {name}: {len(split):,} examples" for name, split in self.items())
+        return f"Dataset({self.source!r}, {self.origin}){listed}"
+
+
+def load(
+    source: str = "squad",
+    *,
+    columns: dict[str, str] | None = None,
+    splits: Sequence[str] | None = None,
+    max_examples: int | None = None,
+    say: Callable[[str], None] = on_stderr,
+) -> Dataset:
+    """Read a data set as it is.
+
+    Args:
+        source: "squad", a local file or folder, or a Hub dataset id: any SOURCE of `qa-fast featurize`.
+        columns: Ours -> theirs, for data with other column names.
+        splits: Only these; for a single file, one split names it.
+        max_examples: At most so many examples of each split, the first ones.
+        say: Told in lines where the files come from.
+
+    Raises:
+        UserError: Nothing there, or nothing in it that is question-answering data.
+    """
+    if max_examples is not None and max_examples < 1:
+        raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out for all")
+    found = resolve_source(str(source), columns, list(splits) if splits else None, say)
+    tables: dict[str, list[pa.Table]] = {split: [] for split in found.splits}
+    unreadable: dict[str, list[Reject]] = {split: [] for split in found.splits}
+    for part in found.tables(max_examples):
+        tables[part.split].append(part.rows)
+        unreadable[part.split] += part.unreadable
+    return Dataset(
+        str(source),
+        found.origin,
+        {
+            split: Examples(split, pa.concat_tables(parts) if parts else EXAMPLES.empty_table(), unreadable[split])
+            for split, parts in tables.items()
+        },
+    )

@@ -1,0 +1,75 @@
+"""Data sets as they are: rows, splits, what would be rejected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import qa_fast
+from qa_fast.errors import UserError
+from tests.small_runs import authored_examples
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = authored_examples()
+    wrong = rows[0] | {"id": "wrong", "answers": {"text": ["a whale"], "answer_start": [4]}}
+    for name, some in (("train", [*rows[:12], wrong]), ("validation", rows[12:])):
+        lines = "".join(json.dumps(row) + "\n" for row in some)
+        (folder / f"{name}.jsonl").write_text(lines + ("[1, 2]\n" if name == "train" else ""))
+    return str(folder)
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def test_rows_are_the_files(source: str) -> None:
+    data = qa_fast.load(source, say=quiet)
+    rows = authored_examples()
+    assert list(data) == ["train", "validation"]
+    assert len(data["train"]) == 13
+    assert data["train"][0] == rows[0]
+    assert data["validation"][-1] == rows[-1]
+    assert list(data["validation"]) == rows[12:]
+    part = data["train"][2:6:2]
+    assert [row["id"] for row in part] == [rows[2]["id"], rows[4]["id"]]
+    assert "2 documents" in repr(part)
+    assert "13 examples" in repr(data)
+
+
+def test_an_id_is_found_or_said(source: str) -> None:
+    split = qa_fast.load(source, say=quiet)["train"]
+    assert split.find("Norre-1") == authored_examples()[7]
+    with pytest.raises(UserError, match="an id must be one of the split's; train has no 'Atlantis-0'"):
+        split.find("Atlantis-0")
+    with pytest.raises(IndexError, match="received row 13"):
+        split[13]
+
+
+def test_what_featurize_would_leave_out(source: str) -> None:
+    data = qa_fast.load(source, say=quiet)
+    assert [reject.id for reject in data["train"].rejected] == ["", "wrong"]
+    assert "nowhere in the context" in data["train"].rejected[1].reason
+    assert data["validation"].rejected == []
+
+
+def test_other_forms(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = qa_fast.load(source, max_examples=4, say=quiet)["train"]
+    assert split.to_arrow().column_names == ["id", "question", "context", "answers"]
+    frame = pytest.importorskip("pandas") and split.to_pandas()
+    assert frame["context"].tolist() == [row["context"] for row in authored_examples()[:4]]
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(UserError, match="to_pandas needs pandas"):
+        split.to_pandas()
+
+
+def test_mistakes_are_told(source: str) -> None:
+    with pytest.raises(UserError, match="the split must be one of train, validation; received 'test'"):
+        qa_fast.load(source, say=quiet)["test"]
+    with pytest.raises(UserError, match="max_examples must be at least 1; received 0"):
+        qa_fast.load(source, max_examples=0, say=quiet)
