@@ -10,20 +10,31 @@ from qa_fast.version import __version__
 
 if TYPE_CHECKING:
     from qa_fast.answer import Answerer
-    from qa_fast.build import build_shards, featurize
-    from qa_fast.dataset import load
-    from qa_fast.scoring import evaluate
-    from qa_fast.shards import open_shards
+    from qa_fast.build import BuildResult, build_shards, featurize
+    from qa_fast.dataset import Dataset, Examples, load
+    from qa_fast.feeds import Batches
+    from qa_fast.schema import FeatureConfig
+    from qa_fast.scoring import EvaluationResult, evaluate
+    from qa_fast.shards import Shards, Split, open_shards
 
-__all__ = [
+# In the order of the work: the reference page keeps it.
+__all__ = [  # noqa: RUF022
+    "load",
+    "Dataset",
+    "Examples",
+    "featurize",
+    "open_shards",
+    "Shards",
+    "Split",
+    "Batches",
+    "evaluate",
+    "EvaluationResult",
     "Answerer",
+    "build_shards",
+    "BuildResult",
+    "FeatureConfig",
     "UserError",
     "__version__",
-    "build_shards",
-    "evaluate",
-    "featurize",
-    "load",
-    "open_shards",
 ]
 
 settle_tensorflow()
@@ -31,6 +42,14 @@ settle_tensorflow()
 # Name -> module, imported when it is first asked for: importing the package stays cheap.
 _LAZY = {
     "Answerer": "qa_fast.answer",
+    "Batches": "qa_fast.feeds",
+    "BuildResult": "qa_fast.build",
+    "Dataset": "qa_fast.dataset",
+    "EvaluationResult": "qa_fast.scoring",
+    "Examples": "qa_fast.dataset",
+    "FeatureConfig": "qa_fast.schema",
+    "Shards": "qa_fast.shards",
+    "Split": "qa_fast.shards",
     "build_shards": "qa_fast.build",
     "evaluate": "qa_fast.scoring",
     "featurize": "qa_fast.build",

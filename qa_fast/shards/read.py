@@ -245,6 +245,12 @@ class Shards:
 def open_shards(path: str | Path) -> Shards:
     """Open a folder that `qa-fast featurize` made.
 
+    Args:
+        path: The folder.
+
+    Returns:
+        Its splits by name; `shards["train"][0]` is a feature.
+
     Raises:
         UserError: Not such a folder, an unfinished one, or one of another format version.
     """
