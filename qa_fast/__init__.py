@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qa_fast.backend import settle_tensorflow
 from qa_fast.errors import UserError
+from qa_fast.keras_names import settle_keras
 from qa_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from qa_fast.build import BuildResult, build_shards, featurize
     from qa_fast.dataset import Dataset, Examples, load
     from qa_fast.feeds import Batches
+    from qa_fast.keras_model.span_model import SpanModel
+    from qa_fast.keras_model.squad_metrics import SquadMetrics
     from qa_fast.schema import FeatureConfig
     from qa_fast.scoring import EvaluationResult, evaluate
     from qa_fast.shards import Shards, Split, open_shards
@@ -27,6 +30,8 @@ __all__ = [  # noqa: RUF022
     "Shards",
     "Split",
     "Batches",
+    "SpanModel",
+    "SquadMetrics",
     "evaluate",
     "EvaluationResult",
     "Answerer",
@@ -38,6 +43,7 @@ __all__ = [  # noqa: RUF022
 ]
 
 settle_tensorflow()
+settle_keras()
 
 # Name -> module, imported when it is first asked for: importing the package stays cheap.
 _LAZY = {
@@ -49,7 +55,9 @@ _LAZY = {
     "Examples": "qa_fast.dataset",
     "FeatureConfig": "qa_fast.schema",
     "Shards": "qa_fast.shards",
+    "SpanModel": "qa_fast.keras_model.span_model",
     "Split": "qa_fast.shards",
+    "SquadMetrics": "qa_fast.keras_model.squad_metrics",
     "build_shards": "qa_fast.build",
     "evaluate": "qa_fast.scoring",
     "featurize": "qa_fast.build",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import orjson
 
@@ -20,6 +20,9 @@ from qa_fast.infer.spans import Predict, best_spans
 from qa_fast.model.folder import folder_config
 from qa_fast.questions import AnswerOptions, Prepared, prepare
 from qa_fast.sources import resolve_model
+
+if TYPE_CHECKING:
+    from qa_fast.keras_model.span_model import SpanModel
 
 
 class Answer(TypedDict):
@@ -72,6 +75,24 @@ class Answerer:
         from qa_fast.infer import open_engine
 
         return cls(open_engine(folder, engine, precision, say=say).predict, encoder, max_positions_of(folder))
+
+    @classmethod
+    def from_model(cls, model: SpanModel) -> Answerer:
+        """Answer with a model in memory, such as one that was just fitted; nothing is saved.
+
+        It reads by Keras, with the model's weights as they are at each call.
+
+        Args:
+            model: A `qa_fast.SpanModel`.
+
+        Raises:
+            UserError: The model has no tokenizer.
+        """
+        from qa_fast.infer.keras_engine import KerasEngine
+
+        with model.source.as_folder() as folder:
+            encoder, longest = load_encoder(folder), max_positions_of(folder)
+        return cls(KerasEngine(model.network).predict, encoder, longest)
 
     def __call__(
         self,

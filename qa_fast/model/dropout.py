@@ -37,6 +37,21 @@ def dropout_key(seed: int, step: int, row_start: int = 0) -> np.ndarray:
     return np.array([key, row_start], dtype=np.uint32)
 
 
+def traced_key(seed: int, step: Any, row_start: Any = 0) -> Any:
+    """`dropout_key` of a step that is a tensor: uint32[2], the same bits.
+
+    Args:
+        seed: The run's seed.
+        step: Integer scalar.
+        row_start: As of `dropout_key`, a number or a tensor.
+    """
+    x = ops.cast(step, "uint32") * np.uint32(0x85EBCA6B) + np.uint32(_mix((seed + 0x9E3779B9) & _MASK))
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
+        x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(shift))) * np.uint32(factor)
+    x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(15)))
+    return ops.stack([x, ops.cast(row_start, "uint32")])
+
+
 def site_key(key: Any, site: int) -> Any:
     """The key of one dropout within the model: uint32[2] to uint32[3]; no two sites share a mask.
 

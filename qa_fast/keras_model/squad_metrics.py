@@ -1,0 +1,63 @@
+"""`qa_fast.SquadMetrics`: exact match and F1 at the end of each epoch, where Keras' other callbacks see them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from qa_fast.errors import UserError
+from qa_fast.infer.keras_engine import KerasEngine
+from qa_fast.keras_model.span_model import SpanModel
+from qa_fast.scoring import evaluate_split
+from qa_fast.shards import Split
+
+
+class SquadMetrics(keras.callbacks.Callback):
+    """Scores a split after each epoch and adds `val_exact_match` and `val_f1` (percent) to the epoch's logs.
+
+    Callbacks run in the order in which they are given: put this one before those that watch its values, such as
+    `EarlyStopping(monitor="val_f1", mode="max")` or `ModelCheckpoint`. `fit`'s history always has them. They are the
+    official SQuAD metrics of whole answers, as `qa-fast evaluate` gives them, with the model as it is then.
+
+    Args:
+        split: With its questions, documents and answers, made with the model's tokenizer: such as
+            `qa_fast.open_shards(folder).split("validation")`.
+        max_examples: Score a random choice of so many examples, the same each time; None is all.
+        seed: Of that choice.
+
+    Raises:
+        UserError: The split cannot be scored, or the model is no `SpanModel`.
+    """
+
+    def __init__(self, split: Split, max_examples: int | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        if split.examples is None or split.contexts is None:
+            raise UserError(
+                f"a split must hold its questions, documents and answers to be scored; {split.name!r} does not: give "
+                "another, such as validation"
+            )
+        self.split, self.max_examples, self.seed = split, max_examples, seed
+        self._engine: KerasEngine | None = None
+        self._cls_id: int | None = None
+
+    def set_model(self, model: Any) -> None:
+        """See Keras."""
+        super().set_model(model)
+        if not isinstance(model, SpanModel):
+            raise UserError(f"SquadMetrics must watch a qa_fast.SpanModel; received {type(model).__name__}")
+        if self._engine is None or self._engine.model is not model.network:
+            self._engine, self._cls_id = KerasEngine(model.network), model.text_encoder().cls_id
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Score the split."""
+        assert self._engine is not None, "Keras sets the model first"
+        result = evaluate_split(
+            self._engine.predict,
+            self.split,
+            cls_token_id=self._cls_id,
+            max_examples=self.max_examples,
+            seed=self.seed,
+        )
+        if logs is not None:
+            logs["val_exact_match"], logs["val_f1"] = result.exact_match, result.f1
