@@ -1,8 +1,8 @@
-"""Tells Keras of our class when Keras is there, so that `keras.saving.load_model` finds it after `import qa_fast` alone.
+"""Tells Keras of our class, so that `keras.saving.load_model` finds it after `import qa_fast` alone.
 
 Keras looks a class up by its registered name and imports no module of ours for it. Registering needs Keras, which
-`import qa_fast` must not load; so a stand-in is registered that loads the class when a file asks for it, now where Keras
-is loaded already, else behind its import.
+`import qa_fast` must not load. So what is registered, now where Keras is loaded already, else behind its import, is a
+stand-in that loads the class when a file asks for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What `fit`, `evaluate` and `predict` are given: dicts of features to the encoder's inputs, labels to their weights.
 
-The same functions see numpy arrays, tensors and traced values. What can be told from names, dtypes and shapes is checked
-whenever a step is traced; a width that a TensorFlow graph only learns while it runs is checked there.
+The same functions see numpy arrays, tensors and traced values. What can be told from names, dtypes and shapes is
+checked whenever a step is traced; a width that a TensorFlow graph only learns while it runs is checked there.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from qa_fast.model.config import EncoderConfig
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 LABELS = ("start_positions", "end_positions")
+# How the one message begins that may come out of a running graph, where it is found again.
+TOO_LONG = "features must not be longer than the model's"
 
 
 class Inputs(NamedTuple):
@@ -56,13 +58,13 @@ def check_inputs(x: Any, config: EncoderConfig) -> None:
             _check_integers(name, x[name], 2)
     width = np.shape(x[IDS])[1] if not hasattr(x[IDS], "shape") else x[IDS].shape[1]
     if width is not None and width > config.max_length:
-        raise UserError(too_long(config, width))
+        raise UserError(too_long(config, f"length {width}"))
 
 
-def too_long(config: EncoderConfig, received: int | str) -> str:
+def too_long(config: EncoderConfig, received: str) -> str:
     """What is said of features longer than the model's longest input."""
     return (
-        f"features must not be longer than the model's {config.max_length} positions; received length {received}: "
+        f"{TOO_LONG} {config.max_length} positions; received {received}: "
         f"featurize again with --max-length {config.max_length} or less"
     )
 
@@ -145,7 +147,7 @@ def _checked_while_running(ids: Any, config: EncoderConfig) -> Any:
     """The ids, once a graph of TensorFlow that does not know their width has seen that they are not too many."""
     import tensorflow as tf
 
-    check = tf.debugging.assert_less_equal(tf.shape(ids)[1], config.max_length, too_long(config, "beyond that"))
+    check = tf.debugging.assert_less_equal(tf.shape(ids)[1], config.max_length, too_long(config, "longer ones"))
     with tf.control_dependencies([check]):
         return tf.identity(ids)
 

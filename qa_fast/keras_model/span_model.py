@@ -18,7 +18,7 @@ from keras import ops
 from qa_fast.checkpoint import LoadReport, load_weights, save_model
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
-from qa_fast.keras_model.data import check_inputs, inputs_of, label_weights, labels_of
+from qa_fast.keras_model.data import TOO_LONG, check_inputs, inputs_of, label_weights, labels_of, too_long
 from qa_fast.keras_model.source import Source, files_of
 from qa_fast.model import encoder
 from qa_fast.model.attention import MASKED
@@ -79,7 +79,9 @@ class SpanModel(keras.Model):
         self.dropout, self.seed = dropout, seed
         self.report: LoadReport | None = None
         parts = read_encoder_config(dict(config))
-        self.network = encoder.SpanModel(parts if dropout is None else parts.with_dropout(dropout), chosen)
+        self.network = encoder.SpanModel(
+            parts if dropout is None else parts.with_dropout(dropout), chosen, name="network"
+        )
         # Of the forward passes in training. Replicas of a distribution strategy count alike.
         self._passes = self.add_weight(
             (), "zeros", dtype="int", trainable=False, aggregation="only_first_replica", name="passes"
@@ -167,7 +169,7 @@ class SpanModel(keras.Model):
             loss: None is the model's own, the mean of the mean cross-entropies of starts and ends. Another one gets y
                 and y_pred as dicts with `start_logits` and `end_logits`.
             jit_compile: True compiles a whole step by XLA, for every width anew; "parts" what lies between matrix
-                products (TensorFlow only); False nothing. "auto" is True on JAX and on GPUs, False on TensorFlow's CPUs.
+                products (TensorFlow only); False nothing. "auto" is True on JAX and GPUs, False for TensorFlow on CPUs.
             options: All others of Keras; metrics are named by `start_logits` and `end_logits`.
 
         Raises:
@@ -225,17 +227,17 @@ class SpanModel(keras.Model):
 
     def fit(self, *args: Any, **options: Any) -> Any:
         """See `keras.Model.fit`, and `SpanModel` for x and y."""
-        with _in_one_line():
+        with _kept_whole(self):
             return super().fit(*args, **options)
 
     def evaluate(self, *args: Any, **options: Any) -> Any:
         """See `keras.Model.evaluate`, and `SpanModel` for x and y."""
-        with _in_one_line():
+        with _kept_whole(self):
             return super().evaluate(*args, **options)
 
     def predict(self, *args: Any, **options: Any) -> Any:
         """See `keras.Model.predict`: a dict, `start_logits` and `end_logits`, float32[rows, L] each."""
-        with _in_one_line():
+        with _kept_whole(self):
             return super().predict(*args, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -298,13 +300,28 @@ def _replica_context() -> Any:
 
 
 @contextmanager
-def _in_one_line() -> Iterator[None]:
-    """What a check inside a TensorFlow graph says, as a user's error."""
+def _kept_whole(model: SpanModel) -> Iterator[None]:
+    """Run a loop of Keras; whatever ends it, the model keeps its weights, and a check in a graph is a user's error.
+
+    On JAX Keras takes the weights out of the model while it steps, and puts them back only where all went well.
+    """
+    jax = keras.backend.backend() == "jax"
+    before: list[tuple[Any, Any]] = []
+    if jax:
+        if model.optimizer is not None and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        own = model.optimizer.variables if model.optimizer is not None else []
+        # No copies, and no memory kept: a step that runs takes the buffers, held here or not.
+        before = [(variable, variable.value) for variable in (*model.variables, *own, *model.metrics_variables)]
     try:
         yield
-    except Exception as error:
-        message = str(error)
-        begin = message.find("features must not be longer than")
-        if begin < 0 or isinstance(error, UserError):
+    except BaseException as error:
+        if jax:
+            model.jax_state_sync()
+            for variable, value in before:
+                if variable._value is None:
+                    variable.assign(value)
+            model._jax_state = None
+        if isinstance(error, UserError) or TOO_LONG not in str(error):
             raise
-        raise UserError(message[begin:].splitlines()[0]) from None
+        raise UserError(too_long(model.config, "longer ones")) from None

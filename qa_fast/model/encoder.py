@@ -93,12 +93,15 @@ class SpanModel(keras.Model):
         config: Its parts.
         precision: Compute dtype: "float32", "bfloat16" or "float16". Weights are float32 always.
         parts: Compile the element-wise parts one by one (see `islands`).
+        name: Of the Keras model.
 
     All weights are 0 and norms 1 until `checkpoint.load_model` or `initialize` fills them.
     """
 
-    def __init__(self, config: EncoderConfig, precision: str = "float32", parts: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self, config: EncoderConfig, precision: str = "float32", parts: bool = False, name: str | None = None
+    ) -> None:
+        super().__init__(name=name)
         self.config = config
         self.precision = precision
         self.run_part = PartRunner(parts)
