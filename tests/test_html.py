@@ -131,7 +131,7 @@ def test_attributes_are_quoted_and_cannot_run_or_fetch() -> None:
 
 
 def test_control_characters_are_seen() -> None:
-    assert shown("a\x00b\rc\td\ne\x7f\x85\ud800\u202e") == "a␀b␍c\td\ne␡[U+0085][U+D800][U+202E]"
+    assert shown("a\x00b\rc\td\ne\x7f\x85\ud800\u202e") == "a[U+0000]b[U+000D]c\td\ne[U+007F][U+0085][U+D800][U+202E]"
 
 
 def test_a_page_allows_its_own_style_alone() -> None:
