@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qa_fast.cli.featurize import _limit_rust_threads, _pairs
+from qa_fast.cli.featurize import column_pairs, limit_rust_threads
 from qa_fast.errors import UserError
 from qa_fast.parallel import processors
 
@@ -58,7 +58,7 @@ def show(
     """Look at examples, their windows, tokens and labels, before training on them."""
     if limit is not None and limit < 0:
         raise UserError(f"--limit must not be negative; received {limit}: give 0 for none")
-    _limit_rust_threads(processors())
+    limit_rust_threads(processors())
     from rich.console import Console
 
     notes = Console(stderr=True, highlight=False)
@@ -66,10 +66,11 @@ def show(
     from qa_fast.show.material import open_material
     from qa_fast.show.view import gather
 
-    material = open_material(source, model, max_length, doc_stride, labels, _pairs(columns), split, say)
+    material = open_material(source, model, max_length, doc_stride, labels, column_pairs(columns), split, say)
     count = limit if limit is not None else 20 if rejected else 3
+    with_statistics = statistics or (html is not None and not ids and not rejected)
     with _reading(notes) as progress:
-        view = gather(material, tuple(ids or ()), count, statistics or html is not None, rejected, progress)
+        view = gather(material, tuple(ids or ()), count, with_statistics, rejected, progress)
     if html is not None:
         from qa_fast.html.page import save_page
         from qa_fast.show.page import view_page

@@ -64,7 +64,8 @@ def histogram(
         return _figure(title, note, None, "No values.", None)
     x = _scale(bounds[0], bounds[-1], _LEFT, WIDTH - _RIGHT)
     ticks = _ticks(0, max(heights))
-    y = _scale(0, max(ticks[-1], max(heights)), HEIGHT - _BOTTOM, _TOP)
+    pointers = {name: value for name, value in (pointers or {}).items() if bounds[0] <= value <= bounds[-1]}
+    y = _scale(0, max(ticks[-1], max(heights)), HEIGHT - _BOTTOM, _TOP + 13 * len(pointers))  # their names above
     bars = []
     for height, low, high in zip(heights, bounds, bounds[1:], strict=False):
         gap = 1 if x(high) - x(low) > 4 else 0
@@ -72,10 +73,9 @@ def histogram(
             says = f"{x_format(low)} to {x_format(high)}: {height:,.0f}"
             bars.append(_rect(x(low), y(height), max(x(high) - x(low) - gap, 0.5), y(0) - y(height), 1, says))
     drawn = [_grid(y, ticks, short), *bars, _x_axis(x, _ticks(bounds[0], bounds[-1]), x_format, x_label)]
-    pointers = {name: value for name, value in (pointers or {}).items() if bounds[0] <= value <= bounds[-1]}
     for row, (name, value) in enumerate(pointers.items()):
         is_right = x(value) > WIDTH * 0.65
-        drawn.append(_line(x(value), _TOP - 6, x(value), y(0), "pointer"))
+        drawn.append(_line(x(value), _TOP - 8 + 13 * row, x(value), y(0), "pointer"))
         drawn.append(_text(x(value) + (-4 if is_right else 4), _TOP + 2 + 13 * row, f"{name} {x_format(value)}",
                            "end" if is_right else "start", "value"))  # fmt: skip
     peak = max(range(len(heights)), key=heights.__getitem__)

@@ -98,10 +98,15 @@ class Chip(NamedTuple):
 def chips(pieces: Iterable[Chip], name: str) -> Html:
     """Pieces in a row that wraps, such as the tokens of a text; kinds as those of marks, or "quiet"."""
     made = (
-        element("li", element("b", piece.text, dir="auto"), element("i", piece.below), class_=f"chip {piece.kind}".strip(),
-                title=piece.says or None)
+        element(
+            "li",
+            element("b", piece.text, dir="auto"),
+            element("i", piece.below),
+            class_=f"chip {piece.kind}".strip(),
+            title=piece.says or None,
+        )
         for piece in pieces
-    )  # fmt: skip
+    )
     return element("ol", *made, class_="chips", tabindex="0", aria_label=name)
 
 

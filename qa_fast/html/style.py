@@ -79,10 +79,10 @@ SHARED = """
 .qa-fast tr > :last-child { padding-right: .2rem; }
 .qa-fast tbody tr:last-child > * { border-bottom: 0; }
 .qa-fast .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.qa-fast td:not(.number) { overflow-wrap: anywhere; min-width: 3.5rem; }
+.qa-fast td:not(.number) { overflow-wrap: break-word; max-width: 40rem; }
 
 .qa-fast .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .25rem 1.2rem;
-  margin: .6rem 0; }
+  margin: .9rem 0; }
 .qa-fast .facts dt { color: var(--quiet); }
 .qa-fast .facts dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 40rem) {
@@ -115,11 +115,14 @@ SHARED = """
 .qa-fast .key { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .4rem 0; color: var(--quiet);
   font-size: .875em; list-style: none; padding: 0; }
 .qa-fast .key mark { color: var(--ink); padding: .05em .5em; border-radius: .2em; }
+.qa-fast .key mark.window { color: var(--paper); background: var(--series-4); font-size: .85em; font-weight: 600; }
+.qa-fast .key mark.shared { border-bottom: 0; }
 .qa-fast .key mark.gold { color: var(--gold-ink); }
 .qa-fast .chips { display: flex; flex-wrap: wrap; gap: .25rem; margin: .6rem 0; padding: .6rem; list-style: none;
   max-height: 24rem; overflow-y: auto; background: var(--faint); border-radius: .5rem; }
-.qa-fast .chip { display: flex; flex-direction: column; align-items: center; padding: .1rem .35rem .15rem; max-width: 100%;
-  min-width: 1.5rem; background: var(--paper); border: 1px solid var(--line); border-radius: .3rem; line-height: 1.3; }
+.qa-fast .chip { display: flex; flex-direction: column; align-items: center; padding: .1rem .35rem .15rem;
+  max-width: 100%; min-width: 1.5rem; background: var(--paper); border: 1px solid var(--line); border-radius: .3rem;
+  line-height: 1.3; }
 .qa-fast .chip b { font-weight: 500; font-size: .8125rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 .qa-fast .chip i { font-style: normal; font-size: .625rem; color: var(--quiet); font-variant-numeric: tabular-nums; }
 .qa-fast .chip.quiet { background: none; border-style: dashed; }

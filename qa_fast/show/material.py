@@ -169,8 +169,8 @@ def _shards(
     for option, value in given.items():
         if made_with.get(option) != value:
             raise UserError(
-                f"--{option.replace('_', '-')} is what {name} was made with, {made_with.get(option)}; received {value}: "
-                "leave it out, or name the source to see it otherwise"
+                f"--{option.replace('_', '-')} is what {name} was made with, {made_with.get(option)}; received "
+                f"{value}: leave it out, or name the source to see it otherwise"
             )
     if columns:
         raise UserError(f"--columns is for a source; received it with the shards {name}: leave it out")
@@ -211,4 +211,3 @@ def _evaluation_tables(shards: Shards, split: str) -> Iterator[SplitTable]:
         column = pa.DictionaryArray.from_arrays(pa.array(inverse.astype(np.int32)), texts).cast(CONTEXT_TYPE)
         columns = [rows["id"], rows["question"], column, rows["answers"]]
         yield SplitTable(split, pa.table(columns, names=EXAMPLES.names).cast(EXAMPLES), [])
-

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from qa_fast.html.charts import bars, histogram, percent, ranges, short
 from qa_fast.html.documents import Chip, chips, document, key
 from qa_fast.html.elements import card, details, facts, grid, heading, link, paragraph, table
-from qa_fast.html.markup import Html
+from qa_fast.html.markup import Html, Part
 from qa_fast.html.page import page
 from qa_fast.schema import FeatureConfig
 from qa_fast.show.records import Distribution, Rejected, Shown, SplitStatistics, Token, View, Window
 from qa_fast.show.wording import (
     WINDOW_HEADER,
+    answer_spans,
     counted,
     example_facts,
     label_of,
@@ -23,7 +24,7 @@ from qa_fast.show.wording import (
 
 # Tokens are shown of windows with an answer or something odd, and of others until there are so many.
 _MOST_TOKENS = 6000
-_MEANINGS = {"gold": "answer", "window": "⟨1 … 1⟩ window", "shared": "in two windows"}
+_MEANINGS = {"gold": "answer", "window": "⟨1 window 1⟩", "shared": "in two windows"}
 
 
 def view_page(view: View, config: FeatureConfig) -> str:
@@ -63,10 +64,10 @@ def counts_table(view: View) -> Html:
 
 def _contents(examples: tuple[Shown, ...]) -> Html:
     rows = [
-        (example.split, link(example.id or "without id", f"example-{number + 1}"), example.question)
+        (link(example.question or example.id or "without id", f"example-{number + 1}"), example.split)
         for number, example in enumerate(examples)
     ]
-    return card(table(("split", "id", "question"), rows))
+    return card(table(("question", "split"), rows))
 
 
 def split_parts(split: SplitStatistics, config: FeatureConfig | None = None) -> Iterator[Html]:
@@ -79,13 +80,12 @@ def split_parts(split: SplitStatistics, config: FeatureConfig | None = None) -> 
     ]
     if split.differences:
         note = "features by cause; --labels chooses"
-        plots.append(bars("Labels that the reference has otherwise", split.differences, split.differences.values(), note=note))
+        plots.append(bars("Labels unlike the reference's", split.differences, split.differences.values(), note=note))
     yield grid(*plots)
-    rows = [
-        (name, spread.count, *(_number(value) for value in
-            (spread.least, spread.median, spread.mean, spread.p95, spread.p99, spread.most)))
-        for name, spread in split.distributions.items()
-    ]  # fmt: skip
+    rows: list[list[Part]] = []
+    for name, spread in split.distributions.items():
+        numbers = (spread.least, spread.median, spread.mean, spread.p95, spread.p99, spread.most)
+        rows.append([name, spread.count, *map(_number, numbers)])
     header = ("", "count", "least", "median", "mean", "95 %", "99 %", "most")
     yield card(table(header, rows, numeric=range(1, len(header))))
 
@@ -142,7 +142,7 @@ def example_parts(example: Shown, config: FeatureConfig, budget: int = _MOST_TOK
         return
     if len(example.windows) > 1 and example.document_tokens is not None:
         yield _strip(example)
-    yield table(WINDOW_HEADER, (window_row(window, example) for window in example.windows))
+    yield table(WINDOW_HEADER, (window_row(window) for window in example.windows), numeric=(1, 2, 3))
     for window in example.windows:
         if window.holds_answer or window.cause or budget > 0:
             yield _tokens(window)
@@ -152,14 +152,7 @@ def example_parts(example: Shown, config: FeatureConfig, budget: int = _MOST_TOK
 
 def _marks(example: Shown) -> Iterator[tuple[int, int, str, str]]:
     """Answers, and windows where there are several."""
-    assert example.context is not None
-    seen = set()
-    for start, text in example.answers:
-        if start is not None and text and start >= 0 and example.context.startswith(text, start):
-            seen.add((start, start + len(text)))
-    if example.span is not None:
-        seen.add(example.span)
-    for begin, end in seen:
+    for begin, end in answer_spans(example):
         yield begin, end, "gold", f"answer, characters {begin} to {end}"
     if len(example.windows) > 1:
         for window in example.windows:
@@ -215,5 +208,3 @@ def _rejected(view: View) -> Iterator[Html]:
 def rejected_table(rejected: Iterable[Rejected]) -> Html:
     """Rejected examples with their reasons."""
     return table(("split", "id", "reason"), ((each.split, each.id or "without id", each.reason) for each in rejected))
-
-

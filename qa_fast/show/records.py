@@ -6,6 +6,7 @@ are half-open but for labels, whose end is the last token (inclusive), as in the
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ class Shown:
         question: As given, or decoded from tokens.
         context: As given; None where it could not be had.
         answers: (first character, text) of each, as given.
-        span: Characters of the first answer without white space at its ends, as checked; None: unanswerable or rejected.
+        span: Characters of the first answer without white space at its ends, as checked; None: there is none.
         rejected: Why it was or would be left out.
         notes: What else to know, in sentences.
         question_tokens: Tokens of the question.
@@ -102,13 +103,20 @@ class Shown:
     id: str
     question: str
     context: str | None
-    answers: tuple[tuple[int, str], ...]
+    answers: tuple[tuple[int | None, str | None], ...]
     span: tuple[int, int] | None = None
     rejected: str | None = None
     notes: tuple[str, ...] = ()
     question_tokens: int = 0
     document_tokens: int | None = None
     windows: tuple[Window, ...] = ()
+
+
+def placed(context: str, answers: Iterable[tuple[int | None, str | None]]) -> Iterator[tuple[int, int]]:
+    """The characters of the answers that stand in the context where they say they do."""
+    for start, text in answers:
+        if start is not None and text and start >= 0 and context.startswith(text, start):
+            yield start, start + len(text)
 
 
 @dataclass(frozen=True)

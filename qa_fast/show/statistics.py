@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,7 +130,7 @@ def _measure(
 def _texts(examples: Examples) -> dict[str, pa.Array]:
     """What is counted once: questions, contexts, and pairs by the hash of their context, since those may be long."""
     flat = text_buffers(examples.contexts)
-    data = memoryview(flat.values)
+    data = flat.values.data
     hashes = [xxhash.xxh3_128_hexdigest(data[a:b]) for a, b in itertools.pairwise(flat.offsets.tolist())]
     of_rows = pa.array(hashes, pa.string()).take(pa.array(examples.context_index))
     pairs = pc.binary_join_element_wise(of_rows, examples.questions.cast(pa.string()), "")
@@ -229,13 +229,14 @@ def distribution(name: str, unit: str, values: np.ndarray, bins: int = _BINS) ->
         return Distribution(name, unit, 0, 0, 0, 0, 0, 0, 0, (0, 1), (0,), 0)
     quantiles: Sequence[Any] = np.quantile(values, [0, 0.5, 0.95, 0.99, 1, _DRAWN], method="inverted_cdf").tolist()
     least, median, p95, p99, most, drawn = quantiles
-    if np.issubdtype(values.dtype, np.integer):
+    is_whole = np.issubdtype(values.dtype, np.integer)
+    if is_whole:
         first = 0 if least < drawn / 3 else int(least)
         width = _round_up((drawn - first + 1) / bins)
         edges = np.arange(first, drawn + width + 1, width)
     else:
         edges = np.linspace(0, 1, 20 + 1)
-    inside = values[values < edges[-1]] if edges[-1] != 1 else values
+    inside = values[values < edges[-1]] if is_whole else values
     counts, _ = np.histogram(inside, edges)
     return Distribution(
         name, unit, len(values), least, median, float(values.mean()), p95, p99, most,
@@ -244,8 +245,6 @@ def distribution(name: str, unit: str, values: np.ndarray, bins: int = _BINS) ->
 
 
 def _round_up(width: float) -> int:
-    """The next whole width that reads well: 1, 2, 5, 10, 20, 25, 50, ..."""
-    steps: Iterable[int] = (
-        base * 10**power for power in range(12) for base in ((1, 2, 5) if power == 0 else (1, 2, 2.5, 5))
-    )  # type: ignore[assignment]
-    return int(next(step for step in steps if step >= width))
+    """The next whole width that reads well: 1, 2, 5, 10, 20, 25, 50, 100, ..."""
+    steps = (base * 10**power // 2 for power in range(13) for base in (2, 4, 5, 10) if base * 10**power % 2 == 0)
+    return next(step for step in steps if step >= width)

@@ -6,6 +6,7 @@ no markup. Answers are also bracketed, since colour may be missing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from qa_fast.html.markup import shown
 from qa_fast.show.records import Distribution, Shown, SplitStatistics, Token, View, Window
 from qa_fast.show.wording import (
     WINDOW_HEADER,
+    answer_spans,
     counted,
     example_facts,
     label_of,
@@ -104,7 +106,7 @@ def _statistics(split: SplitStatistics, console: Console) -> None:
         parts = [f"{number}: {count:,}" for number, count in list(tally.items())[:8]]
         console.print(Text(f"{name}  {'  '.join(parts)}{'  …' if len(tally) > 8 else ''}"))
     for cause, count in split.differences.items():
-        console.print(Text(f"labels that the reference has otherwise, {cause}  {count:,}"))
+        console.print(Text(f"labels unlike the reference's, {cause}  {count:,}"))
     for rule, count in split.rejected.items():
         console.print(Text(f"rejected  {count:,}  {shown(rule)}"))
 
@@ -144,7 +146,7 @@ def _document(example: Shown) -> Text:
     context, drawn = example.context, Text()
     spans = _merged(example)
     edges = [0, *(edge for span in spans for edge in span), len(context)]
-    for at, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for at, (begin, end) in enumerate(itertools.pairwise(edges)):
         is_answer = at % 2 == 1
         if is_answer:
             drawn.append(f"⟦{shown(context[begin:end])}⟧", style="bold black on yellow")
@@ -160,14 +162,9 @@ def _document(example: Shown) -> Text:
 
 
 def _merged(example: Shown) -> list[tuple[int, int]]:
-    """The stretches that answers cover, in order, those that touch as one; only where an answer is what it says."""
-    assert example.context is not None
-    spans = {example.span} if example.span else set()
-    for start, text in example.answers:
-        if start is not None and text and start >= 0 and example.context.startswith(text, start):
-            spans.add((start, start + len(text)))
+    """The stretches that answers cover, in order, those that touch as one."""
     merged: list[tuple[int, int]] = []
-    for begin, end in sorted(spans):
+    for begin, end in answer_spans(example):
         if merged and begin <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
@@ -176,14 +173,14 @@ def _merged(example: Shown) -> list[tuple[int, int]]:
 
 
 def _windows(example: Shown, console: Console) -> None:
-    rows = [window_row(window, example) for window in example.windows]
+    rows: list[Sequence[str]] = [window_row(window) for window in example.windows]
     header: Sequence[str] = WINDOW_HEADER
     if console.width < 90:
-        rows = [(row[0], row[1], row[4], row[6]) for row in rows]  # type: ignore[misc]
+        rows = [(row[0], row[1], row[4], row[6]) for row in rows]
         header = [header[at] for at in (0, 1, 4, 6)]
     styled = [
-        [Text(shown(cell), style="" if window.holds_answer else "dim") for cell in row]
-        for window, row in zip(example.windows, rows, strict=True)
+        [Text(shown(cell), style="" if window.holds_answer else "dim") for cell in cells]
+        for window, cells in zip(example.windows, rows, strict=True)
     ]
     console.print(_table(header, styled))
 

@@ -51,9 +51,7 @@ def gather(
         counts.update({each.split: split_counts(each) for each in statistics})
     else:
         counts = {each.split: split_counts(each) for each in statistics}
-    view = replace(
-        view, counts=counts, statistics=tuple(statistics) if with_statistics else (), notes=material.notes
-    )
+    view = replace(view, counts=counts, statistics=tuple(statistics) if with_statistics else (), notes=material.notes)
     if with_rejected:
         rules = Counter(each.rule for each in rejects)
         return replace(

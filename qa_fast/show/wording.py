@@ -7,19 +7,19 @@ from typing import Any
 
 from qa_fast.html.markup import shown
 from qa_fast.schema import FeatureConfig
-from qa_fast.show.records import Positions, Shown, SplitStatistics, Token, Window
+from qa_fast.show.records import Positions, Shown, SplitStatistics, Token, Window, placed
 
 # Why the two labels of a window differ (kernels.labels.CAUSES).
 CAUSES = {
-    "context_stripped": "the document begins with white space, which the reference takes off before it tokenizes but does "
-    "not count when it looks the answer up, so its label stands too far right",
+    "context_stripped": "the document begins with white space, which the reference takes off before it tokenizes but "
+    "does not count when it looks the answer up, so its label stands too far right",
     "last_token": "the answer begins at the window's last token, where the reference walks on through the padding and "
     "labels its last position",
-    "answer_trimmed": "the answer was given with white space at an end, which no token holds, so the reference takes the "
-    "token beside it too",
+    "answer_trimmed": "the answer was given with white space at an end, which no token holds, so the reference takes "
+    "the token beside it too",
     "no_token": "the answer's first or last character is in no token, since the tokenizer drops it, and the reference "
     "takes the token beside it",
-    "split_character": "several tokens hold the answer's first or last character, and the reference takes the inner one",
+    "split_character": "several tokens hold the answer's first or last character; the reference takes the inner one",
     "other": "for a reason that is not known",
 }
 
@@ -47,8 +47,10 @@ def example_facts(example: Shown, config: FeatureConfig) -> list[tuple[str, str]
         facts.append(("rejected", shown(example.rejected)))
     distinct = list(dict.fromkeys(example.answers))
     for number, (start, text) in enumerate(distinct[:6]):
-        place = f", characters {start} to {start + len(text)}" if start >= 0 else ""
-        facts.append((("answer" if number == 0 else "also"), quoted(text) + place))
+        words = "null" if text is None else quoted(text)
+        if start is not None and start >= 0:
+            words += f", characters {start} to {start + len(text or '')}"
+        facts.append(("answer" if number == 0 else "also", words))
     if len(distinct) > 6:
         facts.append(("also", f"{len(distinct) - 6} more"))
     if not distinct and example.rejected is None:
@@ -61,9 +63,18 @@ def example_facts(example: Shown, config: FeatureConfig) -> list[tuple[str, str]
         if len(example.windows) == 1:
             words = f"one of {counted(len(example.windows[0].tokens), 'token')}"
         else:
-            words = f"{len(example.windows):,}, of at most {config.max_length} tokens, overlapping by {config.doc_stride}"
+            words = (
+                f"{len(example.windows):,}, of at most {config.max_length} tokens, overlapping by {config.doc_stride}"
+            )
         facts.append(("windows", words))
     return facts
+
+
+def answer_spans(example: Shown) -> list[tuple[int, int]]:
+    """The distinct stretches of the context that are answers, in order: where it says what the answer says."""
+    assert example.context is not None
+    spans = set(placed(example.context, example.answers))
+    return sorted(spans | {example.span} if example.span else spans)
 
 
 def position_words(at: Positions, window: Window) -> str:
@@ -84,7 +95,7 @@ def reference_words(window: Window) -> str:
 WINDOW_HEADER = ("window", "tokens", "characters", "length", "label", "reads", "reference")
 
 
-def window_row(window: Window, example: Shown) -> tuple[str, ...]:
+def window_row(window: Window) -> tuple[str, ...]:
     """A window as a row below `WINDOW_HEADER`."""
     reads = "" if window.label_text is None else quoted(window.label_text, 48)
     label = position_words(window.label, window)
@@ -154,7 +165,7 @@ def split_counts(split: SplitStatistics) -> dict[str, Any]:
         counts["windows without their answer"] = share(split.windows_without_answer, split.windows)
         counts["answers that no window holds"] = split.cut_answers
         counts["tokens"] = split.tokens
-        counts["labels that the reference has otherwise"] = sum(split.differences.values())
+        counts["labels unlike the reference's"] = sum(split.differences.values())
     return counts
 
 
@@ -167,7 +178,7 @@ def indexed_counts(about: dict[str, Any]) -> dict[str, Any]:
         "windows": about["features"],
         "windows labelled without answer": share(about["impossible"], about["features"]),
         "tokens": about["tokens"],
-        "labels that the reference has otherwise": sum(about["differences"].values()),
+        "labels unlike the reference's": sum(about["differences"].values()),
     }
 
 
