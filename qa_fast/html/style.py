@@ -40,8 +40,8 @@ NOTEBOOK = f"""
   border: 1px solid var(--line); border-radius: .6rem; }}
 [data-jp-theme-light="false"] .qa-fast-piece, .vscode-dark .qa-fast-piece, .vscode-high-contrast .qa-fast-piece,
 [theme="dark"] .qa-fast-piece, [data-theme="dark"] .qa-fast-piece {{ {_DARK} color-scheme: dark; }}
-.qa-fast-piece > :first-child, .qa-fast-piece > style + * {{ margin-top: 0; }}
-.qa-fast-piece > :last-child {{ margin-bottom: 0; }}
+.qa-fast.qa-fast-piece > style + * {{ margin-top: 0; }}
+.qa-fast.qa-fast-piece > :last-child {{ margin-bottom: 0; }}
 """
 
 SHARED = """

@@ -20,6 +20,7 @@ from qa_fast.errors import UserError
 from qa_fast.raw import CONTEXT_TYPE, EXAMPLES, SplitTable
 from qa_fast.schema import LABEL_MODES, FeatureConfig
 from qa_fast.shards import INDEX, TRAIN, Shards, open_shards
+from qa_fast.show.wording import train_first
 from qa_fast.sources import resolve_model, resolve_source
 from qa_fast.sources.cache import local_path
 
@@ -153,7 +154,7 @@ def open_material(
             f"{config.doc_stride} and {config.max_length}: lower it or raise --max-length"
         )
     source = resolve_source(name, columns, splits, say)
-    return Material(name, config, model or "minilm", list(source.splits), source, None, say)
+    return Material(name, config, model or "minilm", train_first(source.splits), source, None, say)
 
 
 def _shards(
@@ -179,7 +180,7 @@ def _shards(
             raise UserError(
                 f"--split must name splits that {name} has; received {split}, found {', '.join(shards.names)}"
             )
-    wanted = [split for split in shards.names if not splits or split in splits]
+    wanted = train_first(split for split in shards.names if not splits or split in splits)
     config = FeatureConfig(**made_with)
     return Material(name, config, model or shards.manifest["model"]["name"], wanted, None, shards, say)
 

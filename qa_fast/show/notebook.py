@@ -21,7 +21,7 @@ from qa_fast.html.markup import Html, Part
 from qa_fast.html.page import fragment
 from qa_fast.show.records import placed
 from qa_fast.show.statistics import distribution
-from qa_fast.show.wording import quoted, share
+from qa_fast.show.wording import indexed_counts, quoted, row_names, share, train_first
 
 _FIRST_ROWS = 5
 # A long document is shown around its answers: a notebook keeps all that it shows.
@@ -143,10 +143,8 @@ def split_html(name: str, rows: pa.Table, rejected: Sequence[Mapping[str, Any]] 
 
 def shards_html(name: str, manifest: Mapping[str, Any]) -> str:
     """A folder of shards, by its index: what it was made from and of, and counts of its splits."""
-    from qa_fast.show.wording import indexed_counts, row_names
-
     config, splits = manifest["config"], manifest["splits"]
-    counts = {split: indexed_counts(about) for split, about in splits.items()}
+    counts = {split: indexed_counts(splits[split]) for split in train_first(splits)}
     rows = [[row, *(each.get(row, "") for each in counts.values())] for row in row_names(counts.values())]
     return fragment(
         heading(name, 3),
@@ -181,15 +179,14 @@ def _around(context: str, marks: list[tuple[int, int, str, str]]) -> Html:
 def _first_rows(rows: list[dict[str, Any]], total: int) -> Html:
     cells = [
         (
-            str(row["id"]),
             _short(row["question"]),
             _short(next(iter((row["answers"] or {}).get("text") or ()), None), "none"),
-            _short(row["context"]),
+            str(row["id"]),
         )
         for row in rows
     ]
     caption = f"the first {len(rows)} of {total:,}" if total > len(rows) else None
-    return table(("id", "question", "answer", "context"), cells, caption)
+    return table(("question", "answer", "id"), cells, caption)
 
 
 def _short(text: str | None, missing: str = "", longest: int = 90) -> str:

@@ -97,7 +97,7 @@ def _statistics(split: SplitStatistics, console: Console) -> None:
         digits = ".2f" if isinstance(spread.median, float) else ",.0f"
         numbers = (spread.least, spread.median, spread.mean, spread.p95, spread.most)
         rows.append([name, *(format(value, digits) for value in numbers), _sparkline(spread)])
-    header = ("", "least", "median", "mean", "95 %", "most", "spread")
+    header: Sequence[str] = ("", "least", "median", "mean", "95 %", "most", "spread")
     if console.width < 90:  # what is left out is on the page
         rows = [[row[0], row[2], row[4], row[5]] for row in rows]
         header = ("", "median", "95 %", "most")
@@ -173,16 +173,12 @@ def _merged(example: Shown) -> list[tuple[int, int]]:
 
 
 def _windows(example: Shown, console: Console) -> None:
-    rows: list[Sequence[str]] = [window_row(window) for window in example.windows]
-    header: Sequence[str] = WINDOW_HEADER
-    if console.width < 90:
-        rows = [(row[0], row[1], row[4], row[6]) for row in rows]
-        header = [header[at] for at in (0, 1, 4, 6)]
-    styled = [
-        [Text(shown(cell), style="" if window.holds_answer else "dim") for cell in cells]
-        for window, cells in zip(example.windows, rows, strict=True)
-    ]
-    console.print(_table(header, styled))
+    columns = range(len(WINDOW_HEADER)) if console.width >= 90 else (0, 1, 4, 6)
+    cells: list[list[Text]] = []
+    for window in example.windows:
+        values, style = window_row(window), "" if window.holds_answer else "dim"
+        cells.append([Text(shown(values[column]), style=style) for column in columns])
+    console.print(_table([WINDOW_HEADER[column] for column in columns], cells))
 
 
 def _tokens(window: Window, is_one_of_many: bool, console: Console, all_tokens: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from qa_fast.html.markup import shown
 from qa_fast.schema import FeatureConfig
+from qa_fast.shards import TRAIN
 from qa_fast.show.records import Positions, Shown, SplitStatistics, Token, Window, placed
 
 # Why the two labels of a window differ (kernels.labels.CAUSES).
@@ -180,6 +181,11 @@ def indexed_counts(about: dict[str, Any]) -> dict[str, Any]:
         "tokens": about["tokens"],
         "labels unlike the reference's": sum(about["differences"].values()),
     }
+
+
+def train_first(splits: Iterable[str]) -> list[str]:
+    """Names of splits, train first: what others have in common with it is then counted as theirs."""
+    return sorted(splits, key=lambda split: split != TRAIN)
 
 
 def row_names(counts: Iterable[dict[str, Any]]) -> list[str]:
