@@ -22,12 +22,13 @@ from qa_fast.errors import UserError
 from qa_fast.kernels.labels import CAUSES as KERNEL_CAUSES
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
+from qa_fast.show.distribution import distribution
 from qa_fast.show.lookup import examples_by_id, first_examples
 from qa_fast.show.material import Material, open_material
 from qa_fast.show.notebook import answer_html, example_html, shards_html, split_html
 from qa_fast.show.page import view_page
 from qa_fast.show.records import Rejected, Shown, View
-from qa_fast.show.statistics import distribution, split_statistics
+from qa_fast.show.statistics import split_statistics
 from qa_fast.show.terminal import draw
 from qa_fast.show.view import gather
 from qa_fast.show.wording import CAUSES, window_notes
@@ -402,7 +403,7 @@ def hostile_source(folder: Path) -> str:
     context = f"{HOSTILE} the <b>answer</b> {HOSTILE}".replace("\ud800", "").replace("\udfff", "")
     answers = {"text": ["<b>answer</b>"], "answer_start": [context.index("<b>answer")]}
     rows = [
-        {"id": f"</title>{context}", "question": context, "context": context, "answers": answers},
+        {"id": f"</title>{context}", "question": "<b>Who</b>?", "context": context, "answers": answers},
         {"id": "\x1b[2J", "question": " ", "context": context, "answers": answers},
     ]
     return str(sample.write(folder / "train.jsonl", rows))

@@ -46,7 +46,7 @@ def first_examples(material: Material, count: int) -> list[Shown]:
 
 
 def examples_by_id(material: Material, ids: Sequence[str]) -> list[Shown]:
-    """The examples of some ids, in the order of the ids.
+    """The examples of some ids, in the order of the ids; splits are read until all are found.
 
     Raises:
         UserError: An id that no split has.
@@ -56,12 +56,13 @@ def examples_by_id(material: Material, ids: Sequence[str]) -> list[Shown]:
     for split in material.splits:
         opened = material.shards.split(split) if material.shards is not None else None
         stored = stored_features(opened, set(ids)) if opened is not None else None
-        if not material.has_texts(split):
-            assert opened is not None
-            assert stored is not None
-            found += [decoded_example(split, row_id, each, material.encoder) for row_id, each in stored.items()]
+        if opened is not None:
             seen += [(split, chunk) for chunk in opened.ids.chunks]
-            continue
+            if stored and not material.has_texts(split):
+                found += [decoded_example(split, row_id, each, material.encoder) for row_id, each in stored.items()]
+                continue
+            if not stored:
+                continue
         repeats = IdSet()
         for table in material.tables(split):
             column = one_chunk(table.rows["id"])
@@ -70,6 +71,10 @@ def examples_by_id(material: Material, ids: Sequence[str]) -> list[Shown]:
             rows = np.flatnonzero(pc.is_in(column, pa.array(ids, pa.string())).to_numpy(zero_copy_only=False))
             found += _examples(material, split, table.rows, rows, repeated, stored)
             found += [_bare(split, each.id, each.reason) for each in table.unreadable if each.id in ids]
+            if {example.id for example in found} >= (set(ids) if stored is None else set(stored)):
+                break
+        if {example.id for example in found} >= set(ids):
+            break
     known = {example.id for example in found}
     if material.shards is not None:  # of evaluation splits they hold what was good
         gone = [each for each in rejects_of(material) if each.id in ids and each.id not in known]

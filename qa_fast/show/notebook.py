@@ -19,8 +19,8 @@ from qa_fast.html.documents import document, key
 from qa_fast.html.elements import details, facts, grid, heading, paragraph, table
 from qa_fast.html.markup import Html, Part
 from qa_fast.html.page import fragment
+from qa_fast.show.distribution import distribution
 from qa_fast.show.records import placed
-from qa_fast.show.statistics import distribution
 from qa_fast.show.wording import indexed_counts, quoted, row_names, share, train_first
 
 _FIRST_ROWS = 5
