@@ -216,7 +216,7 @@ def test_a_histogram_draws_its_counts() -> None:
     assert "median 25" in text
     assert "far" not in text
     assert "2 beyond 30 are not drawn" in text
-    assert 'aria-label="Lengths: 5 values from 0 to 30, most of them from 20 to 30; median 25"' in str(drawn)
+    assert 'aria-label="Lengths: 5 values from 0 to 30, most often from 20 to 30; median 25"' in str(drawn)
     with pytest.raises(ValueError, match=r"N \+ 1 edges"):
         histogram("x", [1], [0])
 

@@ -10,26 +10,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from qa_fast.html.elements import details, table
+from qa_fast.html.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    figure,
+    finite,
+    rectangle,
+    round_ticks,
+    scale,
+    shortened,
+    stroke,
+    svg,
+    writing,
+    x_axis,
+    y_axis,
+)
+from qa_fast.html.axes import (
+    percent as percent,
+)
+from qa_fast.html.axes import (
+    short as short,
+)
+from qa_fast.html.elements import table
 from qa_fast.html.markup import Html, Part, element, joined
 
-WIDTH, HEIGHT = 440, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 40
 _SERIES = 6  # colours that the style sheet has
 _DASHES = (None, "7 4", "2 4", "9 3 2 3", "4 2", "1 3")
-
-
-def short(value: float) -> str:
-    """A number in few characters, for an axis: 1500 is 1.5k."""
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{sign}"
-    return f"{value:.3g}"
-
-
-def percent(value: float) -> str:
-    """A share as people read it."""
-    return f"{100 * value:.3g} %"
 
 
 def histogram(
@@ -48,49 +58,54 @@ def histogram(
     Args:
         title: Above it.
         counts: For each of N bins.
-        edges: N + 1, increasing.
+        edges: N + 1, increasing; of whole numbers where the values are such, a bin of width 1 then holds one of them.
         x_label: What the values are, with their unit.
         note: A quiet line below the title.
         pointers: Values to point at with a line, by name: a median, a limit.
         x_format: How values are written.
         overflow: Values beyond the last edge, told in the note; they are not drawn.
     """
-    heights, bounds = [_finite(count) or 0.0 for count in counts], [float(edge) for edge in edges]
+    heights, bounds = [finite(count) or 0.0 for count in counts], list(edges)
+    is_whole = all(isinstance(edge, int) for edge in bounds)
     if len(bounds) != len(heights) + 1:
         raise ValueError(f"N counts need N + 1 edges; received {len(heights)} and {len(bounds)}")
     if overflow:
         note = f"{note}{'; ' * bool(note)}{short(overflow)} beyond {x_format(bounds[-1])} are not drawn"
     if not any(heights):
-        return _figure(title, note, None, "No values.", None)
-    x = _scale(bounds[0], bounds[-1], _LEFT, WIDTH - _RIGHT)
-    ticks = _ticks(0, max(heights))
+        return figure(title, note, None, "No values.", None)
+    x = scale(bounds[0], bounds[-1], LEFT, WIDTH - RIGHT)
+    ticks = round_ticks(0, max(heights), is_whole=True)
     pointers = {name: value for name, value in (pointers or {}).items() if bounds[0] <= value <= bounds[-1]}
-    y = _scale(0, max(ticks[-1], max(heights)), HEIGHT - _BOTTOM, _TOP + 13 * len(pointers))  # their names above
+    y = scale(0, max(ticks[-1], max(heights)), HEIGHT - BOTTOM, TOP + 13 * len(pointers))  # their names above
     bars = []
+
+    def bin_name(low: float, high: float) -> str:
+        return x_format(low) if is_whole and high - low == 1 else f"{x_format(low)} to {x_format(high)}"
+
     for height, low, high in zip(heights, bounds, bounds[1:], strict=False):
         gap = 1 if x(high) - x(low) > 4 else 0
         if height:
-            says = f"{x_format(low)} to {x_format(high)}: {height:,.0f}"
-            bars.append(_rect(x(low), y(height), max(x(high) - x(low) - gap, 0.5), y(0) - y(height), 1, says))
-    drawn = [_grid(y, ticks, short), *bars, _x_axis(x, _ticks(bounds[0], bounds[-1]), x_format, x_label)]
+            says = f"{bin_name(low, high)}: {height:,.0f}"
+            bars.append(rectangle(x(low), y(height), max(x(high) - x(low) - gap, 0.5), y(0) - y(height), 1, says))
+    drawn = [y_axis(y, ticks, short), *bars, x_axis(x, round_ticks(bounds[0], bounds[-1], is_whole), x_format, x_label)]
     for row, (name, value) in enumerate(pointers.items()):
         is_right = x(value) > WIDTH * 0.65
-        drawn.append(_line(x(value), _TOP - 8 + 13 * row, x(value), y(0), "pointer"))
-        drawn.append(_text(x(value) + (-4 if is_right else 4), _TOP + 2 + 13 * row, f"{name} {x_format(value)}",
+        drawn.append(stroke(x(value), TOP - 8 + 13 * row, x(value), y(0), "pointer"))
+        drawn.append(writing(x(value) + (-4 if is_right else 4), TOP + 2 + 13 * row, f"{name} {x_format(value)}",
                            "end" if is_right else "start", "value"))  # fmt: skip
     peak = max(range(len(heights)), key=heights.__getitem__)
     words = (
-        f"{sum(heights):,.0f} values from {x_format(bounds[0])} to {x_format(bounds[-1])}, most of them from "
+        f"{sum(heights):,.0f} values from {x_format(bounds[0])} to {x_format(bounds[-1])}, most often from "
         f"{x_format(bounds[peak])} to {x_format(bounds[peak + 1])}"
     )
     words += "".join(f"; {name} {x_format(value)}" for name, value in pointers.items())
     rows = [
-        (f"{x_format(low)} to {x_format(high)}", round(height))
+        (bin_name(low, high), round(height))
         for low, high, height in zip(bounds, bounds[1:], heights, strict=False)
         if height
     ]
-    return _figure(
-        title, note, _svg(drawn, HEIGHT, f"{title}: {words}"), words, table([x_label or "from, to", "count"], rows)
+    return figure(
+        title, note, svg(drawn, HEIGHT, f"{title}: {words}"), words, table([x_label or "from, to", "count"], rows)
     )
 
 
@@ -117,37 +132,37 @@ def bars(
         low: Where the axis begins; 0, or the least value, by itself.
         high: Where it ends.
     """
-    names, numbers = list(labels), [_finite(value) for value in values]
+    names, numbers = list(labels), [finite(value) for value in values]
     spans = list(intervals) if intervals is not None else [None] * len(names)
     if not len(names) == len(numbers) == len(spans):
         raise ValueError(f"N labels need N values and intervals; received {len(names)}, {len(numbers)}, {len(spans)}")
     seen = [value for value in numbers if value is not None]
     if not seen:
-        return _figure(title, note, None, "No values.", None)
+        return figure(title, note, None, "No values.", None)
     reach = seen + [edge for span in spans if span for edge in span if math.isfinite(edge)]
     low = min(0.0, *reach) if low is None else low
     high = max(0.0, *reach) if high is None else high
     left = min(170.0, 14 + 6.6 * max(map(len, names)))
-    x = _scale(low, high if high > low else low + 1, left, WIDTH - 62)
+    x = scale(low, high if high > low else low + 1, left, WIDTH - 62)
     row_height, top = 24, 6
     height = top + row_height * len(names) + 6
     drawn: list[Html] = []
     for row, (name, value, span) in enumerate(zip(names, numbers, spans, strict=True)):
         middle = top + row_height * (row + 0.5)
-        drawn.append(_text(left - 8, middle + 4, _cut(name, int((left - 14) / 6.4)), "end", "name"))
+        drawn.append(writing(left - 8, middle + 4, shortened(name, int((left - 14) / 6.4)), "end", "name"))
         end = x(low)
         if value is not None:
             base, tip = x(min(max(0.0, low), high)), x(min(max(value, low), high))
             said = f"{name}: {value_format(value)}"
-            drawn.append(_rect(min(base, tip), middle - 8, max(abs(tip - base), 0.5), 16, 1, said))
+            drawn.append(rectangle(min(base, tip), middle - 8, max(abs(tip - base), 0.5), 16, 1, said))
             end = max(base, tip)
         if span is not None and all(map(math.isfinite, span)):
             a, b = (x(min(max(edge, low), high)) for edge in span)
-            drawn += [_line(a, middle, b, middle, "whisker")]
-            drawn += [_line(at, middle - 4, at, middle + 4, "whisker") for at in (a, b)]
+            drawn += [stroke(a, middle, b, middle, "whisker")]
+            drawn += [stroke(at, middle - 4, at, middle + 4, "whisker") for at in (a, b)]
             end = max(end, b)
-        drawn.append(_text(end + 6, middle + 4, "–" if value is None else value_format(value), "start", "value"))
-    drawn.append(_line(x(min(max(0.0, low), high)), top, x(min(max(0.0, low), high)), height - 6, "axis"))
+        drawn.append(writing(end + 6, middle + 4, "–" if value is None else value_format(value), "start", "value"))
+    drawn.append(stroke(x(min(max(0.0, low), high)), top, x(min(max(0.0, low), high)), height - 6, "axis"))
     written = ["–" if value is None else value_format(value) for value in numbers]
     words = ", ".join(f"{name} {value}" for name, value in zip(names[:12], written, strict=False))
     words += f" and {len(names) - 12} more" if len(names) > 12 else ""
@@ -158,7 +173,7 @@ def bars(
     header: list[Part] = ["", "value", "interval"]
     if not any(spans):
         header, rows = header[:2], [row[:2] for row in rows]
-    return _figure(title, note, _svg(drawn, height, f"{title}: {words}"), words, table(header, rows, numeric=(1, 2)))
+    return figure(title, note, svg(drawn, height, f"{title}: {words}"), words, table(header, rows, numeric=(1, 2)))
 
 
 def ranges(
@@ -188,27 +203,27 @@ def ranges(
     if len(names) != len(pairs):
         raise ValueError(f"N labels need N spans; received {len(names)} and {len(pairs)}")
     if not pairs:
-        return _figure(title, note, None, "No values.", None)
+        return figure(title, note, None, "No values.", None)
     low, high = min(0.0, *(pair[0] for pair in pairs)), max(pair[1] for pair in pairs)
     row_height, left, top = 18, min(150.0, 14 + 6.6 * max(map(len, names))), 4
-    height = top + row_height * len(names) + _BOTTOM
-    x = _scale(low, high if high > low else low + 1, left, WIDTH - _RIGHT - 12)
+    height = top + row_height * len(names) + BOTTOM
+    x = scale(low, high if high > low else low + 1, left, WIDTH - RIGHT - 12)
     drawn = []
     for row, (name, (begin, end)) in enumerate(zip(names, pairs, strict=True)):
         middle = top + row_height * (row + 0.5)
-        drawn.append(_text(left - 8, middle + 4, _cut(name, int((left - 14) / 6.4)), "end", "name"))
+        drawn.append(writing(left - 8, middle + 4, shortened(name, int((left - 14) / 6.4)), "end", "name"))
         says = f"{name}: {x_format(begin)} to {x_format(end)}"
-        drawn.append(_rect(x(begin), middle - 6, max(x(end) - x(begin), 1), 12, 4, says))
+        drawn.append(rectangle(x(begin), middle - 6, max(x(end) - x(begin), 1), 12, 4, says))
     if band:
         width = max(x(band[1]) - x(band[0]), 2)
         says = f"{band_label}: {x_format(band[0])} to {x_format(band[1])}"
-        drawn.append(_rect(x(band[0]), top - 2, width, row_height * len(names) + 4, "band", says))
-    drawn.append(_x_axis(x, _ticks(low, high), x_format, x_label, left, height))
+        drawn.append(rectangle(x(band[0]), top - 2, width, row_height * len(names) + 4, "band", says))
+    drawn.append(x_axis(x, round_ticks(low, high), x_format, x_label, left, height))
     words = ", ".join(f"{name} {x_format(a)} to {x_format(b)}" for name, (a, b) in zip(names, pairs, strict=True))
     words += f"; {band_label} {x_format(band[0])} to {x_format(band[1])}" if band else ""
     rows = [(name, x_format(a), x_format(b)) for name, (a, b) in zip(names, pairs, strict=True)]
     numbers = table(["", "from", "to"], rows, numeric=(1, 2))
-    return _figure(title, note, _svg(drawn, height, f"{title}: {words}"), words, numbers)
+    return figure(title, note, svg(drawn, height, f"{title}: {words}"), words, numbers)
 
 
 def line(
@@ -237,7 +252,7 @@ def line(
         high: Where it ends.
     """
     at = [float(value) for value in xs]
-    lines = {name: [_finite(value) for value in ys] for name, ys in ys_by_name.items()}
+    lines = {name: [finite(value) for value in ys] for name, ys in ys_by_name.items()}
     if len(lines) > _SERIES:
         raise ValueError(f"a chart holds at most {_SERIES} lines; received {len(lines)}")
     for name, ys in lines.items():
@@ -245,14 +260,14 @@ def line(
             raise ValueError(f"a line needs a value for each of {len(at)} x; received {len(ys)} for {name!r}")
     seen = [value for ys in lines.values() for value in ys if value is not None]
     if not seen:
-        return _figure(title, note, None, "No values.", None)
+        return figure(title, note, None, "No values.", None)
     least, most = min(seen), max(seen)
     low = (0.0 if 0 <= least <= 0.6 * most else least) if low is None else low
     high = most if high is None else high
-    ticks = _ticks(low, high if high > low else low + (abs(low) or 1))
-    x = _scale(at[0], at[-1] if at[-1] > at[0] else at[0] + 1, _LEFT, WIDTH - _RIGHT)
-    y = _scale(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - _BOTTOM, _TOP)
-    drawn = [_grid(y, ticks, y_format), _x_axis(x, _ticks(at[0], at[-1]), x_format, x_label)]
+    ticks = round_ticks(low, high if high > low else low + (abs(low) or 1))
+    x = scale(at[0], at[-1] if at[-1] > at[0] else at[0] + 1, LEFT, WIDTH - RIGHT)
+    y = scale(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP)
+    drawn = [y_axis(y, ticks, y_format), x_axis(x, round_ticks(at[0], at[-1]), x_format, x_label)]
     for number, (name, ys) in enumerate(lines.items()):
         drawn += _curve(name, number, at, ys, x, y)
     words = "; ".join(_course(name, ys, y_format) for name, ys in lines.items())
@@ -262,7 +277,7 @@ def line(
     ]
     names = table([x_label or "x", *lines], rows, numeric=range(1 + len(lines)))
     keys = _names_of_lines(lines) if len(lines) > 1 else None
-    return _figure(title, note, joined([keys, _svg(drawn, HEIGHT, f"{title}: {words}")]), words, names)
+    return figure(title, note, joined([keys, svg(drawn, HEIGHT, f"{title}: {words}")]), words, names)
 
 
 def _curve(
@@ -309,78 +324,3 @@ def _names_of_lines(lines: Mapping[str, object]) -> Html:
         )
         items.append(element("li", sample, " ", name))
     return element("ul", *items, class_="key")
-
-
-def _figure(title: str, note: str, picture: Html | None, words: str, numbers: Html | None) -> Html:
-    caption = element("figcaption", title, element("span", note, class_="quiet") if note else None)
-    folded = details("Numbers", element("p", f"{words}.", class_="quiet"), numbers) if numbers else None
-    shown = picture or element("p", words, class_="quiet")
-    return element("figure", caption, shown, folded)
-
-
-def _svg(parts: Iterable[Html], height: float, label: str) -> Html:
-    return element("svg", *parts, viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=label)
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: max(longest - 1, 1)] + "…"
-
-
-def _scale(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:
-    size = (high - low) or 1.0
-    return lambda value: begin + (value - low) / size * (end - begin)
-
-
-def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers from at or above `low` to about `high`, at most about `wanted` of them."""
-    rough = (high - low) / wanted
-    if not rough > 0:
-        return [low]
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(times for times in (1, 2, 2.5, 5, 10) if times * power >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(step * number, 12) for number in range(first, last + 1)] or [low]
-
-
-def _grid(y: Callable[[float], float], ticks: Sequence[float], written: Callable[[float], str]) -> Html:
-    parts = []
-    for tick in ticks:
-        parts.append(_line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "rule"))
-        parts.append(_text(_LEFT - 7, y(tick) + 4, written(tick), "end"))
-    return element("g", *parts)
-
-
-def _x_axis(
-    x: Callable[[float], float],
-    ticks: Sequence[float],
-    written: Callable[[float], str],
-    label: str,
-    left: float = _LEFT,
-    height: float = HEIGHT,
-) -> Html:
-    base = height - _BOTTOM
-    parts = [_line(left, base, WIDTH - _RIGHT, base, "axis")]
-    for tick in ticks:
-        parts.append(_line(x(tick), base, x(tick), base + 4, "axis"))
-        parts.append(_text(x(tick), base + 16, written(tick), "middle"))
-    parts.append(_text((left + WIDTH - _RIGHT) / 2, height - 6, _cut(label, 64), "middle"))
-    return element("g", *parts)
-
-
-def _rect(x: float, y: float, width: float, height: float, series: int | str, says: str) -> Html:
-    return element(
-        "rect", element("title", says), x=round(x, 1), y=round(y, 1), width=round(width, 1), height=round(height, 1),
-        class_=f"fill-{series}",
-    )  # fmt: skip
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Html:
-    return element("line", x1=round(x1, 1), y1=round(y1, 1), x2=round(x2, 1), y2=round(y2, 1), class_=kind)
-
-
-def _text(x: float, y: float, text: str, anchor: str, kind: str | None = None) -> Html:
-    return element("text", text, x=round(x, 1), y=round(y, 1), text_anchor=anchor, class_=kind)
