@@ -164,6 +164,7 @@ def test_a_document_is_its_text_whatever_is_marked() -> None:
     assert '<mark class="window gold" title="1, a">T</mark>' in source
     assert '<mark class="window gold predicted" title="1, a, b">wo</mark>' in source
     assert "shared" in source
+    assert re.findall('id="there"[^>]*>(.)', str(document(text, marks, target="there"))) == ["T"]
     assert re.findall('data-label="([^"]+)"', source) == ["⟨1", "⟨2", "1⟩", "2⟩"]
 
 

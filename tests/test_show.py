@@ -34,6 +34,7 @@ from qa_fast.show.view import gather
 from qa_fast.show.wording import CAUSES, window_notes
 from tests import sample
 from tests.test_html import HOSTILE, Reader, inert
+from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
 MAX_LENGTH, STRIDE = 48, 12
 SMALL = {"max_length": MAX_LENGTH, "doc_stride": STRIDE}
@@ -126,6 +127,25 @@ def _rows(split: Any) -> Any:
         columns = (chunk.start_positions, chunk.end_positions, chunk.window_index)
         for row in range(len(chunk)):
             yield next(ids), chunk.input_ids[row], *(column[row] for column in columns)
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "byte-level-prefix-space", "xlm-roberta", "deberta", "modernbert"])
+def test_other_tokenizers_are_shown_too(tmp_path: Path, kind: str) -> None:
+    source = str(sample.write(tmp_path / "train.jsonl", sample.rows(sample.DOCUMENTS + sample.OTHER_DOCUMENTS)))
+    folder = str(save_folder(small_tokenizer(kind), tmp_path / "model"))
+    build_shards(source, tmp_path / "out", folder, FeatureConfig(MAX_LENGTH, STRIDE))
+    examples = everything(open_material(str(tmp_path / "out"), folder))
+    assert not [note for example in examples for note in example.notes]
+    assert any(window.holds_answer for example in examples for window in example.windows)
+    (russian,) = [example for example in examples if example.id == "ru-1"]
+    assert "Ð" not in "".join(token.text for window in russian.windows for token in window.tokens)
+    Path(source).unlink()
+    decoded = everything(open_material(str(tmp_path / "out"), folder))
+    assert [_parts(example) for example in decoded] == [_parts(example) for example in examples]
+
+
+def _parts(example: Shown) -> list[list[str]]:
+    return [[token.part for token in window.tokens] for window in example.windows]
 
 
 def test_reference_labels_are_the_tutorial_s(material: Material) -> None:

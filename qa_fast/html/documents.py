@@ -26,7 +26,9 @@ class Mark(NamedTuple):
     label: str = ""
 
 
-def document(text: str, marks: Iterable[tuple[int, int, str, str]] = (), name: str = "document") -> Html:
+def document(
+    text: str, marks: Iterable[tuple[int, int, str, str]] = (), name: str = "document", target: str | None = None
+) -> Html:
     """The text with its marks, white space kept.
 
     Args:
@@ -34,6 +36,7 @@ def document(text: str, marks: Iterable[tuple[int, int, str, str]] = (), name: s
         marks: (char_start, char_end, kind, label), in any order, overlapping as they like. A label is shown when one
             points at the mark, and for windows at both ends.
         name: What a screen reader calls it.
+        target: The id, for `elements.link`, of the first piece with a mark that is no window.
 
     Raises:
         ValueError: A mark that does not lie in the text.
@@ -42,13 +45,13 @@ def document(text: str, marks: Iterable[tuple[int, int, str, str]] = (), name: s
     for mark in given:
         if not 0 <= mark.char_start <= mark.char_end <= len(text):
             raise ValueError(f"a mark must lie in the text of {len(text)} characters; received {mark}")
-    pieces = _pieces(text, sorted(given))
+    pieces = _pieces(text, sorted(given), target)
     return element(
         "div", *pieces, class_="document", dir="auto", tabindex="0", role="group", aria_label=name
     )  # fmt: skip
 
 
-def _pieces(text: str, marks: Sequence[Mark]) -> list[Html | str]:
+def _pieces(text: str, marks: Sequence[Mark], target: str | None) -> list[Html | str]:
     cuts = sorted({0, len(text), *(edge for mark in marks for edge in mark[:2])})
     begins: dict[int, list[Mark]] = {}
     ends: dict[int, list[Mark]] = {}
@@ -70,16 +73,18 @@ def _pieces(text: str, marks: Sequence[Mark]) -> list[Html | str]:
                 active.append(mark)
         if at + 1 < len(cuts):
             piece = text[cut : cuts[at + 1]]
-            pieces.append(_marked(piece, active) if active else piece)
+            is_target = target is not None and any(mark.kind != "window" for mark in active)
+            pieces.append(_marked(piece, active, target if is_target else None) if active else piece)
+            target = None if is_target else target
     return pieces
 
 
-def _marked(piece: str, marks: Sequence[Mark]) -> Html:
+def _marked(piece: str, marks: Sequence[Mark], target: str | None) -> Html:
     kinds = dict.fromkeys(mark.kind for mark in marks)
     if sum(mark.kind == "window" for mark in marks) > 1:
         kinds["shared"] = None
     labels = dict.fromkeys(mark.label for mark in marks if mark.label)
-    return element("mark", piece, class_=" ".join(kinds), title=", ".join(labels) or None)
+    return element("mark", piece, class_=" ".join(kinds), title=", ".join(labels) or None, id=target)
 
 
 def _tick(label: str) -> Html:

@@ -166,7 +166,7 @@ def _tokens(
     lead = int(encoded.leading_chars[encoded.examples.context_index[0]])
     tokens = []
     for position, token_id in enumerate(ids.tolist()):
-        text = encoder.tokenizer.id_to_token(token_id) or ""
+        text = token_text(encoder, token_id)
         if begin <= position < end:
             at = first + position - begin
             start, stop = (int(edges[at]) + lead for edges in (encoded.contexts.char_start, encoded.contexts.char_end))
@@ -174,6 +174,15 @@ def _tokens(
         else:
             tokens.append(Token(position, token_id, text, _part(position, begin, end, template)))
     return tuple(tokens)
+
+
+def token_text(encoder: TextEncoder, token_id: int) -> str:
+    """A token as its vocabulary writes it, but for byte-level ones, whose bytes are made into characters again."""
+    text = encoder.tokenizer.id_to_token(token_id) or ""
+    if text.isascii() or (encoder.settings.get("decoder") or {}).get("type") != "ByteLevel":
+        return text
+    decoded = str(encoder.tokenizer.decode([token_id], skip_special_tokens=False))
+    return f"Ġ{decoded[1:]}" if decoded.startswith(" ") else decoded
 
 
 def _part(position: int, context_start: int, context_end: int, template: PairTemplate) -> str:
@@ -228,7 +237,7 @@ def decoded_example(split: str, row_id: str, stored: list[Stored], encoder: Text
         ids = feature.ids.tolist()
         question = encoder.tokenizer.decode(ids[len(encoder.template.prefix) : begin - len(encoder.template.middle)])
         tokens = tuple(
-            Token(at, each, encoder.tokenizer.id_to_token(each) or "", _part(at, begin, end, encoder.template))
+            Token(at, each, token_text(encoder, each), _part(at, begin, end, encoder.template))
             for at, each in enumerate(ids)
         )
         cls_position = int(encoder.template.cls_positions(np.array([len(ids)], np.int32))[0])

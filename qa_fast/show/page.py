@@ -24,6 +24,8 @@ from qa_fast.show.wording import (
 
 # Tokens are shown of windows with an answer or something odd, and of others until there are so many.
 _MOST_TOKENS = 6000
+# A document of so many characters is higher than its frame on a telephone.
+_WHOLE = 700
 _MEANINGS = {"gold": "answer", "window": "⟨1 window 1⟩", "shared": "in two windows"}
 
 
@@ -48,7 +50,9 @@ def view_page(view: View, config: FeatureConfig) -> str:
             parts.append(_contents(view.examples))
         budget = _MOST_TOKENS
         for number, example in enumerate(view.examples):
-            parts.append(card(*example_parts(example, config, budget), target=f"example-{number + 1}"))
+            parts.append(
+                card(*example_parts(example, config, budget, f"example-{number + 1}"), target=f"example-{number + 1}")
+            )
             budget -= sum(len(window.tokens) for window in example.windows)
     return page(view.title, *parts, subtitle="qa-fast show")
 
@@ -116,13 +120,16 @@ def _plot(spread: Distribution, config: FeatureConfig | None) -> Html:
     )
 
 
-def example_parts(example: Shown, config: FeatureConfig, budget: int = _MOST_TOKENS) -> Iterator[Html]:
+def example_parts(
+    example: Shown, config: FeatureConfig, budget: int = _MOST_TOKENS, target: str = "example"
+) -> Iterator[Html]:
     """Everything of one example.
 
     Args:
         example: From `gather`.
         config: Window sizes.
         budget: How many tokens to draw of windows that hold no answer.
+        target: An id of its own on the page.
     """
     yield paragraph(f"{example.split} · {example.id}", kind="quiet")
     if example.question:
@@ -132,7 +139,10 @@ def example_parts(example: Shown, config: FeatureConfig, budget: int = _MOST_TOK
         kinds = {mark[2] for mark in marks}
         if "window" in kinds:
             yield key({kind: word for kind, word in _MEANINGS.items() if kind in kinds | {"shared"}})
-        yield document(example.context, marks)
+        answer = f"{target}-answer"
+        yield document(example.context, marks, target=answer)
+        if len(example.context) > _WHOLE and "gold" in kinds:  # it may stand where one has to scroll to
+            yield paragraph(link("Go to the answer in the document", answer), kind="quiet")
     yield facts(example_facts(example, config))
     for note in example.notes:
         yield paragraph(note, kind="note")
@@ -142,7 +152,7 @@ def example_parts(example: Shown, config: FeatureConfig, budget: int = _MOST_TOK
         return
     if len(example.windows) > 1 and example.document_tokens is not None:
         yield _strip(example)
-    yield table(WINDOW_HEADER, (window_row(window) for window in example.windows), numeric=(1, 2, 3))
+    yield table(WINDOW_HEADER, (window_row(window) for window in example.windows), numeric=(1, 2, 3, 4))
     for window in example.windows:
         if window.holds_answer or window.cause or budget > 0:
             yield _tokens(window)

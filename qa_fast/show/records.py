@@ -25,7 +25,7 @@ class Token:
     Attributes:
         position: In the feature.
         token_id: In the vocabulary.
-        text: As the vocabulary writes it.
+        text: As the vocabulary writes it, or as it reads where that is in bytes.
         part: "special", "question" or "context".
         char_start: First character in the context, or None where the token is none of it or that is not known.
         char_end: One past the last.
