@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from qa_fast import evaluate as module
+from qa_fast import scoring as module
 from qa_fast.buffers import list_array, offsets_of
 from qa_fast.errors import UserError
 from qa_fast.schema import Features, Ragged
