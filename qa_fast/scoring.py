@@ -147,18 +147,14 @@ def evaluate_split(
             f"a split must hold its questions, documents and answers to be scored; {split.name!r} does not (train is "
             "stored without them): choose another split"
         )
-    if max_examples is not None and max_examples < 1:
-        raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out to score all")
     examples = split.examples
+    chosen = choice_of(len(examples), max_examples, seed)
     contexts = one_chunk(split.contexts["context"])
     starts = ragged_from(one_chunk(split.contexts["token_char_start"]))
     ends = ragged_from(one_chunk(split.contexts["token_char_end"]))
     context_index = one_chunk(examples["context_index"]).to_numpy(zero_copy_only=False)
     chunks = _numbered(split, one_chunk(examples["feature_count"]).to_numpy(zero_copy_only=False))
-
-    chosen = np.arange(len(examples))
-    if max_examples is not None and max_examples < len(examples):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:max_examples])
+    if len(chosen) < len(examples):
         chunks = [taken for chunk in chunks if len(taken := _features_of(chunk, chosen))]
     cls_position = None
     if cls_token_id is not None and chunks:
@@ -195,6 +191,24 @@ def evaluate_split(
         seconds=time.perf_counter() - started,
         golds=golds,
     )
+
+
+def choice_of(examples: int, max_examples: int | None, seed: int) -> Int64s:
+    """Rows of a random choice of examples, int64[E], rising; the same for the same seed.
+
+    Args:
+        examples: How many there are.
+        max_examples: How many to take; None takes all.
+        seed: For the choice.
+
+    Raises:
+        UserError: max_examples is not positive.
+    """
+    if max_examples is not None and max_examples < 1:
+        raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out to score all")
+    if max_examples is None or max_examples >= examples:
+        return np.arange(examples)
+    return np.sort(np.random.default_rng(seed).permutation(examples)[:max_examples])
 
 
 def best_texts(
