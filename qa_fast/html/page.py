@@ -50,12 +50,13 @@ def fragment(*parts: Part) -> str:
     return f'<div class="qa-fast qa-fast-piece"><style>{NOTEBOOK + SHARED}</style>{joined(parts)}</div>'
 
 
-def save_page(path: Path, document: str) -> None:
+def save_page(path: Path, document: str, option: str = "--html") -> None:
     """Write a page so that it appears whole or not at all.
 
     Args:
         path: A file that may exist, in a folder that must.
         document: From `page`.
+        option: What the path was given with, for the error.
 
     Raises:
         UserError: It cannot be written there.
@@ -68,6 +69,6 @@ def save_page(path: Path, document: str) -> None:
         temporary.unlink(missing_ok=True)
         name = shown(str(path))
         raise UserError(
-            f"--html must be a file in a folder that can be written to; received {name} ({error.strerror}): "
+            f"{option} must be a file in a folder that can be written to; received {name} ({error.strerror}): "
             "choose another, or make the folder"
         ) from None

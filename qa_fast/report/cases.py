@@ -1,4 +1,4 @@
-"""One question as a reader judges it: asked, answered, right answers, both in the document, and what else was likely."""
+"""One question as a reader judges it: the answers given and wanted, both in the document, and what else was likely."""
 
 from __future__ import annotations
 
@@ -37,13 +37,12 @@ def case(analysis: Analysis, row: int, *, is_open: bool = False) -> Html:
     ]
     if analysis.against is not None:
         theirs = analysis.against
-        told.insert(1, ("Other model", f"{_answer(theirs.other.predictions[row])} (F1 {100 * theirs.overlap[row]:.0f})"))
-    ranked = [
-        (_answer(found.text), share(found.probability))
-        for found in candidates_of(result, row, _CANDIDATES)  # fmt: skip
-    ]
+        said = _answer(theirs.other.predictions[row])
+        told.insert(1, ("Other model", f"{said} (F1 {100 * theirs.overlap[row]:.0f})"))
+    ranked = [(_answer(found.text), share(found.probability)) for found in candidates_of(result, row, _CANDIDATES)]
     text, marks = excerpt(result.contexts[result.context_index[row]], _marks(analysis, row))
-    summary = [element("b", golds.questions[row]), " ", element("span", _answer(prediction), class_="said")]
+    wanted = answers[0] if answers else _NO_ANSWER
+    summary: list[Part] = [element("b", golds.questions[row]), f" {_answer(prediction)} — right: {wanted}"]
     return details(
         summary,
         facts(told),

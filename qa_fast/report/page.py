@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from qa_fast.errors import UserError
-from qa_fast.html.charts import bars, line, percent
-from qa_fast.html.documents import key
-from qa_fast.html.elements import card, details, facts, grid, heading, paragraph, table
-from qa_fast.html.markup import Html, Part, joined
+from qa_fast.html.elements import card, details, facts, grid, heading, paragraph
+from qa_fast.html.markup import Html, joined
 from qa_fast.html.page import page, save_page
-from qa_fast.report.analysis import COVERAGES, MOST_SHOWN, Against, Analysis, Other, analyse
-from qa_fast.report.cases import case, share
-from qa_fast.report.compare import Difference
-from qa_fast.report.groups import Group, Grouping
-from qa_fast.report.mistakes import KINDS
+from qa_fast.report.analysis import MOST_SHOWN, Analysis, Other, analyse
+from qa_fast.report.sections import compared, confidence, group_chart, listed, mistakes, signed, span
 from qa_fast.scoring import EvaluationResult
-
-# Points that a curve is drawn with.
-_POINTS = 60
-_MARKS = {"gold": "a gold answer", "predicted": "predicted, touches one", "wrong": "predicted, touches none"}
 
 
 def check_report(path: Path) -> None:
@@ -82,209 +71,63 @@ def report_page(analysis: Analysis, name: str, about: Mapping[str, str | int]) -
     against = analysis.against
     parts = [
         _headline(analysis, about),
-        _compared(analysis, against, name) if against is not None else None,
+        compared(analysis, against, name) if against is not None else None,
         heading("By kinds of questions"),
         paragraph(
-            "F1 of each group with its 95 % interval: the bootstrap's (Efron 1979), Wilson's (1927) below 30 questions. "
-            "Exact match has Wilson's throughout.",
+            "F1, with the number of questions beside each name. Intervals are of 95 %, the bootstrap's (Efron 1979) or "
+            "Wilson's (1927) for exact match and below 30 questions.",
             kind="quiet",
         ),
-        [_group_card(grouping, groups) for grouping, groups in analysis.groups],
+        grid(*(group_chart(grouping, groups) for grouping, groups in analysis.groups), kind="two"),
         heading("What confidence is worth"),
-        _confidence(analysis),
+        confidence(analysis),
         heading("Mistakes"),
-        _mistakes(analysis),
-        _listed(
+        mistakes(analysis),
+        listed(
             "Surest errors",
-            f"No word in common with a gold answer, none touched: {analysis.errors_in_all:,} questions, the surest first.",
+            f"No word in common with a gold answer, none touched: {analysis.errors_in_all:,} questions, surest first.",
             analysis,
             analysis.errors,
         ),
-        _listed(
+        listed(
             "Near misses",
-            f"Wrong, but with a part or a word of a gold answer: {analysis.near_in_all:,} questions, the surest first.",
+            f"Wrong, but with a part or a word of a gold answer: {analysis.near_in_all:,} questions, surest first.",
             analysis,
             analysis.near,
         ),
     ]
-    return page(name, *parts, subtitle=f"Exact match and F1 of {len(analysis.result.ids):,} questions, looked into")
+    data = f"{about['Data']}: " if "Data" in about else ""
+    return page(
+        name, *parts, subtitle=f"{data}exact match and F1 of {len(analysis.result.ids):,} questions, looked into"
+    )
 
 
 def _headline(analysis: Analysis, about: Mapping[str, str | int]) -> Html:
     overall = analysis.overall
     tiles = [
-        _tile("Exact match", overall.exact_match, overall.exact_interval),
-        _tile("F1", overall.f1, overall.f1_interval),
+        _tile("Exact match", f"{overall.exact_match:.2f}", f"95 %: {_to(overall.exact_interval)}"),
+        _tile("F1", f"{overall.f1:.2f}", f"95 %: {_to(overall.f1_interval)}"),
     ]
-    official = [(name, value) for name, value in _flat(analysis.result.metrics)]
+    for grouping, groups in analysis.groups:
+        if grouping.key == "answerable":
+            tiles += [
+                _tile(f"F1, {group.name}", f"{group.f1:.2f}", f"95 %: {_to(group.f1_interval)}") for group in groups
+            ]
+    if analysis.against is not None:
+        difference = analysis.against.comparison.f1
+        tiles.append(_tile("F1 against the other", signed(difference.points), f"95 %: {span(difference.interval)}"))
+    official = facts((name, _plain(value)) for name, value in _flat(analysis.result.metrics))
     return joined(
-        [
-            grid(*tiles),
-            card(facts(about), details("Official metrics", facts((name, _plain(value)) for name, value in official))),
-        ]
-    )
-
-
-def _tile(name: str, value: float, interval: tuple[float, float]) -> Html:
-    low, high = interval
-    return card(
-        paragraph(name, kind="quiet"),
-        paragraph(f"{value:.2f}", kind="score"),
-        paragraph(f"95 % interval {low:.1f} to {high:.1f}", kind="quiet"),
-    )
-
-
-def _compared(analysis: Analysis, against: Against, name: str) -> Html:
-    found, overall, other = against.comparison, analysis.overall, against.scores
-    rows = [
-        ("Exact match", _points(overall.exact_match), _points(other.exact_match), *_difference(found.exact_match)),
-        ("F1", _points(overall.f1), _points(other.f1), *_difference(found.f1)),
-    ]
-    header = ["", "this model", "other", "difference", "95 % interval", "p"]
-    return joined(
-        [
-            heading("Compared"),
-            card(
-                facts({"This model": name, "Other": f"{against.other.name} ({against.other.source})"}),
-                paragraph(_verdict(found.f1), kind="note"),
-                table(header, rows, numeric=range(1, 6)),
-                paragraph(
-                    f"By F1 this model is better on {found.wins:,} questions, worse on {found.losses:,}, equal on "
-                    f"{found.ties:,}. Intervals and p are of a paired bootstrap over the questions: {found.resamples:,} "
-                    f"resamples, seed {found.seed} (Koehn 2004; Efron and Tibshirani 1993).",
-                    kind="quiet",
-                ),
-                _folded("Where this model is better", analysis, against.better),
-                _folded("Where the other is better", analysis, against.worse),
-            ),
-        ]
-    )
-
-
-def _verdict(difference: Difference) -> str:
-    low, high = difference.interval
-    if low <= 0 <= high:
-        return f"No difference in F1 that these questions could show: {difference.points:+.2f} points, {_to(low, high)}."
-    better = "better" if difference.points > 0 else "worse"
-    return f"This model's F1 is {better} by {abs(difference.points):.2f} points; 95 % interval {_to(low, high)}."
-
-
-def _difference(difference: Difference) -> tuple[str, str, str]:
-    least = f"{difference.p_value:.4f}" if difference.p_value >= 0.0005 else "< 0.0005"
-    return f"{difference.points:+.2f}", _to(*difference.interval), least
-
-
-def _group_card(grouping: Grouping, groups: Sequence[Group]) -> Html:
-    rows = [
-        (group.name, group.count, _points(group.exact_match), f"{group.exact_interval[0]:.0f}–{group.exact_interval[1]:.0f}",
-         _points(group.f1), f"{group.f1_interval[0]:.0f}–{group.f1_interval[1]:.0f}")
-        for group in groups
-    ]  # fmt: skip
-    picture = bars(
-        "F1",
-        [group.name for group in groups],
-        [group.f1 for group in groups],
-        [group.f1_interval for group in groups],
-        value_format=_points,
-        low=0,
-        high=100,
-    )
-    header = ["", "questions", "exact", "95 %", "F1", "95 %"]
-    return card(
-        heading(grouping.title, 3),
-        paragraph(grouping.rule, kind="quiet"),
-        grid(picture, table(header, rows, numeric=range(1, 6))),
-    )
-
-
-def _confidence(analysis: Analysis) -> Html:
-    risk, exact = analysis.risk, analysis.risk_exact
-    total = len(risk.risk)
-    counts = np.unique(np.linspace(max(1, total / _POINTS), total, _POINTS).astype(np.int64)) if total else np.zeros(0, int)
-    curve = line(
-        "Answering only the surest",
-        (counts / max(total, 1)).tolist(),
-        {"F1": (1 - risk.risk[counts - 1]).tolist(), "exact match": (1 - exact.risk[counts - 1]).tolist()},
-        x_label="share of the questions that are answered",
-        x_format=percent,
-        y_format=percent,
-    )
-    held = np.flatnonzero(analysis.calibration.count)
-    means = analysis.calibration.confidence[held].tolist()
-    reliability = line(
-        "Calibration",
-        means,
-        {"right": analysis.calibration.accuracy[held].tolist(), "as sure as right": means},
-        x_label="confidence",
-        x_format=percent,
-        y_format=percent,
-        low=0,
-        high=1,
-    )
-    rows = [
-        (percent(coverage), count, share(least), _points(100 * (1 - lost)), _points(100 * (1 - missed)))
-        for (coverage, count, least, lost), (*_, missed) in zip(
-            risk.at(COVERAGES), exact.at(COVERAGES), strict=True
-        )
-    ]  # fmt: skip
-    figures: list[tuple[str, Part]] = [
-        ("AURC", f"{risk.aurc:.4f}: mean of 1 − F1 over all coverages; less is better"),
-        ("Excess", f"{risk.excess:.4f} above the best order of these answers"),
-        ("ECE", f"{analysis.calibration.error:.4f}: mean distance of confidence and exact match, in 10 bins"),
-    ]
-    return card(
-        paragraph(
-            "Confidence is the probability of what was predicted. On the left what a model scores that may pass over the "
-            "questions it is least sure of (Geifman and El-Yaniv 2017); on the right whether it is right as often as it is "
-            "sure (Guo et al. 2017).",
-            kind="quiet",
-        ),
-        grid(curve, reliability),
-        grid(facts(figures), table(["answered", "questions", "confidence from", "F1", "exact"], rows, numeric=range(5))),
-    )
-
-
-def _mistakes(analysis: Analysis) -> Html:
-    counts = np.bincount(analysis.kind, minlength=len(KINDS)).tolist()
-    total = max(1, len(analysis.kind))
-    rows = [
-        (name, count, share(count / total), what)
-        for (name, what), count in zip(KINDS.items(), counts, strict=True)
-        if count
-    ]
-    within = [(count, _points(found)) for count, found in analysis.within]
-    return card(
-        grid(
-            table(["", "questions", "share", "what it is"], rows, numeric=(1, 2)),
-            table(
-                ["candidates", "right among them, %"], within,
-                caption="What a better choice among the candidates could reach, of the answerable questions",
-                numeric=(0, 1),
-            ),
-        )
+        [grid(*tiles, kind="tiles"), card(facts(about), details("Official metrics", official))]
     )  # fmt: skip
 
 
-def _listed(title: str, rule: str, analysis: Analysis, rows: Sequence[int]) -> Html | None:
-    if not len(rows):
-        return None
-    legend = {**_MARKS, "other": "the other model's"} if analysis.against is not None else _MARKS
-    cases = [case(analysis, int(row), is_open=number == 0) for number, row in enumerate(rows)]
-    return card(heading(title, 3), paragraph(rule, kind="quiet"), key(legend), *cases)
+def _tile(name: str, value: str, note: str) -> Html:
+    return card(paragraph(name, kind="quiet"), paragraph(value, kind="score"), paragraph(note, kind="quiet"))
 
 
-def _folded(title: str, analysis: Analysis, rows: Sequence[int]) -> Html | None:
-    if not len(rows):
-        return None
-    return details(f"{title}: {len(rows)} questions that differ most", *(case(analysis, int(row)) for row in rows))
-
-
-def _points(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def _to(low: float, high: float) -> str:
-    return f"{low:+.2f} to {high:+.2f}"
+def _to(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.1f} to {interval[1]:.1f}"
 
 
 def _plain(value: object) -> str:
