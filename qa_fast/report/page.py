@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,8 +21,9 @@ def check_report(path: Path) -> None:
     Raises:
         UserError: It is a folder, or its folder is not there.
     """
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        state = "is a folder" if path.is_dir() else f"lies in {path.absolute().parent}, which is no folder"
+    # Not `Path.is_dir`, which raises for a name that is too long.
+    if os.path.isdir(path) or not os.path.isdir(path.absolute().parent):
+        state = "is a folder" if os.path.isdir(path) else f"lies in {path.absolute().parent}, which is no folder"
         raise UserError(f"--report must be a file in a folder that is there; {path} {state}: choose another")
 
 
