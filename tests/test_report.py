@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qa_fast.errors import UserError
 from qa_fast.metrics import answerable_of, question_scores
 from qa_fast.report import groups, mistakes
-from qa_fast.report.compare import aligned, compare, most_different
+from qa_fast.report.compare import aligned, compare, compare_group, most_different
 from qa_fast.report.intervals import bootstrap_means, mean_interval, middle_95, wilson
 from qa_fast.report.risk import calibration, confidence_of, risk_coverage
 from qa_fast.schema import Features
@@ -300,6 +300,17 @@ def test_a_comparison_of_a_whole_split_is_quick() -> None:
     assert time.process_time() - started < 4  # 1 s alone; unlike real models these are never equal
     expected = (draws[0] - draws[1]).std() / math.sqrt(10570)
     assert np.diff(found.f1.interval)[0] == pytest.approx(2 * 1.96 * 100 * expected, rel=0.05)
+
+
+def test_a_group_is_compared_where_it_is_large_enough() -> None:
+    generator = np.random.default_rng(7)
+    one, two = generator.choice([0, 0.5, 1], (2, 60))
+    found = compare_group(one, two)
+    assert found is not None
+    assert found.points == pytest.approx(100 * (one - two).mean())
+    whole = compare(one, one, two, two).f1
+    assert found.interval == pytest.approx(whole.interval, abs=1.5)  # fewer resamples of the same
+    assert compare_group(one[:29], two[:29]) is None
 
 
 def test_where_two_models_differ_most() -> None:

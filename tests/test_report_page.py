@@ -120,6 +120,10 @@ def test_figures_are_json_and_add_up(result: EvaluationResult) -> None:
     assert (last["coverage"], last["questions"]) == (1, 5)
     assert last["f1"] == pytest.approx(result.f1)
     assert figures["comparison"]["other_f1"] == 20
+    kinds = figures["comparison"]["groups"]
+    assert {key: sum(group["count"] for group in found) for key, found in kinds.items()} == {
+        key: sum(group["count"] for group in found["groups"]) for key, found in figures["groups"].items()
+    }
     assert figures["comparison"]["f1"]["points"] == pytest.approx(result.f1 - 20)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.metrics import answerable_of, question_scores
-from qa_fast.report.compare import RESAMPLES, Comparison, compare, most_different
+from qa_fast.report.compare import Comparison, Difference, compare, compare_group, most_different
 from qa_fast.report.groups import Group, Grouping, group_of, grouped, groupings
 from qa_fast.report.intervals import Float64s
 from qa_fast.report.mistakes import KINDS, confident_errors, kinds_of, near_misses, right_within
@@ -40,6 +40,15 @@ class Other:
 
 
 @dataclass(frozen=True)
+class GroupDifference:
+    """How much better a result is than another in one group: None in groups of less than 30 questions."""
+
+    name: str
+    count: int
+    f1: Difference | None
+
+
+@dataclass(frozen=True)
 class Against:
     """A result beside another model's answers.
 
@@ -49,6 +58,7 @@ class Against:
         overlap: float64[E], its F1 in [0, 1].
         scores: Its scores over all questions.
         comparison: The result's scores less these.
+        groups: Each grouping with the differences in its groups.
         better: Rows where the result is better, the largest difference first.
         worse: Rows where the other is.
     """
@@ -58,6 +68,7 @@ class Against:
     overlap: Float64s
     scores: Group
     comparison: Comparison
+    groups: list[tuple[Grouping, list[GroupDifference]]]
     better: Int64s
     worse: Int64s
 
@@ -163,10 +174,8 @@ def analyse(result: EvaluationResult, other: Other | None = None, *, most: int =
         most: Questions shown of each kind.
         seed: Of the bootstraps.
     """
-    exact, overlap = question_scores(result.predictions, result.golds.answers, no_answer=result.as_v2)
-    answerable = answerable_of(result.golds.answers)
-    confidence = confidence_of(result)
-    lengths = np.array([len(context) for context in result.contexts], np.int64)[result.context_index]
+    exact, overlap, answerable, confidence = _scores(result)
+    made = _groupings(result, answerable)
     kind = kinds_of(result, exact, answerable)
     errors, near = (choose(kind, overlap, confidence, None) for choose in (confident_errors, near_misses))
     return Analysis(
@@ -176,10 +185,7 @@ def analyse(result: EvaluationResult, other: Other | None = None, *, most: int =
         answerable=answerable,
         confidence=confidence,
         overall=group_of("all", exact, overlap, seed),
-        groups=[
-            (grouping, grouped(grouping, exact, overlap, seed))
-            for grouping in groupings(result.golds, answerable, lengths)
-        ],
+        groups=[(grouping, grouped(grouping, exact, overlap, seed)) for grouping in made],
         risk=risk_coverage(confidence, 1 - overlap),
         risk_exact=risk_coverage(confidence, 1 - exact),
         calibration=calibration(confidence, exact),
@@ -189,34 +195,67 @@ def analyse(result: EvaluationResult, other: Other | None = None, *, most: int =
         near=near[:most],
         errors_in_all=len(errors),
         near_in_all=len(near),
-        against=None if other is None else set_against(result, other, most=most, seed=seed),
+        against=None if other is None else _against(result, other, exact, overlap, confidence, made, most, seed),
     )
 
 
-def set_against(
-    result: EvaluationResult, other: Other, *, most: int = MOST_SHOWN, resamples: int = RESAMPLES, seed: int = 0
-) -> Against:
+def set_against(result: EvaluationResult, other: Other, *, most: int = MOST_SHOWN, seed: int = 0) -> Against:
     """Compare a result with another model's answers to the same questions.
 
     Args:
         result: E predictions.
         other: As many.
         most: Questions shown of each kind.
-        resamples: Of the paired bootstrap.
-        seed: Of the resamples.
+        seed: Of the bootstraps.
 
     Raises:
         ValueError: The answers are not as many as the questions.
     """
-    exact, overlap = question_scores(result.predictions, result.golds.answers, no_answer=result.as_v2)
-    theirs = question_scores(other.predictions, result.golds.answers, no_answer=result.as_v2)
-    better, worse = most_different(overlap, theirs[1], confidence_of(result), most)
+    exact, overlap, answerable, confidence = _scores(result)
+    return _against(result, other, exact, overlap, confidence, _groupings(result, answerable), most, seed)
+
+
+def _scores(result: EvaluationResult) -> tuple[Float64s, Float64s, npt.NDArray[np.bool_], Float64s]:
+    """Exact match, F1, whether there is an answer, confidence, each [E]."""
+    scores = question_scores(result.predictions, result.golds.answers, no_answer=result.as_v2)
+    return *scores, answerable_of(result.golds.answers), confidence_of(result)
+
+
+def _groupings(result: EvaluationResult, answerable: npt.NDArray[np.bool_]) -> list[Grouping]:
+    lengths = np.array([len(context) for context in result.contexts], np.int64)[result.context_index]
+    return groupings(result.golds, answerable, lengths)
+
+
+def _against(
+    result: EvaluationResult,
+    other: Other,
+    exact: Float64s,
+    overlap: Float64s,
+    confidence: Float64s,
+    made: list[Grouping],
+    most: int,
+    seed: int,
+) -> Against:
+    other_exact, other_overlap = question_scores(other.predictions, result.golds.answers, no_answer=result.as_v2)
+    better, worse = most_different(overlap, other_overlap, confidence, most)
+    groups = [
+        (
+            grouping,
+            [
+                GroupDifference(name, len(rows), compare_group(overlap[rows], other_overlap[rows], seed))
+                for number, name in enumerate(grouping.names)
+                if len(rows := np.flatnonzero(grouping.group == number))
+            ],
+        )
+        for grouping in made
+    ]
     return Against(
         other=other,
-        exact=theirs[0],
-        overlap=theirs[1],
-        scores=group_of(other.name, *theirs, seed),
-        comparison=compare(exact, overlap, *theirs, resamples, seed),
+        exact=other_exact,
+        overlap=other_overlap,
+        scores=group_of(other.name, other_exact, other_overlap, seed),
+        comparison=compare(exact, overlap, other_exact, other_overlap, seed=seed),
+        groups=groups,
         better=better,
         worse=worse,
     )
@@ -229,6 +268,9 @@ def comparison_dict(result: EvaluationResult, against: Against) -> dict[str, Any
         "other_exact_match": against.scores.exact_match,
         "other_f1": against.scores.f1,
         **dataclasses.asdict(against.comparison),
+        "groups": {
+            grouping.key: [dataclasses.asdict(difference) for difference in found] for grouping, found in against.groups
+        },
         "most_better": [result.ids[row] for row in against.better],
         "most_worse": [result.ids[row] for row in against.worse],
     }

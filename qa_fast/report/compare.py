@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from qa_fast.errors import UserError
-from qa_fast.report.intervals import Float64s, bootstrap_means, middle_95
+from qa_fast.report.intervals import FEWEST_FOR_BOOTSTRAP, Float64s, bootstrap_means, middle_95
 from qa_fast.schema import Int64s
 
 RESAMPLES = 10_000
+_GROUP_RESAMPLES = 2000
 # Means that differ by rounding alone are equal.
 _EQUAL = 1e-12
 
@@ -103,6 +104,20 @@ def _difference(gain: Float64s, means: Float64s) -> Difference:
     return Difference(
         100 * points, (100 * low, 100 * high), above / len(means), below / len(means), min(1.0, 2 * crossing)
     )  # fmt: skip
+
+
+def compare_group(overlap: Float64s, other_overlap: Float64s, seed: int = 0) -> Difference | None:
+    """The difference of F1 in one group of questions; None below 30, where a bootstrap says too little.
+
+    Args:
+        overlap: float64[n], F1 of the group's questions.
+        other_overlap: float64[n].
+        seed: Of the resamples, of which fewer are drawn than for all questions.
+    """
+    if len(overlap) < FEWEST_FOR_BOOTSTRAP:
+        return None
+    gain = overlap - other_overlap
+    return _difference(gain, bootstrap_means(gain[:, None], _GROUP_RESAMPLES, seed)[:, 0])
 
 
 def most_different(

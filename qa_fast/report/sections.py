@@ -10,7 +10,7 @@ from qa_fast.html.charts import bars, line, percent
 from qa_fast.html.documents import key
 from qa_fast.html.elements import card, details, facts, grid, heading, paragraph, table
 from qa_fast.html.markup import Html, Part, element, joined
-from qa_fast.report.analysis import COVERAGES, Against, Analysis
+from qa_fast.report.analysis import COVERAGES, Against, Analysis, GroupDifference
 from qa_fast.report.cases import case, share
 from qa_fast.report.compare import Difference
 from qa_fast.report.groups import Group, Grouping
@@ -53,6 +53,15 @@ def compared(analysis: Analysis, against: Against, name: str) -> Html:
                     f"resamples with seed {found.seed} (Koehn 2004; Efron and Tibshirani 1993).",
                     kind="quiet",
                 ),
+                details(
+                    "By kinds of questions",
+                    paragraph(
+                        "F1 of this model less that of the other, with 95 % intervals of a paired bootstrap; groups of "
+                        "less than 30 questions are left out. Of many groups some differ by chance.",
+                        kind="quiet",
+                    ),
+                    grid(*(_difference_chart(grouping, found) for grouping, found in against.groups), kind="two"),
+                ),
                 _folded("Where this model is better", analysis, against.better),
                 _folded("Where the other is better", analysis, against.worse),
             ),
@@ -66,6 +75,19 @@ def _verdict(difference: Difference) -> str:
         return f"These questions do not decide it: {signed(points)} points of F1, 95 % {span(difference.interval)}."
     better = "better" if points > 0 else "worse"
     return f"This model is {better} by {abs(points):.2f} points of F1, 95 % {span(difference.interval)}."
+
+
+def _difference_chart(grouping: Grouping, differences: Sequence[GroupDifference]) -> Html | None:
+    told = [(group, group.f1) for group in differences if group.f1 is not None]
+    if not told:
+        return None
+    return bars(
+        grouping.title,
+        [f"{group.name} · {group.count:,}" for group, _ in told],
+        [f1.points for _, f1 in told],
+        [f1.interval for _, f1 in told],
+        value_format=signed,
+    )
 
 
 def group_chart(grouping: Grouping, groups: Sequence[Group]) -> Html:
