@@ -33,7 +33,9 @@ def evaluate(
     max_examples: Annotated[
         int | None, typer.Option("--max-examples", help="Score a random choice of so many examples.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of that choice.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of that choice, and of the resamples of --report and --compare.")
+    ] = 0,
     precision: Annotated[
         str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16, float16 or int8.")
     ] = "auto",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from qa_fast.html.documents import document
 from qa_fast.html.elements import details, facts, paragraph, table
 from qa_fast.html.markup import Html, Part, element
-from qa_fast.report.analysis import Analysis
+from qa_fast.report.analysis import Against, Analysis
 from qa_fast.report.mistakes import CROSSING, KINDS, LONG, candidates_of
 
 # Characters of a document that is shown whole, and around each span where it is not.
@@ -19,12 +19,13 @@ _GAP = "\n…\n"
 Span = tuple[int, int]
 
 
-def case(analysis: Analysis, row: int, *, is_open: bool = False) -> Html:
+def case(analysis: Analysis, row: int, *, against: Against | None = None, is_open: bool = False) -> Html:
     """A question that folds open.
 
     Args:
         analysis: That it is one of.
         row: Which.
+        against: The other model, where the line that folds open is to set both beside each other.
         is_open: Whether it is open at first.
     """
     result, golds = analysis.result, analysis.result.golds
@@ -33,16 +34,19 @@ def case(analysis: Analysis, row: int, *, is_open: bool = False) -> Html:
         ("Predicted", _answer(prediction)),
         ("Right", " · ".join(answers) or _NO_ANSWER),
         ("Score", f"F1 {100 * analysis.overlap[row]:.0f}, confidence {share(analysis.confidence[row])}"),
-        ("What is wrong", _kind(analysis, row)),
     ]
+    if not analysis.exact[row]:
+        told.append(("What is wrong", _kind(analysis, row)))
     if analysis.against is not None:
         theirs = analysis.against
         said = _answer(theirs.other.predictions[row])
         told.insert(1, ("Other model", f"{said} (F1 {100 * theirs.overlap[row]:.0f})"))
     ranked = [(_answer(found.text), share(found.probability)) for found in candidates_of(result, row, _CANDIDATES)]
     text, marks = excerpt(result.contexts[result.context_index[row]], _marks(analysis, row))
-    wanted = answers[0] if answers else _NO_ANSWER
-    summary: list[Part] = [element("b", golds.questions[row]), f" {_answer(prediction)} — right: {wanted}"]
+    beside = f"right: {answers[0] if answers else _NO_ANSWER}"
+    if against is not None:
+        beside = f"other: {_answer(against.other.predictions[row])}"
+    summary: list[Part] = [element("b", golds.questions[row]), f" {_answer(prediction)} — {beside}"]
     return details(
         summary,
         facts(told),

@@ -20,6 +20,7 @@ from qa_fast.schema import Int64s
 # Points that a curve is drawn with.
 _POINTS = 60
 _MARKS = {"gold": "a gold answer", "predicted": "predicted, touches one", "wrong": "predicted, touches none"}
+_OTHER = {"other": "the other model's, where its text stands once"}
 
 
 def compared(analysis: Analysis, against: Against, name: str) -> Html:
@@ -62,8 +63,8 @@ def compared(analysis: Analysis, against: Against, name: str) -> Html:
                     ),
                     grid(*(_difference_chart(grouping, found) for grouping, found in against.groups), kind="two"),
                 ),
-                _folded("Where this model is better", analysis, against.better),
-                _folded("Where the other is better", analysis, against.worse),
+                _folded("Where this model is better", analysis, against, against.better),
+                _folded("Where the other is better", analysis, against, against.worse),
             ),
         ]
     )
@@ -209,15 +210,16 @@ def listed(title: str, rule: str, analysis: Analysis, rows: Int64s) -> Html | No
     """
     if not len(rows):
         return None
-    legend = {**_MARKS, "other": "the other model's"} if analysis.against is not None else _MARKS
+    legend = _MARKS | _OTHER if analysis.against is not None else _MARKS
     cases = [case(analysis, int(row), is_open=number == 0) for number, row in enumerate(rows)]
     return card(heading(title, 3), paragraph(rule, kind="quiet"), key(legend), *cases)
 
 
-def _folded(title: str, analysis: Analysis, rows: Int64s) -> Html | None:
+def _folded(title: str, analysis: Analysis, against: Against, rows: Int64s) -> Html | None:
     if not len(rows):
         return None
-    return details(f"{title}: {len(rows)} questions that differ most", *(case(analysis, int(row)) for row in rows))
+    cases = [case(analysis, int(row), against=against) for row in rows]
+    return details(f"{title}: {len(rows)} questions that differ most", key(_MARKS | _OTHER), *cases)
 
 
 def _points(value: float) -> str:
