@@ -269,7 +269,10 @@ def test_what_cannot_be_compared_is_told_before_anything_is_read(
     (tmp_path / "predictions.json").write_text('{"en-1": "1874"}')
     (tmp_path / "empty").mkdir()
     for other, told in (
-        (str(tmp_path), r"has no answer to \d+ of \d+ \(id=.* is the first\): evaluate it on the same split"),
+        (
+            str(tmp_path),
+            r"has no answer to \d+ of \d+ \(id=.* is the first\): evaluate it with --out on the same split",
+        ),
         (
             "foreign",
             r"must have the same tokenizer; .* or give --compare the folder that 'qa-fast evaluate --out' wrote",

@@ -158,6 +158,6 @@ def aligned(ids: Sequence[str], predictions: Mapping[str, str], name: str) -> li
     if missing:
         raise UserError(
             f"two models are compared on the same questions; {name} has no answer to {len(missing):,} of {len(ids):,} "
-            f"(id={missing[0]} is the first): evaluate it on the same split with 'qa-fast evaluate --out' first"
+            f"(id={missing[0]} is the first): evaluate it with --out on the same split, --max-examples and --seed"
         )
     return [predictions[one] for one in ids]
