@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_fast.errors import UserError
-from qa_fast.html.charts import bars, histogram, line, percent, short
-from qa_fast.html.documents import document, key
+from qa_fast.html.charts import bars, histogram, line, percent, ranges, short
+from qa_fast.html.documents import Chip, chips, document, key
 from qa_fast.html.elements import card, code, details, facts, grid, heading, link, paragraph, table
 from qa_fast.html.markup import Html, element, joined, shown
 from qa_fast.html.page import fragment, page, save_page
@@ -27,7 +27,8 @@ HOSTILE = (
 NAMES = {
     "html", "head", "meta", "title", "style", "body", "header", "main", "h1", "h2", "h3", "h4", "p", "code", "a",
     "section", "div", "details", "summary", "dl", "dt", "dd", "table", "caption", "thead", "tbody", "tr", "th", "td",
-    "mark", "span", "ul", "li", "figure", "figcaption", "svg", "g", "rect", "line", "text", "path", "circle",
+    "mark", "span", "ul", "ol", "li", "b", "i", "figure", "figcaption",
+    "svg", "g", "rect", "line", "text", "path", "circle",
 }  # fmt: skip
 
 
@@ -75,6 +76,8 @@ def all_of(text: str) -> list[Html]:
         document(text, [(0, middle, "gold", text), (middle // 2, len(text), "window", text)], text),
         key({"gold": text}), histogram(text, [1, 2], [0, 1, 2], x_label=text, note=text, pointers={text: 1}),
         bars(text, [text, text], [1, 2], [(0, 1), None], note=text), line(text, [0, 1], {text: [1, 2], "b": [0, 1]}),
+        ranges(text, [text, text], [(0, 2), (1, 3)], x_label=text, note=text, band=(1, 2), band_label=text),
+        chips([Chip(text, text, "gold", text)], text),
         histogram(text, [], [0]), bars(text, [], []), line(text, [], {text: []}),
     ]  # fmt: skip
 
@@ -131,7 +134,7 @@ def test_attributes_are_quoted_and_cannot_run_or_fetch() -> None:
 
 
 def test_control_characters_are_seen() -> None:
-    assert shown("a\x00b\rc\td\ne\x7f\x85\ud800\u202e") == "a␀b␍c\td\ne␡[U+0085][U+D800][U+202E]"
+    assert shown("a\x00b\rc\td\ne\x7f\x85\ud800\u202e") == "a[U+0000]b[U+000D]c\td\ne[U+007F][U+0085][U+D800][U+202E]"
 
 
 def test_a_page_allows_its_own_style_alone() -> None:
@@ -240,6 +243,17 @@ def test_lines_leave_gaps_where_nothing_is_known() -> None:
         line("x", [0], {str(number): [1] for number in range(7)})
     with pytest.raises(ValueError, match="a value for each of 2 x"):
         line("x", [0, 1], {"a": [1]})
+
+
+def test_ranges_share_an_axis() -> None:
+    drawn = ranges("Windows", ["1", "2"], [(0, 10), (5, 20)], band=(6, 8), band_label="answer")
+    first, second, band = rects(drawn)
+    assert second["width"] == pytest.approx(1.5 * first["width"], abs=0.3)
+    assert band["x"] - first["x"] == pytest.approx(0.6 * first["width"], abs=0.3)
+    assert "1 0 to 10, 2 5 to 20; answer 6 to 8" in str(drawn)
+    assert "No values." in Reader(str(ranges("x", [], []))).text
+    with pytest.raises(ValueError, match="N labels need N spans"):
+        ranges("x", ["a"], [])
 
 
 def test_charts_write_numbers_in_few_characters() -> None:

@@ -18,6 +18,7 @@ from qa_fast.cli.models import models
 from qa_fast.cli.push import push
 from qa_fast.cli.quantize import quantize
 from qa_fast.cli.serve import serve
+from qa_fast.cli.show import show
 from qa_fast.cli.startup import leave, without
 from qa_fast.cli.train import train
 from qa_fast.cli.warmup import warmup
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (featurize, train, evaluate, quantize, answer, serve, push, export, models, warmup):
+for _command in (featurize, show, train, evaluate, quantize, answer, serve, push, export, models, warmup):
     app.command()(_command)
 
 
@@ -73,7 +74,7 @@ def main() -> None:
 
 def run() -> NoReturn:
     """The process's entry: `main`, with a quick start and a quick end where nothing speaks against them."""
-    short = sys.argv[1:2] in (["featurize"], ["answer"])
+    short = sys.argv[1:2] in (["featurize"], ["show"], ["answer"])
     if short:  # as fast as Arrow's own pool here, and 50 MB less at the peak
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:

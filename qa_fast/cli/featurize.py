@@ -66,7 +66,7 @@ def featurize(
     from qa_fast.build import build_shards
 
     workers = workers or processors()
-    _limit_rust_threads(workers)
+    limit_rust_threads(workers)
     config = FeatureConfig(max_length, doc_stride, labels, drop_impossible)
     with _reporting(silent=quiet or as_json) as report:
         result = build_shards(
@@ -74,7 +74,7 @@ def featurize(
             out,
             model,
             config,
-            columns=_pairs(columns),
+            columns=column_pairs(columns),
             splits=split or None,
             max_examples=max_examples,
             encode=encode,
@@ -89,13 +89,13 @@ def featurize(
         _print_table(result)
 
 
-def _limit_rust_threads(workers: int) -> None:
+def limit_rust_threads(workers: int) -> None:
     """The tokenizers library reads its number of threads from the environment, at its first use."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(workers))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if workers > 1 else "false")
 
 
-def _pairs(columns: list[str] | None) -> dict[str, str]:
+def column_pairs(columns: list[str] | None) -> dict[str, str]:
     """The mapping that `--columns a=b --columns c=d` (or `a=b,c=d`) means."""
     mapping = {}
     for pair in ",".join(columns or []).split(","):

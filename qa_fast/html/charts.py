@@ -64,7 +64,8 @@ def histogram(
         return _figure(title, note, None, "No values.", None)
     x = _scale(bounds[0], bounds[-1], _LEFT, WIDTH - _RIGHT)
     ticks = _ticks(0, max(heights))
-    y = _scale(0, max(ticks[-1], max(heights)), HEIGHT - _BOTTOM, _TOP)
+    pointers = {name: value for name, value in (pointers or {}).items() if bounds[0] <= value <= bounds[-1]}
+    y = _scale(0, max(ticks[-1], max(heights)), HEIGHT - _BOTTOM, _TOP + 13 * len(pointers))  # their names above
     bars = []
     for height, low, high in zip(heights, bounds, bounds[1:], strict=False):
         gap = 1 if x(high) - x(low) > 4 else 0
@@ -72,10 +73,9 @@ def histogram(
             says = f"{x_format(low)} to {x_format(high)}: {height:,.0f}"
             bars.append(_rect(x(low), y(height), max(x(high) - x(low) - gap, 0.5), y(0) - y(height), 1, says))
     drawn = [_grid(y, ticks, short), *bars, _x_axis(x, _ticks(bounds[0], bounds[-1]), x_format, x_label)]
-    pointers = {name: value for name, value in (pointers or {}).items() if bounds[0] <= value <= bounds[-1]}
     for row, (name, value) in enumerate(pointers.items()):
         is_right = x(value) > WIDTH * 0.65
-        drawn.append(_line(x(value), _TOP - 6, x(value), y(0), "pointer"))
+        drawn.append(_line(x(value), _TOP - 8 + 13 * row, x(value), y(0), "pointer"))
         drawn.append(_text(x(value) + (-4 if is_right else 4), _TOP + 2 + 13 * row, f"{name} {x_format(value)}",
                            "end" if is_right else "start", "value"))  # fmt: skip
     peak = max(range(len(heights)), key=heights.__getitem__)
@@ -163,6 +163,56 @@ def bars(
     if not any(spans):
         header, rows = header[:2], [row[:2] for row in rows]
     return _figure(title, note, _svg(drawn, height, f"{title}: {words}"), words, table(header, rows, numeric=(1, 2)))
+
+
+def ranges(
+    title: str,
+    labels: Iterable[str],
+    spans: Iterable[tuple[float, float]],
+    *,
+    x_label: str = "",
+    note: str = "",
+    band: tuple[float, float] | None = None,
+    band_label: str = "",
+    x_format: Callable[[float], str] = short,
+) -> Html:
+    """Stretches of one axis below each other, such as the windows of a document.
+
+    Args:
+        title: Above it.
+        labels: N names.
+        spans: N pairs (from, to).
+        x_label: What the axis counts.
+        note: A quiet line below the title.
+        band: A stretch that is marked across all of them.
+        band_label: What it is.
+        x_format: How its numbers are written.
+    """
+    names, pairs = list(labels), list(spans)
+    if len(names) != len(pairs):
+        raise ValueError(f"N labels need N spans; received {len(names)} and {len(pairs)}")
+    if not pairs:
+        return _figure(title, note, None, "No values.", None)
+    low, high = min(0.0, *(pair[0] for pair in pairs)), max(pair[1] for pair in pairs)
+    row_height, left, top = 18, min(150.0, 14 + 6.6 * max(map(len, names))), 4
+    height = top + row_height * len(names) + _BOTTOM
+    x = _scale(low, high if high > low else low + 1, left, WIDTH - _RIGHT - 12)
+    drawn = []
+    for row, (name, (begin, end)) in enumerate(zip(names, pairs, strict=True)):
+        middle = top + row_height * (row + 0.5)
+        drawn.append(_text(left - 8, middle + 4, _cut(name, int((left - 14) / 6.4)), "end", "name"))
+        says = f"{name}: {x_format(begin)} to {x_format(end)}"
+        drawn.append(_rect(x(begin), middle - 6, max(x(end) - x(begin), 1), 12, 4, says))
+    if band:
+        width = max(x(band[1]) - x(band[0]), 2)
+        says = f"{band_label}: {x_format(band[0])} to {x_format(band[1])}"
+        drawn.append(_rect(x(band[0]), top - 2, width, row_height * len(names) + 4, "band", says))
+    drawn.append(_x_axis(x, _ticks(low, high), x_format, x_label, left, height))
+    words = ", ".join(f"{name} {x_format(a)} to {x_format(b)}" for name, (a, b) in zip(names, pairs, strict=True))
+    words += f"; {band_label} {x_format(band[0])} to {x_format(band[1])}" if band else ""
+    rows = [(name, x_format(a), x_format(b)) for name, (a, b) in zip(names, pairs, strict=True)]
+    numbers = table(["", "from", "to"], rows, numeric=(1, 2))
+    return _figure(title, note, _svg(drawn, height, f"{title}: {words}"), words, numbers)
 
 
 def line(
@@ -309,18 +359,23 @@ def _grid(y: Callable[[float], float], ticks: Sequence[float], written: Callable
 
 
 def _x_axis(
-    x: Callable[[float], float], ticks: Sequence[float], written: Callable[[float], str], label: str
-) -> Html:  # fmt: skip
-    base = HEIGHT - _BOTTOM
-    parts = [_line(_LEFT, base, WIDTH - _RIGHT, base, "axis")]
+    x: Callable[[float], float],
+    ticks: Sequence[float],
+    written: Callable[[float], str],
+    label: str,
+    left: float = _LEFT,
+    height: float = HEIGHT,
+) -> Html:
+    base = height - _BOTTOM
+    parts = [_line(left, base, WIDTH - _RIGHT, base, "axis")]
     for tick in ticks:
         parts.append(_line(x(tick), base, x(tick), base + 4, "axis"))
         parts.append(_text(x(tick), base + 16, written(tick), "middle"))
-    parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, _cut(label, 64), "middle"))
+    parts.append(_text((left + WIDTH - _RIGHT) / 2, height - 6, _cut(label, 64), "middle"))
     return element("g", *parts)
 
 
-def _rect(x: float, y: float, width: float, height: float, series: int, says: str) -> Html:
+def _rect(x: float, y: float, width: float, height: float, series: int | str, says: str) -> Html:
     return element(
         "rect", element("title", says), x=round(x, 1), y=round(y, 1), width=round(width, 1), height=round(height, 1),
         class_=f"fill-{series}",

@@ -86,6 +86,30 @@ def _tick(label: str) -> Html:
     return element("span", class_="tick", data_label=label)
 
 
+class Chip(NamedTuple):
+    """A small piece beside others: its text, what stands below it, its kinds, and what is said when pointed at."""
+
+    text: str
+    below: str
+    kind: str = ""
+    says: str = ""
+
+
+def chips(pieces: Iterable[Chip], name: str) -> Html:
+    """Pieces in a row that wraps, such as the tokens of a text; kinds as those of marks, or "quiet"."""
+    made = (
+        element(
+            "li",
+            element("b", piece.text, dir="auto"),
+            element("i", piece.below),
+            class_=f"chip {piece.kind}".strip(),
+            title=piece.says or None,
+        )
+        for piece in pieces
+    )
+    return element("ol", *made, class_="chips", tabindex="0", aria_label=name)
+
+
 def key(kinds: Mapping[str, str]) -> Html:
     """What the kinds of marks mean: a short list, kind -> meaning."""
     return element(

@@ -1,9 +1,9 @@
 """Markup as a type of its own, and the one place where a text is made harmless.
 
 `Html` is markup that our functions made; a `str` is a text of somebody's and is escaped wherever it is put in. `Html`
-is no `str` on purpose: sums, slices or formats of it would be neither. Texts come out complete and visible: control
-characters as their pictures, and what a page could not hold or would obey, such as lone surrogates and the characters
-that turn the direction of all that follows, by their numbers.
+is no `str` on purpose: sums, slices or formats of it would be neither. Texts come out complete and visible: what a
+page could not hold or would obey, such as control characters, lone surrogates and the characters that turn the
+direction of all that follows, is shown by its number (pictures of them exist, but few fonts have those).
 """
 
 from __future__ import annotations
@@ -49,14 +49,7 @@ def escaped(text: str) -> str:
 
 def shown(text: str) -> str:
     """A text with everything in it visible and nothing of it obeyed: still a text, to be escaped."""
-    return _UNSEEN.sub(_picture, text)
-
-
-def _picture(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else f"[U+{code:04X}]"
+    return _UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
 def joined(parts: Iterable[Part]) -> Html:

@@ -40,8 +40,8 @@ NOTEBOOK = f"""
   border: 1px solid var(--line); border-radius: .6rem; }}
 [data-jp-theme-light="false"] .qa-fast-piece, .vscode-dark .qa-fast-piece, .vscode-high-contrast .qa-fast-piece,
 [theme="dark"] .qa-fast-piece, [data-theme="dark"] .qa-fast-piece {{ {_DARK} color-scheme: dark; }}
-.qa-fast-piece > :first-child, .qa-fast-piece > style + * {{ margin-top: 0; }}
-.qa-fast-piece > :last-child {{ margin-bottom: 0; }}
+.qa-fast.qa-fast-piece > style + * {{ margin-top: 0; }}
+.qa-fast.qa-fast-piece > :last-child {{ margin-bottom: 0; }}
 """
 
 SHARED = """
@@ -63,7 +63,7 @@ SHARED = """
   border-radius: .75rem; min-width: 0; }
 .qa-fast .card > :first-child { margin-top: 0; }
 .qa-fast .card > :last-child { margin-bottom: 0; }
-.qa-fast .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem;
+.qa-fast .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
   margin: 1rem 0; }
 .qa-fast .grid.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); }
 .qa-fast .grid.tiles { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); }
@@ -83,10 +83,10 @@ SHARED = """
 .qa-fast tr > :last-child { padding-right: .2rem; }
 .qa-fast tbody tr:last-child > * { border-bottom: 0; }
 .qa-fast .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.qa-fast td:not(.number) { overflow-wrap: anywhere; min-width: 3.5rem; }
+.qa-fast td:not(.number) { overflow-wrap: break-word; max-width: 40rem; }
 
 .qa-fast .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .25rem 1.2rem;
-  margin: .6rem 0; }
+  margin: .9rem 0; }
 .qa-fast .facts dt { color: var(--quiet); }
 .qa-fast .facts dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 40rem) {
@@ -120,7 +120,23 @@ SHARED = """
 .qa-fast .key { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .4rem 0; color: var(--quiet);
   font-size: .875em; list-style: none; padding: 0; }
 .qa-fast .key mark { color: var(--ink); padding: .05em .5em; border-radius: .2em; }
+.qa-fast .key mark.window { color: var(--paper); background: var(--series-4); font-size: .85em; font-weight: 600; }
+.qa-fast .key mark.shared { border-bottom: 0; }
 .qa-fast .key mark.gold { color: var(--gold-ink); }
+.qa-fast .chips { display: flex; flex-wrap: wrap; gap: .25rem; margin: .6rem 0; padding: .6rem; list-style: none;
+  max-height: 24rem; overflow-y: auto; background: var(--faint); border-radius: .5rem; }
+.qa-fast .chip { display: flex; flex-direction: column; align-items: center; padding: .1rem .35rem .15rem;
+  max-width: 100%; min-width: 1.5rem; background: var(--paper); border: 1px solid var(--line); border-radius: .3rem;
+  line-height: 1.3; }
+.qa-fast .chip b { font-weight: 500; font-size: .8125rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+.qa-fast .chip i { font-style: normal; font-size: .625rem; color: var(--quiet); font-variant-numeric: tabular-nums; }
+.qa-fast .chip.quiet { background: none; border-style: dashed; }
+.qa-fast .chip.question { border-color: var(--accent); }
+.qa-fast .chip.gold { background: var(--gold); border-color: var(--gold-edge); color: var(--gold-ink); }
+.qa-fast .chip.gold i { color: var(--gold-ink); }
+.qa-fast .chip.start { border-inline-start: 3px solid var(--gold-edge); }
+.qa-fast .chip.end { border-inline-end: 3px solid var(--gold-edge); }
+.qa-fast .chip.wrong { outline: 2px solid var(--wrong); outline-offset: -1px; }
 
 .qa-fast figure { margin: 1rem 0; padding: .9rem 1rem .7rem; background: var(--paper); border: 1px solid var(--line);
   border-radius: .75rem; min-width: 0; max-width: 36rem; }
@@ -136,6 +152,7 @@ SHARED = """
 .qa-fast svg .axis { stroke: var(--quiet); stroke-width: 1; }
 .qa-fast svg .whisker { stroke: var(--ink); stroke-width: 1.5; fill: none; }
 .qa-fast svg .pointer { stroke: var(--series-2); stroke-width: 1.5; stroke-dasharray: 4 3; }
+.qa-fast svg .fill-band { fill: var(--gold); stroke: var(--gold-edge); stroke-width: .75; opacity: .85; }
 .qa-fast svg .fill-1 { fill: var(--series-1); } .qa-fast svg .fill-2 { fill: var(--series-2); }
 .qa-fast svg .fill-3 { fill: var(--series-3); } .qa-fast svg .fill-4 { fill: var(--series-4); }
 .qa-fast svg .fill-5 { fill: var(--series-5); } .qa-fast svg .fill-6 { fill: var(--series-6); }
