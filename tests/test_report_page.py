@@ -255,7 +255,7 @@ def test_written_answers_compare_as_the_model_does(evaluate: Any, tmp_path: Path
     assert {**against_answers, "other": "good"} == against_model
     code, out, _ = evaluate("poor", "--compare", str(tmp_path / "answers" / "predictions.json"), "--max-examples", "5")
     assert code == 0
-    assert re.search(r"against .*predictions\.json \(predictions read \(\d+ answers\)\):\nexact match +-", out)
+    assert re.search(r"against .*predictions\.json \(\d+ answers read\):\nexact match +-", out)
     assert re.search(r"f1 +-\d+\.\d{4}  95 % -\d.* to .*, p = [01]\.\d{4}\nbetter on 0, worse on \d", out)
 
 

@@ -43,7 +43,7 @@ class Opened:
         """
         if self.predictions is not None:
             count = len(self.predictions)
-            return Other(self.name, aligned(ids, self.predictions, self.name), f"predictions read ({count:,} answers)")
+            return Other(self.name, aligned(ids, self.predictions, self.name), f"{count:,} answers read")
         result = score(self.name)
         return Other(self.name, result.predictions, f"scored with {result.engine} in {result.precision}")
 
