@@ -160,6 +160,11 @@ SHARED = """
 .qa-fast svg .stroke-3 { stroke: var(--series-3); } .qa-fast svg .stroke-4 { stroke: var(--series-4); }
 .qa-fast svg .stroke-5 { stroke: var(--series-5); } .qa-fast svg .stroke-6 { stroke: var(--series-6); }
 .qa-fast svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+/* On a telephone a chart is drawn smaller than it was laid out: its writing must not be. */
+@media (max-width: 40rem) {
+  .qa-fast svg text { font-size: 13.5px; }
+  .qa-fast .card figure { padding: .4rem 0; border: 0; border-radius: 0; }
+}
 @media (forced-colors: active) {
   .qa-fast mark { outline: 1px solid; }
   .qa-fast svg rect, .qa-fast svg .curve { forced-color-adjust: none; }
