@@ -58,6 +58,47 @@ def _bag_f1(prediction: str, gold: str, empty_matches: bool) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def answerable_of(golds: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
+    """bool[E]: whether a gold answer is left of an example's [E] when they are normalised; else "" is right in v2."""
+    return np.array([any(map(normalize_answer, gold)) for gold in golds], bool)
+
+
+def question_scores(
+    predictions: Sequence[str | None], golds: Sequence[Sequence[str]], *, no_answer: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What each question scores: `squad_v1` and `squad_v2` are the means of these.
+
+    Args:
+        predictions: One for each of E examples; None, a question that was not answered, scores 0.
+        golds: For each example its gold answers.
+        no_answer: Whether to score as v2 does: "" is right where no gold answer is left of them when normalised, and
+            two empty texts have F1 1. In v1.1 such an example scores 0.
+
+    Returns:
+        Exact match (0 or 1) and F1, float64[E] each in [0, 1].
+
+    Raises:
+        ValueError: The two are not of one length.
+    """
+    if len(predictions) != len(golds):
+        raise ValueError(
+            f"every prediction must have its gold answers; received {len(predictions)} predictions, {len(golds)} golds"
+        )
+    exact, overlap = np.zeros(len(golds)), np.zeros(len(golds))
+    for row, (prediction, gold) in enumerate(zip(predictions, golds, strict=True)):
+        if prediction is None:
+            continue
+        given = normalize_answer(prediction)
+        right = {normalize_answer(answer) for answer in gold}
+        if no_answer:
+            right = right - {""} or {""}
+        for wanted in right:
+            if given == wanted:
+                exact[row] = 1.0
+            overlap[row] = max(overlap[row], _bag_f1(given, wanted, no_answer))
+    return exact, overlap
+
+
 def squad_v1(predictions: Sequence[str | None], golds: Sequence[Sequence[str]]) -> dict[str, Any]:
     """SQuAD v1.1.
 
@@ -71,7 +112,7 @@ def squad_v1(predictions: Sequence[str | None], golds: Sequence[Sequence[str]]) 
     Raises:
         ValueError: The two are not of one length.
     """
-    exact, overlap = _scores(predictions, golds, empty_matches=False)
+    exact, overlap = question_scores(predictions, golds, no_answer=False)
     return {"exact_match": _percent(exact), "f1": _percent(overlap), "total": len(exact)}
 
 
@@ -98,9 +139,8 @@ def squad_v2(
     Raises:
         ValueError: The sequences are not of one length.
     """
-    answerable = np.array([any(map(normalize_answer, gold)) for gold in golds], bool)
-    kept = [[answer for answer in gold if normalize_answer(answer)] or [""] for gold in golds]
-    raw_exact, raw_overlap = _scores(predictions, kept, empty_matches=True)
+    answerable = answerable_of(golds)
+    raw_exact, raw_overlap = question_scores(predictions, golds, no_answer=True)
     exact, overlap = raw_exact, raw_overlap
     probability = None
     if no_answer_probability is not None:
@@ -143,26 +183,6 @@ def _best_threshold(
     running = np.count_nonzero(~answerable) + np.concatenate([[0.0], np.cumsum(gains)])
     best = int(np.argmax(running))
     return 100.0 * float(running[best]) / len(scores), float(probability[order[best - 1]]) if best else 0.0
-
-
-def _scores(
-    predictions: Sequence[str | None], golds: Sequence[Sequence[str]], empty_matches: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Exact match and F1, float64[E] each in [0, 1]."""
-    if len(predictions) != len(golds):
-        raise ValueError(
-            f"every prediction must have its gold answers; received {len(predictions)} predictions, {len(golds)} golds"
-        )
-    exact, overlap = np.zeros(len(golds)), np.zeros(len(golds))
-    for row, (prediction, gold) in enumerate(zip(predictions, golds, strict=True)):
-        if prediction is None:
-            continue
-        given = normalize_answer(prediction)
-        for wanted in {normalize_answer(answer) for answer in gold}:
-            if given == wanted:
-                exact[row] = 1.0
-            overlap[row] = max(overlap[row], _bag_f1(given, wanted, empty_matches))
-    return exact, overlap
 
 
 def _percent(scores: npt.NDArray[Any]) -> float:

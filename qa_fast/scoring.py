@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from qa_fast.buffers import offsets_of, one_chunk, ragged_from
@@ -28,8 +27,10 @@ from qa_fast.decode import (
 )
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
+from qa_fast.golds import Golds, golds_of
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
 from qa_fast.metrics import squad_v1, squad_v2
+from qa_fast.predictions import write_predictions
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 from qa_fast.shards import Shards, Split, open_shards
 from qa_fast.sources import resolve_model
@@ -50,6 +51,9 @@ class EvaluationResult:
         allow_no_answer: Whether "" could be predicted.
         features: Features that were predicted.
         seconds: Wall clock from features to metrics.
+        golds: What was asked, and the right answers.
+        engine: Name of the engine that `evaluate` opened.
+        precision: That it read in.
     """
 
     metrics: dict[str, Any]
@@ -62,11 +66,19 @@ class EvaluationResult:
     allow_no_answer: bool
     features: int
     seconds: float
+    golds: Golds
+    engine: str = ""
+    precision: str = ""
+
+    @property
+    def as_v2(self) -> bool:
+        """Whether the metrics are v2's, where no answer is an answer."""
+        return "exact" in self.metrics
 
     @property
     def exact_match(self) -> float:
         """Exact match in percent, under the name that either version gives it."""
-        return float(self.metrics["exact" if "exact" in self.metrics else "exact_match"])
+        return float(self.metrics["exact" if self.as_v2 else "exact_match"])
 
     @property
     def f1(self) -> float:
@@ -135,18 +147,14 @@ def evaluate_split(
             f"a split must hold its questions, documents and answers to be scored; {split.name!r} does not (train is "
             "stored without them): choose another split"
         )
-    if max_examples is not None and max_examples < 1:
-        raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out to score all")
     examples = split.examples
+    chosen = choice_of(len(examples), max_examples, seed)
     contexts = one_chunk(split.contexts["context"])
     starts = ragged_from(one_chunk(split.contexts["token_char_start"]))
     ends = ragged_from(one_chunk(split.contexts["token_char_end"]))
     context_index = one_chunk(examples["context_index"]).to_numpy(zero_copy_only=False)
     chunks = _numbered(split, one_chunk(examples["feature_count"]).to_numpy(zero_copy_only=False))
-
-    chosen = np.arange(len(examples))
-    if max_examples is not None and max_examples < len(examples):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:max_examples])
+    if len(chosen) < len(examples):
         chunks = [taken for chunk in chunks if len(taken := _features_of(chunk, chosen))]
     cls_position = None
     if cls_token_id is not None and chunks:
@@ -163,15 +171,15 @@ def evaluate_split(
     (found,) = best_spans(predict, [job], progress)
 
     spans = BestSpans(**{name: column[chosen] for name, column in vars(found).items()})
-    golds = one_chunk(examples["answers"]).field("text").take(pa.array(chosen)).to_pylist()
-    unanswerable = any(not gold for gold in golds)
+    golds = golds_of(split, chosen, chunks)
+    unanswerable = any(not gold for gold in golds.answers)
     nullable = unanswerable if allow_no_answer is None else allow_no_answer
     texts, rows = contexts.to_pylist(), context_index[chosen]
     predictions = best_texts(spans, texts, rows, null_threshold if nullable else None)
     probability = spans.probabilities()[1]
     as_v2 = nullable or unanswerable
     return EvaluationResult(
-        metrics=squad_v2(predictions, golds, probability) if as_v2 else squad_v1(predictions, golds),
+        metrics=squad_v2(predictions, golds.answers, probability) if as_v2 else squad_v1(predictions, golds.answers),
         ids=examples["id"].take(pa.array(chosen)).to_pylist(),
         predictions=predictions,
         spans=spans,
@@ -181,7 +189,26 @@ def evaluate_split(
         allow_no_answer=nullable,
         features=job.windows,
         seconds=time.perf_counter() - started,
+        golds=golds,
     )
+
+
+def choice_of(examples: int, max_examples: int | None, seed: int) -> Int64s:
+    """Rows of a random choice of examples, int64[E], rising; the same for the same seed.
+
+    Args:
+        examples: How many there are.
+        max_examples: How many to take; None takes all.
+        seed: For the choice.
+
+    Raises:
+        UserError: max_examples is not positive.
+    """
+    if max_examples is not None and max_examples < 1:
+        raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out to score all")
+    if max_examples is None or max_examples >= examples:
+        return np.arange(examples)
+    return np.sort(np.random.default_rng(seed).permutation(examples)[:max_examples])
 
 
 def best_texts(
@@ -205,47 +232,6 @@ def best_texts(
     begins[silent] = ends[silent] = 0
     rows = zip(context_index.tolist(), begins.tolist(), ends.tolist(), strict=True)
     return [contexts[context][begin:end] for context, begin, end in rows]
-
-
-def write_predictions(out: str | Path, result: EvaluationResult) -> list[Path]:
-    """Write predictions.json, nbest_predictions.json and na_prob.json, each whole or not at all.
-
-    `predictions.json` maps ids to texts, `na_prob.json` to probabilities (the official v2 script's `-n`, whose default
-    threshold 1.0 expects them), `nbest_predictions.json` to lists as `EvaluationResult.n_best` gives them.
-
-    Args:
-        out: Folder, made where it is missing.
-        result: What `evaluate_split` gave.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: The folder cannot be made or written to.
-    """
-    folder = Path(out).expanduser()
-    probability = result.no_answer_probability.tolist()
-    contents: dict[str, Iterable[tuple[str, Any]]] = {
-        "predictions.json": zip(result.ids, result.predictions, strict=True),
-        "nbest_predictions.json": result.n_best(),
-        "na_prob.json": zip(result.ids, probability, strict=True),
-    }
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, items in contents.items():
-            temporary = folder / f".{name}.tmp"
-            try:
-                _write_object(temporary, items)
-                temporary.replace(folder / name)
-            finally:
-                temporary.unlink(missing_ok=True)
-            written.append(folder / name)
-    except OSError as error:
-        raise UserError(
-            f"the output must be a folder that can be written to; {folder}: {error.strerror or error}: choose another"
-        ) from None
-    return written
 
 
 def evaluate(
@@ -292,8 +278,9 @@ def evaluate(
     check_tokenizer(shards, folder)
     from qa_fast.infer import open_engine
 
+    reader = open_engine(folder, engine, precision, say=say)
     result = evaluate_split(
-        open_engine(folder, engine, precision, say=say).predict,
+        reader.predict,
         opened,
         cls_token_id=shards.manifest["model"]["cls_token_id"],
         n_best=n_best,
@@ -304,6 +291,7 @@ def evaluate(
         seed=seed,
         progress=progress,
     )
+    result = dataclasses.replace(result, engine=reader.name, precision=reader.precision)
     if out is not None:
         write_predictions(out, result)
     return result
@@ -374,13 +362,3 @@ def _features_of(chunk: Features, examples: Int64s) -> Features:
     columns = {name: column[rows] for name, column in vars(chunk).items() if isinstance(column, np.ndarray)}
     types = None if chunk.token_type_ids is None else gathered(chunk.token_type_ids)
     return Features(input_ids=gathered(chunk.input_ids), token_type_ids=types, **columns)
-
-
-def _write_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:
-    """A JSON object, one item a line, without holding all of them."""
-    with path.open("wb") as file:
-        separator = b"{\n"
-        for key, value in items:
-            file.write(separator + orjson.dumps(key) + b": " + orjson.dumps(value))
-            separator = b",\n"
-        file.write(b"{}\n" if separator == b"{\n" else b"\n}\n")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qa_fast.metrics import exact_match, f1, normalize_answer, squad_v1, squad_v2
+from qa_fast.metrics import exact_match, f1, normalize_answer, question_scores, squad_v1, squad_v2
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,16 @@ def test_lengths_must_agree() -> None:
         squad_v1(["x"], [])
     with pytest.raises(ValueError, match="every prediction must have a no-answer probability; received 1 and 0"):
         squad_v2(["x"], [["x"]], [])
+
+
+@pytest.mark.parametrize("no_answer", [False, True])
+def test_the_metrics_are_the_means_of_the_questions(no_answer: bool) -> None:
+    exact, overlap = question_scores(PREDICTIONS, GOLDS, no_answer=no_answer)
+    assert exact.tolist() == [1, 0, 0, float(no_answer), 0]
+    assert overlap.tolist() == [1, 0, 0, float(no_answer), pytest.approx(2 / 3)]
+    metrics = squad_v2(PREDICTIONS, GOLDS) if no_answer else squad_v1(PREDICTIONS, GOLDS)
+    assert metrics["f1"] == 100 * overlap.mean()  # the same bits
+    assert metrics["exact" if no_answer else "exact_match"] == 100 * exact.mean()
 
 
 words = st.lists(st.sampled_from(["the", "a", "Oak", "oak", "—", "été", "3.5", "!", "杭州"]), max_size=5).map(" ".join)

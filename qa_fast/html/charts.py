@@ -119,6 +119,7 @@ def bars(
     value_format: Callable[[float], str] = short,
     low: float | None = None,
     high: float | None = None,
+    numbers_table: Html | None = None,
 ) -> Html:
     """A bar for each label, from left to right.
 
@@ -131,6 +132,7 @@ def bars(
         value_format: How values are written.
         low: Where the axis begins; 0, or the least value, by itself.
         high: Where it ends.
+        numbers_table: Folded away below in place of the chart's own, where there is more to tell.
     """
     names, numbers = list(labels), [finite(value) for value in values]
     spans = list(intervals) if intervals is not None else [None] * len(names)
@@ -171,6 +173,8 @@ def bars(
         for name, value, span in zip(names, written, spans, strict=True)
     ]
     header: list[Part] = ["", "value", "interval"]
+    if numbers_table is not None:
+        return figure(title, note, svg(drawn, height, f"{title}: {words}"), words, numbers_table)
     if not any(spans):
         header, rows = header[:2], [row[:2] for row in rows]
     return figure(title, note, svg(drawn, height, f"{title}: {words}"), words, table(header, rows, numeric=(1, 2)))

@@ -34,9 +34,9 @@ def card(*parts: Part, target: str | None = None) -> Html:
     return element("section", *parts, class_="card", id=target)
 
 
-def grid(*parts: Part) -> Html:
-    """Parts beside each other where there is room, else one below the other."""
-    return element("div", *parts, class_="grid")
+def grid(*parts: Part, kind: str = "") -> Html:
+    """Parts beside each other where there is room; kind "two" for at most two wide ones, "tiles" for figures."""
+    return element("div", *parts, class_=f"grid {kind}".rstrip())
 
 
 def details(summary: Part, *parts: Part, is_open: bool = False) -> Html:

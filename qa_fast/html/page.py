@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from qa_fast.errors import UserError
@@ -50,12 +51,13 @@ def fragment(*parts: Part) -> str:
     return f'<div class="qa-fast qa-fast-piece"><style>{NOTEBOOK + SHARED}</style>{joined(parts)}</div>'
 
 
-def save_page(path: Path, document: str) -> None:
+def save_page(path: Path, document: str, option: str = "--html") -> None:
     """Write a page so that it appears whole or not at all.
 
     Args:
         path: A file that may exist, in a folder that must.
         document: From `page`.
+        option: What the path was given with, for the error.
 
     Raises:
         UserError: It cannot be written there.
@@ -65,9 +67,10 @@ def save_page(path: Path, document: str) -> None:
         temporary.write_text(document, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a name too long is too long to be deleted
+            temporary.unlink()
         name = shown(str(path))
         raise UserError(
-            f"--html must be a file in a folder that can be written to; received {name} ({error.strerror}): "
+            f"{option} must be a file in a folder that can be written to; received {name} ({error.strerror}): "
             "choose another, or make the folder"
         ) from None

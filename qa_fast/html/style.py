@@ -53,6 +53,8 @@ SHARED = """
 .qa-fast h4 { margin: 1rem 0 .3rem; font-size: .9375rem; overflow-wrap: anywhere; }
 .qa-fast p { margin: .5rem 0; overflow-wrap: anywhere; }
 .qa-fast .quiet { color: var(--quiet); font-size: .875em; }
+.qa-fast .score { font-size: 2.1rem; font-weight: 650; line-height: 1.15; font-variant-numeric: tabular-nums; }
+.qa-fast .whole { white-space: nowrap; }
 .qa-fast .lead { font-size: 1.15em; font-weight: 600; }
 .qa-fast code { font: .9em ui-monospace, "SF Mono", Menlo, Consolas, "Noto Sans Mono", monospace;
   overflow-wrap: anywhere; }
@@ -63,6 +65,8 @@ SHARED = """
 .qa-fast .card > :last-child { margin-bottom: 0; }
 .qa-fast .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
   margin: 1rem 0; }
+.qa-fast .grid.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); }
+.qa-fast .grid.tiles { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); }
 .qa-fast .grid > * { margin: 0; }
 .qa-fast .note { padding: .55rem .8rem; border-left: 3px solid var(--accent); background: var(--faint);
   border-radius: 0 .4rem .4rem 0; }
@@ -91,6 +95,7 @@ SHARED = """
 }
 .qa-fast details { margin: .6rem 0; }
 .qa-fast summary { color: var(--quiet); cursor: pointer; overflow-wrap: anywhere; border-radius: .3rem; }
+.qa-fast summary b { color: var(--ink); font-weight: 600; }
 .qa-fast summary:hover { color: var(--accent); }
 .qa-fast details[open] > summary { margin-bottom: .4rem; }
 .qa-fast :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
@@ -155,9 +160,11 @@ SHARED = """
 .qa-fast svg .stroke-3 { stroke: var(--series-3); } .qa-fast svg .stroke-4 { stroke: var(--series-4); }
 .qa-fast svg .stroke-5 { stroke: var(--series-5); } .qa-fast svg .stroke-6 { stroke: var(--series-6); }
 .qa-fast svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+/* On a telephone a chart is drawn smaller than it was laid out: its writing must not be. */
 @media (max-width: 40rem) {
   .qa-fast svg text { font-size: 13.5px; }
   .qa-fast svg .name { font-size: 12px; }
+  .qa-fast .card figure { padding: .4rem 0; border: 0; border-radius: 0; }
 }
 @media (forced-colors: active) {
   .qa-fast mark { outline: 1px solid; }
