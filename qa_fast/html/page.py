@@ -9,6 +9,7 @@ whichever colours the notebook has.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -65,9 +66,11 @@ def save_page(path: Path, document: str) -> None:
         temporary.write_text(document, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         name = shown(str(path))
         raise UserError(
             f"--html must be a file in a folder that can be written to; received {name} ({error.strerror}): "
             "choose another, or make the folder"
         ) from None
+    finally:
+        with contextlib.suppress(OSError):  # renamed, or never begun
+            temporary.unlink()
