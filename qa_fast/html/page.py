@@ -9,9 +9,9 @@ whichever colours the notebook has.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from qa_fast.errors import UserError
@@ -67,10 +67,11 @@ def save_page(path: Path, document: str, option: str = "--html") -> None:
         temporary.write_text(document, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):  # a name too long is too long to be deleted
-            temporary.unlink()
         name = shown(str(path))
         raise UserError(
             f"{option} must be a file in a folder that can be written to; received {name} ({error.strerror}): "
             "choose another, or make the folder"
         ) from None
+    finally:
+        with contextlib.suppress(OSError):  # renamed, or never begun
+            temporary.unlink()
