@@ -67,4 +67,4 @@ def settle_keras() -> None:
     if keras is not None and hasattr(keras, "saving"):
         _register(keras)
     else:
-        sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder)

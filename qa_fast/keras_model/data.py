@@ -19,7 +19,7 @@ from qa_fast.model.config import EncoderConfig
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 LABELS = ("start_positions", "end_positions")
 # How the one message begins that may come out of a running graph, where it is found again.
-TOO_LONG = "features must not be longer than the model's"
+TOO_LONG = "features must not be longer than"
 
 
 class Inputs(NamedTuple):
@@ -64,7 +64,7 @@ def check_inputs(x: Any, config: EncoderConfig) -> None:
 def too_long(config: EncoderConfig, received: str) -> str:
     """What is said of features longer than the model's longest input."""
     return (
-        f"{TOO_LONG} {config.max_length} positions; received {received}: "
+        f"{TOO_LONG} the model's {config.max_length} positions; received {received}: "
         f"featurize again with --max-length {config.max_length} or less"
     )
 

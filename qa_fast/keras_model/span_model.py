@@ -225,15 +225,17 @@ class SpanModel(keras.Model):
         """See Keras; the network's parts are shown, too."""
         super().summary(*args, expand_nested=expand_nested, **options)
 
-    def fit(self, *args: Any, **options: Any) -> Any:
-        """See `keras.Model.fit`, and `SpanModel` for x and y."""
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
+        """See `keras.Model.fit`, and `SpanModel` for x and y; `sample_weight` needs y."""
+        _check_weights(y, options)
         with _kept_whole(self):
-            return super().fit(*args, **options)
+            return super().fit(x, y, *args, **options)
 
-    def evaluate(self, *args: Any, **options: Any) -> Any:
-        """See `keras.Model.evaluate`, and `SpanModel` for x and y."""
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
+        """See `keras.Model.evaluate`, and `SpanModel` for x and y; `sample_weight` needs y."""
+        _check_weights(y, options)
         with _kept_whole(self):
-            return super().evaluate(*args, **options)
+            return super().evaluate(x, y, *args, **options)
 
     def predict(self, *args: Any, **options: Any) -> Any:
         """See `keras.Model.predict`: a dict, `start_logits` and `end_logits`, float32[rows, L] each."""
@@ -283,6 +285,13 @@ def _precision(asked: str | None) -> str:
                 "of those, or give precision"
             )
     return choose_precision(asked).value
+
+
+def _check_weights(y: Any, options: dict[str, Any]) -> None:
+    if options.get("sample_weight") is not None and y is None:
+        raise UserError(
+            "sample_weight must come with y, since Keras drops it without; received none: give the labels as y"
+        )
 
 
 def _named(labels: tuple[Any, Any]) -> dict[str, Any]:
