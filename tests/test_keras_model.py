@@ -17,6 +17,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.dropout import dropout_key, traced_key
 from qa_fast.shards import open_shards
 from qa_fast.train.loop import _make_engine
+from qa_fast.train import optimizer
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.steps import make_micros
 from qa_fast.train.validate import LossMeter
@@ -78,7 +79,7 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient: object, variable: object, learning_rate: object) -> None:
         step = keras.ops.cast(self.iterations + 1, "float32")
-        self.epsilon = 1e-8 * keras.ops.sqrt(1.0 - keras.ops.power(np.float32(0.999), step))
+        self.epsilon = optimizer.EPSILON * keras.ops.sqrt(1.0 - keras.ops.power(np.float32(0.999), step))
         super().update_step(gradient, variable, learning_rate)
 
 

@@ -116,6 +116,13 @@ def labels_of(x: Any, y: Any) -> tuple[Any, Any]:
     return starts, ends
 
 
+def sample_weights_of(given: Any) -> tuple[Any, Any]:
+    """The rows' weights for starts and ends; Keras repeats them in the structure of y."""
+    if isinstance(given, Mapping):
+        return given.get(LABELS[0]), given.get(LABELS[1])
+    return (given[0], given[1]) if isinstance(given, list | tuple) else (given, given)
+
+
 def label_weights(labels: Any, lengths: Any, sample_weight: Any, replicas: Any) -> Any:
     """What each label counts in `train.optimizer.span_loss`, as in `train.steps.make_micros`.
 

@@ -18,7 +18,7 @@ from keras import ops
 from qa_fast.checkpoint import LoadReport, load_weights, save_model
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
-from qa_fast.keras_model.data import TOO_LONG, check_inputs, inputs_of, label_weights, labels_of, too_long
+from qa_fast.keras_model.data import TOO_LONG, check_inputs, inputs_of, label_weights, labels_of, sample_weights_of, too_long
 from qa_fast.keras_model.source import Source, files_of
 from qa_fast.model import encoder
 from qa_fast.model.attention import MASKED
@@ -212,7 +212,8 @@ class SpanModel(keras.Model):
         def over_replicas(count: Any) -> Any:
             return replica.all_reduce("SUM", count) if replica else count
 
-        weights = [label_weights(side, lengths, sample_weight, over_replicas) for side in labels]
+        rows = sample_weights_of(sample_weight)
+        weights = [label_weights(side, lengths, row, over_replicas) for side, row in zip(labels, rows, strict=True)]
         highest = ops.shape(inputs.ids)[1] - 1
         starts, ends = (ops.clip(side, 0, highest) for side in labels)
         return span_loss(y_pred[START], y_pred[END], starts, ends, *weights)
