@@ -16,8 +16,8 @@ from qa_fast.batches import Batch
 from qa_fast.errors import UserError
 from qa_fast.model.dropout import dropout_key, traced_key
 from qa_fast.shards import open_shards
-from qa_fast.train.loop import _make_engine
 from qa_fast.train import optimizer
+from qa_fast.train.loop import _make_engine
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.steps import make_micros
 from qa_fast.train.validate import LossMeter

@@ -18,7 +18,15 @@ from keras import ops
 from qa_fast.checkpoint import LoadReport, load_weights, save_model
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
-from qa_fast.keras_model.data import TOO_LONG, check_inputs, inputs_of, label_weights, labels_of, sample_weights_of, too_long
+from qa_fast.keras_model.data import (
+    TOO_LONG,
+    check_inputs,
+    inputs_of,
+    label_weights,
+    labels_of,
+    sample_weights_of,
+    too_long,
+)
 from qa_fast.keras_model.source import Source, files_of
 from qa_fast.model import encoder
 from qa_fast.model.attention import MASKED
