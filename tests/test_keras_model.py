@@ -140,8 +140,8 @@ def on_jax() -> dict[str, object]:
         path = f"{folder}/m.keras"
         model.save(path)
         loaded = keras.saving.load_model(path)
-        model.fit(some(), verbose=0)
-        loaded.fit(some(), verbose=0)
+        model.fit(some(), shuffle=False, verbose=0)
+        loaded.fit(some(), shuffle=False, verbose=0)
         pair = model.evaluate(some(), verbose=0), loaded.evaluate(some(), verbose=0)
     return {
         "backend": keras.backend.backend(),
@@ -372,7 +372,7 @@ def test_a_file_opens_in_a_process_that_imported_the_package_alone(first: str, t
     program = (
         f"{first}; import sys, json, numpy as np; sys.path.insert(0, {ROOT!r});"
         f"m = keras.saving.load_model({str(tmp_path / 'm.keras')!r});"
-        "import tests.test_keras_model as t; h = m.fit(t.some(), epochs=2, verbose=0).history['loss'];"
+        "import tests.test_keras_model as t; h = m.fit(t.some(), epochs=2, shuffle=False, verbose=0).history['loss'];"
         "print(json.dumps([type(m) is qa_fast.SpanModel, m.name, m.report is None, h]))"
     )
     run = subprocess.run(
@@ -386,7 +386,7 @@ def test_a_file_opens_in_a_process_that_imported_the_package_alone(first: str, t
     same, name, bare, losses = json.loads(run.stdout.splitlines()[-1])
     assert (same, name, bare) == (True, "mine", True)
     # Optimizer and dropout go on where they were.
-    np.testing.assert_allclose(losses, model.fit(some(), epochs=2, verbose=0).history["loss"], rtol=1e-5)
+    np.testing.assert_allclose(losses, model.fit(some(), epochs=2, shuffle=False, verbose=0).history["loss"], rtol=1e-5)
 
 
 def test_habits() -> None:
