@@ -19,7 +19,7 @@ from qa_fast.model.config import EncoderConfig
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 LABELS = ("start_positions", "end_positions")
 # How the one message begins that may come out of a running graph, where it is found again.
-TOO_LONG = "features must not be longer than the model's"
+TOO_LONG = "features must not be longer than"
 
 
 class Inputs(NamedTuple):
@@ -64,7 +64,7 @@ def check_inputs(x: Any, config: EncoderConfig) -> None:
 def too_long(config: EncoderConfig, received: str) -> str:
     """What is said of features longer than the model's longest input."""
     return (
-        f"{TOO_LONG} {config.max_length} positions; received {received}: "
+        f"{TOO_LONG} the model's {config.max_length} positions; received {received}: "
         f"featurize again with --max-length {config.max_length} or less"
     )
 
@@ -114,6 +114,13 @@ def labels_of(x: Any, y: Any) -> tuple[Any, Any]:
         _check_integers(name, value, 1)
     starts, ends = (ops.cast(ops.convert_to_tensor(value), "int32") for value in found)
     return starts, ends
+
+
+def sample_weights_of(given: Any) -> tuple[Any, Any]:
+    """The rows' weights for starts and ends; Keras repeats them in the structure of y."""
+    if isinstance(given, Mapping):
+        return given.get(LABELS[0]), given.get(LABELS[1])
+    return (given[0], given[1]) if isinstance(given, list | tuple) else (given, given)
 
 
 def label_weights(labels: Any, lengths: Any, sample_weight: Any, replicas: Any) -> Any:

@@ -18,7 +18,15 @@ from keras import ops
 from qa_fast.checkpoint import LoadReport, load_weights, save_model
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
-from qa_fast.keras_model.data import TOO_LONG, check_inputs, inputs_of, label_weights, labels_of, too_long
+from qa_fast.keras_model.data import (
+    TOO_LONG,
+    check_inputs,
+    inputs_of,
+    label_weights,
+    labels_of,
+    sample_weights_of,
+    too_long,
+)
 from qa_fast.keras_model.source import Source, files_of
 from qa_fast.model import encoder
 from qa_fast.model.attention import MASKED
@@ -212,7 +220,8 @@ class SpanModel(keras.Model):
         def over_replicas(count: Any) -> Any:
             return replica.all_reduce("SUM", count) if replica else count
 
-        weights = [label_weights(side, lengths, sample_weight, over_replicas) for side in labels]
+        rows = sample_weights_of(sample_weight)
+        weights = [label_weights(side, lengths, row, over_replicas) for side, row in zip(labels, rows, strict=True)]
         highest = ops.shape(inputs.ids)[1] - 1
         starts, ends = (ops.clip(side, 0, highest) for side in labels)
         return span_loss(y_pred[START], y_pred[END], starts, ends, *weights)
@@ -225,15 +234,17 @@ class SpanModel(keras.Model):
         """See Keras; the network's parts are shown, too."""
         super().summary(*args, expand_nested=expand_nested, **options)
 
-    def fit(self, *args: Any, **options: Any) -> Any:
-        """See `keras.Model.fit`, and `SpanModel` for x and y."""
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
+        """See `keras.Model.fit`, and `SpanModel` for x and y; `sample_weight` needs y."""
+        _check_weights(y, options)
         with _kept_whole(self):
-            return super().fit(*args, **options)
+            return super().fit(x, y, *args, **options)
 
-    def evaluate(self, *args: Any, **options: Any) -> Any:
-        """See `keras.Model.evaluate`, and `SpanModel` for x and y."""
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
+        """See `keras.Model.evaluate`, and `SpanModel` for x and y; `sample_weight` needs y."""
+        _check_weights(y, options)
         with _kept_whole(self):
-            return super().evaluate(*args, **options)
+            return super().evaluate(x, y, *args, **options)
 
     def predict(self, *args: Any, **options: Any) -> Any:
         """See `keras.Model.predict`: a dict, `start_logits` and `end_logits`, float32[rows, L] each."""
@@ -283,6 +294,13 @@ def _precision(asked: str | None) -> str:
                 "of those, or give precision"
             )
     return choose_precision(asked).value
+
+
+def _check_weights(y: Any, options: dict[str, Any]) -> None:
+    if options.get("sample_weight") is not None and y is None:
+        raise UserError(
+            "sample_weight must come with y, since Keras drops it without; received none: give the labels as y"
+        )
 
 
 def _named(labels: tuple[Any, Any]) -> dict[str, Any]:
