@@ -34,6 +34,32 @@ class Answer(TypedDict):
     answer: str
 
 
+class ShownAnswer(dict[str, Any]):
+    """An `Answer` that a notebook shows in its document."""
+
+    def __init__(self, answer: Answer, context: Any, question: Any) -> None:
+        super().__init__(answer)
+        self._asked = str(context), str(question)
+
+    def _repr_html_(self) -> str:
+        from qa_fast.show.notebook import answer_html
+
+        return answer_html(self, *self._asked)
+
+
+class ShownAnswers(list[Answer]):
+    """Answers to one question, best first, that a notebook shows in their document."""
+
+    def __init__(self, answers: Sequence[Answer], context: Any, question: Any) -> None:
+        super().__init__(answers)
+        self._asked = str(context), str(question)
+
+    def _repr_html_(self) -> str:
+        from qa_fast.show.notebook import answer_html
+
+        return answer_html(self, *self._asked)
+
+
 Result = list[Answer] | str  # a pair's answers, best first, or why it cannot be answered
 
 
@@ -133,11 +159,14 @@ class Answerer:
         options = AnswerOptions(
             top_k, doc_stride, max_answer_len, max_seq_len, max_question_len, handle_impossible_answer, align_to_words
         )
-        results = []
-        for answers in self.answer_pairs(pairs, options):
+        results: list[Any] = []
+        for (asked, document), answers in zip(pairs, self.answer_pairs(pairs, options), strict=True):
             if isinstance(answers, str):
                 raise UserError(answers)
-            results.append(answers[0] if top_k == 1 else answers)
+            if top_k == 1:
+                results.append(ShownAnswer(answers[0], document, asked))
+            else:
+                results.append(ShownAnswers(answers, document, asked))
         return results[0] if single else results
 
     def answer_pairs(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> list[Result]:

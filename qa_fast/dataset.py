@@ -19,6 +19,19 @@ from qa_fast.raw import EXAMPLES, Reject
 from qa_fast.sources import resolve_source
 
 
+class Example(dict[str, Any]):
+    """One example; a notebook shows its answer marked in its document."""
+
+    def __init__(self, row: dict[str, Any], split: str) -> None:
+        super().__init__(row)
+        self._split = split
+
+    def _repr_html_(self) -> str:
+        from qa_fast.show.notebook import example_html
+
+        return example_html(self, self._split)
+
+
 class Examples(Sequence[dict[str, Any]]):
     """The examples of one split.
 
@@ -50,14 +63,19 @@ class Examples(Sequence[dict[str, Any]]):
             return Examples(self.name, self.table.take(pa.array(range(*row.indices(len(self))), pa.int64())))
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.name} has {len(self):,} examples; received row {row}")
-        return self.table.slice(row % len(self), 1).to_pylist()[0]
+        return Example(self.table.slice(row % len(self), 1).to_pylist()[0], self.name)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self.table.to_batches(max_chunksize=1024):
-            yield from batch.to_pylist()
+            yield from (Example(row, self.name) for row in batch.to_pylist())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {len(self):,} examples over {self._documents:,} documents)"
+
+    def _repr_html_(self) -> str:
+        from qa_fast.show.notebook import split_html
+
+        return split_html(self.name, self.table)
 
     def find(self, example_id: str) -> dict[str, Any]:
         """The example with an id.
@@ -138,6 +156,11 @@ class Dataset(Mapping[str, Examples]):
     def __repr__(self) -> str:
         listed = "".join(f"\n  {name}: {len(split):,} examples" for name, split in self.items())
         return f"Dataset({self.source!r}, {self.origin}){listed}"
+
+    def _repr_html_(self) -> str:
+        from qa_fast.show.notebook import split_html
+
+        return "".join(split_html(f"{self.source} · {name}", split.table) for name, split in self.items())
 
 
 def load(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from qa_fast.answer import Answerer, AnswerOptions, max_positions_of
@@ -332,3 +333,13 @@ def test_a_document_may_be_held_to_a_number_of_windows(encoder: TextEncoder, let
         fewer = Answerer(model, encoder, max_positions=128, max_windows=windows - 1)
         refused = fewer.answer_pairs([("where?", context)], options)[0]
         assert f"at most {windows - 1} windows; received one of {letters} tokens, which makes {windows} with" in refused
+
+
+def test_a_notebook_shows_answers_in_their_document(encoder: TextEncoder) -> None:
+    ask = pond(encoder)
+    one, many = (ask(question="where is <it>?", context=HERON, top_k=count) for count in (1, 3))
+    for found in (one, many):
+        shown = found._repr_html_()
+        assert "<mark" in shown
+        assert "where is &lt;it&gt;?" in shown
+    assert orjson.loads(orjson.dumps([one, *many]))[0] == one

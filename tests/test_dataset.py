@@ -73,3 +73,13 @@ def test_mistakes_are_told(source: str) -> None:
         qa_fast.load(source, say=quiet)["test"]
     with pytest.raises(UserError, match="max_examples must be at least 1; received 0"):
         qa_fast.load(source, max_examples=0, say=quiet)
+
+
+def test_a_notebook_shows_examples_and_splits(source: str) -> None:
+    data = qa_fast.load(source, say=quiet)
+    shown = data["train"][1]._repr_html_()
+    assert "<mark" in shown
+    assert "Ane Skou" in shown
+    assert "<mark" in next(iter(data["train"]))._repr_html_()
+    assert "<svg" in data["train"]._repr_html_()
+    assert data._repr_html_().count("validation") > 0

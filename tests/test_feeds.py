@@ -50,6 +50,10 @@ def test_a_row_is_what_datasets_reads(shards: Shards) -> None:
         shards["dev"]
 
 
+def test_a_notebook_shows_shards(shards: Shards) -> None:
+    assert "validation" in shards._repr_html_()
+
+
 def test_arrays_hold_every_feature_and_say_their_size(split: Split) -> None:
     said: list[str] = []
     found = split.to_numpy(max_length=200, say=said.append)

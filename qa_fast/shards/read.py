@@ -229,6 +229,11 @@ class Shards:
         listed = "".join(f"\n  {name}: {about['features']:,} features" for name, about in splits)
         return f"Shards({str(self.folder)!r}){listed}"
 
+    def _repr_html_(self) -> str:
+        from qa_fast.show.notebook import shards_html
+
+        return shards_html(str(self.folder), self.manifest)
+
     def split(self, name: str) -> Split:
         """Open a split.
 
