@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from qa_fast.errors import UserError
-from qa_fast.infer.graphs import Kind, graph_of, model_key
+from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
 from qa_fast.infer.quantization import Floats, Recipe, Rounding, write_recipe
 from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
@@ -127,8 +127,11 @@ def quantize(
     check_tokenizer(shards, folder)
     from qa_fast.infer.onnx_engine import open_onnx
 
+    def graph_in(rounding: Rounding | None) -> Path:
+        return graph_of(folder, Kind("onnx", rounding=rounding), say, key)
+
     def scored(rounding: Rounding | None) -> EvaluationResult:
-        graph = graph_of(folder, Kind("onnx", rounding=rounding), say, key)
+        graph = graph_in(rounding)
         engine = open_onnx(graph, config, "float32" if rounding is None else "int8")
         return evaluate_split(
             engine.predict,
@@ -144,6 +147,7 @@ def quantize(
     source = "train" if "train" in shards.names else split
     ranges_graph = graph_of(folder, Kind("onnx", ranges=True), say, key)
     ranges = input_ranges(ranges_graph, shards.split(source).chunks, config.takes_types, seed)
+    forget(ranges_graph)
     losses = []
     for kept in rungs(config):
         rounding = Rounding(kept, ranges)
@@ -157,6 +161,7 @@ def quantize(
             )  # fmt: skip
             alike = sum(a == b for a, b in zip(full.predictions, short.predictions, strict=True)) / len(full.ids)
             return Quantized(recipe, write_recipe(folder, recipe), alike)
+        forget(graph_in(rounding))
     raise UserError(
         f"a model in int8 may lose at most {most_lost:g} F1; received {min(losses):.2f} at best, on "
         f"{len(full.predictions):,} questions of {split}: read it in float32 or bfloat16, or allow more with --max-loss"

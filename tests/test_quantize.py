@@ -65,6 +65,8 @@ def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch
     with pytest.raises(UserError, match=r"may lose at most 0\.3 F1; received 0\.50 at best, on 2 questions of valid"):
         quantize(model, shards)
     assert not (model / FILE).exists()
+    full = graph_of(model, Kind("onnx")).parent
+    assert [path for path in full.parent.iterdir() if path.is_dir()] == [full]  # what was tried is not kept
     made = quantize(model, shards)  # a product kept in float32 makes it good enough
     outer = {name for name in made.recipe.rounding.kept if name.endswith("/outer")}
     assert len(outer) == folder_config(model).blocks

@@ -84,6 +84,10 @@ SHARED = """
 .qa-fast tbody tr:last-child > * { border-bottom: 0; }
 .qa-fast .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .qa-fast td:not(.number) { overflow-wrap: break-word; max-width: 40rem; }
+@media (max-width: 40rem) {
+  .qa-fast table { font-size: .8125em; }
+  .qa-fast th, .qa-fast td { padding-right: .5rem; }
+}
 
 .qa-fast .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .25rem 1.2rem;
   margin: .9rem 0; }

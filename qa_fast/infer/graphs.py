@@ -100,6 +100,11 @@ def graph_of(folder: Path, kind: Kind, say: Say | None = None, key: str | None =
     return place / GRAPH
 
 
+def forget(graph: Path) -> None:
+    """Remove a graph that `graph_of` gave and that nobody will ask for again; whoever reads it now is not disturbed."""
+    shutil.rmtree(graph.parent, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def held(place: Path) -> Iterator[None]:
     """Let one process at a time make what belongs at `place`; the folder above it is made.
