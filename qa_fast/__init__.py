@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qa_fast.answer import Answerer
     from qa_fast.build import BuildResult, build_shards, featurize
     from qa_fast.dataset import Dataset, Examples, load
+    from qa_fast.featurizer import Featurizer
     from qa_fast.feeds import Batches
     from qa_fast.keras_model.span_model import SpanModel
     from qa_fast.keras_model.squad_metrics import SquadMetrics
@@ -38,6 +39,7 @@ __all__ = [  # noqa: RUF022
     "build_shards",
     "BuildResult",
     "FeatureConfig",
+    "Featurizer",
     "UserError",
     "__version__",
 ]
@@ -54,6 +56,7 @@ _LAZY = {
     "EvaluationResult": "qa_fast.scoring",
     "Examples": "qa_fast.dataset",
     "FeatureConfig": "qa_fast.schema",
+    "Featurizer": "qa_fast.featurizer",
     "Shards": "qa_fast.shards",
     "SpanModel": "qa_fast.keras_model.span_model",
     "Split": "qa_fast.shards",

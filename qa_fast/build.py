@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qa_fast.errors import UserError
-from qa_fast.model.folder import known_config
+from qa_fast.featurizer import Featurizer, check_config, check_longest, check_room
 from qa_fast.parallel import Ahead, processors
 from qa_fast.progress import Reporter, StageClock, on_stderr
-from qa_fast.schema import LABEL_MODES, FeatureConfig, canonical_json
-from qa_fast.shards import FORMAT_VERSION, REJECTED, Shards, damaged_file, open_shards
+from qa_fast.schema import FeatureConfig, canonical_json
+from qa_fast.shards import FORMAT_VERSION, REJECTED, TRAIN, Shards, damaged_file, open_shards
 from qa_fast.sources import resolve_model, resolve_source
 from qa_fast.sources.cache import cache_folder, local_path
 from qa_fast.staging import check_out, check_replaceable, finished, locked, put_in_place, staged
@@ -100,7 +100,8 @@ def build_shards(
     started = time.perf_counter()
     config, report = config or FeatureConfig(), report or Reporter()
     named = None if out is None else local_path(str(out))
-    _check_options(config, max_examples, workers)
+    check_config(config)
+    _check_options(max_examples, workers)
     if named is not None:
         check_out(named)
     found = resolve_source(source, columns, splits, report.say)
@@ -124,15 +125,11 @@ def build_shards(
         from qa_fast.pipeline import Pipeline
 
         encoder = load_encoder(folder, encode, report.say)
-        _check_room(config, encoder)
-        _check_longest(config, folder)
+        check_room(config, encoder)
+        check_longest(config, folder)
         about_source = describe()
         decides = {
-            "format": FORMAT_VERSION,
-            "version": __version__,
-            "config": config.to_dict(),
-            "tokenizer": encoder.tokenizer_hash,
-            "token_types": encoder.has_token_types,
+            **Featurizer.of_encoder(encoder, config, TRAIN).decides,
             "source": about_source["sha256"],
             "columns": found.columns,
             "splits": list(found.splits),
@@ -236,42 +233,11 @@ def featurize(
     return open_shards(result.out)
 
 
-def _check_options(config: FeatureConfig, max_examples: int | None, workers: int) -> None:
-    if config.labels not in LABEL_MODES:
-        raise UserError(f"--labels must be one of {', '.join(LABEL_MODES)}; received {config.labels!r}")
-    if config.max_length < 1 or config.doc_stride < 0:
-        raise UserError(
-            "--max-length must be positive and --doc-stride not negative; "
-            f"received {config.max_length} and {config.doc_stride}"
-        )
-    if config.doc_stride >= config.max_length:
-        raise UserError(
-            "--doc-stride (the overlap of windows) must be smaller than --max-length; "
-            f"received {config.doc_stride} and {config.max_length}: lower it or raise --max-length"
-        )
+def _check_options(max_examples: int | None, workers: int) -> None:
     if max_examples is not None and max_examples < 1:
         raise UserError(f"--max-examples must be at least 1; received {max_examples}")
     if workers < 1:
         raise UserError(f"--workers must be at least 1; received {workers}")
-
-
-def _check_room(config: FeatureConfig, encoder: TextEncoder) -> None:
-    room = config.max_length - encoder.template.special_tokens
-    if config.doc_stride >= room:
-        raise UserError(
-            f"--doc-stride (the overlap of windows) must be smaller than the room for context, at most {room} tokens "
-            f"with --max-length {config.max_length}; received {config.doc_stride}: lower it or raise --max-length"
-        )
-
-
-def _check_longest(config: FeatureConfig, folder: Path) -> None:
-    """Refuse windows that the model cannot take; of a model that is not supported, only the tokenizer counts."""
-    known = known_config(folder)
-    if known is not None and config.max_length > known.max_length:
-        raise UserError(
-            f"--max-length must be at most {known.max_length}, the longest input of {folder.name}; received "
-            f"{config.max_length}: lower it, or choose another --model"
-        )
 
 
 def _check_strict(out: Path, there: dict[str, Any], strict: bool) -> None:

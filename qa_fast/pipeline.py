@@ -9,67 +9,33 @@ import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import pyarrow as pa
 
 from qa_fast.buffers import one_chunk
 from qa_fast.encode import TextEncoder
 from qa_fast.errors import UserError
-from qa_fast.examples import IdSet, check_examples
-from qa_fast.features import BATCH_TOKENS, Featurized, featurize_examples
+from qa_fast.examples import IdSet
+from qa_fast.featurizer import FeaturizedTable, Featurizer, SplitCounts
 from qa_fast.parallel import in_order
 from qa_fast.progress import Reporter, StageClock
 from qa_fast.raw import Reject, SplitTable
 from qa_fast.schema import FeatureConfig
-from qa_fast.shards import REJECTED, TRAIN, SplitWriter, feature_batch, write_json
+from qa_fast.shards import REJECTED, SplitWriter, write_json
 from qa_fast.sources import Source
-
-
-@dataclass
-class SplitCounts:
-    """What became of a split's examples.
-
-    Attributes:
-        examples: Examples that have features.
-        features: Windows.
-        impossible: Features labelled at CLS.
-        rejected: Examples left out.
-        repaired: First answers put where their text stands.
-        tokens: Tokens of all features, special ones included.
-        differences: Features that `exact` and `reference` labels differ on, by cause.
-    """
-
-    examples: int = 0
-    features: int = 0
-    impossible: int = 0
-    rejected: int = 0
-    repaired: int = 0
-    tokens: int = 0
-    differences: dict[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The counts as the index holds them."""
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A table of `rows` raw examples of a split, featurized, with the rejects and how many answers were repaired.
-
-    `batches` are its features as they are written; they are made as they are asked for where there are many.
-    """
+    """A table of `rows` raw examples of a split, featurized."""
 
     split: str
     rows: int
-    done: Featurized
-    batches: Iterable[pa.RecordBatch]
-    rejects: list[Reject]
-    repaired: int
+    done: FeaturizedTable
 
 
 @dataclass(frozen=True)
@@ -117,9 +83,10 @@ class Pipeline:
         writer = SplitWriter(folder, split)
         try:
             for part in parts:
-                self._write_table(part, writer, counts)
-                first_reject = first_reject or next(iter(part.rejects), None)
-                self._reject(part.rejects, split, rejected)
+                self._write_table(part.done, writer)
+                counts.add(part.done.counts)
+                first_reject = first_reject or next(iter(part.done.rejects), None)
+                self._reject(part.done.rejects, split, rejected)
                 if progress:
                     progress(split, part.rows, total)
             if counts.features == 0:
@@ -147,38 +114,17 @@ class Pipeline:
 
     def _prepare(self, raw: tuple[SplitTable, np.ndarray]) -> _Prepared:
         """Check and featurize a table; several threads do so at once."""
-        (table, repeated), clock = raw, self.clock
-        with clock("check"):
-            examples, misplaced, repaired = check_examples(table.rows, repeated)
-        drop = self.config.drop_impossible and table.split == TRAIN
-        done = featurize_examples(examples, self.encoder, self.config, drop, clock)
-        ids = done.encoded.examples.ids
+        table, repeated = raw
+        featurizer = Featurizer.of_encoder(self.encoder, self.config, table.split)
+        done = featurizer.featurize(table.rows, repeated, table.unreadable, self.clock)
+        return _Prepared(table.split, table.rows.num_rows, done)
 
-        laid_out = clock.each("lay out", done.batches(self.encoder))
-        batches: Iterable[pa.RecordBatch] = (feature_batch(features, ids, table.split) for features in laid_out)
-        if done.windows.lengths.sum(dtype=np.int64) <= BATCH_TOKENS:
-            batches = list(batches)
-        rejects = [*table.unreadable, *misplaced, *done.rejects]
-        return _Prepared(table.split, table.rows.num_rows, done, batches, rejects, repaired)
-
-    def _write_table(self, part: _Prepared, writer: SplitWriter, counts: SplitCounts) -> None:
-        """Write one table's features, and count them."""
-        done = part.done
-        examples = done.encoded.examples
-        for batch in part.batches:
+    def _write_table(self, done: FeaturizedTable, writer: SplitWriter) -> None:
+        for batch in done.batches:
             with self.clock("write"):
                 writer.add_features(batch)
         with self.clock("write"):
-            feature_counts = np.bincount(done.windows.example_index, minlength=len(examples)).astype(np.int32)
-            writer.add_examples(examples, done.encoded.contexts, done.encoded.leading_chars, feature_counts)
-        counts.examples += len(examples)
-        counts.features += len(done.windows)
-        counts.impossible += int((done.labels.start_positions == done.windows.cls_position).sum())
-        counts.repaired += part.repaired
-        counts.rejected += len(part.rejects)
-        counts.tokens += int(done.windows.lengths.sum(dtype=np.int64))
-        for cause, count in done.labels.differences.items():
-            counts.differences[cause] = counts.differences.get(cause, 0) + count
+            writer.add_examples(done.examples, done.contexts, done.leading_chars, done.feature_counts)
 
     def _reject(self, rejects: list[Reject], split: str, file: TextIO) -> None:
         if rejects and self.strict:

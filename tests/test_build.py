@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from qa_fast import build as build_module
+from qa_fast import featurizer as featurizer_module
 from qa_fast.build import build_shards
 from qa_fast.errors import UserError
 from qa_fast.progress import Reporter
@@ -341,7 +341,7 @@ def test_another_tokenizer_or_version_is_another_input(
     sample.write(typeless / "config.json", {"model_type": "x", "type_vocab_size": 1})
     with pytest.raises(UserError, match="token_types True -> False"):
         build_shards(source, out, str(typeless), CONFIG)
-    monkeypatch.setattr(build_module, "__version__", "99")
+    monkeypatch.setattr(featurizer_module, "__version__", "99")
     with pytest.raises(UserError, match=r"version .* -> 99"):
         build_shards(source, out, model, CONFIG)
     index = json.loads((out / "qa_fast.json").read_text())

@@ -73,6 +73,11 @@ class TextEncoder:
         """
         return self.way.encode(texts, with_chars)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it was made of; what has been learnt of units stays behind."""
+        made_of = (canonical_settings(self.settings), self.cls_id, self.pad_id, self.has_token_types, self.way.mode)
+        return encoder_of, made_of
+
 
 class Way:
     """How texts are encoded: by their units where that is known to be exact, else directly.
@@ -82,7 +87,7 @@ class Way:
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any], mode: str, say: Callable[[str], None]) -> None:
-        self._tokenizer, self._mode, self._say = tokenizer, mode, say
+        self._tokenizer, self.mode, self._say = tokenizer, mode, say
         self._checked = mode == "words"
         self._lock = threading.Lock()
         self.reason: str | None = "asked for" if mode == "direct" else None
@@ -117,7 +122,7 @@ class Way:
         self._checked = len(texts) > 0  # last: other threads go on as soon as they see it
 
     def _fall_back(self, reason: str) -> None:
-        if self._mode == "words":
+        if self.mode == "words":
             raise UserError(
                 f"--encode words needs a tokenizer whose words can be encoded apart; received one where {reason}"
             )
@@ -154,7 +159,7 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
     if not settings or not _agrees(settings, names):
         settings = converted(folder, config)
     settings["truncation"] = settings["padding"] = None
-    canonical = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
+    canonical = canonical_settings(settings)
     tokenizer = Tokenizer.from_buffer(canonical)
 
     special = {**_json(folder / "special_tokens_map.json"), **names}
@@ -170,13 +175,50 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
         has_types = False  # models that have token types say how many
     else:
         has_types = bool(template.part_types.max(initial=0) > 0)
+    return _assembled(tokenizer, settings, canonical, template, cls_id, pad_id, has_types, mode, say)
+
+
+def canonical_settings(settings: dict[str, Any]) -> bytes:
+    """tokenizer.json with sorted keys: equal bytes, equal tokens."""
+    return orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
+
+
+def encoder_of(settings: bytes, cls_id: int, pad_id: int, has_token_types: bool, mode: str = "auto") -> TextEncoder:
+    """An encoder from what one was made of, without a model folder.
+
+    Args:
+        settings: Of `canonical_settings`.
+        cls_id: Id of CLS.
+        pad_id: Id of the padding token.
+        has_token_types: Whether the model takes token_type_ids.
+        mode: See `load_encoder`.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_buffer(settings)
+    template = probe_template(tokenizer, cls_id)
+    parsed = orjson.loads(settings)
+    return _assembled(tokenizer, parsed, settings, template, cls_id, pad_id, has_token_types, mode, lambda _: None)
+
+
+def _assembled(
+    tokenizer: Tokenizer,
+    settings: dict[str, Any],
+    canonical: bytes,
+    template: PairTemplate,
+    cls_id: int,
+    pad_id: int,
+    has_token_types: bool,
+    mode: str,
+    say: Callable[[str], None],
+) -> TextEncoder:
     return TextEncoder(
         tokenizer=tokenizer,
         settings=settings,
         template=template,
         cls_id=cls_id,
         pad_id=pad_id,
-        has_token_types=has_types,
+        has_token_types=has_token_types,
         tokenizer_hash=hashlib.sha256(canonical).hexdigest(),
         space_led=_space_led(tokenizer, settings),
         way=Way(tokenizer, settings, mode, say),
