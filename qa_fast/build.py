@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from qa_fast.featurizer import Featurizer, check_config, check_longest, check_ro
 from qa_fast.parallel import Ahead, processors
 from qa_fast.progress import Reporter, StageClock, on_stderr
 from qa_fast.schema import FeatureConfig, canonical_json
-from qa_fast.shards import FORMAT_VERSION, REJECTED, TRAIN, Shards, damaged_file, open_shards
+from qa_fast.shards import FORMAT_VERSION, INDEX, REJECTED, TRAIN, Shards, damaged_file, open_shards, write_json
 from qa_fast.sources import resolve_model, resolve_source
 from qa_fast.sources.cache import cache_folder, local_path
+from qa_fast.sources.resolve import split_names
 from qa_fast.staging import check_out, check_replaceable, finished, locked, put_in_place, staged
 from qa_fast.version import __version__
 
@@ -136,7 +137,10 @@ def build_shards(
             "max_examples": max_examples,
         }
         fingerprint = hashlib.sha256(canonical_json(decides).encode("utf-8", "surrogateescape")).hexdigest()
-        out = named or cache_folder() / "shards" / fingerprint[:_NAME_DIGITS]
+        about_model = _about_model(model, folder, encoder)
+        # Another model with the same tokenizer makes the same features; but they name the model to train.
+        both = hashlib.sha256(f"{fingerprint} {about_model['name']}".encode("utf-8", "surrogateescape")).hexdigest()
+        out = named or cache_folder() / "shards" / both[:_NAME_DIGITS]
         stack.enter_context(locked(out, wait=named is None))
         there = finished(out)
         if there is not None and there.get("fingerprint") == fingerprint:
@@ -144,6 +148,12 @@ def build_shards(
             if damaged is None:
                 _check_strict(out, there, strict)
                 report.say(f"{out} is up to date: same source, model and options")
+                if there.get("model") != about_model:
+                    there = {**there, "model": about_model}
+                    write_json(out / INDEX, there)
+                    report.say(
+                        f"{out}: made with the tokenizer of {about_model['name']}, too, which its index names now"
+                    )
                 return BuildResult(
                     out, there, True, time.perf_counter() - started, fetched - started, loaded - fetched, {}
                 )
@@ -163,7 +173,7 @@ def build_shards(
             "fingerprint": fingerprint,
             "config": config.to_dict(),
             "decided_by": decides,
-            "model": _about_model(model, folder, encoder),
+            "model": about_model,
             "source": about_source,
             "splits": {split: {**counts[split].to_dict(), "shards": shards[split]} for split in found.splits},
         }
@@ -182,7 +192,7 @@ def featurize(
     labels: str = FeatureConfig.labels,
     drop_impossible: bool = FeatureConfig.drop_impossible,
     columns: dict[str, str] | None = None,
-    splits: list[str] | None = None,
+    splits: str | Sequence[str] | None = None,
     max_examples: int | None = None,
     encode: str = "auto",
     workers: int | None = None,
@@ -201,7 +211,7 @@ def featurize(
         labels: "exact", or "reference": as the tutorial labels, quirks included.
         drop_impossible: Leave out train windows that do not hold their question's answer.
         columns: Ours -> theirs, for data with other column names.
-        splits: Only these.
+        splits: Only this, or these.
         max_examples: At most so many examples of each split, the first ones.
         encode: See `build_shards`, as for `overwrite` and `strict`.
         workers: Threads; None takes the processors that this process may use.
@@ -222,7 +232,7 @@ def featurize(
         str(model),
         config,
         columns=columns,
-        splits=splits,
+        splits=split_names(splits),
         max_examples=max_examples,
         encode=encode,
         workers=workers or processors(),

@@ -24,6 +24,7 @@ from qa_fast.model.config import EncoderConfig
 from qa_fast.model.encoder import SpanModel, fresh_matrix
 from qa_fast.model.families import family_of
 from qa_fast.model.folder import TOKENIZER_FILES, Tensors, folder_config, read_json_config
+from qa_fast.sources.cache import local_path
 
 Floats = npt.NDArray[np.float32]
 
@@ -178,11 +179,21 @@ def save_model(model: SpanModel, out: str | Path, source: str | Path, *, replace
         replace: Allow `out` to exist.
 
     Raises:
-        UserError: `out` exists and `replace` is off.
+        UserError: `out` exists and `replace` is off, or it cannot be written.
     """
+    out, source = local_path(str(out)), Path(source)
+    try:
+        _save_model(model, out, source, replace)
+    except OSError as error:
+        raise UserError(
+            f"the output must be a folder that can be written, with room; {out}: {error.strerror or error}: choose "
+            "another"
+        ) from None
+
+
+def _save_model(model: SpanModel, out: Path, source: Path, replace: bool) -> None:
     from safetensors.numpy import save_file
 
-    out, source = Path(out), Path(source)
     if out.exists() and not replace:
         raise UserError(f"the output folder must not exist; {str(out)!r} does: choose another, or pass --overwrite")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from qa_fast.errors import UserError
 from qa_fast.progress import on_stderr
 from qa_fast.raw import EXAMPLES, Reject
 from qa_fast.sources import resolve_source
+from qa_fast.sources.resolve import split_names
 
 
 class Example(dict[str, Any]):
@@ -83,7 +84,7 @@ class Examples(Sequence[dict[str, Any]]):
         Raises:
             UserError: There is none.
         """
-        row = pc.index(self.table["id"], pa.scalar(example_id, pa.string())).as_py()
+        row = pc.index(self.table["id"], pa.scalar(str(example_id), pa.string())).as_py()
         if row < 0:
             raise UserError(f"an id must be one of the split's; {self.name} has no {example_id!r}")
         return self[row]
@@ -150,6 +151,10 @@ class Dataset(Mapping[str, Examples]):
     def __len__(self) -> int:
         return len(self._splits)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """A split, or `default`."""
+        return self._splits.get(name, default)
+
     def __contains__(self, name: object) -> bool:
         return name in self._splits
 
@@ -167,7 +172,7 @@ def load(
     source: str = "squad",
     *,
     columns: dict[str, str] | None = None,
-    splits: Sequence[str] | None = None,
+    splits: str | Sequence[str] | None = None,
     max_examples: int | None = None,
     say: Callable[[str], None] = on_stderr,
 ) -> Dataset:
@@ -176,7 +181,7 @@ def load(
     Args:
         source: "squad", a local file or folder, or a Hub dataset id: any SOURCE of `qa-fast featurize`.
         columns: Ours -> theirs, for data with other column names.
-        splits: Only these; for a single file, one split names it.
+        splits: Only this, or these; for a single file, one split names it.
         max_examples: At most so many examples of each split, the first ones.
         say: Told in lines where the files come from.
 
@@ -185,7 +190,7 @@ def load(
     """
     if max_examples is not None and max_examples < 1:
         raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out for all")
-    found = resolve_source(str(source), columns, list(splits) if splits else None, say)
+    found = resolve_source(str(source), columns, split_names(splits), say)
     tables: dict[str, list[pa.Table]] = {split: [] for split in found.splits}
     unreadable: dict[str, list[Reject]] = {split: [] for split in found.splits}
     for part in found.tables(max_examples):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -187,3 +187,14 @@ def _best_threshold(
 
 def _percent(scores: npt.NDArray[Any]) -> float:
     return 100.0 * float(np.mean(scores)) if len(scores) else 0.0
+
+
+def metric_rows(metrics: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+    """Metrics as names, nested ones joined by a dot, and values as they are shown."""
+    rows: list[tuple[str, str]] = []
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            rows += metric_rows(value, f"{before}{name}.")
+        else:
+            rows.append((before + name, f"{value:.4f}" if isinstance(value, float) else f"{value}"))
+    return rows

@@ -74,14 +74,8 @@ def locked(out: Path, wait: bool = False) -> Iterator[None]:
         UserError: Another run holds it, or it cannot be made.
     """
     made = not out.exists()
+    folder = _locked_folder(out, wait)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder = os.open(out, os.O_RDONLY) if fcntl else None
-    except OSError as error:
-        raise _not_writable(out, error) from None
-    try:
-        if folder is not None:
-            _lock(folder, out, wait)
         yield
     finally:
         if made:
@@ -89,6 +83,29 @@ def locked(out: Path, wait: bool = False) -> Iterator[None]:
                 out.rmdir()
         if folder is not None:
             os.close(folder)
+
+
+def _locked_folder(out: Path, wait: bool) -> int | None:
+    """A descriptor that holds the lock on what is `out` now; None where there are no locks."""
+    while True:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            folder = os.open(out, os.O_RDONLY) if fcntl else None
+        except OSError as error:
+            raise _not_writable(out, error) from None
+        if folder is None:
+            return None
+        try:
+            _lock(folder, out, wait)
+            there = os.stat(out)
+            if os.path.samestat(os.fstat(folder), there):
+                return folder
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(folder)
+            raise
+        os.close(folder)  # whoever held it took the empty folder away: that lock keeps nobody out
 
 
 def _lock(folder: int, out: Path, wait: bool) -> None:

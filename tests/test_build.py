@@ -559,7 +559,24 @@ def test_without_a_folder_shards_are_kept_in_the_cache(
     assert "up to date" in said[-1]
     other = qa_fast.featurize(source, model, labels="reference", **options)
     assert other.folder != first.folder
-    assert open_shards(first.folder).manifest["fingerprint"].startswith(first.folder.name)
     named = qa_fast.featurize(source, model, out=tmp_path / "named", **options)
     assert named.manifest["fingerprint"] == first.manifest["fingerprint"]
     assert named["train"][0] == first["train"][0]
+
+
+def test_another_model_of_the_same_tokenizer_is_named(tmp_path: Path, source: str, model: str) -> None:
+    """Its features are the same, but training starts from the model that the index names."""
+    import qa_fast
+
+    tuned = tmp_path / "tuned"
+    shutil.copytree(model, tuned)
+    options = {"max_length": 48, "doc_stride": 12, "say": lambda _: None}
+    first, second = (qa_fast.featurize(source, name, **options) for name in (model, tuned))
+    assert first.folder != second.folder
+    assert second.manifest["model"]["name"] == str(tuned.resolve())
+    assert first.manifest["fingerprint"] == second.manifest["fingerprint"]
+    build_shards(source, tmp_path / "out", model, CONFIG)
+    again = build_shards(source, tmp_path / "out", str(tuned), CONFIG)
+    assert again.up_to_date
+    assert open_shards(tmp_path / "out").manifest == again.manifest
+    assert again.manifest["model"]["name"] == str(tuned.resolve())

@@ -151,3 +151,18 @@ def test_a_browser_shows_a_hostile_page_as_text(browser: Any, show: Any, tmp_pat
 
 def _brightness(colour: str) -> int:
     return sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+def test_what_is_left_out_is_not_shown_as_good(show: Any, tmp_path: Path) -> None:
+    rows = sample.rows()[:2]
+    source = sample.write(tmp_path / "train.jsonl", [rows[0], rows[1] | {"id": rows[0]["id"]}])
+    code, out, err = show(str(source))
+    assert (code, err) == (0, "")
+    assert "ids must be unique" in out
+
+
+def test_a_name_that_no_file_can_have(show: Any) -> None:
+    code, out, err = show("x" * 300)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1

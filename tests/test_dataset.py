@@ -68,6 +68,13 @@ def test_other_forms(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
         split.to_pandas()
 
 
+def test_one_split_may_be_named(source: str) -> None:
+    assert list(qa_fast.load(source, splits="validation", say=quiet)) == ["validation"]
+    data = qa_fast.load(source, say=quiet)
+    assert data.get("test") is None
+    assert data.get("train") is data["train"]
+
+
 def test_mistakes_are_told(source: str) -> None:
     with pytest.raises(UserError, match="the split must be one of train, validation; received 'test'"):
         qa_fast.load(source, say=quiet)["test"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -11,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qa_fast import feeds
 from qa_fast.batches import BatchCutter, batches_of, bucket_widths, training_plan
 from qa_fast.errors import UserError
 from qa_fast.shards import Shards, Split, open_shards
@@ -48,6 +49,8 @@ def test_a_row_is_what_datasets_reads(shards: Shards) -> None:
         shards["train"][9999]
     with pytest.raises(UserError, match="one of train, validation; received 'dev'"):
         shards["dev"]
+    with pytest.raises(UserError, match="a row must be a number; received a slice"):
+        shards["train"][:2]
 
 
 def test_a_notebook_shows_shards(shards: Shards) -> None:
@@ -73,7 +76,7 @@ def test_arrays_hold_every_feature_and_say_their_size(split: Split) -> None:
 def test_arrays_that_cannot_be_are_refused(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"must hold the longest feature, \d+ tokens in train; received 8"):
         split.to_numpy(max_length=8)
-    monkeypatch.setattr(feeds, "_memory_available", lambda: 1000)
+    monkeypatch.setattr("qa_fast.feeds.arrays._memory_available", lambda: 1000)
     with pytest.raises(UserError, match=r"must fit into memory; .* are needed, 0\.0 MB are free"):
         split.to_numpy()
 
@@ -126,24 +129,79 @@ def test_tf_data(split: Split) -> None:
     assert fixed["end_positions"].shape == (4,)
 
 
-def test_torch(split: Split) -> None:
+def shared(batches: Iterable[dict[str, Any]]) -> list[str]:
+    """What a pass holds, whichever worker gave it first."""
+    return sorted(map(str, as_lists(batches)))
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_torch(split: Split, context: str, kept: bool) -> None:
     torch = pytest.importorskip("torch")
     dataset = split.to_torch(4, seed=2)
-    first, second = (as_lists(split.batches(4, seed=2, epoch=epoch)) for epoch in (0, 1))
+    passes = [as_lists(split.batches(4, seed=2, epoch=epoch)) for epoch in range(5)]
     found = list(dataset)
     assert found[0]["input_ids"].dtype == torch.int64
-    assert as_lists(found) == first
-    workers = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")
-    assert sorted(map(str, as_lists(workers))) == sorted(map(str, second))
+    assert as_lists(found) == passes[0]
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=None, num_workers=2, multiprocessing_context=context, persistent_workers=kept
+    )
+    for epoch in (1, 2, 3):  # a loader's workers are new ones in each pass, unless it keeps them
+        assert shared(loader) == sorted(map(str, passes[epoch]))
+    assert as_lists(dataset) == passes[4]
 
 
-def test_keras_without_tensorflow(split: Split) -> None:
-    dataset = split.to_keras(4, seed=2)
-    for epoch in (0, 1):
-        assert as_lists(dataset[number][0] for number in range(len(dataset))) == as_lists(
-            split.batches(4, seed=2, epoch=epoch)
-        )
-        dataset.on_epoch_end()
+FITTED = """
+import json, sys, keras, qa_fast
+
+class Watcher(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.seen = self.add_weight(()), []
+        self.built = True
+
+    def call(self, x):
+        return self.scale * keras.ops.cast(x["start_positions"], "float32")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        self.seen.append(keras.ops.convert_to_numpy(x["input_ids"]).tolist())
+        return keras.ops.sum(y_pred)
+
+split, model = qa_fast.open_shards(sys.argv[1])["train"], Watcher()
+model.compile("sgd", run_eagerly=True)
+made = split.to_keras(4, seed=2, batching=sys.argv[2])
+model.fit(made, epochs=2, shuffle=sys.argv[3] == "mixed", verbose=0)
+print(json.dumps(model.seen[-2 * len(made):]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "batching", "order"),
+    [("jax", "grouped", "kept"), ("jax", "grouped", "mixed"), ("tensorflow", "fixed", "kept")],
+)
+def test_fit_reads_whole_passes(shards: Shards, backend: str, batching: str, order: str) -> None:
+    pytest.importorskip(backend)
+    done = subprocess.run(
+        [sys.executable, "-c", FITTED, str(shards.folder), batching, order],
+        env=os.environ | {"KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    half = len(seen) // 2
+    for epoch, found in enumerate((seen[:half], seen[half:])):
+        wanted = [
+            each["input_ids"] for each in as_lists(shards["train"].batches(4, seed=2, epoch=epoch, batching=batching))
+        ]
+        assert sorted(map(str, found)) == sorted(map(str, wanted))
+        assert (found == wanted) == (order == "kept")
+
+
+def test_widths_that_keras_on_tensorflow_does_not_take(split: Split) -> None:
+    with pytest.raises(UserError, match="to_keras takes batching='fixed' where KERAS_BACKEND is tensorflow"):
+        split.to_keras(4)
 
 
 DISTRIBUTED = """
@@ -186,5 +244,6 @@ def test_options_that_cannot_be(split: Split, options: dict[str, Any], words: st
 @pytest.mark.parametrize(("name", "way"), [("tensorflow", "to_tf_dataset"), ("torch", "to_torch")])
 def test_a_missing_library_is_told(split: Split, name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "qa_fast.feeds.torch_set", raising=False)
     with pytest.raises(UserError, match=f"{way} needs .*, which is not installed: pip install"):
         getattr(split, way)(4)

@@ -476,3 +476,23 @@ def test_what_cannot_be_scored(workshop: Path) -> None:
     metrics = qa_fast.SquadMetrics(shards.split("validation"))
     with pytest.raises(UserError, match=r"SquadMetrics must watch a qa_fast\.SpanModel; received Sequential"):
         metrics.set_model(keras.Sequential())
+
+
+def test_a_split_of_another_tokenizer_is_refused(workshop: Path) -> None:
+    import dataclasses
+
+    split = dataclasses.replace(open_shards(workshop / "shards")["validation"], tokenizer_hash="f" * 64)
+    model = qa_fast.SpanModel.from_pretrained(workshop / "tiny")
+    with pytest.raises(UserError, match="made with the model's tokenizer; 'validation' was made with another"):
+        qa_fast.SquadMetrics(split).set_model(model)
+
+
+def test_where_a_model_is_saved(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = qa_fast.SpanModel.from_pretrained(workshop / "tiny")
+    model.save_pretrained("~/saved")
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the output must be a folder that can be written"):
+        model.save_pretrained(tmp_path / "file" / "model")
+    assert qa_fast.evaluate(open_shards(workshop / "shards"), tmp_path / "saved", engine="onnx").f1 >= 0

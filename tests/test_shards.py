@@ -292,3 +292,8 @@ def test_json_is_written_whole(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"näme": ["港", "half \udcff"]})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"näme": ["港", "half \udcff"]}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_name_that_no_folder_can_have(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="SHARDS must be a folder"):
+        open_shards(tmp_path / ("x" * 300))

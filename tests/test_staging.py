@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -246,3 +247,23 @@ def test_links_are_unlinked_not_followed(tmp_path: Path) -> None:
     make(out, "new", ("train",))
     assert (elsewhere / "state.json").read_text() == "old"
     assert not (out / "test").exists()
+
+
+def test_who_waits_holds_the_folder_that_is_there(tmp_path: Path) -> None:
+    """The one before took the empty folder away; a lock on what is gone keeps nobody out."""
+    out, inside, leave = tmp_path / "out", threading.Event(), threading.Event()
+
+    def first() -> None:
+        with staging.locked(out):
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert inside.wait(10)
+    threading.Timer(0.3, leave.set).start()
+    with staging.locked(out, wait=True):
+        assert out.is_dir()
+        with pytest.raises(UserError, match="one run at a time"), staging.locked(out):
+            pass
+    thread.join()

@@ -65,6 +65,7 @@ def evaluate(
     with needs("answer", "qa-fast evaluate"):
         from qa_fast.hub.card import write_card
         from qa_fast.hub.facts import record_evaluation
+        from qa_fast.metrics import metric_rows
         from qa_fast.report.analysis import comparison_dict, set_against
         from qa_fast.report.other import open_other
         from qa_fast.report.page import check_report, write_report
@@ -109,7 +110,7 @@ def evaluate(
             against = set_against(result, answers, seed=seed)
             figures = {"comparison": comparison_dict(result, against)}
     if out is not None:
-        write_json(out / "metrics.json", result.metrics)
+        write_json(out.expanduser() / "metrics.json", result.metrics)
     carded = (Path(model) / "training" / "metrics.json").is_file()
     if carded:
         record_evaluation(
@@ -128,8 +129,7 @@ def evaluate(
         return
     if quiet:
         return
-    for name, value in _flat(result.metrics):
-        shown = f"{value:.4f}" if isinstance(value, float) else f"{value}"
+    for name, shown in metric_rows(result.metrics):
         typer.echo(f"{name:32} {shown:>12}")
     rate = result.features / result.seconds if result.seconds else 0.0
     typer.echo(f"{result.features:,} features in {result.seconds:.1f} s ({rate:.1f} a second)")
@@ -173,11 +173,3 @@ def _tell(against: Against) -> None:
             f"{name:32} {difference.points:+12.4f}  95 % {low:+.2f} to {high:+.2f}, p = {difference.p_value:.4f}"
         )
     typer.echo(f"better on {found.wins:,}, worse on {found.losses:,}, equal on {found.ties:,} questions (by F1)")
-
-
-def _flat(metrics: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    """Nested metrics as (name, value), names joined by a dot."""
-    rows: list[tuple[str, Any]] = []
-    for name, value in metrics.items():
-        rows += _flat(value, f"{before}{name}.") if isinstance(value, dict) else [(before + name, value)]
-    return rows

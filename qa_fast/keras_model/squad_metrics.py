@@ -27,7 +27,7 @@ class SquadMetrics(keras.callbacks.Callback):
         seed: Of that choice.
 
     Raises:
-        UserError: The split cannot be scored, or the model is no `SpanModel`.
+        UserError: The split cannot be scored, the model is no `SpanModel`, or it has another tokenizer.
     """
 
     def __init__(self, split: Split, max_examples: int | None = None, *, seed: int = 0) -> None:
@@ -47,7 +47,14 @@ class SquadMetrics(keras.callbacks.Callback):
         if not isinstance(model, SpanModel):
             raise UserError(f"SquadMetrics must watch a qa_fast.SpanModel; received {type(model).__name__}")
         if self._engine is None or self._engine.model is not model.network:
-            self._engine, self._cls_id = KerasEngine(model.network), model.text_encoder().cls_id
+            encoder = model.text_encoder()
+            if self.split.tokenizer_hash not in (None, encoder.tokenizer_hash):
+                raise UserError(
+                    f"the split must be made with the model's tokenizer; {self.split.name!r} was made with another "
+                    f"({str(self.split.tokenizer_hash)[:12]}, the model has {encoder.tokenizer_hash[:12]}): featurize "
+                    "with model= the one that you train"
+                )
+            self._engine, self._cls_id = KerasEngine(model.network), encoder.cls_id
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Score the split."""

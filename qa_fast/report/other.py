@@ -6,9 +6,9 @@ here: texts by question id fit every model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from qa_fast.errors import UserError
 from qa_fast.predictions import PREDICTIONS, read_predictions
@@ -17,6 +17,7 @@ from qa_fast.report.compare import aligned
 from qa_fast.scoring import EvaluationResult, check_tokenizer
 from qa_fast.shards import Shards
 from qa_fast.sources import resolve_model
+from qa_fast.sources.cache import is_file, local_path
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ def open_other(name: str, shards: Shards, ids: Sequence[str]) -> Opened:
     Raises:
         UserError: It is none of these, a question has no answer there, or the model has another tokenizer.
     """
-    path = Path(name).expanduser()
-    if path.is_file() or ((path / PREDICTIONS).is_file() and not (path / "config.json").is_file()):
+    path = local_path(name)
+    if is_file(path) or (is_file(path / PREDICTIONS) and not is_file(path / "config.json")):
         predictions = read_predictions(path)
         aligned(ids, predictions, name)
         return Opened(name, predictions)
-    if path.is_dir() and not (path / "config.json").is_file():
+    if os.path.isdir(path) and not is_file(path / "config.json"):
         raise UserError(
             f"--compare takes a model folder, or a folder with the {PREDICTIONS} of 'qa-fast evaluate --out'; received "
             f"{name}, which holds neither: check the path"

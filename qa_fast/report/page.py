@@ -10,6 +10,7 @@ from qa_fast.errors import UserError
 from qa_fast.html.elements import card, details, facts, grid, heading, paragraph
 from qa_fast.html.markup import Html, joined
 from qa_fast.html.page import page, save_page
+from qa_fast.metrics import metric_rows
 from qa_fast.report.analysis import MOST_SHOWN, Analysis, Other, analyse
 from qa_fast.report.sections import compared, confidence, group_chart, listed, mistakes, signed, span
 from qa_fast.scoring import EvaluationResult
@@ -118,7 +119,7 @@ def _headline(analysis: Analysis, about: Mapping[str, str | int]) -> Html:
     if analysis.against is not None:
         difference = analysis.against.comparison.f1
         tiles.append(_tile("F1 against the other", signed(difference.points), f"95 %: {span(difference.interval)}"))
-    official = facts((name, _plain(value)) for name, value in _flat(analysis.result.metrics))
+    official = facts(metric_rows(analysis.result.metrics))
     return joined(
         [grid(*tiles, kind="tiles"), card(facts(about), details("Official metrics", official))]
     )  # fmt: skip
@@ -130,14 +131,3 @@ def _tile(name: str, value: str, note: str) -> Html:
 
 def _to(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.1f} to {interval[1]:.1f}"
-
-
-def _plain(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else f"{value}"
-
-
-def _flat(metrics: Mapping[str, object], before: str = "") -> list[tuple[str, object]]:
-    rows: list[tuple[str, object]] = []
-    for name, value in metrics.items():
-        rows += _flat(value, f"{before}{name}.") if isinstance(value, dict) else [(before + name, value)]
-    return rows

@@ -38,6 +38,7 @@ class Split:
         pad_id: Token id behind a row's end.
         cls_id: Token id of CLS, where it is known.
         max_length: Longest feature in tokens that these were made with.
+        tokenizer_hash: Of the tokenizer that made them, where it is known.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Split:
     pad_id: int = 0
     cls_id: int | None = None
     max_length: int = 512
+    tokenizer_hash: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,6 +67,8 @@ class Split:
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """One feature as a dict of `schema.FEATURE_COLUMNS`, and of `EVALUATION_COLUMNS` in every split but train."""
+        if isinstance(row, slice):
+            raise UserError("a row must be a number; received a slice: take batches(), or to_numpy() for all rows")
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.name} has {len(self):,} features; received row {row}")
         row %= len(self)
@@ -156,30 +160,33 @@ class Split:
         Raises:
             UserError: As for `batches`, or TensorFlow is not installed.
         """
-        from qa_fast.feeds import tf_dataset
+        from qa_fast.feeds.tf_data import tf_dataset
 
         return tf_dataset(self.batches(batch_size, **options))
 
     def to_keras(self, batch_size: int = 16, **options: Any) -> Any:
         """A `keras.utils.PyDataset` for `Model.fit` where there is no TensorFlow, as on JAX.
 
-        Pass `shuffle=False` to `fit`: the order is drawn here, and Keras would mix the batches once more.
+        On TensorFlow Keras wants all batches of one width: only `batching="fixed"` works there; take `to_tf_dataset`.
+
+        Pass `shuffle=False` to `fit`: the order is drawn here, and Keras would put the batches of a pass in another.
 
         Args:
             batch_size: B.
             options: As those of `batches`.
 
         Raises:
-            UserError: As for `batches`.
+            UserError: As for `batches`, or batches of several widths are asked for on TensorFlow.
         """
-        from qa_fast.feeds import keras_dataset
+        from qa_fast.feeds.keras_set import keras_batches
 
-        return keras_dataset(self.batches(batch_size, **options))
+        return keras_batches(self.batches(batch_size, **options))
 
     def to_torch(self, batch_size: int = 16, **options: Any) -> Any:
         """A torch `IterableDataset` of batches of int64 tensors, which transformers' models take as `model(**batch)`.
 
-        Read it as it is or through `DataLoader(dataset, batch_size=None, num_workers=N)`.
+        Read it as it is or through `DataLoader(dataset, batch_size=None, num_workers=N)`. Each process of a distributed
+        job reads all of it.
 
         Args:
             batch_size: B.
@@ -188,9 +195,11 @@ class Split:
         Raises:
             UserError: As for `batches`, or torch is not installed.
         """
-        from qa_fast.feeds import torch_dataset
-
-        return torch_dataset(self.batches(batch_size, **options))
+        try:
+            from qa_fast.feeds.torch_set import TorchBatches
+        except ImportError:
+            raise UserError("to_torch needs torch, which is not installed: pip install torch") from None
+        return TorchBatches(self.batches(batch_size, **options))
 
 
 @dataclass(frozen=True)
@@ -223,6 +232,9 @@ class Shards:
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
+
+    def __fspath__(self) -> str:
+        return str(self.folder)  # so that whatever takes a folder of shards takes this
 
     def __repr__(self) -> str:
         splits = self.manifest["splits"].items()
@@ -261,7 +273,11 @@ def open_shards(path: str | Path) -> Shards:
     """
     folder = Path(path).expanduser()
     index = folder / INDEX
-    if not index.is_file():
+    try:
+        there = index.is_file()
+    except OSError as error:  # a name that no file can have
+        raise UserError(f"SHARDS must be a folder that 'qa-fast featurize' made; {error.strerror}: {folder}") from None
+    if not there:
         state = "is not there" if not folder.exists() else f"has no {INDEX} (not made by qa-fast, or not finished)"
         raise UserError(f"SHARDS must be a folder that 'qa-fast featurize' made; {folder} {state}: run featurize first")
     try:
@@ -300,6 +316,7 @@ def _open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
         pad_id=model.get("pad_token_id") or 0,
         cls_id=model.get("cls_token_id"),
         max_length=config.get("max_length", found.max_length),
+        tokenizer_hash=model.get("tokenizer_hash"),
     )
 
 

@@ -35,10 +35,11 @@ def first_examples(material: Material, count: int) -> list[Shown]:
             if not material.has_texts(split):
                 found += [decoded_example(split, row_id, stored[row_id], material.encoder) for row_id in ids]
                 continue
-        left = count
+        left, known = count, IdSet()
         for table in material.tables(split):
             rows = np.arange(min(left, table.rows.num_rows))
-            found += _examples(material, split, table.rows, rows, np.zeros(table.rows.num_rows, bool), stored)
+            repeated = known.add(one_chunk(table.rows["id"]))
+            found += _examples(material, split, table.rows, rows, repeated, stored)
             left -= len(rows)
             if left <= 0:
                 break

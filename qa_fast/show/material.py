@@ -22,7 +22,7 @@ from qa_fast.schema import LABEL_MODES, FeatureConfig
 from qa_fast.shards import INDEX, TRAIN, Shards, open_shards
 from qa_fast.show.wording import train_first
 from qa_fast.sources import resolve_model, resolve_source
-from qa_fast.sources.cache import local_path
+from qa_fast.sources.cache import is_file, local_path
 
 if TYPE_CHECKING:
     from qa_fast.encode import TextEncoder
@@ -143,7 +143,7 @@ def open_material(
     given = {"max_length": max_length, "doc_stride": doc_stride, "labels": labels}
     given = {key: value for key, value in given.items() if value is not None}
     folder = local_path(name)
-    if (folder / INDEX).is_file():
+    if is_file(folder / INDEX):
         return _shards(name, open_shards(folder), model, given, columns, splits, say)
     config = FeatureConfig(**given)  # type: ignore[arg-type]
     if config.labels not in LABEL_MODES:

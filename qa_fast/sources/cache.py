@@ -27,6 +27,14 @@ def local_path(name: str) -> Path:
         return Path(name)
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file can have is no file."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:

@@ -7,7 +7,7 @@ wheel on the package index; other ids on the Hub alone. Every step is said in a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,11 @@ def resolve_source(
             )
         source = replace(source, splits={split: paths for split, paths in source.splits.items() if split in splits})
     return source
+
+
+def split_names(asked: str | Sequence[str] | None) -> list[str] | None:
+    """Splits as Python users name them, one or several, as a list; None is all."""
+    return [asked] if isinstance(asked, str) else list(asked) if asked else None
 
 
 def _look(name: str) -> tuple[Path, bool]:

@@ -1,0 +1,46 @@
+"""All features of a split as the tutorial's dict of padded arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qa_fast.errors import UserError
+from qa_fast.feeds.batches import LABELS, Columns, columns_of, cutter_of
+from qa_fast.progress import on_stderr
+
+if TYPE_CHECKING:
+    from qa_fast.shards import Split
+
+
+def padded_arrays(split: Split, max_length: int, say: Callable[[str], None] = on_stderr) -> Columns:
+    """All features of a split, padded to one length; see `Split.to_numpy`."""
+    columns = 3 if split.typed else 2
+    needed = len(split) * 4 * (columns * max_length + len(LABELS))
+    say(
+        f"{split.name}: {len(split):,} features of {max_length} tokens in {columns + len(LABELS)} arrays of int32 "
+        f"take {_size(needed)}"
+    )
+    available = _memory_available()
+    if available is not None and needed > available:
+        raise UserError(
+            f"the arrays must fit into memory; {_size(needed)} are needed, {_size(available)} are free: lower "
+            "max_length, or take batches with to_tf_dataset, to_torch, to_keras or batches"
+        )
+    return columns_of(cutter_of(split, max_length).cut(np.arange(len(split)), max_length), split.typed)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _memory_available() -> int | None:
+    """Bytes that can be taken without swapping, where the system says."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
