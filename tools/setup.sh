@@ -25,7 +25,8 @@ if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt
   fi
   case "$extras" in
     test) size="about 4.4 GB" ;;
-    *) size="about 2 GB" ;;
+    train*) size="about 2.4 GB" ;;
+    *) size="about 0.9 GB" ;;
   esac
   say "installing qa-fast[$extras] with $installer; the packages take $size of disk, the first time some minutes"
   if [ "$installer" = uv ]; then
