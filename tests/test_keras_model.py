@@ -130,6 +130,11 @@ def on_jax() -> dict[str, object]:
     import tempfile
 
     model = small()
+    rows, width = some()["input_ids"].shape
+    assert model.predict(unlabelled(some()), verbose=0)["start_logits"].shape == (rows, width)  # also before compile
+    narrow = {name: value[:, :20] for name, value in unlabelled(some()).items()}
+    with pytest.raises(UserError, match="predict must be given batches of one width"):
+        model.predict(((x,) for x in (narrow, unlabelled(some()))), verbose=0)
     model.compile(keras.optimizers.Adam(1e-3))
     model.fit(some(), epochs=2, verbose=0)
     before = model.evaluate(some(), verbose=0)

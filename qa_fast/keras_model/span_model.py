@@ -247,9 +247,23 @@ class SpanModel(keras.Model):
             return super().evaluate(x, y, *args, **options)
 
     def predict(self, *args: Any, **options: Any) -> Any:
-        """See `keras.Model.predict`: a dict, `start_logits` and `end_logits`, float32[rows, L] each."""
-        with _kept_whole(self):
-            return super().predict(*args, **options)
+        """See `keras.Model.predict`: a dict, `start_logits` and `end_logits`, float32[rows, L] each.
+
+        Batches of several widths come back as ragged tensors on TensorFlow; on JAX they must be of one width.
+
+        Raises:
+            UserError: They are not.
+        """
+        try:
+            with _kept_whole(self):
+                return super().predict(*args, **options)
+        except ValueError as error:
+            if "concatenation axis" not in str(error):
+                raise
+            raise UserError(
+                f"predict must be given batches of one width where KERAS_BACKEND is {keras.backend.backend()}; "
+                "received several: take batching='fixed', or to_numpy()"
+            ) from None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and the tokenizer's files, as transformers reads them.
@@ -326,9 +340,10 @@ def _kept_whole(model: SpanModel) -> Iterator[None]:
     jax = keras.backend.backend() == "jax"
     before: list[tuple[Any, Any]] = []
     if jax:
-        if model.optimizer is not None and not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        own = model.optimizer.variables if model.optimizer is not None else []
+        optimizer = getattr(model, "optimizer", None)  # there from `compile` on
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        own = optimizer.variables if optimizer is not None else []
         # No copies, and no memory kept: a step that runs takes the buffers, held here or not.
         before = [(variable, variable.value) for variable in (*model.variables, *own, *model.metrics_variables)]
     try:
