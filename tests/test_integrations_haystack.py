@@ -341,7 +341,9 @@ def test_a_real_model_reads(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "tiny")
     texts = sorted({row["context"] for row in authored_examples()})
     query = authored_examples()[0]["question"]
-    made = pipeline(ExtractiveReader(folder, precision="float32", engine="onnx", top_k=5), texts)
+    # Overlaps are kept: a tiny tokenizer is trained anew in each process, and how many answers overlap is chance.
+    reader = ExtractiveReader(folder, precision="float32", engine="onnx", top_k=5, overlap_threshold=None)
+    made = pipeline(reader, texts)
     answers = made.run({"retriever": {"query": query}, "reader": {"query": query}})["reader"]["answers"]
     assert len(answers) == 6
     documents = {answer.document.id: answer.document for answer in answers if answer.document}
