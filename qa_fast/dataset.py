@@ -1,7 +1,7 @@
 """A data set as it is, before any tokenizer: splits of examples with row access, to look at and to hand on.
 
-The rows are those that `featurize` reads, in its columns and order, unchecked; `rejected` tells which of them it would
-leave out and why. They stay in Arrow, each document once, so all of SQuAD takes tens of megabytes.
+The rows are those that `featurize` reads, in its columns and order, unchecked; `rejected` tells which of them it leaves
+out, whatever the tokenizer, and why. They stay in Arrow, each document once, so all of SQuAD takes tens of megabytes.
 """
 
 from __future__ import annotations
@@ -109,7 +109,10 @@ class Examples(Sequence[dict[str, Any]]):
 
     @cached_property
     def rejected(self) -> list[Reject]:
-        """Rows that `featurize` would leave out, with the reasons; looked for when first asked for."""
+        """Rows that no tokenizer could use, with the reasons; looked for when first asked for.
+
+        `featurize` leaves these out, and questions too long for a window, which only a tokenizer can tell.
+        """
         from qa_fast.examples import IdSet, check_examples
 
         seen, found = IdSet(), list(self.unreadable)

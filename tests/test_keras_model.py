@@ -21,6 +21,7 @@ from qa_fast.train.loop import _make_engine
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.steps import make_micros
 from qa_fast.train.validate import LossMeter
+from tests.processes import elsewhere
 from tests.small_models import TINY_BERT, TINY_DISTILBERT, make_features, tiny_model
 from tests.small_runs import make_model_folder, make_shards
 from tests.test_train_steps import batches
@@ -102,20 +103,6 @@ def trainer_losses(raw: dict = TINY_BERT, precision: str = "float32") -> list[fl
     return losses
 
 
-def elsewhere(call: str, **environment: str) -> object:
-    """A value computed in a process of its own."""
-    program = f"import sys, json; sys.path.insert(0, {ROOT!r}); import tests.test_keras_model as t; {call}"
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
-
-
 @pytest.mark.parametrize("dropout", [False, True])
 def test_fit_makes_the_trainer_s_steps(dropout: bool) -> None:
     """With dropout, too: the masks are the same."""
@@ -159,7 +146,7 @@ def on_jax() -> dict[str, object]:
 
 def test_jax_does_the_same() -> None:
     pytest.importorskip("jax")
-    found = elsewhere("print(json.dumps(t.on_jax()))", KERAS_BACKEND="jax")
+    found = elsewhere(__name__, "print(json.dumps(t.on_jax()))", KERAS_BACKEND="jax")
     assert isinstance(found, dict)
     assert found["backend"] == "jax"
     np.testing.assert_allclose(found["fitted"], found["trained"], rtol=1e-5)
@@ -422,7 +409,7 @@ def mirrored_losses() -> list[float]:
 def test_two_devices_train_as_one() -> None:
     """Masks, and the mean over labels that count in the whole batch, are those of one device."""
     pytest.importorskip("tensorflow")
-    found = elsewhere("print(json.dumps(t.mirrored_losses()))", KERAS_BACKEND="tensorflow")
+    found = elsewhere(__name__, "print(json.dumps(t.mirrored_losses()))", KERAS_BACKEND="tensorflow")
     np.testing.assert_allclose(found, trainer_losses(), rtol=1e-4)
 
 

@@ -1,9 +1,6 @@
 """One optimisation step against torch and against itself: loss, AdamW, clipping, accumulation, devices."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -16,6 +13,7 @@ from qa_fast.train.loop import _make_engine
 from qa_fast.train.optimizer import span_loss, step_scalars, update
 from qa_fast.train.schedule import learning_rate_at
 from qa_fast.train.steps import make_micros
+from tests.processes import elsewhere
 from tests.small_models import TINY, TINY_BERT, make_features, tiny_model
 from tests.torch_models import opened_by_torch, torch_inputs
 
@@ -56,20 +54,6 @@ def losses_of_run(precision: str = "float32", jit: str = "off", steps: int = 6, 
         "losses": losses,
         "sums": {path: [float(value.sum()), float(np.abs(value).sum())] for path, value in weights.items()},
     }
-
-
-def elsewhere(call: str, **environment: str) -> dict:
-    """The same in a process of its own."""
-    program = f"import sys, json; sys.path.insert(0, {ROOT!r}); import tests.test_train_steps as t; {call}"
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
 
 
 def assert_same_run(ours: dict, theirs: dict, tolerance: float = 1e-4) -> None:
@@ -197,7 +181,7 @@ def test_compiling_changes_nothing(jit: str) -> None:
 
 def test_jax_trains_the_same() -> None:
     pytest.importorskip("jax")
-    theirs = elsewhere("print(json.dumps(t.losses_of_run(jit='on', group=2)))", KERAS_BACKEND="jax")
+    theirs = elsewhere(__name__, "print(json.dumps(t.losses_of_run(jit='on', group=2)))", KERAS_BACKEND="jax")
     assert theirs["backend"] == "jax"
     assert_same_run(losses_of_run(group=2), theirs)
 
@@ -208,7 +192,7 @@ def test_two_devices_train_as_one_on_tensorflow() -> None:
         "tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], two);"
         "print(json.dumps(t.losses_of_run(jit='parts', group=2)))"
     )
-    theirs = elsewhere(call, KERAS_BACKEND="tensorflow")
+    theirs = elsewhere(__name__, call, KERAS_BACKEND="tensorflow")
     assert theirs["devices"] == 2
     assert_same_run(losses_of_run(group=2), theirs)
 
@@ -216,7 +200,7 @@ def test_two_devices_train_as_one_on_tensorflow() -> None:
 def test_two_devices_train_as_one_on_jax() -> None:
     pytest.importorskip("jax")
     flags = "--xla_force_host_platform_device_count=2"
-    theirs = elsewhere("print(json.dumps(t.losses_of_run(jit='on')))", KERAS_BACKEND="jax", XLA_FLAGS=flags)
+    theirs = elsewhere(__name__, "print(json.dumps(t.losses_of_run(jit='on')))", KERAS_BACKEND="jax", XLA_FLAGS=flags)
     assert theirs["devices"] == 2
     assert_same_run(losses_of_run(), theirs)
 
