@@ -46,7 +46,7 @@ def main() -> None:
         except UserError as error:
             refused[way] = str(error)
             continue
-        found[way] = evaluate_split(engine.predict, split, cls_token_id=split.cls_id, max_examples=asked.examples)
+        found[way] = evaluate_split(engine.predict, split, max_examples=asked.examples)
     first = next(iter(found))
     rows = []
     for way, result in found.items():

@@ -136,7 +136,6 @@ def quantize(
         return evaluate_split(
             engine.predict,
             opened,
-            cls_token_id=shards.manifest["model"]["cls_token_id"],
             max_examples=max_examples,
             seed=seed,
             progress=progress,

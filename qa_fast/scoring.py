@@ -129,7 +129,7 @@ def evaluate_split(
     Args:
         predict: Features in chunks to batches of logits, such as `Engine.predict`; rows count over the chunks.
         split: A split with its examples and contexts.
-        cls_token_id: Id of CLS, where it may stand elsewhere than in front.
+        cls_token_id: Id of CLS, where it may stand elsewhere than in front; None takes what the split knows.
         n_best: Candidates kept for each example.
         max_answer_length: Longest answer in tokens.
         null_threshold: No answer is predicted where its score leads the best span's by more than this.
@@ -157,6 +157,7 @@ def evaluate_split(
     if len(chosen) < len(examples):
         chunks = [taken for chunk in chunks if len(taken := _features_of(chunk, chosen))]
     cls_position = None
+    cls_token_id = split.cls_id if cls_token_id is None else cls_token_id
     if cls_token_id is not None and chunks:
         cls_position = np.concatenate([find_cls(chunk, cls_token_id) for chunk in chunks])
     job = SpanJob(
@@ -282,7 +283,6 @@ def evaluate(
     result = evaluate_split(
         reader.predict,
         opened,
-        cls_token_id=shards.manifest["model"]["cls_token_id"],
         n_best=n_best,
         max_answer_length=max_answer_length,
         null_threshold=null_threshold,

@@ -39,7 +39,6 @@ class SquadMetrics(keras.callbacks.Callback):
             )
         self.split, self.max_examples, self.seed = split, max_examples, seed
         self._engine: KerasEngine | None = None
-        self._cls_id: int | None = None
 
     def set_model(self, model: Any) -> None:
         """See Keras."""
@@ -54,7 +53,7 @@ class SquadMetrics(keras.callbacks.Callback):
                     f"({str(self.split.tokenizer_hash)[:12]}, the model has {encoder.tokenizer_hash[:12]}): featurize "
                     "with model= the one that you train"
                 )
-            self._engine, self._cls_id = KerasEngine(model.network), encoder.cls_id
+            self._engine = KerasEngine(model.network)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Score the split."""
@@ -62,7 +61,6 @@ class SquadMetrics(keras.callbacks.Callback):
         result = evaluate_split(
             self._engine.predict,
             self.split,
-            cls_token_id=self._cls_id,
             max_examples=self.max_examples,
             seed=self.seed,
         )
