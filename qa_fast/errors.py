@@ -22,3 +22,7 @@ class MissingExtraError(UserError):
         super().__init__(
             f"{what} needs packages that are not installed (no module named {module!r}): pip install 'qa-fast[{extra}]'"
         )
+
+
+class UnreachableError(UserError):
+    """A place elsewhere could not be reached or used; the same command may do better later."""

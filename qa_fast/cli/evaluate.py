@@ -71,7 +71,8 @@ def evaluate(
         from qa_fast.report.page import check_report, write_report
         from qa_fast.scoring import choice_of, scorable
         from qa_fast.scoring import evaluate as run
-        from qa_fast.shards import open_shards, write_json
+        from qa_fast.shards import open_shards
+        from qa_fast.store import write_json
 
         options: dict[str, Any] = {
             "n_best": n_best,

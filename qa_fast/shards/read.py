@@ -18,7 +18,7 @@ from qa_fast.buffers import ragged_from
 from qa_fast.errors import UserError
 from qa_fast.progress import on_stderr
 from qa_fast.schema import EVALUATION_COLUMNS, Features, Int32s, Ragged
-from qa_fast.shards.format import FORMAT_VERSION, INDEX, TRAIN, damaged_file
+from qa_fast.shards.format import CONTEXTS, DATA, EXAMPLES, FORMAT_VERSION, INDEX, TRAIN, damaged_file, kind_of
 
 if TYPE_CHECKING:
     from qa_fast.feeds import Batches, Columns
@@ -321,20 +321,36 @@ def _open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
 
 
 def _assembled(name: str, files: list[dict[str, Any]], tables: dict[str, pa.Table]) -> Split:
-    data = [tables[file["file"]] for file in files if file["rows"] is not None]
+    def of_kind(kind: str) -> list[dict[str, Any]]:
+        return [file for file in files if kind_of(file["file"]) == kind]
+
+    data = [tables[file["file"]] for file in of_kind(DATA)]
+    contexts = {file["block"]: tables[file["file"]] for file in of_kind(CONTEXTS)}
+    examples = {file["block"]: tables[file["file"]] for file in of_kind(EXAMPLES)}
+    both = _joined(examples, contexts) if examples else (None, None)
     features = pa.concat_tables(data) if data else None
     if features is None or features.num_rows == 0:
-        return Split(
-            name, [], pa.chunked_array([], pa.string()), tables.get("examples.arrow"), tables.get("contexts.arrow")
-        )
-    ids = features["example_id"]
-    run_ends = pc.run_end_encode(ids.combine_chunks() if ids.num_chunks > 1 else ids.chunk(0)).run_ends.to_numpy()
-    example_index = np.repeat(np.arange(len(run_ends), dtype=np.int32), np.diff(run_ends, prepend=0))
-    chunks, row = [], 0
+        return Split(name, [], pa.chunked_array([], pa.string()), *both)
+    chunks, example, last = [], -1, None
     for batch in features.to_batches():
-        chunks.append(_features(batch, example_index[row : row + batch.num_rows]))
-        row += batch.num_rows
-    return Split(name, chunks, ids, tables.get("examples.arrow"), tables.get("contexts.arrow"))
+        runs = pc.run_end_encode(batch.column("example_id"))
+        run_ends, values = runs.run_ends.to_numpy(), runs.values
+        # An example's windows may go on in the next batch.
+        first = example + (values[0].as_py() != last)
+        example_index = np.repeat(np.arange(first, first + len(run_ends), dtype=np.int32), np.diff(run_ends, prepend=0))
+        example, last = first + len(run_ends) - 1, values[-1].as_py()
+        chunks.append(_features(batch, example_index))
+    return Split(name, chunks, features["example_id"], *both)
+
+
+def _joined(examples: dict[int, pa.Table], contexts: dict[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
+    """The examples and contexts of all blocks; a block's examples count its own contexts."""
+    before, parts = 0, []
+    for block, table in examples.items():
+        shifted = pc.add(table["context_index"], pa.scalar(before, pa.int32()))
+        parts.append(table.set_column(table.schema.get_field_index("context_index"), "context_index", shifted))
+        before += contexts[block].num_rows
+    return pa.concat_tables(parts), pa.concat_tables(contexts.values())
 
 
 def _table(path: Path) -> pa.Table:

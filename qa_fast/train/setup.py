@@ -12,7 +12,7 @@ from qa_fast.errors import UserError
 from qa_fast.hub.facts import hub_id
 from qa_fast.schema import Int64s
 from qa_fast.shards import Shards, Split
-from qa_fast.sources.cache import local_path
+from qa_fast.store import local_path
 from qa_fast.train.config import TrainConfig, changed_options
 from qa_fast.train.state import checkpoints
 
