@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from qa_fast import store
@@ -84,7 +85,7 @@ def make_all(journal: Journal, jobs: Jobs, engine: Engine, report: Reporter) -> 
         for number, block in enumerate(split_blocks):
             rows = repeats.get(number)
             if done[block].without != digest(rows):
-                again.append((block, rows))
+                again.append((block, np.zeros(0, np.int64) if rows is None else rows))
     for block, facts in engine(iter(again)) if again else ():
         done[block] = facts
     return [(block, done[block]) for block in order]

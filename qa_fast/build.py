@@ -79,7 +79,7 @@ def build_shards(
     splits: list[str] | None = None,
     max_examples: int | None = None,
     encode: str = "auto",
-    workers: int = 1,
+    workers: int | None = 1,
     overwrite: bool = False,
     strict: bool = False,
     engine: str = LOCAL,
@@ -98,7 +98,7 @@ def build_shards(
         max_examples: At most so many examples of each split, the first ones.
         encode: "auto", "direct" or "words": see `encode.load_encoder`; the shards are the same.
         workers: Threads that featurize; where there are more than one, another reads and another writes beside them.
-            Of Ray, actors, a core each.
+            Of Ray, actors, a core each. None takes all cores that there are.
         overwrite: Replace shards that were made with other inputs or options.
         strict: Make any rejected example an error.
         engine: "local" or "ray"; the shards are the same.
@@ -111,6 +111,7 @@ def build_shards(
     started = time.perf_counter()
     config, report = config or FeatureConfig(), report or Reporter()
     named = None if out is None else store.place(out)
+    threads = workers or processors()
     check_config(config)
     _check_options(max_examples, workers, engine)
     if named is not None:
@@ -122,7 +123,7 @@ def build_shards(
     with contextlib.ExitStack() as stack:
         jobs = Jobs(found.blocks() if max_examples is None else found.first_blocks(max_examples))
         describe, under_way = found.describe, None
-        if workers > 1:
+        if threads > 1:
             pool = stack.enter_context(ThreadPoolExecutor(1))
             describe = pool.submit(describe).result
             if engine == LOCAL and named is not None and not store.names_in(named):
@@ -133,7 +134,7 @@ def build_shards(
         # While the source is read, since loading the kernels takes longer than reading most sources.
         from qa_fast.kernels.load import load_kernels
 
-        load_kernels(side_by_side=workers > 1)
+        load_kernels(side_by_side=threads > 1)
         loaded = time.perf_counter()
         from qa_fast.encode import load_encoder
         from qa_fast.engines.local import local_engine
@@ -188,7 +189,7 @@ def build_shards(
             "source": about_source,
         }
         maker = ShardMaker(encoder, config, found.columns, out, fingerprint)
-        if under_way is None:
+        if under_way is None and engine == LOCAL:  # Ray's actors look for themselves, side by side
             jobs.journal, jobs.report = maker.journal, report
         try:
             with store.reached(out, "--out"):
@@ -198,9 +199,9 @@ def build_shards(
                 if engine == RAY:
                     from qa_fast.engines.ray_data import ray_engine
 
-                    make = ray_engine(maker, workers, strict, address, progress)
+                    make = ray_engine(maker, workers, strict, address, report, progress)
                 else:
-                    make = local_engine(maker, workers, strict, clock, progress, under_way)
+                    make = local_engine(maker, threads, strict, clock, progress, under_way)
                 made = make_all(maker.journal, jobs, make, report)
                 manifest = put_together(maker.journal, found, made, about, strict)
         except BaseException as error:
@@ -232,6 +233,8 @@ def featurize(
     workers: int | None = None,
     overwrite: bool = False,
     strict: bool = False,
+    engine: str = LOCAL,
+    address: str | None = None,
     say: Callable[[str], None] = on_stderr,
 ) -> Shards:
     """Question-answering data to model inputs, as `qa-fast featurize` does; what is there already is not made again.
@@ -247,8 +250,8 @@ def featurize(
         columns: Ours -> theirs, for data with other column names.
         splits: Only this, or these.
         max_examples: At most so many examples of each split, the first ones.
-        encode: See `build_shards`, as for `overwrite` and `strict`.
-        workers: Threads; None takes the processors that this process may use.
+        encode: See `build_shards`, as for `overwrite`, `strict`, `engine` and `address`.
+        workers: Threads, or Ray's actors; None takes the processors that there are.
         overwrite: Replace other shards in `out`.
         strict: Make any rejected example an error.
         say: Told in lines what is done.
@@ -269,20 +272,22 @@ def featurize(
         splits=split_names(splits),
         max_examples=max_examples,
         encode=encode,
-        workers=workers or processors(),
+        workers=workers,
         overwrite=overwrite,
         strict=strict,
+        engine=engine,
+        address=address,
         report=Reporter(say),
     )
     return open_shards(result.out)
 
 
-def _check_options(max_examples: int | None, workers: int, engine: str) -> None:
+def _check_options(max_examples: int | None, workers: int | None, engine: str) -> None:
     if engine not in ENGINES:
         raise UserError(f"--engine must be one of {', '.join(ENGINES)}; received {engine!r}")
     if max_examples is not None and max_examples < 1:
         raise UserError(f"--max-examples must be at least 1; received {max_examples}")
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UserError(f"--workers must be at least 1; received {workers}")
 
 

@@ -140,7 +140,9 @@ def open_bytes(path: Path) -> BinaryIO:
     """A file for reading from its start on, or from where one seeks to."""
     if getattr(path, "protocol", "") == "memory":
         return io.BytesIO(path.read_bytes())  # all who open a file there share one position in it
-    return cast(BinaryIO, path.open("rb"))
+    file: Any = path.open("rb")
+    # fsspec's own files have no readline of at most so many bytes.
+    return cast(BinaryIO, file if is_local(path) else io.BufferedReader(file, _COPY_BYTES))
 
 
 def size_of(path: Path) -> int:

