@@ -135,7 +135,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
 
 
 def mapped(
-    items: list[bytes], worker: Callable[..., Any], arguments: tuple[Any, ...], actors: int
+    items: list[bytes], worker: Callable[..., Any], arguments: tuple[Any, ...], actors: int, cores: int = 1
 ) -> Generator[bytes, None, None]:
     """What actors make of items, each as soon as it is done.
 
@@ -146,6 +146,7 @@ def mapped(
         worker: A class whose objects are called with an item and return bytes.
         arguments: Of the class.
         actors: How many.
+        cores: Of each.
     """
     import ray.data
 
@@ -156,7 +157,7 @@ def mapped(
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=1,
+        num_cpus=cores,
     )
     for row in done.iter_rows():
         kind, payload = pickle.loads(row["result"])

@@ -56,10 +56,11 @@ class Journal:
     Args:
         out: The shards' folder.
         fingerprint: Of the build.
+        with_ids: Whether hashes of ids are kept, and each split's files lie in a folder of its own.
     """
 
-    def __init__(self, out: Path, fingerprint: str) -> None:
-        self.out, self.fingerprint = out, fingerprint
+    def __init__(self, out: Path, fingerprint: str, with_ids: bool = True) -> None:
+        self.out, self.fingerprint, self.with_ids = out, fingerprint, with_ids
         self.folder = out / PARTIAL / fingerprint[:_NAME_DIGITS]
 
     def open(self) -> None:
@@ -78,9 +79,10 @@ class Journal:
             contents: Compare checksums, which reads the files, and not lengths only.
         """
         facts = self.known(block)
-        if facts is None or not self._place(block, "ids.npy").is_file():
+        if facts is None or (self.with_ids and not self._place(block, "ids.npy").is_file()):
             return None
-        whole = all(is_whole(self.out / block.split / file["file"], file, contents) for file in facts.files)
+        folder = self.out / block.split if self.with_ids else self.out
+        whole = all(is_whole(folder / file["file"], file, contents) for file in facts.files)
         return facts if whole else None
 
     def known(self, block: Block) -> BlockFacts | None:
@@ -91,13 +93,13 @@ class Journal:
         except TypeError:
             return None
 
-    def write(self, block: Block, facts: BlockFacts, hashes: np.ndarray, rejects: list[Reject]) -> None:
+    def write(self, block: Block, facts: BlockFacts, hashes: np.ndarray | None, rejects: list[Reject]) -> None:
         """Note a block whose files are in their places.
 
         Args:
             block: The block.
             facts: What became of it.
-            hashes: uint64[2n], of its rows' ids in their order.
+            hashes: uint64[2n], of its rows' ids in their order, where they are kept.
             rejects: Its rejects.
         """
         rejected = self._place(block, "rejected.jsonl")
@@ -109,7 +111,8 @@ class Journal:
             store.write_whole(rejected, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
         elif rejected.is_file():
             store.remove(rejected)
-        store.write_whole(self._place(block, "ids.npy"), _saved(hashes))
+        if hashes is not None:
+            store.write_whole(self._place(block, "ids.npy"), _saved(hashes))
         store.write_whole(self._place(block, "json"), canonical_json(asdict(facts)).encode())
 
     def rejected(self, block: Block) -> bytes:

@@ -91,22 +91,24 @@ class Block:
         return sum(piece.size for piece in self.pieces)
 
 
-def blocks_of(splits: Mapping[str, Sequence[Path]]) -> Iterator[Block]:
+def blocks_of(splits: Mapping[str, Sequence[Path]], block_bytes: int | None = None) -> Iterator[Block]:
     """Cut the files of all splits into blocks, one split after the other; made as they are asked for.
 
     Args:
         splits: Split -> files, in reading order.
+        block_bytes: Bytes of a block; None takes `BLOCK_BYTES`.
 
     Raises:
         UserError: A file cannot be read, or is one that cannot be cut and is too large to be read whole.
     """
+    block_bytes = block_bytes or BLOCK_BYTES
     for split, paths in splits.items():
         number, size = 0, 0
         pending: list[Piece] = []
         for at, path in enumerate(paths):
             # Rows without ids are numbered, and two files must not give the same.
-            for piece in pieces_of(path, f"row-{at}-" if len(paths) > 1 else "row-"):
-                if pending and size + piece.size > BLOCK_BYTES:
+            for piece in pieces_of(path, f"row-{at}-" if len(paths) > 1 else "row-", block_bytes):
+                if pending and size + piece.size > block_bytes:
                     yield Block(split, number, tuple(pending))
                     number, pending, size = number + 1, [], 0
                 pending.append(piece)
@@ -115,13 +117,13 @@ def blocks_of(splits: Mapping[str, Sequence[Path]]) -> Iterator[Block]:
             yield Block(split, number, tuple(pending))
 
 
-def pieces_of(path: Path, id_prefix: str = "row-") -> Iterator[Piece]:
+def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = None) -> Iterator[Piece]:
     """Cut one file; its kind is told by its first bytes, not by its name.
 
     Raises:
         UserError: It cannot be read, or cannot be cut and is too large to be read whole.
     """
-    kind = "JSON"
+    kind, block_bytes = "JSON", block_bytes or BLOCK_BYTES
     try:
         with store.reached(path, "SOURCE"):
             with store.open_bytes(path) as file:
@@ -129,16 +131,16 @@ def pieces_of(path: Path, id_prefix: str = "row-") -> Iterator[Piece]:
             size = store.size_of(path)
             if head.startswith(b"PAR1"):
                 kind = "Parquet"
-                yield from _of_parquet(path, id_prefix)
+                yield from _of_parquet(path, id_prefix, block_bytes)
             elif head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
                 kind = "Arrow"
-                yield from _of_arrow(path, size, head.startswith(b"ARROW1"), id_prefix)
-            elif size <= BLOCK_BYTES:
+                yield from _of_arrow(path, size, head.startswith(b"ARROW1"), id_prefix, block_bytes)
+            elif size <= block_bytes:
                 yield Piece(str(path), WHOLE_JSON, size, id_prefix=id_prefix)
             elif _is_lines(path):
-                yield from _of_lines(path, size, id_prefix)
+                yield from _of_lines(path, size, id_prefix, block_bytes)
             else:
-                yield from _of_document(path, size, id_prefix)
+                yield from _of_document(path, size, id_prefix, block_bytes)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.filename:
             raise UserError(f"{path} must be readable; {error.strerror}") from None
@@ -146,21 +148,21 @@ def pieces_of(path: Path, id_prefix: str = "row-") -> Iterator[Piece]:
         raise UserError(f"{path} must be a whole {kind} file; {reason}: fetch or write it again") from None
 
 
-def _of_parquet(path: Path, id_prefix: str) -> Iterator[Piece]:
+def _of_parquet(path: Path, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
     """Runs of row groups."""
     import pyarrow.parquet as pq
 
     with store.open_random(path) as opened, pq.ParquetFile(opened) as file:
         groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
         sizes = [(group.num_rows, group.total_byte_size) for group in groups]
-    yield from _runs(Piece(str(path), PARQUET, 0, id_prefix=id_prefix), sizes)
+    yield from _runs(Piece(str(path), PARQUET, 0, id_prefix=id_prefix), sizes, block_bytes)
 
 
-def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str) -> Iterator[Piece]:
+def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
     """Runs of record batches; a remote stream, which is read from its start each time, in one."""
     kind = ARROW_FILE if is_file else ARROW_STREAM
     whole = Piece(str(path), kind, size, id_prefix=id_prefix)
-    if size <= BLOCK_BYTES or not (is_file or store.is_local(path)):
+    if size <= block_bytes or not (is_file or store.is_local(path)):
         yield whole
         return
     if store.is_local(path):
@@ -174,14 +176,15 @@ def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str) -> Iterator[
         else:
             batches = iter(pa.ipc.open_stream(mapped))
         sizes = [(batch.num_rows, batch.nbytes) for batch in batches]
-    yield from _runs(replace(whole, size=0), sizes)
+    yield from _runs(replace(whole, size=0), sizes, block_bytes)
 
 
-def _runs(piece: Piece, sizes: list[tuple[int, int]]) -> Iterator[Piece]:
+def _runs(piece: Piece, sizes: list[tuple[int, int]], block_bytes: int) -> Iterator[Piece]:
     """Runs of groups of rows, each of so many rows and bytes."""
+    most_rows, most = (limit * block_bytes // BLOCK_BYTES for limit in (_PIECE_ROWS, _GROUP_BYTES))
     begin = rows = size = row = 0
     for number, (more_rows, more) in enumerate(sizes):
-        if number > begin and (rows + more_rows > _PIECE_ROWS or size + more > _GROUP_BYTES):
+        if number > begin and (rows + more_rows > most_rows or size + more > most):
             yield replace(piece, begin=begin, end=number, first=row, size=_weight(rows, size))
             begin, row, rows, size = number, row + rows, 0, 0
         rows, size = rows + more_rows, size + more
@@ -218,12 +221,12 @@ def is_object(line: bytes) -> bool:
         return False
 
 
-def _of_lines(path: Path, size: int, id_prefix: str) -> Iterator[Piece]:
+def _of_lines(path: Path, size: int, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
     """Runs of whole lines."""
     begin = first = 0
     with store.open_bytes(path) as file:
         while begin < size:
-            data = file.read(BLOCK_BYTES)
+            data = file.read(block_bytes)
             end, lines = begin + len(data), data.count(b"\n")
             if not data.endswith(b"\n"):
                 rest = file.readline(MOST_PIECE_BYTES)
@@ -234,7 +237,7 @@ def _of_lines(path: Path, size: int, id_prefix: str) -> Iterator[Piece]:
             begin, first = end, first + lines
 
 
-def _of_document(path: Path, size: int, id_prefix: str) -> Iterator[Piece]:
+def _of_document(path: Path, size: int, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
     """Pieces of one document, at its elements or at the paragraphs within them."""
     from qa_fast.kernels import json_cuts
 
@@ -242,8 +245,8 @@ def _of_document(path: Path, size: int, id_prefix: str) -> Iterator[Piece]:
     out: list[np.ndarray] = [np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(4, np.uint8)]
     piece = Piece(str(path), JSON_DOCUMENT, 0, id_prefix=id_prefix)
     with store.open_bytes(path) as file:
-        while data := file.read(BLOCK_BYTES):
-            found = json_cuts.find_cuts(np.frombuffer(data, np.uint8), BLOCK_BYTES, state, *out)
+        while data := file.read(block_bytes):
+            found = json_cuts.find_cuts(np.frombuffer(data, np.uint8), block_bytes, state, *out)
             for position, element, paragraph, nested in zip(*(each[:found].tolist() for each in out), strict=True):
                 is_list = state[json_cuts.BASE] == 1
                 inside = paragraph >= 0
