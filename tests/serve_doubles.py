@@ -119,7 +119,7 @@ def running(model: Served, limits: Limits | None = None, api_key: str | None = N
     limits = limits or Limits(seconds=5)
     bound = bind("127.0.0.1", 0)
     up = threading.Event()
-    server = make_server(create_app(model, limits, api_key), limits.seconds, up.set)
+    server = make_server(create_app(model, limits, api_key), limits, up.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:

@@ -119,7 +119,7 @@ def test_a_client_that_waits_to_be_told_need_not_send_what_is_too_large(client: 
 
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     with (
-        running(KeywordModel(), Limits(seconds=0.3)) as client,
+        running(KeywordModel(), Limits(body_seconds=0.3)) as client,
         socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection,
     ):
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")

@@ -19,9 +19,9 @@ from starlette.exceptions import HTTPException
 from qa_fast.errors import UserError
 from qa_fast.questions import AnswerOptions
 from qa_fast.serve.batcher import Batcher, Model, QueueFullError
-from qa_fast.serve.gate import Gate, refusal
+from qa_fast.serve.gate import Gate
 from qa_fast.serve.limits import Limits
-from qa_fast.serve.messages import AnswerItem, AnswerRequest, Parameters, Refusal, rule_of
+from qa_fast.serve.messages import AnswerItem, AnswerRequest, Parameters, Refusal, refusal, rule_of
 from qa_fast.serve.metrics import CONTENT_TYPE, Metrics
 from qa_fast.version import __version__
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from qa_fast.answer import AnswerOptions
@@ -70,6 +71,11 @@ class Refusal(BaseModel):
     """Why a request got no answer."""
 
     error: str = Field(description="The rule, what was received, and what to do.")
+
+
+def refusal(rule: str) -> bytes:
+    """The body of a refusal, in the Hub's form."""
+    return orjson.dumps({"error": rule})
 
 
 _KINDS = {"model_type": "an object", "model_attributes_type": "an object", "string_type": "a text"}
