@@ -228,8 +228,32 @@ def test_defaults_fit_a_model_of_any_length() -> None:
 
 @pytest.mark.parametrize("name", ["top_k", "max_answer_len", "max_question_len"])
 def test_numbers_must_be_positive(encoder: TextEncoder, name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} must be at least 1; received {name}=0"):
+    with pytest.raises(UserError, match=f"{name} must be from 1 to 1,000,000; received {name}=0"):
         pond(encoder)(question="where?", context=HERON, **{name: 0})
+
+
+NUMBERS = ["top_k", "doc_stride", "max_answer_len", "max_seq_len", "max_question_len"]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [2.0, float("nan"), "3", True, [1], b"1"])
+def test_options_must_be_whole_numbers(encoder: TextEncoder, name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"{name} must be a whole number; received {name}="):
+        pond(encoder)(question="where?", context=HERON, **{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [10**7, 2**31, 2**63, 10**40, 10**5000], ids=lambda value: str(value.bit_length()))
+def test_options_have_a_highest_number(encoder: TextEncoder, name: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"{name}( .the overlap of windows.)? must be .*; received {name}=") as told:
+        pond(encoder)(question="where?", context=HERON, **{name: value})
+    assert len(str(told.value)) < 200
+
+
+def test_numbers_of_numpy_are_numbers(encoder: TextEncoder) -> None:
+    ask, options = pond(encoder), {"top_k": 2, "max_answer_len": 9, "max_seq_len": 60, "doc_stride": 20}
+    numpys = {name: np.int16(value) for name, value in options.items()}
+    assert ask(question="where?", context=HERON, **numpys) == ask(question="where?", context=HERON, **options)
 
 
 def test_options_must_fit_the_model_and_the_question(encoder: TextEncoder) -> None:
