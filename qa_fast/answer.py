@@ -200,14 +200,21 @@ def answer_prepared(predict: Predict, jobs: Sequence[Prepared]) -> list[list[Res
         For each job and each of its pairs its answers, best first and at least one, or why it cannot be answered.
     """
     found = iter(best_spans(predict, [job.job for job in jobs if job.job is not None]))
-    results = []
-    for job in jobs:
-        given: list[Result] = [[_null(1.0)] if refusal is None else refusal for refusal in job.refusals]
-        if job.job is not None:
-            for row, answers in zip(job.rows, _ranked(next(found), job.contexts, job.options), strict=True):
-                given[row] = answers
-        results.append(given)
-    return results
+    return [results_of(job, None if job.job is None else next(found)) for job in jobs]
+
+
+def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:
+    """For each pair its answers, best first and at least one, or why it cannot be answered.
+
+    Args:
+        prepared: The pairs.
+        spans: What was found for those that have windows; None where none has.
+    """
+    given: list[Result] = [[_null(1.0)] if refusal is None else refusal for refusal in prepared.refusals]
+    if spans is not None:
+        for row, answers in zip(prepared.rows, _ranked(spans, prepared.contexts, prepared.options), strict=True):
+            given[row] = answers
+    return given
 
 
 def max_positions_of(folder: Path) -> int:

@@ -47,7 +47,7 @@ _REFUSALS = {
 }
 
 
-class Served(Model, Protocol):
+class Served(Model[Any], Protocol):
     """What `ServedModel` offers to the application."""
 
     name: str
