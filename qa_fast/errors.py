@@ -11,8 +11,12 @@ from typing import Any
 _SHOWN = 60
 
 
-class UserError(Exception):
-    """Input, options or surroundings that the user can put right; the message says how."""
+class UserError(ValueError):
+    """Input, options or surroundings that the user can put right; the message says how.
+
+    A `ValueError`, as other libraries raise for these; so an `except ValueError` around code that may raise it lets it
+    pass first.
+    """
 
 
 class MissingExtraError(UserError):

@@ -216,7 +216,7 @@ def _refusal(
 def _problem(question: Any, context: Any) -> str | None:
     for name, text in (("question", question), ("context", context)):
         if not isinstance(text, str):
-            return f"the {name} must be a text; received {type(text).__name__}"
+            return f"the {name} must be a text; received {type(text).__name__} {shown(text)}: give a text"
         if not text.isascii():
             try:
                 text.encode()
