@@ -234,26 +234,27 @@ class Batcher:
     def _fill(self, requests: list[_Request]) -> bool:
         """Take more requests for a turn, as far as there are and it has room; True where it has no more."""
         limits = self._limits
+        # Those that go on were counted when they began.
+        questions = sum(len(request.job) for request in requests if not request.begun)
+        tokens = sum(request.job.next_tokens for request in requests)
+
+        def fits(one: _Request) -> bool:
+            return not requests or (
+                questions + (0 if one.begun else len(one.job)) <= limits.batch_questions
+                and tokens + one.job.next_tokens <= limits.batch_tokens
+            )
+
         while True:
-            # Those that go on were counted when they began.
-            questions = sum(len(request.job) for request in requests if not request.begun)
-            tokens = sum(request.job.next_tokens for request in requests)
-            if requests and not (
-                self._together and questions < limits.batch_questions and tokens < limits.batch_tokens
-            ):
+            room = self._together and questions < limits.batch_questions and tokens < limits.batch_tokens
+            if requests and not room:
                 return True
-
-            def fits(one: _Request, questions: int = questions, tokens: int = tokens) -> bool:
-                return not requests or (
-                    questions + (0 if one.begun else len(one.job)) <= limits.batch_questions
-                    and tokens + one.job.next_tokens <= limits.batch_tokens
-                )
-
             taken = self._turns.take(fits)
             if taken is None:
                 return bool(requests and len(self._turns))
             if not taken.future.done():
                 requests.append(taken)
+                questions += 0 if taken.begun else len(taken.job)
+                tokens += taken.job.next_tokens
                 continue
             self._turns.done(taken)
             if not taken.begun:
