@@ -204,6 +204,7 @@ async def client(host: str, port: int, ends: float, bad: float, rng: random.Rand
         try:
             async with asyncio.timeout(PATIENCE):
                 if kind is not None:
+                    connection.close()  # some take longer than the server keeps a connection that is idle
                     status = await misbehave(kind, host, port)
                     found.statuses["left" if status is None else str(status)] += 1
                     if status != BAD[kind][1]:
@@ -223,7 +224,7 @@ async def client(host: str, port: int, ends: float, bad: float, rng: random.Rand
                     connection.close()
         except (OSError, EOFError, TimeoutError, ValueError, KeyError) as error:
             connection.close()
-            found.faults[f"{type(error).__name__} for {kind or 'a good request'}"] += 1
+            found.faults[f"{type(error).__name__} ({error}) for {kind or 'a good request'}"[:100]] += 1
     connection.close()
 
 
