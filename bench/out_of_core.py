@@ -2,8 +2,8 @@
 
     python bench/out_of_core.py [EXAMPLES ...] [--workers N] [--folder DIR]
 
-The corpus has SQuAD's shape (articles of forty paragraphs of some 120 words, five questions each, an answer marked
-in every one) and a vocabulary that goes on growing: words follow Zipf's law, and each paragraph has some of its own. The
+The corpus has SQuAD's shape (articles of forty paragraphs of some 120 words, five questions each, all with an answer)
+and a vocabulary that goes on growing: words follow Zipf's law, and each paragraph has some of its own. The
 process is looked at four times a second: its resident memory, and the shards that are finished. If time is linear and
 memory flat, the quarters of a run take the same time and their peaks are alike, and so are those of all runs.
 """

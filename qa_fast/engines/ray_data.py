@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from qa_fast.engines import Engine, Job
-from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.errors import MissingExtraError, UnreachableError, UserError
 from qa_fast.parallel import processors
 from qa_fast.pipeline import Progress, ShardMaker
 from qa_fast.progress import Reporter
@@ -178,6 +178,6 @@ class _Caller:
             try:
                 results.append(pickle.dumps((None, self._work(item))))
             except UserError as error:
-                kind = type(error) if type(error).__init__ is Exception.__init__ else UserError
+                kind = UnreachableError if isinstance(error, UnreachableError) else UserError
                 results.append(pickle.dumps((kind, str(error))))
         return {"result": results}
