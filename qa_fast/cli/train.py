@@ -47,6 +47,14 @@ def train(
         str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16 or float16.")
     ] = "auto",
     jit: Annotated[str, typer.Option("--jit", help="auto (measured), on, parts or off.")] = "auto",
+    attention: Annotated[
+        str,
+        typer.Option(
+            "--attention",
+            help="exact; cudnn (JAX on a CUDA device in half precision: faster, but without dropout in attention); or "
+            "auto: cudnn where no dropout is lost by it.",
+        ),
+    ] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of data order, dropout and fresh weights.")] = 0,
     checkpoint_every: Annotated[
         int, typer.Option("--checkpoint-every", help="Steps between checkpoints; 0 writes one at an interruption only.")
@@ -106,6 +114,7 @@ def train(
         batching=batching,
         precision=precision,
         jit=jit,
+        attention=attention,
         seed=seed,
         checkpoint_every=checkpoint_every,
         validation=validation,

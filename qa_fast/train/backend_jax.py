@@ -4,6 +4,9 @@ Several devices: rows are spread over a mesh, weights and state are on each devi
 (what `keras.distribution.DataParallel` sets up around `Model.fit`). So it is with devices of several processes: each
 places its own rows of a batch. Dropout masks are functions of the whole batch's shape, so who holds a row is nowhere in
 the result.
+
+Nothing here waits for a device: a step is queued, its rows are on their way before it, and its loss is read some steps
+later (`losses.BEHIND`). So batches are placed while the device is still at the steps before.
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ class JaxEngine:
 
     Args:
         model: Its weights are where training starts; they change at `publish`.
+        attention: "exact", or how attention is computed in one piece, see `model.fused`.
         devices: To train on, each process' together; those of all processes if None.
     """
 
-    def __init__(self, model: SpanModel, devices: Sequence[Any] | None = None) -> None:
+    def __init__(self, model: SpanModel, attention: str = "exact", devices: Sequence[Any] | None = None) -> None:
         self.model = model
         # In the order of processes: then a process' rows are a slice of the batch.
         devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -47,9 +51,10 @@ class JaxEngine:
         decays = tuple(weight.ndim > 1 for weight in weights)
 
         def loss_of(weights: list[Any], micro: Micro, scale: Any) -> tuple[Any, Any]:
-            (start, end), _ = model.stateless_call(
-                weights, [], micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
-            )
+            with model.run_part.attending(attention):
+                (start, end), _ = model.stateless_call(
+                    weights, [], micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
+                )
             labels = (micro.starts, micro.ends, micro.start_weights, micro.end_weights)
             loss = span_loss(start, end, *labels)
             return loss * scale, loss

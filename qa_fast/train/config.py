@@ -14,6 +14,7 @@ from qa_fast.model.precision import PRECISIONS
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("linear", "constant")
 BATCHINGS = ("grouped", "fixed")
+ATTENTIONS = ("auto", "exact", "cudnn")
 JITS = ("auto", "on", "parts", "off")
 # These do not change which weights come out, so a resumed run may have others.
 FREE_ON_RESUME = ("out", "checkpoint_every", "resume", "overwrite", "log_every")
@@ -42,6 +43,8 @@ class TrainConfig:
         precision: "auto" (measured), "float32", "bfloat16" or "float16".
         jit: "auto" (measured), "on" (XLA compiles the whole step), "parts" (XLA compiles what lies between matrix
             products; TensorFlow only) or "off".
+        attention: "auto" (cuDNN's kernel where no dropout is lost by it), "exact", or "cudnn" (JAX on CUDA; without
+            dropout of attention's probabilities).
         seed: Of data order, dropout and fresh weights.
         checkpoint_every: Steps between checkpoints; 0 writes none but at an interruption.
         log_every: Steps between points of the loss curve.
@@ -68,6 +71,7 @@ class TrainConfig:
     batching: str = "grouped"
     precision: str = "auto"
     jit: str = "auto"
+    attention: str = "auto"
     seed: int = 0
     checkpoint_every: int = 500
     log_every: int = 10
@@ -88,6 +92,7 @@ class TrainConfig:
             "batching": BATCHINGS,
             "precision": PRECISIONS,
             "jit": JITS,
+            "attention": ATTENTIONS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

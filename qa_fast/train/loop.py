@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from qa_fast.batches import Batch, BatchCutter, Plan, batches_of, bucket_widths, training_plan
+from qa_fast.batches import MULTIPLE, Batch, BatchCutter, Plan, batches_of, bucket_widths, training_plan
 from qa_fast.checkpoint import load_weights, save_model
 from qa_fast.errors import UserError
 from qa_fast.hub.card import write_card
@@ -29,9 +29,11 @@ from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.folder import folder_config
 from qa_fast.model.precision import Choice, choose_precision
+from qa_fast.schema import Int32s
 from qa_fast.scoring import check_tokenizer
 from qa_fast.shards import CHECKSUM, Shards, open_shards
 from qa_fast.sources import resolve_model
+from qa_fast.train.attention import WIDTH_MULTIPLE, against_device, choose_attention
 from qa_fast.train.config import JobConfig, TrainConfig
 from qa_fast.train.jit import choose_jit
 from qa_fast.train.job import Job, join
@@ -144,18 +146,22 @@ class _Run:
         self.position, self.history = Position(**told["position"]), History(**told["history"])
         self.best = EpochReport(**told["best"]) if told["best"] else None
         self.precision = Choice(**(told["precision"] or job.told(self._measured_precision)))
+        self.attention = Choice(**(told["attention"] or job.told(lambda: self._chosen_attention(encoder))))
+        self.widths = self._chosen_widths(encoder)
         self.jit = Choice(**(told["jit"] or job.told(lambda: self._measured_jit(encoder))))
         if not told["resumed"] and self.precision.value == "float16":
             self.position.loss_scale = FIRST_SCALE
         say(f"precision {self.precision.value}: {self.precision.reason}")
         say(f"jit {self.jit.value}: {self.jit.reason}")
+        if self.attention.value != "exact" or "--attention" in self.attention.reason:
+            say(f"attention {self.attention.value}: {self.attention.reason}")
 
         with job.agreed():
             self.model = SpanModel(encoder, precision=self.precision.value)
             report = load_weights(self.model, folder, seed=config.seed)
             if not told["resumed"]:
                 say(f"{folder}: {report.message()}")
-            self.engine = _make_engine(self.model, self.jit.value)
+            self.engine = _make_engine(self.model, self.jit.value, self.attention.value)
         if job.processes > 1:  # one copy of the truth, whatever lies on the machines
             self.arrays = job.arrays(self.arrays or self.engine.read())
         if self.arrays:
@@ -179,22 +185,26 @@ class _Run:
         self.selected = select(split, config)
         lengths = self.cutter.lengths[self.selected]
         check_length(encoder, int(lengths.max(initial=0)))
-        fixed = min(int(shards.manifest["config"]["max_length"]), encoder.max_length)
-        self.widths = np.array([fixed], np.int32)
-        if config.batching == "grouped":
-            self.widths = np.minimum(bucket_widths(lengths), encoder.max_length).astype(np.int32)
         self.batches = -(-len(self.selected) // config.batch_size)
         self.steps_an_epoch = -(-self.batches // config.accumulate)
         self.steps = self.steps_an_epoch * config.epochs
         self.steps = min(self.steps, config.max_steps or self.steps)
         self.tokens = int(lengths.sum())
 
+    def _chosen_widths(self, encoder: EncoderConfig) -> Int32s:
+        if self.config.batching == "fixed":
+            fixed = min(int(self.shards.manifest["config"]["max_length"]), encoder.max_length)
+            return np.array([fixed], np.int32)
+        multiple = WIDTH_MULTIPLE if self.attention.value == "cudnn" else MULTIPLE
+        widths = bucket_widths(self.cutter.lengths[self.selected], multiple=multiple)
+        return np.minimum(widths, encoder.max_length).astype(np.int32)
+
     def _found(self) -> dict[str, Any]:
         """Where to begin: at the newest checkpoint, whose arrays are kept for later, or anew."""
         found = checkpoints(self.checkpoints) if self.config.resume else []
         if not found:
             fresh = {"position": dataclasses.asdict(Position()), "history": dataclasses.asdict(History())}
-            return fresh | {"best": None, "precision": None, "jit": None, "resumed": False}
+            return fresh | {"best": None, "precision": None, "jit": None, "attention": None, "resumed": False}
         self.arrays, state = read_checkpoint(found[-1])
         check_unchanged(state, self.config, self._data())
         self.say(f"going on from step {state['position']['step']} of {self.steps}")
@@ -202,6 +212,10 @@ class _Run:
 
     def _measured_precision(self) -> dict[str, Any]:
         return dataclasses.asdict(choose_precision(self.config.precision))
+
+    def _chosen_attention(self, encoder: EncoderConfig) -> dict[str, Any]:
+        choice = choose_attention(self.config.attention, encoder, self.precision.value, against_device())
+        return dataclasses.asdict(choice)
 
     def _measured_jit(self, encoder: EncoderConfig) -> dict[str, Any]:
         config = self.config
@@ -383,6 +397,7 @@ class _Run:
             "data": self._data(),
             "precision": dataclasses.asdict(self.precision),
             "jit": dataclasses.asdict(self.jit),
+            "attention": dataclasses.asdict(self.attention),
         }
         write_checkpoint(self.checkpoints, self.position.step, self.engine.read(), state)
 
@@ -405,6 +420,7 @@ class _Run:
             "loss_scale": position.loss_scale,
             "precision": dataclasses.asdict(self.precision),
             "jit": dataclasses.asdict(self.jit),
+            "attention": dataclasses.asdict(self.attention),
             "best": dataclasses.asdict(self.best) if self.best else None,
             "history": dataclasses.asdict(self.history),
             "seconds": {"all": seconds, "steps": pace.seconds, "steps_that_compiled": pace.compile_seconds},
@@ -423,7 +439,7 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _make_engine(model: SpanModel, jit: str) -> Engine:
+def _make_engine(model: SpanModel, jit: str, attention: str = "exact") -> Engine:
     if keras.backend.backend() == "tensorflow":
         from qa_fast.train.backend_tensorflow import TensorFlowEngine, training_devices
 
@@ -431,7 +447,7 @@ def _make_engine(model: SpanModel, jit: str) -> Engine:
     if keras.backend.backend() == "jax":
         from qa_fast.train.backend_jax import JaxEngine
 
-        return JaxEngine(model)
+        return JaxEngine(model, attention)
     raise UserError(
         f"KERAS_BACKEND must be tensorflow or jax to train; received {keras.backend.backend()!r}: set it to one of them"
     )
