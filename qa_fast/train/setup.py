@@ -101,3 +101,23 @@ def check_unchanged(state: dict[str, Any], config: TrainConfig, data: dict[str, 
             "a resumed run must have the shards it began with; these are others: use the same, or begin anew with "
             "--overwrite"
         )
+
+
+def check_same(processes: list[dict[str, Any]]) -> None:
+    """Refuse a job whose processes would not do the same.
+
+    Args:
+        processes: Of each, "options", "data" and "model".
+    """
+    for number, other in enumerate(processes[1:], 1):
+        options = [
+            name
+            for name, value in processes[0]["options"].items()
+            if name not in ("out", "model") and other["options"].get(name) != value
+        ]
+        differing = [*options, *(name for name in ("data", "model") if other[name] != processes[0][name])]
+        if differing:
+            raise UserError(
+                "all processes of a job must have the same options, shards and model; process "
+                f"{number} differs from process 0 in {', '.join(differing)}: give each the same"
+            )

@@ -20,7 +20,7 @@ class Micro(NamedTuple):
     """Arguments of one forward and backward pass.
 
     Attributes:
-        input_ids: int32[B, L].
+        input_ids: int32[B, L]; in a job of several processes B counts the rows of this one.
         lengths: int32[B].
         token_type_ids: int8[B, L].
         starts: int32[B], in [0, L).
@@ -41,7 +41,11 @@ class Micro(NamedTuple):
 
 
 class Engine(Protocol):
-    """Runs steps on one backend and owns the weights and the optimizer's state while it does."""
+    """Runs steps on one backend and owns the weights and the optimizer's state while it does.
+
+    Attributes:
+        devices: Of all processes.
+    """
 
     devices: int
 
@@ -49,7 +53,7 @@ class Engine(Protocol):
         """One optimisation step over micro batches whose weights add up to one loss.
 
         Args:
-            micros: Their row counts are multiples of `devices`.
+            micros: Their row counts are multiples of the devices of this process.
             scalars: float32[5] of `optimizer.step_scalars`.
 
         Returns:
@@ -91,7 +95,13 @@ class Position:
     ended: bool = False
 
 
-def make_micros(batches: Sequence[Batch], seed: int, first_pass: int, devices: int) -> list[Micro]:
+def make_micros(
+    batches: Sequence[Batch],
+    seed: int,
+    first_pass: int,
+    devices: int,
+    totals: tuple[int, int] | None = None,
+) -> list[Micro]:
     """The arguments of one step's passes.
 
     A label counts where its row is a real one and the label lies within the feature; the loss is the mean over those,
@@ -102,12 +112,15 @@ def make_micros(batches: Sequence[Batch], seed: int, first_pass: int, devices: i
         seed: Of the run.
         first_pass: Forward passes done before.
         devices: Rows are filled up to a multiple of it.
+        totals: How many starts and ends count in the whole step; None counts those of `batches`, which hold all rows
+            but where other processes have the rest.
     """
     counts = [
         [(batch.rows >= 0) & (labels >= 0) & (labels < batch.lengths) for labels in (batch.starts, batch.ends)]
         for batch in batches
     ]
-    totals = [sum(int(pair[side].sum()) for pair in counts) for side in (0, 1)]
+    if totals is None:
+        totals = sum(int(pair[0].sum()) for pair in counts), sum(int(pair[1].sum()) for pair in counts)
     micros = []
     for number, (batch, pair) in enumerate(zip(batches, counts, strict=True)):
         highest = batch.input_ids.shape[1] - 1
