@@ -184,14 +184,19 @@ def identity(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
     """A local file to write, which is put at `path` when the block ends well and is taken away when it does not.
+
+    Args:
+        path: Its place.
+        make_folder: Make the folder that it is to be in, where that is missing.
 
     Raises:
         OSError: As writing does; of a remote place a UserError.
     """
     if is_local(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
         temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         try:
