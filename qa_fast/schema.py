@@ -134,7 +134,7 @@ EVALUATION_COLUMNS: dict[str, str] = {
 EXAMPLE_COLUMNS: dict[str, str] = {
     "id": "string",
     "question": "string, as given",
-    "context_index": "int32: row in contexts.arrow",
+    "context_index": "int32: row in the same block's contexts; in an opened split, in all of them",
     "answers": "struct<text: list<string>, answer_start: list<int32>>; characters; empty where unanswerable",
     "feature_count": "int32: features of this example; they follow each other in the data files in this order",
 }
