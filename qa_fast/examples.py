@@ -14,9 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_fast.buffers import one_chunk, text_buffers, used_rows
+from qa_fast.errors import shown
 from qa_fast.kernels import hashing, text
 from qa_fast.raw import ANSWERS_TYPE, Reject
 from qa_fast.schema import Int32s, Int64s
+
+# Longest texts in bytes of UTF-8: working memory is some fifty times a context's bytes, at most, and more of a question's.
+# No model takes a question of a thousandth of this, and books are a tenth of such a context.
+MOST_CONTEXT_BYTES = 1 << 24
+MOST_QUESTION_BYTES = 1 << 20
+MOST_ID_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -131,17 +138,25 @@ def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, lis
     blank_context = _blank(contexts)[context_index]
     starts, first_answers, uneven = _first_answers(answers)
     nulls = _with_nulls(answers)
-    nameless = pc.equal(pc.binary_length(ids), 0).to_numpy(zero_copy_only=False)
+    id_bytes, question_bytes, context_bytes = (_bytes(texts) for texts in (ids, questions, contexts))
+    nameless, long_id = id_bytes == 0, id_bytes > MOST_ID_BYTES
+    too_long = long_id | (question_bytes > MOST_QUESTION_BYTES) | (context_bytes > MOST_CONTEXT_BYTES)[context_index]
     status, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts)
 
     reasons: dict[int, str] = {}
     repaired: dict[int, tuple[int, str]] = {}
-    wrong = nameless | repeated | blank_question | blank_context | uneven | nulls | (status != text.ANSWER_OK)
+    wrong = (
+        nameless | too_long | repeated | blank_question | blank_context | uneven | nulls | (status != text.ANSWER_OK)
+    )
     for row in np.flatnonzero(wrong).tolist():
         if nameless[row]:
             reasons[row] = "an id must not be empty; received none"
+        elif too_long[row]:
+            reasons[row] = _too_long(
+                int(id_bytes[row]), int(question_bytes[row]), int(context_bytes[context_index[row]])
+            )
         elif repeated[row]:
-            reasons[row] = f"ids must be unique; received {ids[row].as_py()!r} again"
+            reasons[row] = f"ids must be unique; received {shown(ids[row].as_py())} again"
         elif blank_question[row]:
             reasons[row] = "a question must not be empty; received only white space or nothing"
         elif blank_context[row]:
@@ -172,7 +187,21 @@ def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, lis
         good[list(reasons)] = False
         examples = examples.take(np.flatnonzero(good))
     examples = examples.without_unused_contexts()
-    return examples, [Reject(str(ids[row].as_py()), reason) for row, reason in reasons.items()], len(repaired)
+    rejects = [Reject("" if long_id[row] else str(ids[row].as_py()), reason) for row, reason in reasons.items()]
+    return examples, rejects, len(repaired)
+
+
+def _bytes(strings: pa.Array) -> Int64s:
+    """int64[n]: of each text, in UTF-8."""
+    return np.diff(text_buffers(strings).offsets)
+
+
+def _too_long(of_id: int, of_question: int, of_context: int) -> str:
+    if of_id > MOST_ID_BYTES:
+        return f"an id must be at most {MOST_ID_BYTES:,} bytes; received {of_id:,}"
+    if of_question > MOST_QUESTION_BYTES:
+        return f"a question must be at most {MOST_QUESTION_BYTES:,} bytes; received {of_question:,}"
+    return f"a context must be at most {MOST_CONTEXT_BYTES:,} bytes; received {of_context:,}: cut it into documents"
 
 
 def leading_space(strings: pa.Array) -> tuple[Int64s, Int32s]:
@@ -263,10 +292,11 @@ def _misplaced(context: str, answer: str, start: int, status: int) -> str:
     is_there = answer.strip() in context
     found = "it stands in several places elsewhere" if is_there else "it is nowhere in the context"
     if status == text.ANSWER_OUTSIDE:
-        shown = -1 if start == -2 else start
-        return f"answer_start must lie inside the context of {len(context)} characters; received {shown}, and {found}"
+        at = -1 if start == -2 else start
+        return f"answer_start must lie inside the context of {len(context)} characters; received {at}, and {found}"
     there = context[start : start + len(answer)]
-    return f"the answer's text must stand at answer_start={start}; received {answer!r}, there is {there!r}, and {found}"
+    received = f"received {shown(answer)}, there is {shown(there)}"
+    return f"the answer's text must stand at answer_start={start}; {received}, and {found}"
 
 
 def _with_first_answers(answers: pa.Array, repaired: dict[int, tuple[int, str]]) -> pa.Array:

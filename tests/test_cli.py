@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from qa_fast.cli import main
@@ -140,14 +141,14 @@ def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, m
     line = (
         "qa-fast featurize data --out o --model m --max-length 99 --doc-stride 9 --labels reference --drop-impossible "
         "--split train --split test --max-examples 7 --columns question=frage,context=text --columns id=nr --workers 3 "
-        "--overwrite --strict --quiet --encode direct"
+        "--overwrite --strict --quiet --encode direct --engine ray --address auto"
     )
     monkeypatch.setattr(sys, "argv", line.split())
     with pytest.raises(Stop):
         main()
     assert seen.pop("report").progress is None
     assert seen == {
-        "arguments": ("data", Path("o"), "m", FeatureConfig(99, 9, "reference", True)),
+        "arguments": ("data", "o", "m", FeatureConfig(99, 9, "reference", True)),
         "columns": {"question": "frage", "context": "text", "id": "nr"},
         "splits": ["train", "test"],
         "max_examples": 7,
@@ -155,6 +156,8 @@ def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, m
         "workers": 3,
         "overwrite": True,
         "strict": True,
+        "engine": "ray",
+        "address": "auto",
     }
 
 
@@ -305,3 +308,24 @@ def test_featurizing_loads_no_framework(tmp_path: Path, source: str, model: str)
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
+
+
+def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from qa_fast.cli import app as module
+
+    for error in (
+        MemoryError("Unable to allocate 2.00 TiB"),
+        pa.ArrowMemoryError("malloc of size 5 failed"),
+        MemoryError(),
+    ):
+
+        def fails(raised: Exception = error) -> None:
+            raise raised
+
+        monkeypatch.setattr(module, "app", fails)
+        with pytest.raises(SystemExit) as stop:
+            module.main()
+        assert stop.value.code == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: there must be memory enough; ")
+        assert told.count("\n") == 1

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_fast.buffers import one_chunk
-from qa_fast.examples import Examples, IdSet, check_examples, leading_space
+from qa_fast.examples import (
+    MOST_CONTEXT_BYTES,
+    MOST_ID_BYTES,
+    MOST_QUESTION_BYTES,
+    Examples,
+    IdSet,
+    check_examples,
+    leading_space,
+)
 from qa_fast.raw import ANSWERS_TYPE, CONTEXT_TYPE, EXAMPLES, Reject
 from tests import sample
 
@@ -53,6 +61,26 @@ def test_good_examples_go_on_as_they_are() -> None:
         assert examples.answer_char_start[at] == context.index(answer)
         assert examples.answer_chars[at] == len(answer)
         assert context[examples.span_start[at] : examples.span_end[at]] == answer.strip()
+
+
+def test_texts_of_any_length_are_rejected_not_worked_on() -> None:
+    long = "x" * (MOST_CONTEXT_BYTES + 1)
+    rows = [
+        row(id="c", context=long, answer=None),
+        row(id="q", question="x" * (MOST_QUESTION_BYTES + 1)),
+        row(id="i" * (MOST_ID_BYTES + 1)),
+        row(id="good", context=long[1:], answer=None),
+        row(id="far", answer="y" * 10_000, start=2),
+    ]
+    examples, rejects, _ = check(*rows)
+    assert examples.ids.to_pylist() == ["good"]
+    assert [reject.id for reject in rejects] == ["c", "q", "", "far"]
+    assert [reject.reason.partition(";")[0] for reject in rejects[:3]] == [
+        "a context must be at most 16,777,216 bytes",
+        "a question must be at most 1,048,576 bytes",
+        "an id must be at most 65,536 bytes",
+    ]
+    assert all(len(reject.reason) < 300 for reject in rejects)
 
 
 def test_unanswerable_examples_have_no_span() -> None:

@@ -155,6 +155,15 @@ def test_cut_tables_have_the_rows_of_the_whole(
             assert rows_of(batch for piece in found for batch in read_piece(piece, {})) == whole
 
 
+def test_a_file_that_is_gone_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_at(monkeypatch, 300)
+    path = sample.write(tmp_path / "a.jsonl", sample.rows())
+    found = list(pieces_of(path))
+    path.unlink()
+    with pytest.raises(UserError, match=r"a\.jsonl must be readable; No such file or directory"):
+        rows_of(read_piece(found[1], {}))
+
+
 def test_large_row_groups_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(sample.table(), tmp_path / "a.parquet")
     whole = rows_of(read_examples(path, {}))

@@ -62,6 +62,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except MemoryError as error:  # numpy's and Arrow's own, too
+        reason = (str(error).strip() or "it ran out").splitlines()[0]
+        print(f"error: there must be memory enough; {reason}: free some, or pass less at a time", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:  # the reader of our output, `head` say, has had enough
         sys.stderr.close()
         sys.exit(141)

@@ -29,7 +29,7 @@ _PIECE_ROWS = 4 * TABLE_ROWS
 # Bytes looked at to tell JSON lines from a document; of one line there may be more than fit.
 _HEAD_BYTES = 1 << 24
 # A piece must be held in memory several times over; a document with no place to cut for so long is refused.
-MOST_PIECE_BYTES = 1 << 30
+MOST_PIECE_BYTES = 1 << 28
 
 PARQUET, ARROW_FILE, ARROW_STREAM = "Parquet", "Arrow file", "Arrow stream"
 WHOLE_JSON, JSON_LINES, JSON_DOCUMENT = "JSON", "JSON lines", "JSON document"
