@@ -19,8 +19,8 @@ from qa_fast.kernels import hashing, text
 from qa_fast.raw import ANSWERS_TYPE, Reject
 from qa_fast.schema import Int32s, Int64s
 
-# Longest texts in bytes of UTF-8: working memory is some fifty times a context's bytes, at most, and more of a question's.
-# No model takes a question of a thousandth of this, and books are a tenth of such a context.
+# Longest texts in bytes of UTF-8: working memory is some fifty times a context's bytes, more of a question's. No
+# model takes a question of a thousandth of this, and books are a tenth of such a context.
 MOST_CONTEXT_BYTES = 1 << 24
 MOST_QUESTION_BYTES = 1 << 20
 MOST_ID_BYTES = 1 << 16

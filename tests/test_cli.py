@@ -311,7 +311,7 @@ def test_featurizing_loads_no_framework(tmp_path: Path, source: str, model: str)
 
 
 def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from qa_fast.cli import app as module
+    module = sys.modules["qa_fast.cli.app"]  # the package has a function of that name
 
     for error in (
         MemoryError("Unable to allocate 2.00 TiB"),
