@@ -78,14 +78,20 @@ def test_every_kind_of_the_tests_takes_the_fast_way(kind: str, tmp_path: Path) -
     assert same_tokens(encoder.encode(pa.array(CORPUS)), encode_strings(tokenizer, CORPUS))
 
 
-def test_the_set_of_units_grows_and_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qa_fast.encode.words._KNOWN_BYTES", 4000)
+@pytest.mark.parametrize(("limit", "most"), [("_KNOWN_BYTES", 4000), ("_KNOWN_UNITS", 500)])
+def test_the_set_of_units_grows_and_is_forgotten(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
+    monkeypatch.setattr(f"qa_fast.encode.words.{limit}", most)
     tokenizer = small_tokenizer("wordpiece")
     words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
     for begin in range(0, 12_000, 3000):
         strings = [f"unit{n} is number {n * 7}" for n in range(begin, begin + 3000)]
         assert same_tokens(words.encode(pa.array(strings)), encode_strings(tokenizer, strings))
         assert words._known.count == 0
+        # Nor do the threads' own sets bring back what was forgotten.
+        words.encode(pa.array(["one word"]))
+        assert words._known.count == 2
+        assert all(scanner.units.count == 2 for scanner in words._free)
+        words._forget()
 
 
 def test_threads_share_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:

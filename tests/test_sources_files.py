@@ -345,6 +345,15 @@ def test_paths_without_data(tmp_path: Path) -> None:
         find_splits(tmp_path)
 
 
+def test_what_was_made_inside_a_source_is_no_source(tmp_path: Path) -> None:
+    data = sample.write(tmp_path / "train.json", sample.squad())
+    for number, mark in enumerate(("qa_fast.json", "qa_fast_answers.json", ".qa_fast-partial/x.json")):
+        sample.write(tmp_path / f"out-{number}" / mark, {})
+        (tmp_path / f"out-{number}" / "validation").mkdir()
+        save(sample.table(), tmp_path / f"out-{number}" / "validation" / "data-00000.arrow")
+    assert find_splits(tmp_path) == {"train": [data]}
+
+
 def test_row_counts(tmp_path: Path) -> None:
     assert row_count(save(sample.table(), tmp_path / "a.parquet")) == sample.QUESTIONS
     assert row_count(sample.write(tmp_path / "a.json", sample.squad())) == sample.QUESTIONS

@@ -234,6 +234,45 @@ def test_a_bad_line_is_rejected_alone(tmp_path: Path, bad: bytes, at: int) -> No
     assert why.startswith(f"line {at + 1} must be ")
 
 
+@pytest.mark.parametrize("layout", ["nested", "lines"])
+def test_values_of_any_depth_or_size_are_told_briefly(tmp_path: Path, layout: str) -> None:
+    deep: Any = "a"
+    for _ in range(900):
+        deep = [deep]
+    flat = sample.rows()
+    flat[0]["answers"], flat[1]["answers"], flat[2]["question"] = (
+        deep,
+        {"text": "x" * 10**6},
+        {"a" * 10**6: [1] * 10**5},
+    )
+    document = sample.squad()
+    for number, change in enumerate(flat[:3]):
+        paragraph = document["data"][0]["paragraphs"][0] if number < len(sample.DOCUMENTS[0][1]) else None
+        if paragraph is not None and number < len(paragraph["qas"]):
+            paragraph["qas"][number].update(answers=change["answers"], question=change["question"])
+    path = sample.write(
+        tmp_path / ("a.json" if layout == "nested" else "a.jsonl"), document if layout == "nested" else flat
+    )
+    found, rejects = read(path)
+    assert len(found) + len(rejects) == sample.QUESTIONS
+    assert len(rejects) >= 2
+    assert all(len(reason) < 250 for _, reason in rejects)
+
+
+def test_json_that_no_parser_takes_says_why(tmp_path: Path) -> None:
+    good = json.dumps(sample.rows()[0])
+    bad = {"nested too deeply": "[" * 100_000 + "]" * 100_000, "too many digits": "1" * 5000}
+    for reason, value in bad.items():
+        line = good[:-1] + f', "more": {value}' + "}"
+        path = tmp_path / "a.jsonl"
+        path.write_text(f"{good}\n{line}\n{good}\n")
+        found, rejects = read(path)
+        if reason == "too many digits" and not rejects:
+            continue  # a parser that makes a float of it
+        assert len(found) == 2
+        assert reason in rejects[0][1], rejects
+
+
 def test_long_files_come_in_tables_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "TABLE_ROWS", 3)
     paths = [sample.write(tmp_path / "a.json", sample.squad()), sample.write(tmp_path / "b.jsonl", sample.rows())]

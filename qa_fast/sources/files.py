@@ -14,6 +14,8 @@ from qa_fast.errors import UserError
 
 DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".ipc")
 _NO_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
+# In folders that qa-fast made, finished or not.
+_MADE = {"qa_fast.json", "qa_fast_answers.json", ".qa_fast-partial"}
 _SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -51,11 +53,14 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
         splits = _saved_splits(path)
         if splits:
             return splits
-        for file in sorted(path.rglob("*"), key=str):
+        below = sorted(path.rglob("*"), key=str)
+        # What was made of such a folder may have been put inside it, and is no source.
+        made = [str(file.parent) + "/" for file in below if file.name in _MADE]
+        for file in below:
             if file.suffix.lower() not in DATA_ENDINGS or file.name in _NO_DATA or not file.is_file():
                 continue
             name = str(file.relative_to(path))
-            if not any(part.startswith(".") for part in Path(name).parts):
+            if not any(part.startswith(".") for part in Path(name).parts) and not str(file).startswith(tuple(made)):
                 splits.setdefault(split_of(name) or "train", []).append(file)
     if not splits:
         raise UserError(f"a SOURCE folder must hold JSON, JSONL, Parquet or Arrow files; found none in {path}")

@@ -140,6 +140,8 @@ def resolve_source(
         here = store.is_local(path)
         source = Source(name, "local files" if here else f"files of {name}", found, columns)
         say(f"{name}: {'local, ' if here else ''}{_listed(found)}")
+        if store.is_file(path) and not splits and files.split_of(path.name) is None:
+            say(f"{name}: its name says no split, so it is train; '--split validation' makes it that")
     else:
         source = _hub_dataset(name, columns, say)
     if splits:
