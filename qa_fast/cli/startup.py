@@ -10,7 +10,6 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import NoReturn
 
-
 # Of glibc's mallopt.
 _M_ARENA_MAX = -8
 
