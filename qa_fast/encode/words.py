@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Units that are encoded in one string, where units may be joined: few calls, and strings that stay in the cache.
 _UNITS_A_STRING = 512
-# The known units are forgotten beyond so many, or so many bytes of text: with their tokens and places they take some 300
+# The known units are forgotten beyond so many, or so many bytes of text: with tokens and places they take some 300
 # bytes each, and in each thread's set 100 more. SQuAD has 0.2 million; a corpus without end has them without end.
 _KNOWN_UNITS = 3 << 17
 _KNOWN_BYTES = 1 << 26
