@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from qa_fast.sources.pieces import Block
 
 # Ids gone through at a time, at 24 bytes each and as much again to order them.
 _IDS_AT_A_TIME = 1 << 21
+# Of a numpy file; one without rows cannot be mapped.
+_HEADER_BYTES = 128
 
 
 def repeated_rows(journal: Journal, blocks: Sequence[Block]) -> dict[int, Int64s]:
@@ -36,16 +39,25 @@ def repeated_rows(journal: Journal, blocks: Sequence[Block]) -> dict[int, Int64s
         return {}
     found: dict[int, list[np.ndarray]] = {}
     with contextlib.ExitStack() as stack:
-        hashes = [stack.enter_context(journal.ids(block)) for block in blocks]
-        parts = -(-sum(map(len, hashes)) // _IDS_AT_A_TIME)
+        files = [stack.enter_context(journal.ids(block)) for block in blocks]
+        parts = -(-sum(len(_mapped(file)) for file in files) // _IDS_AT_A_TIME)
         bounds = np.linspace(0, 2.0**64, parts + 1)[1:-1].astype(np.uint64)
-        cuts = [np.concatenate([[0], np.searchsorted(each[:, 0], bounds), [len(each)]]) for each in hashes]
+        cuts = []
+        for file in files:
+            high = _mapped(file)[:, 0]
+            cuts.append([0, *np.searchsorted(high, bounds).tolist(), len(high)])
         for part in range(parts):
-            ranges = [each[cut[part] : cut[part + 1]] for each, cut in zip(hashes, cuts, strict=True)]
+            # Mapped anew each time: what stays mapped stays in memory once it was looked at.
+            ranges = [np.array(_mapped(file)[cut[part] : cut[part + 1]]) for file, cut in zip(files, cuts, strict=True)]
             counts = np.array([len(each) for each in ranges])
             for block, rows in _repeats_of(np.concatenate(ranges), np.repeat(np.arange(len(blocks)), counts)):
                 found.setdefault(block, []).append(rows)
     return {block: np.sort(np.concatenate(rows)).astype(np.int64) for block, rows in found.items()}
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """uint64[n, 3] of a file that `Journal.ids` gives."""
+    return np.load(file, mmap_mode="r" if file.stat().st_size > _HEADER_BYTES else None)
 
 
 def _repeats_of(ids: np.ndarray, block_of: np.ndarray) -> list[tuple[int, np.ndarray]]:

@@ -48,6 +48,40 @@ def number_of(name: str) -> int:
     return int(name.removesuffix(".arrow").rpartition("-")[2])
 
 
+def is_index(value: Any) -> bool:
+    """Whether a JSON value is an index, each part of its kind; a file's name is then one in its split's folder."""
+    if not isinstance(value, dict) or not isinstance(value.get("splits"), dict) or not value["splits"]:
+        return False
+    model, config = value.get("model", {}), value.get("config", {})
+    if not isinstance(model, dict) or not isinstance(config, dict):
+        return False
+    numbers = [model.get("pad_token_id"), model.get("cls_token_id"), config.get("max_length")]
+    texts = [model.get("tokenizer_hash"), model.get("name")]
+    return (
+        all(number is None or _is_count(number) for number in numbers)
+        and all(text is None or isinstance(text, str) for text in texts)
+        and all(_is_split(name, about) for name, about in value["splits"].items())
+    )
+
+
+def _is_split(name: str, about: Any) -> bool:
+    if name in ("", ".", "..") or "/" in name or "\0" in name or not isinstance(about, dict):
+        return False
+    files = about.get("shards")
+    return isinstance(files, list) and all(
+        isinstance(file, dict)
+        and isinstance(file.get("file"), str)
+        and is_file_name(file["file"])
+        and all(_is_count(file.get(key)) for key in ("block", "rows", "bytes"))
+        and isinstance(file.get(CHECKSUM), str)
+        for file in files
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
 def damaged_file(folder: Path, manifest: dict[str, Any], contents: bool = False) -> str | None:
     """The first file that is missing or not as the index says, if there is one.
 

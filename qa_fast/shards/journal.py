@@ -123,10 +123,10 @@ class Journal:
             return b""
 
     @contextlib.contextmanager
-    def ids(self, block: Block) -> Iterator[np.ndarray]:
-        """uint64[n, 3]: high and low word of each id's hash, and its row; sorted by all three."""
+    def ids(self, block: Block) -> Iterator[Path]:
+        """A local file that numpy loads as uint64[n, 3]: both words of each id's hash, and its row; sorted by these."""
         with store.local_copy(self._place(block, "ids.npy")) as local:
-            yield np.load(local, mmap_mode="r" if local.stat().st_size > 256 else None)
+            yield local
 
     def clear(self) -> None:
         """Take the fact files away."""

@@ -16,10 +16,20 @@ import pyarrow.compute as pc
 
 from qa_fast import store
 from qa_fast.buffers import ragged_from
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.progress import on_stderr
 from qa_fast.schema import EVALUATION_COLUMNS, Features, Int32s, Ragged
-from qa_fast.shards.format import CONTEXTS, DATA, EXAMPLES, FORMAT_VERSION, INDEX, TRAIN, damaged_file, kind_of
+from qa_fast.shards.format import (
+    CONTEXTS,
+    DATA,
+    EXAMPLES,
+    FORMAT_VERSION,
+    INDEX,
+    TRAIN,
+    damaged_file,
+    is_index,
+    kind_of,
+)
 from qa_fast.shards.remote import fetch_split, local_folder
 
 if TYPE_CHECKING:
@@ -289,19 +299,18 @@ def open_shards(path: str | Path) -> Shards:
         raise UserError(f"SHARDS must be a folder that 'qa-fast featurize' made; {folder} {state}: run featurize first")
     try:
         manifest = json.loads(index.read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-        files = [file["file"] for about in manifest["splits"].values() for file in about["shards"]]
     except OSError as error:
         raise UserError(f"{index} must be readable; {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        files = []
-    if not files:
-        raise UserError(f"{index} must be the index of a shard folder; it is damaged: featurize again")
-    if version != FORMAT_VERSION:
+    except (ValueError, RecursionError):
+        manifest = None
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:
         raise UserError(
-            f"{folder} must have shard format {FORMAT_VERSION}; received format {version}, of qa-fast "
-            f"{manifest.get('qa_fast_version')}: featurize again with this version"
+            f"{folder} must have shard format {FORMAT_VERSION}; received format {shown(version)}, of qa-fast "
+            f"{str(manifest.get('qa_fast_version'))[:20]}: featurize again with this version"
         )
+    if version != FORMAT_VERSION or not is_index(manifest):
+        raise UserError(f"{index} must be the index of a shard folder; it is damaged: featurize again")
     return Shards(folder, manifest, None if store.is_local(place) else place)
 
 

@@ -175,7 +175,10 @@ def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str, block_bytes:
             batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
         else:
             batches = iter(pa.ipc.open_stream(mapped))
-        sizes = [(batch.num_rows, batch.nbytes) for batch in batches]
+        sizes = []
+        for batch in batches:
+            batch.validate()  # the ends of its buffers, without which not even its size can be asked for
+            sizes.append((batch.num_rows, batch.nbytes))
     yield from _runs(replace(whole, size=0), sizes, block_bytes)
 
 

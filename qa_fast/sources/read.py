@@ -171,6 +171,7 @@ def _arrow(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool)
         pending: list[pa.RecordBatch] = []
         first_row, rows, size = piece.first, 0, 0
         for batch in batches:
+            batch.validate()  # the ends of its buffers, without which not even its size can be asked for
             for begin in range(0, batch.num_rows, TABLE_ROWS):
                 part = batch.slice(begin, TABLE_ROWS).select(wanted)
                 if pending and (rows + part.num_rows > TABLE_ROWS or size + part.nbytes > TABLE_CONTEXT_CHARS):
