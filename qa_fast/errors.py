@@ -4,6 +4,11 @@ A message says the rule, what was received, and what to do. The command line pri
 traceback and exits with code 2; a library caller catches `UserError`.
 """
 
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
 
 class UserError(Exception):
     """Input, options or surroundings that the user can put right; the message says how."""
@@ -22,3 +27,11 @@ class MissingExtraError(UserError):
         super().__init__(
             f"{what} needs packages that are not installed (no module named {module!r}): pip install 'qa-fast[{extra}]'"
         )
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as a message shows it: on one line, and short however long or deep it is."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother, brief.maxlong = 3, most, most, most
+    text = " ".join(brief.repr(value).split())
+    return text if len(text) <= most + 20 else f"{text[:most]}…"
