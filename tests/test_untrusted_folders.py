@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -410,24 +411,32 @@ def test_special_tokens_are_texts(folder: Path, value: Any) -> None:
         load_encoder(folder)
 
 
-def test_a_folder_s_own_code_and_files_elsewhere_are_not_asked_for(folder: Path) -> None:
-    """transformers would ask on the terminal whether to run it, and opens what tokenizer_config.json names."""
+@pytest.mark.parametrize("tokenizer_class", ["BertTokenizer", "EvilTokenizer"])
+def test_a_folder_s_own_code_is_neither_run_nor_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tokenizer_class: str
+) -> None:
+    """transformers would ask on the terminal whether to run it."""
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "y")
+    changed(folder, "config.json", model_type="evil")
     (folder / "tokenizer.json").unlink()
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "mill"]
     (folder / "vocab.txt").write_text("\n".join(tokens))
     (folder.parent / "secret.txt").write_text("\n".join([*tokens, "secret"]))
     (folder / "evil.py").write_text(f"open({str(folder.parent / 'ran')!r}, 'w')")
-    names = {"tokenizer_class": "BertTokenizer", "vocab_file": str(folder.parent / "secret.txt")}
+    names = {"tokenizer_class": tokenizer_class, "vocab_file": str(folder.parent / "secret.txt")}
     names["auto_map"] = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
-    assert "secret" not in load_encoder(folder).tokenizer.get_vocab()
+    with contextlib.suppress(UserError):
+        assert "secret" not in load_encoder(folder).tokenizer.get_vocab()
+    assert asked == []
     assert not (folder.parent / "ran").exists()
 
 
-def recipe_of(**facts: Any) -> bytes:
+def recipe_of(ranges: np.ndarray | None = None, **facts: Any) -> bytes:
     about = {"weights": "0", "f1": 1.0, "exact_match": 1.0, "float32_f1": 1.0, "float32_exact_match": 1.0}
     about |= {"split": "validation", "examples": 3, "kept": ["head/"]} | facts
-    return save({"block_0/qkv": np.ones(32, np.float32)}, {"qa_fast": json.dumps(about)})
+    return save({"a": np.ones(32, np.float32) if ranges is None else ranges}, {"qa_fast": json.dumps(about)})
 
 
 @pytest.mark.parametrize(
@@ -444,9 +453,9 @@ def recipe_of(**facts: Any) -> bytes:
         recipe_of(examples=True),
         recipe_of(more=1),
         recipe_of(weights=None),
-        save({"a": np.array([-1.0, np.nan], np.float32)}, {"qa_fast": '{"kept": []}'}),
-        save({"a": np.ones((2, 2), np.float32)}, {"qa_fast": '{"kept": []}'}),
-        save({"a": np.ones(2, np.int8)}, {"qa_fast": '{"kept": []}'}),
+        recipe_of(np.array([-1.0, np.nan], np.float32)),
+        recipe_of(np.ones((2, 2), np.float32)),
+        recipe_of(np.ones(2, np.int8)),
     ],
 )
 def test_recipes_for_int8(folder: Path, data: bytes) -> None:
