@@ -100,7 +100,7 @@ def stages(folder: Path, source: Path, rate: float, start: float) -> dict[str, f
     size = sum(path.stat().st_size for path in paths)
     planned, blocks = timed(lambda: list(blocks_of({"train": paths})))
     hashed, _ = timed(lambda: [store.identity(path) for path in paths])
-    items = [pickle.dumps(block) for block in blocks] * (400 // len(blocks) + 1)
+    items = [pickle.dumps(block) for block in blocks] * (3000 // len(blocks) + 1)
     warm, _ = timed(lambda: list(mapped(items[:20], Nothing, (), 2)))
     scheduled, _ = timed(lambda: list(mapped(items, Nothing, (), 2)))
     journal = Journal(folder / "ids", "0" * 64)

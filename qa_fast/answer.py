@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import orjson
-
 from qa_fast.decode import BestSpans
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
 from qa_fast.infer.spans import Predict, best_spans
+from qa_fast.model.fields import Fields
+from qa_fast.model.files import read_object
 from qa_fast.model.folder import folder_config
 from qa_fast.questions import AnswerOptions, Prepared, prepare
 from qa_fast.sources import resolve_model
@@ -233,9 +233,10 @@ def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:
 def max_positions_of(folder: Path) -> int:
     """Longest input in tokens of a model folder, by its config.json and tokenizer_config.json."""
     config = folder_config(folder)
-    path = folder / "tokenizer_config.json"
-    said = orjson.loads(path.read_bytes()).get("model_max_length") if path.is_file() else None
-    return min(config.max_length, int(said)) if isinstance(said, int | float) else config.max_length
+    about = Fields(read_object(folder, "tokenizer_config.json") or {}, "tokenizer_config.json")
+    if about.raw.get("model_max_length") is None:
+        return config.max_length
+    return int(min(config.max_length, about.number("model_max_length", 1, least=1)))
 
 
 def _inputs_of(inputs: tuple[Any, ...], others: dict[str, Any], known: Iterable[str]) -> tuple[Any, ...]:

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.model.config import EncoderConfig
-from qa_fast.model.encoder import SpanModel, fresh_matrix
-from qa_fast.model.families import family_of
-from qa_fast.model.folder import TOKENIZER_FILES, Tensors, folder_config, read_json_config
+from qa_fast.model.encoder import SpanModel, fresh_matrix, weight_shapes
+from qa_fast.model.families import Slot, family_of
+from qa_fast.model.folder import Tensors, folder_config, read_json_config, tokenizer_files
 from qa_fast.store import local_path
 
 Floats = npt.NDArray[np.float32]
@@ -81,9 +81,24 @@ def load_model(
             with more than tensors.
     """
     folder = Path(folder)
-    config = folder_config(folder)
+    config = checked_config(folder)
     model = SpanModel(config, precision=precision, parts=parts)
     return model, load_weights(model, folder, seed=seed)
+
+
+def checked_config(folder: str | Path) -> EncoderConfig:
+    """The encoder's parts, once their sizes are known to be those of the folder's weights.
+
+    To be asked before anything is built: config.json may ask for any amount of memory, while the weights are there.
+    Only the heads of the weights' files are read.
+
+    Raises:
+        UserError: See `load_model`.
+    """
+    config = folder_config(folder)
+    with Tensors(Path(folder)) as tensors:
+        _found(tensors, config, weight_shapes(config), Path(folder))
+    return config
 
 
 def load_weights(model: SpanModel, folder: str | Path, *, seed: int = 0) -> LoadReport:
@@ -114,38 +129,68 @@ def read_weights(
         UserError: See `load_model`.
     """
     folder = Path(folder)
-    family = family_of(config.family)
     generator = np.random.default_rng(seed)
     used: list[str] = []
     made: list[str] = []
     with Tensors(folder) as tensors:
-        for slot in family.slots(config):
-            shape = shapes[slot.path]
-            found = [tensors.find(name, family.prefix) for name in slot.names]
-            absent = [name for name, there in zip(slot.names, found, strict=True) if there is None]
-            if absent and slot.head:
+        for slot, names in _found(tensors, config, shapes, folder):
+            if not names:
                 if slot.transposed:  # a bias starts at 0 and a norm's scale at 1, as they are
-                    take(slot.path, fresh_matrix(generator, shape, config))
+                    take(slot.path, fresh_matrix(generator, shapes[slot.path], config))
                 made += slot.names
                 continue
-            if absent:
-                raise UserError(
-                    f"the weights of a {family.model_type} model must hold {absent[0]}; those in {str(folder)!r} do "
-                    "not: check that config.json belongs to the weights"
-                )
-            names = [name for name in found if name is not None]
             arrays = [tensors.read(name) for name in names]
             value = np.concatenate([array.T for array in arrays], -1) if slot.transposed else np.concatenate(arrays)
-            if value.shape != shape:
-                raise UserError(
-                    f"{slot.names[0]} must have the size that config.json says, {shape} as laid out "
-                    f"here; received {value.shape} in {str(folder)!r}: check that config.json belongs to the weights"
-                )
             take(slot.path, np.ascontiguousarray(value))
             used += names
         taken = set(used)
         left_out = [name for name in tensors if name not in taken and not name.endswith("position_ids")]
     return LoadReport(tuple(used), tuple(left_out), tuple(made))
+
+
+def _found(
+    tensors: Tensors, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path
+) -> list[tuple[Slot, list[str]]]:
+    """Every slot with its tensors' names, none for a head that is absent; their shapes are what is wanted.
+
+    Args:
+        tensors: Those of the folder.
+        config: The model's parts.
+        shapes: Of each weight, by its path.
+        folder: For messages.
+
+    Raises:
+        UserError: A tensor is missing or of another shape.
+    """
+    family, result = family_of(config.family), list[tuple[Slot, list[str]]]()
+    for slot in family.slots(config):
+        found = [tensors.find(name, family.prefix) for name in slot.names]
+        names = [name for name in found if name is not None]
+        if len(names) < len(found) and slot.head:
+            result.append((slot, []))
+            continue
+        if len(names) < len(found):
+            raise UserError(
+                f"the weights of a {family.model_type} model must hold {slot.names[found.index(None)]}; those in "
+                f"{str(folder)!r} do not: check that config.json belongs to the weights"
+            )
+        shape = _side_by_side([tensors.shape(name) for name in names], slot.transposed)
+        if shape != shapes[slot.path]:
+            raise UserError(
+                f"{slot.names[0]} must have the size that config.json says, {shapes[slot.path]} as laid out "
+                f"here; received {shown(shape)} in {str(folder)!r}: check that config.json belongs to the weights"
+            )
+        result.append((slot, names))
+    return result
+
+
+def _side_by_side(parts: Sequence[tuple[int, ...]], transposed: bool) -> tuple[int, ...]:
+    """The shape of what tensors become in a slot; that of the one that does not fit, where they do not fit together."""
+    for part in parts:
+        if not part or part[1:] != parts[0][1:] or (transposed and len(part) != 2):
+            return part
+    rows = sum(part[0] for part in parts)
+    return (parts[0][1], rows) if transposed else (rows, *parts[0][1:])
 
 
 def short_path(variable: Any) -> str:
@@ -200,9 +245,8 @@ def _save_model(model: SpanModel, out: Path, source: Path, replace: bool) -> Non
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out if out.exists() else out.parent) as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
-        for name in TOKENIZER_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
+        for name, path in tokenizer_files(source).items():
+            shutil.copyfile(path, folder / name)
         config = span_config(read_json_config(source))
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         save_file(state_dict(model), str(folder / "model.safetensors"), metadata={"format": "pt"})

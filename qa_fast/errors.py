@@ -6,9 +6,10 @@ traceback and exits with code 2; a library caller catches `UserError`.
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
-_SHOWN = 60
+_DIGITS = 60
 
 
 class UserError(ValueError):
@@ -38,9 +39,11 @@ class UnreachableError(UserError):
     """A place elsewhere could not be reached or used; the same command may do better later."""
 
 
-def shown(value: Any) -> str:
-    """A value as a message shows it: on one line, and not longer than a reader wants."""
-    if isinstance(value, int) and abs(value) >= 10**_SHOWN:  # Python refuses to write out thousands of digits
-        return f"a number of more than {_SHOWN} digits"
-    written = repr(value[:_SHOWN] if isinstance(value, str | bytes) else value)
-    return written if len(written) <= _SHOWN else written[: _SHOWN - 1] + "…"
+def shown(value: Any, most: int = 80) -> str:
+    """A value as a message shows it: on one line, and short however long or deep it is."""
+    if isinstance(value, int) and abs(value) >= 10**_DIGITS:  # Python refuses to write out thousands of digits
+        return f"a number of more than {_DIGITS} digits"
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother, brief.maxlong = 3, most, most, most
+    text = " ".join(brief.repr(value).split())
+    return text if len(text) <= most + 20 else f"{text[:most]}…"

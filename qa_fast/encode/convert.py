@@ -7,14 +7,20 @@ a tokenizer of a few special tokens, to which every word is unknown; that is not
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.errors import MissingExtraError, UserError, shown
 from qa_fast.model.families import with_model_type
+from qa_fast.model.files import read_object
+from qa_fast.model.folder import tokenizer_files
 
 SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model")
 # What transformers asks for before it opens a SentencePiece model.
@@ -32,16 +38,16 @@ def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         UserError: The folder holds no tokenizer, or not all of its files.
         MissingExtraError: It holds a SentencePiece model, and the packages that read one are not installed.
     """
-    model = None if (folder / "tokenizer.json").is_file() else _checked_files(folder)
-    from transformers import AutoConfig, AutoTokenizer
+    files = tokenizer_files(folder)
+    model = None if "tokenizer.json" in files else _checked_files(folder)
+    from transformers import AutoTokenizer
 
-    known = with_model_type(config)
     try:
-        # transformers reads config.json itself, and would not know a model type that stands between its lines.
-        options = {} if known is config else {"config": AutoConfig.for_model(**known)}
-        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
+        with _copy(files, config) as copied:
+            # Without an answer it would ask on the terminal whether to run the folder's code.
+            loaded = AutoTokenizer.from_pretrained(str(copied), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds for one cause: the folder is not a tokenizer's
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = shown(str(error).strip().splitlines()[0], 300) if str(error).strip() else type(error).__name__
         if model and "tiktoken" in reason:  # what a model that is damaged is taken for in the end
             reason = f"{model} is no whole SentencePiece model"
         raise UserError(
@@ -61,6 +67,28 @@ def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         )
     settings: dict[str, Any] = orjson.loads(loaded.backend_tokenizer.to_str())
     return settings
+
+
+@contextlib.contextmanager
+def _copy(files: dict[str, Path], config: dict[str, Any]) -> Iterator[Path]:
+    """A folder of what transformers may see of a model folder: it opens what it likes there, and what files name.
+
+    So no file that leads elsewhere, no name of a file in tokenizer_config.json, no code, and of config.json only whose
+    model it is, and that also where it stands between the lines.
+    """
+    known = with_model_type(config)
+    with tempfile.TemporaryDirectory(prefix="qa-fast-") as scratch:
+        copied = Path(scratch)
+        for name, path in files.items():
+            shutil.copyfile(path, copied / name)
+        said = {name: known[name] for name in ("model_type", "tokenizer_class") if name in known}
+        if said:
+            (copied / "config.json").write_bytes(orjson.dumps(said))
+        names = read_object(copied, "tokenizer_config.json")
+        if names is not None:
+            kept = {name: value for name, value in names.items() if not name.endswith(("_file", "_files", "auto_map"))}
+            (copied / "tokenizer_config.json").write_bytes(orjson.dumps(kept))
+        yield copied
 
 
 def _checked_files(folder: Path) -> str | None:

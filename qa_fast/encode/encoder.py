@@ -22,8 +22,11 @@ from qa_fast.encode.convert import converted
 from qa_fast.encode.cuts import NotAllowedError, choose_rule
 from qa_fast.encode.direct import EncodedTexts, encode_strings
 from qa_fast.encode.template import PairTemplate, probe_template
+from qa_fast.encode.untrusted import check_growth, check_ids, one_line
 from qa_fast.encode.words import WordEncoder
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
+from qa_fast.model.fields import MOST_TYPES, Fields
+from qa_fast.model.files import read_object
 from qa_fast.model.folder import known_config
 
 if TYPE_CHECKING:
@@ -71,7 +74,8 @@ class TextEncoder:
         Returns:
             Their tokens, in order, offsets in characters of each text.
         """
-        return self.way.encode(texts, with_chars)
+        with one_line():
+            return self.way.encode(texts, with_chars)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as what it was made of; what has been learnt of units stays behind."""
@@ -154,28 +158,33 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
         raise UserError(f"--encode must be one of {', '.join(ENCODE_MODES)}; received {mode!r}")
     from tokenizers import Tokenizer
 
-    config, names = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
-    settings = _json(folder / "tokenizer.json")
-    if not settings or not _agrees(settings, names):
-        settings = converted(folder, config)
-    settings["truncation"] = settings["padding"] = None
-    canonical = canonical_settings(settings)
-    tokenizer = Tokenizer.from_buffer(canonical)
+    config, names = read_object(folder, "config.json") or {}, read_object(folder, "tokenizer_config.json") or {}
+    settings = read_object(folder, "tokenizer.json") or {}
+    with one_line(folder):
+        if not settings or not _agrees(settings, names):
+            settings = converted(folder, config)
+        settings["truncation"] = settings["padding"] = None
+        check_growth(settings)
+        canonical = canonical_settings(settings)
+        tokenizer = Tokenizer.from_buffer(canonical)
+        check_ids(tokenizer)
 
-    special = {**_json(folder / "special_tokens_map.json"), **names}
+    special = {**(read_object(folder, "special_tokens_map.json") or {}), **names}
     cls_id = _special_id(tokenizer, folder, "CLS", special.get("cls_token"), ("[CLS]", "<s>", "<cls>"))
     pad_id = _special_id(tokenizer, folder, "padding", special.get("pad_token"), ("[PAD]", "<pad>"))
-    template = probe_template(tokenizer, cls_id)
+    with one_line(folder):
+        template = probe_template(tokenizer, cls_id)
     known = known_config(folder)
     if known is not None:
         has_types = known.takes_types
     elif "type_vocab_size" in config:
-        has_types = config["type_vocab_size"] > 1
+        has_types = Fields(config).size("type_vocab_size", least=0, most=MOST_TYPES) > 1
     elif "model_type" in config:
         has_types = False  # models that have token types say how many
     else:
         has_types = bool(template.part_types.max(initial=0) > 0)
-    return _assembled(tokenizer, settings, canonical, template, cls_id, pad_id, has_types, mode, say)
+    with one_line(folder):
+        return _assembled(tokenizer, settings, canonical, template, cls_id, pad_id, has_types, mode, say)
 
 
 def canonical_settings(settings: dict[str, Any]) -> bytes:
@@ -225,20 +234,6 @@ def _assembled(
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"{path} must be JSON; {error}: fetch the model folder again") from None
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{path} must hold a JSON object; received {type(value).__name__}: fetch the model folder again"
-        )
-    return value
-
-
 def _agrees(settings: dict[str, Any], names: dict[str, Any]) -> bool:
     """Whether tokenizer.json works as tokenizer_config.json says; transformers follows the latter."""
     pre = settings.get("pre_tokenizer") or {}
@@ -257,14 +252,19 @@ def _agrees(settings: dict[str, Any], names: dict[str, Any]) -> bool:
 
 
 def _special_id(tokenizer: Tokenizer, folder: Path, role: str, named: Any, usual: tuple[str, ...]) -> int:
-    content = named["content"] if isinstance(named, dict) else named
+    content = named.get("content") if isinstance(named, dict) else named
+    if content is not None and not isinstance(content, str):
+        raise UserError(
+            f"the {role} token must be named by a text; received {shown(named)} ({folder}): name one in "
+            "tokenizer_config.json"
+        )
     for token in (content,) if content else usual:
         found = tokenizer.token_to_id(token)
         if found is not None:
             return int(found)
-    shown = f"{content!r}, which is not in its vocabulary" if content else "none named"
+    what = f"{shown(content)}, which is not in its vocabulary" if content else "none named"
     raise UserError(
-        f"the tokenizer must have a {role} token; received {shown} ({folder}): "
+        f"the tokenizer must have a {role} token; received {what} ({folder}): "
         "name one in tokenizer_config.json, or choose a model made for question answering"
     )
 

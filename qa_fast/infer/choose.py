@@ -165,9 +165,10 @@ def has_bfloat16() -> bool:
 def _remembered(place: Path) -> dict[str, float] | None:
     try:
         found = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and found else None
+    known = isinstance(found, dict) and found and all(type(speed) is float and speed > 0 for speed in found.values())
+    return found if known else None
 
 
 def _measured(folder: Path, open_ways: Sequence[Way], place: Path, say: Say | None) -> dict[str, float]:

@@ -26,12 +26,11 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     """
     import numpy as np
 
-    from qa_fast.checkpoint import read_weights
+    from qa_fast.checkpoint import checked_config, read_weights
     from qa_fast.graph.onnx_file import onnx_graph, product_of, write_onnx
     from qa_fast.graph.standard import draw
-    from qa_fast.model.folder import folder_config
 
-    config = folder_config(folder)
+    config = checked_config(folder)
     drawing = draw(config, "int64", padded=False)
     weights: dict[str, Any] = {
         path: (np.ones if path.endswith("gamma") else np.zeros)(shape, np.float32)

@@ -22,6 +22,7 @@ import xxhash
 
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.quantization import Rounding, save
+from qa_fast.model.files import plain_file
 from qa_fast.model.folder import weight_files
 from qa_fast.sources.cache import cache_folder
 
@@ -64,7 +65,8 @@ def model_key(folder: Path) -> str:
         UserError: They are not there.
     """
     state = xxhash.xxh3_128()
-    for path in [folder / "config.json", *weight_files(folder)]:
+    config = plain_file(folder, "config.json") or folder / "config.json"
+    for path in [config, *weight_files(folder)]:
         try:
             with path.open("rb") as file:
                 while block := file.read(1 << 22):

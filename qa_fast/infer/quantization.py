@@ -17,7 +17,8 @@ import numpy.typing as npt
 import orjson
 import xxhash
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
+from qa_fast.model.files import plain_file
 from qa_fast.store import whole_file
 
 FILE = "quantization.safetensors"
@@ -25,6 +26,7 @@ _KEY = "qa_fast"
 # How much of a column's range goes from the activations into the weights. Of 0.5 to 1, 0.8 was nearest in logits.
 SMOOTHING = 0.8
 _LEAST = 1e-5
+_SCORES = ("f1", "exact_match", "float32_f1", "float32_exact_match")
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,8 +65,16 @@ class Rounding:
         Args:
             product: Its name.
             kernel: float32[m, n].
+
+        Raises:
+            UserError: The ranges are of another size.
         """
         inputs, weights = self.ranges[product], np.abs(kernel).max(axis=1)
+        if inputs.shape != weights.shape:
+            raise UserError(
+                f"{FILE} must belong to the weights; received {inputs.shape} ranges for {product}, which has "
+                f"{weights.shape} inputs: quantize again, or remove it"
+            )
         scales = np.maximum(inputs, _LEAST) ** SMOOTHING / np.maximum(weights, _LEAST) ** (1 - SMOOTHING)
         return (scales / np.exp(np.log(scales).mean())).astype(np.float32)
 
@@ -118,13 +128,24 @@ def load(path: Path) -> tuple[Rounding, dict[str, Any]]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            facts = orjson.loads(file.metadata()[_KEY])
-            names = file.keys()
-            return Rounding(tuple(facts.pop("kept")), {name: file.get_tensor(name) for name in names}), facts
+            facts = dict(orjson.loads(file.metadata()[_KEY]))
+            ranges = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
+            kept = tuple(facts.pop("kept"))
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{FILE} must be as qa-fast quantize writes it; {path} is not ({error!r}): quantize again, or remove it"
-        ) from None
+        raise _damaged(path, repr(error)) from None
+    if not all(isinstance(name, str) for name in kept):
+        raise _damaged(path, f"kept is {shown(kept)}")
+    for name, value in ranges.items():
+        if value.dtype != np.float32 or value.ndim != 1 or not (np.isfinite(value) & (value >= 0)).all():
+            raise _damaged(path, f"{shown(name)} holds no magnitudes")
+    return Rounding(kept, ranges), facts
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{FILE} must be as qa-fast quantize writes it; {path} is not ({shown(reason, 200)}): quantize again, or "
+        "remove it"
+    )
 
 
 def read_recipe(folder: Path) -> Recipe | None:
@@ -133,16 +154,14 @@ def read_recipe(folder: Path) -> Recipe | None:
     Raises:
         UserError: The file is damaged.
     """
-    path = folder / FILE
-    if not path.is_file():
+    path = plain_file(folder, FILE)
+    if path is None:
         return None
     rounding, facts = load(path)
-    try:
-        return Recipe(rounding=rounding, **facts)
-    except TypeError as error:
-        raise UserError(
-            f"{FILE} must be as qa-fast quantize writes it; {path} is not ({error}): quantize again, or remove it"
-        ) from None
+    kinds = {"weights": str, "split": str, "examples": int} | dict.fromkeys(_SCORES, float)
+    if {name: type(value) for name, value in facts.items()} != kinds:
+        raise _damaged(path, f"it says {shown(facts)}")
+    return Recipe(rounding=rounding, **facts)
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> Path:

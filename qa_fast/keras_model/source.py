@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qa_fast.model.folder import TOKENIZER_FILES, read_json_config
+from qa_fast.model.folder import read_json_config, tokenizer_files
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Source:
         """Read a model folder.
 
         Raises:
-            UserError: It holds no config.json.
+            UserError: It holds no config.json, or one of its files is none of its own, see `model.files.plain_file`.
         """
         return cls(read_json_config(folder), files_of(folder))
 
@@ -54,4 +54,4 @@ class Source:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """The tokenizer's files in a folder."""
-    return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+    return {name: path.read_bytes() for name, path in tokenizer_files(folder).items()}

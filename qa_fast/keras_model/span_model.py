@@ -15,7 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from qa_fast.checkpoint import LoadReport, load_weights, save_model
+from qa_fast.checkpoint import LoadReport, checked_config, load_weights, save_model
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.keras_model.data import (
@@ -113,6 +113,7 @@ class SpanModel(keras.Model):
             UserError: No usable model there, or no such precision.
         """
         folder = resolve_model(str(path))
+        checked_config(folder)  # before anything is built
         source = Source.of_folder(folder)
         model = cls(source.config, precision=precision, dropout=dropout, seed=seed, files=source.files)
         model.report = load_weights(model.network, folder, seed=seed)

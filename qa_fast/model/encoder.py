@@ -20,7 +20,7 @@ from qa_fast.model.config import BucketBias, Disentangled, EncoderConfig, Rotary
 from qa_fast.model.disentangled import DisentangledAttention, DisentangledViews
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.layers import Close, Embeddings, FeedForward, Sites, SpanHead
-from qa_fast.model.weights import Maker, Variables, token_positions
+from qa_fast.model.weights import Maker, Shapes, Variables, token_positions
 
 # Dropout sites of a block: attention's probabilities, its output, the inner vectors, vectors of distances, the output.
 _SITES = 5
@@ -142,6 +142,13 @@ class SpanModel(keras.Model):
         input_ids, lengths = ops.convert_to_tensor(input_ids), ops.convert_to_tensor(lengths)
         there = token_positions(input_ids)[None, :] < lengths[:, None]
         return self.encoder(input_ids, there, token_type_ids, dropout_key)
+
+
+def weight_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight by its path ("block_0/qkv_kernel"); nothing is allocated."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    Encoder(config, lambda part: Shapes(part, shapes), PartRunner(), "float32")
+    return shapes
 
 
 def fresh_matrix(

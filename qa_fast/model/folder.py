@@ -7,17 +7,17 @@ a folder has only torch's own format.
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.families import FAMILIES, read_encoder_config, with_model_type
+from qa_fast.model.files import checked_files, plain_file, read_object
 from qa_fast.model.pickled import PickledTensors
 
 Floats = npt.NDArray[np.float32]
@@ -35,6 +35,8 @@ TOKENIZER_FILES = (
     "spm.model",
 )
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+# Safetensors' names of the types that are read.
+_FLOATS = ("F64", "F32", "F16", "BF16")
 # Weights of other frameworks, which are not read.
 _OTHERS = ("tf_model.h5", "model.ckpt.index", "flax_model.msgpack", "rust_model.ot")
 
@@ -43,18 +45,21 @@ def read_json_config(folder: str | Path) -> dict[str, Any]:
     """Parse a model folder's `config.json`; it says the `model_type` where that can be known.
 
     Raises:
-        UserError: There is none, or it is not a JSON object.
+        UserError: There is none, or it is not a JSON object in a plain file.
     """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
+    raw = read_object(Path(folder), "config.json")
+    if raw is None:
         raise UserError(f"a model folder must hold config.json; {str(folder)!r} does not: check the path")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"config.json must be JSON; {str(path)!r} is not ({error}): download the model again") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"config.json must be a JSON object; {str(path)!r} is not: download the model again")
     return dict(with_model_type(raw))
+
+
+def tokenizer_files(folder: Path) -> dict[str, Path]:
+    """The tokenizer's files that a folder holds, by name.
+
+    Raises:
+        UserError: One is no plain file of the folder.
+    """
+    return checked_files(folder, TOKENIZER_FILES)
 
 
 def folder_config(folder: str | Path) -> EncoderConfig:
@@ -70,7 +75,7 @@ def known_config(folder: str | Path) -> EncoderConfig | None:
     """The same for a folder that need not hold a supported model; None where it does not."""
     try:
         raw = read_json_config(folder)
-        return read_encoder_config(raw) if raw.get("model_type") in FAMILIES else None
+        return read_encoder_config(raw) if str(raw.get("model_type")) in FAMILIES else None
     except UserError:
         return None
 
@@ -117,6 +122,25 @@ class Tensors:
                     return candidate
         return None
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, as the file's head says it: its numbers are not read.
+
+        Raises:
+            UserError: Its numbers are no floats.
+        """
+        file = self._files[name]
+        if isinstance(file, PickledTensors):
+            return file.shape(name)
+        with _whole(self._names[file]):
+            about = file.get_slice(name)
+            shape, dtype = tuple(about.get_shape()), about.get_dtype()
+        if dtype not in _FLOATS:
+            raise UserError(
+                f"weights must be floats ({', '.join(_FLOATS)}); {shown(name)} in {str(self._names[file])!r} is "
+                f"{dtype}: choose a checkpoint that is not quantized"
+            )
+        return shape
+
     def read(self, name: str) -> Floats:
         """A tensor in float32."""
         file = self._files[name]
@@ -134,9 +158,10 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except UserError:  # torch's own files say what is wrong with them
         raise
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, OverflowError) as error:
         raise UserError(
-            f"weights must be a whole safetensors file; {str(path)!r} is not ({error}): download the model again"
+            f"weights must be a whole safetensors file; {str(path)!r} is not ({shown(str(error), 200)}): "
+            "download the model again"
         ) from None
 
 
@@ -152,14 +177,15 @@ def weight_files(folder: Path) -> list[Path]:
     """The files of a folder's weights; pickled ones where there are no others.
 
     Raises:
-        UserError: There are none.
+        UserError: There are none, or one is no plain file of the folder.
     """
     for name in (SAFETENSORS, PICKLED):
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return [folder / name]
-        if index.is_file():
-            return [folder / part for part in _files_of(index)]
+        whole = plain_file(folder, name)
+        if whole is not None:
+            return [whole]
+        index = read_object(folder, f"{name}.index.json")
+        if index is not None:
+            return [_part(folder, part) for part in _files_of(index, folder / f"{name}.index.json")]
     others = [name for name in _OTHERS if (folder / name).exists()]
     if others:
         raise UserError(
@@ -169,19 +195,21 @@ def weight_files(folder: Path) -> list[Path]:
     raise UserError(f"a model folder must hold {SAFETENSORS} or {PICKLED}; {str(folder)!r} does not: check the path")
 
 
-def _files_of(index: Path) -> list[str]:
-    """The files that an index names, all of them in its folder."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+def _files_of(index: Mapping[str, Any], path: Path) -> list[str]:
+    """The files that an index names."""
+    weights = index.get("weight_map")
+    if not isinstance(weights, dict) or not weights or not all(type(name) is str for name in weights.values()):
         raise UserError(
-            f"{index.name} must say which file holds which weight; {str(index)!r} does not ({error!r}): download the "
-            "model again"
-        ) from None
-    strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
-    if strange:
-        raise UserError(
-            f"{index.name} must name files of its own folder; received {strange[0]!r} in {str(index)!r}: download the "
-            "model again"
+            f"{path.name} must say which file holds which weight; {str(path)!r} does not: download the model again"
         )
-    return names
+    return sorted(set(weights.values()))
+
+
+def _part(folder: Path, name: str) -> Path:
+    path = plain_file(folder, name)
+    if path is None:
+        raise UserError(
+            f"a model folder must hold every file that its index names; {str(folder)!r} has no {shown(name)}: download "
+            "the model again"
+        )
+    return path

@@ -25,6 +25,7 @@ _DICT = "collections.OrderedDict"
 _GLOBALS = {_DICT, _TENSOR, _PARAMETER, *_STORAGES}
 # A tensor takes about 35 instructions; this many are read in two seconds.
 _MOST_STEPS = 2_000_000
+_MOST_AXES = 128
 
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 _TEXTS = {"BINUNICODE", "SHORT_BINUNICODE"}
@@ -208,6 +209,8 @@ def _made(what: Any, arguments: tuple[Any, ...]) -> Any:
         whole = (first, *_of(tuple, shape), *_of(tuple, strides))
         if any(_of(int, number) < 0 for number in whole) or len(shape) != len(strides):
             raise ValueError("a tensor has a negative size, or fewer strides than sizes")
+        if len(shape) > _MOST_AXES:  # the product of a million sizes takes its time
+            raise ValueError(f"a tensor has {len(shape)} sizes")
         return Tensor(_of(Storage, storage), first, shape, strides)
     raise RefusedError(f"{name} called with {len(arguments)} arguments")
 

@@ -25,6 +25,8 @@ from qa_fast.model.pickle_steps import RefusedError, Storage, Tensor, follow, ki
 Floats = npt.NDArray[np.float32]
 ByteOrder = Literal["<", ">"]
 
+# Tensors that are tied share their numbers; of published models none has more in its tensors than thrice its file.
+_MOST_SHARED = 16
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
@@ -46,6 +48,7 @@ class PickledTensors:
                 is_zip = self._map[:4] == b"PK\x03\x04"
                 tensors, self._starts, self._order = _read_zip(path, self._map) if is_zip else _read_legacy(self._map)
                 self._tensors = {name: tensor for name, tensor in tensors.items() if tensor.storage.is_float}
+                _check_total(self._tensors, len(self._map))
         except BaseException:
             self._map.close()
             raise
@@ -59,6 +62,10 @@ class PickledTensors:
     def keys(self) -> list[str]:
         """The names."""
         return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, as the pickle says it: its numbers are not read."""
+        return self._tensors[name].shape
 
     def get_tensor(self, name: str) -> Floats:
         """A tensor in float32, a copy of its own.
@@ -74,7 +81,7 @@ class PickledTensors:
         size = math.prod(tensor.shape)
         if not size:
             return np.zeros(tensor.shape, np.float32)
-        last = tensor.first + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
+        last = _last(tensor)
         # A view that is larger than what it looks at repeats numbers, and could ask for any amount of memory. Nothing
         # may lie outside: `as_strided` would read whatever is there.
         if last >= storage.count or size > storage.count:
@@ -88,6 +95,22 @@ class PickledTensors:
         if storage.is_bfloat16:
             return np.left_shift(view.astype(np.uint32, order="C"), 16).view(np.float32)
         return np.array(view, np.float32, order="C")
+
+
+def _last(tensor: Tensor) -> int:
+    """The last of its storage's numbers that a tensor with any shows."""
+    return tensor.first + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
+
+
+def _check_total(tensors: dict[str, Tensor], size: int) -> None:
+    """Refuse tensors that together are out of all proportion to `size` bytes of file, as a thousand views of one are.
+
+    Those that are larger than their storage do not count here; to read one is refused.
+    """
+    sizes = [(math.prod(tensor.shape), tensor.storage) for tensor in tensors.values()]
+    total = sum(numbers * storage.dtype.itemsize for numbers, storage in sizes if numbers <= storage.count)
+    if total > _MOST_SHARED * size:
+        raise ValueError(f"its tensors have {total} bytes, the file {size}")
 
 
 @contextlib.contextmanager
@@ -106,6 +129,8 @@ def _told(path: Path) -> Iterator[None]:
         ValueError,
         ArithmeticError,
         LookupError,
+        EOFError,
+        RecursionError,
         struct.error,
         zipfile.BadZipFile,
         NotImplementedError,

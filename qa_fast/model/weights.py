@@ -41,6 +41,36 @@ class Maker(Protocol):
         """The rows of an embedding."""
 
 
+class Shapes:
+    """A maker of no weights, which notes what shape they would have.
+
+    Args:
+        part: The part's name.
+        out: Told each weight's shape by its path.
+    """
+
+    def __init__(self, part: str, out: dict[str, tuple[int, ...]]) -> None:
+        self._part, self._out = part, out
+
+    def linear(self, name: str, rows: int, columns: int, bias: bool = True) -> Linear:
+        """See `Maker`."""
+        kernel = self._noted(f"{name}_kernel", rows, columns)
+        return Linear(kernel, self._noted(f"{name}_bias", columns) if bias else None)
+
+    def norm(self, name: str, width: int, epsilon: float, bias: bool = True) -> Norm:
+        """See `Maker`."""
+        gamma = self._noted(f"{name}_gamma", width)
+        return Norm(gamma, self._noted(f"{name}_beta", width) if bias else None)
+
+    def table(self, name: str, rows: int, width: int) -> Any:
+        """See `Maker`."""
+        return self._noted(name, rows, width)
+
+    def _noted(self, name: str, *shape: int) -> tuple[int, ...]:
+        self._out[f"{self._part}/{name}"] = shape
+        return shape
+
+
 class Variables(keras.layers.Layer):
     """A maker of float32 variables, all there at once (sizes are known) and cast where they are used."""
 

@@ -21,13 +21,12 @@ import keras
 import numpy as np
 
 from qa_fast.batches import MULTIPLE, Batch, BatchCutter, Plan, batches_of, bucket_widths, training_plan
-from qa_fast.checkpoint import load_weights, save_model
+from qa_fast.checkpoint import checked_config, load_weights, save_model
 from qa_fast.errors import UserError
 from qa_fast.hub.card import write_card
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.encoder import SpanModel
-from qa_fast.model.folder import folder_config
 from qa_fast.model.precision import Choice, choose_precision
 from qa_fast.schema import Int32s
 from qa_fast.scoring import check_tokenizer
@@ -123,7 +122,7 @@ def _opened(shards_path: str | Path, config: TrainConfig) -> tuple[Shards, Path,
         )
     folder = resolve_model(config.model or shards.manifest["model"]["name"])
     check_tokenizer(shards, folder)
-    encoder = folder_config(folder)
+    encoder = checked_config(folder)
     return shards, folder, encoder if config.dropout is None else encoder.with_dropout(config.dropout)
 
 

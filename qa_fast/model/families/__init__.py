@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from qa_fast.errors import UserError
-from qa_fast.model.config import ACTIVATIONS, EncoderConfig
+from qa_fast.errors import UserError, shown
+from qa_fast.model.config import ACTIVATIONS, EncoderConfig, Rotary
 from qa_fast.model.families.albert import ALBERT
 from qa_fast.model.families.bert import BERT
 from qa_fast.model.families.deberta import DEBERTA
@@ -21,6 +21,7 @@ from qa_fast.model.families.modernbert import MODERNBERT
 from qa_fast.model.families.mpnet import MPNET
 from qa_fast.model.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from qa_fast.model.families.slots import Slot
+from qa_fast.model.fields import Fields
 
 __all__ = ["FAMILIES", "Family", "Slot", "family_of", "read_encoder_config", "with_model_type"]
 
@@ -67,8 +68,8 @@ def family_of(model_type: Any) -> Family:
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
     raise UserError(
-        f"model_type must be one of {', '.join(sorted(FAMILIES))}; received {model_type!r} in config.json: choose a "
-        "checkpoint of one of these families (qa-fast models lists some)"
+        f"model_type must be one of {', '.join(sorted(FAMILIES))}; received {shown(model_type)} in config.json: choose "
+        "a checkpoint of one of these families (qa-fast models lists some)"
     )
 
 
@@ -82,13 +83,13 @@ def read_encoder_config(raw: Mapping[str, Any]) -> EncoderConfig:
         The encoder's parts.
 
     Raises:
-        UserError: The family is not supported, a size is missing, or the config asks for something the layers do
-            not do (another activation, relative positions).
+        UserError: The family is not supported, a field is missing, of another type or out of range, or the config
+            asks for something the layers do not do (another activation, relative positions).
     """
     raw = with_model_type(raw)
     family = family_of(raw.get("model_type"))
     try:
-        config = family.read(raw)
+        config = family.read(Fields(raw))
     except KeyError as missing:
         raise UserError(
             f"config.json of a {family.model_type} model must hold {missing}; it does not: use the config.json that "
@@ -97,18 +98,30 @@ def read_encoder_config(raw: Mapping[str, Any]) -> EncoderConfig:
     for activation in (config.feed_forward.activation, config.head.activation or "gelu"):
         if activation not in ACTIVATIONS:
             raise UserError(
-                f"the activation must be one of {', '.join(ACTIVATIONS)}; received {activation!r} in config.json: "
+                f"the activation must be one of {', '.join(ACTIVATIONS)}; received {shown(activation)} in config.json: "
                 "choose another checkpoint"
             )
-    positions = raw.get("position_embedding_type") or "absolute"
+    positions = Fields(raw).text("position_embedding_type", "absolute")
     if positions != "absolute":
         raise UserError(
-            f"position_embedding_type must be 'absolute'; received {positions!r} in config.json: choose another "
+            f"position_embedding_type must be 'absolute'; received {shown(positions)} in config.json: choose another "
             "checkpoint"
         )
     if config.hidden_size % config.attention.heads:
         raise UserError(
             f"the hidden size must be a multiple of the number of heads; received {config.hidden_size} and "
             f"{config.attention.heads} in config.json: use the config.json that belongs to the weights"
+        )
+    if isinstance(config.attention.positions, Rotary) and config.hidden_size // config.attention.heads % 2:
+        raise UserError(
+            "rotary positions need an even number of columns in each head; received "
+            f"{config.hidden_size // config.attention.heads} in config.json: use the config.json that belongs to the "
+            "weights"
+        )
+    if config.max_length < 1 or config.pad_id >= config.embedding.vocab_size:
+        raise UserError(
+            f"positions and words must reach beyond the padding token; received pad_token_id={config.pad_id}, "
+            f"vocab_size={config.embedding.vocab_size}, {config.embedding.positions} positions in config.json: use the "
+            "config.json that belongs to the weights"
         )
     return config

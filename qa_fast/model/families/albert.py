@@ -7,15 +7,18 @@ import dataclasses
 from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.families.bert import bert_embeddings, read_bert
-from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.family import Family
 from qa_fast.model.families.slots import Slot, blocks, linear, span_head
+from qa_fast.model.fields import MOST_BLOCKS, Fields
 
 
-def _read(raw: Raw) -> EncoderConfig:
+def _read(fields: Fields) -> EncoderConfig:
     # ALBERT's own defaults, where they are not BERT's.
     defaults = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = read_bert({"embedding_size": 128, **defaults, **raw})
-    layers, groups, inner = raw["num_hidden_layers"], raw.get("num_hidden_groups", 1), raw.get("inner_group_num", 1)
+    config = read_bert(fields.under(embedding_size=128, **defaults))
+    layers = len(config.order)
+    groups = fields.size("num_hidden_groups", 1, most=layers)
+    inner = fields.size("inner_group_num", 1, most=MOST_BLOCKS)
     if inner != 1:
         raise UserError(
             f"inner_group_num must be 1, as in every published ALBERT; received {inner!r} in config.json: choose "

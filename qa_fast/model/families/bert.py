@@ -10,39 +10,46 @@ from qa_fast.model.config import (
     HeadConfig,
     NormConfig,
 )
-from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.family import Family
 from qa_fast.model.families.slots import Slot, blocks, linear, norm, span_head, table
+from qa_fast.model.fields import MOST_BLOCKS, MOST_POSITIONS, MOST_TOKENS, MOST_TYPES, Fields
 
 
-def read_bert(raw: Raw) -> EncoderConfig:
+def unprojected(fields: Fields) -> Fields:
+    """The same with embeddings as wide as the rest, whatever it says of them."""
+    return fields.over(embedding_size=fields.size("hidden_size"))
+
+
+def read_bert(fields: Fields) -> EncoderConfig:
     """Read a config.json in BERT's words, which most families share."""
-    dropout = raw.get("hidden_dropout_prob", 0.1)
-    positions = raw.get("max_position_embeddings", 512)
-    width = raw.get("embedding_size", raw["hidden_size"])
+    dropout = fields.rate("hidden_dropout_prob", 0.1)
+    positions = fields.size("max_position_embeddings", 512, most=MOST_POSITIONS)
+    hidden = fields.size("hidden_size")
+    width = fields.size("embedding_size", hidden)
     return EncoderConfig(
-        family=raw["model_type"],
-        hidden_size=raw["hidden_size"],
-        order=tuple(range(raw["num_hidden_layers"])),
+        family=fields.text("model_type"),
+        hidden_size=hidden,
+        order=tuple(range(fields.size("num_hidden_layers", most=MOST_BLOCKS))),
         max_length=positions,
-        initializer_range=raw.get("initializer_range", 0.02),
+        initializer_range=fields.number("initializer_range", 0.02, most=1e3),
         embedding=EmbeddingConfig(
-            vocab_size=raw["vocab_size"],
+            vocab_size=fields.size("vocab_size", most=MOST_TOKENS),
             width=width,
             positions=positions,
-            types=raw.get("type_vocab_size", 2),
-            pad_id=raw.get("pad_token_id") or 0,
+            types=fields.size("type_vocab_size", 2, least=0, most=MOST_TYPES),
+            pad_id=fields.pad_id(0),
             dropout=dropout,
-            projected=width != raw["hidden_size"],
+            projected=width != hidden,
         ),
         attention=AttentionConfig(
-            heads=raw["num_attention_heads"],
-            dropout=raw.get("attention_probs_dropout_prob", 0.1),
+            heads=fields.size("num_attention_heads"),
+            dropout=fields.rate("attention_probs_dropout_prob", 0.1),
             output_dropout=dropout,
         ),
         feed_forward=FeedForwardConfig(
-            width=raw["intermediate_size"], activation=raw.get("hidden_act", "gelu"), dropout=dropout
+            width=fields.size("intermediate_size"), activation=fields.text("hidden_act", "gelu"), dropout=dropout
         ),
-        norm=NormConfig(raw.get("layer_norm_eps", 1e-12)),
+        norm=NormConfig(fields.positive("layer_norm_eps", 1e-12, most=1.0)),
         head=HeadConfig(),
     )
 
@@ -86,6 +93,6 @@ BERT = Family(
     name="BERT",
     architecture="BertForQuestionAnswering",
     prefix="bert",
-    read=lambda raw: read_bert({**raw, "embedding_size": raw["hidden_size"]}),
+    read=lambda fields: read_bert(unprojected(fields)),
     slots=lambda config: bert_slots("bert", config),
 )

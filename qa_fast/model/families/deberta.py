@@ -7,38 +7,45 @@ import dataclasses
 from qa_fast.errors import UserError
 from qa_fast.model.config import Disentangled, EncoderConfig
 from qa_fast.model.families.bert import bert_blocks, bert_embeddings, read_bert
-from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.family import Family
 from qa_fast.model.families.slots import Slot, linear, norm, span_head, table
+from qa_fast.model.fields import MOST_POSITIONS, Fields
 
 
-def _read(raw: Raw) -> EncoderConfig:
+def _read(fields: Fields) -> EncoderConfig:
     # Its own defaults, where they are not BERT's.
-    config = read_bert({"type_vocab_size": 0, "layer_norm_eps": 1e-7, **raw})
-    if raw.get("conv_kernel_size", 0) or config.embedding.projected:
+    config = read_bert(fields.under(type_vocab_size=0, layer_norm_eps=1e-7))
+    kernel = fields.size("conv_kernel_size", 0, least=0)
+    if kernel or config.embedding.projected:
         raise UserError(
             "a deberta-v2 model must have no convolution and no narrower embeddings; config.json asks for "
-            f"conv_kernel_size={raw.get('conv_kernel_size', 0)}, embedding_size={config.embedding.width}: choose a "
+            f"conv_kernel_size={kernel}, embedding_size={config.embedding.width}: choose a "
             "checkpoint of DeBERTa-v3"
         )
-    if not raw.get("relative_attention", False):
+    if not fields.flag("relative_attention", False):
         raise UserError(
             "a deberta-v2 model must have relative_attention, as every published one; config.json says it has not: "
             "choose another checkpoint"
         )
-    if not raw.get("position_biased_input", True):
+    if not fields.flag("position_biased_input", True):
         config = dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, positions=0))
     embedding = dataclasses.replace(config.embedding, masked=True)
-    kinds = raw.get("pos_att_type") or []
-    kinds = kinds.lower().split("|") if isinstance(kinds, str) else kinds
-    kinds = {kind.strip() for kind in kinds}
-    furthest = raw.get("max_relative_positions", -1)
+    kinds = {kind.strip().lower() for kind in fields.texts("pos_att_type", apart="|")}
+    furthest = fields.size("max_relative_positions", -1, least=-1, most=MOST_POSITIONS)
+    furthest = furthest if furthest > 0 else config.max_length
+    buckets = max(0, fields.size("position_buckets", -1, least=-1, most=MOST_POSITIONS))
+    if buckets and not 1 <= buckets // 2 < furthest - 1:
+        raise UserError(
+            f"position_buckets must be fewer than twice the positions, {furthest}; received {buckets} in config.json: "
+            "use the config.json that belongs to the weights"
+        )
     positions = Disentangled(
-        buckets=max(0, raw.get("position_buckets", -1)),
-        furthest=furthest if furthest > 0 else config.max_length,
+        buckets=buckets,
+        furthest=furthest,
         content_to_position="c2p" in kinds,
         position_to_content="p2c" in kinds,
-        shared=raw.get("share_att_key", False),
-        normalized="layer_norm" in str(raw.get("norm_rel_ebd", "none")).lower(),
+        shared=fields.flag("share_att_key", False),
+        normalized="layer_norm" in fields.text("norm_rel_ebd", "none").lower(),
         dropout=config.embedding.dropout,
     )
     attention = dataclasses.replace(config.attention, positions=positions)

@@ -10,32 +10,35 @@ from qa_fast.model.config import (
     HeadConfig,
     NormConfig,
 )
-from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.family import Family
 from qa_fast.model.families.slots import Slot, blocks, norm, span_head, table
+from qa_fast.model.fields import MOST_BLOCKS, MOST_POSITIONS, MOST_TOKENS, Fields
 
 
-def _read(raw: Raw) -> EncoderConfig:
-    dropout = raw.get("dropout", 0.1)
-    positions = raw.get("max_position_embeddings", 512)
+def _read(fields: Fields) -> EncoderConfig:
+    dropout = fields.rate("dropout", 0.1)
+    positions = fields.size("max_position_embeddings", 512, most=MOST_POSITIONS)
     return EncoderConfig(
         family="distilbert",
-        hidden_size=raw["dim"],
-        order=tuple(range(raw["n_layers"])),
+        hidden_size=fields.size("dim"),
+        order=tuple(range(fields.size("n_layers", most=MOST_BLOCKS))),
         max_length=positions,
-        initializer_range=raw.get("initializer_range", 0.02),
+        initializer_range=fields.number("initializer_range", 0.02, most=1e3),
         embedding=EmbeddingConfig(
-            vocab_size=raw["vocab_size"],
-            width=raw["dim"],
+            vocab_size=fields.size("vocab_size", most=MOST_TOKENS),
+            width=fields.size("dim"),
             positions=positions,
             types=0,
-            pad_id=raw.get("pad_token_id") or 0,
+            pad_id=fields.pad_id(0),
             dropout=dropout,
         ),
         # It has no dropout behind attention's output.
-        attention=AttentionConfig(raw["n_heads"], dropout=raw.get("attention_dropout", 0.1), output_dropout=None),
-        feed_forward=FeedForwardConfig(raw["hidden_dim"], raw.get("activation", "gelu"), dropout),
+        attention=AttentionConfig(
+            fields.size("n_heads"), dropout=fields.rate("attention_dropout", 0.1), output_dropout=None
+        ),
+        feed_forward=FeedForwardConfig(fields.size("hidden_dim"), fields.text("activation", "gelu"), dropout),
         norm=NormConfig(1e-12),  # fixed in transformers' DistilBERT
-        head=HeadConfig(dropout=raw.get("qa_dropout", 0.1)),
+        head=HeadConfig(dropout=fields.rate("qa_dropout", 0.1)),
     )
 
 

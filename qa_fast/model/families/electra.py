@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.families.bert import bert_slots, read_bert
-from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.family import Family
+from qa_fast.model.fields import Fields
 
 
-def _read(raw: Raw) -> EncoderConfig:
-    return read_bert({"embedding_size": 128, **raw})
+def _read(fields: Fields) -> EncoderConfig:
+    return read_bert(fields.under(embedding_size=128))
 
 
 ELECTRA = Family(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.families.slots import Slot
-
-Raw = Mapping[str, Any]
+from qa_fast.model.fields import Fields
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,8 @@ class Family:
         name: As people write it.
         architecture: transformers' class for question answering.
         prefix: What the encoder's weights begin with in that class, and lack in a file of the bare encoder.
-        read: config.json to the encoder's parts; a KeyError names what is missing.
+        read: config.json to the encoder's parts; a KeyError names what is missing, a UserError what is of another
+            type or out of range.
         slots: All weights in the model's order, under the names of `architecture`.
     """
 
@@ -29,5 +28,5 @@ class Family:
     name: str
     architecture: str
     prefix: str
-    read: Callable[[Raw], EncoderConfig]
+    read: Callable[[Fields], EncoderConfig]
     slots: Callable[[EncoderConfig], list[Slot]]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.model.config import (
     AttentionConfig,
     EmbeddingConfig,
@@ -14,68 +12,77 @@ from qa_fast.model.config import (
     NormConfig,
     Rotary,
 )
-from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.family import Family
 from qa_fast.model.families.slots import Slot, linear, norm, table
+from qa_fast.model.fields import MOST_BLOCKS, MOST_POSITIONS, MOST_TOKENS, Fields
 
 _FAR, _NEAR = "full_attention", "sliding_attention"
 
 
-def _read(raw: Raw) -> EncoderConfig:
-    layers, dropout = raw["num_hidden_layers"], raw.get("attention_dropout", 0.0)
-    every = raw.get("global_attn_every_n_layers", 3)
-    kinds = raw.get("layer_types") or [_NEAR if index % every else _FAR for index in range(layers)]
-    thetas = {_FAR: _theta(raw, _FAR, "global", 160_000.0), _NEAR: _theta(raw, _NEAR, "local", 10_000.0)}
-    near = raw.get("local_attention", 128) // 2
+def _read(fields: Fields) -> EncoderConfig:
+    layers, dropout = fields.size("num_hidden_layers", most=MOST_BLOCKS), fields.rate("attention_dropout", 0.0)
+    every = fields.size("global_attn_every_n_layers", 3)
+    kinds = fields.texts("layer_types") or [_NEAR if index % every else _FAR for index in range(layers)]
+    if len(kinds) < layers or not set(kinds) <= {_FAR, _NEAR}:
+        raise UserError(
+            f"layer_types must say {_FAR} or {_NEAR} for each of {layers} layers; received {shown(kinds)} in "
+            "config.json: use the config.json that belongs to the weights"
+        )
+    thetas = {_FAR: _theta(fields, _FAR, "global", 160_000.0), _NEAR: _theta(fields, _NEAR, "local", 10_000.0)}
+    near = fields.size("local_attention", 128, least=2, most=MOST_POSITIONS) // 2
     return EncoderConfig(
         family="modernbert",
-        hidden_size=raw["hidden_size"],
+        hidden_size=fields.size("hidden_size"),
         order=tuple(range(layers)),
-        max_length=raw.get("max_position_embeddings", 8192),
-        initializer_range=raw.get("initializer_range", 0.02),
+        max_length=fields.size("max_position_embeddings", 8192, most=MOST_POSITIONS),
+        initializer_range=fields.number("initializer_range", 0.02, most=1e3),
         embedding=EmbeddingConfig(
-            vocab_size=raw["vocab_size"],
-            width=raw["hidden_size"],
+            vocab_size=fields.size("vocab_size", most=MOST_TOKENS),
+            width=fields.size("hidden_size"),
             positions=0,
             types=0,
-            pad_id=raw.get("pad_token_id") or 0,
-            dropout=raw.get("embedding_dropout", 0.0),
+            pad_id=fields.pad_id(0),
+            dropout=fields.rate("embedding_dropout", 0.0),
         ),
         attention=AttentionConfig(
-            heads=raw["num_attention_heads"],
+            heads=fields.size("num_attention_heads"),
             dropout=dropout,
             output_dropout=dropout,
-            bias=raw.get("attention_bias", False),
+            bias=fields.flag("attention_bias", False),
             positions=Rotary(
                 thetas=tuple(thetas[kind] for kind in kinds[:layers]),
                 windows=tuple(near if kind == _NEAR else 0 for kind in kinds[:layers]),
             ),
         ),
         feed_forward=FeedForwardConfig(
-            width=raw["intermediate_size"],
-            activation=raw.get("hidden_activation", "gelu"),
+            width=fields.size("intermediate_size"),
+            activation=fields.text("hidden_activation", "gelu"),
             dropout=None,
-            inner_dropout=raw.get("mlp_dropout", 0.0),
-            bias=raw.get("mlp_bias", False),
+            inner_dropout=fields.rate("mlp_dropout", 0.0),
+            bias=fields.flag("mlp_bias", False),
             gated=True,
         ),
-        norm=NormConfig(raw.get("norm_eps", 1e-5), bias=raw.get("norm_bias", False), before=True),
+        norm=NormConfig(fields.positive("norm_eps", 1e-5, most=1.0), bias=fields.flag("norm_bias", False), before=True),
         head=HeadConfig(
-            dropout=raw.get("classifier_dropout", 0.0),
-            activation=raw.get("classifier_activation", "gelu"),
-            bias=raw.get("classifier_bias", False),
+            dropout=fields.rate("classifier_dropout", 0.0),
+            activation=fields.text("classifier_activation", "gelu"),
+            bias=fields.flag("classifier_bias", False),
         ),
     )
 
 
-def _theta(raw: Raw, kind: str, old: str, default: float) -> float:
+def _theta(fields: Fields, kind: str, old: str, default: float) -> float:
     """The base of the rotations: under transformers 5's name, the one before it, or the default."""
-    about: dict[str, Any] = (raw.get("rope_parameters") or {}).get(kind) or {}
-    if about.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
+    about, scaling = fields.within("rope_parameters").within(kind), fields.within("rope_scaling").raw
+    if about.text("rope_type", "default") != "default" or scaling:
         raise UserError(
-            f"rotary positions must be of rope_type 'default'; received {about or raw.get('rope_scaling')} in "
+            f"rotary positions must be of rope_type 'default'; received {shown(about.raw or scaling)} in "
             "config.json: choose another checkpoint"
         )
-    return float(about.get("rope_theta") or raw.get(f"{old}_rope_theta") or default)
+    for known, name in ((about, "rope_theta"), (fields, f"{old}_rope_theta")):
+        if known.raw.get(name) is not None:
+            return known.positive(name, default)
+    return default
 
 
 def _slots(config: EncoderConfig) -> list[Slot]:

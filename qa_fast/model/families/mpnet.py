@@ -6,21 +6,23 @@ import dataclasses
 
 from qa_fast.errors import UserError
 from qa_fast.model.config import BucketBias, EncoderConfig
-from qa_fast.model.families.bert import bert_embeddings, read_bert
-from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.bert import bert_embeddings, read_bert, unprojected
+from qa_fast.model.families.family import Family
 from qa_fast.model.families.roberta import behind_padding
 from qa_fast.model.families.slots import Slot, blocks, span_head, table
+from qa_fast.model.fields import Fields
 
 # transformers fixes all three, whatever the config says.
 _PAD_ID, _BUCKETS, _FURTHEST = 1, 32, 128
 
 
-def _read(raw: Raw) -> EncoderConfig:
-    config = read_bert({**raw, "embedding_size": raw["hidden_size"], "type_vocab_size": 0})
-    if raw.get("relative_attention_num_buckets", _BUCKETS) != _BUCKETS:
+def _read(fields: Fields) -> EncoderConfig:
+    config = read_bert(unprojected(fields).over(type_vocab_size=0))
+    buckets = fields.size("relative_attention_num_buckets", _BUCKETS)
+    if buckets != _BUCKETS:
         raise UserError(
             f"relative_attention_num_buckets must be {_BUCKETS}, which transformers takes for granted; received "
-            f"{raw['relative_attention_num_buckets']!r} in config.json: choose another checkpoint"
+            f"{buckets} in config.json: choose another checkpoint"
         )
     bias = BucketBias(_BUCKETS, _FURTHEST)
     return behind_padding(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from qa_fast.model.config import EncoderConfig
-from qa_fast.model.families.bert import bert_slots, read_bert
-from qa_fast.model.families.family import Family, Raw
+from qa_fast.model.families.bert import bert_slots, read_bert, unprojected
+from qa_fast.model.families.family import Family
+from qa_fast.model.fields import Fields
 
 
 def behind_padding(config: EncoderConfig, pad_id: int) -> EncoderConfig:
@@ -17,10 +18,8 @@ def behind_padding(config: EncoderConfig, pad_id: int) -> EncoderConfig:
     return dataclasses.replace(config, embedding=embedding, max_length=config.embedding.positions - pad_id - 1)
 
 
-def _read(raw: Raw) -> EncoderConfig:
-    pad_id = raw.get("pad_token_id")
-    config = read_bert({**raw, "embedding_size": raw["hidden_size"]})
-    return behind_padding(config, 1 if pad_id is None else pad_id)
+def _read(fields: Fields) -> EncoderConfig:
+    return behind_padding(read_bert(unprojected(fields)), fields.pad_id(1))
 
 
 def _family(model_type: str, name: str, architecture: str) -> Family:
