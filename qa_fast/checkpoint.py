@@ -23,6 +23,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.encoder import SpanModel, fresh_matrix
 from qa_fast.model.families import family_of
+from qa_fast.model.families.slots import Slot
 from qa_fast.model.folder import TOKENIZER_FILES, Tensors, folder_config, read_json_config
 from qa_fast.sources.cache import local_path
 
@@ -134,8 +135,7 @@ def read_weights(
                     "not: check that config.json belongs to the weights"
                 )
             names = [name for name in found if name is not None]
-            arrays = [tensors.read(name) for name in names]
-            value = np.concatenate([array.T for array in arrays], -1) if slot.transposed else np.concatenate(arrays)
+            value = _laid_out(slot, [tensors.read(name) for name in names])
             if value.shape != shape:
                 raise UserError(
                     f"{slot.names[0]} must have the size that config.json says, {shape} as laid out "
@@ -146,6 +146,36 @@ def read_weights(
         taken = set(used)
         left_out = [name for name in tensors if name not in taken and not name.endswith("position_ids")]
     return LoadReport(tuple(used), tuple(left_out), tuple(made))
+
+
+def read_head(folder: str | Path) -> dict[str, Floats]:
+    """The weights of a folder's question answering head, float32, by their path ("head/output_kernel").
+
+    Raises:
+        UserError: The folder cannot be read, or its weights have no such head.
+    """
+    folder = Path(folder)
+    config = folder_config(folder)
+    family = family_of(config.family)
+    head: dict[str, Floats] = {}
+    with Tensors(folder) as tensors:
+        for slot in family.slots(config):
+            if not slot.head:
+                continue
+            found = [tensors.find(name, family.prefix) for name in slot.names]
+            names = [name for name in found if name is not None]
+            if len(names) < len(found):
+                raise UserError(
+                    f"the model must have a question answering head ({slot.names[0]}); {str(folder)!r} has none: name "
+                    "one that was fine-tuned, such as 'qa-fast train' writes"
+                )
+            head[slot.path] = np.ascontiguousarray(_laid_out(slot, [tensors.read(name) for name in names]))
+    return head
+
+
+def _laid_out(slot: Slot, arrays: Sequence[Floats]) -> Floats:
+    """Tensors of a file as the one weight that they are here."""
+    return np.concatenate([array.T for array in arrays], -1) if slot.transposed else np.concatenate(arrays)
 
 
 def short_path(variable: Any) -> str:

@@ -51,6 +51,27 @@ def train(
     validation_examples: Annotated[
         int | None, typer.Option("--validation-examples", help="Score a random choice of so many examples.")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher", help="Fine-tuned model to learn from beside the labels; its logits are kept in SHARDS."
+        ),
+    ] = None,
+    teacher_weight: Annotated[
+        float, typer.Option("--teacher-weight", help="Share of the loss that is the teacher's; labels have the rest.")
+    ] = 0.5,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Softens the teacher's and the student's probabilities.")
+    ] = 2.0,
+    average: Annotated[
+        str, typer.Option("--average", help="Weights to score and save: none (as trained), ema or swa (their mean).")
+    ] = "none",
+    average_decay: Annotated[
+        float, typer.Option("--average-decay", help="Of ema, a step; less in short runs.")
+    ] = 0.999,
+    average_share: Annotated[
+        float, typer.Option("--average-share", help="Of swa: the share of the steps, the last, that it is the mean of.")
+    ] = 0.25,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
@@ -82,6 +103,12 @@ def train(
         checkpoint_every=checkpoint_every,
         validation=validation,
         validation_examples=validation_examples,
+        teacher=teacher,
+        teacher_weight=teacher_weight,
+        temperature=temperature,
+        average=average,
+        average_decay=average_decay,
+        average_share=average_share,
         resume=resume,
         overwrite=overwrite,
     )

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qa_fast.model.encoder import SpanModel
-from qa_fast.train.optimizer import span_loss, update
+from qa_fast.train.optimizer import micro_loss, update
 from qa_fast.train.steps import Floats, Micro
 
 State = tuple[list[Any], list[Any], list[Any]]
@@ -28,9 +28,12 @@ class JaxEngine:
     Args:
         model: Its weights are where training starts; they change at `publish`.
         devices: To train on; all visible ones if None.
+        temperature: Of a teacher, see `optimizer.micro_loss`.
     """
 
-    def __init__(self, model: SpanModel, devices: Sequence[Any] | None = None) -> None:
+    def __init__(
+        self, model: SpanModel, devices: Sequence[Any] | None = None, temperature: float | None = None
+    ) -> None:
         self.model = model
         devices = list(devices or jax.local_devices())
         self.devices = len(devices)
@@ -46,8 +49,7 @@ class JaxEngine:
             (start, end), _ = model.stateless_call(
                 weights, [], micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
             )
-            labels = (micro.starts, micro.ends, micro.start_weights, micro.end_weights)
-            loss = span_loss(start, end, *labels)
+            loss = micro_loss(start, end, micro, temperature)
             return loss * scale, loss
 
         gradients_of = jax.grad(loss_of, has_aux=True)
@@ -91,6 +93,10 @@ class JaxEngine:
             name: jax.device_put(column, self._by_rows) for name, column in micro._asdict().items() if name != "key"
         }
         return Micro(**placed | {"key": jax.device_put(micro.key, self._everywhere)})
+
+    def weights(self) -> Sequence[Any]:
+        """See `steps.Engine`."""
+        return self._state[0]
 
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.Engine`."""

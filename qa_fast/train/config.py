@@ -13,6 +13,7 @@ OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("linear", "constant")
 BATCHINGS = ("grouped", "fixed")
 JITS = ("auto", "on", "parts", "off")
+AVERAGES = ("none", "ema", "swa")
 # These do not change which weights come out, so a resumed run may have others.
 FREE_ON_RESUME = ("out", "checkpoint_every", "resume", "overwrite", "log_every")
 
@@ -45,6 +46,13 @@ class TrainConfig:
         log_every: Steps between points of the loss curve.
         validation: Split to score after each epoch, where the shards have it; "" is none.
         validation_examples: Score a random choice of so many examples; None is all.
+        teacher: A fine-tuned model folder or Hub id to learn from beside the labels.
+        teacher_weight: What the teacher counts in the loss, in (0, 1]; labels count the rest.
+        temperature: Softens the teacher's and the student's probabilities.
+        average: What is validated and saved: "none" (the weights as trained), "ema" (their exponential moving average)
+            or "swa" (their mean over the last share of the run).
+        average_decay: Of "ema", a step; short runs have less, see `averaging.share_of`.
+        average_share: Of "swa", the share of the steps, in (0, 1].
         resume: Go on from the newest checkpoint in `out`.
         overwrite: Replace what is in `out`.
     """
@@ -71,6 +79,12 @@ class TrainConfig:
     log_every: int = 10
     validation: str = "validation"
     validation_examples: int | None = None
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    temperature: float = 2.0
+    average: str = "none"
+    average_decay: float = 0.999
+    average_share: float = 0.25
     resume: bool = False
     overwrite: bool = False
 
@@ -86,6 +100,7 @@ class TrainConfig:
             "batching": BATCHINGS,
             "precision": PRECISIONS,
             "jit": JITS,
+            "average": AVERAGES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -103,6 +118,17 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"--{name} must be at least 0 and below 1; received {value}")
+        if not 0 < self.teacher_weight <= 1:
+            raise UserError(
+                "--teacher-weight must be above 0 and at most 1, the share of the loss that is the teacher's; "
+                f"received {self.teacher_weight}: try 0.5"
+            )
+        if not 0 < self.average_decay < 1:
+            raise UserError(f"--average-decay must be above 0 and below 1; received {self.average_decay}: try 0.999")
+        if not 0 < self.average_share <= 1:
+            raise UserError(f"--average-share must be above 0 and at most 1; received {self.average_share}: try 0.25")
+        if not 0 < self.temperature < float("inf"):
+            raise UserError(f"--temperature must be above 0; received {self.temperature}: try 2")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other; received both: choose one")
 
@@ -118,8 +144,9 @@ def _at_least(name: str, value: float, least: int) -> None:
 
 def changed_options(before: dict[str, Any], now: TrainConfig) -> list[str]:
     """Which options that decide the weights differ from those of an earlier run, as "name: then -> now"."""
+    before = TrainConfig().to_dict() | before  # an earlier version lacked some, and did as the defaults say
     return [
-        f"{name}: {before.get(name)!r} -> {value!r}"
+        f"{name}: {before[name]!r} -> {value!r}"
         for name, value in now.to_dict().items()
-        if name not in FREE_ON_RESUME and before.get(name) != value
+        if name not in FREE_ON_RESUME and before[name] != value
     ]

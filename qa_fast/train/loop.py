@@ -34,8 +34,10 @@ from qa_fast.model.precision import Choice, choose_precision
 from qa_fast.scoring import check_tokenizer
 from qa_fast.shards import CHECKSUM, Shards, open_shards
 from qa_fast.sources import resolve_model
+from qa_fast.train.averaging import Average, published
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.jit import choose_jit
+from qa_fast.train.lessons import Lessons
 from qa_fast.train.losses import Losses
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.report import EpochReport, EventLog, History, Pace, StepReport, draw, versions, write_json
@@ -49,6 +51,7 @@ from qa_fast.train.setup import (
 )
 from qa_fast.train.state import checkpoints, read_checkpoint, sweep, write_checkpoint
 from qa_fast.train.steps import Engine, Position, make_micros
+from qa_fast.train.teacher import check_teacher, teacher_logits
 from qa_fast.train.validate import validate
 
 TRAIN = "train"
@@ -106,17 +109,22 @@ def train(shards_path: str | Path, config: TrainConfig, progress: Progress | Non
     if config.dropout is not None:
         encoder = encoder.with_dropout(config.dropout)
     out = Path(config.out)
-    prepare_out(out, folder, config)
-    return _Run(shards, folder, encoder, config, say).run()
+    sources = {"--model": folder}
+    if config.teacher is not None:
+        sources["--teacher"] = resolve_model(config.teacher)
+        check_teacher(sources["--teacher"], shards)
+    prepare_out(out, sources, config)
+    return _Run(shards, sources, encoder, config, say).run()
 
 
 class _Run:
     """One sitting of a run: owns the model, the engine, the event log and where the run stands."""
 
     def __init__(
-        self, shards: Shards, folder: Path, encoder: EncoderConfig, config: TrainConfig, say: Progress
+        self, shards: Shards, sources: dict[str, Path], encoder: EncoderConfig, config: TrainConfig, say: Progress
     ) -> None:
-        self.shards, self.folder, self.config, self.say = shards, folder, config, say
+        self.shards, self.sources, self.config, self.say = shards, sources, config, say
+        self.folder = folder = sources["--model"]
         self.out = Path(config.out)
         self.training = self.out / "training"
         self.checkpoints = self.training / "checkpoints"
@@ -158,9 +166,16 @@ class _Run:
         report = load_weights(self.model, folder, seed=config.seed)
         if not state:
             say(f"{folder}: {report.message()}")
-        self.engine = _make_engine(self.model, self.jit.value)
+        self.lessons = self._lessons()
+        temperature = self.lessons.temperature if self.lessons else None
+        self.engine = _make_engine(self.model, self.jit.value, temperature)
+        self.average = None
+        if config.average != "none":
+            self.average = Average(config.average, self.steps, config.average_decay, config.average_share)
         if arrays:
             self.engine.write(arrays)
+            if self.average is not None:
+                self.average.write(arrays.get("averages", []))
         if self.engine.devices > 1:
             say(f"{self.engine.devices} devices, each with its share of every batch")
         self.reader = KerasEngine(self.model)
@@ -169,6 +184,14 @@ class _Run:
         self.mark = 0.0
         half = self.precision.value == "float16"
         self.losses = Losses(self.checkpoints, config.learning_rate, skips_overflows=half)
+
+    def _lessons(self) -> Lessons | None:
+        config = self.config
+        if "--teacher" not in self.sources:
+            return None
+        logits = teacher_logits(self.sources["--teacher"], self.shards, self.selected, self.say)
+        features = len(self.cutter.lengths)
+        return Lessons(self.selected, features, [logits], config.teacher_weight, config.temperature)
 
     def run(self) -> TrainResult:
         """All remaining steps, then what is left behind."""
@@ -216,6 +239,8 @@ class _Run:
         decay = config.weight_decay if config.optimizer == "adamw" else 0.0
         scalars = step_scalars(rate, decay, config.clip_norm, position.update + 1, position.loss_scale)
         micros = make_micros(group, config.seed, position.passes, self.engine.devices)
+        if self.lessons is not None:
+            micros = self.lessons.taught(micros, group)
         loss, norm = self.engine.step(micros, scalars)
         if self.precision.value == "float16":
             self._scale(float(norm))
@@ -224,6 +249,8 @@ class _Run:
         position.step += 1
         position.batch += len(group)
         position.passes += len(group)
+        if self.average is not None:
+            self.average.add(position.step, self.engine.weights())
         self.losses.add(position.step, loss, norm)
         features = sum(int((batch.rows >= 0).sum()) for batch in group)
         tokens = sum(int(batch.lengths[batch.rows >= 0].sum()) for batch in group)
@@ -268,7 +295,14 @@ class _Run:
         position.ended = position.step >= self.steps
         if not position.ended:
             position.epoch, position.batch = epoch, 0
-        self.engine.publish()
+        with published(self.engine, self.average):
+            self._score_and_save(epoch)
+        draw(self.history, self.training / "training.png")
+        if self.config.checkpoint_every:
+            self._checkpoint()
+
+    def _score_and_save(self, epoch: int) -> None:
+        position = self.position
         if self.validation is not None:
             report = validate(
                 self.reader,
@@ -293,9 +327,6 @@ class _Run:
                 self._save_model()
         else:
             self._save_model()
-        draw(self.history, self.training / "training.png")
-        if self.config.checkpoint_every:
-            self._checkpoint()
 
     def _save_model(self) -> None:
         save_model(self.model, self.out, self.folder, replace=True)
@@ -311,7 +342,10 @@ class _Run:
             "precision": dataclasses.asdict(self.precision),
             "jit": dataclasses.asdict(self.jit),
         }
-        write_checkpoint(self.checkpoints, self.position.step, self.engine.read(), state)
+        arrays = self.engine.read()
+        if self.average is not None:
+            arrays["averages"] = self.average.read()
+        write_checkpoint(self.checkpoints, self.position.step, arrays, state)
 
     def _data(self) -> dict[str, Any]:
         files = self.shards.manifest["splits"][TRAIN].get("shards", [])
@@ -319,10 +353,13 @@ class _Run:
 
     def _metrics(self, seconds: float) -> dict[str, Any]:
         pace, position = self.pace, self.position
+        others = [(option, path) for option, path in self.sources.items() if option != "--model"]
         return {
             "model": self.folder.name,
             "base_model": base_model(self.config, self.shards),
-            "config": self.config.to_dict() | {"out": self.out.name, "model": self.config.model and self.folder.name},
+            "config": self.config.to_dict()
+            | {"out": self.out.name, "model": self.config.model and self.folder.name}
+            | {option.removeprefix("--").replace("-", "_"): path.name for option, path in others},
             "tokenizer_hash": self.shards.manifest["model"]["tokenizer_hash"],
             "features": len(self.selected),
             "tokens": self.tokens,
@@ -348,15 +385,15 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _make_engine(model: SpanModel, jit: str) -> Engine:
+def _make_engine(model: SpanModel, jit: str, temperature: float | None = None) -> Engine:
     if keras.backend.backend() == "tensorflow":
         from qa_fast.train.backend_tensorflow import TensorFlowEngine, training_devices
 
-        return TensorFlowEngine(model, jit, training_devices())
+        return TensorFlowEngine(model, jit, training_devices(), temperature)
     if keras.backend.backend() == "jax":
         from qa_fast.train.backend_jax import JaxEngine
 
-        return JaxEngine(model)
+        return JaxEngine(model, temperature=temperature)
     raise UserError(
         f"KERAS_BACKEND must be tensorflow or jax to train; received {keras.backend.backend()!r}: set it to one of them"
     )

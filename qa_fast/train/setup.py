@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,17 @@ def validation_split(shards: Shards, config: TrainConfig) -> Split | None:
     return split if len(split) else None
 
 
-def prepare_out(out: Path, source: Path, config: TrainConfig) -> None:
-    """Make sure that OUT is new, or ours to go on in or replace."""
+def prepare_out(out: Path, sources: Mapping[str, Path], config: TrainConfig) -> None:
+    """Make sure that OUT is new, or ours to go on in or replace.
+
+    Args:
+        out: The folder.
+        sources: Model folders that the run reads, by their option; none may be replaced.
+        config: All options.
+
+    Raises:
+        UserError: It is not.
+    """
     used = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if config.resume:
         if (out / "training" / "metrics.json").is_file():
@@ -63,10 +73,11 @@ def prepare_out(out: Path, source: Path, config: TrainConfig) -> None:
                 f"--resume needs a checkpoint in --out; {str(out)!r} has none: leave --resume out to start anew"
             )
         return
-    if used and out.resolve() == source.resolve():
-        raise UserError(
-            f"--out must be another folder than --model; received {str(out)!r} for both: choose another --out"
-        )
+    for option, source in sources.items():
+        if used and out.resolve() == source.resolve():
+            raise UserError(
+                f"--out must be another folder than {option}; received {str(out)!r} for both: choose another --out"
+            )
     if not used:
         return
     if not config.overwrite:

@@ -27,6 +27,8 @@ class Micro(NamedTuple):
         ends: int32[B], in [0, L).
         start_weights: float32[B], what each row's start counts in the step's loss.
         end_weights: float32[B].
+        targets: float32[B, 2, L], a teacher's probabilities for start and end times what the row counts in the step's
+            loss; float32[B, 2, 0] without one.
         key: uint32[2], of the dropout masks.
     """
 
@@ -37,6 +39,7 @@ class Micro(NamedTuple):
     ends: Int32s
     start_weights: Floats
     end_weights: Floats
+    targets: Floats
     key: npt.NDArray[np.uint32]
 
 
@@ -55,6 +58,9 @@ class Engine(Protocol):
         Returns:
             The loss and the gradients' norm before clipping; `float()` of them waits for the step.
         """
+
+    def weights(self) -> Sequence[Any]:
+        """The backend's own tensors of the weights as they stand; the next step may write over them."""
 
     def read(self) -> dict[str, list[Floats]]:
         """Weights, firsts and seconds, in the order of the model's weights."""
@@ -123,6 +129,7 @@ def make_micros(batches: Sequence[Batch], seed: int, first_pass: int, devices: i
                 _filled(ends, missing),
                 _filled(weights[0], missing),
                 _filled(weights[1], missing),
+                np.zeros((len(batch.rows) + missing, 2, 0), np.float32),
                 dropout_key(seed, first_pass + number),
             )
         )
