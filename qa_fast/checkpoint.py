@@ -173,6 +173,30 @@ def read_head(folder: str | Path) -> dict[str, Floats]:
     return head
 
 
+def start_head(model: SpanModel, folder: str | Path) -> None:
+    """Give a model the head of another folder's.
+
+    Raises:
+        UserError: See `read_head`, or the head is of another size or kind.
+    """
+    head = read_head(folder)
+    theirs = {path: value.shape for path, value in head.items()}
+    variables = {short_path(variable): variable for variable in model.trainable_variables}
+    slots = family_of(model.config.family).slots(model.config)
+    ours = {slot.path: tuple(variables[slot.path].shape) for slot in slots if slot.head}
+    if theirs != ours:
+        raise UserError(
+            f"--init-head must be a model whose head is like that of the one to train, {_told(ours)}; {str(folder)!r} "
+            f"has {_told(theirs)}: name a model of the same width and kind"
+        )
+    for path, value in head.items():
+        variables[path].assign(value)
+
+
+def _told(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{path} {'x'.join(map(str, shape))}" for path, shape in shapes.items())
+
+
 def _laid_out(slot: Slot, arrays: Sequence[Floats]) -> Floats:
     """Tensors of a file as the one weight that they are here."""
     return np.concatenate([array.T for array in arrays], -1) if slot.transposed else np.concatenate(arrays)

@@ -12,7 +12,13 @@ from qa_fast.cli.extras import needs
 
 
 def train(
-    shards: Annotated[Path, typer.Argument(help="Folder that 'qa-fast featurize' made.")] = Path("shards"),
+    shards: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folder that 'qa-fast featurize' made, 'shards' if left out; several are trained on together. "
+            "FOLDER:2 goes over it twice an epoch, FOLDER:0.5 over half of it, and over the other half in the next."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", help="Model to start from; the one whose tokenizer made the shards if left out."),
@@ -46,10 +52,19 @@ def train(
         int, typer.Option("--checkpoint-every", help="Steps between checkpoints; 0 writes one at an interruption only.")
     ] = 500,
     validation: Annotated[
-        str, typer.Option("--validation", help="Split to score after each epoch; '' for none.")
+        str, typer.Option("--validation", help="Split to score after each epoch, of the first folder; '' for none.")
     ] = "validation",
     validation_examples: Annotated[
         int | None, typer.Option("--validation-examples", help="Score a random choice of so many examples.")
+    ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option("--validate-every", help="Score every so many steps, too; the best is saved.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option("--patience", help="Stop after so many scores in a row without a better F1.")
+    ] = None,
+    init_head: Annotated[
+        str | None, typer.Option("--init-head", help="Fine-tuned model whose question answering head to start from.")
     ] = None,
     teacher: Annotated[
         str | None,
@@ -103,6 +118,9 @@ def train(
         checkpoint_every=checkpoint_every,
         validation=validation,
         validation_examples=validation_examples,
+        validate_every=validate_every,
+        patience=patience,
+        init_head=init_head,
         teacher=teacher,
         teacher_weight=teacher_weight,
         temperature=temperature,
@@ -112,12 +130,13 @@ def train(
         resume=resume,
         overwrite=overwrite,
     )
+    named = shards or ["shards"]
     with needs("train", "qa-fast train"):
         if quiet or as_json:
-            result = run(shards, config)
+            result = run(named, config)
         else:
             with ProgressLine() as line:
-                result = run(shards, config, line)
+                result = run(named, config, line)
     if as_json:
         typer.echo(json.dumps(result.metrics))
     elif not quiet:

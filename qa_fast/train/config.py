@@ -46,6 +46,9 @@ class TrainConfig:
         log_every: Steps between points of the loss curve.
         validation: Split to score after each epoch, where the shards have it; "" is none.
         validation_examples: Score a random choice of so many examples; None is all.
+        validate_every: Steps between validations, beside those at the ends of epochs; None is at those alone.
+        patience: Stop after so many validations in a row that are not the best so far by F1; None never does.
+        init_head: A fine-tuned model folder or Hub id whose head training starts from.
         teacher: A fine-tuned model folder or Hub id to learn from beside the labels.
         teacher_weight: What the teacher counts in the loss, in (0, 1]; labels count the rest.
         temperature: Softens the teacher's and the student's probabilities.
@@ -79,6 +82,9 @@ class TrainConfig:
     log_every: int = 10
     validation: str = "validation"
     validation_examples: int | None = None
+    validate_every: int | None = None
+    patience: int | None = None
+    init_head: str | None = None
     teacher: str | None = None
     teacher_weight: float = 0.5
     temperature: float = 2.0
@@ -107,7 +113,7 @@ class TrainConfig:
                 raise UserError(f"--{name} must be one of {', '.join(allowed)}; received {getattr(self, name)!r}")
         for name in ("epochs", "batch_size", "accumulate", "log_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("max_steps", "max_examples", "validation_examples"):
+        for name in ("max_steps", "max_examples", "validation_examples", "validate_every", "patience"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         for name in ("checkpoint_every", "weight_decay", "clip_norm", "seed"):

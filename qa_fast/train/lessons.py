@@ -7,14 +7,26 @@ the labels' weights are scaled here, the teacher's part goes along as `Micro.tar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from qa_fast.batches import Batch
 from qa_fast.buffers import offsets_of
 from qa_fast.schema import Int32s, Int64s
+from qa_fast.train.config import TrainConfig
+from qa_fast.train.mix import Mix
 from qa_fast.train.steps import Floats, Micro
-from qa_fast.train.teacher import TeacherLogits
+from qa_fast.train.teacher import Say, TeacherLogits, teacher_logits
+
+
+def lessons_of(teacher: Path, mix: Mix, config: TrainConfig, say: Say) -> Lessons:
+    """A teacher's lessons on what a run trains on, computed where they are not kept yet; see `teacher_logits`."""
+    logits, first = [], 0
+    for part, pool in zip(mix.parts, mix.pools, strict=True):
+        logits.append(teacher_logits(teacher, part.shards, pool - first, say))
+        first += len(part.train)
+    return Lessons(mix.rows, first, logits, config.teacher_weight, config.temperature)
 
 
 class Lessons:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import keras
 import numpy as np
 
 from qa_fast.batches import Batch, BatchCutter, batches_of, bucket_widths, training_plan
-from qa_fast.checkpoint import load_weights, save_model
+from qa_fast.checkpoint import load_weights, save_model, start_head
 from qa_fast.errors import UserError
 from qa_fast.hub.card import write_card
 from qa_fast.infer.keras_engine import KerasEngine
@@ -32,13 +33,13 @@ from qa_fast.model.encoder import SpanModel
 from qa_fast.model.folder import folder_config
 from qa_fast.model.precision import Choice, choose_precision
 from qa_fast.scoring import check_tokenizer
-from qa_fast.shards import CHECKSUM, Shards, open_shards
 from qa_fast.sources import resolve_model
 from qa_fast.train.averaging import Average, published
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.jit import choose_jit
-from qa_fast.train.lessons import Lessons
+from qa_fast.train.lessons import lessons_of
 from qa_fast.train.losses import Losses
+from qa_fast.train.mix import Part, open_mix, select_mix
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.report import EpochReport, EventLog, History, Pace, StepReport, draw, versions, write_json
 from qa_fast.train.schedule import learning_rate_at
@@ -46,15 +47,13 @@ from qa_fast.train.setup import (
     base_model,
     check_unchanged,
     prepare_out,
-    select,
     validation_split,
 )
 from qa_fast.train.state import checkpoints, read_checkpoint, sweep, write_checkpoint
 from qa_fast.train.steps import Engine, Position, make_micros
-from qa_fast.train.teacher import check_teacher, teacher_logits
+from qa_fast.train.teacher import check_teacher
 from qa_fast.train.validate import validate
 
-TRAIN = "train"
 FIRST_SCALE = 2.0**15  # of float16's loss
 STEADY_STEPS = 1000  # without an overflow before the scale is doubled
 
@@ -80,11 +79,15 @@ class TrainResult:
     metrics: dict[str, Any]
 
 
-def train(shards_path: str | Path, config: TrainConfig, progress: Progress | None = None) -> TrainResult:
+def train(
+    shards_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    config: TrainConfig,
+    progress: Progress | None = None,
+) -> TrainResult:
     """Fine-tune a checkpoint on shards.
 
     Args:
-        shards_path: A folder that `qa-fast featurize` made.
+        shards_path: A folder that `qa-fast featurize` made, or several, see `mix.open_mix`; validation is of the first.
         config: All options.
         progress: Called with a line of text, after each log interval, and after each validation.
 
@@ -97,12 +100,8 @@ def train(shards_path: str | Path, config: TrainConfig, progress: Progress | Non
     """
     config.check()
     say = progress or (lambda event: None)
-    shards = open_shards(shards_path)
-    if TRAIN not in shards.names:
-        raise UserError(
-            f"shards must hold a split named train; {str(shards_path)!r} has {', '.join(shards.names)}: featurize a "
-            "source with one"
-        )
+    parts = open_mix([shards_path] if isinstance(shards_path, str | os.PathLike) else shards_path)
+    shards = parts[0].shards
     folder = resolve_model(config.model or shards.manifest["model"]["name"])
     check_tokenizer(shards, folder)
     encoder = folder_config(folder)
@@ -113,36 +112,39 @@ def train(shards_path: str | Path, config: TrainConfig, progress: Progress | Non
     if config.teacher is not None:
         sources["--teacher"] = resolve_model(config.teacher)
         check_teacher(sources["--teacher"], shards)
+    if config.init_head is not None:
+        sources["--init-head"] = resolve_model(config.init_head)
     prepare_out(out, sources, config)
-    return _Run(shards, sources, encoder, config, say).run()
+    return _Run(parts, sources, encoder, config, say).run()
 
 
 class _Run:
     """One sitting of a run: owns the model, the engine, the event log and where the run stands."""
 
     def __init__(
-        self, shards: Shards, sources: dict[str, Path], encoder: EncoderConfig, config: TrainConfig, say: Progress
+        self, parts: list[Part], sources: dict[str, Path], encoder: EncoderConfig, config: TrainConfig, say: Progress
     ) -> None:
-        self.shards, self.sources, self.config, self.say = shards, sources, config, say
+        self.sources, self.config, self.say = sources, config, say
+        self.shards = shards = parts[0].shards
         self.folder = folder = sources["--model"]
         self.out = Path(config.out)
         self.training = self.out / "training"
         self.checkpoints = self.training / "checkpoints"
         self.validation = validation_split(shards, config)
-        split = shards.split(TRAIN)
-        self.cutter = BatchCutter(split.chunks, encoder.pad_id)
-        self.selected = select(split, config)
+        self.mix = select_mix(parts, config)
+        self.cutter = BatchCutter(self.mix.chunks, encoder.pad_id)
+        self.selected = self.mix.rows
         lengths = self.cutter.lengths[self.selected]
         check_length(encoder, int(lengths.max(initial=0)))
-        fixed = min(int(shards.manifest["config"]["max_length"]), encoder.max_length)
+        fixed = min(self.mix.max_length, encoder.max_length)
         self.widths = np.array([fixed], np.int32)
         if config.batching == "grouped":
             self.widths = np.minimum(bucket_widths(lengths), encoder.max_length).astype(np.int32)
-        self.batches = -(-len(self.selected) // config.batch_size)
+        self.batches = -(-sum(self.mix.sizes) // config.batch_size)
         self.steps_an_epoch = -(-self.batches // config.accumulate)
         self.steps = self.steps_an_epoch * config.epochs
         self.steps = min(self.steps, config.max_steps or self.steps)
-        self.tokens = int(lengths.sum())
+        self.tokens = self.mix.tokens(self.cutter.lengths)
 
         found = checkpoints(self.checkpoints) if config.resume else []
         arrays, state = read_checkpoint(found[-1]) if found else (None, None)
@@ -150,7 +152,7 @@ class _Run:
         self.history = History(**state["history"]) if state else History()
         self.best = EpochReport(**state["best"]) if state and state["best"] else None
         if state:
-            check_unchanged(state, config, self._data())
+            check_unchanged(state, config, self.mix.identity())
             self.precision, self.jit = Choice(**state["precision"]), Choice(**state["jit"])
             say(f"going on from step {self.position.step} of {self.steps}")
         else:
@@ -164,9 +166,15 @@ class _Run:
 
         self.model = SpanModel(encoder, precision=self.precision.value)
         report = load_weights(self.model, folder, seed=config.seed)
+        if "--init-head" in sources:
+            start_head(self.model, sources["--init-head"])
         if not state:
             say(f"{folder}: {report.message()}")
-        self.lessons = self._lessons()
+            if "--init-head" in sources:
+                say(f"{sources['--init-head']}: its head is what training starts from")
+        self.lessons = None
+        if "--teacher" in sources:
+            self.lessons = lessons_of(sources["--teacher"], self.mix, config, say)
         temperature = self.lessons.temperature if self.lessons else None
         self.engine = _make_engine(self.model, self.jit.value, temperature)
         self.average = None
@@ -184,14 +192,6 @@ class _Run:
         self.mark = 0.0
         half = self.precision.value == "float16"
         self.losses = Losses(self.checkpoints, config.learning_rate, skips_overflows=half)
-
-    def _lessons(self) -> Lessons | None:
-        config = self.config
-        if "--teacher" not in self.sources:
-            return None
-        logits = teacher_logits(self.sources["--teacher"], self.shards, self.selected, self.say)
-        features = len(self.cutter.lengths)
-        return Lessons(self.selected, features, [logits], config.teacher_weight, config.temperature)
 
     def run(self) -> TrainResult:
         """All remaining steps, then what is left behind."""
@@ -215,18 +215,24 @@ class _Run:
 
     def _epoch(self, interrupted: threading.Event) -> None:
         config, position = self.config, self.position
-        plan = training_plan(
-            self.cutter.lengths, self.selected, config.batch_size, config.seed, position.epoch, self.widths
-        )
+        rows = self.mix.epoch(config.seed, position.epoch)
+        plan = training_plan(self.cutter.lengths, rows, config.batch_size, config.seed, position.epoch, self.widths)
+        self._validate_if_due()
         self.mark = time.perf_counter()
         left = self.steps - position.step
         batches = batches_of(self.cutter, plan, position.batch)
+        if position.ended:
+            return
         for group in itertools.islice(_grouped(batches, config.accumulate), left):
             self._step(group)
             if interrupted.is_set():
                 self._checkpoint()
                 self.say(f"stopped at step {position.step}: --resume goes on from there")
                 raise KeyboardInterrupt
+            if self._validate_if_due():
+                self.mark = time.perf_counter()
+            if position.ended:
+                return
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:
                 self._checkpoint()
                 self.mark = time.perf_counter()
@@ -288,6 +294,17 @@ class _Run:
             values |= {"speed__features_per_second": features, "speed__tokens_per_second": tokens}
         self.log.add(position.step, time.time(), **values)
 
+    def _validate_if_due(self) -> bool:
+        """Score within an epoch where it is the step for it; a run that was cut off before that begins with it."""
+        every, step = self.config.validate_every, self.position.step
+        due = every is not None and step % every == 0 and step > self.position.validated and step < self.steps
+        if due:
+            self.losses.read()
+            self._score_and_save(self.position.epoch + 1)
+            if self.position.ended and self.config.checkpoint_every:
+                self._checkpoint()
+        return due
+
     def _end_of_epoch(self) -> None:
         """Score and save; the position moves on first, so that the checkpoint at the end says that this is done."""
         position = self.position
@@ -295,13 +312,22 @@ class _Run:
         position.ended = position.step >= self.steps
         if not position.ended:
             position.epoch, position.batch = epoch, 0
-        with published(self.engine, self.average):
+        if position.validated < position.step:
             self._score_and_save(epoch)
-        draw(self.history, self.training / "training.png")
         if self.config.checkpoint_every:
             self._checkpoint()
 
     def _score_and_save(self, epoch: int) -> None:
+        position = self.position
+        position.validated = position.step
+        with published(self.engine, self.average):
+            self._score_and_save_published(epoch)
+        if self.config.patience is not None and position.stale >= self.config.patience and not position.ended:
+            position.ended = True
+            self.say(f"stopped at step {position.step}: the last {position.stale} validations found no better F1")
+        draw(self.history, self.training / "training.png")
+
+    def _score_and_save_published(self, epoch: int) -> None:
         position = self.position
         if self.validation is not None:
             report = validate(
@@ -322,6 +348,7 @@ class _Run:
                 validation__f1=report.f1,
             )
             self.say(report)
+            position.stale = 0 if saved else position.stale + 1
             if saved:
                 self.best = report
                 self._save_model()
@@ -338,7 +365,7 @@ class _Run:
             "history": dataclasses.asdict(self.history),
             "best": dataclasses.asdict(self.best) if self.best else None,
             "config": self.config.to_dict(),
-            "data": self._data(),
+            "data": self.mix.identity(),
             "precision": dataclasses.asdict(self.precision),
             "jit": dataclasses.asdict(self.jit),
         }
@@ -346,10 +373,6 @@ class _Run:
         if self.average is not None:
             arrays["averages"] = self.average.read()
         write_checkpoint(self.checkpoints, self.position.step, arrays, state)
-
-    def _data(self) -> dict[str, Any]:
-        files = self.shards.manifest["splits"][TRAIN].get("shards", [])
-        return {"checksums": [file[CHECKSUM] for file in files], "features": len(self.selected)}
 
     def _metrics(self, seconds: float) -> dict[str, Any]:
         pace, position = self.pace, self.position
@@ -363,6 +386,7 @@ class _Run:
             "tokenizer_hash": self.shards.manifest["model"]["tokenizer_hash"],
             "features": len(self.selected),
             "tokens": self.tokens,
+            "mix": self.mix.facts(),
             "widths": self.widths.tolist(),
             "steps": position.step,
             "updates": position.update,

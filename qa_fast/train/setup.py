@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qa_fast.errors import UserError
 from qa_fast.hub.facts import hub_id
@@ -23,6 +24,11 @@ def select(split: Split, config: TrainConfig) -> Int64s:
     example = np.concatenate([chunk.example_index for chunk in split.chunks] or [np.zeros(0, np.int32)])
     if not len(example):
         raise UserError("the split named train must hold features; it has none: featurize a source with examples")
+    return chosen_rows(example, config)
+
+
+def chosen_rows(example: npt.NDArray[np.integer], config: TrainConfig) -> Int64s:
+    """int64: the features of the examples that `max_examples` chooses, increasing; `example` is each feature's."""
     if config.max_examples is None:
         return np.arange(len(example))
     distinct = np.unique(example)
@@ -33,7 +39,23 @@ def select(split: Split, config: TrainConfig) -> Int64s:
 
 
 def validation_split(shards: Shards, config: TrainConfig) -> Split | None:
-    """The split to score after each epoch, None where there is none."""
+    """The split to score after each epoch, None where there is none.
+
+    Raises:
+        UserError: It cannot be scored, or an option needs one.
+    """
+    split = _validation_split(shards, config)
+    for name in ("patience", "validate_every"):
+        if split is None and getattr(config, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')} needs a split to validate on; {shards.folder} has "
+                f"{', '.join(shards.names)} and --validation is {config.validation!r}: featurize one along, or leave "
+                "the option out"
+            )
+    return split
+
+
+def _validation_split(shards: Shards, config: TrainConfig) -> Split | None:
     if not config.validation or config.validation not in shards.names:
         if config.validation and config.validation != TrainConfig.validation:
             raise UserError(

@@ -84,7 +84,9 @@ class Position:
         passes: Forward passes done, for the dropout masks.
         loss_scale: Of float16; 1 otherwise.
         steady: Steps since the loss scale changed.
-        ended: The last epoch is scored and saved.
+        ended: The last epoch is scored and saved, or patience has run out.
+        validated: Steps done at the last validation.
+        stale: Validations since the best.
     """
 
     epoch: int = 0
@@ -95,6 +97,8 @@ class Position:
     loss_scale: float = 1.0
     steady: int = 0
     ended: bool = False
+    validated: int = 0
+    stale: int = 0
 
 
 def make_micros(batches: Sequence[Batch], seed: int, first_pass: int, devices: int) -> list[Micro]:

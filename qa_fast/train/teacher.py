@@ -88,6 +88,8 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
         UserError: The teacher cannot be read, its logits are not finite, or the folder cannot be written.
     """
     split = shards.split(TRAIN)
+    if not len(rows):
+        return TeacherLogits(np.zeros(0, np.float16), np.zeros(0, np.float16), np.zeros(1, np.int64))
     identity = _identity(teacher, shards)
     lengths = split.lengths[rows]
     if len(rows) < len(split):  # those of all features hold these, too
