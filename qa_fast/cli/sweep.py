@@ -28,6 +28,12 @@ def sweep(
     validation_examples: Annotated[
         int, typer.Option("--validation-examples", help="Score a random choice of so many examples; 0 is all.")
     ] = 1000,
+    rates: Annotated[
+        bool,
+        typer.Option(
+            "--rates", help="Instead of trials, 100 steps with a rising learning rate: where to begin looking."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the trials' options and of each run.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the trials as JSON, best first.")] = False,
@@ -41,6 +47,9 @@ def sweep(
     with needs("train", "qa-fast sweep"):
         from qa_fast.train.sweep import SweepConfig, command, table
         from qa_fast.train.sweep import sweep as run
+    if rates:
+        _rates(shards or ["shards"], model, seed, quiet or as_json, as_json)
+        return
     config = SweepConfig(
         shards=tuple(shards or ["shards"]),
         trials=trials,
@@ -59,3 +68,18 @@ def sweep(
     for line in table(ranked):
         typer.echo(line)
     typer.echo(f"\nthe best on all data:\n{best}")
+
+
+def _rates(shards: list[str], model: str | None, seed: int, quiet: bool, as_json: bool) -> None:
+    with needs("train", "qa-fast sweep"):
+        from qa_fast.train.config import TrainConfig
+        from qa_fast.train.rates import drawn, rate_test
+
+        found = rate_test(shards, TrainConfig(model=model, seed=seed), (lambda line: None) if quiet else say)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+        return
+    typer.echo("    rate      loss")
+    for line in drawn(found):
+        typer.echo(line)
+    typer.echo(f"\nbegin with --learning-rate {found.suggested:g}: a tenth of the rate at the lowest loss")

@@ -10,7 +10,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.precision import PRECISIONS
 
 OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("linear", "constant")
+SCHEDULES = ("linear", "constant", "range")
 BATCHINGS = ("grouped", "fixed")
 JITS = ("auto", "on", "parts", "off")
 AVERAGES = ("none", "ema", "swa")
@@ -31,7 +31,7 @@ class TrainConfig:
         batch_size: Rows (features) a batch, over all devices together.
         accumulate: Batches an optimisation step.
         optimizer: "adamw" (weight decay on matrices) or "adam".
-        schedule: "linear" (warmup, then down to 0) or "constant".
+        schedule: "linear" (warmup, then down to 0), "constant" or "range" (rising, see `rates`).
         learning_rate: Highest learning rate.
         warmup: Share of the steps over which the rate rises; linear schedule only.
         weight_decay: AdamW's decay.
