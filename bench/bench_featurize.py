@@ -32,7 +32,7 @@ from qa_fast.encode.words import WordEncoder
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
-from qa_fast.sources.files import read_examples
+from qa_fast.sources.read import read_examples
 
 # Ratio to the reference below which the bench fails: two thirds of the median seen, so that noise does not trip it.
 FLOORS = {

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qa_fast.sources import resolve_source
-from qa_fast.sources.files import read_examples
+from qa_fast.sources.read import read_examples
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "numba", "pyarrow", "tokenizers", "transformers", "datasets")

@@ -3,7 +3,7 @@
 Runs in a virtual environment of its own (transformers==4.57.6, tf-keras, tensorflow-cpu, pyarrow), reads the shards
 Arrow files directly, and prints the features a second of the steps after the first ones.
 
-    python bench/tutorial_trainer.py shards/train/data-00000-of-00001.arrow MODEL_FOLDER --steps 12
+    python bench/tutorial_trainer.py shards/train/data-*-00000.arrow MODEL_FOLDER --steps 12
 """
 
 from __future__ import annotations

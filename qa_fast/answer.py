@@ -7,7 +7,7 @@ spans and no answer together (see `decode`), where the old pipeline multiplied t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -15,7 +15,7 @@ import orjson
 
 from qa_fast.decode import BestSpans
 from qa_fast.encode import TextEncoder, load_encoder
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.infer.spans import Predict, best_spans
 from qa_fast.model.folder import folder_config
 from qa_fast.questions import AnswerOptions, Prepared, prepare
@@ -59,6 +59,9 @@ class ShownAnswers(list[Answer]):
 
         return answer_html(self, *self._asked)
 
+
+# Of the pipeline's options: how it batched, on which no answer depends.
+_IGNORED = ("batch_size", "num_workers", "padding")
 
 Result = list[Answer] | str  # a pair's answers, best first, or why it cannot be answered
 
@@ -123,30 +126,33 @@ class Answerer:
     def __call__(
         self,
         *inputs: Any,
-        question: str | Sequence[str] | None = None,
-        context: str | Sequence[str] | None = None,
-        top_k: int = 1,
+        question: str | Iterable[str] | None = None,
+        context: str | Iterable[str] | None = None,
+        top_k: int | None = 1,
         doc_stride: int | None = None,
-        max_answer_len: int = 15,
+        max_answer_len: int | None = 15,
         max_seq_len: int | None = None,
-        max_question_len: int = 64,
-        handle_impossible_answer: bool = False,
-        align_to_words: bool = True,
+        max_question_len: int | None = 64,
+        handle_impossible_answer: bool | None = False,
+        align_to_words: bool | None = True,
+        **others: Any,
     ) -> Any:
         """Answer one question or many.
 
         Args:
             inputs: Instead of the names `question` and `context`: a question and a context, or a dict (or dicts, or a
-                list of them) with those keys.
+                list or generator of them) with those keys.
             question: A question, or a list of them.
             context: Its document, or a list of as many; a single one serves all questions.
-            top_k: See `AnswerOptions`, as for the other options.
+            top_k: See `AnswerOptions`, as for the other options. None is the default of any, as it was in the pipeline.
             doc_stride: Tokens.
             max_answer_len: Tokens.
             max_seq_len: Tokens.
             max_question_len: Tokens.
             handle_impossible_answer: Let no answer compete.
             align_to_words: Widen answers to whole words.
+            others: What else the pipeline took: `data` and `X` are other names of `inputs`; `batch_size`, `num_workers`
+                and `padding` are ignored, since windows are grouped by length here and no answer depends on them.
 
         Returns:
             For one question an `Answer`, or with top_k > 1 a list of them, best first; for a list of questions (be it
@@ -155,15 +161,22 @@ class Answerer:
         Raises:
             UserError: Inputs or options that cannot be answered with.
         """
-        pairs, single = _pairs(inputs, question, context)
-        options = AnswerOptions(
-            top_k, doc_stride, max_answer_len, max_seq_len, max_question_len, handle_impossible_answer, align_to_words
-        )
+        named: dict[str, Any] = {
+            "top_k": top_k,
+            "doc_stride": doc_stride,
+            "max_answer_len": max_answer_len,
+            "max_seq_len": max_seq_len,
+            "max_question_len": max_question_len,
+            "handle_impossible_answer": handle_impossible_answer,
+            "align_to_words": align_to_words,
+        }
+        pairs, single = _pairs(_inputs_of(inputs, others, named), question, context)
+        options = AnswerOptions(**{name: value for name, value in named.items() if value is not None})
         results: list[Any] = []
         for (asked, document), answers in zip(pairs, self.answer_pairs(pairs, options), strict=True):
             if isinstance(answers, str):
                 raise UserError(answers)
-            if top_k == 1:
+            if options.top_k == 1:
                 results.append(ShownAnswer(answers[0], document, asked))
             else:
                 results.append(ShownAnswers(answers, document, asked))
@@ -200,14 +213,21 @@ def answer_prepared(predict: Predict, jobs: Sequence[Prepared]) -> list[list[Res
         For each job and each of its pairs its answers, best first and at least one, or why it cannot be answered.
     """
     found = iter(best_spans(predict, [job.job for job in jobs if job.job is not None]))
-    results = []
-    for job in jobs:
-        given: list[Result] = [[_null(1.0)] if refusal is None else refusal for refusal in job.refusals]
-        if job.job is not None:
-            for row, answers in zip(job.rows, _ranked(next(found), job.contexts, job.options), strict=True):
-                given[row] = answers
-        results.append(given)
-    return results
+    return [results_of(job, None if job.job is None else next(found)) for job in jobs]
+
+
+def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:
+    """For each pair its answers, best first and at least one, or why it cannot be answered.
+
+    Args:
+        prepared: The pairs.
+        spans: What was found for those that have windows; None where none has.
+    """
+    given: list[Result] = [[_null(1.0)] if refusal is None else refusal for refusal in prepared.refusals]
+    if spans is not None:
+        for row, answers in zip(prepared.rows, _ranked(spans, prepared.contexts, prepared.options), strict=True):
+            given[row] = answers
+    return given
 
 
 def max_positions_of(folder: Path) -> int:
@@ -218,6 +238,22 @@ def max_positions_of(folder: Path) -> int:
     return min(config.max_length, int(said)) if isinstance(said, int | float) else config.max_length
 
 
+def _inputs_of(inputs: tuple[Any, ...], others: dict[str, Any], known: Iterable[str]) -> tuple[Any, ...]:
+    """The inputs of a call by position, or by the other names that the pipeline had for them."""
+    for name, value in others.items():
+        if name == "topk":
+            raise UserError("the number of answers must be given as top_k; received topk: rename it")
+        if name in ("data", "X"):
+            if inputs:
+                raise UserError(f"inputs must come by position or by name; received both, {name} too: leave one out")
+            inputs = (value,)
+        elif name not in _IGNORED:
+            raise UserError(
+                f"an option must be one of {', '.join(known)}; received {name[:40]}: leave it out, or mend its name"
+            )
+    return inputs
+
+
 def _pairs(inputs: tuple[Any, ...], question: Any, context: Any) -> tuple[list[tuple[Any, Any]], bool]:
     """The pairs of a call, and whether it asked a single question."""
     if inputs and (question is not None or context is not None):
@@ -226,11 +262,12 @@ def _pairs(inputs: tuple[Any, ...], question: Any, context: Any) -> tuple[list[t
         question, context = inputs
     elif inputs:
         single = len(inputs) == 1 and isinstance(inputs[0], dict)
-        given = list(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], list | tuple) else list(inputs)
+        many = len(inputs) == 1 and isinstance(inputs[0], Iterable) and not isinstance(inputs[0], dict | str | bytes)
+        given = list(inputs[0]) if many else list(inputs)
         for item in given:
             if not isinstance(item, dict) or not {"question", "context"} <= item.keys():
-                shown = f"a dict with {', '.join(map(str, item))}" if isinstance(item, dict) else type(item).__name__
-                raise UserError(f"each input must be a dict with question and context; received {shown}")
+                has = f"a dict with {', '.join(map(str, item))[:80]}" if isinstance(item, dict) else type(item).__name__
+                raise UserError(f"each input must be a dict with question and context; received {has}")
         return [(item["question"], item["context"]) for item in given], single
     if question is None or context is None:
         raise UserError(
@@ -238,14 +275,24 @@ def _pairs(inputs: tuple[Any, ...], question: Any, context: Any) -> tuple[list[t
         )
     if isinstance(question, str) and isinstance(context, str):
         return [(question, context)], True
-    questions = [question] if isinstance(question, str) else list(question)
-    contexts = [context] * len(questions) if isinstance(context, str) else list(context)
+    questions = [question] if isinstance(question, str) else _texts("question", question)
+    contexts = [context] * len(questions) if isinstance(context, str) else _texts("context", context)
     if len(questions) != len(contexts):
         raise UserError(
             f"questions and contexts must be of one number; received {len(questions)} and {len(contexts)}: "
             "give one context for each question, or a single one for all"
         )
     return list(zip(questions, contexts, strict=True)), False
+
+
+def _texts(name: str, given: Any) -> list[Any]:
+    """What was given as a list; whether its items are texts is looked at later, in each pair alone."""
+    # A dict would give its keys, bytes their numbers, and a set no order.
+    if isinstance(given, Mapping | Set | bytes | bytearray | memoryview) or not isinstance(given, Iterable):
+        raise UserError(
+            f"{name} must be a text or a list of texts; received {type(given).__name__} {shown(given)}: give texts"
+        )
+    return list(given)
 
 
 def _null(score: float) -> Answer:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from qa_fast import store
 from qa_fast.answer import Answerer, AnswerOptions
 from qa_fast.errors import UserError
 
@@ -59,7 +60,6 @@ def answer_file(
     options = options or AnswerOptions()
     source, target = Path(input_path).expanduser(), Path(output_path).expanduser()
     rejects = target.with_name(f"{target.stem}.rejected.jsonl")
-    partial = [path.with_name(f".{path.name}.tmp") for path in (target, rejects)]
     answered = rejected = 0
     try:
         if not source.is_file():
@@ -68,7 +68,11 @@ def answer_file(
             raise UserError(f"the output must be a file in a folder that exists; received {target}: make the folder")
         if target.exists() and target.samefile(source):
             raise UserError(f"the output must not be the input; received {target} for both: name another file")
-        with source.open("rb") as lines, partial[0].open("wb") as good, partial[1].open("wb") as bad:
+        with ExitStack() as stack:
+            # Closed before they are put in their places, the answers last.
+            places = [stack.enter_context(store.whole_file(path, make_folder=False)) for path in (target, rejects)]
+            lines = stack.enter_context(source.open("rb"))
+            good, bad = (stack.enter_context(path.open("wb")) for path in places)
             for block in _blocks(lines):
                 results = answerer.answer_pairs([(line.question, line.context) for line in block], options)
                 for line, result in zip(block, results, strict=True):
@@ -81,20 +85,13 @@ def answer_file(
                     answered += 1
                 if progress is not None:
                     progress(block[-1].number)
-        partial[0].replace(target)
-        if rejected:
-            partial[1].replace(rejects)
-        else:
-            rejects.unlink(missing_ok=True)
+        if not rejected:
+            rejects.unlink()
     except OSError as error:
         raise UserError(
             "the input must be a file to read and the output one to write; "
             f"{error.filename or target}: {error.strerror or error}"
         ) from None
-    finally:
-        for path in partial:
-            with suppress(OSError):
-                path.unlink()
     return FileReport(answered, rejected, target, rejects if rejected else None)
 
 

@@ -64,6 +64,22 @@ class Plan:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def share(self, part: int, parts: int, devices: int) -> Plan:
+        """What one of several processes cuts: its rows of every batch, as many as each other's.
+
+        Args:
+            part: Which process, from 0.
+            parts: How many there are.
+            devices: Of all of them; batches are filled up to a multiple of it.
+        """
+        if parts == 1:
+            return self
+        shares = []
+        for rows in self.rows:
+            filled = np.concatenate([rows, np.full(-len(rows) % devices, -1, np.int64)])
+            shares.append(np.split(filled, parts)[part])
+        return Plan(shares, self.widths)
+
 
 def bucket_widths(lengths: Int32s, count: int = WIDTHS, multiple: int = MULTIPLE) -> Int32s:
     """The at most `count` widths that pad the given lengths least.
@@ -191,6 +207,15 @@ class BatchCutter:
         self.lengths = _joined([chunk.input_ids.lengths for chunk in chunks])
         self.starts = _joined([chunk.start_positions for chunk in chunks])
         self.ends = _joined([chunk.end_positions for chunk in chunks])
+
+    def labels_that_count(self, rows: Int64s) -> tuple[int, int]:
+        """Of a batch's rows, how many starts and how many ends lie within their feature."""
+        present = rows[rows >= 0]
+        starts, ends = (
+            int(((column[present] >= 0) & (column[present] < self.lengths[present])).sum())
+            for column in (self.starts, self.ends)
+        )
+        return starts, ends
 
     def cut(self, rows: Int64s, width: int) -> Batch:
         """One batch.

@@ -15,16 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qa_fast.errors import UserError
+from qa_fast import store
+from qa_fast.assembly import Jobs, make_all, put_together
+from qa_fast.engines import ENGINES, LOCAL, RAY
+from qa_fast.errors import UnreachableError, UserError
 from qa_fast.featurizer import Featurizer, check_config, check_longest, check_room
 from qa_fast.parallel import Ahead, processors
 from qa_fast.progress import Reporter, StageClock, on_stderr
 from qa_fast.schema import FeatureConfig, canonical_json
-from qa_fast.shards import FORMAT_VERSION, INDEX, REJECTED, TRAIN, Shards, damaged_file, open_shards, write_json
-from qa_fast.sources import resolve_model, resolve_source
-from qa_fast.sources.cache import cache_folder, local_path
+from qa_fast.shards import FORMAT_VERSION, INDEX, REJECTED, TRAIN, Shards, damaged_file, open_shards
+from qa_fast.sources import Source, resolve_model, resolve_source
+from qa_fast.sources.cache import cache_folder
+from qa_fast.sources.pieces import Block
 from qa_fast.sources.resolve import split_names
-from qa_fast.staging import check_out, check_replaceable, finished, locked, put_in_place, staged
+from qa_fast.staging import check_out, check_replaceable, finished, leave, locked, not_writable, sweep_others
+from qa_fast.store import local_path, write_json
 from qa_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -74,16 +79,18 @@ def build_shards(
     splits: list[str] | None = None,
     max_examples: int | None = None,
     encode: str = "auto",
-    workers: int = 1,
+    workers: int | None = 1,
     overwrite: bool = False,
     strict: bool = False,
+    engine: str = LOCAL,
+    address: str | None = None,
     report: Reporter | None = None,
 ) -> BuildResult:
     """Featurize a source into a folder of shards.
 
     Args:
-        source: "squad", a local file or folder, or a Hub dataset id.
-        out: The folder to make; None makes one in the cache, named after all that decides its bits.
+        source: "squad", a local file or folder, a URL, or a Hub dataset id.
+        out: The folder to make, here or a URL; None makes one in the cache, named after all that decides its bits.
         model: Whose tokenizer: "minilm", a local folder, or a Hub model id.
         config: Window sizes and kind of labels.
         columns: Ours -> theirs, for data with other column names.
@@ -91,18 +98,22 @@ def build_shards(
         max_examples: At most so many examples of each split, the first ones.
         encode: "auto", "direct" or "words": see `encode.load_encoder`; the shards are the same.
         workers: Threads that featurize; where there are more than one, another reads and another writes beside them.
+            Of Ray, actors, a core each. None takes all cores that there are.
         overwrite: Replace shards that were made with other inputs or options.
         strict: Make any rejected example an error.
+        engine: "local" or "ray"; the shards are the same.
+        address: Of a Ray cluster; None starts one on this machine, or takes the one that RAY_ADDRESS names.
         report: Where to say what is done.
 
     Raises:
-        UserError: For anything the user can put right; nothing in `out` is changed then.
+        UserError: For anything the user can put right; what `out` vouched for before, it does then, too.
     """
     started = time.perf_counter()
     config, report = config or FeatureConfig(), report or Reporter()
-    named = None if out is None else local_path(str(out))
+    named = None if out is None else store.place(out)
+    threads = workers or processors()
     check_config(config)
-    _check_options(max_examples, workers)
+    _check_options(max_examples, workers, engine)
     if named is not None:
         check_out(named)
     found = resolve_source(source, columns, splits, report.say)
@@ -110,20 +121,24 @@ def build_shards(
     fetched = time.perf_counter()
     clock = StageClock()
     with contextlib.ExitStack() as stack:
-        tables = clock.each("load", found.tables(max_examples))
-        describe = found.describe
-        if workers > 1:
+        jobs = Jobs(found.blocks() if max_examples is None else found.first_blocks(max_examples))
+        describe, under_way = found.describe, None
+        if threads > 1:
             pool = stack.enter_context(ThreadPoolExecutor(1))
             describe = pool.submit(describe).result
-            if named is None or finished(named) is None:
-                tables = stack.enter_context(contextlib.closing(Ahead(tables, _TABLES_AHEAD)))
+            if engine == LOCAL and named is not None and not store.names_in(named):
+                from qa_fast.sources.read import read_tables
+
+                tables = read_tables(jobs, found.columns, clock)
+                under_way = stack.enter_context(contextlib.closing(Ahead(tables, _TABLES_AHEAD)))
         # While the source is read, since loading the kernels takes longer than reading most sources.
         from qa_fast.kernels.load import load_kernels
 
-        load_kernels(side_by_side=workers > 1)
+        load_kernels(side_by_side=threads > 1)
         loaded = time.perf_counter()
         from qa_fast.encode import load_encoder
-        from qa_fast.pipeline import Pipeline
+        from qa_fast.engines.local import local_engine
+        from qa_fast.pipeline import ShardMaker
 
         encoder = load_encoder(folder, encode, report.say)
         check_room(config, encoder)
@@ -144,7 +159,7 @@ def build_shards(
         stack.enter_context(locked(out, wait=named is None))
         there = finished(out)
         if there is not None and there.get("fingerprint") == fingerprint:
-            damaged = damaged_file(out, there, contents=True)
+            damaged = damaged_file(out, there, contents=store.is_local(out))
             if damaged is None:
                 _check_strict(out, there, strict)
                 report.say(f"{out} is up to date: same source, model and options")
@@ -164,10 +179,7 @@ def build_shards(
                 "pass --overwrite to replace them, or choose another --out"
             )
         check_replaceable(out, found.splits)
-        partial = stack.enter_context(staged(out))
-        pipeline = Pipeline(found, encoder, config, max_examples, workers, strict, report, clock)
-        counts, shards = pipeline.write(tables, partial)
-        manifest = {
+        about = {
             "qa_fast_version": __version__,
             "format_version": FORMAT_VERSION,
             "fingerprint": fingerprint,
@@ -175,9 +187,32 @@ def build_shards(
             "decided_by": decides,
             "model": about_model,
             "source": about_source,
-            "splits": {split: {**counts[split].to_dict(), "shards": shards[split]} for split in found.splits},
         }
-        put_in_place(partial, out, manifest)
+        maker = ShardMaker(encoder, config, found.columns, out, fingerprint)
+        if under_way is None and engine == LOCAL:  # Ray's actors look for themselves, side by side
+            jobs.journal, jobs.report = maker.journal, report
+        try:
+            with store.reached(out, "--out"):
+                sweep_others(out, fingerprint)
+                maker.journal.open()
+                progress = _progress(report, found, max_examples)
+                if engine == RAY:
+                    from qa_fast.engines.ray_data import ray_engine
+
+                    make = ray_engine(maker, workers, strict, address, report, progress)
+                else:
+                    make = local_engine(maker, threads, strict, clock, progress, under_way)
+                made = make_all(maker.journal, jobs, make, report)
+                manifest = put_together(maker.journal, found, made, about, strict)
+        except BaseException as error:
+            with contextlib.suppress(OSError, UserError):
+                # Where the input or the options must be mended, another build's fingerprint will be looked for.
+                may_go_on = not isinstance(error, UserError) or isinstance(error, UnreachableError)
+                if kept := leave(out, maker.journal, found.splits, may_go_on):
+                    report.say(f"{out}: {kept} finished shards are kept; the same command goes on from them")
+            if isinstance(error, OSError):
+                raise not_writable(out, error) from None
+            raise
     seconds = time.perf_counter() - started
     return BuildResult(out, manifest, False, seconds, fetched - started, loaded - fetched, clock.seconds)
 
@@ -198,6 +233,8 @@ def featurize(
     workers: int | None = None,
     overwrite: bool = False,
     strict: bool = False,
+    engine: str = LOCAL,
+    address: str | None = None,
     say: Callable[[str], None] = on_stderr,
 ) -> Shards:
     """Question-answering data to model inputs, as `qa-fast featurize` does; what is there already is not made again.
@@ -213,8 +250,8 @@ def featurize(
         columns: Ours -> theirs, for data with other column names.
         splits: Only this, or these.
         max_examples: At most so many examples of each split, the first ones.
-        encode: See `build_shards`, as for `overwrite` and `strict`.
-        workers: Threads; None takes the processors that this process may use.
+        encode: See `build_shards`, as for `overwrite`, `strict`, `engine` and `address`.
+        workers: Threads, or Ray's actors; None takes the processors that there are.
         overwrite: Replace other shards in `out`.
         strict: Make any rejected example an error.
         say: Told in lines what is done.
@@ -235,19 +272,39 @@ def featurize(
         splits=split_names(splits),
         max_examples=max_examples,
         encode=encode,
-        workers=workers or processors(),
+        workers=workers,
         overwrite=overwrite,
         strict=strict,
+        engine=engine,
+        address=address,
         report=Reporter(say),
     )
     return open_shards(result.out)
 
 
-def _check_options(max_examples: int | None, workers: int) -> None:
+def _check_options(max_examples: int | None, workers: int | None, engine: str) -> None:
+    if engine not in ENGINES:
+        raise UserError(f"--engine must be one of {', '.join(ENGINES)}; received {engine!r}")
     if max_examples is not None and max_examples < 1:
         raise UserError(f"--max-examples must be at least 1; received {max_examples}")
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UserError(f"--workers must be at least 1; received {workers}")
+
+
+def _progress(report: Reporter, source: Source, max_examples: int | None) -> Callable[[Block, int], None] | None:
+    """Tells the report of rows done, of a split's total where that is known."""
+    told = report.progress
+    if told is None:
+        return None
+    totals: dict[str, int | None] = {}
+
+    def progress(block: Block, rows: int) -> None:
+        if block.split not in totals:
+            total = source.rows(block.split)
+            totals[block.split] = total if total is None or max_examples is None else min(total, max_examples)
+        told(block.split, rows, totals[block.split])
+
+    return progress
 
 
 def _check_strict(out: Path, there: dict[str, Any], strict: bool) -> None:

@@ -25,7 +25,7 @@ from qa_fast.model.encoder import SpanModel, fresh_matrix
 from qa_fast.model.families import family_of
 from qa_fast.model.families.slots import Slot
 from qa_fast.model.folder import TOKENIZER_FILES, Tensors, folder_config, read_json_config
-from qa_fast.sources.cache import local_path
+from qa_fast.store import local_path
 
 Floats = npt.NDArray[np.float32]
 

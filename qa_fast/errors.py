@@ -4,9 +4,19 @@ A message says the rule, what was received, and what to do. The command line pri
 traceback and exits with code 2; a library caller catches `UserError`.
 """
 
+from __future__ import annotations
 
-class UserError(Exception):
-    """Input, options or surroundings that the user can put right; the message says how."""
+from typing import Any
+
+_SHOWN = 60
+
+
+class UserError(ValueError):
+    """Input, options or surroundings that the user can put right; the message says how.
+
+    A `ValueError`, as other libraries raise for these; so an `except ValueError` around code that may raise it lets it
+    pass first.
+    """
 
 
 class MissingExtraError(UserError):
@@ -22,3 +32,15 @@ class MissingExtraError(UserError):
         super().__init__(
             f"{what} needs packages that are not installed (no module named {module!r}): pip install 'qa-fast[{extra}]'"
         )
+
+
+class UnreachableError(UserError):
+    """A place elsewhere could not be reached or used; the same command may do better later."""
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: on one line, and not longer than a reader wants."""
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:  # Python refuses to write out thousands of digits
+        return f"a number of more than {_SHOWN} digits"
+    written = repr(value[:_SHOWN] if isinstance(value, str | bytes) else value)
+    return written if len(written) <= _SHOWN else written[: _SHOWN - 1] + "…"

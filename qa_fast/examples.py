@@ -71,8 +71,15 @@ class Examples:
         return replace(self, contexts=self.contexts.take(pa.array(rows)), context_index=index)
 
 
+def id_hashes(ids: pa.Array) -> np.ndarray:
+    """uint64[2n]: 127 bits of hash of each text, high and low word (see `kernels.hashing`)."""
+    flat, out = text_buffers(ids), np.zeros(2 * len(ids), np.uint64)
+    hashing.hash_texts(flat.values, flat.offsets, out)
+    return out
+
+
 class IdSet:
-    """The ids seen so far in a split, at 18 to 37 bytes each (see `kernels.hashing`)."""
+    """The ids seen so far, at 18 to 37 bytes each (see `kernels.hashing`)."""
 
     def __init__(self) -> None:
         self._slots = np.zeros(2 * (1 << 12), np.uint64)
@@ -87,17 +94,20 @@ class IdSet:
         Returns:
             bool[n], True where the id came before, in this call or an earlier one.
         """
-        capacity = len(self._slots) // 2
-        while 8 * (self._entries + len(ids)) > 7 * capacity:  # fuller is slower, emptier takes more memory
+        return self.add_hashes(id_hashes(ids))
+
+    def add_hashes(self, hashes: np.ndarray) -> np.ndarray:
+        """As `add`, of ids hashed already: uint64[2n]."""
+        rows, capacity = len(hashes) // 2, len(self._slots) // 2
+        while 8 * (self._entries + rows) > 7 * capacity:  # fuller is slower, emptier takes more memory
             capacity *= 2
         if 2 * capacity > len(self._slots):
             larger = np.zeros(2 * capacity, np.uint64)
             hashing.copy_set(self._slots, larger)
             self._slots = larger
-        repeated = np.zeros(len(ids), np.uint8)
-        flat = text_buffers(ids)
-        hashing.mark_repeats(flat.values, flat.offsets, self._slots, repeated)
-        self._entries += len(ids) - int(repeated.sum())
+        repeated = np.zeros(rows, np.uint8)
+        hashing.mark_repeats(hashes, self._slots, repeated)
+        self._entries += rows - int(repeated.sum())
         return repeated.astype(bool)
 
 

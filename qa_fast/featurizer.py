@@ -65,7 +65,7 @@ class SplitCounts:
 
     def to_dict(self) -> dict[str, Any]:
         """The counts as the index holds them."""
-        return dict(vars(self))
+        return {**vars(self), "differences": dict(sorted(self.differences.items()))}
 
 
 @dataclass(frozen=True)

@@ -1,138 +1,197 @@
-"""Tables of raw examples to files of features: checked, featurized side by side, written in order.
+"""Blocks of a source to shards: read, checked, featurized side by side, written in order, each noted when it is there.
 
-Kernels are loaded with this module, so `build` imports it late.
+`ShardMaker` is all that a process needs to make the shard of any block, and pickles; `make_shards` is the local engine,
+threads that share the tables of all blocks. Kernels are loaded with this module, so `build` imports it late.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from operator import attrgetter
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
+from qa_fast import store
 from qa_fast.buffers import one_chunk
 from qa_fast.encode import TextEncoder
 from qa_fast.errors import UserError
-from qa_fast.examples import IdSet
+from qa_fast.examples import IdSet, id_hashes
 from qa_fast.featurizer import FeaturizedTable, Featurizer, SplitCounts
 from qa_fast.parallel import in_order
-from qa_fast.progress import Reporter, StageClock
-from qa_fast.raw import Reject, SplitTable
-from qa_fast.schema import FeatureConfig
-from qa_fast.shards import REJECTED, SplitWriter, write_json
-from qa_fast.sources import Source
+from qa_fast.progress import StageClock
+from qa_fast.repeats import digest
+from qa_fast.schema import FeatureConfig, Int64s
+from qa_fast.shards import BlockWriter
+from qa_fast.shards.journal import BlockFacts, Journal
+from qa_fast.sources.pieces import Block
+from qa_fast.sources.read import BlockTable, read_tables
+
+# Told: the block, and how many more of its rows are done.
+Progress = Callable[[Block, int], None]
+
+
+@dataclass(frozen=True)
+class ShardMaker:
+    """All that decides a block's shard, and where it is put.
+
+    Attributes:
+        encoder: The tokenizer.
+        config: Window sizes and kind of labels.
+        columns: Ours -> theirs.
+        out: The shards' folder.
+        fingerprint: Of the build.
+    """
+
+    encoder: TextEncoder
+    config: FeatureConfig
+    columns: dict[str, str]
+    out: Path
+    fingerprint: str
+
+    @cached_property
+    def journal(self) -> Journal:
+        """Where finished blocks are noted."""
+        return Journal(self.out, self.fingerprint)
+
+    def make(self, block: Block, left_out: Int64s | None = None, strict: bool = False) -> BlockFacts:
+        """Make one block's shard; nothing of it is in its place before all is.
+
+        Args:
+            block: Of the source.
+            left_out: Rows to leave out since their ids came before, in other blocks.
+            strict: Make any rejected example an error.
+
+        Raises:
+            UserError: The block cannot be read, or its shard not be written.
+        """
+        clock = StageClock()
+        tables = read_tables([(block, left_out)], self.columns, clock)
+        ((_, facts),) = make_shards(self, tables, 1, strict, clock)
+        return facts
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A table of `rows` raw examples of a split, featurized."""
+    """A table, featurized."""
 
-    split: str
-    rows: int
-    done: FeaturizedTable
+    table: BlockTable
+    done: FeaturizedTable | None
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """A build's way from tables of raw examples to files of features; what stays the same over its splits."""
+def make_shards(
+    maker: ShardMaker,
+    tables: Iterator[BlockTable],
+    workers: int,
+    strict: bool = False,
+    clock: StageClock | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Block, BlockFacts]]:
+    """Make the shards of blocks, on this machine's threads, and note each.
 
-    source: Source
-    encoder: TextEncoder
-    config: FeatureConfig
-    max_examples: int | None
-    workers: int
-    strict: bool
-    report: Reporter
-    clock: StageClock
+    Args:
+        maker: The recipe.
+        tables: As `read_tables` gives them.
+        workers: Threads that featurize; where there are more than one, another reads and another writes beside them.
+        strict: Make any rejected example an error.
+        clock: Times the stages.
+        progress: Told of each table.
 
-    def write(
-        self, tables: Iterator[SplitTable], folder: Path
-    ) -> tuple[dict[str, SplitCounts], dict[str, list[dict[str, Any]]]]:
-        """Write every split into a folder; counts and files by split."""
-        counts: dict[str, SplitCounts] = {}
-        shards: dict[str, list[dict[str, Any]]] = {}
-        prepared: Any = in_order(self._prepare, self._with_repeats(tables), self.workers)
-        with (
-            (folder / REJECTED).open("w", encoding="utf-8", errors="backslashreplace") as rejected,
-            contextlib.closing(prepared),
-        ):
-            for split, parts in itertools.groupby(prepared, key=attrgetter("split")):
-                counts[split], shards[split] = self._write_split(split, parts, folder / split, rejected)
-        for split in self.source.splits:
-            if split not in counts:
-                raise self._no_examples(split, SplitCounts(), None)
-        if not any(split.rejected for split in counts.values()):
-            (folder / REJECTED).unlink()
-        write_json(folder / "dataset_dict.json", {"splits": list(self.source.splits)})
-        return counts, shards
+    Yields:
+        Each block with what became of it, in order.
 
-    def _write_split(
-        self, split: str, parts: Iterable[_Prepared], folder: Path, rejected: TextIO
-    ) -> tuple[SplitCounts, list[dict[str, Any]]]:
-        counts, first_reject = SplitCounts(), None
-        progress = self.report.progress
-        total = self.source.rows(split) if progress else None
-        if total is not None and self.max_examples is not None:
-            total = min(total, self.max_examples)
-        writer = SplitWriter(folder, split)
-        try:
-            for part in parts:
-                self._write_table(part.done, writer)
-                counts.add(part.done.counts)
-                first_reject = first_reject or next(iter(part.done.rejects), None)
-                self._reject(part.done.rejects, split, rejected)
-                if progress:
-                    progress(split, part.rows, total)
-            if counts.features == 0:
-                raise self._no_examples(split, counts, first_reject)
-            with self.clock("write"):
-                return counts, writer.close()
-        finally:
-            writer.abort()
+    Raises:
+        UserError: A block cannot be read, or its shard not be written.
+    """
+    clock = clock or StageClock()
 
-    def _no_examples(self, split: str, counts: SplitCounts, first: Reject | None) -> UserError:
-        why = f", the first {first.id or 'without id'}: {first.reason}" if first else ""
-        return UserError(
-            f"a split must hold at least one good example; {self.source.name} {split} has none "
-            f"({counts.rejected} rejected{why}): check --columns and the file"
-        )
+    def prepare(table: BlockTable) -> _Prepared:
+        if table.rows is None:
+            return _Prepared(table, None)
+        featurizer = Featurizer.of_encoder(maker.encoder, maker.config, table.block.split)
+        return _Prepared(table, featurizer.featurize(table.rows, table.repeated, table.unreadable, clock))
 
-    def _with_repeats(self, tables: Iterator[SplitTable]) -> Iterator[tuple[SplitTable, np.ndarray]]:
-        """The tables with which of their ids came before in the split, which only one after the other can tell."""
-        for _, of_split in itertools.groupby(tables, key=attrgetter("split")):
-            seen = IdSet()
-            for table in of_split:
-                with self.clock("check"):
-                    repeated = seen.add(one_chunk(table.rows["id"]))
-                yield table, repeated
+    prepared: Any = in_order(prepare, _with_repeats(tables, clock), workers)
+    with contextlib.closing(prepared):
+        while (facts := _write_block(maker, prepared, strict, clock, progress)) is not None:
+            yield facts
 
-    def _prepare(self, raw: tuple[SplitTable, np.ndarray]) -> _Prepared:
-        """Check and featurize a table; several threads do so at once."""
-        table, repeated = raw
-        featurizer = Featurizer.of_encoder(self.encoder, self.config, table.split)
-        done = featurizer.featurize(table.rows, repeated, table.unreadable, self.clock)
-        return _Prepared(table.split, table.rows.num_rows, done)
 
-    def _write_table(self, done: FeaturizedTable, writer: SplitWriter) -> None:
-        for batch in done.batches:
-            with self.clock("write"):
-                writer.add_features(batch)
-        with self.clock("write"):
-            writer.add_examples(done.examples, done.contexts, done.leading_chars, done.feature_counts)
+def _with_repeats(tables: Iterator[BlockTable], clock: StageClock) -> Iterator[BlockTable]:
+    """The tables with which of their ids came before in the block, which only one after the other can tell."""
+    seen, row = IdSet(), 0
+    for table in tables:
+        if table.rows is None:
+            seen, row = IdSet(), 0
+            yield table
+            continue
+        with clock("check"):
+            hashes = id_hashes(one_chunk(table.rows["id"]))
+            repeated, end = seen.add_hashes(hashes), row + table.rows.num_rows
+            if table.left_out is not None:
+                repeated[table.left_out[(table.left_out >= row) & (table.left_out < end)] - row] = True
+        yield replace(table, hashes=hashes, repeated=repeated)
+        row = end
 
-    def _reject(self, rejects: list[Reject], split: str, file: TextIO) -> None:
-        if rejects and self.strict:
-            first = rejects[0]
-            raise UserError(
-                f"--strict allows no rejected example; received {len(rejects)} or more in {split}, the first "
-                f"{first.id or 'without id'}: {first.reason}"
-            )
-        for reject in rejects:
-            line = {"split": split, "id": reject.id, "reason": reject.reason}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+def _write_block(
+    maker: ShardMaker, prepared: Iterator[_Prepared], strict: bool, clock: StageClock, progress: Progress | None
+) -> tuple[Block, BlockFacts] | None:
+    """Write what comes up to the next block's end; None behind the last."""
+    first = next(prepared, None)
+    if first is None:
+        return None
+    block, counts, rejects, hashes, rows = first.table.block, SplitCounts(), [], [], 0
+    with contextlib.ExitStack() as stack:
+        with clock("write"):
+            folder = _folder_for(maker, stack)
+            writer = BlockWriter(folder, block.split, maker.fingerprint, block.number)
+            stack.callback(writer.abort)
+        part: _Prepared | None = first
+        while part is not None and part.done is not None:
+            _write_table(part.done, writer, clock)
+            counts.add(part.done.counts)
+            rejects += part.done.rejects
+            if strict and rejects:
+                raise UserError(
+                    f"--strict allows no rejected example; received {len(rejects)} or more in {block.split}, the "
+                    f"first {rejects[0].id or 'without id'}: {rejects[0].reason}"
+                )
+            assert part.table.rows is not None
+            assert part.table.hashes is not None
+            hashes.append(part.table.hashes)
+            rows += part.table.rows.num_rows
+            if progress:
+                progress(block, part.table.rows.num_rows)
+            part = next(prepared, None)
+        assert part is not None  # a block's end
+        with clock("write"):
+            files = writer.close()
+            for file in files:
+                store.put_file(folder / file["file"], maker.out / block.split / file["file"])
+            first_reject = (rejects[0].id, rejects[0].reason) if rejects else None
+            facts = BlockFacts(rows, counts.to_dict(), files, first_reject, digest(part.table.left_out))
+            all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
+            maker.journal.write(block, facts, all_hashes, rejects)
+    return block, facts
+
+
+def _folder_for(maker: ShardMaker, stack: contextlib.ExitStack) -> Path:
+    """Where files are written before they are whole: beside their places, or on this machine."""
+    if not store.is_local(maker.out):
+        return stack.enter_context(store.scratch())
+    maker.journal.folder.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.TemporaryDirectory(prefix="writing-", dir=maker.journal.folder, ignore_cleanup_errors=True)
+    return Path(stack.enter_context(folder))
+
+
+def _write_table(done: FeaturizedTable, writer: BlockWriter, clock: StageClock) -> None:
+    for batch in done.batches:
+        with clock("write"):
+            writer.add_features(batch)
+    with clock("write"):
+        writer.add_examples(done.examples, done.contexts, done.leading_chars, done.feature_counts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from qa_fast.errors import UserError
+from qa_fast.store import whole_file
 
 if TYPE_CHECKING:
     from qa_fast.scoring import EvaluationResult
@@ -44,12 +45,8 @@ def write_predictions(out: str | Path, result: EvaluationResult) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, items in contents.items():
-            temporary = folder / f".{name}.tmp"
-            try:
+            with whole_file(folder / name) as temporary:
                 _write_object(temporary, items)
-                temporary.replace(folder / name)
-            finally:
-                temporary.unlink(missing_ok=True)
             written.append(folder / name)
     except OSError as error:
         raise UserError(

@@ -17,13 +17,16 @@ from qa_fast.boundaries import answer_bounds
 from qa_fast.buffers import offsets_of
 from qa_fast.decode import DEFAULT_N_BEST
 from qa_fast.encode import EncodedTexts, TextEncoder
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.features import cut_features
 from qa_fast.infer.spans import SpanJob
 from qa_fast.schema import FeatureConfig, Int32s
 
 DEFAULT_MAX_SEQ_LEN = 384
 DEFAULT_DOC_STRIDE = 128
+# Of any option: far beyond what a model takes, and far below what 32 bits hold.
+HIGHEST = 1_000_000
+_NUMBERS = ("top_k", "doc_stride", "max_answer_len", "max_seq_len", "max_question_len")
 
 
 @dataclass(frozen=True)
@@ -54,29 +57,43 @@ class AnswerOptions:
         """The options with every number set, for a model that takes `max_positions` tokens.
 
         Raises:
-            UserError: A number is too small, or max_seq_len is more than the model can take.
+            UserError: A number is none, too small or too large, or max_seq_len is more than the model can take.
         """
+        given: dict[str, Any] = {name: _whole(name, getattr(self, name)) for name in _NUMBERS}
         for name in ("top_k", "max_answer_len", "max_question_len"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1; received {name}={value}: give a higher one")
-        length = min(DEFAULT_MAX_SEQ_LEN, max_positions) if self.max_seq_len is None else self.max_seq_len
+            value = given[name]
+            if value is not None and not 1 <= value <= HIGHEST:
+                raise UserError(
+                    f"{name} must be from 1 to {HIGHEST:,}; received {name}={shown(value)}: give a number between"
+                )
+        max_seq_len, stride, max_question_len = (
+            given[name] for name in ("max_seq_len", "doc_stride", "max_question_len")
+        )
+        length = min(DEFAULT_MAX_SEQ_LEN, max_positions) if max_seq_len is None else max_seq_len
         if not special_tokens + 2 <= length <= max_positions:
             raise UserError(
                 f"max_seq_len must be from {special_tokens + 2} to {max_positions} for this model; received "
-                f"max_seq_len={length}: give one between"
+                f"max_seq_len={shown(length)}: give one between"
             )
-        stride = self.doc_stride
         if stride is None:
             # A full question must leave room for windows that move on.
-            room = length - special_tokens - self.max_question_len
+            room = length - special_tokens - max_question_len
             stride = max(0, min(DEFAULT_DOC_STRIDE, length // 2, room // 2))
         elif not 0 <= stride < length:
             raise UserError(
                 f"doc_stride (the overlap of windows) must be from 0 to less than max_seq_len={length}; received "
-                f"doc_stride={stride}: lower it"
+                f"doc_stride={shown(stride)}: give one between"
             )
-        return replace(self, doc_stride=stride, max_seq_len=length)
+        return replace(self, **(given | {"doc_stride": stride, "max_seq_len": length}))
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """An option's number, numpy's as Python's; None where the option has a meaning without."""
+    if value is None and name in ("top_k", "doc_stride", "max_seq_len"):
+        return None
+    if not isinstance(value, bool | np.bool_) and isinstance(value, int | np.integer):
+        return int(value)
+    raise UserError(f"{name} must be a whole number; received {name}={shown(value)}: give one, such as 1")
 
 
 @dataclass(frozen=True)
@@ -199,7 +216,7 @@ def _refusal(
 def _problem(question: Any, context: Any) -> str | None:
     for name, text in (("question", question), ("context", context)):
         if not isinstance(text, str):
-            return f"the {name} must be a text; received {type(text).__name__}"
+            return f"the {name} must be a text; received {type(text).__name__} {shown(text)}: give a text"
         if not text.isascii():
             try:
                 text.encode()

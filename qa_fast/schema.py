@@ -82,6 +82,17 @@ class Features:
     def __len__(self) -> int:
         return len(self.start_positions)
 
+    def part(self, begin: int, end: int) -> Features:
+        """The features [begin, end), without a copy; their rows count from 0."""
+        columns: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            column = getattr(self, field.name)
+            if isinstance(column, Ragged):
+                columns[field.name] = Ragged(column.values, column.offsets[begin : end + 1])
+            else:
+                columns[field.name] = column if column is None else column[begin:end]
+        return Features(**columns)
+
 
 @dataclass(frozen=True)
 class FeatureConfig:
@@ -123,7 +134,7 @@ EVALUATION_COLUMNS: dict[str, str] = {
 EXAMPLE_COLUMNS: dict[str, str] = {
     "id": "string",
     "question": "string, as given",
-    "context_index": "int32: row in contexts.arrow",
+    "context_index": "int32: row in the same block's contexts; in an opened split, in all of them",
     "answers": "struct<text: list<string>, answer_start: list<int32>>; characters; empty where unanswerable",
     "feature_count": "int32: features of this example; they follow each other in the data files in this order",
 }

@@ -18,12 +18,18 @@ from qa_fast.serve.limits import Limits
 from qa_fast.serve.server import bind, make_server, url_of
 
 
-@dataclass(frozen=True)
+@dataclass
 class KeywordJob:
-    """What stands for `Prepared`."""
+    """What stands for `Reading`: a token a word, read in portions of so many.
+
+    Attributes:
+        portions: Those that were read.
+    """
 
     pairs: Sequence[Pair]
     options: AnswerOptions
+    portion: int
+    portions: int = 0
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -32,28 +38,33 @@ class KeywordJob:
     def tokens(self) -> int:
         return sum(len(f"{question} {context}".split()) for question, context in self.pairs)
 
+    @property
+    def next_tokens(self) -> int:
+        return min(self.portion, max(0, self.tokens - self.portions * self.portion))
+
 
 class KeywordModel:
     """Answers with the places of the question's last word in the document; none where it is not there.
 
     Attributes:
-        calls: The number of questions of each call of `answer`.
-        options: Those of each job answered.
+        portion: Words that are read in a turn.
+        calls: The number of questions of each call of `read`.
+        turns: The jobs of each call of `read`: the last word of the first question, and the portion's number.
         prepared: The thread of each call of `prepare`.
-        most: Calls of `answer` that ran at a time, at most.
-        hold: Clear it to keep calls of `answer` waiting.
+        most: Calls of `read` that ran at a time, at most.
+        hold: Clear it to keep calls of `read` waiting.
         hold_prepare: Clear it to keep calls of `prepare` waiting.
-        hold_ranking: Clear it to keep calls of `answer` waiting when the model is free again.
+        hold_ranking: Clear it to keep calls of `results` waiting.
     """
 
     name = "keyword-model"
     engine_name = "keywords"
     precision = "exact"
 
-    def __init__(self, at_once: int = 1) -> None:
-        self.at_once = at_once
+    def __init__(self, at_once: int = 1, portion: int = 1_000_000) -> None:
+        self.at_once, self.portion = at_once, portion
         self.calls: list[int] = []
-        self.options: list[AnswerOptions] = []
+        self.turns: list[list[str]] = []
         self.prepared: list[str] = []
         self.abandoned = 0
         self.most = self._now = 0
@@ -71,37 +82,37 @@ class KeywordModel:
         assert self.hold_prepare.wait(5)
         if any("unspeakable" in question for question, _ in pairs):
             raise RuntimeError("a detail of preparing for the log")
-        return KeywordJob(pairs, options)
+        return KeywordJob(pairs, options, self.portion)
 
-    def answer(
-        self,
-        jobs: Sequence[KeywordJob],
-        abandoned: Callable[[], bool] = lambda: False,
-        computed: Callable[[], None] = lambda: None,
-    ) -> list[list[Result]]:
+    def read(self, jobs: Sequence[KeywordJob], abandoned: Callable[[], bool] = lambda: False) -> None:
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
-        try:
             self.calls.append(sum(map(len, jobs)))
-            self.options += [job.options for job in jobs]
+            self.turns.append([f"{last_word(job.pairs[0][0])}:{job.portions}" for job in jobs if job.pairs])
+        try:
             while not self.hold.wait(0.01):
                 if abandoned():
                     self.abandoned += 1
                     raise AbandonedError
             if any("crash" in question for job in jobs for question, _ in job.pairs):
                 raise RuntimeError("a detail for the log")
+            for job in jobs:
+                job.portions += 1
         finally:
             with self._lock:
                 self._now -= 1
-        computed()
+
+    def results(self, job: KeywordJob) -> list[Result]:
         assert self.hold_ranking.wait(5)
-        return [[self._answer(*pair, job.options) for pair in job.pairs] for job in jobs]
+        if any("unrankable" in question for question, _ in job.pairs):
+            raise RuntimeError("a detail of ranking for the log")
+        return [self._answer(*pair, job.options) for pair in job.pairs]
 
     def _answer(self, question: str, context: str, options: AnswerOptions) -> Result:
         if not question.strip():
             return "the question must not be empty"
-        word = question.rstrip("?").split()[-1]
+        word = last_word(question)
         answers: list[Answer] = []
         at = context.find(word)
         while at >= 0:
@@ -113,13 +124,17 @@ class KeywordModel:
         return answers[: options.top_k]
 
 
+def last_word(question: str) -> str:
+    return (question.rstrip("?").split() or [""])[-1]
+
+
 @contextmanager
 def running(model: Served, limits: Limits | None = None, api_key: str | None = None) -> Iterator[Client]:
     """A server on a free port, in a thread; ended in the way that SIGTERM ends it."""
     limits = limits or Limits(seconds=5)
     bound = bind("127.0.0.1", 0)
     up = threading.Event()
-    server = make_server(create_app(model, limits, api_key), limits.seconds, up.set)
+    server = make_server(create_app(model, limits, api_key), limits, up.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:

@@ -228,8 +228,32 @@ def test_defaults_fit_a_model_of_any_length() -> None:
 
 @pytest.mark.parametrize("name", ["top_k", "max_answer_len", "max_question_len"])
 def test_numbers_must_be_positive(encoder: TextEncoder, name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} must be at least 1; received {name}=0"):
+    with pytest.raises(UserError, match=f"{name} must be from 1 to 1,000,000; received {name}=0"):
         pond(encoder)(question="where?", context=HERON, **{name: 0})
+
+
+NUMBERS = ["top_k", "doc_stride", "max_answer_len", "max_seq_len", "max_question_len"]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [2.0, float("nan"), "3", True, [1], b"1"])
+def test_options_must_be_whole_numbers(encoder: TextEncoder, name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"{name} must be a whole number; received {name}="):
+        pond(encoder)(question="where?", context=HERON, **{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [10**7, 2**31, 2**63, 10**40, 10**5000], ids=lambda value: str(value.bit_length()))
+def test_options_have_a_highest_number(encoder: TextEncoder, name: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"{name}( .the overlap of windows.)? must be .*; received {name}=") as told:
+        pond(encoder)(question="where?", context=HERON, **{name: value})
+    assert len(str(told.value)) < 200
+
+
+def test_numbers_of_numpy_are_numbers(encoder: TextEncoder) -> None:
+    ask, options = pond(encoder), {"top_k": 2, "max_answer_len": 9, "max_seq_len": 60, "doc_stride": 20}
+    numpys = {name: np.int16(value) for name, value in options.items()}
+    assert ask(question="where?", context=HERON, **numpys) == ask(question="where?", context=HERON, **options)
 
 
 def test_options_must_fit_the_model_and_the_question(encoder: TextEncoder) -> None:
@@ -272,6 +296,85 @@ def test_inputs_must_be_a_question_and_a_context(encoder: TextEncoder) -> None:
         ask(question=["where?"], context=[7])
     with pytest.raises(UserError, match="the context must be valid Unicode; received a lone surrogate at character 1"):
         ask(question="where?", context="a\ud800")
+
+
+@pytest.mark.parametrize("name", ["question", "context"])
+@pytest.mark.parametrize(
+    "value", [{"This": "Is weird"}, b"where?", bytearray(b"where?"), 7, 1.5, True, {"where?"}, frozenset(["where?"])]
+)
+def test_what_is_neither_a_text_nor_a_list_of_texts_is_refused(encoder: TextEncoder, name: str, value: Any) -> None:
+    given = {"question": "where?", "context": HERON} | {name: value}
+    with pytest.raises(UserError, match=f"^{name} must be a text or a list of texts; received {type(value).__name__} "):
+        pond(encoder)(**given)
+
+
+@pytest.mark.parametrize("value", [None, b"where?", 7, float("nan"), ["where?"], {"a": 1}, {"a"}])
+def test_what_is_no_text_inside_a_list_is_refused(encoder: TextEncoder, value: Any) -> None:
+    ask = pond(encoder)
+    for given in (
+        {"question": ["where?", value], "context": [HERON, HERON]},
+        {"data": [{"question": "where?", "context": HERON}, {"question": value, "context": HERON}]},
+    ):
+        with pytest.raises(UserError, match=f"^the question must be a text; received {type(value).__name__} "):
+            ask(**given)
+    with pytest.raises(UserError, match=f"^the context must be a text; received {type(value).__name__} "):
+        ask({"question": "where?", "context": value})
+
+
+def test_texts_come_in_any_ordered_series(encoder: TextEncoder) -> None:
+    ask = pond(encoder)
+    expected = ask(question=["where?", "why?"], context=HERON)
+    for questions in (("where?", "why?"), np.array(["where?", "why?"]), (text for text in ("where?", "why?"))):
+        assert ask(question=questions, context=HERON) == expected
+
+
+def test_what_else_the_pipeline_took(encoder: TextEncoder) -> None:
+    ask = pond(encoder)
+    rows = [{"question": "where?", "context": HERON}, {"question": "why?", "context": EEL}]
+    expected = ask(rows)
+    assert ask(row for row in rows) == ask(data=rows) == ask(X=iter(rows)) == ask(tuple(rows)) == expected
+    assert ask(data=rows[0]) == expected[0]
+    assert ask(rows, batch_size=16, num_workers=2, padding="longest") == expected
+    assert ask(rows, **dict.fromkeys(AnswerOptions.__dataclass_fields__)) == expected  # None was the default
+
+
+def test_what_the_pipeline_called_otherwise_is_named(encoder: TextEncoder) -> None:
+    ask, row = pond(encoder), {"question": "where?", "context": HERON}
+    with pytest.raises(UserError, match="the number of answers must be given as top_k; received topk: rename it"):
+        ask(row, topk=3)
+    with pytest.raises(
+        UserError, match=r"an option must be one of top_k, doc_stride, .*; received max_answer_length: "
+    ):
+        ask(row, max_answer_length=3)
+    with pytest.raises(UserError, match="by position or by name; received both, data too"):
+        ask(row, data=row)
+    with pytest.raises(UserError, match="each input must be a dict with question and context; received bytes"):
+        ask(b"where?")
+
+
+def test_the_readmes_way_from_the_pipeline_runs(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    shown = readme.partition("### Coming from `pipeline")[2].partition("```python\n")[2].partition("```")[0]
+    asked: list[Any] = []
+    monkeypatch.setattr(Answerer, "from_pretrained", lambda path: asked.append(path) or pond(encoder))
+    found: dict[str, Any] = {"text": HERON, "questions": ["where?", "why?"]}
+    exec(shown, found)
+    assert asked == ["model/"]
+    assert len(found["best"]) == 3
+    assert found["best"][0]["answer"] == "pond"
+    assert [set(answer) for answer in found["each"]] == [{"answer", "start", "end", "score"}] * 2
+
+
+def test_a_score_is_what_the_readme_says(encoder: TextEncoder) -> None:
+    """A share of the best spans and no answer; the pipeline's was a product of two softmaxes over a window."""
+    text = "p d"
+    found = answerer(encoder, {"p": 2, "d": 1}, {"p": 1, "d": 3}, null=1)(question="x?", context=text, top_k=9)
+    # The spans are "p", "p d" and "d".
+    logits = {"p": 2 + 1, "p d": 2 + 3, "d": 1 + 3}
+    total = sum(np.exp(logit) for logit in logits.values()) + np.exp(1 + 1)
+    assert {answer["answer"]: answer["score"] for answer in found} == pytest.approx(
+        {span: float(np.exp(logit) / total) for span, logit in logits.items()}
+    )
 
 
 def test_the_model_says_how_much_it_takes(tmp_path: Path) -> None:

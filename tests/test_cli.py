@@ -16,7 +16,7 @@ import pytest
 from qa_fast.cli import main
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
-from qa_fast.sources.files import read_examples
+from qa_fast.sources.read import read_examples
 from tests import sample
 from tests.test_sources_files import save
 

@@ -149,7 +149,7 @@ def test_empty_context_and_no_answer(kind: str) -> None:
 
 @pytest.mark.parametrize("sizes", [(384, 128), (128, 32), (64, 20)])
 def test_equals_reference_on_squad(minilm_folder: Path, squad_files: dict[str, Path], sizes: tuple[int, int]) -> None:
-    from qa_fast.sources.files import read_examples
+    from qa_fast.sources.read import read_examples
 
     table, _ = next(iter(read_examples(squad_files["train"], {})))
     rows = table.slice(0, 2500).to_pylist() + table.slice(30_000, 500).to_pylist()

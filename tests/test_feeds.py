@@ -53,6 +53,33 @@ def test_a_row_is_what_datasets_reads(shards: Shards) -> None:
         shards["train"][:2]
 
 
+def test_the_readmes_way_through_datasets_pads(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("datasets", "torch"):
+        pytest.importorskip(module)
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    shown = readme.partition("With `datasets` the columns come as they are")[2].partition("```python\n")[2]
+    (tmp_path / "shards").symlink_to(shards.folder)
+    (tmp_path / "model").symlink_to(shards.folder.parent / "model")
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    exec(shown.partition("```")[0].replace("batch_size=16, shuffle=True", "batch_size=3"), made)
+    batches = list(made["loader"])
+    assert [len(batch["input_ids"]) for batch in batches[:-1]] == [3] * (len(batches) - 1)
+    rows = [
+        (ids[: int(mask.sum())].tolist(), int(start), int(end))
+        for batch in batches
+        for ids, mask, start, end in zip(
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["start_positions"],
+            batch["end_positions"],
+            strict=True,
+        )
+    ]
+    assert rows == [(row["input_ids"], row["start_positions"], row["end_positions"]) for row in shards["train"]]
+    assert set(batches[0]) == set(COLUMNS)
+
+
 def test_a_notebook_shows_shards(shards: Shards) -> None:
     assert "validation" in shards._repr_html_()
 

@@ -378,8 +378,8 @@ def test_options_must_be_sound(loader: Loader, options: dict[str, Any], said: st
     ("options", "said"),
     [
         ({"max_seq_length": 129}, "^max_seq_length must be from 5 to 128 for this model; received max_seq_length=129"),
-        ({"max_answer_length": 0}, "^max_answer_length must be at least 1; received max_answer_length=0"),
-        ({"max_query_length": 0}, "^max_query_length must be at least 1; received max_query_length=0"),
+        ({"max_answer_length": 0}, "^max_answer_length must be from 1 to 1,000,000; received max_answer_length=0"),
+        ({"max_query_length": 0}, "^max_query_length must be from 1 to 1,000,000; received max_query_length=0"),
         ({"stride": 128}, r"^stride .* less than max_seq_length=128; received stride=128"),
         (
             {"max_seq_length": 20, "stride": 15},

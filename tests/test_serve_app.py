@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 
 from qa_fast.answer import AnswerOptions
 from qa_fast.serve.limits import Limits
-from qa_fast.serve.messages import Parameters
+from qa_fast.serve.messages import Parameters, refusal
 from tests.serve_doubles import Client, KeywordModel, running, wait_for
 
 TEXT = "The harbour was dug in 1874. A widow paid for the harbour."
@@ -59,6 +59,11 @@ def test_parameters_have_the_defaults_of_the_answerer() -> None:
 GOOD = {"question": "Who?", "context": TEXT}
 
 
+def asking(option: str, number: str) -> bytes:
+    """A request with an option as written."""
+    return json.dumps({"inputs": GOOD, "parameters": {option: 0}}).encode().replace(b": 0}", f": {number}}}".encode())
+
+
 @pytest.mark.parametrize(
     ("message", "status", "rule"),
     [
@@ -73,7 +78,6 @@ GOOD = {"question": "Who?", "context": TEXT}
         ({"inputs": GOOD, "parameters": {"top_k": 0}}, 422, "parameters.top_k must be greater than or equal to 1; rec"),
         ({"inputs": GOOD, "parameters": {"top_k": "2"}}, 422, "parameters.top_k must be a valid integer; received a "),
         ({"inputs": GOOD, "parameters": {"top_k": True}}, 422, "parameters.top_k must be a valid integer; received tr"),
-        ({"inputs": GOOD, "parameters": {"top_k": None}}, 422, "parameters.top_k must be a valid integer; received nu"),
         ({"inputs": GOOD, "parameters": {"top_k": 11}}, 422, "parameters.top_k must be at most 10; received 11"),
         ({"inputs": GOOD, "parameters": {"max_seq_len": 513}}, 422, "max_seq_len must be from 5 to 512 for this model"),
         ({"inputs": {"question": " ", "context": TEXT}}, 422, "the question must not be empty"),
@@ -82,7 +86,35 @@ GOOD = {"question": "Who?", "context": TEXT}
         ({"inputs": GOOD | {"context": "x" * 997}}, 413, "questions and documents must have at most 1,000 characters"),
         (b"{", 400, "a request's body must be JSON; received something else, from character 1 on"),
         (b"\xff\xfe\xfa", 400, "a request's body must be JSON in UTF-8; received something else"),
-        (b"[" * 19_000, 400, "a request's body must be JSON"),
+        (b"[" * 19_000, 400, "a request's body must be JSON of few levels; received hundreds: nest less"),
+        (
+            b'{"inputs": {"question": "a", "question": "b"}}',
+            400,
+            "a name may come once in an object; received 'question' ",
+        ),
+        (b'{"inputs": NaN}', 400, "a request's body must be JSON; received NaN, which is no JSON number"),
+        (
+            b'{"parameters": {"top_k": -Infinity}}',
+            400,
+            "a request's body must be JSON; received -Infinity, which is no",
+        ),
+        (
+            b'{"parameters": ' + b"7" * 5000 + b"}",
+            422,
+            "a number must have at most 1,000 digits; received one of 5,000",
+        ),
+        (asking("top_k", "1e400"), 422, "parameters.top_k must be a valid integer; received inf"),
+        (asking("top_k", "1e40"), 422, "parameters.top_k must be a valid integer; received 1e+40"),
+        (
+            asking("doc_stride", "7" * 999),
+            422,
+            "parameters.doc_stride must be less than or equal to 1000000; received a ",
+        ),
+        (asking("max_answer_len", "-" + "7" * 40), 422, "parameters.max_answer_len must be greater than or equal to 1"),
+        ({"inputs": GOOD, "\ud800" * 50: 1}, 422, "the body must be a valid string"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', 400, "a name may come once in an object; received '\\ud800' twice"),
+        ({"inputs": GOOD, "x" * 9999: 1}, 422, "x" * 40 + "… is not known; known there are inputs, parameters"),
+        ({"inputs": GOOD, "parameters": [1]}, 422, "parameters must be an object; received a list"),
         (b" " * 20_001, 413, "a request's body must have at most 20,000 bytes; received more: send less text"),
         (b" " * 1_000_000, 413, "a request's body must have at most 20,000 bytes; received more: send less text"),
     ],
@@ -91,6 +123,46 @@ def test_a_bad_request_is_told_the_rule(client: Client, message: object, status:
     received, answer = client.post(message)
     assert (received, list(answer)) == (status, ["error"])
     assert answer["error"].startswith(rule)
+
+
+@pytest.mark.parametrize("option", ["top_k", "doc_stride", "max_answer_len", "max_seq_len", "max_question_len"])
+@pytest.mark.parametrize("number", ["1000001", "2147483648", "9223372036854775808", "7" * 40, "-" + "7" * 40, "-1"])
+def test_every_number_is_bounded(client: Client, option: str, number: str) -> None:
+    status, answer = client.post(asking(option, number))
+    assert status == 422
+    assert answer["error"].startswith(f"parameters.{option} must be ")
+    assert f"received {number}" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    "number", ["NaN", "1e400", "-1e400", "1.0", "7" * 5000, '"1"', "true", "[1]", "{}", "[" * 5000]
+)
+@pytest.mark.parametrize("option", list(Parameters.model_fields))
+def test_what_is_no_number_is_never_our_failure(client: Client, option: str, number: str) -> None:
+    if number == "true" and Parameters.model_fields[option].annotation == bool | None:
+        pytest.skip("it is one")
+    status, answer = client.post(asking(option, number))
+    assert (status in (400, 422), list(answer)) == (True, ["error"])
+    assert len(answer["error"]) < 300
+
+
+@pytest.mark.parametrize("depth", [10, 100, 300, 600, 900, 1000, 3000])
+@pytest.mark.parametrize("place", ["inputs", "options", "parameters"])
+def test_no_depth_is_our_failure(client: Client, depth: int, place: str) -> None:
+    for opens, closes in ((b"[", b"]"), (b'{"a":', b"}")):
+        nested = opens * depth + b"1" + closes * depth
+        status, _ = client.post(json.dumps({"inputs": GOOD} | {place: 0}).encode().replace(b": 0", b": " + nested))
+        assert status in (200, 400, 422)
+
+
+def test_a_refusal_may_hold_any_text() -> None:
+    assert json.loads(refusal("half of a pair: \ud83d")) == {"error": "half of a pair: \\ud83d"}
+
+
+def test_null_is_the_default_of_every_option(client: Client) -> None:
+    given = {"inputs": GOOD, "parameters": dict.fromkeys(Parameters.model_fields)}
+    assert client.post(given) == client.post({"inputs": GOOD, "parameters": None}) == client.post({"inputs": GOOD})
+    assert Parameters(**dict.fromkeys(Parameters.model_fields)).options() == AnswerOptions()
 
 
 def test_the_longest_text_within_the_limit_is_answered(client: Client) -> None:
@@ -119,7 +191,7 @@ def test_a_client_that_waits_to_be_told_need_not_send_what_is_too_large(client: 
 
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     with (
-        running(KeywordModel(), Limits(seconds=0.3)) as client,
+        running(KeywordModel(), Limits(body_seconds=0.3)) as client,
         socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection,
     ):
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")

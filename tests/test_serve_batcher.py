@@ -34,6 +34,11 @@ def pairs(*words: str) -> list[tuple[str, str]]:
     return [(f"where {word}?", f"{word} is here") for word in words]
 
 
+def lengthy(word: str, words: int) -> list[tuple[str, str]]:
+    """A request of so many words."""
+    return [(f"where {word}?", f"{word} is" + " here" * (words - 4))]
+
+
 def test_what_comes_within_the_window_is_answered_together_and_handed_back_apart() -> None:
     model = KeywordModel()
 
@@ -46,6 +51,145 @@ def test_what_comes_within_the_window_is_answered_together_and_handed_back_apart
     found = run(model, Limits(window_ms=200), work)
     assert model.calls == [4]
     assert [[answers[0]["answer"] for answers in results] for results in found] == [["ant"], ["bee", "cow"], ["dog"]]
+
+
+def test_a_short_request_is_computed_between_the_portions_of_a_long_one() -> None:
+    model = KeywordModel(portion=10)
+
+    async def work(batcher: Batcher) -> Any:
+        model.hold.clear()
+        long = asyncio.ensure_future(batcher.ask(lengthy("ant", 40), OPTIONS))
+        await until(lambda: bool(model.turns))
+        short = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
+        await until(lambda: len(model.prepared) == 2)
+        await asyncio.sleep(0.05)
+        model.hold.set()
+        assert (await short)[0][0]["answer"] == "bee"
+        assert (await long)[0][0]["answer"] == "ant"
+
+    run(model, Limits(window_ms=0, batch_tokens=10), work)  # so that a turn has one portion
+    assert model.turns == [["ant:0"], ["bee:0"], ["ant:1"], ["ant:2"], ["ant:3"]]
+
+
+def test_a_turn_holds_a_portion_of_each_as_far_as_it_has_room() -> None:
+    model = KeywordModel(portion=10)
+
+    async def work(batcher: Batcher) -> Any:
+        asked = [batcher.ask(lengthy(word, 25), OPTIONS) for word in ("ant", "cow")]
+        return await asyncio.gather(*asked, *(batcher.ask(pairs(word), OPTIONS) for word in ("bee", "dog")))
+
+    run(model, Limits(window_ms=50, batch_tokens=25), work)
+    # Words: ten of each long one, five of a short one; the last portions have five. New ones and begun ones alternate.
+    assert model.turns == [["ant:0", "cow:0", "bee:0"], ["dog:0", "ant:1", "cow:1"], ["ant:2", "cow:2"]]
+
+
+def test_calls_side_by_side_leave_turns_to_a_short_request() -> None:
+    model = KeywordModel(at_once=3, portion=10)
+
+    async def work(batcher: Batcher) -> Any:
+        model.hold.clear()
+        long = [asyncio.ensure_future(batcher.ask(lengthy(word, 40), OPTIONS)) for word in ("ant", "cow", "dog")]
+        await until(lambda: len(model.turns) == 3)
+        short = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
+        await until(lambda: len(model.prepared) == 4)
+        await asyncio.sleep(0.05)
+        model.hold.set()
+        return await asyncio.gather(short, *long)
+
+    found = run(model, Limits(), work)
+    assert [answers[0]["answer"] for (answers,) in found] == ["bee", "ant", "cow", "dog"]
+    order = [turn for (turn,) in model.turns]
+    assert sorted(order[:3]) == ["ant:0", "cow:0", "dog:0"]
+    assert order[3] == "bee:0"
+    assert sorted(order[4:]) == sorted(f"{word}:{number}" for word in ("ant", "cow", "dog") for number in (1, 2, 3))
+
+
+def test_short_requests_do_not_keep_a_long_one_from_its_turns() -> None:
+    model = KeywordModel(portion=10)
+
+    async def work(batcher: Batcher) -> Any:
+        model.hold.clear()
+        asked = [asyncio.ensure_future(batcher.ask(lengthy("ant", 30), OPTIONS))]
+        await until(lambda: bool(model.turns))
+        asked += [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("bee", "cow", "dog", "eel")]
+        await until(lambda: len(model.prepared) == 5)
+        await asyncio.sleep(0.05)
+        model.hold.set()
+        await asyncio.gather(*asked)
+
+    run(model, Limits(window_ms=0, batch_tokens=5), work)
+    order = [turn for (turn,) in model.turns]
+    assert sorted(order) == ["ant:0", "ant:1", "ant:2", "bee:0", "cow:0", "dog:0", "eel:0"]
+    assert (order.index("ant:1"), order.index("ant:2")) == (2, 4)
+
+
+def test_of_long_requests_only_some_are_under_way_and_short_ones_pass_the_others() -> None:
+    model = KeywordModel(portion=10)
+
+    async def work(batcher: Batcher) -> Any:
+        model.hold.clear()
+        asked = [asyncio.ensure_future(batcher.ask(lengthy(f"ant{at}", 50), OPTIONS)) for at in range(8)]
+        await until(lambda: len(model.prepared) == 8)
+        asked.append(asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS)))
+        await until(lambda: len(model.prepared) == 9)
+        await asyncio.sleep(0.05)
+        model.hold.set()
+        await asyncio.gather(*asked)
+
+    run(model, Limits(window_ms=0, batch_tokens=10), work)
+    order = [turn for (turn,) in model.turns]
+    assert order.index("bee:0") <= 2 * 4
+    under_way: set[str] = set()
+    for turn in order:
+        word, number = turn.split(":")
+        under_way = under_way | {word} if number != "4" and word != "bee" else under_way - {word}
+        assert len(under_way) <= 4
+    assert len(order) == 8 * 5 + 1
+
+
+def test_a_long_request_withdrawn_between_its_portions_is_computed_no_further() -> None:
+    model = KeywordModel(portion=10)
+
+    async def work(batcher: Batcher) -> Any:
+        model.hold.clear()
+        leaves = asyncio.ensure_future(batcher.ask(lengthy("ant", 1000), OPTIONS))
+        await until(lambda: bool(model.turns))
+        stays = asyncio.ensure_future(batcher.ask(lengthy("bee", 30), OPTIONS))
+        await until(lambda: len(model.prepared) == 2)
+        leaves.cancel()
+        await until(lambda: model.abandoned == 1)
+        model.hold.set()
+        return await stays
+
+    assert run(model, Limits(window_ms=0), work)[0][0]["answer"] == "bee"
+    assert model.turns == [["ant:0"], ["bee:0"], ["bee:1"], ["bee:2"]]
+
+
+def test_a_request_that_fails_at_a_later_portion_or_in_ranking_fails_alone() -> None:
+    model = KeywordModel(portion=10)
+
+    async def work(batcher: Batcher) -> Any:
+        asked = [batcher.ask(lengthy(word, 30), OPTIONS) for word in ("ant", "crash", "unrankable")]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    ant, crash, unrankable = run(model, Limits(window_ms=50), work)
+    assert ant[0][0]["answer"] == "ant"
+    assert [str(error) for error in (crash, unrankable)] == ["a detail for the log", "a detail of ranking for the log"]
+
+
+def test_what_is_long_does_not_keep_others_from_being_prepared() -> None:
+    model = KeywordModel(portion=10)
+
+    async def work(batcher: Batcher) -> Any:
+        model.hold.clear()
+        long = asyncio.ensure_future(batcher.ask(lengthy("ant", 100), OPTIONS))
+        await until(lambda: bool(model.turns))
+        short = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
+        await until(lambda: len(model.prepared) == 2)
+        model.hold.set()
+        await asyncio.gather(long, short)
+
+    run(model, Limits(window_ms=0, ahead_tokens=20), work)
 
 
 def test_without_a_window_a_lone_request_goes_at_once() -> None:

@@ -20,6 +20,7 @@ from qa_fast.schema import Features
 from qa_fast.serve.batcher import AbandonedError
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.model import ServedModel, shown_name
+from qa_fast.serve.reading import Reading
 from tests.sample import DOCUMENTS, model_folder
 from tests.serve_doubles import running
 from tests.small_models import TINY_BERT, tiny_model
@@ -52,7 +53,16 @@ def answer(
     served: ServedModel, pairs: list[tuple[str, str]], abandoned: Callable[[], bool] = lambda: False, **given: Any
 ) -> list[Result]:
     job = served.prepare(pairs, served.resolve(AnswerOptions(**given)))
-    return served.answer([job], abandoned)[0]
+    return read_whole(served, [job], abandoned)[0]
+
+
+def read_whole(
+    served: ServedModel, jobs: list[Reading], abandoned: Callable[[], bool] = lambda: False
+) -> list[list[Result]]:
+    """The results of jobs that are read together, in as many turns as they take."""
+    while left := [job for job in jobs if job.next_tokens]:
+        served.read(left, abandoned)
+    return [served.results(job) for job in jobs]
 
 
 def test_answers_are_those_of_the_answerer(served: ServedModel, folder: Path) -> None:
@@ -96,18 +106,11 @@ def test_requests_of_other_options_answered_together_are_as_if_alone(served: Ser
         ([("Where?", LONG)], {"top_k": 40, "max_seq_len": 64}),
     ]
     jobs = [served.prepare(pairs, served.resolve(AnswerOptions(**given))) for pairs, given in asked]
-    together = served.answer(jobs)
+    together = read_whole(served, jobs)
     for found, (pairs, given) in zip(together, asked, strict=True):
         alone = answer(served, pairs, **given)
         assert len(found) == len(alone) == len(pairs)
-        for ours, theirs in zip(found, alone, strict=True):
-            if isinstance(theirs, str):
-                assert ours == theirs
-                continue
-            assert [(one["start"], one["end"], one["answer"]) for one in ours] == [
-                (one["start"], one["end"], one["answer"]) for one in theirs
-            ]
-            assert [one["score"] for one in ours] == pytest.approx([one["score"] for one in theirs], abs=1e-4)
+        assert_same(found, alone)
 
 
 class Counting:
@@ -133,21 +136,58 @@ class Counting:
         pass
 
 
-def test_an_engine_is_told_when_nobody_waits_and_tells_when_it_is_free(folder: Path) -> None:
+def test_an_engine_is_stopped_when_nobody_waits(folder: Path) -> None:
     engine = Counting()
-    served = ServedModel("m", engine, load_encoder(folder), 96, Limits())
+    served = ServedModel("m", engine, load_encoder(folder), 96, Limits(turn_tokens=10**6))
     assert (served.engine_name, served.precision, served.at_once) == ("counting", "float32", 3)
     job = served.prepare([("Who?", LONG)], AnswerOptions())
     assert (job.windows > 4, job.tokens > 4 * 90) == (True, True)
     with pytest.raises(AbandonedError):
-        served.answer([job], lambda: True)
+        served.read([job], lambda: True)
     assert engine.given == 0
     with pytest.raises(AbandonedError) as stopped:
-        served.answer([job], lambda: engine.given == 2)
+        served.read([job], lambda: engine.given == 2)
     assert (engine.given, engine.closed) == (2, True), stopped
-    free = []
-    served.answer([job], computed=lambda: free.append(engine.given))
-    assert free == [2 + job.windows]
+    served.read([job])  # the whole portion again
+    assert (engine.given, job.next_tokens) == (2 + job.windows, 0)
+
+
+def test_a_long_request_is_read_in_portions_with_others_between(folder: Path) -> None:
+    served = ServedModel.from_pretrained(str(folder), Limits(turn_tokens=200), "float32", "keras")
+    whole = ServedModel.from_pretrained(str(folder), Limits(turn_tokens=10**6), "float32", "keras")
+    pairs = [("Who?", LONG), (" ", LONG), ("When?", ""), PAIRS[0], ("Who paid?", LONG)]
+    options = served.resolve(AnswerOptions(top_k=5))
+    long, turns, between = served.prepare(pairs, options), 0, []
+    while long.next_tokens:
+        assert long.next_tokens <= 200  # two windows of 96 tokens
+        turns += 1
+        short = served.prepare([PAIRS[turns % len(PAIRS)]], options)
+        served.read([long, short] if turns % 2 else [short, long])
+        between.append(served.results(short)[0])
+    assert turns > long.windows / 4 > 3
+    (expected,) = read_whole(whole, [whole.prepare(pairs, options)])
+    assert_same(served.results(long), expected)
+    assert_same(between, [answer(whole, [PAIRS[turn % len(PAIRS)]], top_k=5)[0] for turn in range(1, turns + 1)])
+
+
+def test_what_was_not_read_has_no_results(folder: Path) -> None:
+    served = ServedModel.from_pretrained(str(folder), Limits(turn_tokens=200), "float32", "keras")
+    job = served.prepare([("Who?", LONG)], served.resolve(AnswerOptions()))
+    served.read([job])
+    with pytest.raises(ValueError, match=r"logits for every feature once; received 2 of"):
+        served.results(job)
+
+
+def assert_same(found: list[Result], expected: list[Result]) -> None:
+    """Equal but for what the order of sums does to a score."""
+    for ours, theirs in zip(found, expected, strict=True):
+        if isinstance(theirs, str):
+            assert ours == theirs
+            continue
+        assert [(one["start"], one["end"], one["answer"]) for one in ours] == [
+            (one["start"], one["end"], one["answer"]) for one in theirs
+        ]
+        assert [one["score"] for one in ours] == pytest.approx([one["score"] for one in theirs], abs=1e-4)
 
 
 def test_names_shown_to_clients_hold_no_path(folder: Path) -> None:

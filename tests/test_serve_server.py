@@ -29,12 +29,12 @@ from qa_fast.serve.server import bind, make_server, serve, url_of
 from tests.serve_doubles import KeywordModel
 
 class SlowModel(KeywordModel):
-    def answer(self, *given):
+    def read(self, *given):
         time.sleep(1)
-        return super().answer(*given)
+        super().read(*given)
 
-bound = bind("127.0.0.1", 0)
-serve(make_server(create_app(SlowModel(), Limits(seconds=9)), 9, lambda: print(url_of(bound), flush=True)), bound)
+bound, limits = bind("127.0.0.1", 0), Limits(seconds=9)
+serve(make_server(create_app(SlowModel(), limits), limits, lambda: print(url_of(bound), flush=True)), bound)
 print("ended")
 """
 
@@ -96,17 +96,21 @@ def test_only_this_machine_without_a_key() -> None:
 
 
 def test_limits_are_positive() -> None:
-    with pytest.raises(UserError, match="seconds must be more than 0; received seconds=0: give a higher one"):
+    with pytest.raises(UserError, match="seconds must be more than 0 and finite; received seconds=0: give another"):
         Limits(seconds=0)
-    with pytest.raises(UserError, match="batch_tokens must be more than 0; received batch_tokens=0"):
+    with pytest.raises(UserError, match="batch_tokens must be more than 0 and finite; received batch_tokens=0"):
         Limits(batch_tokens=0)
+    with pytest.raises(UserError, match="connections must be more than 0 and finite; received connections=0"):
+        Limits(connections=0)
+    with pytest.raises(UserError, match="header_seconds must be more than 0 and finite; received header_seconds=nan"):
+        Limits(header_seconds=float("nan"))
     with pytest.raises(UserError, match="window_ms must not be negative; received window_ms=-1"):
         Limits(window_ms=-1)
 
 
 def test_the_commands_defaults_are_the_limits_own() -> None:
-    repeated = (command._SECONDS, command._CHARACTERS, command._WAITING, command._WINDOW_MS)
-    assert repeated == (Limits.seconds, Limits.characters, Limits.waiting, Limits.window_ms)
+    repeated = (command._SECONDS, command._CHARACTERS, command._WAITING, command._CONNECTIONS, command._WINDOW_MS)
+    assert repeated == (Limits.seconds, Limits.characters, Limits.waiting, Limits.connections, Limits.window_ms)
 
 
 def test_the_command_refuses_before_it_loads_a_model(monkeypatch: pytest.MonkeyPatch) -> None:

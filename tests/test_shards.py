@@ -26,10 +26,11 @@ from qa_fast.schema import (
     FeatureConfig,
     Features,
 )
-from qa_fast.shards import SplitWriter, damaged_file, feature_batch, open_shards, write_json
-from qa_fast.shards import write as shards_module
-from qa_fast.sources import resolve_source
+from qa_fast.shards import BlockWriter, damaged_file, feature_batch, open_shards, write_for_datasets
+from qa_fast.sources.read import read_examples
+from qa_fast.store import write_json
 from tests import sample
+from tests.shard_files import shard_file
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
 CONFIG = FeatureConfig(max_length=48, doc_stride=12)
@@ -57,7 +58,7 @@ def out(tmp_path: Path, model: Path) -> Path:
 
 def made(path: Path, encoder: TextEncoder) -> tuple[Examples, list[Features], Any]:
     """The examples of a file and their features, straight from the stages."""
-    ((table, _),) = resolve_source(str(path)).read("train")
+    ((table, _),) = read_examples(path, {})
     examples, _, _ = check_examples(table, np.zeros(len(table), bool))
     done = featurize_examples(examples, encoder, CONFIG)
     return done.encoded.examples, list(done.batches(encoder, batch_tokens=120)), done.encoded
@@ -71,24 +72,25 @@ def joined(features: list[Features], name: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-@pytest.mark.parametrize("shard_bytes", [1 << 29, 1])
-def test_what_is_written_is_read(
-    tmp_path: Path, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch, split: str, shard_bytes: int
-) -> None:
-    monkeypatch.setattr(shards_module, "SHARD_BYTES", shard_bytes)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_what_is_written_is_read(tmp_path: Path, encoder: TextEncoder, split: str, blocks: int) -> None:
     examples, batches, encoded = made(sample.write(tmp_path / "a.json", sample.squad_v2()), encoder)
     assert len(batches) > 2
-    writer = SplitWriter(tmp_path / split, split)
-    for batch in batches:
-        writer.add_features(feature_batch(batch, examples.ids, split))
+    (tmp_path / split).mkdir()
     counts = np.bincount(np.concatenate([batch.example_index for batch in batches])).astype(np.int32)
-    writer.add_examples(examples, encoded.contexts, encoded.leading_chars, counts)
-    files = writer.close()
-    data = [file for file in files if file["rows"] is not None]
-    assert len(data) == (1 if shard_bytes > 1 else len(batches))
-    assert [file["file"] for file in data] == [f"data-{i:05d}-of-{len(data):05d}.arrow" for i in range(len(data))]
-    write_json(tmp_path / "dataset_dict.json", {"splits": [split]})
-    write_json(tmp_path / "qa_fast.json", {"format_version": 2, "splits": {split: {"shards": files}}})
+    files = []
+    for number in range(blocks):
+        writer = BlockWriter(tmp_path / split, split, "0123456789abcdef", number)
+        some = batches if blocks == 1 else batches[:2] if number == 0 else batches[2:]  # cut within an example
+        for batch in some:
+            writer.add_features(feature_batch(batch, examples.ids, split))
+        if number == 0:
+            writer.add_examples(examples, encoded.contexts, encoded.leading_chars, counts)
+        files += writer.close()
+    data = [file["file"] for file in files if file["file"].startswith("data")]
+    assert data == [f"data-01234567-{number:05d}.arrow" for number in range(blocks)]
+    write_for_datasets(tmp_path, {split: files})
+    write_json(tmp_path / "qa_fast.json", {"format_version": 3, "splits": {split: {"shards": files}}})
 
     opened = open_shards(tmp_path).split(split)
     names = ["input_ids", "token_type_ids", "start_positions", "end_positions", "window_index", "example_index"]
@@ -104,7 +106,7 @@ def test_what_is_written_is_read(
     if split == "train":
         assert opened.examples is None
         assert opened.contexts is None
-        assert not (tmp_path / split / "contexts.arrow").exists()
+        assert not list((tmp_path / split).glob("contexts-*"))
         return
     assert opened.examples is not None
     assert opened.contexts is not None
@@ -148,12 +150,12 @@ def test_columns_are_those_of_the_schema(out: Path) -> None:
     def names(path: Path) -> list[str]:
         return list(pa.ipc.open_stream(path).schema.names)
 
-    assert names(out / "train" / "data-00000-of-00001.arrow") == list(FEATURE_COLUMNS)
+    assert names(shard_file(out, "train")) == list(FEATURE_COLUMNS)
     evaluated = [*FEATURE_COLUMNS, *EVALUATION_COLUMNS]
-    assert names(out / "validation" / "data-00000-of-00001.arrow") == evaluated
-    assert names(out / "validation" / "examples.arrow") == list(EXAMPLE_COLUMNS)
-    assert names(out / "validation" / "contexts.arrow") == list(CONTEXT_COLUMNS)
-    assert pa.ipc.open_stream(out / "train" / "data-00000-of-00001.arrow").schema.types == [
+    assert names(shard_file(out, "validation")) == evaluated
+    assert names(shard_file(out, "validation", "examples")) == list(EXAMPLE_COLUMNS)
+    assert names(shard_file(out, "validation", "contexts")) == list(CONTEXT_COLUMNS)
+    assert pa.ipc.open_stream(shard_file(out, "train")).schema.types == [
         pa.list_(pa.int32()), pa.list_(pa.int8()), pa.int32(), pa.int32(), pa.string(), pa.int32(),
     ]  # fmt: skip
 
@@ -196,7 +198,7 @@ def test_checksums_are_those_of_the_files(out: Path) -> None:
         for file in about["shards"]:
             data = (out / split / file["file"]).read_bytes()
             assert (len(data), xxhash.xxh3_128(data).hexdigest()) == (file["bytes"], file["xxh3_128"])
-            rows += file["rows"] or 0
+            rows += file["rows"] if file["file"].startswith("data") else 0
         assert rows == about["features"]
 
 
@@ -213,9 +215,9 @@ def test_folders_that_are_no_shards(tmp_path: Path, out: Path) -> None:
 
 @pytest.mark.parametrize(
     "index",
-    ["", "{", "[]", "5", "{}", '{"format_version": 2}', '{"format_version": 2, "splits": []}',
-     '{"format_version": 2, "splits": {}}', '{"format_version": 2, "splits": {"train": 5}}',
-     '{"format_version": 2, "splits": {"train": {"shards": [{}]}}}', "\udcff"],
+    ["", "{", "[]", "5", "{}", '{"format_version": 3}', '{"format_version": 3, "splits": []}',
+     '{"format_version": 3, "splits": {}}', '{"format_version": 3, "splits": {"train": 5}}',
+     '{"format_version": 3, "splits": {"train": {"shards": [{}]}}}', "\udcff"],
 )  # fmt: skip
 def test_a_damaged_index(out: Path, index: str) -> None:
     (out / "qa_fast.json").write_bytes(index.encode("utf-8", "surrogateescape"))
@@ -227,7 +229,7 @@ def test_another_format_version(out: Path) -> None:
     index = json.loads((out / "qa_fast.json").read_text())
     write_json(out / "qa_fast.json", {**index, "format_version": 99, "qa_fast_version": "9.9"})
     with pytest.raises(
-        UserError, match=r"must have shard format 2; received format 99, of qa-fast 9\.9: featurize again"
+        UserError, match=r"must have shard format 3; received format 99, of qa-fast 9\.9: featurize again"
     ):
         open_shards(out)
 
@@ -242,12 +244,14 @@ def test_an_index_that_may_not_be_read(out: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "name", ["dataset_dict.json", "train/state.json", "train/dataset_info.json", "train/data-00000-of-00001.arrow",
-             "validation/examples.arrow", "validation/contexts.arrow"],
+    "name", ["dataset_dict.json", "train/state.json", "train/dataset_info.json", "train/data", "validation/examples",
+             "validation/contexts"],
 )  # fmt: skip
 def test_missing_files_are_noticed(out: Path, name: str) -> None:
     shards = open_shards(out)
     assert damaged_file(out, shards.manifest) is None
+    if "." not in name:
+        name = str(shard_file(out, *name.split("/")).relative_to(out))
     (out / name).unlink()
     assert damaged_file(out, shards.manifest) == name
     split = name.partition("/")[0] if "/" in name else "train"
@@ -258,17 +262,19 @@ def test_missing_files_are_noticed(out: Path, name: str) -> None:
 
 
 def test_files_cut_short_are_noticed(out: Path) -> None:
-    path = out / "train" / "data-00000-of-00001.arrow"
+    path = shard_file(out, "train")
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(UserError, match=r"train/data-00000-of-00001\.arrow is missing or cut short: featurize again"):
+    with pytest.raises(
+        UserError, match=r"train/data-[0-9a-f]{8}-00000\.arrow is missing or cut short: featurize again"
+    ):
         open_shards(out).split("train")
 
 
 def test_damage_within_files_is_an_error_or_harmless(out: Path) -> None:
     random = np.random.default_rng(11)
     errors, messages = 0, set()
-    for name in ("data-00000-of-00001.arrow", "examples.arrow", "contexts.arrow"):
-        path = out / "validation" / name
+    for kind in ("data", "examples", "contexts"):
+        path = shard_file(out, "validation", kind)
         whole = path.read_bytes()
         for _ in range(60):
             data = bytearray(whole)

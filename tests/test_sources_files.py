@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from qa_fast.errors import UserError
-from qa_fast.sources import files, rows
-from qa_fast.sources.files import find_splits, read_examples, row_count, split_of
+from qa_fast.sources import read as reading
+from qa_fast.sources import rows
+from qa_fast.sources.files import find_splits, row_count, split_of
+from qa_fast.sources.read import read_examples
 from tests import sample
 from tests.test_sources_json import read
 
@@ -149,15 +151,15 @@ def test_null_texts_are_empty_texts(tmp_path: Path) -> None:
 
 
 def test_long_files_come_in_tables_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rows, files):
+    for module in (rows, reading):
         monkeypatch.setattr(module, "TABLE_ROWS", 3)
     for name in ("a.parquet", "a.arrow"):
         for group in (None, 2):
             path = save(sample.table(), tmp_path / name, row_group_size=group)
             assert max(table.num_rows for table, _ in read_examples(path, {})) <= 3
             assert read(path) == (sample.rows(), [])
-    monkeypatch.setattr(files, "TABLE_ROWS", 100)
-    monkeypatch.setattr(files, "TABLE_CONTEXT_CHARS", 500)
+    monkeypatch.setattr(reading, "TABLE_ROWS", 100)
+    monkeypatch.setattr(reading, "TABLE_CONTEXT_CHARS", 500)
     path = save(sample.table(), tmp_path / "a.arrow", row_group_size=1)
     assert len(list(read_examples(path, {}))) > 1
     assert read(path) == (sample.rows(), [])

@@ -456,7 +456,7 @@ def test_rows_of_several_files_without_ids_get_different_ones(tmp_path: Path) ->
     for name in ("a.json", "b.jsonl"):
         sample.write(tmp_path / name, flat)
     source = resolve_source(str(tmp_path))
-    ids = [row["id"] for table, _ in source.read("train") for row in table.to_pylist()]
+    ids = [row["id"] for part in source.tables() for row in part.rows.to_pylist()]
     assert len(set(ids)) == 2 * sample.QUESTIONS
     assert ids[0] == "row-0-0"
     assert source.rows("train") == 2 * sample.QUESTIONS

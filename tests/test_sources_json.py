@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from qa_fast.errors import UserError
 from qa_fast.sources import json_text, rows
-from qa_fast.sources.files import read_examples
 from qa_fast.sources.nested import nested_tables
+from qa_fast.sources.pieces import WHOLE_JSON, Piece
+from qa_fast.sources.read import read_examples
 from tests import sample
 
 
@@ -285,30 +286,28 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     return document
 
 
-def bulk_tables(folder: Path, data: bytes) -> list[pa.Table] | None:
-    (folder / "bulk.json").write_bytes(data)
-    return nested_tables(folder / "bulk.json")
+def bulk_tables(data: bytes) -> list[pa.Table] | None:
+    return nested_tables(pa.py_buffer(data))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=documents())
-def test_the_bulk_reader_agrees_with_the_careful_one(document: dict[str, Any], tmp_path: Path) -> None:
+def test_the_bulk_reader_agrees_with_the_careful_one(document: dict[str, Any]) -> None:
     data = json.dumps(document).encode()
-    tables = bulk_tables(tmp_path, data)
+    tables = bulk_tables(data)
     if tables is None:
         return
-    careful = json_text._from_document(data, Path("a.json"), {}, "row-", 0)
+    careful = json_text._from_document(data, Piece("a.json", WHOLE_JSON, len(data)), {}, True, 0)
     assert [reject for _, rejects in careful for reject in rejects] == []
     expected = [row for table, _ in careful for row in table.to_pylist()]
     assert [row for table in tables for row in table.to_pylist()] == expected
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_the_bulk_reader_takes_the_usual_documents(mark: bytes, tmp_path: Path) -> None:
+def test_the_bulk_reader_takes_the_usual_documents(mark: bytes) -> None:
     for document in (sample.squad(), sample.squad_v2()):
-        tables = bulk_tables(tmp_path, mark + json.dumps(document, indent=1).encode())
+        tables = bulk_tables(mark + json.dumps(document, indent=1).encode())
         assert tables is not None
         assert sum(table.num_rows for table in tables) >= sample.QUESTIONS
-    assert bulk_tables(tmp_path, b'{"data": [{"paragraphs": []}]}\n{"data": []}') is None
-    assert bulk_tables(tmp_path, b"") is None
-    assert nested_tables(tmp_path) is None
+    assert bulk_tables(b'{"data": [{"paragraphs": []}]}\n{"data": []}') is None
+    assert bulk_tables(b"") is None

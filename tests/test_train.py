@@ -46,11 +46,11 @@ class Watch:
         self.rows: list[list[int]] = []
         steps = iter(range(1, 1_000_000))
 
-        def make_micros(batches: list, seed: int, first_pass: int, devices: int) -> list:
+        def make_micros(batches: list, *rest: object) -> list:
             self.rows += [batch.rows[batch.rows >= 0].tolist() for batch in batches]
             if next(steps) == stop_at:
                 os.kill(os.getpid(), signal.SIGINT)
-            return MAKE_MICROS(batches, seed, first_pass, devices)
+            return MAKE_MICROS(batches, *rest)
 
         monkeypatch.setattr(loop, "make_micros", make_micros)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qa_fast.cli.extras import needs, say
+from qa_fast.cli.featurize import column_pairs
 from qa_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,9 +26,25 @@ def answer(
         typer.Option("--context-file", "-f", help="A UTF-8 text file with the document; '-' is standard input."),
     ] = None,
     input_file: Annotated[
-        Path | None, typer.Option("--input", help="JSON lines with question, context and, if wanted, id.")
+        str | None,
+        typer.Option("--input", help="JSON lines with question, context and, if wanted, id; or files, see --output."),
     ] = None,
-    output_file: Annotated[Path | None, typer.Option("--output", help="JSON lines with the answers.")] = None,
+    output_file: Annotated[
+        str | None,
+        typer.Option(
+            "--output", help="JSON lines with the answers; a folder or URL takes those of many files, in parts."
+        ),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="Of a folder's parts: jsonl or parquet.")] = "jsonl",
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", help="Other column names, as question=NAME; may be repeated.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Ray cluster: host:port or auto; else RAY_ADDRESS, or one started here."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Ray actors, with a model each; 0 means one a core.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other answers in a folder.")] = False,
     top_k: Annotated[int, typer.Option("--top-k", help="Answers wanted.")] = 1,
     max_answer_length: Annotated[int, typer.Option("--max-answer-length", help="Longest answer, in tokens.")] = 15,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Longest window, in tokens.")] = None,
@@ -37,7 +54,11 @@ def answer(
         str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16, float16 or int8.")
     ] = "auto",
     engine: Annotated[
-        str, typer.Option("--engine", help="auto (measured on this device), keras, openvino or onnx.")
+        str,
+        typer.Option(
+            "--engine",
+            help="auto (measured on this device), keras, openvino or onnx; ray, or ray:onnx say, for a folder's parts.",
+        ),
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
 ) -> None:
@@ -60,9 +81,17 @@ def answer(
             max_seq_len=max_length,
             handle_impossible_answer=allow_no_answer,
         )
+        if input_file is not None and output_file is not None and _is_bulk(input_file, output_file, engine):
+            chosen = engine.removeprefix("ray").removeprefix(":") if _on_ray(engine) else engine
+            _bulk(
+                as_json, model, input_file, output_file, options,
+                form=form, columns=column_pairs(columns), precision=precision, engine=chosen or "auto",
+                ray=_on_ray(engine), address=address, workers=workers or None, overwrite=overwrite,
+            )  # fmt: skip
+            return
         answerer = Answerer.from_pretrained(model, precision, engine, say)
         if input_file is not None and output_file is not None:
-            _many(answerer, input_file, output_file, options, as_json)
+            _many(answerer, Path(input_file), Path(output_file), options, as_json)
             return
         found = answerer.answer_pairs([(question, text)], options)[0]
     if isinstance(found, str):
@@ -93,6 +122,40 @@ def _document(context: str | None, context_file: Path | None) -> str:
             f"the document must be UTF-8; {name} has byte 0x{error.object[error.start]:02x} at byte {error.start}: "
             "save it as UTF-8"
         ) from None
+
+
+def _on_ray(engine: str) -> bool:
+    return engine.partition(":")[0] == "ray"
+
+
+def _is_bulk(source: str, target: str, engine: str) -> bool:
+    """Whether answers go to a folder of parts: where one file of JSON lines to another is not what is asked for."""
+    from qa_fast import store
+
+    ending = Path(target).suffix.lower()
+    return (
+        _on_ray(engine)
+        or store.is_url(source)
+        or store.is_url(target)
+        or store.is_folder(store.place(source))
+        or store.is_folder(store.place(target))
+        or ending not in (".jsonl", ".ndjson", ".json", ".txt")
+    )
+
+
+def _bulk(as_json: bool, model: str, source: str, target: str, options: AnswerOptions, **how: Any) -> None:
+    from qa_fast.bulk import answer_all
+    from qa_fast.progress import Reporter
+
+    result = answer_all(model, source, target, options, **how, report=Reporter(say))
+    index = result.index
+    if as_json:
+        counts = {"answered": index["answered"], "rejected": index["rejected"], "parts": len(index["parts"])}
+        typer.echo(json.dumps({**counts, "output": str(result.out), "up_to_date": result.up_to_date}))
+        return
+    typer.echo(f"{result.out}: {index['answered']:,} answered, in {len(index['parts'])} parts", err=True)
+    if index["rejected"]:
+        typer.echo(f"{result.out / 'rejected.jsonl'}: {index['rejected']:,} rejected, with reasons", err=True)
 
 
 def _many(answerer: Answerer, source: Path, target: Path, options: AnswerOptions, as_json: bool) -> None:

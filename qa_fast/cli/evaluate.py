@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    shards: Annotated[Path, typer.Argument(help="Folder that 'qa-fast featurize' made with the model's tokenizer.")],
+    shards: Annotated[
+        str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
+    ],
     model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
     split: Annotated[str, typer.Option("--split", help="Split to score; any but train.")] = "validation",
     out: Annotated[
@@ -71,7 +73,8 @@ def evaluate(
         from qa_fast.report.page import check_report, write_report
         from qa_fast.scoring import choice_of, scorable
         from qa_fast.scoring import evaluate as run
-        from qa_fast.shards import open_shards, write_json
+        from qa_fast.shards import open_shards
+        from qa_fast.store import write_json
 
         options: dict[str, Any] = {
             "n_best": n_best,

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,10 +25,10 @@ def featurize(
     source: Annotated[
         str,
         typer.Argument(
-            help="'squad', a local file or folder (SQuAD JSON, JSONL, Parquet, Arrow), or a Hub dataset id."
+            help="'squad', a file or folder (SQuAD JSON, JSONL, Parquet, Arrow), here or a URL, or a Hub dataset id."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write the shards to.")] = Path("shards"),
+    out: Annotated[str, typer.Option("--out", help="Folder to write the shards to, here or a URL.")] = "shards",
     model: Annotated[
         str, typer.Option("--model", help="Whose tokenizer: 'minilm', a local model folder, or a Hub model id.")
     ] = "minilm",
@@ -54,7 +53,16 @@ def featurize(
     encode: Annotated[
         str, typer.Option("--encode", help="auto, direct (text by text) or words (each distinct pre-token once).")
     ] = "auto",
-    workers: Annotated[int, typer.Option("--workers", help="Threads; 0 means one a core.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Threads, or with --engine ray actors; 0 means one a core.")
+    ] = 0,
+    engine: Annotated[
+        str, typer.Option("--engine", help="local (threads of this machine) or ray; the shards are the same.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Ray cluster: host:port or auto; else RAY_ADDRESS, or one started here."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace shards made with other inputs or options.")
     ] = False,
@@ -65,8 +73,7 @@ def featurize(
     """Turn question-answering data into Arrow shards of model inputs."""
     from qa_fast.build import build_shards
 
-    workers = workers or processors()
-    limit_rust_threads(workers)
+    limit_rust_threads(workers or processors())
     config = FeatureConfig(max_length, doc_stride, labels, drop_impossible)
     with _reporting(silent=quiet or as_json) as report:
         result = build_shards(
@@ -78,7 +85,9 @@ def featurize(
             splits=split or None,
             max_examples=max_examples,
             encode=encode,
-            workers=workers,
+            workers=workers or None,
+            engine=engine,
+            address=address,
             overwrite=overwrite,
             strict=strict,
             report=report,

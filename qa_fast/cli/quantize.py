@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +16,9 @@ _MOST_LOST = 0.3
 
 def quantize(
     model: Annotated[str, typer.Argument(help="Model folder; a small recipe is written into it.")],
-    shards: Annotated[Path, typer.Argument(help="Folder that 'qa-fast featurize' made with the model's tokenizer.")],
+    shards: Annotated[
+        str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
+    ],
     split: Annotated[str, typer.Option("--split", help="Split to score on; any but train.")] = "validation",
     max_loss: Annotated[float, typer.Option("--max-loss", help="Points of F1 that int8 may lose.")] = _MOST_LOST,
     max_examples: Annotated[

@@ -9,7 +9,7 @@ import typer
 from qa_fast.cli.extras import needs, say
 
 # Repeated from serve.limits, which the help must not wait for; a test holds them equal.
-_SECONDS, _CHARACTERS, _WAITING, _WINDOW_MS = 60.0, 500_000, 256, 4.0
+_SECONDS, _CHARACTERS, _WAITING, _CONNECTIONS, _WINDOW_MS = 60.0, 500_000, 256, 512, 4.0
 
 
 def serve(
@@ -39,6 +39,9 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", help="Most requests that wait; one more gets status 429.")
     ] = _WAITING,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", help="Most open connections; one more gets status 503.")
+    ] = _CONNECTIONS,
     window_ms: Annotated[
         float,
         typer.Option(
@@ -60,6 +63,7 @@ def serve(
             characters=max_characters,
             waiting=max_waiting,
             seconds=time_limit,
+            connections=max_connections,
             window_ms=window_ms,
         )
         check_listener(host, api_key)
@@ -75,4 +79,4 @@ def serve(
             err=True,
         )
 
-    listen(make_server(create_app(served, limits, api_key), limits.seconds, started), bound)
+    listen(make_server(create_app(served, limits, api_key), limits, started), bound)

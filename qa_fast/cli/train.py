@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qa_fast.cli.extras import needs
+from qa_fast.cli.startup import leave
+from qa_fast.errors import UserError
 
 
 def train(
     shards: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folder that 'qa-fast featurize' made, 'shards' if left out; several are trained on together. "
-            "FOLDER:2 goes over it twice an epoch, FOLDER:0.5 over half of it, and over the other half in the next."
+            help="Folder (or URL) that 'qa-fast featurize' made, 'shards' if left out; several are trained on "
+            "together. FOLDER:2 goes over it twice an epoch, FOLDER:0.5 over half, and the other half in the next."
         ),
     ] = None,
     model: Annotated[
@@ -47,6 +53,14 @@ def train(
         str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16 or float16.")
     ] = "auto",
     jit: Annotated[str, typer.Option("--jit", help="auto (measured), on, parts or off.")] = "auto",
+    attention: Annotated[
+        str,
+        typer.Option(
+            "--attention",
+            help="exact; cudnn (JAX on a CUDA device in half precision: faster, but without dropout in attention); or "
+            "auto: cudnn where no dropout is lost by it.",
+        ),
+    ] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of data order, dropout and fresh weights.")] = 0,
     checkpoint_every: Annotated[
         int, typer.Option("--checkpoint-every", help="Steps between checkpoints; 0 writes one at an interruption only.")
@@ -89,12 +103,34 @@ def train(
     ] = 0.25,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", help="Processes that train together, on one machine or many (KERAS_BACKEND=jax)."),
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option("--process-id", help="Which of them this is, from 0; 0 alone writes and prints.")
+    ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            "--coordinator",
+            help="HOST:PORT at which process 0 listens (or JAX_COORDINATOR_ADDRESS), or auto: Slurm, Open MPI, "
+            "Kubernetes or a TPU pod tell JAX all three.",
+        ),
+    ] = None,
+    join_timeout: Annotated[
+        int, typer.Option("--join-timeout", help="Seconds to wait for all of them to start.")
+    ] = 300,
+    heartbeat_timeout: Annotated[
+        int,
+        typer.Option("--heartbeat-timeout", help="Seconds without a sign of life of one, after which JAX ends all."),
+    ] = 100,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on standard output.")] = False,
 ) -> None:
     """Fine-tune a checkpoint on shards; writes a folder that transformers opens."""
     with needs("train", "qa-fast train"):
-        from qa_fast.train import ProgressLine, TrainConfig
+        from qa_fast.train import JobConfig, ProgressLine, TrainConfig
         from qa_fast.train import train as run
     config = TrainConfig(
         model=model,
@@ -114,6 +150,7 @@ def train(
         batching=batching,
         precision=precision,
         jit=jit,
+        attention=attention,
         seed=seed,
         checkpoint_every=checkpoint_every,
         validation=validation,
@@ -130,15 +167,46 @@ def train(
         resume=resume,
         overwrite=overwrite,
     )
+    job = JobConfig(
+        processes=processes,
+        process_id=process_id,
+        coordinator=coordinator,
+        join_timeout=join_timeout,
+        heartbeat_timeout=heartbeat_timeout,
+    )
     named = shards or ["shards"]
-    with needs("train", "qa-fast train"):
-        if quiet or as_json:
-            result = run(named, config)
+    with needs("train", "qa-fast train"), _not_waiting_for_others():
+        if quiet or as_json or process_id:
+            result = run(named, config, job=job)
         else:
             with ProgressLine() as line:
-                result = run(named, config, line)
+                result = run(named, config, line, job)
+    if result.metrics["process_id"]:
+        return
     if as_json:
         typer.echo(json.dumps(result.metrics))
     elif not quiet:
         scored = f", EM {result.best.exact_match:.2f}, F1 {result.best.f1:.2f}" if result.best else ""
         typer.echo(f"{result.out}: {result.steps} steps, loss {result.loss:.3f}{scored}")
+
+
+@contextmanager
+def _not_waiting_for_others() -> Iterator[None]:
+    """End at once where this process fails and the others of its job do not.
+
+    What JAX does at the end of Python would wait for them, and they wait for this process.
+    """
+    try:
+        yield
+    except BaseException as error:
+        jax = sys.modules.get("jax")
+        if jax is None or not jax.distributed.is_initialized():
+            raise
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+            leave(2)
+        if isinstance(error, KeyboardInterrupt):
+            print("stopped", file=sys.stderr)
+            leave(130)
+        traceback.print_exc()
+        leave(1)

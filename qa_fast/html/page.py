@@ -9,11 +9,10 @@ whichever colours the notebook has.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import os
 from pathlib import Path
 
+from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.html.markup import Html, Part, element, joined, shown
 from qa_fast.html.style import NOTEBOOK, PAGE, SHARED
@@ -62,16 +61,12 @@ def save_page(path: Path, document: str, option: str = "--html") -> None:
     Raises:
         UserError: It cannot be written there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(document, encoding="utf-8")
-        temporary.replace(path)
+        with store.whole_file(path, make_folder=False) as temporary:
+            temporary.write_text(document, encoding="utf-8")
     except OSError as error:
         name = shown(str(path))
         raise UserError(
             f"{option} must be a file in a folder that can be written to; received {name} ({error.strerror}): "
             "choose another, or make the folder"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):  # renamed, or never begun
-            temporary.unlink()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from qa_fast.errors import UserError
 from qa_fast.sources import MINILM_ID
 from qa_fast.sources.resolve import SQUAD_ID
+from qa_fast.store import write_json, write_whole
 from qa_fast.version import __version__
 
 TRAINING = "training"
@@ -280,14 +280,7 @@ def read_json(path: Path, missing: Any) -> Any:
         raise UserError(f"{path} must be readable JSON; it is not ({error}): restore or remove it") from None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a text under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write a text whole or not at all."""
     # The name of a local file may hold bytes that are no UTF-8.
-    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-    os.replace(temporary, path)
+    write_whole(path, text.encode("utf-8", "backslashreplace"))

@@ -22,6 +22,7 @@ from qa_fast.infer.engine import ENGINES, PRECISIONS
 from qa_fast.infer.graphs import Say, cannot_write, held, run_module
 from qa_fast.parallel import processors
 from qa_fast.sources.cache import cache_folder
+from qa_fast.store import write_whole
 
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "openvino": "openvino"}
 # That one measurement may take; the largest models need half a minute to be read once.
@@ -184,10 +185,8 @@ def _measured(folder: Path, open_ways: Sequence[Way], place: Path, say: Say | No
                 say(f"it does not read here: {problems[-1]}")
     if not speeds:
         raise UserError(f"one engine at least must read the model; none does: {'; '.join(problems)}")
-    temporary = place.with_name(f".{place.name}.tmp")
     try:
-        temporary.write_text(json.dumps(speeds), encoding="utf-8")
-        temporary.replace(place)
+        write_whole(place, json.dumps(speeds).encode())
     except OSError as error:
         raise cannot_write(place, error) from None
     return speeds

@@ -7,7 +7,6 @@ last training is not followed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import orjson
 import xxhash
 
 from qa_fast.errors import UserError
+from qa_fast.store import whole_file
 
 FILE = "quantization.safetensors"
 _KEY = "qa_fast"
@@ -151,13 +151,12 @@ def write_recipe(folder: Path, recipe: Recipe) -> Path:
     Raises:
         UserError: The folder cannot be written.
     """
-    path, temporary = folder / FILE, folder / f".{FILE}.{os.getpid()}"
+    path = folder / FILE
     facts = {name: value for name, value in vars(recipe).items() if name != "rounding"}
     try:
-        save(temporary, recipe.rounding, facts)
-        temporary.replace(path)
+        with whole_file(path, make_folder=False) as temporary:
+            save(temporary, recipe.rounding, facts)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"the model folder must be one that can be written; {folder}: {error.strerror}: copy it elsewhere first"
         ) from None

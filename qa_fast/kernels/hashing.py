@@ -39,14 +39,13 @@ def _insert(slots: np.ndarray, high: np.uint64, low: np.uint64) -> bool:
         at = (at + np.uint64(1)) & mask
 
 
-@njit([VOID(U8_IN, I64_IN, U64_OUT, U8_OUT)], cache=True, nogil=True)
-def mark_repeats(
+@njit([VOID(U8_IN, I64_IN, U64_OUT)], cache=True, nogil=True)
+def hash_texts(
     text: np.ndarray,  # uint8[bytes]
     offsets: np.ndarray,  # int64[n + 1]
-    slots: np.ndarray,  # uint64[2 * capacity], the set; grows by what is new
-    out_repeated: np.ndarray,  # uint8[n], 1 where the string is in the set already
+    out_hashes: np.ndarray,  # uint64[2 * n], high and low word of each string
 ) -> None:
-    """Add each string to the set and mark those that were in it. Cost: one pass over the bytes."""
+    """Hash each string; a high word is odd, so no hash is zero. Cost: one pass over the bytes."""
     for row in range(len(offsets) - 1):
         end = np.uint64(offsets[row + 1])
         at = np.uint64(offsets[row])
@@ -65,7 +64,19 @@ def mark_repeats(
             low = (low + word) * _PRIME_B
             low ^= low >> np.uint64(32)
             at += np.uint64(8)
-        out_repeated[row] = _insert(slots, _mixed(high) | np.uint64(1), _mixed(low))
+        out_hashes[2 * row] = _mixed(high) | np.uint64(1)
+        out_hashes[2 * row + 1] = _mixed(low)
+
+
+@njit([VOID(U64_IN, U64_OUT, U8_OUT)], cache=True, nogil=True)
+def mark_repeats(
+    hashes: np.ndarray,  # uint64[2 * n]
+    slots: np.ndarray,  # uint64[2 * capacity], the set; grows by what is new
+    out_repeated: np.ndarray,  # uint8[n], 1 where the hash is in the set already
+) -> None:
+    """Add each hash to the set and mark those that were in it."""
+    for row in range(len(hashes) // 2):
+        out_repeated[row] = _insert(slots, hashes[2 * row], hashes[2 * row + 1])
 
 
 @njit([VOID(U64_IN, U64_OUT)], cache=True, nogil=True)

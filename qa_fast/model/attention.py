@@ -15,6 +15,7 @@ from keras import ops
 
 from qa_fast.model.config import BucketBias, EncoderConfig, Rotary
 from qa_fast.model.dropout import drop
+from qa_fast.model.fused import in_one_piece, row_lengths
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.layers import Sites
 from qa_fast.model.relative import all_pairs, bias_buckets, falling, skewed
@@ -67,12 +68,15 @@ def _turned(x: Any, cos: Any, sin: Any) -> Any:
     return as_dtype(ops.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1), x.dtype)
 
 
-def heads_part(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float) -> Any:
-    """Bias, split, rotation: [B, L, 3H] to query (scaled), key and value, each [B, heads, L, D]."""
+def heads_part(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float, tokens_first: bool = False) -> Any:
+    """Bias, split, rotation: [B, L, 3H] to query (scaled), key and value, each [B, heads, L, D] or [B, L, heads, D]."""
     x = qkv if bias is None else qkv + ops.cast(bias, qkv.dtype)
-    x = ops.transpose(with_tail(x, 3, heads, x.shape[-1] // 3 // heads), (2, 0, 3, 1, 4))
+    x = with_tail(x, 3, heads, x.shape[-1] // 3 // heads)
+    x = ops.transpose(x, (2, 0, 1, 3, 4) if tokens_first else (2, 0, 3, 1, 4))
     query, key, value = x[0], x[1], x[2]
     if cos is not None:
+        if tokens_first:
+            cos, sin = cos[:, None], sin[:, None]
         query, key = turned(query, cos, sin), turned(key, cos, sin)
     return query * scale, key, value
 
@@ -122,7 +126,13 @@ class SelfAttention:
         qkv = product(x, self.qkv.kernel)  # [B, L, 3H]
         if is_layer(self.qkv.kernel) and cos is None:
             return product(drawn_attention(qkv, view, about.heads), self.output.kernel)
-        query, key, value = run(heads_part, qkv, self.qkv.bias, cos, sin, heads=about.heads, scale=self._scale)
+        # In one piece where the kernel knows all that the view says: how many keys there are.
+        whole = run.attention != "exact" and view.bias is None and view.visible.shape[2] == 1
+        split = {"heads": about.heads, "scale": self._scale, "tokens_first": whole}
+        query, key, value = run(heads_part, qkv, self.qkv.bias, cos, sin, **split)
+        if whole:
+            context = in_one_piece(query, key, value, row_lengths(view.visible), run.attention)
+            return product(with_tail(context, qkv.shape[-1] // 3), self.output.kernel)
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # [B, heads, L, L]
         drop_key, rate = sites(0, about.dropout)
         weights = run(probabilities_part, scores, view.visible, view.bias, drop_key, rate=rate)

@@ -132,6 +132,8 @@ def _whole(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except UserError:  # torch's own files say what is wrong with them
+        raise
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise UserError(
             f"weights must be a whole safetensors file; {str(path)!r} is not ({error}): download the model again"

@@ -8,7 +8,8 @@ cheaper than keeping what lies between. JAX compiles whole programs only, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -24,11 +25,23 @@ class PartRunner:
 
     Attributes:
         compile_parts: Compile each part by XLA (TensorFlow only; elsewhere ignored). Read when a graph is traced.
+        attention: "exact", or "cudnn" or "xla" for attention in one piece and without dropout where a block allows it
+            (JAX only, see `fused`). Read when a function is traced.
     """
 
     def __init__(self, compile_parts: bool = False) -> None:
         self.compile_parts = compile_parts
+        self.attention = "exact"
         self._compiled: dict[Any, Run] = {}
+
+    @contextmanager
+    def attending(self, how: str) -> Iterator[None]:
+        """Trace with `attention` set to `how`."""
+        before, self.attention = self.attention, how
+        try:
+            yield
+        finally:
+            self.attention = before
 
     def __call__(self, function: Callable[..., Any], *tensors: Any, **static: Any) -> Any:
         """Call `function`, compiled or as it stands."""

@@ -17,7 +17,7 @@ from qa_fast.report.compare import aligned
 from qa_fast.scoring import EvaluationResult, check_tokenizer
 from qa_fast.shards import Shards
 from qa_fast.sources import resolve_model
-from qa_fast.sources.cache import is_file, local_path
+from qa_fast.store import is_file, local_path
 
 
 @dataclass(frozen=True)

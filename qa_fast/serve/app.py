@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import orjson
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -19,9 +20,18 @@ from starlette.exceptions import HTTPException
 from qa_fast.errors import UserError
 from qa_fast.questions import AnswerOptions
 from qa_fast.serve.batcher import Batcher, Model, QueueFullError
-from qa_fast.serve.gate import Gate, refusal
+from qa_fast.serve.gate import Gate
 from qa_fast.serve.limits import Limits
-from qa_fast.serve.messages import AnswerItem, AnswerRequest, Parameters, Refusal, rule_of
+from qa_fast.serve.messages import (
+    AnswerItem,
+    AnswerRequest,
+    Parameters,
+    Refusal,
+    RefusedError,
+    read_json,
+    refusal,
+    rule_of,
+)
 from qa_fast.serve.metrics import CONTENT_TYPE, Metrics
 from qa_fast.version import __version__
 
@@ -37,7 +47,7 @@ _REFUSALS = {
 }
 
 
-class Served(Model, Protocol):
+class Served(Model[Any], Protocol):
     """What `ServedModel` offers to the application."""
 
     name: str
@@ -58,13 +68,23 @@ class Served(Model, Protocol):
         """The options with every number set."""
 
 
-class RefusedError(Exception):
-    """A request that gets a status of its own and a line that says the rule."""
+class _StrictRequest(Request):
+    """A request whose body is read by `read_json`."""
 
-    def __init__(self, status: int, rule: str) -> None:
-        super().__init__(rule)
-        self.status = status
-        self.rule = rule
+    async def json(self) -> Any:
+        return read_json(await self.body())
+
+
+class _StrictRoute(APIRoute):
+    """FastAPI's way of giving an endpoint another `Request`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
 
 
 def create_app(model: Served, limits: Limits, api_key: str | None = None) -> FastAPI:
@@ -91,6 +111,7 @@ def create_app(model: Served, limits: Limits, api_key: str | None = None) -> Fas
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.router.route_class = _StrictRoute
     app.add_middleware(Gate, limits=limits, api_key=api_key, metrics=metrics)
     _handle_errors(app)
     lock = [Depends(HTTPBearer(auto_error=False, description="The server's API key."))] if api_key else []
@@ -173,10 +194,11 @@ def _checked(pairs: list[tuple[str, str]], parameters: Parameters, model: Served
             f"questions and documents must have at most {limits.characters:,} characters together; received "
             f"{characters:,}: send a part of the document",
         )
-    if parameters.top_k > limits.top_k:
-        raise RefusedError(422, f"parameters.top_k must be at most {limits.top_k}; received {parameters.top_k}")
+    options = parameters.options()
+    if options.top_k is None or options.top_k > limits.top_k:
+        raise RefusedError(422, f"parameters.top_k must be at most {limits.top_k}; received {options.top_k}")
     try:
-        return model.resolve(parameters.options())
+        return model.resolve(options)
     except UserError as error:
         raise RefusedError(422, str(error)) from None
 
@@ -196,7 +218,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> Response:
-        return response(error.status, error.rule)
+        return response(error.status_code, error.rule)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -1,10 +1,11 @@
-"""Requests of many clients on their way: prepared by worker threads, gathered, answered by the threads of the model.
+"""Requests of many clients on their way: prepared by worker threads, computed in turns by the threads of the model.
 
 A request is tokenized and cut into windows as soon as it comes, while the model computes those before it. An engine
 that gains from many windows gets what waits together, up to a budget of tokens, and the first of some requests waits a
-few milliseconds for others; an engine that runs several calls side by side gets each request at once and alone. The
-next is begun when the last logits of one are there, before its answers are ranked. The queue is bounded: beyond it a
-request is refused at once, instead of waiting for longer than anyone would.
+few milliseconds for others; an engine that runs several calls side by side gets each request at once and alone. Of a
+long request only a portion is computed at a time, and others have their turn in between (see `turns`). The next turn is
+begun when the last logits of one are there, before its answers are ranked. The queue is bounded: beyond it a request is
+refused at once, instead of waiting for longer than anyone would.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from qa_fast.answer import Result
-from qa_fast.questions import AnswerOptions, Prepared
+from qa_fast.questions import AnswerOptions
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.metrics import Metrics
+from qa_fast.serve.turns import Turns
 
 Pair = tuple[str, str]
 # One more than one: a request of a few tokens does not wait for a long document's to be tokenized.
 PREPARERS = 2
+# Long requests under way at a time, besides those that the engine computes.
+_MORE_LONG = 3
 _log = logging.getLogger(__name__)
 
 
@@ -36,38 +40,60 @@ class AbandonedError(Exception):
     """Nobody waits for these answers any more."""
 
 
-class Model(Protocol):
+class Job(Protocol):
+    """What a model makes of a request, such as `reading.Reading`."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all its windows."""
+
+    @property
+    def next_tokens(self) -> int:
+        """Of the windows that its next turn computes; 0 once all are computed."""
+
+    def __len__(self) -> int:
+        """Its questions."""
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+
+class Model(Protocol[AnyJob]):
     """What answers."""
 
     @property
     def at_once(self) -> int:
-        """Calls of `answer` that may run at a time; 1 means that they should be given many requests."""
+        """Calls of `read` that may run at a time; 1 means that they should be given many requests."""
 
-    def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Prepared:
+    def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> AnyJob:
         """All that needs no model; called in several threads."""
 
-    def answer(
-        self, jobs: Sequence[Prepared], abandoned: Callable[[], bool], computed: Callable[[], None]
-    ) -> list[list[Result]]:
-        """Answer jobs together, at most `at_once` + 1 calls at a time.
+    def read(self, jobs: Sequence[AnyJob], abandoned: Callable[[], bool]) -> None:
+        """Compute the next portion of each job together; on failure each is as it was.
 
         Args:
             jobs: From `prepare`; their options may differ.
-            abandoned: Whether nobody waits for the answers any more.
-            computed: To be called when the model is free for others, though answers are not finished; it need not be.
+            abandoned: Whether nobody waits for any of them any more.
 
         Raises:
             AbandonedError: `abandoned` was found true.
         """
 
+    def results(self, job: AnyJob) -> list[Result]:
+        """The answers of a job of which all is computed; called in several threads."""
+
 
 @dataclass(eq=False)
-class _Job:
+class _Request:
     """One request's questions; its future is done when it is answered, given up or failed."""
 
-    prepared: Prepared
+    job: Any
     future: asyncio.Future[list[Result]]
     arrived: float
+    begun: bool = False
+
+    def __post_init__(self) -> None:
+        self.long = self.job.next_tokens < self.job.tokens
 
 
 @dataclass
@@ -90,7 +116,7 @@ class _Ahead:
 
 
 class Batcher:
-    """Owns the queue, the threads that prepare and the threads that answer.
+    """Owns the queue, the threads that prepare and those that compute and rank.
 
     Use as an async context manager; leaving it answers what was accepted, then ends the threads.
 
@@ -100,12 +126,13 @@ class Batcher:
         metrics: Told of queue and batches.
     """
 
-    def __init__(self, model: Model, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, model: Model[Any], limits: Limits, metrics: Metrics) -> None:
         self._model = model
         self._limits = limits
         self._metrics = metrics
-        self._queue: asyncio.Queue[_Job] = asyncio.Queue()  # bounded by the requests that wait
-        self._held: _Job | None = None  # taken from the queue, but too large for the batch it was taken for
+        self._together = model.at_once == 1  # calls that run side by side share the engine by themselves
+        self._turns: Turns[_Request] = Turns(model.at_once + _MORE_LONG)
+        self._news = asyncio.Event()  # somebody is in `_turns` who was not
         self._waiting = 0
         self._ahead = _Ahead(limits.ahead_tokens)
         self._open: set[asyncio.Future[list[Result]]] = set()
@@ -152,17 +179,18 @@ class Batcher:
         self._wait(1)
         try:
             try:
-                prepared = await self._prepare(pairs, options)
+                job = await self._prepare(pairs, options)
             except BaseException:
                 self._wait(-1)
                 raise
-            self._ahead.add(prepared.tokens)
-            self._queue.put_nowait(_Job(prepared, future, arrived))
+            self._ahead.add(job.tokens)
+            self._turns.add(_Request(job, future, arrived))
+            self._news.set()
             return await future
         finally:
             future.cancel()  # does nothing where it is done
 
-    async def _prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Prepared:
+    async def _prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Job:
         async with self._preparing:
             await self._ahead.room.wait()
             started = time.monotonic()
@@ -179,100 +207,122 @@ class Batcher:
     async def _run(self) -> None:
         while True:
             await self._free.acquire()
-            task = asyncio.create_task(self._answer_next(await self._collect()))
+            task = asyncio.create_task(self._take_turn(await self._gather()))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _collect(self) -> list[_Job]:
-        """The next jobs to answer together, at least one."""
-        held, self._held = self._held, None
-        job = self._awaited(held) if held else None
-        while job is None:
-            job = self._awaited(await self._queue.get())
-        jobs, questions, tokens = [job], len(job.prepared), job.prepared.tokens
-        limits = self._limits
-        closes = job.arrived + limits.window_ms / 1000
-        together = self._model.at_once == 1  # calls that run side by side share the engine by themselves
-        while together and questions < limits.batch_questions and tokens < limits.batch_tokens:
+    async def _gather(self) -> list[_Request]:
+        """The requests whose next portions are computed together, at least one."""
+        requests: list[_Request] = []
+        while not (full := self._fill(requests)) and not requests:
+            self._news.clear()
+            await self._news.wait()
+        closes = requests[0].arrived + self._limits.window_ms / 1000
+        while not full and not any(request.begun for request in requests):  # who was computed already has waited
+            self._news.clear()
             try:
-                taken = self._queue.get_nowait()
-            except asyncio.QueueEmpty:
-                try:
-                    taken = await asyncio.wait_for(self._queue.get(), closes - time.monotonic())
-                except TimeoutError:
-                    break
-            if (job := self._awaited(taken)) is None:
-                continue
-            questions, tokens = questions + len(job.prepared), tokens + job.prepared.tokens
-            if questions > limits.batch_questions or tokens > limits.batch_tokens:
-                self._held = job
+                await asyncio.wait_for(self._news.wait(), closes - time.monotonic())
+            except TimeoutError:
                 break
-            jobs.append(job)
-        for job in jobs:
-            self._ahead.add(-job.prepared.tokens)
-        self._wait(-len(jobs))
-        return jobs
+            full = self._fill(requests)
+        for request in requests:
+            if not request.begun:
+                self._ahead.add(-request.job.tokens)
+                self._wait(-1)
+        return requests
 
-    def _awaited(self, job: _Job) -> _Job | None:
-        """A job taken from the queue, unless it was given up there."""
-        if not job.future.done():
-            return job
-        self._ahead.add(-job.prepared.tokens)
-        self._wait(-1)
-        return None
+    def _fill(self, requests: list[_Request]) -> bool:
+        """Take more requests for a turn, as far as there are and it has room; True where it has no more."""
+        limits = self._limits
+        # Those that go on were counted when they began.
+        questions = sum(len(request.job) for request in requests if not request.begun)
+        tokens = sum(request.job.next_tokens for request in requests)
+
+        def fits(one: _Request) -> bool:
+            return not requests or (
+                questions + (0 if one.begun else len(one.job)) <= limits.batch_questions
+                and tokens + one.job.next_tokens <= limits.batch_tokens
+            )
+
+        while True:
+            room = self._together and questions < limits.batch_questions and tokens < limits.batch_tokens
+            if requests and not room:
+                return True
+            taken = self._turns.take(fits)
+            if taken is None:
+                return bool(requests and len(self._turns))
+            if not taken.future.done():
+                requests.append(taken)
+                questions += 0 if taken.begun else len(taken.job)
+                tokens += taken.job.next_tokens
+                continue
+            self._turns.done(taken)
+            if not taken.begun:
+                self._ahead.add(-taken.job.tokens)
+                self._wait(-1)
 
     def _wait(self, requests: int) -> None:
         self._waiting += requests
         self._metrics.waiting.set(self._waiting)
 
-    async def _answer_next(self, jobs: list[_Job]) -> None:
-        """Answer jobs together, in a place that `_free` gave and that is given back once."""
-        loop, given_back = asyncio.get_running_loop(), False
-
-        def give_back() -> None:
-            nonlocal given_back
-            if not given_back:
-                given_back = True
-                self._free.release()
-
-        def computed() -> None:
-            loop.call_soon_threadsafe(give_back)
-
+    async def _take_turn(self, requests: list[_Request]) -> None:
+        """Compute portions together in a place that `_free` gave, give it back, and rank what is whole."""
+        questions = sum(len(request.job) for request in requests if not request.begun)
+        if questions:
+            self._metrics.batch_questions.observe(questions)
         try:
-            await self._answer(jobs, computed)
+            await self._read(requests)
         finally:
-            give_back()
+            whole = [request for request in requests if not request.job.next_tokens]
+            for request in requests:
+                request.begun = True
+                if request in whole or request.future.done():
+                    self._turns.done(request)
+                else:
+                    self._turns.back(request)
+            self._news.set()
+            self._free.release()
+        for request in whole:
+            await self._rank(request)
 
-    async def _answer(self, jobs: list[_Job], computed: Callable[[], None]) -> None:
-        """Answer jobs; one that fails does not take the others with it."""
-        jobs = [job for job in jobs if not job.future.done()]
-        if not jobs:
+    async def _read(self, requests: list[_Request]) -> None:
+        """Compute portions; one that fails does not take the others with it."""
+        requests = [request for request in requests if not request.future.done()]
+        if not requests:
             return
-        prepared = [job.prepared for job in jobs]
+        jobs = [request.job for request in requests]
+        tokens = sum(job.next_tokens for job in jobs)
         started = time.monotonic()
         try:
-            results = await asyncio.get_running_loop().run_in_executor(
-                self._threads,
-                self._model.answer,
-                prepared,
-                lambda: all(job.future.done() for job in jobs),
-                computed,
+            await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._model.read, jobs, lambda: all(request.future.done() for request in requests)
             )
         except AbandonedError:
-            self._metrics.abandoned.inc(len(jobs))
+            self._metrics.abandoned.inc(len(requests))
             return
         except Exception as error:
-            if len(jobs) > 1:
-                for job in jobs:
-                    await self._answer([job], computed)
+            if len(requests) > 1:
+                for request in requests:
+                    await self._read([request])
                 return
-            _log.exception("a request could not be answered")
-            if not jobs[0].future.done():
-                jobs[0].future.set_exception(error)
+            _fail(requests[0], error)
             return
-        self._metrics.batch_questions.observe(sum(map(len, prepared)))
-        self._metrics.batch_tokens.observe(sum(job.tokens for job in prepared))
+        self._metrics.batch_tokens.observe(tokens)
         self._metrics.model_seconds.observe(time.monotonic() - started)
-        for job, found in zip(jobs, results, strict=True):
-            if not job.future.done():
-                job.future.set_result(found)
+
+    async def _rank(self, request: _Request) -> None:
+        if request.future.done():
+            return
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, self._model.results, request.job)
+        except Exception as error:
+            _fail(request, error)
+            return
+        if not request.future.done():
+            request.future.set_result(found)
+
+
+def _fail(request: _Request, error: Exception) -> None:
+    _log.error("a request could not be answered", exc_info=error)
+    if not request.future.done():
+        request.future.set_exception(error)

@@ -10,14 +10,15 @@ import hmac
 import time
 from typing import Any
 
-import orjson
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qa_fast.serve.limits import Limits
+from qa_fast.serve.messages import refusal
 from qa_fast.serve.metrics import Metrics
 
-# A client that is sending would see a reset connection instead of the refusal, so some of the rest is read and dropped.
-_DRAINED = 4
+# What of the body is still to come is nobody's: see `protocol` for how a client that sends it can read the refusal.
+_CLOSE = ((b"connection", b"close"),)
 _HEADERS = [
     (
         b"content-security-policy",
@@ -30,12 +31,16 @@ _HEADERS = [
 _WITHOUT_KEY = ("/health", "/openapi.json", "/docs")
 
 
+class _TooLargeError(Exception):
+    """A body of more bytes than are accepted."""
+
+
 class Gate:
     """ASGI middleware.
 
     Args:
         app: What stands behind it.
-        limits: Body size and seconds.
+        limits: Size of a body and seconds for it to come.
         api_key: What requests must bring as `Authorization: Bearer KEY`, but for the page and its parts; or None.
         metrics: Told of every request for answers.
     """
@@ -67,19 +72,24 @@ class Gate:
             rule = "this server needs its API key as 'Authorization: Bearer KEY'; received "
             rule += "another key" if b"authorization" in headers else "none"
             await respond(send_with_headers, 401, rule, ((b"www-authenticate", b"Bearer"),))
+        elif b"content-length" in headers and b"transfer-encoding" in headers:
+            # Who stands between may have believed the one while we believe the other.
+            rule = "a request must have Content-Length or Transfer-Encoding; received both: leave one out"
+            await respond(send_with_headers, 400, rule, _CLOSE)
         elif asks:
             try:
-                async with asyncio.timeout(self._limits.seconds):
+                async with asyncio.timeout(self._limits.body_seconds):
                     body = await self._body(headers, receive)
             except TimeoutError:
-                rule = f"a request's body must arrive within {self._limits.seconds:g} s; received a part of it"
-                await respond(send_with_headers, 408, rule, ((b"connection", b"close"),))
-                return
-            if body is None:
+                rule = f"a request's body must arrive within {self._limits.body_seconds:g} s; received a part of it"
+                await respond(send_with_headers, 408, rule, _CLOSE)
+            except _TooLargeError:
                 rule = f"a request's body must have at most {self._limits.body_bytes:,} bytes; received more: "
-                await respond(send_with_headers, 413, rule + "send less text", ((b"connection", b"close"),))
-                return
-            await self._app(scope, _replay(body, receive), send_with_headers)
+                await respond(send_with_headers, 413, rule + "send less text", _CLOSE)
+            except ClientDisconnect:
+                await respond(send_with_headers, 499, "nobody is there to read it")
+            else:
+                await self._app(scope, _replay(body, receive), send_with_headers)
         else:
             await self._app(scope, receive, send_with_headers)
 
@@ -91,29 +101,29 @@ class Gate:
             return True
         return hmac.compare_digest(headers.get(b"authorization", b""), self._wanted)
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-        """The request's body, or None where it is too large."""
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The request's body.
+
+        Raises:
+            _TooLargeError: It is, or says so: it is refused before it has come.
+            ClientDisconnect: The client left before its end.
+        """
         limit = self._limits.body_bytes
         declared = headers.get(b"content-length", b"")
-        too_large = declared.isdigit() and int(declared) > limit
-        if too_large and headers.get(b"expect", b"").lower() == b"100-continue":
-            return None  # the client waits to be told before it sends
+        if declared.isdigit() and int(declared) > limit:
+            raise _TooLargeError
         parts: list[bytes] = []
         size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
-            part = message.get("body", b"")
-            size += len(part)
-            if too_large or size > limit:
-                too_large = True
-                parts.clear()
-            else:
-                parts.append(part)
-            if not message.get("more_body", False) or size > _DRAINED * limit:
-                break
-        return None if too_large else b"".join(parts)
+                raise ClientDisconnect
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise _TooLargeError
+            if not message.get("more_body", False):
+                return b"".join(parts)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -137,8 +147,3 @@ async def respond(send: Send, status: int, rule: str, headers: tuple[tuple[bytes
     start: dict[str, Any] = {"type": "http.response.start", "status": status}
     await send({**start, "headers": [(b"content-type", b"application/json"), length, *headers]})
     await send({"type": "http.response.body", "body": body})
-
-
-def refusal(rule: str) -> bytes:
-    """The body of a refusal, in the Hub's form."""
-    return orjson.dumps({"error": rule})

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from dataclasses import dataclass
 
 from qa_fast.errors import UserError
 
 KEY_VARIABLE = "QA_FAST_API_KEY"
+_POSITIVE = (
+    *("body_bytes", "characters", "questions", "waiting", "batch_tokens", "turn_tokens", "ahead_tokens", "connections"),
+    *("seconds", "header_seconds", "body_seconds", "keep_alive_seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,16 @@ class Limits:
         windows: Most windows that one document may be cut into; small windows with a large overlap make many.
         waiting: Most requests that wait, from their arrival until they are being answered; one more is told to come
             back.
-        seconds: Longest time from a request's arrival to its answer, and to its last byte.
+        seconds: Longest time from a request's arrival to its answer.
+        header_seconds: Longest time from a connection's opening, or a request's first byte, to the end of its headers.
+        body_seconds: Longest time that a request's body may take to arrive.
+        keep_alive_seconds: How long a connection is kept between two requests.
+        connections: Most connections at a time; one more gets status 503.
         window_ms: How long the first of some requests waits for others to be answered together with, where the engine
             gains from that.
         batch_questions: Most questions answered together.
-        batch_tokens: Most tokens of windows answered together, padding not counted, unless a single request has more.
+        batch_tokens: Most tokens of windows answered together, padding not counted.
+        turn_tokens: Tokens of windows of one request that are computed before others have their turn.
         ahead_tokens: Tokens of windows that wait for the model, at which no more requests are cut; small windows with a
             large overlap make many of a short text.
         cache_bytes: Memory for the tokens of documents that were asked about before.
@@ -39,16 +49,22 @@ class Limits:
     windows: int = 1024
     waiting: int = 256
     seconds: float = 60.0
+    header_seconds: float = 10.0
+    body_seconds: float = 30.0
+    keep_alive_seconds: float = 15.0
+    connections: int = 512
     window_ms: float = 4.0
     batch_questions: int = 64
     batch_tokens: int = 16_384
+    turn_tokens: int = 4096
     ahead_tokens: int = 1 << 20
     cache_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("body_bytes", "characters", "questions", "waiting", "seconds", "batch_tokens", "ahead_tokens"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be more than 0; received {name}={getattr(self, name)}: give a higher one")
+        for name in _POSITIVE:
+            if not 0 < getattr(self, name) < math.inf:  # NaN, too, is not
+                value = getattr(self, name)
+                raise UserError(f"{name} must be more than 0 and finite; received {name}={value}: give another")
         if self.window_ms < 0:
             raise UserError(f"window_ms must not be negative; received window_ms={self.window_ms}: 0 waits for nobody")
 

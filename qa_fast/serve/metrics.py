@@ -45,10 +45,10 @@ class Metrics:
             registry=self.registry,
         )
         self.model_seconds = Histogram(
-            "qa_fast_model_seconds", "Answering of one batch.", buckets=_SECONDS, registry=self.registry
+            "qa_fast_model_seconds", "Computing of one batch.", buckets=_SECONDS, registry=self.registry
         )
         self.batch_questions = Histogram(
-            "qa_fast_batch_questions", "Questions answered in one batch.", buckets=_QUESTIONS, registry=self.registry
+            "qa_fast_batch_questions", "Questions begun in one batch.", buckets=_QUESTIONS, registry=self.registry
         )
         self.batch_tokens = Histogram(
             "qa_fast_batch_tokens",

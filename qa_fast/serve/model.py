@@ -6,14 +6,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qa_fast.answer import Result, answer_prepared, max_positions_of
+from qa_fast.answer import Result, max_positions_of
 from qa_fast.decode import LogitBatch
 from qa_fast.encode import TextEncoder, load_encoder
-from qa_fast.questions import AnswerOptions, Prepared, prepare
+from qa_fast.infer.spans import read_parts
+from qa_fast.questions import AnswerOptions, prepare
 from qa_fast.schema import Features
 from qa_fast.serve.batcher import AbandonedError, Pair
 from qa_fast.serve.documents import RememberingEncoder
 from qa_fast.serve.limits import Limits
+from qa_fast.serve.reading import Reading
 from qa_fast.sources import resolve_model
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class ServedModel:
         engine: Features to logits.
         encoder: The model's tokenizer.
         max_positions: Longest input of the model in tokens.
-        limits: Bounds on windows and on the cache.
+        limits: Bounds on windows, on portions of them and on the cache.
     """
 
     def __init__(self, name: str, engine: Engine, encoder: TextEncoder, max_positions: int, limits: Limits) -> None:
@@ -81,7 +83,7 @@ class ServedModel:
 
     @property
     def at_once(self) -> int:
-        """Calls of `answer` that may run at a time and gain from it."""
+        """Calls of `read` that may run at a time and gain from it."""
         return self._engine.at_once
 
     @property
@@ -94,17 +96,13 @@ class ServedModel:
         """The options with every number set; see `AnswerOptions.resolve`."""
         return options.resolve(self.max_positions, self._encoder.template.special_tokens)
 
-    def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Prepared:
+    def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Reading:
         """See `questions.prepare`; threads may call it at a time."""
-        return prepare(pairs, options, self._encoder, self.max_positions, self._limits.windows)
+        prepared = prepare(pairs, options, self._encoder, self.max_positions, self._limits.windows)
+        return Reading(prepared, self._limits.turn_tokens)
 
-    def answer(
-        self,
-        jobs: Sequence[Prepared],
-        abandoned: Callable[[], bool] = lambda: False,
-        computed: Callable[[], None] = lambda: None,
-    ) -> list[list[Result]]:
-        """See `answer.answer_prepared` and `batcher.Model`.
+    def read(self, jobs: Sequence[Reading], abandoned: Callable[[], bool] = lambda: False) -> None:
+        """See `batcher.Model`.
 
         Raises:
             AbandonedError: `abandoned` was true at the start or between two batches of windows.
@@ -120,16 +118,24 @@ class ServedModel:
             finally:  # now, not when the error is forgotten: what the engine has not begun need not be computed
                 if isinstance(batches, Generator):
                     batches.close()
-            computed()
 
         if abandoned():
             raise AbandonedError
-        return answer_prepared(watched, jobs)
+        read_parts(watched, [part for job in jobs if (part := job.portion()) is not None])
+        for job in jobs:
+            job.advance()
+
+    def results(self, job: Reading) -> list[Result]:
+        """See `Reading.results`."""
+        return job.results()
 
     def warm_up(self) -> None:
         """Do once what the first requests would wait for."""
         self._engine.warm_up()
-        self.answer([self.prepare([("Where is the log-book?", _WARM_TEXT * 40)], AnswerOptions(top_k=5))])
+        job = self.prepare([("Where is the log-book?", _WARM_TEXT * 40)], AnswerOptions(top_k=5))
+        while job.next_tokens:
+            self.read([job])
+        self.results(job)
 
 
 def shown_name(model: str, folder: Path) -> str:

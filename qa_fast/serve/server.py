@@ -11,6 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from qa_fast.errors import UserError
+from qa_fast.serve.limits import Limits
+from qa_fast.serve.protocol import bounded_protocol
 
 # Besides the time limit of a request, for writing its response.
 _GRACE_SECONDS = 5
@@ -47,12 +49,12 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if bound.family == socket.AF_INET6 else f"http://{host}:{port}/"
 
 
-def make_server(app: FastAPI, seconds: float, started: Callable[[], None] = lambda: None) -> uvicorn.Server:
+def make_server(app: FastAPI, limits: Limits, started: Callable[[], None] = lambda: None) -> uvicorn.Server:
     """A server for the application.
 
     Args:
         app: The application.
-        seconds: Time limit of a request; ending waits as long for those that were accepted.
+        limits: Of connections; ending waits for those that were accepted as long as a request may take.
         started: Called once requests are taken.
     """
 
@@ -65,10 +67,13 @@ def make_server(app: FastAPI, seconds: float, started: Callable[[], None] = lamb
     return Server(
         uvicorn.Config(
             app,
+            http=bounded_protocol(limits),
+            ws="none",  # its connections would be bounded by nothing
+            timeout_keep_alive=limits.keep_alive_seconds,  # type: ignore[arg-type]  # any number of seconds will do
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=math.ceil(seconds) + _GRACE_SECONDS,
+            timeout_graceful_shutdown=math.ceil(limits.seconds) + _GRACE_SECONDS,
         )
     )
 

@@ -3,16 +3,19 @@
     OUT/qa_fast.json                      the index, written last: without it nothing here is trusted
     OUT/dataset_dict.json                 {"splits": [...]}
     OUT/rejected.jsonl                    only where examples were rejected
-    OUT/<split>/data-00000-of-000NN.arrow features (schema.FEATURE_COLUMNS)
+    OUT/<split>/data-FFFFFFFF-00000.arrow features (schema.FEATURE_COLUMNS), a file for each block of the source
     OUT/<split>/state.json, dataset_info.json
-    OUT/<split>/examples.arrow, contexts.arrow  for every split but train: what evaluation needs, once each
+    OUT/<split>/examples-…, contexts-…    for every split but train: what evaluation needs, once each
+    OUT/.qa_fast-partial/                 only while a build is under way, or was interrupted
+
+FFFFFFFF tells the build: one that differs never writes the same names, so the old files stay until the new are whole.
 
 Files are Arrow IPC streams of few, large record batches; read through a memory map without a copy.
 """
 
-from qa_fast.shards.format import CHECKSUM, FORMAT_VERSION, INDEX, REJECTED, TRAIN, damaged_file, write_json
+from qa_fast.shards.format import CHECKSUM, FORMAT_VERSION, INDEX, REJECTED, TRAIN, damaged_file
 from qa_fast.shards.read import Shards, Split, open_shards
-from qa_fast.shards.write import SplitWriter, feature_batch
+from qa_fast.shards.write import BlockWriter, feature_batch, write_for_datasets
 
 __all__ = [
     "CHECKSUM",
@@ -20,11 +23,11 @@ __all__ = [
     "INDEX",
     "REJECTED",
     "TRAIN",
+    "BlockWriter",
     "Shards",
     "Split",
-    "SplitWriter",
     "damaged_file",
     "feature_batch",
     "open_shards",
-    "write_json",
+    "write_for_datasets",
 ]

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from qa_fast import store
+
 INDEX = "qa_fast.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 TRAIN = "train"
 REJECTED = "rejected.jsonl"
+SPLITS = "dataset_dict.json"
 CHECKSUM = "xxh3_128"
+# What dataset_info.json says in the folder of a split.
+DESCRIPTION = "Made by qa-fast featurize."
+# What an index says of a file: its name within the split, its block's number, rows, bytes and checksum.
+FILE_FACTS = ("file", "block", "rows", "bytes", CHECKSUM)
+# The kinds of files that a block makes: features, and what evaluation needs of the examples and of their contexts.
+DATA, EXAMPLES, CONTEXTS = "data", "examples", "contexts"
+# Of a fingerprint, enough to tell the files of one build from another's in the same folder.
+_NAME_DIGITS = 8
+_NAME = re.compile(rf"({DATA}|{EXAMPLES}|{CONTEXTS})-[0-9a-f]{{{_NAME_DIGITS}}}-\d{{5,}}\.arrow")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # A file's name may hold bytes that are no UTF-8; \udcff is how JSON writes them too.
-    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-    temporary.replace(path)
+def file_name(kind: str, fingerprint: str, number: int) -> str:
+    """The name of a block's file: builds that differ never write the same one."""
+    return f"{kind}-{fingerprint[:_NAME_DIGITS]}-{number:05d}.arrow"
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name is one that `file_name` gives."""
+    return _NAME.fullmatch(name) is not None
+
+
+def kind_of(name: str) -> str:
+    """The kind that a file's name says."""
+    return name.partition("-")[0]
+
+
+def number_of(name: str) -> int:
+    """The block's number that a file's name says."""
+    return int(name.removesuffix(".arrow").rpartition("-")[2])
 
 
 def damaged_file(folder: Path, manifest: dict[str, Any], contents: bool = False) -> str | None:
@@ -33,14 +56,14 @@ def damaged_file(folder: Path, manifest: dict[str, Any], contents: bool = False)
         manifest: Its index.
         contents: Compare checksums, which reads every file, and not lengths only.
     """
-    if not (folder / "dataset_dict.json").is_file():
-        return "dataset_dict.json"
+    if not (folder / SPLITS).is_file():
+        return SPLITS
+    rejected = manifest.get("rejected")
+    if contents and rejected and not is_whole(folder / REJECTED, rejected, contents):
+        return REJECTED
     for split, about in manifest["splits"].items():
         for file in about["shards"]:
-            path = folder / split / file["file"]
-            if not path.is_file() or path.stat().st_size != file["bytes"]:
-                return f"{split}/{file['file']}"
-            if contents and _checksum(path) != file[CHECKSUM]:
+            if not is_whole(folder / split / file["file"], file, contents):
                 return f"{split}/{file['file']}"
         for name in ("state.json", "dataset_info.json"):
             if not (folder / split / name).is_file():
@@ -48,6 +71,16 @@ def damaged_file(folder: Path, manifest: dict[str, Any], contents: bool = False)
     return None
 
 
+def is_whole(path: Path, about: dict[str, Any], contents: bool) -> bool:
+    """Whether a file has the length, and if asked the bytes, that an index says."""
+    try:
+        if not path.is_file() or store.size_of(path) != about["bytes"]:
+            return False
+        return not contents or _checksum(path) == about[CHECKSUM]
+    except FileNotFoundError:
+        return False
+
+
 def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+    with store.open_bytes(path) as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]

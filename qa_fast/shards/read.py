@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qa_fast import store
 from qa_fast.buffers import ragged_from
 from qa_fast.errors import UserError
 from qa_fast.progress import on_stderr
 from qa_fast.schema import EVALUATION_COLUMNS, Features, Int32s, Ragged
-from qa_fast.shards.format import FORMAT_VERSION, INDEX, TRAIN, damaged_file
+from qa_fast.shards.format import CONTEXTS, DATA, EXAMPLES, FORMAT_VERSION, INDEX, TRAIN, damaged_file, kind_of
+from qa_fast.shards.remote import fetch_split, local_folder
 
 if TYPE_CHECKING:
     from qa_fast.feeds import Batches, Columns
@@ -207,12 +209,14 @@ class Shards:
     """A folder of shards.
 
     Attributes:
-        folder: Where it is.
+        folder: Where it is, or is copied to split by split.
         manifest: What qa_fast.json says.
+        remote: Where it lies, if that is elsewhere.
     """
 
     folder: Path
     manifest: dict[str, Any]
+    remote: Path | None = None
     _opened: dict[str, Split] = field(default_factory=dict, repr=False)
 
     @property
@@ -255,15 +259,17 @@ class Shards:
         if name not in self.manifest["splits"]:
             raise UserError(f"the split must be one of {', '.join(self.names)}; received {name!r} for {self.folder}")
         if name not in self._opened:
+            if self.remote is not None:
+                fetch_split(self.remote, self.folder, name, self.manifest["splits"][name]["shards"])
             self._opened[name] = _open_split(self.folder / name, name, self.manifest)
         return self._opened[name]
 
 
-def open_shards(path: str | Path) -> Shards:
+def open_shards(path: str | os.PathLike[str]) -> Shards:
     """Open a folder that `qa-fast featurize` made.
 
     Args:
-        path: The folder.
+        path: The folder, here or a URL.
 
     Returns:
         Its splits by name; `shards["train"][0]` is a feature.
@@ -271,7 +277,8 @@ def open_shards(path: str | Path) -> Shards:
     Raises:
         UserError: Not such a folder, an unfinished one, or one of another format version.
     """
-    folder = Path(path).expanduser()
+    place = store.place(path)
+    folder = place if store.is_local(place) else local_folder(place)
     index = folder / INDEX
     try:
         there = index.is_file()
@@ -295,7 +302,7 @@ def open_shards(path: str | Path) -> Shards:
             f"{folder} must have shard format {FORMAT_VERSION}; received format {version}, of qa-fast "
             f"{manifest.get('qa_fast_version')}: featurize again with this version"
         )
-    return Shards(folder, manifest)
+    return Shards(folder, manifest, None if store.is_local(place) else place)
 
 
 def _open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
@@ -321,20 +328,36 @@ def _open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
 
 
 def _assembled(name: str, files: list[dict[str, Any]], tables: dict[str, pa.Table]) -> Split:
-    data = [tables[file["file"]] for file in files if file["rows"] is not None]
+    def of_kind(kind: str) -> list[dict[str, Any]]:
+        return [file for file in files if kind_of(file["file"]) == kind]
+
+    data = [tables[file["file"]] for file in of_kind(DATA)]
+    contexts = {file["block"]: tables[file["file"]] for file in of_kind(CONTEXTS)}
+    examples = {file["block"]: tables[file["file"]] for file in of_kind(EXAMPLES)}
+    both = _joined(examples, contexts) if examples else (None, None)
     features = pa.concat_tables(data) if data else None
     if features is None or features.num_rows == 0:
-        return Split(
-            name, [], pa.chunked_array([], pa.string()), tables.get("examples.arrow"), tables.get("contexts.arrow")
-        )
-    ids = features["example_id"]
-    run_ends = pc.run_end_encode(ids.combine_chunks() if ids.num_chunks > 1 else ids.chunk(0)).run_ends.to_numpy()
-    example_index = np.repeat(np.arange(len(run_ends), dtype=np.int32), np.diff(run_ends, prepend=0))
-    chunks, row = [], 0
+        return Split(name, [], pa.chunked_array([], pa.string()), *both)
+    chunks, example, last = [], -1, None
     for batch in features.to_batches():
-        chunks.append(_features(batch, example_index[row : row + batch.num_rows]))
-        row += batch.num_rows
-    return Split(name, chunks, ids, tables.get("examples.arrow"), tables.get("contexts.arrow"))
+        runs = pc.run_end_encode(batch.column("example_id"))
+        run_ends, values = runs.run_ends.to_numpy(), runs.values
+        # An example's windows may go on in the next batch.
+        first = example + (values[0].as_py() != last)
+        example_index = np.repeat(np.arange(first, first + len(run_ends), dtype=np.int32), np.diff(run_ends, prepend=0))
+        example, last = first + len(run_ends) - 1, values[-1].as_py()
+        chunks.append(_features(batch, example_index))
+    return Split(name, chunks, features["example_id"], *both)
+
+
+def _joined(examples: dict[int, pa.Table], contexts: dict[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
+    """The examples and contexts of all blocks; a block's examples count its own contexts."""
+    before, parts = 0, []
+    for block, table in examples.items():
+        shifted = pc.add(table["context_index"], pa.scalar(before, pa.int32()))
+        parts.append(table.set_column(table.schema.get_field_index("context_index"), "context_index", shifted))
+        before += contexts[block].num_rows
+    return pa.concat_tables(parts), pa.concat_tables(contexts.values())
 
 
 def _table(path: Path) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Writing one split's files: Arrow IPC streams of few, large record batches, with their checksums."""
+"""Writing a block's files: Arrow IPC streams of few, large record batches, with their checksums."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ import xxhash
 from qa_fast.buffers import list_array
 from qa_fast.raw import ANSWERS_TYPE
 from qa_fast.schema import Features, Int32s, Ragged
-from qa_fast.shards.format import CHECKSUM, TRAIN, write_json
+from qa_fast.shards.format import (
+    CHECKSUM,
+    CONTEXTS,
+    DATA,
+    DESCRIPTION,
+    EXAMPLES,
+    FILE_FACTS,
+    SPLITS,
+    TRAIN,
+    file_name,
+    kind_of,
+)
+from qa_fast.store import write_json
 
 if TYPE_CHECKING:
     from qa_fast.encode import EncodedTexts
     from qa_fast.examples import Examples
-
-# A data file is closed when it holds this much; small enough to copy and checksum in pieces.
-SHARD_BYTES = 1 << 29
 
 
 class _HashingFile:
@@ -54,23 +63,26 @@ class _HashingFile:
         self._file.close()
 
 
-class SplitWriter:
-    """Writes one split's files into a folder; they are complete after `close`."""
+class BlockWriter:
+    """Writes the files of one block into a folder; they are complete after `close`.
 
-    def __init__(self, folder: Path, split: str) -> None:
+    Args:
+        folder: Where they are written; there already.
+        split: "train" has features alone.
+        fingerprint: Of the build.
+        number: Of the block in its split.
+    """
+
+    def __init__(self, folder: Path, split: str, fingerprint: str, number: int) -> None:
         self.folder, self.split = folder, split
+        self._fingerprint, self._number = fingerprint, number
         self._streams: dict[str, tuple[_HashingFile, pa.ipc.RecordBatchStreamWriter]] = {}
-        self._data: list[tuple[Path, int]] = []  # files begun, rows in each
+        self._rows: dict[str, int] = {}
         self._contexts = 0
-        folder.mkdir(parents=True)
 
     def add_features(self, batch: pa.RecordBatch) -> None:
         """Append features, as `feature_batch` gives them."""
-        if not self._data or self._data[-1][0].stat().st_size >= SHARD_BYTES:
-            self._data.append((self.folder / f"data-{len(self._data):05d}.arrow", 0))
-        path, rows = self._data[-1]
-        self._data[-1] = (path, rows + batch.num_rows)
-        self._write(path.name, batch)
+        self._write(DATA, batch)
 
     def add_examples(self, examples: Examples, contexts: EncodedTexts, leading_chars: Int32s, counts: Int32s) -> None:
         """Append what evaluation needs; does nothing for train.
@@ -85,7 +97,7 @@ class SplitWriter:
             return
         shift = np.repeat(leading_chars, np.diff(contexts.offsets))
         self._write(
-            "contexts.arrow",
+            CONTEXTS,
             pa.RecordBatch.from_pydict(
                 {
                     "context": examples.contexts.cast(pa.string()),
@@ -95,7 +107,7 @@ class SplitWriter:
             ),
         )
         self._write(
-            "examples.arrow",
+            EXAMPLES,
             pa.RecordBatch.from_pydict(
                 {
                     "id": examples.ids,
@@ -108,54 +120,59 @@ class SplitWriter:
         )
         self._contexts += len(contexts)
 
-    def _write(self, name: str, batch: pa.RecordBatch) -> None:
+    def _write(self, kind: str, batch: pa.RecordBatch) -> None:
+        if not batch.num_rows:
+            return
+        name = file_name(kind, self._fingerprint, self._number)
         if name not in self._streams:
             sink = _HashingFile(self.folder / name)
             self._streams[name] = (sink, pa.ipc.new_stream(pa.PythonFile(sink, "w"), batch.schema))
         self._streams[name][1].write_batch(batch)
+        self._rows[name] = self._rows.get(name, 0) + batch.num_rows
 
     def close(self) -> list[dict[str, Any]]:
-        """Finish the files, give them their final names, and write what `datasets` reads.
+        """Finish the files.
 
         Returns:
-            For each file: its name within the split, rows, bytes and checksum.
+            `FILE_FACTS` of each file.
         """
-        for sink, stream in self._streams.values():
+        files = []
+        for name, (sink, stream) in sorted(self._streams.items()):
             stream.close()
             sink.close()
-        files: list[dict[str, Any]] = []
-        for number, (path, rows) in enumerate(self._data):
-            final = path.with_name(f"data-{number:05d}-of-{len(self._data):05d}.arrow")
-            path.rename(final)
-            files.append(self._described(final, path.name, rows))
-        for name in ("examples.arrow", "contexts.arrow"):
-            if (self.folder / name).exists():
-                files.append(self._described(self.folder / name, name, None))
-        data_files = [{"filename": file["file"]} for file in files if file["rows"] is not None]
-        fingerprint = files[0][CHECKSUM][:16] if files else "0" * 16
-        state: dict[str, Any] = {
-            "_data_files": data_files,
-            "_fingerprint": fingerprint,
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": self.split,
-        }
-        # No "features" on purpose: `datasets` then reads the types off the Arrow schema, in every version of it.
-        info = {"citation": "", "description": "Made by qa-fast featurize.", "homepage": "", "license": ""}
-        write_json(self.folder / "dataset_info.json", info)
-        write_json(self.folder / "state.json", state)
+            facts = (name, self._number, self._rows[name], sink.size, sink.checksum.hexdigest())
+            files.append(dict(zip(FILE_FACTS, facts, strict=True)))
         return files
-
-    def _described(self, path: Path, written_as: str, rows: int | None) -> dict[str, Any]:
-        sink, _ = self._streams[written_as]
-        return {"file": path.name, "rows": rows, "bytes": sink.size, CHECKSUM: sink.checksum.hexdigest()}
 
     def abort(self) -> None:
         """Let go of the open files; what was written stays where it is."""
         for sink, _ in self._streams.values():
             sink.close()
+
+
+def write_for_datasets(out: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
+    """Write what `datasets` needs to open the folder, beside the shards.
+
+    Args:
+        out: The folder.
+        splits: Files of each split, as `BlockWriter.close` gives them.
+    """
+    for split, files in splits.items():
+        data = [file for file in files if kind_of(file["file"]) == DATA]
+        state: dict[str, Any] = {
+            "_data_files": [{"filename": file["file"]} for file in data],
+            "_fingerprint": data[0][CHECKSUM][:16] if data else "0" * 16,
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": split,
+        }
+        # No "features" on purpose: `datasets` then reads the types off the Arrow schema, in every version of it.
+        info = {"citation": "", "description": DESCRIPTION, "homepage": "", "license": ""}
+        write_json(out / split / "dataset_info.json", info)
+        write_json(out / split / "state.json", state)
+    write_json(out / SPLITS, {"splits": list(splits)})
 
 
 def feature_batch(features: Features, ids: pa.Array, split: str) -> pa.RecordBatch:

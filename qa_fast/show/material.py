@@ -22,7 +22,7 @@ from qa_fast.schema import LABEL_MODES, FeatureConfig
 from qa_fast.shards import INDEX, TRAIN, Shards, open_shards
 from qa_fast.show.wording import train_first
 from qa_fast.sources import resolve_model, resolve_source
-from qa_fast.sources.cache import is_file, local_path
+from qa_fast.store import is_file, local_path
 
 if TYPE_CHECKING:
     from qa_fast.encode import TextEncoder

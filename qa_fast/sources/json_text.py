@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import codecs
 import gc
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
+import pyarrow as pa
 
 from qa_fast.errors import UserError
 from qa_fast.raw import Reject
 from qa_fast.sources.nested import nested_tables
+from qa_fast.sources.pieces import Piece, is_object
 from qa_fast.sources.rows import Batch, RowCollector, column_names
 
 _BOM = codecs.BOM_UTF8
@@ -37,13 +38,14 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def read_json(path: Path, columns: Mapping[str, str], id_prefix: str = "row-") -> Iterator[Batch]:
-    """Read a .json or .jsonl file of examples.
+def read_json(data: pa.Buffer, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
+    """Read a whole .json or .jsonl file of examples.
 
     Args:
-        path: UTF-8, with or without a byte order mark.
+        data: UTF-8, with or without a byte order mark.
+        piece: Where it stands.
         columns: Ours -> theirs, for flat rows.
-        id_prefix: Names rows without ids, before their number.
+        answered: Whether rows must have answers.
 
     Yields:
         Tables of `raw.EXAMPLES` and the rows that could not enter them.
@@ -51,78 +53,90 @@ def read_json(path: Path, columns: Mapping[str, str], id_prefix: str = "row-") -
     Raises:
         UserError: Not JSON (with the position), not UTF-8, or not of a known shape.
     """
-    tables = nested_tables(path)
+    tables = nested_tables(data)
     if tables is not None:
         for table in tables:
             yield table, []
         return
-    with path.open("rb") as file:
-        start = file.readline()
-        mark = len(_BOM) if start.startswith(_BOM) else 0
-        start = start[mark:]
-        while not start.strip() and (more := file.readline()):
-            start += more
-        second = _next_line(file)
-        if not start.strip() and not second:
-            raise UserError(f"{path} must hold examples; it is empty")
-        if second and _is_object(start):
-            first_two = (start + second).splitlines(keepends=True)
-            yield from _from_lines(chain(first_two, file), path, columns, id_prefix)
-            return
-        data = start + second + file.read() if second else start
+    text = data.to_pybytes()
+    mark = len(_BOM) if text.startswith(_BOM) else 0
+    text = text[mark:]
+    lines = io.BytesIO(text)
+    start, second = _next_line(lines), _next_line(lines)
+    if not start:
+        raise UserError(f"{piece.path} must hold examples; it is empty")
+    if second and is_object(start):
+        yield from read_lines(text, piece, columns, answered)
+        return
     try:
-        batches = _from_document(data, path, columns, id_prefix, mark)
+        batches = _from_document(text, piece, columns, answered, mark)
     except UserError:
         # One bad line, the first, must not make JSON lines one bad document.
-        if not (start.lstrip().startswith(b"{") and _is_object(second)):
+        if not (start.startswith(b"{") and is_object(second)):
             raise
-        yield from _from_lines(iter(data.splitlines(keepends=True)), path, columns, id_prefix)
+        yield from read_lines(text, piece, columns, answered)
         return
-    del data, start, second
+    del text, start, second, lines
     yield from batches
 
 
-def _next_line(file: BinaryIO) -> bytes:
-    """The next line that is not blank, with the blank ones before it."""
-    read = file.readline()
-    while read and not read.strip():
-        more = file.readline()
-        if not more:
-            return b""
-        read += more
-    return read
+def read_document(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
+    """Read a piece of a document, which its opening and closing have made one of its own; as `read_json`."""
+    tables = nested_tables(pa.py_buffer(data))
+    if tables is not None:
+        for table in tables:
+            yield table, []
+        return
+    mark = len(_BOM) if data.startswith(_BOM) else 0
+    yield from _from_document(data[mark:], piece, columns, answered, mark)
 
 
-def _is_object(line: bytes) -> bool:
-    """Whether a line is a JSON object of its own."""
-    line = line.strip()
-    if not (line.startswith(b"{") and line.endswith(b"}")):
-        return False
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
-        return False
+def read_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
+    """Read whole lines, each an object; a bad one is a reject. As `read_json`."""
+    bad: list[Reject] = []
+
+    def rows() -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(io.BytesIO(data.removeprefix(_BOM)), piece.first):
+            if line.strip():
+                try:
+                    yield number, parse_json(line, f"line {number + 1}")
+                except UserError as error:
+                    bad.append(Reject("", str(error)))
+
+    for table, rejects in _from_rows(rows(), piece, columns, answered):
+        yield table, bad + rejects
+        bad.clear()
 
 
-def _from_document(data: bytes, path: Path, columns: Mapping[str, str], id_prefix: str, mark: int) -> list[Batch]:
+def _next_line(file: io.BytesIO) -> bytes:
+    """The next line that is not blank, without white space at its ends; empty behind the last."""
+    for line in file:
+        if stripped := line.strip():
+            return stripped
+    return b""
+
+
+def _from_document(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool, mark: int) -> list[Batch]:
     """All rows of one JSON document; the parsed document is gone before the first table is used."""
+    where = piece.path
     with paused_collector():
-        document = parse_json(data, str(path), mark)
+        # What opens a piece from the middle of a file is not in the file.
+        document = parse_json(data, where, mark + piece.begin - len(piece.opening), piece.begin > 0)
         rows = document.get("data") if isinstance(document, dict) else document
         if isinstance(document, dict) and "data" not in document:
             rows = [document]  # a single row: JSON lines with one line
         if not isinstance(rows, list):
             found = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
             raise UserError(
-                f"{path} must be SQuAD JSON (an object with a list 'data'), a list of rows, or JSON lines; "
-                f"found {found}"
+                f"{where} must be SQuAD JSON (an object with a list 'data'), a list of rows, or JSON lines; "
+                f"found {found[:200]}"
             )
         if any(isinstance(article, dict) and "paragraphs" in article for article in rows):
-            return list(_from_articles(rows))
-        return list(_from_rows(iter(rows), str(path), columns, id_prefix))
+            return list(_from_articles(rows, piece))
+        return list(_from_rows(enumerate(rows, piece.first), piece, columns, answered))
 
 
-def parse_json(data: bytes, where: str, mark: int = 0) -> Any:
+def parse_json(data: bytes, where: str, before: int = 0, inside: bool = False) -> Any:
     """Parse JSON, saying where it breaks.
 
     Python's own parser is the second try: it lets lone surrogates through, which then reject their row and not the
@@ -131,7 +145,8 @@ def parse_json(data: bytes, where: str, mark: int = 0) -> Any:
     Args:
         data: The text.
         where: Its name, for the message.
-        mark: Bytes that stood before it in its file.
+        before: Bytes that stood before it in its file.
+        inside: Whether it begins in the middle of its file, so that its own lines are not the file's.
 
     Raises:
         UserError: Not UTF-8, or not JSON.
@@ -143,25 +158,34 @@ def parse_json(data: bytes, where: str, mark: int = 0) -> Any:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        lines = data.count(b"\n", 0, error.start) + 1
+        line = "" if inside else f" (line {lines})"
         raise UserError(
-            f"{where} must be UTF-8; received byte 0x{data[error.start]:02x} at byte {error.start + mark} "
-            f"(line {line}): save it as UTF-8"
+            f"{where} must be UTF-8; received byte 0x{data[error.start]:02x} at byte {error.start + before}"
+            f"{line}: save it as UTF-8"
         ) from None
+    reason = fast.msg
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
-        raise UserError(f"{where} must be JSON; {fast.msg} at line {fast.lineno}, column {fast.colno}") from None
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):  # Python's limit on the digits of a number
+            reason = "a number has too many digits"
+    at = f"line {fast.lineno}, column {fast.colno}"
+    if inside:
+        at = f"byte {before + len(text[: fast.pos].encode())}"
+    raise UserError(f"{where} must be JSON; {reason} at {at}")
 
 
-def _from_articles(articles: list[Any]) -> Iterator[Batch]:
+def _from_articles(articles: list[Any], piece: Piece) -> Iterator[Batch]:
     collector = RowCollector()
-    for number, article in enumerate(articles):
+    for number, article in enumerate(articles, piece.first):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
         if not isinstance(paragraphs, list):
             collector.rejects.append(Reject("", f"data[{number}] must be an article with a list 'paragraphs'"))
             continue
-        for place, paragraph in enumerate(paragraphs):
+        for place, paragraph in enumerate(paragraphs, piece.paragraph if number == piece.first else 0):
             questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
             if not isinstance(questions, list):
                 collector.rejects.append(
@@ -181,33 +205,20 @@ def _from_articles(articles: list[Any]) -> Iterator[Batch]:
     yield collector.table(), collector.rejects
 
 
-def _from_lines(lines: Iterator[bytes], path: Path, columns: Mapping[str, str], id_prefix: str) -> Iterator[Batch]:
-    bad: list[Reject] = []
-
-    def rows() -> Iterator[Any]:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield parse_json(line, f"line {number}")
-                except UserError as error:
-                    bad.append(Reject("", str(error)))
-
-    for table, rejects in _from_rows(rows(), str(path), columns, id_prefix):
-        yield table, bad + rejects
-        bad.clear()
-
-
-def _from_rows(rows: Iterator[Any], where: str, columns: Mapping[str, str], id_prefix: str) -> Iterator[Batch]:
+def _from_rows(
+    rows: Iterator[tuple[int, Any]], piece: Piece, columns: Mapping[str, str], answered: bool
+) -> Iterator[Batch]:
     collector = RowCollector()
     names: dict[str, str] | None = None
-    for number, row in enumerate(rows):
+    for number, row in rows:
         if not isinstance(row, dict):
             collector.rejects.append(Reject("", f"row {number} must be an object; received {type(row).__name__}"))
             continue
         if names is None:
-            names = column_names(list(row), columns, where)
-        texts, starts = _answers(row.get(names["answers"]), row.get("is_impossible"))
-        row_id = row.get(names["id"]) if "id" in names else f"{id_prefix}{number}"
+            names = column_names(list(row), columns, piece.path, answered)
+        given = row.get(names["answers"]) if "answers" in names else None
+        texts, starts = _answers(given, row.get("is_impossible"))
+        row_id = row.get(names["id"]) if "id" in names else f"{piece.id_prefix}{number}"
         collector.add(row_id, row.get(names["question"]), row.get(names["context"]), texts, starts)
         if collector.full:
             yield collector.table(), collector.rejects

@@ -8,8 +8,6 @@ the garbage collector. Arrow is strict: it reads documents whose every value has
 from __future__ import annotations
 
 import codecs
-import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -31,19 +29,17 @@ _HEAD_BYTES = 1 << 16
 _MOST_BYTES = 2**31 - 1024
 
 
-def nested_tables(path: Path) -> list[pa.Table] | None:
-    """The rows of a file that is one nested SQuAD document.
+def nested_tables(data: pa.Buffer) -> list[pa.Table] | None:
+    """The rows of a nested SQuAD document.
 
     Args:
-        path: UTF-8, with or without a byte order mark.
+        data: UTF-8, with or without a byte order mark.
 
     Returns:
-        Tables of `raw.EXAMPLES`, or None where the file is not plainly such a one.
+        Tables of `raw.EXAMPLES`, or None where the text is not plainly such a one.
     """
-    if not path.is_file() or not 0 < path.stat().st_size <= _MOST_BYTES:
+    if not 0 < data.size <= _MOST_BYTES:
         return None
-    with pa.memory_map(os.fsencode(path)) as mapped:
-        data = mapped.read_buffer()
     head = data.slice(0, min(_HEAD_BYTES, data.size)).to_pybytes()
     if b'"paragraphs"' not in head:
         return None

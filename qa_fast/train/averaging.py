@@ -79,9 +79,9 @@ class Average:
         """float32, in the order of the model's weights; empty before it began."""
         return [np.asarray(keras.ops.convert_to_numpy(value), np.float32) for value in self._values]
 
-    def write(self, values: Sequence[Floats]) -> None:
-        """Set what `read` gives."""
-        self._values = [keras.ops.convert_to_tensor(value) for value in values]
+    def write(self, values: Sequence[Any]) -> None:
+        """Set what `read` gives, placed by the engine: in a job of several processes they must be on all devices."""
+        self._values = list(values)
 
 
 @contextmanager

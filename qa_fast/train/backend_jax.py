@@ -1,7 +1,12 @@
 """Training steps on JAX: one compiled function a batch shape, with the state donated to it.
 
 Several devices: rows are spread over a mesh, weights and state are on each device, and XLA adds the gradients up
-(what `keras.distribution.DataParallel` sets up around `Model.fit`).
+(what `keras.distribution.DataParallel` sets up around `Model.fit`). So it is with devices of several processes: each
+places its own rows of a batch. Dropout masks are functions of the whole batch's shape, so who holds a row is nowhere in
+the result.
+
+Nothing here waits for a device: a step is queued, its rows are on their way before it, and its loss is read some steps
+later (`losses.BEHIND`). So batches are placed while the device is still at the steps before.
 """
 
 from __future__ import annotations
@@ -27,16 +32,23 @@ class JaxEngine:
 
     Args:
         model: Its weights are where training starts; they change at `publish`.
-        devices: To train on; all visible ones if None.
+        attention: "exact", or how attention is computed in one piece, see `model.fused`.
+        devices: To train on, each process' together; those of all processes if None.
         temperature: Of a teacher, see `optimizer.micro_loss`.
     """
 
     def __init__(
-        self, model: SpanModel, devices: Sequence[Any] | None = None, temperature: float | None = None
+        self,
+        model: SpanModel,
+        attention: str = "exact",
+        devices: Sequence[Any] | None = None,
+        temperature: float | None = None,
     ) -> None:
         self.model = model
-        devices = list(devices or jax.local_devices())
+        # In the order of processes: then a process' rows are a slice of the batch.
+        devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
         self.devices = len(devices)
+        self._here = [device for device in devices if device.process_index == jax.process_index()]
         mesh = Mesh(np.array(devices), ("rows",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._by_rows = NamedSharding(mesh, PartitionSpec("rows"))
@@ -46,9 +58,10 @@ class JaxEngine:
         decays = tuple(weight.ndim > 1 for weight in weights)
 
         def loss_of(weights: list[Any], micro: Micro, scale: Any) -> tuple[Any, Any]:
-            (start, end), _ = model.stateless_call(
-                weights, [], micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
-            )
+            with model.run_part.attending(attention):
+                (start, end), _ = model.stateless_call(
+                    weights, [], micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
+                )
             loss = micro_loss(start, end, micro, temperature)
             return loss * scale, loss
 
@@ -58,22 +71,29 @@ class JaxEngine:
             weights, firsts, seconds, norm = update(state[0], gradients, state[1], state[2], scalars, decays=decays)
             return (weights, firsts, seconds), norm
 
-        @partial(jax.jit, donate_argnums=0)
+        everywhere = self._everywhere
+
+        @partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
         def single(state: State, micro: Micro, scalars: Any) -> tuple[State, Any, Any]:
             gradients, loss = gradients_of(state[0], micro, scalars[4])
             state, norm = apply(state, gradients, scalars)
             return state, loss, norm
 
-        @partial(jax.jit, donate_argnums=1)
+        @partial(jax.jit, donate_argnums=1, out_shardings=everywhere)
         def add(state: State, sums: list[Any], loss_sum: Any, micro: Micro, scalars: Any) -> tuple[list[Any], Any]:
             gradients, loss = gradients_of(state[0], micro, scalars[4])
             return [total + gradient for total, gradient in zip(sums, gradients, strict=True)], loss_sum + loss
 
-        self._single, self._add, self._apply = single, add, partial(jax.jit, donate_argnums=0)(apply)
+        self._zeros = jax.jit(lambda weights: [jnp.zeros_like(weight) for weight in weights], out_shardings=everywhere)
+        self._single, self._add, self._apply = single, add, jax.jit(apply, donate_argnums=0, out_shardings=everywhere)
 
-    def _placed(self, state: State) -> State:
-        # One copy each: donated buffers must not be shared.
-        return jax.tree.map(lambda array: jax.device_put(jnp.array(array), self._everywhere), state)
+    def _placed(self, tree: Any) -> Any:
+        def place(array: Any) -> Any:
+            own = jnp.array(array)  # a copy: donated buffers must not be shared
+            copies = [jax.device_put(own, device) for device in self._here]
+            return jax.make_array_from_single_device_arrays(own.shape, self._everywhere, copies)
+
+        return jax.tree.map(place, tree)
 
     def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
         """See `steps.Engine`."""
@@ -81,7 +101,7 @@ class JaxEngine:
         if len(placed) == 1:
             self._state, loss, norm = self._single(self._state, placed[0], scalars)
             return loss, norm
-        sums = [jax.device_put(jnp.zeros_like(weight), self._everywhere) for weight in self._state[0]]
+        sums = self._zeros(self._state[0])
         loss = np.float32(0)
         for micro in placed:
             sums, loss = self._add(self._state, sums, loss, micro, scalars)
@@ -89,14 +109,20 @@ class JaxEngine:
         return loss, norm
 
     def _shared_out(self, micro: Micro) -> Micro:
+        columns = micro._asdict()
+        key = columns.pop("key")
         placed = {
-            name: jax.device_put(column, self._by_rows) for name, column in micro._asdict().items() if name != "key"
+            name: jax.make_array_from_process_local_data(self._by_rows, column) for name, column in columns.items()
         }
-        return Micro(**placed | {"key": jax.device_put(micro.key, self._everywhere)})
+        return Micro(**placed, key=key)
 
     def weights(self) -> Sequence[Any]:
         """See `steps.Engine`."""
         return self._state[0]
+
+    def placed(self, arrays: Sequence[Floats]) -> list[Any]:
+        """See `steps.Engine`."""
+        return list(self._placed(list(arrays)))
 
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.Engine`."""

@@ -165,6 +165,10 @@ class TensorFlowEngine:
         """See `steps.Engine`."""
         return self._weights[0]
 
+    def placed(self, arrays: Sequence[Floats]) -> list[Any]:
+        """See `steps.Engine`."""
+        return [tf.convert_to_tensor(array) for array in arrays]
+
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.Engine`."""
         groups = {"weights": self._weights[0], "firsts": self._firsts[0], "seconds": self._seconds[0]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from qa_fast.model.precision import PRECISIONS
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("linear", "constant", "range")
 BATCHINGS = ("grouped", "fixed")
+ATTENTIONS = ("auto", "exact", "cudnn")
 JITS = ("auto", "on", "parts", "off")
 AVERAGES = ("none", "ema", "swa")
 # These do not change which weights come out, so a resumed run may have others.
@@ -41,6 +44,8 @@ class TrainConfig:
         precision: "auto" (measured), "float32", "bfloat16" or "float16".
         jit: "auto" (measured), "on" (XLA compiles the whole step), "parts" (XLA compiles what lies between matrix
             products; TensorFlow only) or "off".
+        attention: "auto" (cuDNN's kernel where no dropout is lost by it), "exact", or "cudnn" (JAX on CUDA; without
+            dropout of attention's probabilities).
         seed: Of data order, dropout and fresh weights.
         checkpoint_every: Steps between checkpoints; 0 writes none but at an interruption.
         log_every: Steps between points of the loss curve.
@@ -77,6 +82,7 @@ class TrainConfig:
     batching: str = "grouped"
     precision: str = "auto"
     jit: str = "auto"
+    attention: str = "auto"
     seed: int = 0
     checkpoint_every: int = 500
     log_every: int = 10
@@ -107,6 +113,7 @@ class TrainConfig:
             "precision": PRECISIONS,
             "jit": JITS,
             "average": AVERAGES,
+            "attention": ATTENTIONS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -156,3 +163,76 @@ def changed_options(before: dict[str, Any], now: TrainConfig) -> list[str]:
         for name, value in now.to_dict().items()
         if name not in FREE_ON_RESUME and before[name] != value
     ]
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """The processes that train together, and which of them this is; not part of what decides the weights.
+
+    Attributes:
+        processes: How many; None where `coordinator` is "auto", or for a run of one process.
+        process_id: Which one this is, from 0; as `processes`.
+        coordinator: HOST:PORT at which process 0 listens and the others find it; None is the environment's
+            JAX_COORDINATOR_ADDRESS; "auto" takes all three from Slurm, Open MPI, Kubernetes or a TPU pod.
+        join_timeout: Seconds to wait for the others at the start.
+        heartbeat_timeout: Seconds without a sign of life after which JAX ends the job.
+    """
+
+    processes: int | None = None
+    process_id: int | None = None
+    coordinator: str | None = None
+    join_timeout: int = 300
+    heartbeat_timeout: int = 100
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is a job to join."""
+        return self.coordinator is not None or (self.processes or 1) > 1
+
+    def address(self, environment: Mapping[str, str]) -> str | None:
+        """HOST:PORT; None where JAX finds it.
+
+        Raises:
+            UserError: It is missing, or is none.
+        """
+        address = self.coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
+        if address == "auto":
+            return None
+        if not address or not re.fullmatch(r".+:\d{1,5}", address):
+            raise UserError(
+                "--coordinator must be HOST:PORT of process 0 (or JAX_COORDINATOR_ADDRESS be set to it), or 'auto'; "
+                f"received {address!r}: try 127.0.0.1:12345 on one machine"
+            )
+        return address
+
+    def check(self) -> None:
+        """Refuse what makes no job.
+
+        Raises:
+            UserError: With the rule, the value and the option's name.
+        """
+        for name in ("join_timeout", "heartbeat_timeout"):
+            _at_least(name, getattr(self, name), 1)
+        given = [name for name in ("processes", "process_id") if getattr(self, name) is not None]
+        if self.coordinator == "auto":
+            if given:
+                raise UserError(
+                    "--coordinator auto finds the processes by itself; received "
+                    f"{' and '.join('--' + name.replace('_', '-') for name in given)}, too: leave out either"
+                )
+            return
+        if self.processes is None:
+            if given or self.coordinator is not None:
+                raise UserError(
+                    "--coordinator and --process-id are of a job with --processes N; received no number: add it"
+                )
+            return
+        _at_least("processes", self.processes, 1)
+        last = self.processes - 1
+        if self.process_id is None and not self.asked:
+            return
+        if self.process_id is None or not 0 <= self.process_id <= last:
+            raise UserError(
+                f"--process-id must be 0 to {last}, a different one in each of {self.processes} processes; received "
+                f"{self.process_id}"
+            )

@@ -50,7 +50,7 @@ class Lessons:
         self._index = np.full(features, -1, np.int64)
         self._index[rows] = np.arange(len(rows))
 
-    def taught(self, micros: Sequence[Micro], batches: Sequence[Batch]) -> list[Micro]:
+    def taught(self, micros: Sequence[Micro], batches: Sequence[Batch], rows: int | None = None) -> list[Micro]:
         """A step's micro batches with the teacher's part.
 
         Each real row counts the same, also one whose label lies outside it: the teacher knows of that window, too.
@@ -58,8 +58,11 @@ class Lessons:
         Args:
             micros: As `make_micros` made them of `batches`.
             batches: Of the step.
+            rows: How many real rows the whole step has; None counts those of `batches`, which hold all but where other
+                processes have the rest.
         """
-        rows = sum(int((batch.rows >= 0).sum()) for batch in batches)
+        if rows is None:
+            rows = sum(int((batch.rows >= 0).sum()) for batch in batches)
         mass = self.weight * self.temperature**2 / max(1, 2 * rows)
         labels = np.float32(1 - self.weight)
         taught = []

@@ -2,6 +2,7 @@
 
 One loop for every backend; `backend_tensorflow` and `backend_jax` hold the few lines that differ. OUT holds the model
 as transformers reads it and, under `training/`, checkpoints, `metrics.json`, `training.png` and TensorBoard's events.
+In a job of several processes each runs this loop; the first alone measures, reads checkpoints, validates and writes.
 """
 
 from __future__ import annotations
@@ -11,33 +12,34 @@ import itertools
 import math
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
 
-from qa_fast.batches import Batch, BatchCutter, batches_of, bucket_widths, training_plan
+from qa_fast.batches import MULTIPLE, Batch, BatchCutter, Plan, batches_of, bucket_widths, training_plan
 from qa_fast.checkpoint import load_weights, save_model, start_head
 from qa_fast.errors import UserError
 from qa_fast.hub.card import write_card
+from qa_fast.infer.graphs import model_key
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.folder import folder_config
 from qa_fast.model.precision import Choice, choose_precision
+from qa_fast.schema import Int32s
 from qa_fast.scoring import check_tokenizer
 from qa_fast.sources import resolve_model
+from qa_fast.train.attention import WIDTH_MULTIPLE, against_device, choose_attention
 from qa_fast.train.averaging import Average, published
-from qa_fast.train.config import TrainConfig
+from qa_fast.train.config import JobConfig, TrainConfig
 from qa_fast.train.jit import choose_jit
-from qa_fast.train.lessons import lessons_of
+from qa_fast.train.job import Job, join
+from qa_fast.train.lessons import Lessons, lessons_of
 from qa_fast.train.losses import Losses
 from qa_fast.train.mix import Part, open_mix, select_mix
 from qa_fast.train.optimizer import step_scalars
@@ -45,12 +47,14 @@ from qa_fast.train.report import EpochReport, EventLog, History, Pace, StepRepor
 from qa_fast.train.schedule import learning_rate_at
 from qa_fast.train.setup import (
     base_model,
+    check_same,
     check_unchanged,
     prepare_out,
     validation_split,
 )
 from qa_fast.train.state import checkpoints, read_checkpoint, sweep, write_checkpoint
 from qa_fast.train.steps import Engine, Position, make_micros
+from qa_fast.train.stopping import Stopping, interruptible
 from qa_fast.train.teacher import check_teacher
 from qa_fast.train.validate import validate
 
@@ -83,109 +87,120 @@ def train(
     shards_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     config: TrainConfig,
     progress: Progress | None = None,
+    job: JobConfig | None = None,
 ) -> TrainResult:
     """Fine-tune a checkpoint on shards.
 
     Args:
-        shards_path: A folder that `qa-fast featurize` made, or several, see `mix.open_mix`; validation is of the first.
+        shards_path: A folder (or URL) that `qa-fast featurize` made, or several, see `mix.open_mix`; validation is of
+            the first.
         config: All options.
-        progress: Called with a line of text, after each log interval, and after each validation.
+        progress: Called with a line of text, after each log interval, and after each validation; in the first process
+            of a job alone.
+        job: The processes that train together (JAX only). With None a job that `jax.distributed` is in already is
+            taken, else this process trains by itself.
 
     Returns:
-        Where the model is and how training went.
+        Where the model is and how training went; in a job the same in all processes.
 
     Raises:
-        UserError: An option, the shards, the model or the output folder is not usable, or the loss is not a number.
+        UserError: An option, the shards, the model or the output folder is not usable, the loss is not a number, or
+            another process of the job failed.
         KeyboardInterrupt: After a checkpoint was written; `resume` goes on from it.
     """
     config.check()
-    say = progress or (lambda event: None)
-    parts = open_mix([shards_path] if isinstance(shards_path, str | os.PathLike) else shards_path)
+    with join(job or JobConfig()) as joined:
+        say = progress if progress and joined.first else lambda event: None
+        with joined.agreed():
+            parts, sources, encoder = _opened(shards_path, config)
+        joined.told(lambda: prepare_out(Path(config.out), sources, config))
+        return _Run(parts, sources, encoder, config, say, joined).run()
+
+
+def _opened(
+    shards_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], config: TrainConfig
+) -> tuple[list[Part], dict[str, Path], EncoderConfig]:
+    """The folders of shards, those of models by their option, and what the model to start from is."""
+    one = isinstance(shards_path, str) or not isinstance(shards_path, Sequence)
+    parts = open_mix(cast(Any, [shards_path] if one else shards_path))
     shards = parts[0].shards
-    folder = resolve_model(config.model or shards.manifest["model"]["name"])
-    check_tokenizer(shards, folder)
-    encoder = folder_config(folder)
-    if config.dropout is not None:
-        encoder = encoder.with_dropout(config.dropout)
-    out = Path(config.out)
-    sources = {"--model": folder}
+    sources = {"--model": resolve_model(config.model or shards.manifest["model"]["name"])}
+    check_tokenizer(shards, sources["--model"])
     if config.teacher is not None:
         sources["--teacher"] = resolve_model(config.teacher)
         check_teacher(sources["--teacher"], shards)
     if config.init_head is not None:
         sources["--init-head"] = resolve_model(config.init_head)
-    prepare_out(out, sources, config)
-    return _Run(parts, sources, encoder, config, say).run()
+    encoder = folder_config(sources["--model"])
+    return parts, sources, encoder if config.dropout is None else encoder.with_dropout(config.dropout)
 
 
 class _Run:
     """One sitting of a run: owns the model, the engine, the event log and where the run stands."""
 
     def __init__(
-        self, parts: list[Part], sources: dict[str, Path], encoder: EncoderConfig, config: TrainConfig, say: Progress
+        self,
+        parts: Sequence[Part],
+        sources: Mapping[str, Path],
+        encoder: EncoderConfig,
+        config: TrainConfig,
+        say: Progress,
+        job: Job,
     ) -> None:
-        self.sources, self.config, self.say = sources, config, say
-        self.shards = shards = parts[0].shards
-        self.folder = folder = sources["--model"]
+        self.sources, self.config, self.say, self.job = sources, config, say, job
+        self.shards, self.folder = parts[0].shards, sources["--model"]
         self.out = Path(config.out)
         self.training = self.out / "training"
         self.checkpoints = self.training / "checkpoints"
-        self.validation = validation_split(shards, config)
-        self.mix = select_mix(parts, config)
-        self.cutter = BatchCutter(self.mix.chunks, encoder.pad_id)
-        self.selected = self.mix.rows
-        lengths = self.cutter.lengths[self.selected]
-        check_length(encoder, int(lengths.max(initial=0)))
-        fixed = min(self.mix.max_length, encoder.max_length)
-        self.widths = np.array([fixed], np.int32)
-        if config.batching == "grouped":
-            self.widths = np.minimum(bucket_widths(lengths), encoder.max_length).astype(np.int32)
-        self.batches = -(-sum(self.mix.sizes) // config.batch_size)
-        self.steps_an_epoch = -(-self.batches // config.accumulate)
-        self.steps = self.steps_an_epoch * config.epochs
-        self.steps = min(self.steps, config.max_steps or self.steps)
-        self.tokens = self.mix.tokens(self.cutter.lengths)
+        with job.agreed():
+            self._choose_batches(parts, encoder)
+            teacher = model_key(sources["--teacher"]) if "--teacher" in sources else None
+            about = {"data": self.mix.identity(), "model": repr(encoder), "teacher": teacher}
+            check_same(job.gather({"options": config.to_dict()} | about))
 
-        found = checkpoints(self.checkpoints) if config.resume else []
-        arrays, state = read_checkpoint(found[-1]) if found else (None, None)
-        self.position = Position(**state["position"]) if state else Position()
-        self.history = History(**state["history"]) if state else History()
-        self.best = EpochReport(**state["best"]) if state and state["best"] else None
-        if state:
-            check_unchanged(state, config, self.mix.identity())
-            self.precision, self.jit = Choice(**state["precision"]), Choice(**state["jit"])
-            say(f"going on from step {self.position.step} of {self.steps}")
-        else:
-            self.precision = choose_precision(config.precision)
-            width = int(self.widths[np.searchsorted(self.widths, np.median(lengths))])
-            self.jit = choose_jit(config.jit, encoder, self.precision.value, config.batch_size, width, self.steps)
-            if self.precision.value == "float16":
-                self.position.loss_scale = FIRST_SCALE
+        self.arrays: dict[str, Any] | None = None
+        told = job.told(self._found)
+        self.position, self.history = Position(**told["position"]), History(**told["history"])
+        self.best = EpochReport(**told["best"]) if told["best"] else None
+        self.precision = Choice(**(told["precision"] or job.told(self._measured_precision)))
+        self.attention = Choice(**(told["attention"] or job.told(lambda: self._chosen_attention(encoder))))
+        self.widths = self._chosen_widths(encoder)
+        self.jit = Choice(**(told["jit"] or job.told(lambda: self._measured_jit(encoder))))
+        if not told["resumed"] and self.precision.value == "float16":
+            self.position.loss_scale = FIRST_SCALE
         say(f"precision {self.precision.value}: {self.precision.reason}")
         say(f"jit {self.jit.value}: {self.jit.reason}")
+        if self.attention.value != "exact" or "--attention" in self.attention.reason:
+            say(f"attention {self.attention.value}: {self.attention.reason}")
 
-        self.model = SpanModel(encoder, precision=self.precision.value)
-        report = load_weights(self.model, folder, seed=config.seed)
-        if "--init-head" in sources:
-            start_head(self.model, sources["--init-head"])
-        if not state:
-            say(f"{folder}: {report.message()}")
-            if "--init-head" in sources:
-                say(f"{sources['--init-head']}: its head is what training starts from")
-        self.lessons = None
-        if "--teacher" in sources:
-            self.lessons = lessons_of(sources["--teacher"], self.mix, config, say)
-        temperature = self.lessons.temperature if self.lessons else None
-        self.engine = _make_engine(self.model, self.jit.value, temperature)
+        self.lessons = self._lessons()
         self.average = None
         if config.average != "none":
             self.average = Average(config.average, self.steps, config.average_decay, config.average_share)
-        if arrays:
-            self.engine.write(arrays)
+        with job.agreed():
+            self.model = SpanModel(encoder, precision=self.precision.value)
+            report = load_weights(self.model, self.folder, seed=config.seed)
+            if "--init-head" in sources:
+                start_head(self.model, sources["--init-head"])
+            if not told["resumed"]:
+                say(f"{self.folder}: {report.message()}")
+                if "--init-head" in sources:
+                    say(f"{sources['--init-head']}: its head is what training starts from")
+            temperature = self.lessons.temperature if self.lessons else None
+            self.engine = _make_engine(self.model, self.jit.value, self.attention.value, temperature)
+        if job.processes > 1:  # one copy of the truth, whatever lies on the machines
+            own = self.arrays or self.engine.read()
+            if told["averaged"]:
+                own = {"averages": own["weights"]} | own
+            self.arrays = job.arrays(own)
+        if self.arrays:
+            self.engine.write(self.arrays)
             if self.average is not None:
-                self.average.write(arrays.get("averages", []))
+                self.average.write(self.engine.placed(self.arrays.get("averages", [])))
+            self.arrays = None
         if self.engine.devices > 1:
-            say(f"{self.engine.devices} devices, each with its share of every batch")
+            several = f" in {job.processes} processes" if job.processes > 1 else ""
+            say(f"{self.engine.devices} devices{several}, each with its share of every batch")
         self.reader = KerasEngine(self.model)
         self.pace = Pace()
         self.seen_widths: set[int] = set()
@@ -193,42 +208,120 @@ class _Run:
         half = self.precision.value == "float16"
         self.losses = Losses(self.checkpoints, config.learning_rate, skips_overflows=half)
 
+    def _choose_batches(self, parts: Sequence[Part], encoder: EncoderConfig) -> None:
+        config = self.config
+        self.validation = validation_split(self.shards, config)
+        self.mix = select_mix(parts, config)
+        self.cutter = BatchCutter(self.mix.chunks, encoder.pad_id)
+        self.selected = self.mix.rows
+        check_length(encoder, int(self.cutter.lengths[self.selected].max(initial=0)))
+        self.batches = -(-sum(self.mix.sizes) // config.batch_size)
+        self.steps_an_epoch = -(-self.batches // config.accumulate)
+        self.steps = self.steps_an_epoch * config.epochs
+        self.steps = min(self.steps, config.max_steps or self.steps)
+        self.tokens = self.mix.tokens(self.cutter.lengths)
+
+    def _lessons(self) -> Lessons | None:
+        """The teacher's; the first process computes what is not kept, and the others find it where SHARDS is shared."""
+        teacher = self.sources.get("--teacher")
+        if teacher is None:
+            return None
+        first = self.job.first
+        lessons: list[Lessons] = []
+
+        def learn() -> None:
+            lessons.append(lessons_of(teacher, self.mix, self.config, self.say))
+
+        self.job.told(learn)
+        with self.job.agreed():
+            if not first:
+                learn()
+        return lessons[0]
+
+    def _chosen_widths(self, encoder: EncoderConfig) -> Int32s:
+        if self.config.batching == "fixed":
+            fixed = min(self.mix.max_length, encoder.max_length)
+            return np.array([fixed], np.int32)
+        multiple = WIDTH_MULTIPLE if self.attention.value == "cudnn" else MULTIPLE
+        widths = bucket_widths(self.cutter.lengths[self.selected], multiple=multiple)
+        return np.minimum(widths, encoder.max_length).astype(np.int32)
+
+    def _found(self) -> dict[str, Any]:
+        """Where to begin: at the newest checkpoint, whose arrays are kept for later, or anew."""
+        found = checkpoints(self.checkpoints) if self.config.resume else []
+        if not found:
+            fresh = {"position": dataclasses.asdict(Position()), "history": dataclasses.asdict(History())}
+            return (
+                fresh
+                | {"best": None, "precision": None, "jit": None, "attention": None}
+                | {
+                    "resumed": False,
+                    "averaged": False,
+                }
+            )
+        self.arrays, state = read_checkpoint(found[-1])
+        check_unchanged(state, self.config, self.mix.identity())
+        self.say(f"going on from step {state['position']['step']} of {self.steps}")
+        return {"attention": None} | state | {"resumed": True, "averaged": "averages" in self.arrays}
+
+    def _measured_precision(self) -> dict[str, Any]:
+        return dataclasses.asdict(choose_precision(self.config.precision))
+
+    def _chosen_attention(self, encoder: EncoderConfig) -> dict[str, Any]:
+        choice = choose_attention(self.config.attention, encoder, self.precision.value, against_device())
+        return dataclasses.asdict(choice)
+
+    def _measured_jit(self, encoder: EncoderConfig) -> dict[str, Any]:
+        config = self.config
+        width = int(self.widths[np.searchsorted(self.widths, np.median(self.cutter.lengths[self.selected]))])
+        jit = choose_jit(config.jit, encoder, self.precision.value, config.batch_size, width, self.steps)
+        return dataclasses.asdict(jit)
+
     def run(self) -> TrainResult:
         """All remaining steps, then what is left behind."""
+        self.job.told(self._prepare)
+        started = time.perf_counter()
+        try:
+            with interruptible() as interrupted:
+                stopping = Stopping(self.job, interrupted)
+                while not self.position.ended:
+                    self._epoch(stopping)
+        except UserError as error:
+            raise self.job.known(error) from None  # a loss that is not a number is one in all processes
+        finally:
+            if self.job.first:
+                self.log.close()
+        metrics = self._metrics(time.perf_counter() - started)
+        self.job.told(lambda: self._finish(metrics))
+        loss = self.history.losses[-1] if self.history.losses else math.nan
+        return TrainResult(self.out, self.position.step, loss, self.best, metrics)
+
+    def _prepare(self) -> None:
         self.training.mkdir(parents=True, exist_ok=True)
         sweep(self.checkpoints)
         self.log = EventLog(self.training / "tensorboard")
-        started = time.perf_counter()
-        try:
-            with _interruptible() as interrupted:
-                while not self.position.ended:
-                    self._epoch(interrupted)
-        finally:
-            self.log.close()
-        metrics = self._metrics(time.perf_counter() - started)
+
+    def _finish(self, metrics: dict[str, Any]) -> None:
         write_json(self.training / "metrics.json", metrics)
         draw(self.history, self.training / "training.png")
         shutil.rmtree(self.checkpoints, ignore_errors=True)  # half a gigabyte that nobody resumes from any more
         write_card(self.out, self.shards.manifest)
-        loss = self.history.losses[-1] if self.history.losses else math.nan
-        return TrainResult(self.out, self.position.step, loss, self.best, metrics)
 
-    def _epoch(self, interrupted: threading.Event) -> None:
-        config, position = self.config, self.position
+    def _epoch(self, stopping: Stopping) -> None:
+        config, position, job = self.config, self.position, self.job
         rows = self.mix.epoch(config.seed, position.epoch)
         plan = training_plan(self.cutter.lengths, rows, config.batch_size, config.seed, position.epoch, self.widths)
         self._validate_if_due()
-        self.mark = time.perf_counter()
-        left = self.steps - position.step
-        batches = batches_of(self.cutter, plan, position.batch)
         if position.ended:
             return
+        self.mark = time.perf_counter()
+        left = self.steps - position.step
+        share = plan.share(job.process_id, job.processes, self.engine.devices)
+        batches = batches_of(self.cutter, share, position.batch)
         for group in itertools.islice(_grouped(batches, config.accumulate), left):
-            self._step(group)
-            if interrupted.is_set():
-                self._checkpoint()
-                self.say(f"stopped at step {position.step}: --resume goes on from there")
-                raise KeyboardInterrupt
+            self._step(group, plan)
+            if stopping.asked():
+                self._stop()
             if self._validate_if_due():
                 self.mark = time.perf_counter()
             if position.ended:
@@ -236,17 +329,30 @@ class _Run:
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:
                 self._checkpoint()
                 self.mark = time.perf_counter()
+        if stopping.asked_so_far():
+            self._stop()
         self.losses.read()
         self._end_of_epoch()
 
-    def _step(self, group: list[Batch]) -> None:
+    def _stop(self) -> None:
+        self._checkpoint()
+        self.say(f"stopped at step {self.position.step}: --resume goes on from there")
+        raise self.job.known(KeyboardInterrupt())
+
+    def _step(self, group: list[Batch], plan: Plan) -> None:
+        """One step over this process' rows of the batches that come next in the plan."""
         config, position = self.config, self.position
         rate = learning_rate_at(position.step, self.steps, config.learning_rate, config.schedule, config.warmup)
         decay = config.weight_decay if config.optimizer == "adamw" else 0.0
         scalars = step_scalars(rate, decay, config.clip_norm, position.update + 1, position.loss_scale)
-        micros = make_micros(group, config.seed, position.passes, self.engine.devices)
+        these = slice(position.batch, position.batch + len(group))
+        rows = np.concatenate(plan.rows[these])
+        devices = self.engine.devices // self.job.processes
+        totals = self.cutter.labels_that_count(rows)
+        micros = make_micros(group, config.seed, position.passes, devices, totals)
+        present = rows[rows >= 0]
         if self.lessons is not None:
-            micros = self.lessons.taught(micros, group)
+            micros = self.lessons.taught(micros, group, len(present))
         loss, norm = self.engine.step(micros, scalars)
         if self.precision.value == "float16":
             self._scale(float(norm))
@@ -258,13 +364,11 @@ class _Run:
         if self.average is not None:
             self.average.add(position.step, self.engine.weights())
         self.losses.add(position.step, loss, norm)
-        features = sum(int((batch.rows >= 0).sum()) for batch in group)
-        tokens = sum(int(batch.lengths[batch.rows >= 0].sum()) for batch in group)
-        widths = {batch.input_ids.shape[1] for batch in group}
+        widths = set(plan.widths[these].tolist())
         compiled = not widths <= self.seen_widths
         self.seen_widths |= widths
         now = time.perf_counter()
-        self.pace.add(now - self.mark, features, tokens, compiled)
+        self.pace.add(now - self.mark, len(present), int(self.cutter.lengths[present].sum()), compiled)
         self.mark = now
         if position.step % config.log_every == 0 or position.step == self.steps:
             self._report(rate)
@@ -292,7 +396,8 @@ class _Run:
         values = {"train__loss": loss, "train__learning_rate": rate, "train__gradient_norm": norm}
         if features:
             values |= {"speed__features_per_second": features, "speed__tokens_per_second": tokens}
-        self.log.add(position.step, time.time(), **values)
+        if self.job.first:
+            self.log.add(position.step, time.time(), **values)
 
     def _validate_if_due(self) -> bool:
         """Score within an epoch where it is the step for it; a run that was cut off before that begins with it."""
@@ -318,18 +423,27 @@ class _Run:
             self._checkpoint()
 
     def _score_and_save(self, epoch: int) -> None:
+        """The first process scores; what it found moves the position on in all, so that they end together."""
         position = self.position
         position.validated = position.step
-        with published(self.engine, self.average):
-            self._score_and_save_published(epoch)
+        told = self.job.told(lambda: self._scored_and_saved(epoch))
+        if told is not None:
+            report = EpochReport(**told)
+            self.history.epochs.append(told)
+            self.best = report if report.saved else self.best
+            position.stale = 0 if report.saved else position.stale + 1
         if self.config.patience is not None and position.stale >= self.config.patience and not position.ended:
             position.ended = True
             self.say(f"stopped at step {position.step}: the last {position.stale} validations found no better F1")
-        draw(self.history, self.training / "training.png")
+        if self.job.first:
+            draw(self.history, self.training / "training.png")
 
-    def _score_and_save_published(self, epoch: int) -> None:
-        position = self.position
-        if self.validation is not None:
+    def _scored_and_saved(self, epoch: int) -> dict[str, Any] | None:
+        """What validation in an epoch found, None without it; the best model so far is saved."""
+        with published(self.engine, self.average):
+            if self.validation is None:
+                self._save_model()
+                return None
             report = validate(
                 self.reader,
                 self.validation,
@@ -338,28 +452,27 @@ class _Run:
                 self.config.seed,
             )
             saved = self.best is None or report.f1 > self.best.f1
-            report = dataclasses.replace(report, epoch=epoch, step=position.step, saved=saved)
-            self.history.epochs.append(dataclasses.asdict(report))
+            report = dataclasses.replace(report, epoch=epoch, step=self.position.step, saved=saved)
             self.log.add(
-                position.step,
+                report.step,
                 time.time(),
                 validation__loss=report.loss,
                 validation__exact_match=report.exact_match,
                 validation__f1=report.f1,
             )
             self.say(report)
-            position.stale = 0 if saved else position.stale + 1
             if saved:
-                self.best = report
                 self._save_model()
-        else:
-            self._save_model()
+            return dataclasses.asdict(report)
 
     def _save_model(self) -> None:
         save_model(self.model, self.out, self.folder, replace=True)
 
     def _checkpoint(self) -> None:
         self.losses.read()  # no checkpoint after a loss that is not a number
+        self.job.told(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
         state = {
             "position": dataclasses.asdict(self.position),
             "history": dataclasses.asdict(self.history),
@@ -368,6 +481,7 @@ class _Run:
             "data": self.mix.identity(),
             "precision": dataclasses.asdict(self.precision),
             "jit": dataclasses.asdict(self.jit),
+            "attention": dataclasses.asdict(self.attention),
         }
         arrays = self.engine.read()
         if self.average is not None:
@@ -393,12 +507,15 @@ class _Run:
             "loss_scale": position.loss_scale,
             "precision": dataclasses.asdict(self.precision),
             "jit": dataclasses.asdict(self.jit),
+            "attention": dataclasses.asdict(self.attention),
             "best": dataclasses.asdict(self.best) if self.best else None,
             "history": dataclasses.asdict(self.history),
             "seconds": {"all": seconds, "steps": pace.seconds, "steps_that_compiled": pace.compile_seconds},
             "features_per_second": pace.features / pace.seconds if pace.seconds else None,
             "tokens_per_second": pace.tokens / pace.seconds if pace.seconds else None,
             "devices": self.engine.devices,
+            "processes": self.job.processes,
+            "process_id": self.job.process_id,
             "backend": keras.backend.backend(),
             "versions": versions(),
         }
@@ -409,7 +526,7 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _make_engine(model: SpanModel, jit: str, temperature: float | None = None) -> Engine:
+def _make_engine(model: SpanModel, jit: str, attention: str = "exact", temperature: float | None = None) -> Engine:
     if keras.backend.backend() == "tensorflow":
         from qa_fast.train.backend_tensorflow import TensorFlowEngine, training_devices
 
@@ -417,28 +534,7 @@ def _make_engine(model: SpanModel, jit: str, temperature: float | None = None) -
     if keras.backend.backend() == "jax":
         from qa_fast.train.backend_jax import JaxEngine
 
-        return JaxEngine(model, temperature=temperature)
+        return JaxEngine(model, attention, temperature=temperature)
     raise UserError(
         f"KERAS_BACKEND must be tensorflow or jax to train; received {keras.backend.backend()!r}: set it to one of them"
     )
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C (or SIGTERM) sets, so that a step is never cut in two; a second one stops at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -21,12 +21,13 @@ import numpy as np
 from qa_fast.errors import UserError
 from qa_fast.schema import Features, Int32s, Int64s
 from qa_fast.shards import CHECKSUM, TRAIN, Shards, Split, open_shards
-from qa_fast.sources.cache import local_path
+from qa_fast.store import is_url, local_path
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.setup import chosen_rows
 
 # Tells these random streams from those of `training_plan`, which are of two numbers.
 _STREAM = 7
+Place = str | os.PathLike[str]  # a folder of shards: its name, a URL, or `Shards`
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Part:
         return self.shards.split(TRAIN)
 
 
-def open_mix(named: Sequence[str | os.PathLike[str]]) -> list[Part]:
-    """Open folders given as "shards" or "shards:0.5".
+def open_mix(named: Sequence[Place]) -> list[Part]:
+    """Open folders given as "shards" or "shards:0.5", and URLs alike.
 
     Raises:
         UserError: A weight is not above 0, a folder is not usable, or their tokenizers differ.
@@ -57,12 +58,12 @@ def open_mix(named: Sequence[str | os.PathLike[str]]) -> list[Part]:
         raise UserError("train must be given shards; received no folder: name one that 'qa-fast featurize' made")
     parts = []
     for name in named:
-        folder, weight = _weighted(os.fspath(name))
-        shards = open_shards(folder)
+        folder, weight = _weighted(name)
+        shards = folder if isinstance(folder, Shards) else open_shards(folder)
         if TRAIN not in shards.names:
             raise UserError(
-                f"shards must hold a split named train; {folder!r} has {', '.join(shards.names)}: featurize a source "
-                "with one"
+                f"shards must hold a split named train; {str(shards.folder)!r} has {', '.join(shards.names)}: "
+                "featurize a source with one"
             )
         parts.append(Part(shards, weight))
     first = parts[0].shards.manifest["model"]
@@ -78,9 +79,11 @@ def open_mix(named: Sequence[str | os.PathLike[str]]) -> list[Part]:
     return parts
 
 
-def _weighted(name: str) -> tuple[str, float]:
-    folder, colon, text = name.rpartition(":")
-    if not colon or local_path(name).exists():
+def _weighted(name: Place) -> tuple[Place, float]:
+    if not isinstance(name, str | Path):  # shards that are open, or a place elsewhere with options of its own
+        return name, 1.0
+    folder, colon, text = str(name).rpartition(":")
+    if not colon or (not is_url(name) and local_path(str(name)).exists()):
         return name, 1.0
     try:
         weight = float(text)
@@ -88,7 +91,8 @@ def _weighted(name: str) -> tuple[str, float]:
         return name, 1.0  # a name with a colon: where it is not there, opening it says so
     if not (weight > 0 and math.isfinite(weight)):
         raise UserError(
-            f"a folder's weight, how often an epoch goes over it, must be above 0; received {name!r}: try {folder}:0.5"
+            f"a folder's weight, how often an epoch goes over it, must be above 0; received {str(name)!r}: try "
+            f"{folder}:0.5"
         )
     return folder, weight
 

@@ -118,7 +118,6 @@ class ProgressLine:
         self._task = self._progress.add_task("train", total=None, told="starting")
 
     def __enter__(self) -> ProgressLine:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -127,7 +126,8 @@ class ProgressLine:
         self._progress.stop()
 
     def __call__(self, event: StepReport | EpochReport | str) -> None:
-        """Show an event."""
+        """Show an event; the first one brings the line up, so that a process that says nothing has none."""
+        self._progress.start()
         if isinstance(event, StepReport):
             self._progress.update(self._task, total=event.steps, completed=event.step, told=told(event))
         else:

@@ -14,9 +14,12 @@ from qa_fast.errors import UserError
 from qa_fast.hub.facts import hub_id
 from qa_fast.schema import Int64s
 from qa_fast.shards import Shards, Split
-from qa_fast.sources.cache import local_path
+from qa_fast.store import local_path
 from qa_fast.train.config import TrainConfig, changed_options
 from qa_fast.train.state import checkpoints
+
+# Options that name a model folder.
+_MODELS = ("model", "teacher", "init_head")
 
 
 def select(split: Split, config: TrainConfig) -> Int64s:
@@ -134,3 +137,30 @@ def check_unchanged(state: dict[str, Any], config: TrainConfig, data: dict[str, 
             "a resumed run must have the shards it began with; these are others: use the same, or begin anew with "
             "--overwrite"
         )
+
+
+def check_same(processes: list[dict[str, Any]]) -> None:
+    """Refuse a job whose processes would not do the same.
+
+    Args:
+        processes: Of each, "options", "data", "model" and "teacher": of models what they are, for where they lie may
+            differ.
+    """
+    facts = ("data", "model", "teacher")
+    for number, other in enumerate(processes[1:], 1):
+        options = [
+            name
+            for name, value in processes[0]["options"].items()
+            if name not in ("out", *_MODELS) and other["options"].get(name) != value
+        ]
+        given = [name for name in _MODELS[1:] if _is_given(name, other) != _is_given(name, processes[0])]
+        differing = [*options, *given, *(name for name in facts if other.get(name) != processes[0].get(name))]
+        if differing:
+            raise UserError(
+                "all processes of a job must have the same options, shards and model; process "
+                f"{number} differs from process 0 in {', '.join(differing)}: give each the same"
+            )
+
+
+def _is_given(option: str, process: dict[str, Any]) -> bool:
+    return process["options"].get(option) is not None

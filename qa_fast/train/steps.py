@@ -20,7 +20,7 @@ class Micro(NamedTuple):
     """Arguments of one forward and backward pass.
 
     Attributes:
-        input_ids: int32[B, L].
+        input_ids: int32[B, L]; in a job of several processes B counts the rows of this one.
         lengths: int32[B].
         token_type_ids: int8[B, L].
         starts: int32[B], in [0, L).
@@ -44,7 +44,11 @@ class Micro(NamedTuple):
 
 
 class Engine(Protocol):
-    """Runs steps on one backend and owns the weights and the optimizer's state while it does."""
+    """Runs steps on one backend and owns the weights and the optimizer's state while it does.
+
+    Attributes:
+        devices: Of all processes.
+    """
 
     devices: int
 
@@ -52,7 +56,7 @@ class Engine(Protocol):
         """One optimisation step over micro batches whose weights add up to one loss.
 
         Args:
-            micros: Their row counts are multiples of `devices`.
+            micros: Their row counts are multiples of the devices of this process.
             scalars: float32[5] of `optimizer.step_scalars`.
 
         Returns:
@@ -61,6 +65,9 @@ class Engine(Protocol):
 
     def weights(self) -> Sequence[Any]:
         """The backend's own tensors of the weights as they stand; the next step may write over them."""
+
+    def placed(self, arrays: Sequence[Floats]) -> list[Any]:
+        """Arrays of the weights' shapes as the backend's own tensors, where the weights are."""
 
     def read(self) -> dict[str, list[Floats]]:
         """Weights, firsts and seconds, in the order of the model's weights."""
@@ -101,7 +108,13 @@ class Position:
     stale: int = 0
 
 
-def make_micros(batches: Sequence[Batch], seed: int, first_pass: int, devices: int) -> list[Micro]:
+def make_micros(
+    batches: Sequence[Batch],
+    seed: int,
+    first_pass: int,
+    devices: int,
+    totals: tuple[int, int] | None = None,
+) -> list[Micro]:
     """The arguments of one step's passes.
 
     A label counts where its row is a real one and the label lies within the feature; the loss is the mean over those,
@@ -112,12 +125,15 @@ def make_micros(batches: Sequence[Batch], seed: int, first_pass: int, devices: i
         seed: Of the run.
         first_pass: Forward passes done before.
         devices: Rows are filled up to a multiple of it.
+        totals: How many starts and ends count in the whole step; None counts those of `batches`, which hold all rows
+            but where other processes have the rest.
     """
     counts = [
         [(batch.rows >= 0) & (labels >= 0) & (labels < batch.lengths) for labels in (batch.starts, batch.ends)]
         for batch in batches
     ]
-    totals = [sum(int(pair[side].sum()) for pair in counts) for side in (0, 1)]
+    if totals is None:
+        totals = sum(int(pair[0].sum()) for pair in counts), sum(int(pair[1].sum()) for pair in counts)
     micros = []
     for number, (batch, pair) in enumerate(zip(batches, counts, strict=True)):
         highest = batch.input_ids.shape[1] - 1

@@ -9,8 +9,6 @@ softmax does not change, and float16 is finest where the probabilities are.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from qa_fast import store
 from qa_fast.buffers import offsets_of
 from qa_fast.checkpoint import read_head
 from qa_fast.encode import load_encoder
@@ -30,7 +29,7 @@ from qa_fast.infer.open import open_engine
 from qa_fast.infer.quantization import FILE as INT8_RECIPE
 from qa_fast.schema import Features, Int64s, canonical_json
 from qa_fast.scoring import taken
-from qa_fast.shards import CHECKSUM, TRAIN, Shards, Split, write_json
+from qa_fast.shards import CHECKSUM, TRAIN, Shards, Split
 
 FOLDER = ".teachers"
 PART = 4096  # features: some minutes of a base model's reading on two cores, a second on a GPU
@@ -110,7 +109,7 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
             parts[number] = values
             say(f"teacher {teacher.name}: {min(len(rows), (number + 1) * PART):,} of {len(rows):,} windows")
         about = identity | {"name": teacher.name, "engine": engine.name, "precision": engine.precision}
-        write_json(place / "teacher.json", about)  # for people: nothing here reads it
+        store.write_json(place / "teacher.json", about)  # for people: nothing here reads it
     return _joined(parts, lengths)
 
 
@@ -157,14 +156,9 @@ def _whole(path: Path, tokens: int) -> Halves | None:
 
 def _write(path: Path, values: Halves) -> None:
     body = values.astype("<f2").tobytes()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(body + xxhash.xxh3_128_digest(body))
-        temporary.replace(path)
+        store.write_whole(path, body + xxhash.xxh3_128_digest(body))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise UserError(
             f"a teacher's logits are kept beside the shards, in a folder that can be written, with room; "
             f"{path.parent}: {error.strerror or error}: make room, or copy the shards to where you may write"

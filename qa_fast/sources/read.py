@@ -1,0 +1,205 @@
+"""Pieces of files to tables of examples: Parquet, Arrow IPC and JSON."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from qa_fast import store
+from qa_fast.errors import UserError
+from qa_fast.progress import StageClock
+from qa_fast.raw import Reject
+from qa_fast.schema import Int64s
+from qa_fast.sources.json_text import read_document, read_json, read_lines
+from qa_fast.sources.pieces import (
+    ARROW_FILE,
+    ARROW_STREAM,
+    JSON_DOCUMENT,
+    JSON_LINES,
+    PARQUET,
+    WHOLE_JSON,
+    Block,
+    Piece,
+    pieces_of,
+)
+from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded_tables, column_names, normalize_table
+
+# Uncompressed bytes of a Parquet row group that is read at once; a larger one is read some rows at a time, more slowly.
+_GROUP_BYTES = 1 << 27
+
+
+def read_examples(
+    path: Path, columns: Mapping[str, str], id_prefix: str = "row-", answered: bool = True
+) -> Iterator[Batch]:
+    """Read one file's examples; its kind is told by its first bytes, not by its name.
+
+    Args:
+        path: JSON, JSON lines, Parquet, or Arrow IPC (file or stream).
+        columns: Ours -> theirs.
+        id_prefix: Names rows without ids, before their number.
+        answered: Whether rows must have answers.
+
+    Yields:
+        Tables of `raw.EXAMPLES`, and the rows that could not enter them.
+
+    Raises:
+        UserError: Not of these kinds, damaged, not readable, or without the needed columns.
+    """
+    for piece in pieces_of(path, id_prefix):
+        yield from read_piece(piece, columns, answered)
+
+
+def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
+    """Read a block's examples, as `read_examples`; no more of them than its limit."""
+    left = block.limit
+    for piece in block.pieces:
+        for table, rejects in read_piece(piece, columns, answered):
+            if left is not None:
+                table, left = table.slice(0, left), max(left - table.num_rows, 0)
+            yield table, rejects
+            if left == 0:
+                return
+
+
+@dataclass(frozen=True)
+class BlockTable:
+    """Some rows of a block, or, without rows, its end.
+
+    Attributes:
+        block: The block.
+        left_out: Rows of the block that are to be left out, counted from 0.
+        rows: Columns of `raw.EXAMPLES`.
+        unreadable: Rows beside these that are no examples at all.
+        hashes: uint64[2n], of the ids, once they were looked at.
+        repeated: bool[n], rows to leave out since their ids came before.
+    """
+
+    block: Block
+    left_out: Int64s | None
+    rows: pa.Table | None = None
+    unreadable: list[Reject] = field(default_factory=list)
+    hashes: np.ndarray | None = None
+    repeated: np.ndarray | None = None
+
+
+def read_tables(
+    blocks: Iterable[tuple[Block, Int64s | None]], columns: Mapping[str, str], clock: StageClock
+) -> Iterator[BlockTable]:
+    """The tables of blocks, and an end behind those of each.
+
+    Args:
+        blocks: With the rows to leave out of each.
+        columns: Ours -> theirs.
+        clock: Times the reading.
+    """
+    for block, left_out in blocks:
+        for rows, unreadable in clock.each("load", read_block(block, columns)):
+            yield BlockTable(block, left_out, rows, unreadable)
+        yield BlockTable(block, left_out)
+
+
+def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
+    """Read a piece's examples, as `read_examples`."""
+    path = store.place(piece.path)
+    try:
+        with store.reached(path, "SOURCE"):
+            yield from _READERS[piece.kind](path, piece, columns, answered)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise UserError(f"{path} must be readable; {error.strerror}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        kind = piece.kind.split()[0]
+        raise UserError(f"{path} must be a whole {kind} file; {reason}: fetch or write it again") from None
+
+
+def _whole_json(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    data = pa.py_buffer(path.read_bytes())  # no map: a file that is cut short meanwhile would take the process along
+    yield from read_json(data, piece, columns, answered)
+
+
+def _json_lines(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    yield from read_lines(store.read_range(path, piece.begin, piece.end), piece, columns, answered)
+
+
+def _json_document(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    data = piece.opening + store.read_range(path, piece.begin, piece.end) + piece.closing
+    yield from read_document(data, piece, columns, answered)
+
+
+def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    import pyarrow.parquet as pq
+
+    with store.open_random(path) as opened, pq.ParquetFile(opened) as file:
+        names = column_names(file.schema_arrow.names, columns, str(path), answered)
+        is_nested = pa.types.is_nested(file.schema_arrow.field(names["context"]).type)
+        sizes = [file.metadata.row_group(group).total_byte_size for group in range(piece.begin, piece.end)]
+    # Dictionary pages are read as they are: a context that many questions share is decoded once.
+    as_read = [] if is_nested else [names["context"]]
+    wanted = list(names.values())
+    with store.open_random(path) as opened, pq.ParquetFile(opened, read_dictionary=as_read) as file:
+        groups, first = list(range(piece.begin, piece.end)), piece.first
+        if sum(sizes) <= _GROUP_BYTES:
+            parts = iter([file.read_row_groups(groups, columns=wanted, use_threads=True)])
+        else:
+            batches = file.iter_batches(TABLE_ROWS, groups, wanted, use_threads=True)
+            parts = (pa.Table.from_batches([batch]) for batch in batches)
+        for table in parts:
+            yield from _normalized(table, names, piece.id_prefix, first, str(path))
+            first += table.num_rows
+
+
+def _arrow(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    opened = pa.memory_map(os.fsencode(path)) if store.is_local(path) else store.open_random(path)
+    with opened as mapped:
+        batches: Iterator[pa.RecordBatch]
+        if piece.kind == ARROW_FILE:
+            file = pa.ipc.open_file(mapped)
+            end = file.num_record_batches if piece.end < 0 else piece.end
+            schema, batches = file.schema, (file.get_batch(number) for number in range(piece.begin, end))
+        else:
+            stream = pa.ipc.open_stream(mapped)
+            schema = stream.schema
+            batches = iter(itertools.islice(stream, piece.begin, None if piece.end < 0 else piece.end))
+        names = column_names(schema.names, columns, str(path), answered)
+        wanted = list(names.values())
+        pending: list[pa.RecordBatch] = []
+        first_row, rows, size = piece.first, 0, 0
+        for batch in batches:
+            for begin in range(0, batch.num_rows, TABLE_ROWS):
+                part = batch.slice(begin, TABLE_ROWS).select(wanted)
+                if pending and (rows + part.num_rows > TABLE_ROWS or size + part.nbytes > TABLE_CONTEXT_CHARS):
+                    table = pa.Table.from_batches(pending)
+                    yield from _normalized(table, names, piece.id_prefix, first_row, str(path))
+                    first_row, rows, size, pending = first_row + rows, 0, 0, []
+                pending.append(part)
+                rows, size = rows + part.num_rows, size + part.nbytes
+        if pending:
+            yield from _normalized(pa.Table.from_batches(pending), names, piece.id_prefix, first_row, str(path))
+
+
+def _normalized(
+    table: pa.Table, names: Mapping[str, str], id_prefix: str, first_row: int, where: str
+) -> Iterator[Batch]:
+    """The table as tables of `EXAMPLES`; its rejects come with the first."""
+    whole, rejects = normalize_table(table, names, id_prefix, first_row, where)
+    if not whole.num_rows:
+        yield whole, rejects
+    for part in bounded_tables(whole):
+        yield part, rejects
+        rejects = []
+
+
+_READERS = {
+    PARQUET: _parquet,
+    ARROW_FILE: _arrow,
+    ARROW_STREAM: _arrow,
+    WHOLE_JSON: _whole_json,
+    JSON_LINES: _json_lines,
+    JSON_DOCUMENT: _json_document,
+}

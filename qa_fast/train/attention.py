@@ -1,0 +1,73 @@
+"""How attention is computed in training: exactly, or by cuDNN's kernel (`model/fused.py`), which has no dropout."""
+
+from __future__ import annotations
+
+import keras
+
+from qa_fast.errors import UserError
+from qa_fast.model.config import EncoderConfig, Rotary
+from qa_fast.model.precision import Choice
+
+WIDTH_MULTIPLE = 64  # of tokens: a tile of cuDNN's kernel
+LARGEST_HEAD = 128  # of cuDNN's kernel before Hopper
+
+
+def choose_attention(asked: str, config: EncoderConfig, precision: str, device: str | None) -> Choice:
+    """Settle how attention is computed in training.
+
+    `auto` never changes what is trained: it takes cuDNN's kernel where no dropout of attention's probabilities is lost
+    by that, and else says what would be faster. Who fine-tunes by a recipe wants the recipe's regularisation, and sees
+    the option in the line that is printed.
+
+    Args:
+        asked: One of `config.ATTENTIONS`.
+        config: Of the model to be trained.
+        precision: Its compute dtype.
+        device: Why cuDNN's kernel cannot run here, None where it can.
+
+    Raises:
+        UserError: "cudnn" is asked for where it cannot be had.
+    """
+    against = device or _against(config, precision)
+    rate = config.attention.dropout or 0.0
+    without = f"attention's own dropout ({rate:g}) is left out: the kernel has none"
+    if asked == "cudnn":
+        if against:
+            raise UserError(
+                "--attention cudnn needs JAX on a CUDA device, half precision, and blocks that see all tokens; "
+                f"{against}: use --attention auto"
+            )
+        return Choice("cudnn", f"as asked; {without}" if rate else "as asked")
+    if asked == "exact":
+        return Choice("exact", "as asked")
+    if against:
+        return Choice("exact", against)
+    if rate:
+        return Choice("exact", f"with --attention cudnn a step is shorter, but {without}")
+    return Choice("cudnn", "the model has no dropout in attention that would be lost")
+
+
+def _against(config: EncoderConfig, precision: str) -> str | None:
+    """What speaks against cuDNN's kernel for a model, None where nothing does."""
+    positions, size = config.attention.positions, config.hidden_size // config.attention.heads
+    if precision not in ("bfloat16", "float16"):
+        return f"cuDNN's kernel computes in half precision, not in {precision}"
+    if size % 8 or size > LARGEST_HEAD:
+        return f"cuDNN's kernel takes heads of a multiple of 8 up to {LARGEST_HEAD}, not of {size}"
+    if isinstance(positions, Rotary):
+        return None if 0 in positions.windows else "every block of this model has a window"
+    return None if positions is None else "this model's attention depends on distances"
+
+
+def against_device() -> str | None:
+    """What speaks against cuDNN's kernel on this machine, None where nothing does; asks the devices."""
+    if keras.backend.backend() != "jax":
+        return f"cuDNN's kernel is called through JAX, not through {keras.backend.backend()}"
+    import jax
+
+    device = jax.local_devices()[0]
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version.lower():
+        return f"cuDNN's kernel needs a CUDA device, not {device.platform}"
+    if tuple(int(part) for part in device.compute_capability.split(".")) < (8, 0):
+        return f"cuDNN's kernel needs compute capability 8.0, not {device.compute_capability}"
+    return None

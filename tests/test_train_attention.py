@@ -1,0 +1,79 @@
+"""Which attention a training run takes, and what it says of it."""
+
+import dataclasses
+
+import keras
+import pytest
+
+from qa_fast.errors import UserError
+from qa_fast.model.config import EncoderConfig
+from qa_fast.model.families import read_encoder_config
+from qa_fast.train import TrainConfig
+from qa_fast.train.attention import against_device, choose_attention
+from tests.small_models import TINY
+
+
+def config_of(name: str, **changes: object) -> EncoderConfig:
+    return read_encoder_config(TINY[name] | changes)
+
+
+def test_auto_changes_nothing_that_is_trained() -> None:
+    """Dropout in attention is kept, and the line says what would be faster and at which price."""
+    choice = choose_attention("auto", config_of("bert"), "bfloat16", None)
+    assert choice.value == "exact"
+    assert choice.reason == (
+        "with --attention cudnn a step is shorter, but attention's own dropout (0.1) is left out: the kernel has none"
+    )
+    assert (
+        choose_attention("auto", config_of("bert", attention_probs_dropout_prob=0.0), "bfloat16", None).value == "cudnn"
+    )
+    assert choose_attention("auto", config_of("modernbert"), "float16", None).value == "cudnn"
+    assert choose_attention("auto", config_of("bert").with_dropout(0.0), "bfloat16", None).value == "cudnn"
+
+
+def test_what_is_asked_for_is_taken_and_its_price_told() -> None:
+    asked = choose_attention("cudnn", config_of("bert"), "bfloat16", None)
+    assert (asked.value, asked.reason) == (
+        "cudnn", "as asked; attention's own dropout (0.1) is left out: the kernel has none"
+    )  # fmt: skip
+    assert choose_attention("cudnn", config_of("modernbert"), "bfloat16", None).reason == "as asked"
+    assert choose_attention("exact", config_of("modernbert"), "bfloat16", None).value == "exact"
+
+
+@pytest.mark.parametrize(
+    ("config", "precision", "device", "reason"),
+    [
+        (config_of("bert"), "float32", None, "cuDNN's kernel computes in half precision, not in float32"),
+        (config_of("bert"), "bfloat16", "there is no card", "there is no card"),
+        (config_of("mpnet"), "bfloat16", None, "this model's attention depends on distances"),
+        (config_of("deberta-v3"), "bfloat16", None, "this model's attention depends on distances"),
+        (config_of("bert", hidden_size=48), "bfloat16", None, "heads of a multiple of 8 up to 128, not of 12"),
+        (config_of("bert", hidden_size=1024), "bfloat16", None, "heads of a multiple of 8 up to 128, not of 256"),
+    ],
+)
+def test_where_the_kernel_cannot_be_had(config: EncoderConfig, precision: str, device: str | None, reason: str) -> None:
+    choice = choose_attention("auto", config, precision, device)
+    assert choice.value == "exact"
+    assert reason in choice.reason
+    with pytest.raises(
+        UserError, match=rf"--attention cudnn needs JAX on a CUDA device.*{reason}: use --attention auto"
+    ):
+        choose_attention("cudnn", config, precision, device)
+
+
+def test_windows_in_every_block_leave_nothing_to_the_kernel() -> None:
+    config = config_of("modernbert")
+    positions = dataclasses.replace(config.attention.positions, windows=(6, 6, 6, 6))
+    local = dataclasses.replace(config, attention=dataclasses.replace(config.attention, positions=positions))
+    assert choose_attention("auto", local, "bfloat16", None).reason == "every block of this model has a window"
+
+
+def test_a_machine_without_a_card_says_so() -> None:
+    backend = keras.backend.backend()
+    expected = "needs a CUDA device, not cpu" if backend == "jax" else f"called through JAX, not through {backend}"
+    assert expected in (against_device() or "")
+
+
+def test_the_option_is_checked() -> None:
+    with pytest.raises(UserError, match=r"--attention must be one of auto, exact, cudnn; received 'flash'"):
+        TrainConfig(attention="flash").check()

@@ -1,0 +1,344 @@
+"""A server under mixed load for a long time: does it stay as quick, as small and as polite as it began?
+
+    python tools/endure_serve.py MODEL [--minutes 60] [--clients 64] [--bad 0.05] [--engine auto] [--seed 0]
+
+Starts `qa-fast serve MODEL` on a free port of loopback, and lets clients ask it, each one request after the other:
+documents of mixed sizes, and a share of bad requests of every kind in `BAD`. Every answer is looked at: a good request
+must get spans that stand in its document, a bad one the status that it deserves. What is neither is an error that was
+not the client's. Prints one table; exit code 1 where there were such errors, or descriptors were left open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TEXT = (
+    "the harbour of Lindholm was dug in by nine families a widow paid for its bell and every boat that came late had "
+    "to ring it twice while grey herons nested at the mill pond and eels swam under the bridge at night"
+)
+WORDS = TEXT.split()
+# Share of requests, and characters of their documents.
+SIZES = ((0.90, 100, 900), (0.09, 2_000, 6_000), (0.01, 20_000, 40_000))
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+# Longer than any time limit of the server.
+PATIENCE = 120.0
+SETTLING = 60.0
+
+
+@dataclass
+class Connection:
+    """One connection, opened when it is needed."""
+
+    host: str
+    port: int
+    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def send(self, *parts: bytes) -> None:
+        """Write all of it."""
+        if self.streams is None:
+            self.streams = await asyncio.open_connection(self.host, self.port)
+        for part in parts:
+            self.streams[1].write(part)
+            await self.streams[1].drain()
+
+    async def receive(self) -> tuple[int, bytes]:
+        """The next response's status and body."""
+        assert self.streams is not None
+        reader = self.streams[0]
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+        body = await reader.readexactly(int(length.group(1))) if length else b""
+        if re.search(rb"(?i)\r\nconnection: close", head):
+            self.close()
+        return int(head.split(b" ", 2)[1]), body
+
+    def close(self) -> None:
+        """Leave, if there is anything to leave."""
+        if self.streams is not None:
+            self.streams[1].close()
+            self.streams = None
+
+
+def sized(body: bytes) -> bytes:
+    """A request of a body, with its length."""
+    return POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def asking(inputs: Any, **parameters: Any) -> bytes:
+    """A request for answers."""
+    return sized(json.dumps({"inputs": inputs, "parameters": parameters}).encode())
+
+
+GOOD = {"question": "Who paid for the bell?", "context": "A widow paid for the bell."}
+HEAD_END = b"\r\n\r\n"
+
+
+def option(name: str, number: str) -> bytes:
+    """A request with an option as written."""
+    return sized(
+        b'{"inputs": %s, "parameters": {"%s": %s}}' % (json.dumps(GOOD).encode(), name.encode(), number.encode())
+    )
+
+
+def chunked(size: int) -> bytes:
+    """A request whose body comes in chunks, without a length."""
+    return (
+        POST
+        + b"Transfer-Encoding: chunked\r\n\r\n"
+        + b"10000\r\n"
+        + (b" " * 0x10000)
+        + (b"\r\n10000\r\n" + b" " * 0x10000) * (size // 0x10000 - 1)
+        + b"\r\n0\r\n\r\n"
+    )
+
+
+# What is sent in one go, and the status that it deserves; None: the client leaves without waiting for any.
+BAD: dict[str, tuple[Callable[[], bytes], int | None]] = {
+    "no JSON": (lambda: sized(b"{"), 400),
+    "no UTF-8": (lambda: sized(b"\xff\xfe\xfa"), 400),
+    "deep nesting": (lambda: sized(b"[" * 100_000), 400),
+    "a name twice": (lambda: sized(b'{"inputs": 1, "inputs": 2}'), 400),
+    "NaN": (lambda: option("top_k", "NaN"), 400),
+    "1e400": (lambda: option("max_answer_len", "1e400"), 422),
+    "40 digits": (lambda: option("max_answer_len", "7" * 40), 422),
+    "5,000 digits": (lambda: option("doc_stride", "7" * 5000), 422),
+    "too many answers": (lambda: option("top_k", "101"), 422),
+    "windows too long": (lambda: option("max_seq_len", "100000"), 422),
+    "a text for a number": (lambda: option("top_k", '"3"'), 422),
+    "an unknown option": (lambda: option("topk", "3"), 422),
+    "no context": (lambda: asking({"question": "Who?"}), 422),
+    "no question": (lambda: asking({"question": " ", "context": "A widow."}), 422),
+    "too many questions": (lambda: asking([GOOD] * 65), 413),
+    "too much text": (lambda: asking({"question": "Who?", "context": "a " * 260_000}), 413),
+    "too many bytes": (lambda: sized(b" " * 6_000_000), 413),
+    "too many bytes in chunks": (lambda: chunked(6_000_000), 413),
+    "another content type": (lambda: sized(b"{}").replace(b"application/json", b"text/plain"), 415),
+    "a negative length": (lambda: POST + b"Content-Length: -1" + HEAD_END, 400),
+    "a length that is none": (lambda: POST + b"Content-Length: abc" + HEAD_END, 400),
+    "two lengths": (lambda: POST + b"Content-Length: 2\r\nContent-Length: 3" + HEAD_END, 400),
+    "a length beside chunks": (lambda: POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked" + HEAD_END, 400),
+    "a broken chunk": (lambda: POST + b"Transfer-Encoding: chunked\r\n\r\nzz" + HEAD_END, 400),
+    "another protocol": (lambda: b"\x16\x03\x01\x02\x00" + HEAD_END, 400),
+    "another path": (lambda: b"GET /nowhere HTTP/1.1\r\nHost: x" + HEAD_END, 404),
+    "another method": (lambda: b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 0" + HEAD_END, 405),
+    "unfinished headers": (lambda: POST, 408),
+    "an unfinished body": (lambda: POST + b"Content-Length: 100\r\n\r\n{", 408),
+    "leaving in the headers": (lambda: POST, None),
+    "leaving in the body": (lambda: POST + b"Content-Length: 100\r\n\r\n{", None),
+    "leaving before the answer": (lambda: asking({"question": "Who?", "context": "A widow. " * 2000}), None),
+}
+
+
+async def misbehave(kind: str, host: str, port: int) -> int | None:
+    """Send a bad request on a connection of its own.
+
+    Returns:
+        The status that came; None for who does not wait for it.
+    """
+    make, expected = BAD[kind]
+    connection = Connection(host, port)
+    try:
+        await connection.send(make())
+        if expected is None:
+            await asyncio.sleep(0.05)
+            return None
+        return (await connection.receive())[0]
+    finally:
+        connection.close()
+
+
+@dataclass
+class Found:
+    """What came of all requests.
+
+    Attributes:
+        statuses: Answers by status, and how many left without one.
+        faults: Errors that were not the client's, by what happened.
+        answered: When each good request was answered, and after how many seconds.
+    """
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    answered: list[tuple[float, float]] = field(default_factory=list)
+
+
+def document(rng: random.Random) -> str:
+    """A made-up text of one of `SIZES`."""
+    _, least, most = rng.choices(SIZES, [share for share, _, _ in SIZES])[0]
+    return " ".join(rng.choices(WORDS, k=rng.randint(least, most) // 5))
+
+
+def wrong(items: list[dict[str, str]], status: int, body: bytes) -> str | None:
+    """What is wrong with the answer to a good request."""
+    if status != 200:
+        return f"status {status} for a good request"
+    found = json.loads(body)
+    for item, answers in zip(items, found if len(items) > 1 else [found], strict=True):
+        for answer in answers:
+            if item["context"][answer["start"] : answer["end"]] != answer["answer"] or not 0 <= answer["score"] <= 1:
+                return "an answer that does not stand in its document"
+    return None
+
+
+async def client(host: str, port: int, ends: float, bad: float, rng: random.Random, found: Found) -> None:
+    """Ask until the time is over."""
+    connection = Connection(host, port)
+    while time.monotonic() < ends:
+        kind = rng.choice(list(BAD)) if rng.random() < bad else None
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                if kind is not None:
+                    connection.close()  # some take longer than the server keeps a connection that is idle
+                    status = await misbehave(kind, host, port)
+                    found.statuses["left" if status is None else str(status)] += 1
+                    if status != BAD[kind][1]:
+                        found.faults[f"status {status} for {kind}"] += 1
+                    continue
+                count = 3 if rng.random() < 0.05 else 1
+                items = [
+                    {"question": f"Where is the {rng.choice(WORDS)}?", "context": document(rng)} for _ in range(count)
+                ]
+                await connection.send(asking(items if count > 1 else items[0], top_k=rng.randint(1, 5)))
+                status, body = await connection.receive()
+                found.statuses[str(status)] += 1
+                if fault := wrong(items, status, body):
+                    found.faults[fault] += 1
+                found.answered.append((time.monotonic(), time.monotonic() - begun))
+                if rng.random() < 0.1:
+                    connection.close()
+        except (OSError, EOFError, TimeoutError, ValueError, KeyError) as error:
+            connection.close()
+            found.faults[f"{type(error).__name__} ({error}) for {kind or 'a good request'}"[:100]] += 1
+    connection.close()
+
+
+class Server:
+    """`qa-fast serve` in a process of its own; what it says goes to a file, so that it never waits for a reader."""
+
+    def __init__(self, model: str, engine: str) -> None:
+        handle, name = tempfile.mkstemp(suffix=".log")
+        self._log = Path(name)
+        command = [sys.executable, "-m", "qa_fast.cli", "serve", model, "--port", "0", "--engine", engine]
+        self.process = subprocess.Popen(command, stderr=handle)
+        os.close(handle)
+        while not (found := re.search(r"answers at http://([\d.]+):(\d+)/ with (.+?) \(API", self.said())):
+            if self.process.poll() is not None:
+                raise SystemExit("the server did not start:\n" + self.said())
+            time.sleep(0.05)
+        self.host, self.port, self.engine = found.group(1), int(found.group(2)), found.group(3)
+
+    def said(self) -> str:
+        """Its log."""
+        return self._log.read_text(errors="replace")
+
+    @property
+    def resident_mb(self) -> float:
+        """Memory that it holds now."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    @property
+    def descriptors(self) -> int:
+        """Files and sockets that it has open now."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def stop(self) -> int:
+        """End it as a supervisor does; returns its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(120)
+        self._log.unlink()
+        return code
+
+
+def quantiles(seconds: list[float]) -> str:
+    """p50 and p99 in milliseconds."""
+    ordered = sorted(seconds)
+    if not ordered:
+        return "none"
+    p50, p99 = (1000 * ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99))
+    return f"{p50:,.0f} / {p99:,.0f} ms ({len(ordered):,})"
+
+
+async def endure(server: Server, minutes: float, clients: int, bad: float, seed: int) -> tuple[Found, float]:
+    """Load for so long.
+
+    Returns:
+        What came, and the resident megabytes after the first tenth.
+    """
+    found, begun = Found(), time.monotonic()
+    ends = begun + 60 * minutes
+    asked: list[Awaitable[None]] = [
+        client(server.host, server.port, ends, bad, random.Random(seed * 10_000 + number), found)
+        for number in range(clients)
+    ]
+    running = asyncio.gather(*asked)
+    await asyncio.sleep(6 * minutes)
+    warm = server.resident_mb
+    await running
+    return found, warm
+
+
+def main() -> int:
+    """Run it and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--bad", type=float, default=0.05, help="share of bad requests")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+
+    server = Server(given.model, given.engine)
+    resident, open_before = server.resident_mb, server.descriptors
+    begun = time.monotonic()
+    found, warm = asyncio.run(endure(server, given.minutes, given.clients, given.bad, given.seed))
+    seconds = time.monotonic() - begun
+    settled = time.monotonic() + SETTLING
+    while (open_after := server.descriptors) > open_before and time.monotonic() < settled:
+        time.sleep(0.5)
+    end = server.resident_mb
+    tracebacks = server.said().count("Traceback (most recent call last)")
+    code = server.stop()
+
+    tenth = 6 * given.minutes
+    first = [took for at, took in found.answered if at < begun + tenth]
+    last = [took for at, took in found.answered if begun + 9 * tenth <= at < begun + 10 * tenth]
+    requests = sum(found.statuses.values())
+    faults = sum(found.faults.values()) + tracebacks + (code != 0)
+    rows = {
+        "engine": server.engine,
+        "requests": f"{requests:,} in {seconds / 60:.1f} minutes, {requests / seconds:.1f} a second",
+        "answers by status": ", ".join(f"{status}: {count:,}" for status, count in sorted(found.statuses.items())),
+        "errors that were not the client's": str(faults),
+        **{f"  {fault}": str(count) for fault, count in found.faults.most_common()},
+        "  tracebacks in the server's log": str(tracebacks),
+        "  exit code after SIGTERM": str(code),
+        "p50 / p99 of good requests, first tenth": quantiles(first),
+        "p50 / p99 of good requests, last tenth": quantiles(last),
+        "resident, start / after a tenth / end": f"{resident:,.0f} / {warm:,.0f} / {end:,.0f} MB",
+        "open descriptors, start / end": f"{open_before} / {open_after}",
+    }
+    for name, value in rows.items():
+        print(f"{name:42}{value}")
+    return int(faults > 0 or open_after > open_before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
