@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import qa_fast.train.loop as loop
+import qa_fast.train.saving as saving
 from qa_fast.checkpoint import load_model, state_dict
 from qa_fast.errors import UserError
 from qa_fast.train import EpochReport, TrainConfig, train
 from qa_fast.train.averaging import EVERY, Average, published, share_of
-from qa_fast.train.loop import _make_engine
+from qa_fast.train.learner import make_engine
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.state import checkpoints, read_checkpoint
 from qa_fast.train.steps import make_micros
@@ -77,7 +78,7 @@ def test_a_constant_stays_as_it_is() -> None:
 
 def averages_of_run(precision: str = "float32", kind: str = "ema") -> dict:
     """Sums of averages beside the trained weights' after some steps; also run in other processes."""
-    engine = _make_engine(tiny_model(precision=precision), "on" if keras.backend.backend() == "jax" else "off")
+    engine = make_engine(tiny_model(precision=precision), "on" if keras.backend.backend() == "jax" else "off")
     average = Average(kind, 9, 0.9, 1.0)
     expected: list[np.ndarray] = []
     for step in range(1, 10):
@@ -121,7 +122,7 @@ def test_the_average_is_scored_and_saved_and_training_is_as_without(
 ) -> None:
     scored: list[dict[str, np.ndarray]] = []
     report = EpochReport(epoch=0, step=0, loss=1.0, exact_match=20.0, f1=30.0, seconds=0.0, saved=False)
-    monkeypatch.setattr(loop, "validate", lambda reader, *_: scored.append(state_dict(reader.model)) or report)
+    monkeypatch.setattr(saving, "validate", lambda reader, *_: scored.append(state_dict(reader.model)) or report)
     options = OPTIONS | {"epochs": 1, "checkpoint_every": 0}
     train(workshop / "shards", TrainConfig(out=str(tmp_path / "plain"), **options))
     result = train(workshop / "shards", TrainConfig(out=str(tmp_path / "ema"), average="ema", **options))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import qa_fast.train.loop as loop
+import qa_fast.train.saving as saving
 from qa_fast.checkpoint import load_model, read_head, save_model, state_dict
 from qa_fast.errors import UserError
 from qa_fast.train import EpochReport, TrainConfig, train
@@ -41,7 +42,7 @@ class Scores:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
         self._scores: Iterator[float] = iter(scores)
         self.weights: list[dict[str, np.ndarray]] = []
-        monkeypatch.setattr(loop, "validate", self)
+        monkeypatch.setattr(saving, "validate", self)
 
     def __call__(self, reader: object, *_: object) -> EpochReport:
         self.weights.append(state_dict(reader.model))

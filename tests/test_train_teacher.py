@@ -20,8 +20,8 @@ from qa_fast.errors import UserError
 from qa_fast.infer.open import open_engine
 from qa_fast.shards import open_shards
 from qa_fast.train import TrainConfig, train
+from qa_fast.train.learner import make_engine
 from qa_fast.train.lessons import Lessons
-from qa_fast.train.loop import _make_engine
 from qa_fast.train.optimizer import micro_loss, soft_loss, step_scalars
 from qa_fast.train.steps import Micro, make_micros
 from qa_fast.train.teacher import TeacherLogits, check_teacher, teacher_logits
@@ -164,7 +164,7 @@ def taught_losses(jit: str = "off") -> dict:
     lengths = np.random.default_rng(0).integers(6, 48, 12)
     cutter = BatchCutter([make_features(lengths)], 0)
     lessons, _ = lessons_of(lengths, 0.5, 2.0)
-    engine = _make_engine(tiny_model(), jit, 2.0)
+    engine = make_engine(tiny_model(), jit, temperature=2.0)
     losses = []
     for step in range(4):
         group = [cutter.cut((np.arange(4) + 4 * number + step) % 12, 48) for number in range(2)]

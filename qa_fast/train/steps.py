@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from qa_fast.batches import Batch
 from qa_fast.model.dropout import dropout_key
 from qa_fast.schema import Int8s, Int32s
+from qa_fast.train.report import EpochReport, History
 
 Floats = npt.NDArray[np.float32]
 
@@ -106,6 +107,37 @@ class Position:
     ended: bool = False
     validated: int = 0
     stale: int = 0
+
+
+@dataclass
+class Standing:
+    """Where a run stands and how it came there: all of a checkpoint that is no array and may change.
+
+    Attributes:
+        position: What decides the next step.
+        history: Its curves.
+        best: The validation whose model was saved, None before the first.
+    """
+
+    position: Position = field(default_factory=Position)
+    history: History = field(default_factory=History)
+    best: EpochReport | None = None
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Standing:
+        """What `to_dict` gives, or a checkpoint's state, which holds that."""
+        best = EpochReport(**state["best"]) if state["best"] else None
+        return cls(Position(**state["position"]), History(**state["history"]), best)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def add(self, report: EpochReport) -> None:
+        """Take in what a validation found."""
+        self.history.epochs.append(asdict(report))
+        self.best = report if report.saved else self.best
+        self.position.stale = 0 if report.saved else self.position.stale + 1
 
 
 def make_micros(
