@@ -12,6 +12,7 @@ import pytest
 
 import qa_fast.train.loop as loop
 import qa_fast.train.teacher as teacher
+from qa_fast import store
 from qa_fast.checkpoint import load_model, save_model, state_dict
 from qa_fast.errors import UserError
 from qa_fast.infer.open import open_engine
@@ -19,6 +20,7 @@ from qa_fast.shards import open_shards
 from qa_fast.train import TrainConfig, train
 from qa_fast.train.lessons import lessons_of
 from qa_fast.train.mix import Mix, Part, epoch_rows, epoch_size, open_mix, select_mix
+from tests.memory_place import memory_place
 from tests.small_runs import make_model_folder, make_shards
 
 JIT = "off" if keras.backend.backend() == "tensorflow" else "auto"
@@ -82,6 +84,30 @@ def test_names_with_weights(workshop: Path, tmp_path: Path) -> None:
         open_mix([f"{small}:half"])
     with pytest.raises(UserError, match=r"must be given shards; received no folder"):
         open_mix([])
+
+
+def test_weights_stand_behind_urls_too(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a number is one; a teacher's logits are kept beside the copy in the cache."""
+    monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(teacher, "open_engine", lambda folder, say=None: open_engine(folder, "keras", "float32"))
+    there = memory_place() / "small"
+    for path in (workshop / "small").rglob("*"):
+        if path.is_file():
+            store.write_whole(there / path.relative_to(workshop / "small"), path.read_bytes())
+    parts = open_mix([str(workshop / "large"), f"{there}:0.5", str(there), there, open_shards(str(there))])
+    assert [part.weight for part in parts] == [1.0, 0.5, 1.0, 1.0, 1.0]
+    assert len({part.shards.folder for part in parts[1:]}) == 1
+    assert parts[1].shards.folder.is_relative_to(tmp_path / "cache")
+    mix = select_mix(parts[:2], TrainConfig())
+    assert [len(pool) for pool in mix.pools] == [24, 9]
+    with pytest.raises(UserError, match=r"a folder's weight.* must be above 0; received 'memory://.*:-2'"):
+        open_mix([f"{there}:-2"])
+    with pytest.raises(UserError, match=r"has no qa_fast.json|is not there"):
+        open_mix([f"{there}:half"])
+    train(workshop / "large", TrainConfig(out=str(tmp_path / "tuned"), max_steps=1, validation="", **OPTIONS))
+    teacher.teacher_logits(tmp_path / "tuned", parts[1].shards, mix.pools[1] - 24, lambda line: None)
+    assert len(list((parts[1].shards.folder / teacher.FOLDER).glob("*/part-*.f16"))) == 1
+    assert open_shards(str(there)).split("train")
 
 
 def test_the_tokenizers_of_a_mix_must_be_the_same(workshop: Path, tmp_path: Path) -> None:
