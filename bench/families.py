@@ -125,7 +125,7 @@ def run_ours(asked: argparse.Namespace, family: str) -> dict[str, float]:
     from qa_fast.infer.keras_engine import KerasEngine
     from qa_fast.model.encoder import SpanModel
     from qa_fast.model.families import read_encoder_config
-    from qa_fast.train.loop import _make_engine
+    from qa_fast.train.learner import make_engine
     from qa_fast.train.optimizer import step_scalars
     from qa_fast.train.steps import make_micros
 
@@ -137,7 +137,7 @@ def run_ours(asked: argparse.Namespace, family: str) -> dict[str, float]:
     ids = np.where(there, data["ids"], config.pad_id).astype(np.int32)
     types = np.zeros(ids.shape, np.int8)
     batch = Batch(np.arange(asked.rows), ids, types, data["lengths"], data["labels"], data["labels"])
-    engine = _make_engine(model, asked.jit)
+    engine = make_engine(model, asked.jit)
     micros = make_micros([batch], 0, 0, engine.devices)
 
     def train() -> None:

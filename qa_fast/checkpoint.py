@@ -139,8 +139,7 @@ def read_weights(
                     take(slot.path, fresh_matrix(generator, shapes[slot.path], config))
                 made += slot.names
                 continue
-            arrays = [tensors.read(name) for name in names]
-            value = np.concatenate([array.T for array in arrays], -1) if slot.transposed else np.concatenate(arrays)
+            value = _laid_out(slot, [tensors.read(name) for name in names])
             take(slot.path, np.ascontiguousarray(value))
             used += names
         taken = set(used)
@@ -191,6 +190,60 @@ def _side_by_side(parts: Sequence[tuple[int, ...]], transposed: bool) -> tuple[i
             return part
     rows = sum(part[0] for part in parts)
     return (parts[0][1], rows) if transposed else (rows, *parts[0][1:])
+
+
+def read_head(folder: str | Path) -> dict[str, Floats]:
+    """The weights of a folder's question answering head, float32, by their path ("head/output_kernel").
+
+    Raises:
+        UserError: The folder cannot be read, or its weights have no such head.
+    """
+    folder = Path(folder)
+    config = checked_config(folder)
+    family = family_of(config.family)
+    head: dict[str, Floats] = {}
+    with Tensors(folder) as tensors:
+        for slot in family.slots(config):
+            if not slot.head:
+                continue
+            found = [tensors.find(name, family.prefix) for name in slot.names]
+            names = [name for name in found if name is not None]
+            if len(names) < len(found):
+                raise UserError(
+                    f"the model must have a question answering head ({slot.names[0]}); {str(folder)!r} has none: name "
+                    "one that was fine-tuned, such as 'qa-fast train' writes"
+                )
+            head[slot.path] = np.ascontiguousarray(_laid_out(slot, [tensors.read(name) for name in names]))
+    return head
+
+
+def start_head(model: SpanModel, folder: str | Path) -> None:
+    """Give a model the head of another folder's.
+
+    Raises:
+        UserError: See `read_head`, or the head is of another size or kind.
+    """
+    head = read_head(folder)
+    theirs = {path: value.shape for path, value in head.items()}
+    variables = {short_path(variable): variable for variable in model.trainable_variables}
+    slots = family_of(model.config.family).slots(model.config)
+    ours = {slot.path: tuple(variables[slot.path].shape) for slot in slots if slot.head}
+    if theirs != ours:
+        raise UserError(
+            f"--init-head must be a model whose head is like that of the one to train, {_told(ours)}; {str(folder)!r} "
+            f"has {_told(theirs)}: name a model of the same width and kind"
+        )
+    for path, value in head.items():
+        variables[path].assign(value)
+
+
+def _told(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{path} {'x'.join(map(str, shape))}" for path, shape in shapes.items())
+
+
+def _laid_out(slot: Slot, arrays: Sequence[Floats]) -> Floats:
+    """Tensors of a file as the one weight that they are here."""
+    return np.concatenate([array.T for array in arrays], -1) if slot.transposed else np.concatenate(arrays)
 
 
 def short_path(variable: Any) -> str:

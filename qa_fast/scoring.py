@@ -351,7 +351,11 @@ def _numbered(split: Split, feature_count: Int32s) -> list[Features]:
 
 def _features_of(chunk: Features, examples: Int64s) -> Features:
     """The features that belong to the given examples."""
-    rows = np.flatnonzero(np.isin(chunk.example_index, examples))
+    return taken(chunk, np.flatnonzero(np.isin(chunk.example_index, examples)))
+
+
+def taken(chunk: Features, rows: Int64s) -> Features:
+    """The features of some rows, copied, in the rows' order."""
 
     def gathered(ragged: Ragged) -> Ragged:
         lengths = ragged.lengths[rows]

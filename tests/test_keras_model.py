@@ -17,7 +17,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.dropout import dropout_key, traced_key
 from qa_fast.shards import open_shards
 from qa_fast.train import optimizer
-from qa_fast.train.loop import _make_engine
+from qa_fast.train.learner import make_engine
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.steps import make_micros
 from qa_fast.train.validate import LossMeter
@@ -95,7 +95,7 @@ def fitted_losses(raw: dict = TINY_BERT, jit: object = "auto", **options: object
 def trainer_losses(raw: dict = TINY_BERT, precision: str = "float32") -> list[float]:
     """The same steps as `qa-fast train` makes them with Adam, a constant rate and no clipping."""
     model = tiny_model(raw, precision=precision)
-    engine = _make_engine(model, "off" if keras.backend.backend() == "tensorflow" else "on")
+    engine = make_engine(model, "off" if keras.backend.backend() == "tensorflow" else "on")
     losses = []
     for step, batch in enumerate(some_batches()):
         micros = make_micros([batch], 3, step, engine.devices)

@@ -78,6 +78,27 @@ def test_files_are_made_and_replaced(tmp_path: Path, remote: bool) -> None:
     assert index["mark"] == "new"
 
 
+def test_a_teacher_s_logits_beside_the_shards_stand_in_nobody_s_way(tmp_path: Path) -> None:
+    """They are no split and no build's: neither refused nor taken for shards, swept or vouched for."""
+    out = tmp_path / "shards"
+    make(out, "old", ("train", "test"))
+    kept = {f".teachers/{'a' * 32}/part-00000.f16": "logits", f".teachers/{'a' * 32}/teacher.json": "{}"}
+    for name, text in kept.items():
+        store.write_whole(out / name, text.encode())
+    check_out(out)
+    make(out, "new", ("train",))
+    assert set(contents(out)) == files_of("new", "train") | set(kept)
+    assert kept.items() <= contents(out).items()
+    assert staging.made_splits(out) == {"train"}
+    with locked(out):
+        sweep_others(out, MARKS["third"])
+        journal = Journal(out, MARKS["third"])
+        journal.open()
+        leave(out, journal, ("train",), may_go_on=False)
+    assert set(contents(out)) == files_of("new", "train") | set(kept)
+    check_out(out)
+
+
 class Killed(BaseException):
     """Stands for the process being gone: nothing after it runs."""
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import qa_fast.train
+import qa_fast.train.learner as learner
 import qa_fast.train.loop as loop
+import qa_fast.train.loss_scale as loss_scale
 from qa_fast.checkpoint import load_model, state_dict
 from qa_fast.errors import UserError
 from qa_fast.shards import open_shards
@@ -230,7 +232,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(workshop: Path, tmp_path: Pat
 
 
 def test_float16_scales_its_loss(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "FIRST_SCALE", 2.0**40)  # overflows at first, and is halved until it does not
+    monkeypatch.setattr(loss_scale, "FIRST_SCALE", 2.0**40)  # overflows at first, and is halved until it does not
     out = tmp_path / "model"
     config = TrainConfig(out=str(out), epochs=10, checkpoint_every=60, **OPTIONS | {"precision": "float16"})
     result = train(workshop / "bare", config)
@@ -364,7 +366,7 @@ def test_jit_on_jax_is_on_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_jit("off", config, "float32", 4, 16, 1000)
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(UserError, match=r"KERAS_BACKEND must be tensorflow or jax to train; received 'torch'"):
-        loop._make_engine(None, "on")
+        learner.make_engine(None, "on")
 
 
 def test_what_a_run_is_can_be_asked_without_a_framework() -> None:

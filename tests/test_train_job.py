@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from qa_fast.batches import BatchCutter, training_plan
+from qa_fast.checkpoint import load_model, save_model
 from qa_fast.errors import UserError
 from qa_fast.model.families import read_encoder_config
 from qa_fast.train import JobConfig
@@ -61,15 +62,19 @@ def job_words(number: int, port: int, processes: int = 2) -> list[str]:
     return ["--processes", str(processes), "--process-id", str(number), "--coordinator", f"127.0.0.1:{port}"]
 
 
-def run_job(shards: Path, out: Path, *options: str, **environment: str) -> list[Ended]:
-    """Two processes of `qa-fast train`; only process 0 is told of the folder that is looked at later."""
+def run_job(shards: Path, out: Path, *options: str, theirs: Path | None = None) -> list[Ended]:
+    """Two processes of `qa-fast train`; only process 0 is told of the folder that is looked at later.
+
+    Args:
+        shards: Of both, or of process 0.
+        out: Of process 0.
+        options: Of both.
+        theirs: Shards of process 1, if it has its own.
+    """
     port = free_port()
-    outs = [out, out.with_name(f"{out.name}-of-1")]
+    folders, outs = [shards, theirs or shards], [out, out.with_name(f"{out.name}-of-1")]
     processes = [
-        start(
-            command("train", str(shards), "--out", str(outs[number]), *options, *job_words(number, port)), **environment
-        )
-        for number in (0, 1)
+        start(command("train", str(folders[n]), "--out", str(outs[n]), *options, *job_words(n, port))) for n in (0, 1)
     ]
     results = ended(processes)
     assert not outs[1].exists()
@@ -207,10 +212,102 @@ def test_an_error_of_one_before_the_first_step_is_told_to_all(workshop: Path, tm
 
 
 def test_processes_must_do_the_same(workshop: Path, tmp_path: Path) -> None:
-    one = {"options": {"seed": 0, "out": "a"}, "data": {"features": 3}, "model": "x"}
+    one = {"options": {"seed": 0, "out": "a", "teacher": None}, "data": {"features": 3}, "model": "x", "teacher": None}
     check_same([one, one | {"options": {"seed": 0, "out": "b"}}])
     with pytest.raises(UserError, match=r"same options, shards and model; process 2 differs from process 0 in seed, m"):
-        check_same([one, one, one | {"options": {"seed": 1, "out": "a"}, "model": "y"}])
+        check_same([one, one, one | {"options": one["options"] | {"seed": 1}, "model": "y"}])
+    taught = [
+        one | {"options": one["options"] | {"teacher": folder}, "teacher": weights}
+        for folder, weights in (("here", "w"), ("there", "w"), ("here", "v"))
+    ]
+    check_same(taught[:2])  # where a model lies is each machine's own affair
+    with pytest.raises(UserError, match=r"process 1 differs from process 0 in teacher:"):
+        check_same([taught[0], taught[2]])
+    headed = one | {"options": one["options"] | {"init_head": "here"}}
+    with pytest.raises(UserError, match=r"process 1 differs from process 0 in init_head:"):
+        check_same([one | {"options": one["options"] | {"init_head": None}}, headed])
+
+
+@pytest.fixture(scope="module")
+def taught(workshop: Path) -> list[str]:
+    """Options that have everything at once: a mix, a teacher, an average, scores within epochs, and patience."""
+    make_shards(workshop / "own", workshop / "tiny", places=3, validation=False)
+    encoder = make_model_folder(workshop / "teacher-encoder", num_hidden_layers=1)
+    teacher, _ = load_model(encoder)
+    head = next(variable for variable in teacher.trainable_variables if variable.path.endswith("head/output_kernel"))
+    head.assign(np.random.default_rng(5).normal(0, 0.7, head.shape))
+    save_model(teacher, workshop / "teacher", encoder)
+    return [
+        *OPTIONS,
+        *("--teacher", str(workshop / "teacher"), "--average", "ema", "--epochs", "4"),
+        *("--validate-every", "8", "--patience", "2", "--accumulate", "2"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def taught_alone(workshop: Path, taught: list[str]) -> dict:
+    metrics = run_alone(workshop / "shards", workshop / "taught-alone", f"{workshop / 'own'}:6.5", *taught)
+    saved = [epoch["saved"] for epoch in metrics["history"]["epochs"]]
+    assert metrics["steps"] == 36 or saved[-2:] == [False, False]  # four epochs, but for patience
+    assert metrics["best"]["step"] >= 8  # the average is another than the weights
+    return metrics
+
+
+def teachers(shards: Path) -> list[Path]:
+    return sorted((shards / ".teachers").glob("*/part-*.f16"))
+
+
+def assert_same_course(metrics: dict, alone: dict, broken_at: int = 0) -> None:
+    """The same losses, and the same scores at the same steps, of which the same are saved.
+
+    A point of the curve is a mean over ten steps, but over fewer where the run was broken off among them.
+    """
+    assert (metrics["steps"], metrics["best"]["step"]) == (alone["steps"], alone["best"]["step"])
+    assert metrics["history"]["steps"] == alone["history"]["steps"]
+    whole = -(-broken_at // 10)
+    ours, theirs = (one["history"]["losses"][whole:] for one in (metrics, alone))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    ours, theirs = (
+        [(epoch["step"], epoch["f1"], epoch["saved"]) for epoch in one["history"]["epochs"]] for one in (metrics, alone)
+    )
+    assert ours == theirs
+
+
+def test_a_job_with_everything_is_as_one_process(
+    workshop: Path, tmp_path: Path, taught: list[str], taught_alone: dict
+) -> None:
+    """Each process has shards of its own, so that each reads the teacher for itself."""
+    copies = [tmp_path / "first", tmp_path / "second"]
+    for copy in copies:
+        shutil.copytree(workshop / "shards", copy, ignore=shutil.ignore_patterns(".teachers"))
+    own = shutil.copytree(workshop / "own", tmp_path / "own", ignore=shutil.ignore_patterns(".teachers"))
+    first, second = run_job(copies[0], tmp_path / "out", f"{own}:6.5", *taught, theirs=copies[1])
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    metrics = json.loads(first.out)
+    assert metrics["processes"] == 2
+    assert [part["weight"] for part in metrics["mix"]] == [1.0, 6.5]
+    assert_same_course(metrics, taught_alone)
+    assert_same_model(tmp_path / "out", workshop / "taught-alone")
+    ours, theirs, shared = teachers(copies[0]), teachers(copies[1]), teachers(own)
+    assert [len(parts) for parts in (ours, theirs, shared)] == [1, 1, 1]
+    assert ours[0].read_bytes() == theirs[0].read_bytes() == teachers(workshop / "shards")[0].read_bytes()
+
+
+def test_a_job_with_everything_resumes(workshop: Path, tmp_path: Path, taught: list[str], taught_alone: dict) -> None:
+    """Stopped once the average has begun, which then is process 0's in both, in the midst of an epoch."""
+    words = [f"{workshop / 'own'}:6.5", *taught, "--checkpoint-every", "0"]
+    before = [path.stat().st_mtime_ns for path in teachers(workshop / "shards")]
+    results = run_job_with(workshop / "shards", tmp_path / "out", words, 6, "os.kill(os.getpid(), signal.SIGINT)")
+    assert [result.code for result in results] == [130, 130], results
+    (found,) = checkpoints(tmp_path / "out" / "training" / "checkpoints")
+    arrays, state = read_checkpoint(found)
+    assert len(arrays["averages"]) == len(arrays["weights"])
+    assert 6 <= state["position"]["step"] < taught_alone["steps"]
+    first, second = run_job(workshop / "shards", tmp_path / "out", *words, "--resume")
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert_same_course(json.loads(first.out), taught_alone, state["position"]["step"])
+    assert_same_model(tmp_path / "out", workshop / "taught-alone")
+    assert [path.stat().st_mtime_ns for path in teachers(workshop / "shards")] == before  # kept, and read by both
 
 
 def test_whom_nobody_meets_gets_one_line(workshop: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from qa_fast.batches import Batch, BatchCutter
 from qa_fast.checkpoint import load_model, save_model, short_path, state_dict
-from qa_fast.train.loop import _make_engine
+from qa_fast.train.learner import make_engine
 from qa_fast.train.optimizer import span_loss, step_scalars, update
 from qa_fast.train.schedule import learning_rate_at
 from qa_fast.train.steps import make_micros
@@ -35,7 +35,7 @@ def batches(count: int, rows: int = 6, seed: int = 0, pad_id: int = 0) -> list[B
 def losses_of_run(precision: str = "float32", jit: str = "off", steps: int = 6, group: int = 1) -> dict:
     """Losses and last weights of a few steps with dropout; also run in other processes."""
     model = tiny_model(precision=precision)
-    engine = _make_engine(model, jit)
+    engine = make_engine(model, jit)
     losses = []
     for step in range(steps):
         micros = make_micros(batches(steps * group)[step * group : (step + 1) * group], 3, step, engine.devices)
@@ -77,7 +77,7 @@ def test_twenty_steps_follow_torch(name: str, tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], lr=1e-3
     )
-    engine = _make_engine(model, "off")
+    engine = make_engine(model, "off")
     losses = []
     for step, batch in enumerate(batches(20, pad_id=model.config.pad_id)):
         rate = learning_rate_at(step, 20, 1e-3, "linear", 0.1)
@@ -163,7 +163,7 @@ def test_micro_batches_add_up_to_the_batch() -> None:
     results = []
     for group in ([whole], halves):
         model = tiny_model(raw)
-        engine = _make_engine(model, "off")
+        engine = make_engine(model, "off")
         outcome = [
             [float(part) for part in engine.step(make_micros(group, 0, 0, engine.devices), step_scalars(1e-3, 0, 1, n))]
             for n in (1, 2, 3)

@@ -20,6 +20,7 @@ from qa_fast.cli.quantize import quantize
 from qa_fast.cli.serve import serve
 from qa_fast.cli.show import show
 from qa_fast.cli.startup import leave, without
+from qa_fast.cli.sweep import sweep
 from qa_fast.cli.train import train
 from qa_fast.cli.warmup import warmup
 from qa_fast.errors import UserError
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (featurize, show, train, evaluate, quantize, answer, serve, push, export, models, warmup):
+for _command in (featurize, show, train, sweep, evaluate, quantize, answer, serve, push, export, models, warmup):
     app.command()(_command)
 
 

@@ -18,7 +18,13 @@ from qa_fast.errors import UserError
 
 
 def train(
-    shards: Annotated[str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made.")] = "shards",
+    shards: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folder (or URL) that 'qa-fast featurize' made, 'shards' if left out; several are trained on "
+            "together. FOLDER:2 goes over it twice an epoch, FOLDER:0.5 over half, and the other half in the next."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", help="Model to start from; the one whose tokenizer made the shards if left out."),
@@ -60,11 +66,41 @@ def train(
         int, typer.Option("--checkpoint-every", help="Steps between checkpoints; 0 writes one at an interruption only.")
     ] = 500,
     validation: Annotated[
-        str, typer.Option("--validation", help="Split to score after each epoch; '' for none.")
+        str, typer.Option("--validation", help="Split to score after each epoch, of the first folder; '' for none.")
     ] = "validation",
     validation_examples: Annotated[
         int | None, typer.Option("--validation-examples", help="Score a random choice of so many examples.")
     ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option("--validate-every", help="Score every so many steps, too; the best is saved.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option("--patience", help="Stop after so many scores in a row without a better F1.")
+    ] = None,
+    init_head: Annotated[
+        str | None, typer.Option("--init-head", help="Fine-tuned model whose question answering head to start from.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher", help="Fine-tuned model to learn from beside the labels; its logits are kept in SHARDS."
+        ),
+    ] = None,
+    teacher_weight: Annotated[
+        float, typer.Option("--teacher-weight", help="Share of the loss that is the teacher's; labels have the rest.")
+    ] = 0.5,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Softens the teacher's and the student's probabilities.")
+    ] = 2.0,
+    average: Annotated[
+        str, typer.Option("--average", help="Weights to score and save: none (as trained), ema or swa (their mean).")
+    ] = "none",
+    average_decay: Annotated[
+        float, typer.Option("--average-decay", help="Of ema, a step; less in short runs.")
+    ] = 0.999,
+    average_share: Annotated[
+        float, typer.Option("--average-share", help="Of swa: the share of the steps, the last, that it is the mean of.")
+    ] = 0.25,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
     processes: Annotated[
@@ -119,6 +155,15 @@ def train(
         checkpoint_every=checkpoint_every,
         validation=validation,
         validation_examples=validation_examples,
+        validate_every=validate_every,
+        patience=patience,
+        init_head=init_head,
+        teacher=teacher,
+        teacher_weight=teacher_weight,
+        temperature=temperature,
+        average=average,
+        average_decay=average_decay,
+        average_share=average_share,
         resume=resume,
         overwrite=overwrite,
     )
@@ -129,12 +174,13 @@ def train(
         join_timeout=join_timeout,
         heartbeat_timeout=heartbeat_timeout,
     )
+    named = shards or ["shards"]
     with needs("train", "qa-fast train"), _not_waiting_for_others():
         if quiet or as_json or process_id:
-            result = run(shards, config, job=job)
+            result = run(named, config, job=job)
         else:
             with ProgressLine() as line:
-                result = run(shards, config, line, job)
+                result = run(named, config, line, job)
     if result.metrics["process_id"]:
         return
     if as_json:

@@ -44,6 +44,8 @@ def _opening(facts: Facts) -> str:
     trained_on = data.get("name", "data that was not recorded")
     linked = f"[{trained_on}](https://huggingface.co/datasets/{data['dataset']})" if data.get("dataset") else trained_on
     kind = facts.config.get("model_type")
+    others = [f"{part['name']} (times {part['weight']:g})" for part in facts.metrics.get("mix", [])[1:]]
+    linked += f" together with {' and '.join(others)}" if others else ""
     family = FAMILIES[kind].name if kind in FAMILIES else str(kind)
     size = f", {facts.parameters / 1e6:,.1f} million parameters" if facts.parameters else ""
     title = f"{base.split('/')[-1]}, trained to answer questions" if base else "A model that answers questions"
@@ -141,7 +143,7 @@ def _course(facts: Facts) -> str:
         parts.append(f"![Training loss and learning rate over the steps]({TRAINING}/{PICTURE})\n")
     epochs = metrics.get("history", {}).get("epochs", [])
     if epochs:
-        best = max(epoch["epoch"] for epoch in epochs if epoch["saved"])
+        best = max(epoch["step"] for epoch in epochs if epoch["saved"])  # an epoch may be scored several times
         rows = [
             (
                 str(epoch["epoch"]),
@@ -149,7 +151,7 @@ def _course(facts: Facts) -> str:
                 "" if epoch["loss"] is None else f"{epoch['loss']:.3f}",
                 f"{epoch['exact_match']:.2f}",
                 f"{epoch['f1']:.2f}",
-                "this model" if epoch["epoch"] == best else "",
+                "this model" if epoch["step"] == best else "",
             )
             for epoch in epochs
         ]

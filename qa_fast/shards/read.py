@@ -275,7 +275,7 @@ class Shards:
         return self._opened[name]
 
 
-def open_shards(path: str | Path) -> Shards:
+def open_shards(path: str | os.PathLike[str]) -> Shards:
     """Open a folder that `qa-fast featurize` made.
 
     Args:

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qa_fast.model.encoder import SpanModel
-from qa_fast.train.optimizer import span_loss, update
+from qa_fast.train.optimizer import micro_loss, update
 from qa_fast.train.steps import Floats, Micro
 
 State = tuple[list[Any], list[Any], list[Any]]
@@ -34,9 +34,16 @@ class JaxEngine:
         model: Its weights are where training starts; they change at `publish`.
         attention: "exact", or how attention is computed in one piece, see `model.fused`.
         devices: To train on, each process' together; those of all processes if None.
+        temperature: Of a teacher, see `optimizer.micro_loss`.
     """
 
-    def __init__(self, model: SpanModel, attention: str = "exact", devices: Sequence[Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: SpanModel,
+        attention: str = "exact",
+        devices: Sequence[Any] | None = None,
+        temperature: float | None = None,
+    ) -> None:
         self.model = model
         # In the order of processes: then a process' rows are a slice of the batch.
         devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -55,8 +62,7 @@ class JaxEngine:
                 (start, end), _ = model.stateless_call(
                     weights, [], micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
                 )
-            labels = (micro.starts, micro.ends, micro.start_weights, micro.end_weights)
-            loss = span_loss(start, end, *labels)
+            loss = micro_loss(start, end, micro, temperature)
             return loss * scale, loss
 
         gradients_of = jax.grad(loss_of, has_aux=True)
@@ -109,6 +115,14 @@ class JaxEngine:
             name: jax.make_array_from_process_local_data(self._by_rows, column) for name, column in columns.items()
         }
         return Micro(**placed, key=key)
+
+    def weights(self) -> Sequence[Any]:
+        """See `steps.Engine`."""
+        return self._state[0]
+
+    def placed(self, arrays: Sequence[Floats]) -> list[Any]:
+        """See `steps.Engine`."""
+        return list(self._placed(list(arrays)))
 
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.Engine`."""

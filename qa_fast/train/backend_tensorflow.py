@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from qa_fast.model.encoder import SpanModel
-from qa_fast.train.optimizer import span_loss, update
+from qa_fast.train.optimizer import micro_loss, update
 from qa_fast.train.steps import Floats, Micro
 
 SIGNATURE = (
@@ -26,6 +26,7 @@ SIGNATURE = (
     tf.TensorSpec((None,), tf.int32),
     tf.TensorSpec((None,), tf.float32),
     tf.TensorSpec((None,), tf.float32),
+    tf.TensorSpec((None, 2, None), tf.float32),
     tf.TensorSpec((2,), tf.uint32),
 )
 SCALARS = tf.TensorSpec((5,), tf.float32)
@@ -45,10 +46,12 @@ class TensorFlowEngine:
         model: Its weights are trained in place.
         jit: "on", "parts" or "off".
         devices: Names; the first must be the one that the model's weights are on.
+        temperature: Of a teacher, see `optimizer.micro_loss`.
     """
 
-    def __init__(self, model: SpanModel, jit: str, devices: Sequence[str]) -> None:
+    def __init__(self, model: SpanModel, jit: str, devices: Sequence[str], temperature: float | None = None) -> None:
         self.model = model
+        self._temperature = temperature
         self.devices = len(devices)
         self._jit = jit
         self._names = list(devices)
@@ -95,15 +98,16 @@ class TensorFlowEngine:
     def _traced_pass(self, number: int) -> Any:
         weights = self._weights[number]
 
-        def one_pass(micro: tuple[Any, ...], scale: Any) -> tuple[Any, list[Any]]:
-            input_ids, lengths, types, starts, ends, start_weights, end_weights, key = micro
+        def one_pass(share: tuple[Any, ...], scale: Any) -> tuple[Any, list[Any]]:
+            micro = Micro(*share)
+            inputs = (micro.input_ids, micro.lengths, micro.token_type_ids, micro.key)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)
                 if number == 0:
-                    start, end = self.model(input_ids, lengths, types, key)
+                    start, end = self.model(*inputs)
                 else:
-                    (start, end), _ = self.model.stateless_call(weights, [], input_ids, lengths, types, key)
-                loss = span_loss(start, end, starts, ends, start_weights, end_weights)
+                    (start, end), _ = self.model.stateless_call(weights, [], *inputs)
+                loss = micro_loss(start, end, micro, self._temperature)
                 scaled = loss * scale
             gradients = tape.gradient(scaled, weights)
             return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
@@ -156,6 +160,14 @@ class TensorFlowEngine:
             for total in self._sums:
                 total.assign(tf.zeros_like(total))
         return norm
+
+    def weights(self) -> Sequence[Any]:
+        """See `steps.Engine`."""
+        return self._weights[0]
+
+    def placed(self, arrays: Sequence[Floats]) -> list[Any]:
+        """See `steps.Engine`."""
+        return [tf.convert_to_tensor(array) for array in arrays]
 
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.Engine`."""

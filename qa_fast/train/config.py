@@ -12,10 +12,11 @@ from qa_fast.errors import UserError
 from qa_fast.model.precision import PRECISIONS
 
 OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("linear", "constant")
+SCHEDULES = ("linear", "constant", "range")
 BATCHINGS = ("grouped", "fixed")
 ATTENTIONS = ("auto", "exact", "cudnn")
 JITS = ("auto", "on", "parts", "off")
+AVERAGES = ("none", "ema", "swa")
 # These do not change which weights come out, so a resumed run may have others.
 FREE_ON_RESUME = ("out", "checkpoint_every", "resume", "overwrite", "log_every")
 
@@ -33,7 +34,7 @@ class TrainConfig:
         batch_size: Rows (features) a batch, over all devices together.
         accumulate: Batches an optimisation step.
         optimizer: "adamw" (weight decay on matrices) or "adam".
-        schedule: "linear" (warmup, then down to 0) or "constant".
+        schedule: "linear" (warmup, then down to 0), "constant" or "range" (rising, see `rates`).
         learning_rate: Highest learning rate.
         warmup: Share of the steps over which the rate rises; linear schedule only.
         weight_decay: AdamW's decay.
@@ -50,6 +51,16 @@ class TrainConfig:
         log_every: Steps between points of the loss curve.
         validation: Split to score after each epoch, where the shards have it; "" is none.
         validation_examples: Score a random choice of so many examples; None is all.
+        validate_every: Steps between validations, beside those at the ends of epochs; None is at those alone.
+        patience: Stop after so many validations in a row that are not the best so far by F1; None never does.
+        init_head: A fine-tuned model folder or Hub id whose head training starts from.
+        teacher: A fine-tuned model folder or Hub id to learn from beside the labels.
+        teacher_weight: What the teacher counts in the loss, in (0, 1]; labels count the rest.
+        temperature: Softens the teacher's and the student's probabilities.
+        average: What is validated and saved: "none" (the weights as trained), "ema" (their exponential moving average)
+            or "swa" (their mean over the last share of the run).
+        average_decay: Of "ema", a step; short runs have less, see `averaging.share_of`.
+        average_share: Of "swa", the share of the steps, in (0, 1].
         resume: Go on from the newest checkpoint in `out`.
         overwrite: Replace what is in `out`.
     """
@@ -77,6 +88,15 @@ class TrainConfig:
     log_every: int = 10
     validation: str = "validation"
     validation_examples: int | None = None
+    validate_every: int | None = None
+    patience: int | None = None
+    init_head: str | None = None
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    temperature: float = 2.0
+    average: str = "none"
+    average_decay: float = 0.999
+    average_share: float = 0.25
     resume: bool = False
     overwrite: bool = False
 
@@ -92,6 +112,7 @@ class TrainConfig:
             "batching": BATCHINGS,
             "precision": PRECISIONS,
             "jit": JITS,
+            "average": AVERAGES,
             "attention": ATTENTIONS,
         }
         for name, allowed in choices.items():
@@ -99,7 +120,7 @@ class TrainConfig:
                 raise UserError(f"--{name} must be one of {', '.join(allowed)}; received {getattr(self, name)!r}")
         for name in ("epochs", "batch_size", "accumulate", "log_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("max_steps", "max_examples", "validation_examples"):
+        for name in ("max_steps", "max_examples", "validation_examples", "validate_every", "patience"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         for name in ("checkpoint_every", "weight_decay", "clip_norm", "seed"):
@@ -110,6 +131,17 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"--{name} must be at least 0 and below 1; received {value}")
+        if not 0 < self.teacher_weight <= 1:
+            raise UserError(
+                "--teacher-weight must be above 0 and at most 1, the share of the loss that is the teacher's; "
+                f"received {self.teacher_weight}: try 0.5"
+            )
+        if not 0 < self.average_decay < 1:
+            raise UserError(f"--average-decay must be above 0 and below 1; received {self.average_decay}: try 0.999")
+        if not 0 < self.average_share <= 1:
+            raise UserError(f"--average-share must be above 0 and at most 1; received {self.average_share}: try 0.25")
+        if not 0 < self.temperature < float("inf"):
+            raise UserError(f"--temperature must be above 0; received {self.temperature}: try 2")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other; received both: choose one")
 
@@ -125,10 +157,11 @@ def _at_least(name: str, value: float, least: int) -> None:
 
 def changed_options(before: dict[str, Any], now: TrainConfig) -> list[str]:
     """Which options that decide the weights differ from those of an earlier run, as "name: then -> now"."""
+    before = TrainConfig().to_dict() | before  # an earlier version lacked some, and did as the defaults say
     return [
-        f"{name}: {before.get(name)!r} -> {value!r}"
+        f"{name}: {before[name]!r} -> {value!r}"
         for name, value in now.to_dict().items()
-        if name not in FREE_ON_RESUME and before.get(name) != value
+        if name not in FREE_ON_RESUME and before[name] != value
     ]
 
 

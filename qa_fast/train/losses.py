@@ -16,6 +16,10 @@ from qa_fast.train.state import checkpoints
 BEHIND = 4
 
 
+class LossNotANumber(UserError):
+    """A run that cannot go on."""
+
+
 class Losses:
     """Losses and gradient norms of steps that the device may still be at, and of those since the last mean.
 
@@ -47,7 +51,7 @@ class Losses:
         """Wait for all but the last `keep` steps.
 
         Raises:
-            UserError: A loss is not a number.
+            LossNotANumber: A loss is not a number.
         """
         while len(self._pending) > keep:
             step, loss, norm = self._pending.popleft()
@@ -55,7 +59,7 @@ class Losses:
             if not math.isfinite(value) or (not math.isfinite(self.norm) and not self._skips):
                 saved = checkpoints(self._folder)
                 kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
-                raise UserError(
+                raise LossNotANumber(
                     f"the loss must stay a number; at step {step} it is {value} with gradient norm {self.norm}: "
                     f"{kept}; try a lower --learning-rate (now {self._learning_rate}) or --precision float32"
                 )

@@ -8,10 +8,13 @@ Sources: Kingma & Ba 2015; Loshchilov & Hutter 2019 (decoupled decay); clipping 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
+
+if TYPE_CHECKING:
+    from qa_fast.train.steps import Micro
 
 BETA_1 = 0.9
 BETA_2 = 0.999
@@ -45,6 +48,46 @@ def span_loss(start_logits: Any, end_logits: Any, starts: Any, ends: Any, start_
         return ops.sum(ops.where(weights > 0, losses * weights, 0.0))
 
     return one(start_logits, starts, start_weights) + one(end_logits, ends, end_weights)
+
+
+def soft_loss(start_logits: Any, end_logits: Any, targets: Any, lengths: Any, temperature: float) -> Any:
+    """Weighted sum of the divergences KL(teacher || student) of start and end, over each row's own tokens.
+
+    Both are softened: the student's logits are divided by `temperature` here, the teacher's were for its
+    probabilities. Source: Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2; the
+    factor temperature squared, which keeps gradients as large as those of labels, is part of the rows' weights.
+
+    Args:
+        start_logits: float32[B, L]; those at and beyond a row's length count nothing.
+        end_logits: float32[B, L].
+        targets: float32[B, 2, L], the teacher's probabilities of start and end times the row's weight; 0 at and beyond
+            a row's length.
+        lengths: int32[B].
+        temperature: Above 0.
+
+    Returns:
+        float32 scalar; 0 where student and teacher agree.
+    """
+    own = ops.arange(ops.shape(start_logits)[-1], dtype="int32")[None, :] < lengths[:, None]
+    tiny = np.finfo(np.float32).tiny
+
+    def one(logits: Any, masses: Any) -> Any:
+        # A large number, not infinity: it is multiplied by a mass of 0.
+        soft = ops.where(own, logits / temperature, np.float32(-1e9))
+        soft = soft - ops.stop_gradient(ops.max(soft, axis=-1, keepdims=True))
+        logs = soft - ops.log(ops.sum(ops.exp(soft), axis=-1, keepdims=True))
+        shares = masses / ops.maximum(ops.sum(masses, axis=-1, keepdims=True), tiny)
+        return ops.sum(ops.where(masses > 0, masses * (ops.log(ops.maximum(shares, tiny)) - logs), 0.0))
+
+    return one(start_logits, targets[:, 0]) + one(end_logits, targets[:, 1])
+
+
+def micro_loss(start_logits: Any, end_logits: Any, micro: Micro, temperature: float | None) -> Any:
+    """What a micro batch adds to its step's loss: that of its labels and, with a temperature, of its teacher."""
+    loss = span_loss(start_logits, end_logits, micro.starts, micro.ends, micro.start_weights, micro.end_weights)
+    if temperature is None:
+        return loss
+    return loss + soft_loss(start_logits, end_logits, micro.targets, micro.lengths, temperature)
 
 
 def global_norm(gradients: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +64,9 @@ class EpochReport:
     f1: float
     seconds: float
     saved: bool
+
+
+Progress = Callable[[StepReport | EpochReport | str], None]
 
 
 class Pace:

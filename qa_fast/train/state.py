@@ -1,8 +1,8 @@
 """Checkpoints of a run: everything that decides what comes next, in a folder that is whole or not there.
 
-`step-00000500/` holds `arrays.safetensors` (weights, first and second moments) and `state.json` (position in the data,
-loss scale, best score so far, options, what was measured). There is no random state in it: data order and dropout masks
-are pure functions of seed, epoch and step.
+`step-00000500/` holds `arrays.safetensors` (weights, first and second moments, their average where the run has one) and
+`state.json` (position in the data, loss scale, best score so far, options, what was measured). There is no random state
+in it: data order and dropout masks are pure functions of seed, epoch and step.
 """
 
 from __future__ import annotations

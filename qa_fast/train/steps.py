@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from qa_fast.batches import Batch
 from qa_fast.model.dropout import dropout_key
 from qa_fast.schema import Int8s, Int32s
+from qa_fast.train.report import EpochReport, History
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,6 +28,8 @@ class Micro(NamedTuple):
         ends: int32[B], in [0, L).
         start_weights: float32[B], what each row's start counts in the step's loss.
         end_weights: float32[B].
+        targets: float32[B, 2, L], a teacher's probabilities for start and end times what the row counts in the step's
+            loss; float32[B, 2, 0] without one.
         key: uint32[2], of the dropout masks.
     """
 
@@ -37,6 +40,7 @@ class Micro(NamedTuple):
     ends: Int32s
     start_weights: Floats
     end_weights: Floats
+    targets: Floats
     key: npt.NDArray[np.uint32]
 
 
@@ -60,6 +64,12 @@ class Engine(Protocol):
             The loss and the gradients' norm before clipping; `float()` of them waits for the step.
         """
 
+    def weights(self) -> Sequence[Any]:
+        """The backend's own tensors of the weights as they stand; the next step may write over them."""
+
+    def placed(self, arrays: Sequence[Floats]) -> list[Any]:
+        """Arrays of the weights' shapes as the backend's own tensors, where the weights are."""
+
     def read(self) -> dict[str, list[Floats]]:
         """Weights, firsts and seconds, in the order of the model's weights."""
 
@@ -82,7 +92,9 @@ class Position:
         passes: Forward passes done, for the dropout masks.
         loss_scale: Of float16; 1 otherwise.
         steady: Steps since the loss scale changed.
-        ended: The last epoch is scored and saved.
+        ended: The last epoch is scored and saved, or patience has run out.
+        validated: Steps done at the last validation.
+        stale: Validations since the best.
     """
 
     epoch: int = 0
@@ -93,6 +105,39 @@ class Position:
     loss_scale: float = 1.0
     steady: int = 0
     ended: bool = False
+    validated: int = 0
+    stale: int = 0
+
+
+@dataclass
+class Standing:
+    """Where a run stands and how it came there: all of a checkpoint that is no array and may change.
+
+    Attributes:
+        position: What decides the next step.
+        history: Its curves.
+        best: The validation whose model was saved, None before the first.
+    """
+
+    position: Position = field(default_factory=Position)
+    history: History = field(default_factory=History)
+    best: EpochReport | None = None
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Standing:
+        """What `to_dict` gives, or a checkpoint's state, which holds that."""
+        best = EpochReport(**state["best"]) if state["best"] else None
+        return cls(Position(**state["position"]), History(**state["history"]), best)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def add(self, report: EpochReport) -> None:
+        """Take in what a validation found."""
+        self.history.epochs.append(asdict(report))
+        self.best = report if report.saved else self.best
+        self.position.stale = 0 if report.saved else self.position.stale + 1
 
 
 def make_micros(
@@ -136,6 +181,7 @@ def make_micros(
                 _filled(ends, missing),
                 _filled(weights[0], missing),
                 _filled(weights[1], missing),
+                np.zeros((len(batch.rows) + missing, 2, 0), np.float32),
                 dropout_key(seed, first_pass + number),
             )
         )

@@ -1,0 +1,124 @@
+"""What learns in a run: the model and the engine that trains it, a teacher's lessons, the average of the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+
+from qa_fast.checkpoint import load_weights, start_head
+from qa_fast.errors import UserError
+from qa_fast.model.encoder import SpanModel
+from qa_fast.train.averaging import Average
+from qa_fast.train.job import Job
+from qa_fast.train.lessons import Lessons, lessons_of
+from qa_fast.train.opening import Arrays, Beginning, Course
+from qa_fast.train.report import Progress
+from qa_fast.train.steps import Engine
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The parts that hold arrays.
+
+    Attributes:
+        model: Has the weights that are scored and saved, once they are published.
+        engine: Has those that are trained.
+        lessons: A teacher's, None without one.
+        average: Of the weights, None without one.
+    """
+
+    model: SpanModel
+    engine: Engine
+    lessons: Lessons | None
+    average: Average | None
+
+    def arrays(self) -> Arrays:
+        """What a checkpoint keeps: weights, firsts and seconds, and averages once they have begun."""
+        arrays = self.engine.read()
+        return arrays if self.average is None else arrays | {"averages": self.average.read()}
+
+
+def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) -> Learner:
+    """Load the model and bring it, its optimizer and its average to where the run stands, the same in all processes.
+
+    Raises:
+        UserError: A model cannot be read, or another process of the job failed.
+    """
+    config, models = course.config, course.sources.models
+    lessons = _lessons(course, job, say)
+    average = None
+    if config.average != "none":
+        average = Average(config.average, course.material.steps, config.average_decay, config.average_share)
+    with job.agreed():
+        model = SpanModel(course.sources.encoder, precision=course.precision.value)
+        report = load_weights(model, models["--model"], seed=config.seed)
+        if "--init-head" in models:
+            start_head(model, models["--init-head"])
+        if not beginning.resumed:
+            say(f"{models['--model']}: {report.message()}")
+            if "--init-head" in models:
+                say(f"{models['--init-head']}: its head is what training starts from")
+        temperature = None if lessons is None else lessons.temperature
+        engine = make_engine(model, course.jit.value, course.attention.value, temperature)
+    learner = Learner(model, engine, lessons, average)
+    _bring_to(learner, beginning, job)
+    if engine.devices > 1:
+        several = f" in {job.processes} processes" if job.processes > 1 else ""
+        say(f"{engine.devices} devices{several}, each with its share of every batch")
+    return learner
+
+
+def _lessons(course: Course, job: Job, say: Progress) -> Lessons | None:
+    """The teacher's; the first process computes what is not kept, and the others find it where SHARDS is shared."""
+    teacher = course.sources.models.get("--teacher")
+    if teacher is None:
+        return None
+    found: list[Lessons] = []
+
+    def learn() -> None:
+        found.append(lessons_of(teacher, course.material.mix, course.config, say))
+
+    job.told(learn)
+    with job.agreed():
+        if not found:
+            learn()
+    return found[0]
+
+
+def _bring_to(learner: Learner, beginning: Beginning, job: Job) -> None:
+    arrays = beginning.arrays
+    if job.processes > 1:  # one copy of the truth, whatever lies on the machines
+        own = arrays or learner.engine.read()
+        if beginning.averaged:
+            own = {"averages": own["weights"]} | own
+        arrays = job.arrays(own)
+    if arrays:
+        learner.engine.write(arrays)
+        if learner.average is not None:
+            learner.average.write(learner.engine.placed(arrays.get("averages", [])))
+
+
+def make_engine(model: SpanModel, jit: str, attention: str = "exact", temperature: float | None = None) -> Engine:
+    """The engine of Keras' backend, on all devices.
+
+    Args:
+        model: To be trained.
+        jit: "on", "parts" or "off".
+        attention: "exact" or "cudnn".
+        temperature: Of a teacher, see `optimizer.micro_loss`.
+
+    Raises:
+        UserError: There is none for the backend.
+    """
+    if keras.backend.backend() == "tensorflow":
+        from qa_fast.train.backend_tensorflow import TensorFlowEngine, training_devices
+
+        return TensorFlowEngine(model, jit, training_devices(), temperature)
+    if keras.backend.backend() == "jax":
+        from qa_fast.train.backend_jax import JaxEngine
+
+        return JaxEngine(model, attention, temperature=temperature)
+    raise UserError(
+        f"KERAS_BACKEND must be tensorflow or jax to train; received {keras.backend.backend()!r}: set it to one of them"
+    )

@@ -1,0 +1,201 @@
+"""Several folders of shards trained on together, each with a weight.
+
+A weight is how often an epoch goes over the folder: 1 is every feature once, 2 every feature twice, 0.5 half of them.
+So one's own small data can be seen more often, or a large set beside it less, and the length of an epoch is known from
+the sizes. (A share of the epoch would ask which folder sets its length.) A folder's features are gone through in random
+passes: what an epoch does not reach comes in the next, before anything is repeated. Which features an epoch holds is a
+pure function of (sizes, weights, seed, epoch); their order is `batches.training_plan`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qa_fast.errors import UserError
+from qa_fast.schema import Features, Int32s, Int64s
+from qa_fast.shards import CHECKSUM, TRAIN, Shards, Split, open_shards
+from qa_fast.store import is_url, local_path
+from qa_fast.train.config import TrainConfig
+from qa_fast.train.setup import chosen_rows
+
+# Tells these random streams from those of `training_plan`, which are of two numbers.
+_STREAM = 7
+Place = str | os.PathLike[str]  # a folder of shards: its name, a URL, or `Shards`
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of a mix.
+
+    Attributes:
+        shards: The folder; it has a split named train.
+        weight: Times an epoch goes over it.
+    """
+
+    shards: Shards
+    weight: float = 1.0
+
+    @property
+    def train(self) -> Split:
+        """The split to train on."""
+        return self.shards.split(TRAIN)
+
+
+def open_mix(named: Sequence[Place]) -> list[Part]:
+    """Open folders given as "shards" or "shards:0.5", and URLs alike.
+
+    Raises:
+        UserError: A weight is not above 0, a folder is not usable, or their tokenizers differ.
+    """
+    if not named:
+        raise UserError("train must be given shards; received no folder: name one that 'qa-fast featurize' made")
+    parts = []
+    for name in named:
+        folder, weight = _weighted(name)
+        shards = folder if isinstance(folder, Shards) else open_shards(folder)
+        if TRAIN not in shards.names:
+            raise UserError(
+                f"shards must hold a split named train; {str(shards.folder)!r} has {', '.join(shards.names)}: "
+                "featurize a source with one"
+            )
+        parts.append(Part(shards, weight))
+    first = parts[0].shards.manifest["model"]
+    for part in parts[1:]:
+        other = part.shards.manifest["model"]
+        if other["tokenizer_hash"] != first["tokenizer_hash"]:
+            raise UserError(
+                f"shards that are trained on together must have the same tokenizer; {parts[0].shards.folder} was made "
+                f"with that of {first['name']} ({first['tokenizer_hash'][:12]}), {part.shards.folder} with that of "
+                f"{other['name']} ({other['tokenizer_hash'][:12]}): featurize one of them again with --model of the "
+                "other"
+            )
+    return parts
+
+
+def _weighted(name: Place) -> tuple[Place, float]:
+    if not isinstance(name, str | Path):  # shards that are open, or a place elsewhere with options of its own
+        return name, 1.0
+    folder, colon, text = str(name).rpartition(":")
+    if not colon or (not is_url(name) and local_path(str(name)).exists()):
+        return name, 1.0
+    try:
+        weight = float(text)
+    except ValueError:
+        return name, 1.0  # a name with a colon: where it is not there, opening it says so
+    if not (weight > 0 and math.isfinite(weight)):
+        raise UserError(
+            f"a folder's weight, how often an epoch goes over it, must be above 0; received {str(name)!r}: try "
+            f"{folder}:0.5"
+        )
+    return folder, weight
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What a run trains on; rows count over the features of all folders.
+
+    Attributes:
+        parts: The folders; what concerns a run as a whole, such as validation, is of the first.
+        pools: int64 of each folder, its features to train on, increasing.
+    """
+
+    parts: list[Part]
+    pools: list[Int64s]
+
+    @property
+    def chunks(self) -> list[Features]:
+        """Of all folders."""
+        return [chunk for part in self.parts for chunk in part.train.chunks]
+
+    @property
+    def rows(self) -> Int64s:
+        """int64, the features to train on."""
+        return np.concatenate(self.pools)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of each folder, how many features an epoch takes."""
+        return [epoch_size(len(pool), part.weight) for pool, part in zip(self.pools, self.parts, strict=True)]
+
+    @property
+    def max_length(self) -> int:
+        """Longest feature in tokens that any of the folders was made for."""
+        return max(part.train.max_length for part in self.parts)
+
+    def tokens(self, lengths: Int32s) -> int:
+        """An epoch's tokens; where it takes a part of a folder, as many as are to be expected."""
+        means = [float(lengths[pool].mean()) if len(pool) else 0.0 for pool in self.pools]
+        return round(sum(size * mean for size, mean in zip(self.sizes, means, strict=True)))
+
+    def epoch(self, seed: int, epoch: int) -> Int64s:
+        """See `epoch_rows`."""
+        return epoch_rows(self.pools, [part.weight for part in self.parts], seed, epoch)
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must find again."""
+        files = [file for part in self.parts for file in part.shards.manifest["splits"][TRAIN].get("shards", [])]
+        found: dict[str, Any] = {"checksums": [file[CHECKSUM] for file in files], "features": len(self.rows)}
+        weights = [part.weight for part in self.parts]
+        return found if weights == [1.0] else found | {"weights": weights}
+
+    def facts(self) -> list[dict[str, Any]]:
+        """For the record of a run: of each folder the source's name, weight and features."""
+        return [
+            {"name": Path(part.shards.manifest["source"]["name"]).name, "weight": part.weight, "features": len(pool)}
+            for part, pool in zip(self.parts, self.pools, strict=True)
+        ]
+
+
+def select_mix(parts: Sequence[Part], config: TrainConfig) -> Mix:
+    """The folders with those of their features that belong to the examples that `max_examples` chooses among all.
+
+    Raises:
+        UserError: A folder has no features.
+    """
+    examples, bounds, first = [], [0], 0
+    for part in parts:
+        example = np.concatenate([chunk.example_index for chunk in part.train.chunks] or [np.zeros(0, np.int32)])
+        if not len(example):
+            raise UserError(
+                f"the split named train must hold features; that of {part.shards.folder} has none: featurize a source "
+                "with examples"
+            )
+        examples.append(example.astype(np.int64) + first)
+        first += int(example.max()) + 1
+        bounds.append(bounds[-1] + len(example))
+    rows = chosen_rows(np.concatenate(examples), config)
+    return Mix(list(parts), np.split(rows, np.searchsorted(rows, bounds[1:-1])))
+
+
+def epoch_size(features: int, weight: float) -> int:
+    """How many of a folder's features an epoch holds; at least one where there is one."""
+    return max(1, round(weight * features)) if features else 0
+
+
+def epoch_rows(pools: Sequence[Int64s], weights: Sequence[float], seed: int, epoch: int) -> Int64s:
+    """The features of an epoch, sorted; a feature stands there as often as it is to be seen.
+
+    Args:
+        pools: int64 of each folder, its features.
+        weights: Of each folder.
+        seed: Of the run.
+        epoch: Counts from 0.
+    """
+    taken = []
+    for number, (pool, weight) in enumerate(zip(pools, weights, strict=True)):
+        size = epoch_size(len(pool), weight)
+        begin, end = epoch * size, (epoch + 1) * size
+        while begin < end:
+            turn, place = divmod(begin, len(pool))
+            order = np.random.default_rng([_STREAM, seed, number, turn]).permutation(pool)
+            part = order[place : place + end - begin]
+            taken.append(part)
+            begin += len(part)
+    return np.sort(np.concatenate(taken)) if taken else np.zeros(0, np.int64)

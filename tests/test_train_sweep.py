@@ -1,0 +1,153 @@
+"""The random search: its space, its journal, and one whole sweep of two runs."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import qa_fast.cli.sweep as cli
+from qa_fast.cli.app import app
+from qa_fast.errors import UserError
+from qa_fast.train import TrainConfig
+from qa_fast.train.sweep import (
+    BATCH_SIZES,
+    DROPOUTS,
+    EPOCHS,
+    LEARNING_RATES,
+    WARMUPS,
+    SweepConfig,
+    Trial,
+    command,
+    in_a_process,
+    options_of,
+    sweep,
+    table,
+    train_arguments,
+)
+from tests.small_runs import make_model_folder, make_shards
+
+
+class Runs:
+    """Stands for the processes: F1 is best at a learning rate of 1e-4."""
+
+    def __init__(self, fail: tuple[int, ...] = (), stop_at: int | None = None) -> None:
+        self.seen: list[list[str]] = []
+        self._fail, self._stop_at = fail, stop_at
+
+    def __call__(self, arguments: list[str]) -> dict[str, Any]:
+        number = int(arguments[arguments.index("--out") + 1][-4:])
+        if number == self._stop_at:
+            raise KeyboardInterrupt
+        self.seen.append(arguments)
+        if number in self._fail:
+            raise UserError("the loss must stay a number")
+        rate = float(arguments[arguments.index("--learning-rate") + 1]) if "--learning-rate" in arguments else 5e-5
+        return {"best": {"f1": 80 - 1e5 * abs(rate - 1e-4), "exact_match": 50.0}}
+
+
+def test_options_lie_in_the_space_and_depend_on_seed_and_number() -> None:
+    found = [options_of(3, number) for number in range(1, 200)]
+    assert found == [options_of(3, number) for number in range(1, 200)]
+    assert found[:5] != [options_of(4, number) for number in range(1, 6)]
+    for options in found:
+        assert LEARNING_RATES[0] * 0.99 <= options["learning_rate"] <= LEARNING_RATES[1] * 1.01
+        assert WARMUPS[0] <= options["warmup"] <= WARMUPS[1]
+        TrainConfig(**options).check()
+    for name, values in (("batch_size", BATCH_SIZES), ("epochs", EPOCHS), ("dropout", DROPOUTS)):
+        assert {options[name] for options in found} == set(values)
+    rates = sorted(options["learning_rate"] for options in found)
+    assert 4e-5 < rates[100] < 8e-5  # the middle of a log-uniform choice
+    assert options_of(3, 0) == {}
+
+
+def test_help_tells_the_space() -> None:
+    told = " ".join((cli.sweep.__doc__ or "").split())
+    assert "learning rate 1e-5 to 3e-4 (log-uniform), batch size 8, 16 or 32, 1 to 3 epochs, warmup 0 to 0.2" in told
+    assert (LEARNING_RATES, BATCH_SIZES, EPOCHS, WARMUPS) == ((1e-5, 3e-4), (8, 16, 32), (1, 2, 3), (0.0, 0.2))
+    assert "dropout 0, 0.05, 0.1 or 0.2" in told
+    assert DROPOUTS == (0.0, 0.05, 0.1, 0.2)
+
+
+def test_a_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
+    config = SweepConfig(shards=("a", "b:2"), trials=6, out=str(tmp_path / "sweep"), seed=1)
+    first = Runs(fail=(2,), stop_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(config, print, first)
+    journal = tmp_path / "sweep" / "trials.jsonl"
+    assert [json.loads(line)["trial"] for line in journal.read_text().splitlines()] == [0, 1, 2, 3]
+    text = journal.read_text()
+    journal.write_text(text[: len(text) - 30])  # trial 3's line was cut short by a kill
+    rest = Runs()
+    ranked = sweep(config, print, rest)
+    assert len(rest.seen) == 3
+    assert sorted(trial.trial for trial in ranked) == list(range(6))
+    assert ranked[-1].trial == 2
+    assert ranked[-1].error == "the loss must stay a number"
+    scores = [trial.f1 for trial in ranked[:-1]]
+    assert scores == sorted(scores, reverse=True)
+    none = Runs()
+    assert sweep(config, print, none) == ranked
+    assert not none.seen
+    longer = Runs()
+    sweep(SweepConfig(**vars(config) | {"trials": 8}), print, longer)
+    assert len(longer.seen) == 2
+    with pytest.raises(UserError, match=r"goes on with the settings it began with; .*trials.jsonl has others \(seed\)"):
+        sweep(SweepConfig(**vars(config) | {"seed": 2}), print, none)
+
+
+def test_arguments_are_of_train_within_the_budget_or_without() -> None:
+    config = SweepConfig(shards=("my shards", "b:2"), model="minilm", max_examples=70, validation_examples=None)
+    options = options_of(0, 1)
+    arguments = train_arguments(config, options, "out", budget=True)
+    assert arguments[:3] == ["train", "my shards", "b:2"]
+    assert arguments[arguments.index("--max-examples") + 1] == "70"
+    assert "--validation-examples" not in arguments
+    whole = shlex.split(command(config, trial_of(config)))
+    assert whole[:4] == ["qa-fast", "train", "my shards", "b:2"]
+    assert "--max-examples" not in whole
+    assert float(whole[whole.index("--learning-rate") + 1]) == options["learning_rate"]
+
+
+def trial_of(config: SweepConfig) -> Trial:
+    return Trial(1, options_of(0, 1), 50.0, 40.0, 1.0, None, config.settings())
+
+
+def test_sweeps_that_cannot_be(tmp_path: Path) -> None:
+    for change, message in (
+        ({"trials": 0}, r"--trials must be at least 1; received 0"),
+        ({"max_examples": 0}, r"--max-examples must be at least 1"),
+        ({"seed": -1}, r"--seed must be at least 0; received -1"),
+        ({"validation": ""}, r"--validation must name a split"),
+    ):
+        with pytest.raises(UserError, match=message):
+            SweepConfig(**change).check()
+    with pytest.raises(UserError, match=r"all 2 failed, the first with: the loss must stay a number"):
+        sweep(SweepConfig(trials=2, out=str(tmp_path / "a")), print, Runs(fail=(0, 1)))
+    with pytest.raises(UserError, match=r"all 1 failed, the first with: the shards have no split named dev to score"):
+        sweep(SweepConfig(trials=1, out=str(tmp_path / "b"), validation="dev"), print, lambda _: {"best": None})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--out must be a folder that can be written.*choose another"):
+        sweep(SweepConfig(trials=1, out=str(tmp_path / "file")), print, Runs())
+    with pytest.raises(UserError, match=r"SHARDS must be a folder that 'qa-fast featurize' made"):
+        in_a_process(["train", str(tmp_path / "nowhere"), "--json"])
+
+
+def test_a_whole_sweep(tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", make_model_folder(tmp_path / "tiny"))
+    arguments = ["sweep", str(tmp_path / "shards"), "--trials", "2", "--out", str(tmp_path / "sweep")]
+    done = CliRunner().invoke(app, [*arguments, "--max-examples", "8", "--validation-examples", "4"])
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in (tmp_path / "sweep" / "trials.jsonl").read_text().splitlines()]
+    assert [line["trial"] for line in lines] == [0, 1]
+    assert all(line["error"] is None for line in lines), lines
+    assert all(0 <= line["f1"] <= 100 for line in lines)
+    assert "qa-fast train " in done.output
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["trials.jsonl"]
+    best = max(lines, key=lambda line: line["f1"])
+    rows = list(table(sweep(SweepConfig(
+        shards=(str(tmp_path / "shards"),), trials=2, out=str(tmp_path / "sweep"), max_examples=8, validation_examples=4
+    ), print, Runs())))  # fmt: skip
+    assert rows[1].split()[0] == str(best["trial"])
