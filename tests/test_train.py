@@ -17,6 +17,7 @@ import qa_fast.train
 import qa_fast.train.learner as learner
 import qa_fast.train.loop as loop
 import qa_fast.train.loss_scale as loss_scale
+import qa_fast.train.saving as saving
 from qa_fast.checkpoint import load_model, state_dict
 from qa_fast.errors import UserError
 from qa_fast.shards import open_shards
@@ -94,7 +95,7 @@ def test_the_best_epoch_by_f1_is_what_is_saved(workshop: Path, tmp_path: Path, m
     scores = iter([30.0, 50.0, 40.0, 50.0])
     saved: list[dict[str, np.ndarray]] = []
     monkeypatch.setattr(
-        loop, "validate", lambda predictor, *_: saved.append(state_dict(predictor.model)) or EpochReport(
+        saving, "validate", lambda predictor, *_: saved.append(state_dict(predictor.model)) or EpochReport(
             epoch=0, step=0, loss=1.0, exact_match=20.0, f1=next(scores), seconds=0.0, saved=False
         )
     )  # fmt: skip
