@@ -24,7 +24,7 @@ if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt
     installer=pip
   fi
   case "$extras" in
-    test) size="about 4.4 GB" ;;
+    test) size="about 5.5 GB" ;;
     train*) size="about 2.4 GB" ;;
     *) size="about 0.9 GB" ;;
   esac
