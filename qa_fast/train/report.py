@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
-import os
 import platform
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from qa_fast import store
 
 
 @dataclass(frozen=True)
@@ -229,9 +229,8 @@ def draw(history: History, path: Path) -> None:
     bottom.set_xlabel("step")
     bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     bottom.grid(alpha=0.3)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    with store.whole_file(path, make_folder=False) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
@@ -253,7 +252,7 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, then rename it; numbers that JSON lacks become null."""
+    """Write JSON whole or not at all; numbers that JSON lacks become null."""
 
     def clean(item: Any) -> Any:
         if isinstance(item, float) and not math.isfinite(item):
@@ -262,6 +261,4 @@ def write_json(path: Path, value: Any) -> None:
             return {key: clean(entry) for key, entry in item.items()}
         return [clean(entry) for entry in item] if isinstance(item, list | tuple) else item
 
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(clean(value), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    store.write_json(path, clean(value))
