@@ -22,35 +22,27 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pyarrow as pa
-import xxhash
 
 from qa_fast import store
-from qa_fast.answer import Answerer, AnswerOptions, Result
+from qa_fast.answer import Answerer, AnswerOptions
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.infer.graphs import model_key
+from qa_fast.parts import FORMATS, PART, PartMaker
 from qa_fast.progress import Reporter
-from qa_fast.raw import Reject
 from qa_fast.schema import canonical_json
 from qa_fast.shards.format import FILE_FACTS, is_whole
-from qa_fast.shards.journal import PARTIAL, BlockFacts, Journal
+from qa_fast.shards.journal import PARTIAL, BlockFacts
 from qa_fast.sources import resolve_model
 from qa_fast.sources.files import find_splits
 from qa_fast.sources.pieces import Block, blocks_of
-from qa_fast.sources.read import read_block
 from qa_fast.staging import locked, not_writable
 from qa_fast.version import __version__
 
 ANSWERS_INDEX = "qa_fast_answers.json"
-FORMATS = ("jsonl", "parquet")
 _REJECTED = "rejected.jsonl"
 _FORMAT_VERSION = 1
 # Bytes of input that make a part: some thousand questions, which take a core about a minute, lost at most.
 PART_BYTES = 1 << 20
-# Rows answered together: enough to fill batches and to encode a document once for all its questions.
-_ROWS_AT_A_TIME = 512
-_PART = "part"
-_ANSWER = [("score", pa.float64()), ("start", pa.int64()), ("end", pa.int64()), ("answer", pa.string())]
 
 
 @dataclass(frozen=True)
@@ -66,70 +58,6 @@ class BulkResult:
     out: Path
     index: dict[str, Any]
     up_to_date: bool
-
-
-@dataclass(frozen=True)
-class PartMaker:
-    """All that a process needs to answer a block; pickles.
-
-    Attributes:
-        model: Folder, URL, Hub id or "minilm", as each process is to find it.
-        precision: See `infer.open_engine`, as for `engine`.
-        engine: How the model is computed.
-        options: For all questions.
-        columns: Ours -> theirs.
-        out: The folder of answers.
-        fingerprint: Of the run.
-        form: One of `FORMATS`.
-    """
-
-    model: str
-    precision: str
-    engine: str
-    options: AnswerOptions
-    columns: dict[str, str]
-    out: Path
-    fingerprint: str
-    form: str
-
-    @property
-    def journal(self) -> Journal:
-        """Where finished parts are noted."""
-        return Journal(self.out, self.fingerprint, with_ids=False)
-
-    def name(self, block: Block) -> str:
-        """Of the block's part."""
-        return f"{_PART}-{self.fingerprint[:8]}-{block.number:05d}.{self.form}"
-
-    def make(self, block: Block, answerer: Answerer) -> BlockFacts:
-        """Answer one block; its part is in its place, and noted, when all of it is answered.
-
-        Raises:
-            UserError: The block cannot be read, or its part not be written.
-        """
-        rejects: list[Reject] = []
-        rows = answered = 0
-        with store.whole_file(self.out / self.name(block)) as local:
-            with contextlib.closing(_writer(local, self.form, self.options.top_k == 1)) as writer:
-                for table, unreadable in read_block(block, self.columns, answered=False):
-                    rejects += unreadable
-                    for begin in range(0, table.num_rows, _ROWS_AT_A_TIME):
-                        asked = table.slice(begin, _ROWS_AT_A_TIME).select(["id", "question", "context"]).to_pylist()
-                        pairs = [(row["question"], row["context"]) for row in asked]
-                        good: list[tuple[str, str, Result]] = []
-                        for row, result in zip(asked, answerer.answer_pairs(pairs, self.options), strict=True):
-                            if isinstance(result, str):
-                                rejects.append(Reject(row["id"], result))
-                            else:
-                                good.append((row["id"], row["question"], result))
-                        writer.add(good)
-                        rows, answered = rows + len(asked), answered + len(good)
-            checksum, size = _checksum(local), store.size_of(local)
-        file = dict(zip(FILE_FACTS, (self.name(block), block.number, answered, size, checksum), strict=True))
-        first = (rejects[0].id, rejects[0].reason) if rejects else None
-        facts = BlockFacts(rows, {"answered": answered, "rejected": len(rejects)}, [file], first)
-        self.journal.write(block, facts, None, rejects)
-        return facts
 
 
 def answer_all(
@@ -201,7 +129,7 @@ def answer_all(
                 f"{place} holds answers to other questions, or of another model or other options: pass --overwrite to "
                 "replace them, or choose another --output"
             )
-        blocks = list(blocks_of({_PART: files}, PART_BYTES))
+        blocks = list(blocks_of({PART: files}, PART_BYTES))
         try:
             with store.reached(place, "--output"):
                 maker.journal.open()
@@ -231,7 +159,7 @@ def _here(maker: PartMaker, folder: Path, report: Reporter) -> Callable[[list[Bl
                 answerer = answerer or Answerer.from_pretrained(folder, maker.precision, maker.engine, report.say)
                 facts = maker.make(block, answerer)
             if report.progress:
-                report.progress(_PART, facts.rows, None)
+                report.progress(PART, facts.rows, None)
             yield block, facts
 
     return run
@@ -255,7 +183,7 @@ def _by_ray(
                 for result in results:
                     block, facts = pickle.loads(result)
                     if report.progress:
-                        report.progress(_PART, facts.rows, None)
+                        report.progress(PART, facts.rows, None)
                     yield block, facts
 
     return run
@@ -327,7 +255,7 @@ def _leave(maker: PartMaker, may_go_on: bool) -> None:
 
 
 def _is_part(name: str) -> bool:
-    return name.startswith(f"{_PART}-") and name.endswith(tuple(f".{form}" for form in FORMATS))
+    return name.startswith(f"{PART}-") and name.endswith(tuple(f".{form}" for form in FORMATS))
 
 
 def _index_of(out: Path) -> dict[str, Any] | None:
@@ -353,50 +281,3 @@ def _tokenizer_key(folder: Path) -> str:
         with contextlib.suppress(OSError):
             state.update((folder / name).read_bytes())
     return state.hexdigest()
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
-
-
-class _Lines:
-    """Answers as JSON lines."""
-
-    def __init__(self, path: Path, single: bool) -> None:
-        self._file, self._single = path.open("wb"), single
-
-    def add(self, answers: list[tuple[str, str, Any]]) -> None:
-        for row_id, question, found in answers:
-            given = dict(found[0]) if self._single else {"answers": found}
-            line = {"id": row_id, "question": question, **given}
-            self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Columns:
-    """Answers as Parquet."""
-
-    def __init__(self, path: Path, single: bool) -> None:
-        import pyarrow.parquet as pq
-
-        answers = _ANSWER if single else [("answers", pa.list_(pa.struct(_ANSWER)))]
-        self._schema = pa.schema([("id", pa.string()), ("question", pa.string()), *answers])
-        self._file, self._single = pq.ParquetWriter(path, self._schema), single
-
-    def add(self, answers: list[tuple[str, str, Any]]) -> None:
-        rows = [
-            {"id": row_id, "question": question, **(found[0] if self._single else {"answers": found})}
-            for row_id, question, found in answers
-        ]
-        if rows:
-            self._file.write_table(pa.Table.from_pylist(rows, self._schema))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _writer(path: Path, form: str, single: bool) -> _Lines | _Columns:
-    return _Lines(path, single) if form == "jsonl" else _Columns(path, single)
