@@ -10,6 +10,7 @@ bin="${QA_FAST_VENV:-.venv}/bin"
 "$bin/mypy"
 # Two at a time: most tests use one core, and a process of each framework takes gigabytes.
 "$bin/python" -m pytest -n 2 --dist worksteal
+"$bin/python" tools/fuzz.py --minutes 2
 if [ "${1:-}" != --no-bench ]; then
   QA_FAST_BENCH_ROUNDS="${QA_FAST_BENCH_ROUNDS:-5}" QA_FAST_BENCH_REFERENCE_ROUNDS="${QA_FAST_BENCH_REFERENCE_ROUNDS:-1}" \
     "$bin/python" -m pytest -s bench/bench_*.py

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import os
 import random
 import resource
 import sys
@@ -26,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from qa_fast.errors import UserError  # noqa: E402
 from tests import sample  # noqa: E402
@@ -190,7 +192,27 @@ def requests_target(work: Path) -> Callable[[random.Random], None]:
     return run
 
 
-TARGETS = {"files": files_target, "shards": shards_target, "requests": requests_target}
+def folders_target(work: Path) -> Callable[[random.Random], None]:
+    """Model folders, through all that is read of them before a model is built."""
+    import fuzz_folders
+
+    from tests.small_runs import make_model_folder
+
+    folder = make_model_folder(work / "model")
+
+    def run(chance: random.Random) -> None:
+        for finding in fuzz_folders.fuzz(folder, 1, chance.randrange(2**31)):
+            raise AssertionError(" | ".join(finding))
+
+    return run
+
+
+TARGETS = {
+    "files": files_target,
+    "shards": shards_target,
+    "folders": folders_target,
+    "requests": requests_target,
+}
 
 
 def _work(name: str, seed: int, begin: int, ends: float, results: Any) -> None:
