@@ -226,8 +226,8 @@ class Shards:
 
     folder: Path
     manifest: dict[str, Any]
-    remote: Path | None = None
     _opened: dict[str, Split] = field(default_factory=dict, repr=False)
+    remote: Path | None = None
 
     @property
     def names(self) -> list[str]:
@@ -311,7 +311,7 @@ def open_shards(path: str | os.PathLike[str]) -> Shards:
         )
     if version != FORMAT_VERSION or not is_index(manifest):
         raise UserError(f"{index} must be the index of a shard folder; it is damaged: featurize again")
-    return Shards(folder, manifest, None if store.is_local(place) else place)
+    return Shards(folder, manifest, remote=None if store.is_local(place) else place)
 
 
 def _open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
