@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qa_fast.cli.startup import few_arenas
+from qa_fast.cli.stderr import hush_native_notes
 from qa_fast.errors import UserError
 from qa_fast.parallel import processors
 from qa_fast.schema import FeatureConfig
@@ -76,6 +77,8 @@ def featurize(
 
     limit_rust_threads(workers or processors())
     few_arenas(workers or processors())
+    if engine == "ray":
+        hush_native_notes()
     config = FeatureConfig(max_length, doc_stride, labels, drop_impossible)
     with _reporting(silent=quiet or as_json) as report:
         result = build_shards(

@@ -1,4 +1,4 @@
-"""TensorFlow's notes about itself, kept off the user's terminal.
+"""Notes of TensorFlow and Ray about themselves, kept off the user's terminal.
 
 Its C++ parts write a few lines on start that no setting of theirs silences. They go to file descriptor 2, so that
 descriptor becomes a pipe whose reader drops the known lines and passes on everything else; Python's own `sys.stderr`,
@@ -17,7 +17,9 @@ _NOTES = re.compile(
     rb"[IW]\d{4} [\d:. ]+\d+ \S+\.cc:\d+\]|"
     # What a processor lacks, called an error: it is found out on purpose, by trying (model/precision.py).
     rb"E\d{4} [\d:. ]+\d+ util\.cc:\d+\] oneDNN supports DT_|"
-    rb"To enable the following "
+    rb"To enable the following |"
+    # Ray's, of actors whose arguments this process keeps for as long as they live.
+    rb"\[\S+ \S+ E \d+ \d+\] core_worker\.cc:\d+: Actor with class name: 'MapWorker"
 )
 _begun = False
 
@@ -50,6 +52,6 @@ def _pass_on(reading: int, terminal: int) -> None:
             for line in lines:
                 if not _NOTES.match(line):
                     os.write(terminal, line + b"\n")
-            if rest and not (_NOTES.match(rest) or rest[:1] in b"WIT"):
+            if rest and not (_NOTES.match(rest) or rest[:1] in b"WIT["):
                 os.write(terminal, rest)  # an unfinished line of something else: a prompt, a bar
                 rest = b""

@@ -104,7 +104,6 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         MissingExtraError: Ray is not installed.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a line about a change to come, each time
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else a line about arguments that this process keeps
     try:
         import ray
         import ray.data
