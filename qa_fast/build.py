@@ -250,10 +250,12 @@ def featurize(
         columns: Ours -> theirs, for data with other column names.
         splits: Only this, or these.
         max_examples: At most so many examples of each split, the first ones.
-        encode: See `build_shards`, as for `overwrite`, `strict`, `engine` and `address`.
+        encode: See `build_shards`, as for `overwrite` and `strict`.
         workers: Threads, or Ray's actors; None takes the processors that there are.
         overwrite: Replace other shards in `out`.
         strict: Make any rejected example an error.
+        engine: "local", this machine's threads, or "ray"; the shards are the same.
+        address: Of a Ray cluster, see `build_shards`.
         say: Told in lines what is done.
 
     Returns:
