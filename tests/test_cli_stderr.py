@@ -12,7 +12,7 @@ os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called a
 os.write(2, b"I0000 00:00:1795404771.535573   15161 port.cc:153] custom operations are on.\\n")
 os.write(2, b"E0000 00:00:1795541118.594993   11770 util.cc:131] oneDNN supports DT_BFLOAT16 only on AVX-512.\\n")
 os.write(2, b"E0000 00:00:1795541118.594993   11770 alloc.cc:7] no memory is left\\n")
-os.write(2, b"[2026-11-25 20:00:18,817 E 26058 26058] core_worker.cc:2465: Actor with class name: 'MapWorker(x)' has\\n")
+os.write(2, b"[2026-11-25 20:00:18,817 E 26058 26058] core_worker.cc:2465: Actor with class name: 'MapWorker(x)'\\n")
 os.write(2, b"WARNING: something that matters\\n")
 print("bar 50%", end="", file=sys.stderr, flush=True)
 os.write(2, b"no line end")

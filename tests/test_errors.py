@@ -31,6 +31,9 @@ def test_what_torchs_files_say_is_not_taken_for_a_damaged_safetensors_file(tmp_p
 def test_values_are_shown_in_one_line_of_a_sane_length() -> None:
     assert [shown(value) for value in (1.5, None, "a\nb", b"a", [1])] == ["1.5", "None", "'a\\nb'", "b'a'", "[1]"]
     assert shown(10**5000) == "a number of more than 60 digits"
-    assert shown(-(10**59)) == str(-(10**59))[:59] + "…"
-    assert [len(shown(value)) for value in ("x" * 10**6, list(range(999)), {"k" * 99: 1})] == [60] * 3
+    assert shown(-(10**59)) == str(-(10**59))
+    assert all(
+        len(shown(value)) <= 101 for value in ("x" * 10**6, list(range(999)), {"k" * 99: 1}, [["x" * 999] * 99] * 99)
+    )
+    assert len(shown("x" * 10**6, 30)) <= 51
     assert json.loads(json.dumps(shown("\ud800"))) == "'\\ud800'"

@@ -316,13 +316,12 @@ def test_sizes_are_compared_before_anything_is_built(folder: Path, way: str, pic
 
 def test_training_compares_first(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer times a block before it builds the model; neither may come before the comparison."""
-    from qa_fast.train import loop
+    from types import SimpleNamespace
 
-    class Shards:
-        names = ("train",)
+    from qa_fast.train import loop, opening
 
-    monkeypatch.setattr(loop, "open_shards", lambda path: Shards())
-    monkeypatch.setattr(loop, "check_tokenizer", lambda shards, model: None)
+    monkeypatch.setattr(opening, "open_mix", lambda paths: [SimpleNamespace(shards=SimpleNamespace(names=("train",)))])
+    monkeypatch.setattr(opening, "check_tokenizer", lambda shards, model: None)
     monkeypatch.setattr(loop, "prepare_out", lambda *given: pytest.fail("came too far"))
     changed(folder, "config.json", vocab_size=2**24)
     with pytest.raises(UserError, match=r"word_embeddings.weight must have the size"):
