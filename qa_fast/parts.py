@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
-import xxhash
 
 from qa_fast import store
 from qa_fast.answer import Answerer, AnswerOptions, Result
 from qa_fast.raw import Reject
-from qa_fast.shards.format import FILE_FACTS
+from qa_fast.shards.format import FILE_FACTS, file_checksum
 from qa_fast.shards.journal import BlockFacts, Journal
 from qa_fast.sources.pieces import Block
 from qa_fast.sources.read import read_block
@@ -87,17 +85,12 @@ class PartMaker:
                                 good.append((row["id"], row["question"], result))
                         writer.add(good)
                         rows, answered = rows + len(asked), answered + len(good)
-            checksum, size = _checksum(local), store.size_of(local)
+            checksum, size = file_checksum(local), store.size_of(local)
         file = dict(zip(FILE_FACTS, (self.name(block), block.number, answered, size, checksum), strict=True))
         first = (rejects[0].id, rejects[0].reason) if rejects else None
         facts = BlockFacts(rows, {"answered": answered, "rejected": len(rejects)}, [file], first)
         self.journal.write(block, facts, None, rejects)
         return facts
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 class _Lines:

@@ -110,11 +110,12 @@ def is_whole(path: Path, about: dict[str, Any], contents: bool) -> bool:
     try:
         if not path.is_file() or store.size_of(path) != about["bytes"]:
             return False
-        return not contents or _checksum(path) == about[CHECKSUM]
+        return not contents or file_checksum(path) == about[CHECKSUM]
     except FileNotFoundError:
         return False
 
 
-def _checksum(path: Path) -> str:
+def file_checksum(path: Path) -> str:
+    """XXH3 of a file's bytes, 128 bits in hex."""
     with store.open_bytes(path) as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]
