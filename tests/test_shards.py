@@ -234,6 +234,24 @@ def test_another_format_version(out: Path) -> None:
         open_shards(out)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("config", "max_length", 2**31),  # of batches in int32
+        ("config", "max_length", -1),
+        ("config", "max_length", True),
+        ("model", "pad_token_id", 2**31),
+        ("model", "cls_token_id", "101"),
+    ],
+)
+def test_an_index_with_numbers_that_count_no_tokens(out: Path, part: str, key: str, value: Any) -> None:
+    index = json.loads((out / "qa_fast.json").read_text())
+    index[part][key] = value
+    write_json(out / "qa_fast.json", index)
+    with pytest.raises(UserError, match=r"it is damaged: featurize again"):
+        open_shards(out)
+
+
 def test_an_index_that_may_not_be_read(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> str:
         raise PermissionError(13, "Permission denied")

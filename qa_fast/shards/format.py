@@ -55,10 +55,11 @@ def is_index(value: Any) -> bool:
     model, config = value.get("model", {}), value.get("config", {})
     if not isinstance(model, dict) or not isinstance(config, dict):
         return False
+    # What becomes numbers of tokens in int32.
     numbers = [model.get("pad_token_id"), model.get("cls_token_id"), config.get("max_length")]
     texts = [model.get("tokenizer_hash"), model.get("name")]
     return (
-        all(number is None or _is_count(number) for number in numbers)
+        all(number is None or _is_count(number, below=2**31) for number in numbers)
         and all(text is None or isinstance(text, str) for text in texts)
         and all(_is_split(name, about) for name, about in value["splits"].items())
     )
@@ -78,8 +79,8 @@ def _is_split(name: str, about: Any) -> bool:
     )
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+def _is_count(value: Any, below: int = 2**62) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below
 
 
 def damaged_file(folder: Path, manifest: dict[str, Any], contents: bool = False) -> str | None:
