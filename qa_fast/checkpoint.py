@@ -70,7 +70,7 @@ def load_model(
     Args:
         folder: Holds `config.json` and `model.safetensors`, or else `pytorch_model.bin` (or its sharded form).
         precision: Compute dtype, see `SpanModel`.
-        parts: Compile element-wise parts one by one, see `SpanModel`.
+        parts: Run each element-wise part as one kernel, see `SpanModel`.
         seed: For a head that the checkpoint lacks.
 
     Returns:

@@ -22,6 +22,7 @@ from qa_fast.infer.engine import Prediction
 from qa_fast.infer.shapes import Fitted, Fixed, blank
 from qa_fast.model.config import check_length
 from qa_fast.model.encoder import SpanModel
+from qa_fast.model.islands import parts_mode
 from qa_fast.model.precision import choose_precision, on_cpu
 from qa_fast.schema import Features, Int64s
 
@@ -137,12 +138,11 @@ def _tensorflow(model: SpanModel, many: bool) -> Callable[..., tuple[Any, Any]]:
 
     @tf.function(input_signature=signature, jit_compile=many and not cpu)
     def compute(input_ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
-        before = model.run_part.compile_parts
-        model.run_part.compile_parts = many and cpu
+        before, model.run_part.parts = model.run_part.parts, parts_mode(many and cpu)
         try:
             return model(input_ids, lengths, types)
         finally:
-            model.run_part.compile_parts = before
+            model.run_part.parts = before
 
     return compute
 

@@ -33,6 +33,7 @@ from qa_fast.model.attention import MASKED
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.dropout import traced_key
 from qa_fast.model.families import read_encoder_config
+from qa_fast.model.islands import parts_mode
 from qa_fast.model.precision import choose_precision
 from qa_fast.sources import resolve_model
 from qa_fast.train.optimizer import span_loss
@@ -190,7 +191,7 @@ class SpanModel(keras.Model):
                 f"jit_compile must be 'auto' or True where KERAS_BACKEND is {keras.backend.backend()}; received 'parts'"
             )
         self._jit = jit_compile
-        self.network.run_part.compile_parts = jit_compile == "parts"
+        self.network.run_part.parts = parts_mode(jit_compile == "parts")
         super().compile(optimizer, loss, jit_compile=False if jit_compile == "parts" else jit_compile, **options)
 
     def get_compile_config(self) -> dict[str, Any]:

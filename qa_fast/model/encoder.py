@@ -18,7 +18,7 @@ from keras import ops
 from qa_fast.model.attention import BiasViews, RotaryViews, SelfAttention, View, keys_of
 from qa_fast.model.config import BucketBias, Disentangled, EncoderConfig, Rotary
 from qa_fast.model.disentangled import DisentangledAttention, DisentangledViews
-from qa_fast.model.islands import PartRunner
+from qa_fast.model.islands import PartRunner, parts_mode
 from qa_fast.model.layers import Close, Embeddings, FeedForward, Sites, SpanHead
 from qa_fast.model.weights import Maker, Shapes, Variables, token_positions
 
@@ -92,7 +92,7 @@ class SpanModel(keras.Model):
     Args:
         config: Its parts.
         precision: Compute dtype: "float32", "bfloat16" or "float16". Weights are float32 always.
-        parts: Compile the element-wise parts one by one (see `islands`).
+        parts: Run each element-wise part as one kernel (see `islands`).
         name: Of the Keras model.
 
     All weights are 0 and norms 1 until `checkpoint.load_model` or `initialize` fills them.
@@ -104,7 +104,7 @@ class SpanModel(keras.Model):
         super().__init__(name=name)
         self.config = config
         self.precision = precision
-        self.run_part = PartRunner(parts)
+        self.run_part = PartRunner(parts_mode(parts))
         self.variables_of_parts: list[Variables] = []
         self.encoder = Encoder(config, self._variables_of, self.run_part, precision)
         self.built = True

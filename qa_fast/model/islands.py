@@ -1,9 +1,10 @@
-"""How the element-wise parts between two matrix products are run: as they stand, or each compiled by XLA.
+"""How the element-wise parts between two matrix products are run: as they stand, by our kernels, or compiled by XLA.
 
-On CPUs with bfloat16 tiles (AMX) TensorFlow's own matrix products are four times faster than XLA's, and XLA's fused
-element-wise loops several times faster than TensorFlow's one-by-one ones. Under jit mode "parts" each such part becomes
-one XLA kernel inside an otherwise plain graph, and its backward pass computes it again from its inputs, which is
-cheaper than keeping what lies between. JAX compiles whole programs only, so there parts run as they stand.
+On CPUs with bfloat16 tiles (AMX) TensorFlow's own matrix products are four times faster than XLA's, and fused loops
+several times faster than TensorFlow's operations one by one. Under jit mode "parts" each such part becomes one kernel
+inside an otherwise plain graph (`kernel_parts`; what has none there, one of XLA's), and its backward pass computes it
+again from its inputs, which is cheaper than keeping what lies between. JAX compiles whole programs only, so there parts
+run as they stand.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from typing import Any
 
 import keras
 
+from qa_fast.model.precision import on_cpu
+
 Run = Callable[..., Any]
+
+
+def parts_mode(fused: bool) -> str:
+    """How parts run that are to be one kernel each, see `PartRunner`: by our own on CPUs, by XLA's elsewhere."""
+    if not fused:
+        return "plain"
+    return "kernels" if on_cpu() else "compiled"
 
 
 class PartRunner:
@@ -24,13 +34,14 @@ class PartRunner:
     tuple of tensors. A tensor may be None: the function is told so.
 
     Attributes:
-        compile_parts: Compile each part by XLA (TensorFlow only; elsewhere ignored). Read when a graph is traced.
+        parts: "plain", as they stand; "compiled", each by XLA; or "kernels", by kernels of our own on the CPU and those
+            that have none by XLA (TensorFlow only; elsewhere ignored). Read when a graph is traced.
         attention: "exact", or "cudnn" or "xla" for attention in one piece and without dropout where a block allows it
             (JAX only, see `fused`). Read when a function is traced.
     """
 
-    def __init__(self, compile_parts: bool = False) -> None:
-        self.compile_parts = compile_parts
+    def __init__(self, parts: str = "plain") -> None:
+        self.parts = parts
         self.attention = "exact"
         self._compiled: dict[Any, Run] = {}
 
@@ -45,8 +56,14 @@ class PartRunner:
 
     def __call__(self, function: Callable[..., Any], *tensors: Any, **static: Any) -> Any:
         """Call `function`, compiled or as it stands."""
-        if not self.compile_parts or keras.backend.backend() != "tensorflow":
+        if self.parts == "plain" or keras.backend.backend() != "tensorflow":
             return function(*tensors, **static)
+        if self.parts == "kernels":
+            from qa_fast.model.kernel_parts import run_by_kernels
+
+            found = run_by_kernels(function, tensors, static)
+            if found is not None:
+                return found
         present = tuple(tensor is not None for tensor in tensors)
         key = (function, present, tuple(sorted(static.items())))
         if key not in self._compiled:

@@ -58,23 +58,8 @@ def _plus(x: Any, bias: Any) -> Any:
     return x if bias is None else x + bias
 
 
-def embed_part(
-    words: Any,
-    plain: Any,
-    positions: Any,
-    padding: Any,
-    types: Any,
-    mask: Any,
-    gamma: Any,
-    beta: Any,
-    key: Any,
-    *,
-    masked: bool,
-    epsilon: float,
-    rate: float,
-    dtype: str,
-) -> Any:
-    """Sum of embeddings, norm, dropout: float32 to `dtype` [B, L, W].
+def embed_sum(words: Any, plain: Any, positions: Any, padding: Any, types: Any, mask: Any) -> Any:
+    """Sum of embeddings, float32[B, L, W].
 
     The padding token's embedding and its position get no gradient, as in torch.
 
@@ -85,21 +70,19 @@ def embed_part(
         padding: [1, W], the position of padding; None where it has one like any token.
         types: [B, L, W] or [1, W], or None.
         mask: bool[B, L], where tokens are.
-        gamma: Of the norm, as `beta`.
-        beta: [W].
-        key: Of the dropout.
-        masked: Whether the vectors of padding are to be 0.
-        epsilon: Of the norm.
-        rate: Of the dropout.
-        dtype: Of the result.
     """
     x = words if plain is None else ops.where(plain[:, :, None], words, ops.stop_gradient(words))
     if padding is not None:
         x = x + ops.where(mask[:, :, None], positions[None], ops.stop_gradient(padding)[None])
     elif positions is not None:
         x = x + positions
-    if types is not None:
-        x = x + types
+    return x if types is None else x + types
+
+
+def embed_norm_part(
+    x: Any, mask: Any, gamma: Any, beta: Any, key: Any, *, masked: bool, epsilon: float, rate: float, dtype: str
+) -> Any:
+    """Norm and dropout of the sum of embeddings: float32 to `dtype` [B, L, W]; with `masked` 0 where no token is."""
     x = layer_norm(x, gamma, beta, epsilon)
     if masked:
         x = ops.where(mask[:, :, None], x, ops.zeros((), dtype=x.dtype))
@@ -164,13 +147,17 @@ class Embeddings:
                 padding = self.positions[about.padding_position : about.padding_position + 1]  # [1, W]
         drawn = is_layer(self.words)  # for export: nobody asks for gradients, and vectors of padding mean nothing
         key, rate = sites(0, about.dropout)
-        x = self._run(
-            embed_part,
+        x = embed_sum(
             look_up(self.words, ids),  # [B, L, W]
             None if drawn else ops.convert_to_tensor(ids) != about.pad_id,
             positions,
             padding,
             self._of_types(ids, types),
+            mask,
+        )
+        x = self._run(
+            embed_norm_part,
+            x,
             mask,
             *self.norm,
             key,

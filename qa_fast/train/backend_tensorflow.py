@@ -1,9 +1,10 @@
 """Training steps on TensorFlow.
 
-One traced graph serves every width. Under jit "parts" XLA compiles what lies between the matrix products and the
-optimizer's update; under "on" the whole forward and backward pass, for each width anew. Several devices hold a copy of
-everything each: gradients of their shares of the rows are added up on the first and every copy makes the same update.
-That is `MirroredStrategy`'s scheme in the open; Keras 3 supports the strategy inside `Model.fit` only.
+One traced graph serves every width. Under jit "parts" what lies between the matrix products and the optimizer's update
+are kernels, of our own or of XLA (see `model.islands`); under "on" XLA compiles the whole forward and backward pass,
+for each width anew. Several devices hold a copy of everything each: gradients of their shares of the rows are added up
+on the first and every copy makes the same update. That is `MirroredStrategy`'s scheme in the open; Keras 3 supports the
+strategy inside `Model.fit` only.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from qa_fast.model.encoder import SpanModel
-from qa_fast.train.optimizer import micro_loss, update
+from qa_fast.model.islands import parts_mode
+from qa_fast.train.optimizer import micro_loss
 from qa_fast.train.steps import Floats, Micro
+from qa_fast.train.updates import KernelUpdate, PlainUpdate, Update
 
 SIGNATURE = (
     tf.TensorSpec((None, None), tf.int32),
@@ -55,23 +58,18 @@ class TensorFlowEngine:
         self.devices = len(devices)
         self._jit = jit
         self._names = list(devices)
-        variables = model.trainable_variables
-        self._decays = tuple(len(variable.shape) > 1 for variable in variables)
-        self._weights: list[list[Any]] = [[variable.value for variable in variables]]
-        self._firsts: list[list[Any]] = []
-        self._seconds: list[list[Any]] = []
+        model.run_part.parts = parts_mode(jit == "parts")
+        own = [variable.value for variable in model.trainable_variables]
+        self._weights: list[list[Any]] = []
+        self._updates_of: list[Update] = []
         for number, device in enumerate(devices):
             with tf.device(device):
-                if number:
-                    self._weights.append([tf.Variable(weight) for weight in self._weights[0]])
-                self._firsts.append([tf.Variable(tf.zeros_like(weight)) for weight in self._weights[0]])
-                self._seconds.append([tf.Variable(tf.zeros_like(weight)) for weight in self._weights[0]])
+                weights = [tf.Variable(weight) for weight in own] if number else own
+                by_kernels = model.run_part.parts == "kernels"
+                self._updates_of.append(KernelUpdate(weights) if by_kernels else PlainUpdate(weights, jit != "off"))
+                self._weights.append(weights)
         self._sums: list[Any] = []
-        model.run_part.compile_parts = jit == "parts"
         self._pass = [self._traced_pass(number) for number in range(self.devices)]
-        self._update = [
-            tf.function(self._plain_update(number), jit_compile=jit != "off") for number in range(self.devices)
-        ]
         signature = [(SIGNATURE,) * self.devices, SCALARS]
         self._single = tf.function(self._whole_step, input_signature=signature)
         self._add = tf.function(self._add_gradients, input_signature=signature)
@@ -114,18 +112,6 @@ class TensorFlowEngine:
 
         return tf.function(one_pass, jit_compile=True) if self._jit == "on" else one_pass
 
-    def _plain_update(self, number: int) -> Any:
-        weights, firsts, seconds = self._weights[number], self._firsts[number], self._seconds[number]
-
-        def one_update(gradients: list[Any], scalars: Any) -> Any:
-            *new, norm = update(weights, gradients, firsts, seconds, scalars, decays=self._decays)
-            for variables, values in zip((weights, firsts, seconds), new, strict=True):
-                for variable, value in zip(variables, values, strict=True):
-                    variable.assign(value)
-            return norm
-
-        return one_update
-
     def _gradients(self, shares: tuple[tuple[Any, ...], ...], scalars: Any) -> tuple[Any, list[Any]]:
         results = []
         for number, share in enumerate(shares):
@@ -141,7 +127,7 @@ class TensorFlowEngine:
         norms = []
         for number, device in enumerate(self._names):
             with tf.device(device):
-                norms.append(self._update[number](gradients, scalars))
+                norms.append(self._updates_of[number](gradients, scalars))
         return norms[0]
 
     def _whole_step(self, shares: tuple[tuple[Any, ...], ...], scalars: Any) -> tuple[Any, Any]:
@@ -171,15 +157,16 @@ class TensorFlowEngine:
 
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.Engine`."""
-        groups = {"weights": self._weights[0], "firsts": self._firsts[0], "seconds": self._seconds[0]}
-        return {name: [variable.numpy() for variable in variables] for name, variables in groups.items()}
+        firsts, seconds = self._updates_of[0].state()
+        weights = [variable.numpy() for variable in self._weights[0]]
+        return {"weights": weights, "firsts": firsts, "seconds": seconds}
 
     def write(self, arrays: dict[str, list[Floats]]) -> None:
         """See `steps.Engine`."""
-        for name, replicas in (("weights", self._weights), ("firsts", self._firsts), ("seconds", self._seconds)):
-            for variables in replicas:
-                for variable, value in zip(variables, arrays[name], strict=True):
-                    variable.assign(value)
+        for weights, of_these in zip(self._weights, self._updates_of, strict=True):
+            for variable, value in zip(weights, arrays["weights"], strict=True):
+                variable.assign(value)
+            of_these.set_state(arrays["firsts"], arrays["seconds"])
 
     def publish(self) -> None:
         """Nothing to do: the first copy is the model's."""

@@ -1,0 +1,58 @@
+"""The optimizer's update in one pass over its arrays, in place but for the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qa_fast.kernels.floats import quick
+
+_F = np.float32
+_BLOCK = 1024
+
+
+@quick
+def sum_of_squares(
+    x: np.ndarray,  # float32[n]
+    begin: int,
+    end: int,
+) -> float:
+    """The sum of squares of x[begin:end]; summed in float32 over `_BLOCK` numbers at a time, those sums in float64."""
+    total = 0.0
+    for first in range(begin, end, _BLOCK):
+        block, part = x[first : min(first + _BLOCK, end)], _F(0.0)
+        for i in range(len(block)):
+            part += block[i] * block[i]
+        total += np.float64(part)
+    return total
+
+
+@quick
+def adam(
+    weights: np.ndarray,  # float32[n]
+    gradients: np.ndarray,  # float32[n]
+    firsts: np.ndarray,  # float32[n], running means of the gradients; brought forward
+    seconds: np.ndarray,  # float32[n], of their squares; brought forward
+    factor: np.float32,  # of the gradients: clipping, and the loss scale taken out
+    rate: np.float32,
+    decay: np.float32,  # 0 for weights that do not decay
+    betas: np.ndarray,  # float32[4]: both betas, and 1 - beta^count of each
+    epsilon: np.float32,
+    out: np.ndarray,  # float32[n], the new weights
+    begin: int,
+    end: int,
+) -> None:
+    """One step of AdamW for the numbers [begin, end); see `train.optimizer.update`."""
+    beta_1, beta_2, correct_1, correct_2 = betas[0], betas[1], betas[2], betas[3]
+    rest_1, rest_2 = _F(1.0) - beta_1, _F(1.0) - beta_2
+    # Two loops over what fits into the first cache, each over few arrays, which LLVM must find apart from each other to
+    # make vectors; and over slices, whose indices are never negative.
+    for at in range(begin, end, _BLOCK):
+        last = min(at + _BLOCK, end)
+        w, g, m, v, new = weights[at:last], gradients[at:last], firsts[at:last], seconds[at:last], out[at:last]
+        for i in range(len(g)):
+            gradient = g[i] * factor
+            m[i] = beta_1 * m[i] + rest_1 * gradient
+            v[i] = beta_2 * v[i] + rest_2 * (gradient * gradient)
+        for i in range(len(g)):
+            change = (m[i] / correct_1) / (np.sqrt(v[i] / correct_2) + epsilon)
+            new[i] = w[i] - rate * (change + decay * w[i])

@@ -1,0 +1,145 @@
+"""Arithmetic of the training kernels: bfloat16 as its bits, the exponential function, activations, dropout's choice.
+
+A number of a model's compute dtype is loaded by `widened` and stored by `narrowed`: float32 as it is, bfloat16 as
+uint16, the upper half of a float32's bits, since Numba has no such type. Everything between is float32, written
+without calls and branches so that LLVM makes vector instructions of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+
+def quick(kernel: Any) -> Any:
+    """Compile a kernel, when it is first called, once for a machine.
+
+    Sums may be taken in any order and products fused with sums; NaN and infinity are what they are. Divisions look for
+    no zero, which would be a branch.
+    """
+    return njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")(kernel)
+
+
+_F = np.float32
+_U = np.uint32
+GELU, GELU_TANH, RELU, SILU = range(4)
+
+
+@intrinsic
+def _bits(typing_context: Any, number: Any) -> Any:
+    """The bits of a float32 as uint32."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), write
+
+
+@intrinsic
+def _of_bits(typing_context: Any, bits: Any) -> Any:
+    """The float32 of the bits in a uint32."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), write
+
+
+def widened(stored: Any) -> Any:
+    """float32 of an element as it is stored: float32, or uint16 for bfloat16."""
+    raise NotImplementedError("called by kernels alone")
+
+
+@overload(widened, inline="always")
+def _widened(stored: Any) -> Any:
+    if stored == types.uint16:
+
+        def read(stored: Any) -> Any:
+            return _of_bits(_U(stored) << _U(16))
+    else:
+
+        def read(stored: Any) -> Any:
+            return stored
+
+    return read
+
+
+def narrowed(number: Any, like: Any) -> Any:
+    """float32 as an array of `like`'s dtype stores it: uint16 rounds to the nearest bfloat16, ties to even."""
+    raise NotImplementedError("called by kernels alone")
+
+
+@overload(narrowed, inline="always")
+def _narrowed(number: Any, like: Any) -> Any:
+    if like.dtype == types.uint16:
+
+        def write(number: Any, like: Any) -> Any:
+            bits = _bits(_F(number))
+            return np.uint16((bits + _U(0x7FFF) + ((bits >> _U(16)) & _U(1))) >> _U(16))
+    else:
+
+        def write(number: Any, like: Any) -> Any:
+            return number
+
+    return write
+
+
+@njit(inline="always")
+def exponential(x: np.float32) -> np.float32:
+    """e to the power of x for x up to 88, within 1.2e-7 of it; 0 below -87; NaN of NaN.
+
+    x is n ln 2 + r with |r| <= ln 2 / 2, and e^r a polynomial of degree 6 through Chebyshev's points there.
+    """
+    n = np.floor(x * _F(1.4426950408889634) + _F(0.5))
+    n = n if n > _F(-126.0) else _F(-126.0)
+    r = (x - n * _F(0.693359375)) + n * _F(2.1219444e-4)  # ln 2 in two parts, the first of few bits
+    y = _F(_EXP[6])
+    y = y * r + _F(_EXP[5])
+    y = y * r + _F(_EXP[4])
+    y = y * r + _F(_EXP[3])
+    y = y * r + _F(_EXP[2])
+    y = y * r + _F(_EXP[1])
+    y = y * r + _F(_EXP[0])
+    y *= _of_bits(_U(np.int32(n) + np.int32(127)) << _U(23))
+    return _F(0.0) if x < _F(-87.0) else y
+
+
+def _exponential_polynomial() -> tuple[float, ...]:
+    """Coefficients from degree 0 up."""
+    half = np.log(2.0) / 2.0 * 1.0001
+    fitted = np.polynomial.Chebyshev.interpolate(np.exp, 6, [-half, half])
+    return tuple(float(value) for value in fitted.convert(kind=np.polynomial.Polynomial).coef)
+
+
+_EXP = _exponential_polynomial()
+
+
+@njit(inline="always")
+def normal_share(x: np.float32, bell: np.float32) -> np.float32:
+    """The standard normal distribution function of x within 1.5e-7, given `bell` = exp(-x^2 / 2).
+
+    Source: Abramowitz & Stegun, Handbook of Mathematical Functions, 7.1.26.
+    """
+    t = _F(1.0) / (_F(1.0) + _F(0.3275911 * 0.7071067811865476) * abs(x))
+    y = _F(1.061405429)
+    y = y * t - _F(1.453152027)
+    y = y * t + _F(1.421413741)
+    y = y * t - _F(0.284496736)
+    y = y * t + _F(0.254829592)
+    tail = _F(0.5) * y * t * bell
+    return tail if x < _F(0.0) else _F(1.0) - tail
+
+
+@njit(inline="always")
+def mixed(index: np.uint32, first: np.uint32, second: np.uint32) -> np.uint32:
+    """The bits by which dropout decides of one element, as `model.dropout.keep_mask` does."""
+    # Each step is brought back to 32 bits: Numba computes in 64, which would be another sequence, and slower.
+    x = _U(_U(index * _U(0x9E3779B1)) + first)
+    x = _U((x ^ (x >> _U(16))) * _U(0x21F0AAAD))
+    x ^= second
+    x = _U((x ^ (x >> _U(15))) * _U(0xD35A2D97))
+    return x ^ (x >> _U(15))

@@ -1,0 +1,89 @@
+"""Vectors of tokens cut into heads, and heads joined into vectors again."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from qa_fast.kernels.floats import narrowed, quick, widened
+
+_F = np.float32
+
+
+@quick
+def split_heads(
+    x: np.ndarray,  # float32 or uint16 [B * L, 3 * heads * D]: queries, keys and values of each token
+    bias: np.ndarray,  # float32[3 * heads * D]
+    scale: np.float32,  # of the queries
+    out: np.ndarray,  # like x, [3, B, heads, L, D]
+    begin: int,  # of the B * L tokens
+    end: int,
+) -> None:
+    """Bias, cut, scale for the tokens [begin, end)."""
+    _, _, heads, length, size = out.shape
+    for token in range(begin, end):
+        b, at = token // length, token % length
+        for part in range(3):
+            factor = scale if part == 0 else _F(1.0)
+            for head in range(heads):
+                first = (part * heads + head) * size
+                for d in range(size):
+                    y = (widened(x[token, first + d]) + bias[first + d]) * factor
+                    out[part, b, head, at, d] = narrowed(y, out)
+
+
+@quick
+def split_heads_back(
+    query: np.ndarray,  # float32 or uint16 [B, heads, L, D], the gradient of the queries, as key and value
+    key: np.ndarray,
+    value: np.ndarray,
+    scale: np.float32,
+    out: np.ndarray,  # like query, [B * L, 3 * heads * D]
+    out_sums: np.ndarray,  # float32[3 * heads * D], that of the bias from these tokens alone; zeroed
+    begin: int,
+    end: int,
+) -> None:
+    """The gradient of `split_heads` for the tokens [begin, end)."""
+    _, heads, length, size = query.shape
+    for part, gradients in enumerate((query, key, value)):
+        factor = scale if part == 0 else _F(1.0)
+        for token in range(begin, end):
+            b, at = token // length, token % length
+            for head in range(heads):
+                first = (part * heads + head) * size
+                for d in range(size):
+                    gradient = widened(gradients[b, head, at, d]) * factor
+                    out[token, first + d] = narrowed(gradient, out)
+                    out_sums[first + d] += gradient
+
+
+@njit(cache=True, nogil=True)
+def join_heads(
+    x: np.ndarray,  # float32 or uint16 [B, heads, L, D]
+    out: np.ndarray,  # like x, [B * L, heads * D]
+    begin: int,  # of the B * L tokens
+    end: int,
+) -> None:
+    """Join the heads of the tokens [begin, end)."""
+    _, heads, length, size = x.shape
+    for token in range(begin, end):
+        b, at = token // length, token % length
+        for head in range(heads):
+            for d in range(size):
+                out[token, head * size + d] = x[b, head, at, d]
+
+
+@njit(cache=True, nogil=True)
+def join_heads_back(
+    upstream: np.ndarray,  # float32 or uint16 [B * L, heads * D]
+    out: np.ndarray,  # like it, [B, heads, L, D]
+    begin: int,  # of the B * L tokens
+    end: int,
+) -> None:
+    """Cut vectors into heads for the tokens [begin, end)."""
+    _, heads, length, size = out.shape
+    for token in range(begin, end):
+        b, at = token // length, token % length
+        for head in range(heads):
+            for d in range(size):
+                out[b, head, at, d] = upstream[token, head * size + d]

@@ -1,0 +1,172 @@
+"""The norm behind a residual sum, with the bias and the dropout before it, and back; a row at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qa_fast.kernels.floats import mixed, narrowed, quick, widened
+
+_F = np.float32
+_U = np.uint32
+
+
+@quick
+def add_and_norm(
+    x: np.ndarray,  # float32 or uint16 [R, H]
+    bias: np.ndarray,  # float32[H]
+    residual: np.ndarray,  # like x
+    gamma: np.ndarray,  # float32[H], of the norm
+    beta: np.ndarray,  # float32[H]
+    key: np.ndarray,  # uint32[3] of `dropout.site_key`
+    batch_row: int,  # rows of R in one row of the batch, L
+    rate: np.float32,  # of the dropout; 0 for none
+    epsilon: np.float32,
+    out: np.ndarray,  # like x
+    out_moments: np.ndarray,  # float32[R, 2], mean and reciprocal standard deviation of each sum
+    begin: int,
+    end: int,
+) -> None:
+    """Norm of residual + dropout(x + bias) for the rows [begin, end)."""
+    width = x.shape[1]
+    total = np.empty(width, np.float32)
+    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
+    first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
+    for row in range(begin, end):
+        at, mean = _U(_U(row * width) + whole), _F(0.0)
+        for j in range(width):
+            y = widened(x[row, j]) + bias[j]
+            kept = mixed(_U(at + _U(j)), first, second) >= limit
+            y = (y * spread if kept else _F(0.0)) + widened(residual[row, j])
+            total[j] = y
+            mean += y
+        mean /= _F(width)
+        variance = _F(0.0)
+        for j in range(width):
+            off = total[j] - mean
+            variance += off * off
+        scale = _F(1.0) / np.sqrt(variance / _F(width) + epsilon)
+        out_moments[row, 0], out_moments[row, 1] = mean, scale
+        for j in range(width):
+            out[row, j] = narrowed((total[j] - mean) * scale * gamma[j] + beta[j], out)
+
+
+@quick
+def add_and_norm_back(
+    x: np.ndarray,  # of `add_and_norm`, as all up to `moments`
+    bias: np.ndarray,
+    residual: np.ndarray,
+    gamma: np.ndarray,
+    key: np.ndarray,
+    batch_row: int,
+    rate: np.float32,
+    moments: np.ndarray,
+    upstream: np.ndarray,  # like x, the gradient of the result
+    out: np.ndarray,  # like x, that of x
+    out_residual: np.ndarray,  # like x
+    out_sums: np.ndarray,  # float32[3, H], those of bias, gamma and beta from these rows alone; zeroed
+    begin: int,
+    end: int,
+) -> None:
+    """The gradient of `add_and_norm` for the rows [begin, end); the sum and its dropout are made again."""
+    width = x.shape[1]
+    normal, g, factor = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
+    first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
+    of_bias, of_gamma, of_beta = out_sums[0], out_sums[1], out_sums[2]
+    for row in range(begin, end):
+        at, mean, scale = _U(_U(row * width) + whole), moments[row, 0], moments[row, 1]
+        level, slope = _F(0.0), _F(0.0)
+        for j in range(width):
+            kept = spread if mixed(_U(at + _U(j)), first, second) >= limit else _F(0.0)
+            n = ((widened(x[row, j]) + bias[j]) * kept + widened(residual[row, j]) - mean) * scale
+            up = widened(upstream[row, j])
+            of_gamma[j] += up * n
+            of_beta[j] += up
+            up *= gamma[j]
+            normal[j], g[j], factor[j] = n, up, kept
+            level += up
+            slope += up * n
+        level /= _F(width)
+        slope /= _F(width)
+        for j in range(width):
+            gradient = scale * (g[j] - level - normal[j] * slope)
+            out_residual[row, j] = narrowed(gradient, out_residual)
+            gradient *= factor[j]
+            out[row, j] = narrowed(gradient, out)
+            of_bias[j] += gradient
+
+
+@quick
+def norm_and_drop(
+    x: np.ndarray,  # float32[R, W]
+    there: np.ndarray,  # bool[R]; what is not becomes 0
+    gamma: np.ndarray,  # float32[W], of the norm
+    beta: np.ndarray,  # float32[W]
+    key: np.ndarray,  # uint32[3] of `dropout.site_key`
+    batch_row: int,  # rows of R in one row of the batch, L
+    rate: np.float32,  # of the dropout; 0 for none
+    epsilon: np.float32,
+    out: np.ndarray,  # float32 or uint16 [R, W]
+    out_moments: np.ndarray,  # float32[R, 2], mean and reciprocal standard deviation
+    begin: int,
+    end: int,
+) -> None:
+    """Norm, then dropout, of the rows [begin, end)."""
+    width = x.shape[1]
+    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
+    first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
+    for row in range(begin, end):
+        mean, variance = _F(0.0), _F(0.0)
+        for j in range(width):
+            mean += x[row, j]
+        mean /= _F(width)
+        for j in range(width):
+            off = x[row, j] - mean
+            variance += off * off
+        scale = _F(1.0) / np.sqrt(variance / _F(width) + epsilon)
+        out_moments[row, 0], out_moments[row, 1] = mean, scale
+        at, factor = _U(_U(row * width) + whole), spread if there[row] else _F(0.0)
+        for j in range(width):
+            kept = mixed(_U(at + _U(j)), first, second) >= limit
+            y = (x[row, j] - mean) * scale * gamma[j] + beta[j]
+            out[row, j] = narrowed(y * factor if kept else _F(0.0), out)
+
+
+@quick
+def norm_and_drop_back(
+    x: np.ndarray,  # of `norm_and_drop`, as all up to `moments`
+    there: np.ndarray,
+    gamma: np.ndarray,
+    key: np.ndarray,
+    batch_row: int,
+    rate: np.float32,
+    moments: np.ndarray,
+    upstream: np.ndarray,  # float32 or uint16 [R, W], the gradient of the result
+    out: np.ndarray,  # float32[R, W], that of x
+    out_sums: np.ndarray,  # float32[2, W], those of gamma and beta from these rows alone; zeroed
+    begin: int,
+    end: int,
+) -> None:
+    """The gradient of `norm_and_drop` for the rows [begin, end)."""
+    width = x.shape[1]
+    normal, g = np.empty(width, np.float32), np.empty(width, np.float32)
+    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
+    first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
+    of_gamma, of_beta = out_sums[0], out_sums[1]
+    for row in range(begin, end):
+        at, mean, scale = _U(_U(row * width) + whole), moments[row, 0], moments[row, 1]
+        level, slope, factor = _F(0.0), _F(0.0), spread if there[row] else _F(0.0)
+        for j in range(width):
+            kept = mixed(_U(at + _U(j)), first, second) >= limit
+            up = widened(upstream[row, j]) * factor if kept else _F(0.0)
+            n = (x[row, j] - mean) * scale
+            of_gamma[j] += up * n
+            of_beta[j] += up
+            up *= gamma[j]
+            normal[j], g[j] = n, up
+            level += up
+            slope += up * n
+        level /= _F(width)
+        slope /= _F(width)
+        for j in range(width):
+            out[row, j] = scale * (g[j] - level - normal[j] * slope)

@@ -1,0 +1,97 @@
+"""Attention's probabilities: scores to weights with dropout, and back; a row at a time, all of it in the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from qa_fast.kernels.floats import exponential, mixed, narrowed, quick, widened
+
+_F = np.float32
+_U = np.uint32
+_MASKED = _F(-1e9)
+_LOWEST = _F(np.finfo(np.float32).min)
+
+
+# A maximum of vectors needs leave to ignore NaN; a NaN score still makes its row NaN, by its own exponential.
+@njit(inline="never", fastmath={"reassoc", "nnan", "nsz"})
+def _largest(row: np.ndarray) -> np.float32:
+    highest = _LOWEST
+    for j in range(len(row)):
+        highest = max(highest, row[j])
+    return highest
+
+
+@quick
+def weigh(
+    scores: np.ndarray,  # float32 or uint16 [B, heads * L, L]
+    visible: np.ndarray,  # bool[B, 1 or L, L], the keys that each query sees
+    key: np.ndarray,  # uint32[3] of `dropout.site_key`
+    rate: np.float32,  # of the dropout; 0 for none
+    out_weights: np.ndarray,  # like scores
+    out_sums: np.ndarray,  # float32[B, heads * L, 2], each row's maximum, and the reciprocal of its sum
+    begin: int,  # the first of the B * heads * L rows to be written
+    end: int,
+) -> None:
+    """Softmax over visible keys, then dropout. Cost: two passes over memory, one exponential an element."""
+    rows, length = scores.shape[1], scores.shape[2]
+    seen_by_all = visible.shape[1] == 1
+    x = np.empty(length, np.float32)
+    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
+    first, second, whole = key[0], key[1], _U(key[2] * _U(rows * length))
+    for row in range(begin, end):
+        b, r = row // rows, row % rows
+        q = 0 if seen_by_all else r % length
+        for j in range(length):
+            x[j] = widened(scores[b, r, j]) + (_F(0.0) if visible[b, q, j] else _MASKED)
+        highest = _largest(x)
+        total = _F(0.0)
+        for j in range(length):
+            power = exponential(x[j] - highest)
+            x[j] = power
+            total += power
+        # Apart, not as one logarithm: it would be lost in a maximum of -1e9, where nothing is visible.
+        out_sums[b, r, 0], out_sums[b, r, 1] = highest, _F(1.0) / total
+        at = _U(_U(row * length) + whole)
+        if rate > _F(0.0):
+            share = spread / total
+            for j in range(length):
+                kept = mixed(_U(at + _U(j)), first, second) >= limit
+                out_weights[b, r, j] = narrowed(x[j] * share if kept else _F(0.0), out_weights)
+        else:
+            share = _F(1.0) / total
+            for j in range(length):
+                out_weights[b, r, j] = narrowed(x[j] * share, out_weights)
+
+
+@quick
+def weigh_back(
+    scores: np.ndarray,  # of `weigh`, as all up to `sums`
+    visible: np.ndarray,
+    key: np.ndarray,
+    rate: np.float32,
+    sums: np.ndarray,
+    upstream: np.ndarray,  # like scores, the gradient of the weights
+    out: np.ndarray,  # like scores, that of the scores
+    begin: int,
+    end: int,
+) -> None:
+    """The gradient of `weigh`; probabilities and dropout are made again. Cost: as `weigh`."""
+    rows, length = scores.shape[1], scores.shape[2]
+    seen_by_all = visible.shape[1] == 1
+    p, g = np.empty(length, np.float32), np.empty(length, np.float32)
+    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
+    first, second, whole = key[0], key[1], _U(key[2] * _U(rows * length))
+    for row in range(begin, end):
+        b, r = row // rows, row % rows
+        q = 0 if seen_by_all else r % length
+        at, highest, scale, mean = _U(_U(row * length) + whole), sums[b, r, 0], sums[b, r, 1], _F(0.0)
+        for j in range(length):
+            seen = widened(scores[b, r, j]) + (_F(0.0) if visible[b, q, j] else _MASKED)
+            share = exponential(seen - highest) * scale
+            kept = mixed(_U(at + _U(j)), first, second) >= limit
+            gradient = widened(upstream[b, r, j]) * spread if kept else _F(0.0)
+            p[j], g[j] = share, gradient
+            mean += share * gradient
+        for j in range(length):
+            out[b, r, j] = narrowed(p[j] * (g[j] - mean), out)

@@ -1,0 +1,151 @@
+"""The optimizer's update of one copy of the weights on TensorFlow, with the state that it keeps.
+
+Both ways compute `optimizer.update`: compiled by XLA, or on CPUs by a kernel, which needs no compiling at the start of
+a run and goes over gradients and state once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from qa_fast.kernels.adam import adam, sum_of_squares
+from qa_fast.model.kernel_calls import Array, call, empty, share_out
+from qa_fast.train.optimizer import BETA_1, BETA_2, EPSILON, update
+from qa_fast.train.steps import Floats
+
+# Numbers that one thread updates at a time.
+_STRETCH = 1 << 19
+
+
+class Update(Protocol):
+    """Brings weights and state forward by one step."""
+
+    def __call__(self, gradients: Sequence[Any], scalars: Any) -> Any:
+        """Assign the new weights, within a graph.
+
+        Args:
+            gradients: float32 tensors, one per weight.
+            scalars: float32[5] of `optimizer.step_scalars`.
+
+        Returns:
+            The gradients' norm before clipping.
+        """
+
+    def state(self) -> tuple[list[Floats], list[Floats]]:
+        """Firsts and seconds."""
+
+    def set_state(self, firsts: Sequence[Floats], seconds: Sequence[Floats]) -> None:
+        """Replace what `state` gives."""
+
+
+class PlainUpdate:
+    """By TensorFlow's operations, or compiled by XLA.
+
+    Args:
+        weights: Variables.
+        compiled: By XLA.
+    """
+
+    def __init__(self, weights: Sequence[Any], compiled: bool) -> None:
+        self._weights = weights
+        self._decays = tuple(len(weight.shape) > 1 for weight in weights)
+        self._firsts = [tf.Variable(tf.zeros_like(weight)) for weight in weights]
+        self._seconds = [tf.Variable(tf.zeros_like(weight)) for weight in weights]
+        self._run = tf.function(self._once, jit_compile=compiled)
+
+    def __call__(self, gradients: Sequence[Any], scalars: Any) -> Any:
+        """See `Update`."""
+        return self._run(list(gradients), scalars)
+
+    def _once(self, gradients: list[Any], scalars: Any) -> Any:
+        groups = self._weights, self._firsts, self._seconds
+        *new, norm = update(groups[0], gradients, groups[1], groups[2], scalars, decays=self._decays)
+        for variables, values in zip(groups, new, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+        return norm
+
+    def state(self) -> tuple[list[Floats], list[Floats]]:
+        """See `Update`."""
+        return [first.numpy() for first in self._firsts], [second.numpy() for second in self._seconds]
+
+    def set_state(self, firsts: Sequence[Floats], seconds: Sequence[Floats]) -> None:
+        """See `Update`."""
+        for variables, values in ((self._firsts, firsts), (self._seconds, seconds)):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
+
+class KernelUpdate:
+    """By a kernel on the CPU. New weights are written beside the old ones, which others may be reading still.
+
+    Args:
+        weights: Variables.
+    """
+
+    def __init__(self, weights: Sequence[Any]) -> None:
+        self._weights = weights
+        shapes = [tuple(weight.shape) for weight in weights]
+        self._decays = [len(shape) > 1 for shape in shapes]
+        self._firsts = [np.zeros(shape, np.float32) for shape in shapes]
+        self._seconds = [np.zeros(shape, np.float32) for shape in shapes]
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        self._stretches = [
+            (number, begin, min(begin + _STRETCH, size))
+            for number, size in enumerate(sizes)
+            for begin in range(0, size, _STRETCH)
+        ]
+
+    def __call__(self, gradients: Sequence[Any], scalars: Any) -> Any:
+        """See `Update`."""
+        values = [variable.read_value() for variable in self._weights]
+        results = [(tf.float32, []), *((tf.float32, variable.shape) for variable in self._weights)]
+        norm, *new = call(self._once, [scalars, *values, *gradients], results, pure=False)
+        for variable, value in zip(self._weights, new, strict=True):
+            variable.assign(value)
+        return norm
+
+    def _once(self, scalars: Array, *arrays: Array) -> tuple[Any, ...]:
+        count = len(self._weights)
+        weights, gradients = arrays[:count], [gradient.reshape(-1) for gradient in arrays[count:]]
+        rate, decay, clip, number, scale = scalars
+        squares = np.zeros(len(self._stretches))
+
+        def add_up(at: int) -> None:
+            which, begin, end = self._stretches[at]
+            squares[at] = sum_of_squares(gradients[which], begin, end)
+
+        stretches = len(self._stretches)
+        share_out(add_up, range(stretches), stretches)
+        norm = np.float32(np.sqrt(squares.sum())) / scale
+        if not np.isfinite(norm):
+            return norm, *weights
+        factor = np.float32(min(np.float32(1.0), clip / (norm + np.float32(1e-6))) / scale)
+        betas = np.array([BETA_1, BETA_2, 1.0 - BETA_1**number, 1.0 - BETA_2**number], np.float32)
+        new = [empty(weight.shape, np.float32) for weight in weights]
+        flat = [[array.reshape(-1) for array in group] for group in (weights, self._firsts, self._seconds, new)]
+
+        def bring_forward(at: int) -> None:
+            which, begin, end = self._stretches[at]
+            old, first, second, out = (group[which] for group in flat)
+            kept = decay if self._decays[which] else np.float32(0.0)
+            adam(
+                old, gradients[which], first, second, factor, rate, kept, betas, np.float32(EPSILON), out, begin, end
+            )  # fmt: skip
+
+        share_out(bring_forward, range(stretches), stretches)
+        return norm, *new
+
+    def state(self) -> tuple[list[Floats], list[Floats]]:
+        """See `Update`."""
+        return [first.copy() for first in self._firsts], [second.copy() for second in self._seconds]
+
+    def set_state(self, firsts: Sequence[Floats], seconds: Sequence[Floats]) -> None:
+        """See `Update`."""
+        for arrays, values in ((self._firsts, firsts), (self._seconds, seconds)):
+            for array, value in zip(arrays, values, strict=True):
+                np.copyto(array, value)
