@@ -20,9 +20,11 @@ import qa_fast.train.loss_scale as loss_scale
 import qa_fast.train.saving as saving
 from qa_fast.checkpoint import load_model, state_dict
 from qa_fast.errors import UserError
+from qa_fast.model.families import read_encoder_config
 from qa_fast.shards import open_shards
 from qa_fast.train import EpochReport, StepReport, TrainConfig, train
 from qa_fast.train.state import checkpoints, read_checkpoint
+from tests.small_models import TINY_BERT
 from tests.small_runs import make_model_folder, make_shards
 
 MAKE_MICROS = loop.make_micros
@@ -259,15 +261,28 @@ def test_fixed_batching_pads_all_to_the_shards_length(
     assert result.metrics["widths"] == [128]
 
 
-def test_precision_and_jit_are_measured(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import qa_fast.train.jit as jit
-
-    monkeypatch.setattr(jit, "SHORT_RUN", 1)
+def test_precision_is_measured_and_jit_told(workshop: Path, tmp_path: Path) -> None:
     options = {key: value for key, value in OPTIONS.items() if key not in ("precision", "jit")}
     result = train(workshop / "bare", TrainConfig(out=str(tmp_path / "a"), epochs=1, **options))
     assert "times as fast in bfloat16" in result.metrics["precision"]["reason"]
     if result.metrics["backend"] == "tensorflow":
-        assert "a step of one block takes: " in result.metrics["jit"]["reason"]
+        assert result.metrics["jit"] == {
+            "value": "parts",
+            "reason": "kernels for what lies between products are the fastest on CPUs",
+        }
+
+
+def test_jit_is_measured_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import qa_fast.train.jit as jit
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("other backends compile every step")
+    monkeypatch.setattr(jit, "on_cpu", lambda: False)
+    config = read_encoder_config(TINY_BERT)
+    assert jit.choose_jit("auto", config, "float32", 4, 16, 10).value == "off"
+    choice = jit.choose_jit("auto", config, "float32", 4, 16, 1000)
+    assert choice.value in ("on", "off")
+    assert "a step of one block takes: on " in choice.reason
 
 
 def test_the_tokenizers_must_be_the_same(workshop: Path, tmp_path: Path) -> None:
@@ -356,9 +371,7 @@ def test_options_that_no_run_can_have(change: dict, message: str) -> None:
 
 
 def test_jit_on_jax_is_on_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qa_fast.model.families import read_encoder_config
     from qa_fast.train.jit import choose_jit
-    from tests.small_models import TINY_BERT
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     config = read_encoder_config(TINY_BERT)

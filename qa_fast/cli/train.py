@@ -52,7 +52,7 @@ def train(
     precision: Annotated[
         str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16 or float16.")
     ] = "auto",
-    jit: Annotated[str, typer.Option("--jit", help="auto (measured), on, parts or off.")] = "auto",
+    jit: Annotated[str, typer.Option("--jit", help="auto (measured on GPUs), on, parts or off.")] = "auto",
     attention: Annotated[
         str,
         typer.Option(

@@ -35,15 +35,16 @@ def adam(
     factor: np.float32,  # of the gradients: clipping, and the loss scale taken out
     rate: np.float32,
     decay: np.float32,  # 0 for weights that do not decay
-    betas: np.ndarray,  # float32[4]: both betas, and 1 - beta^count of each
+    betas: np.ndarray,  # float32[3, 2]: both betas, 1 - beta of each, 1 - beta^count of each
     epsilon: np.float32,
     out: np.ndarray,  # float32[n], the new weights
     begin: int,
     end: int,
 ) -> None:
     """One step of AdamW for the numbers [begin, end); see `train.optimizer.update`."""
-    beta_1, beta_2, correct_1, correct_2 = betas[0], betas[1], betas[2], betas[3]
-    rest_1, rest_2 = _F(1.0) - beta_1, _F(1.0) - beta_2
+    beta_1, beta_2 = betas[0, 0], betas[0, 1]
+    rest_1, rest_2 = betas[1, 0], betas[1, 1]
+    correct_1, correct_2 = betas[2, 0], betas[2, 1]
     # Two loops over what fits into the first cache, each over few arrays, which LLVM must find apart from each other to
     # make vectors; and over slices, whose indices are never negative.
     for at in range(begin, end, _BLOCK):

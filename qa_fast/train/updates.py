@@ -125,7 +125,8 @@ class KernelUpdate:
         if not np.isfinite(norm):
             return norm, *weights
         factor = np.float32(min(np.float32(1.0), clip / (norm + np.float32(1e-6))) / scale)
-        betas = np.array([BETA_1, BETA_2, 1.0 - BETA_1**number, 1.0 - BETA_2**number], np.float32)
+        betas = np.array([BETA_1, BETA_2])
+        betas = np.stack([betas, 1.0 - betas, 1.0 - betas ** float(number)]).astype(np.float32)
         new = [empty(weight.shape, np.float32) for weight in weights]
         flat = [[array.reshape(-1) for array in group] for group in (weights, self._firsts, self._seconds, new)]
 

@@ -1,0 +1,222 @@
+"""Our kernels between products compute what the parts do that they stand for, forwards and backwards."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("kernels are called by TensorFlow's graphs alone", allow_module_level=True)
+
+import tensorflow as tf
+
+from qa_fast.model.attention import heads_part, merge_part, probabilities_part
+from qa_fast.model.dropout import dropout_key, site_key
+from qa_fast.model.islands import PartRunner
+from qa_fast.model.kernel_calls import CHUNKS, FEW, _Buffers, empty, share_out, spread
+from qa_fast.model.kernel_parts import run_by_kernels
+from qa_fast.model.layers import activation_part, after_part, embed_norm_part
+from qa_fast.train.optimizer import step_scalars
+from qa_fast.train.updates import KernelUpdate, PlainUpdate
+
+B, L, H, HEADS, INNER = 3, 21, 48, 4, 96
+LENGTHS = np.array([21, 7, 13])
+THERE = np.arange(L) < LENGTHS[:, None]  # bool[B, L]
+SEEN = THERE[:, None, None, :]
+# To both sides; of the second row's last queries none sees anything.
+NEAR = SEEN & (np.abs(np.arange(L)[:, None] - np.arange(L)) < 4)
+KEY = site_key(dropout_key(0, 1, row_start=5), 3)
+# What a result and a gradient may differ by, of the largest number: other sums and polynomials; in bfloat16 one
+# rounding more or less, of 1 / 256.
+CLOSE = {"float32": 5e-6, "bfloat16": 1e-2}
+
+
+def normal(*shape: int, dtype: str = "float32", seed: int = 0) -> Any:
+    values = np.random.default_rng((*shape, seed)).standard_normal(shape, np.float32)
+    return tf.cast(tf.constant(values), dtype)
+
+
+def cases(dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]:
+    scores, x = normal(B, HEADS, L, L, dtype=dtype) * 3, normal(B, L, H, dtype=dtype)
+    vectors = [normal(H, seed=seed) for seed in range(3)]
+    norm = {"epsilon": 1e-5, "rate": 0.2}
+    inner = normal(B, L, INNER, dtype=dtype) * 3, normal(INNER), KEY
+    return {
+        "probabilities": (probabilities_part, (scores, SEEN, None, KEY), {"rate": 0.2}),
+        "no dropout": (probabilities_part, (scores, SEEN, None, KEY), {"rate": 0.0}),
+        "a window": (probabilities_part, (scores, NEAR, None, KEY), {"rate": 0.2}),
+        "heads": (
+            heads_part,
+            (normal(B, L, 3 * H, dtype=dtype), normal(3 * H), None, None),
+            {"heads": HEADS, "scale": 0.3},
+        ),
+        "merge": (merge_part, (normal(B, HEADS, L, H // HEADS, dtype=dtype),), {}),
+        "after": (after_part, (x, vectors[0], normal(B, L, H, dtype=dtype, seed=1), *vectors[1:], KEY), norm),
+        "embeddings": (
+            embed_norm_part,
+            (normal(B, L, H), THERE, *vectors[1:], KEY),
+            {**norm, "masked": False, "dtype": dtype},
+        ),
+        "masked embeddings": (
+            embed_norm_part,
+            (normal(B, L, H), THERE, *vectors[1:], KEY),
+            {**norm, "masked": True, "dtype": dtype},
+        ),
+        **{
+            name: (activation_part, inner, {"name": name, "rate": 0.0}) for name in ("gelu", "gelu_new", "relu", "silu")
+        },
+    }
+
+
+def results_and_gradients(run: Callable[..., Any], tensors: tuple[Any, ...]) -> list[Any]:
+    """Of a part with fixed upstream gradients, within a graph, as float32."""
+    given = [None if tensor is None else tf.convert_to_tensor(tensor) for tensor in tensors]
+    floats = [tensor for tensor in given if tensor is not None and tensor.dtype.is_floating]
+
+    @tf.function(autograph=False)
+    def graph() -> list[Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(floats)
+            outs = tf.nest.flatten(run(*given))
+        upstream = [
+            tf.cast(tf.random.stateless_normal(tf.shape(out), [at, 7]), out.dtype) for at, out in enumerate(outs)
+        ]
+        return [*outs, *tape.gradient(outs, floats, output_gradients=upstream)]
+
+    return [tf.cast(tensor, tf.float32).numpy() for tensor in graph()]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", list(cases("float32")))
+def test_a_kernel_computes_its_part(name: str, dtype: str) -> None:
+    part, tensors, static = cases(dtype)[name]
+    found = results_and_gradients(lambda *given: run_by_kernels(part, given, static), tensors)
+    expected = results_and_gradients(lambda *given: part(*given, **static), tensors)
+    assert len(found) == len(expected) > 1
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=CLOSE[dtype] * max(1.0, np.abs(theirs).max()))
+    if name == "probabilities":  # the same elements are dropped
+        np.testing.assert_array_equal(found[0] == 0, expected[0] == 0)
+
+
+def test_no_number_is_hidden() -> None:
+    scores = normal(B, HEADS, L, L).numpy()
+    scores[0, 0, 0, 0], scores[1, 1, 1, 1] = np.nan, np.inf
+    weights = run_by_kernels(probabilities_part, (scores, SEEN, None, KEY), {"rate": 0.0}).numpy()
+    assert np.isnan(weights[0, 0, 0]).all()
+    assert np.isnan(weights[1, 1, 1]).any()
+    assert np.isfinite(weights).sum() == weights.size - 2 * L + np.isfinite(weights[1, 1, 1]).sum()
+    x = normal(B, L, H).numpy()
+    x[0, 0, 0] = np.nan
+    normed = run_by_kernels(
+        after_part, (x, *(normal(H) for _ in range(1)), x, normal(H), normal(H), KEY), {"epsilon": 1e-5, "rate": 0.0}
+    ).numpy()
+    assert np.isnan(normed[0, 0]).all()
+    assert np.isfinite(normed[0, 1:]).all()
+    active = run_by_kernels(activation_part, (x, normal(H), KEY), {"name": "gelu", "rate": 0.0}).numpy()
+    assert np.isnan(active).sum() == 1
+
+
+def test_what_has_no_kernel_is_left_to_others() -> None:
+    bias = normal(1, HEADS, L, L)
+    scores = normal(B, HEADS, L, L)
+    assert run_by_kernels(probabilities_part, (scores, SEEN, bias, KEY), {"rate": 0.0}) is None
+    half = tf.cast(scores, tf.float16)
+    assert run_by_kernels(probabilities_part, (half, SEEN, None, KEY), {"rate": 0.0}) is None
+    assert run_by_kernels(len, (scores,), {}) is None
+    run = PartRunner("kernels")
+    np.testing.assert_allclose(
+        run(probabilities_part, scores, tf.constant(SEEN), bias, KEY, rate=0.0),
+        probabilities_part(scores, SEEN, bias, KEY, rate=0.0),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("numbers", [1, FEW])
+def test_rows_are_shared_out_once(numbers: int) -> None:
+    seen: list[tuple[int, int, int]] = []
+    spread(lambda *chunk: seen.append(chunk), 21, numbers)
+    assert sorted(chunk for chunk, _, _ in seen) == list(range(CHUNKS))
+    assert sorted(row for _, begin, end in seen for row in range(begin, end)) == list(range(21))
+
+
+def test_an_error_in_another_thread_is_raised() -> None:
+    def fail(job: int) -> None:
+        raise ValueError(f"job {job}")
+
+    with pytest.raises(ValueError, match="job"):
+        share_out(fail, range(8), 8)
+
+
+def test_memory_is_used_again_and_never_twice_at_once() -> None:
+    buffers = _Buffers()
+    first = buffers.take(1000)
+    assert buffers.take(1000) is not first
+    at = first.ctypes.data
+    view = first[10:20].view(np.int16)
+    del first
+    gc.collect()
+    assert buffers.take(1000).ctypes.data != at  # a view is a use
+    del view
+    gc.collect()
+    assert buffers.take(1001).ctypes.data == at
+
+
+def test_memory_that_is_free_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qa_fast.model.kernel_calls._KEPT_BYTES", 10_000)
+    buffers = _Buffers()
+    for size in range(1000, 9000, 1000):
+        buffers.take(size)
+    assert sum(size * len(some) for size, some in buffers._kept.items()) <= 10_000 + 2000
+    used = [buffers.take(4000) for _ in range(10)]
+    assert len({array.ctypes.data for array in used}) == 10
+
+
+def test_results_are_aligned() -> None:
+    for size in (1, 63, 4097):
+        assert empty((size,), np.float32).ctypes.data % 64 == 0
+
+
+def test_the_update_is_the_optimizers() -> None:
+    shapes = [(700, 800), (5,), (3, 4)]
+    values = [normal(*shape).numpy() for shape in shapes]
+
+    def after_three_steps(make: Callable[[list[Any]], Any], broken: bool) -> list[Any]:
+        weights = [tf.Variable(value) for value in values]
+        update = make(weights)
+        step = tf.function(lambda gradients, scalars: update(gradients, scalars), autograph=False)
+        norms = []
+        for number in range(1, 4):
+            gradients = [normal(*shape, seed=number) for shape in shapes]
+            if broken and number == 2:
+                gradients[1] = gradients[1] * np.inf
+            norms.append(step(gradients, step_scalars(1e-2, 0.1, 1.0, number, loss_scale=8.0)).numpy())
+        firsts, seconds = update.state()
+        return [np.array(norms), *(weight.numpy() for weight in weights), *firsts, *seconds]
+
+    for broken in (False, True):
+        found = after_three_steps(KernelUpdate, broken)
+        expected = after_three_steps(lambda weights: PlainUpdate(weights, compiled=False), broken)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+        assert np.isfinite(found[0]).all() != broken
+
+
+def test_the_updates_state_goes_out_and_in() -> None:
+    weights = [tf.Variable(normal(4, 5))]
+    update = KernelUpdate(weights)
+    update([normal(4, 5, seed=1)], step_scalars(1e-2, 0.1, 1.0, 1))
+    firsts, seconds = update.state()
+    assert np.any(firsts[0])
+    before = firsts[0].copy()
+    update([normal(4, 5, seed=2)], step_scalars(1e-2, 0.1, 1.0, 2))
+    np.testing.assert_array_equal(firsts[0], before)  # a copy
+    other = KernelUpdate(weights)
+    other.set_state(firsts, seconds)
+    np.testing.assert_array_equal(other.state()[0][0], before)
+    np.testing.assert_array_equal(other.state()[1][0], seconds[0])
