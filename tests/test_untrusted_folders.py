@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
+from qa_fast import bulk
 from qa_fast.answer import max_positions_of
 from qa_fast.checkpoint import checked_config, load_model, save_model, state_dict
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError, shown
+from qa_fast.hub.card import write_card
+from qa_fast.hub.facts import read_facts, record_data
+from qa_fast.hub.files import sort_files
 from qa_fast.infer import choose
 from qa_fast.infer.graphs import model_key
 from qa_fast.infer.quantization import FILE, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.model.families import read_encoder_config
 from qa_fast.model.folder import Tensors, folder_config, known_config
+from qa_fast.sources.hub import cached_model
 from tests.small_models import TINY, tiny_model
+from tests.test_card import evaluated, manifest, trained_folder
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 from tools.fuzz_folders import fuzz, opened
 
@@ -190,6 +197,110 @@ def test_only_plain_files_of_the_folder_are_opened(folder: Path, name: str, kind
         UserError, match=r"must be plain files; .* is none|must lie in its folder itself; .*is a link to"
     ):
         READERS[name](folder)
+
+
+@contextlib.contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    """Who opens a pipe that nobody writes to waits for ever; this makes that a failure."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+PUSHED: dict[str, list[Callable[[Path], object]]] = {
+    "config.json": [read_facts],
+    "README.md": [write_card, sort_files],
+    "model.safetensors": [read_facts, sort_files],
+    "training/metrics.json": [read_facts, sort_files],
+    "training/data.json": [read_facts, sort_files],
+    "training/evaluations.json": [read_facts, evaluated, sort_files],
+    "training/training.png": [read_facts, sort_files],
+    ".eval_results/a.yaml": [write_card, sort_files],
+    "picture.png": [sort_files],
+    "variables/variables/variables.index": [sort_files],
+}
+
+
+@pytest.mark.parametrize("name", PUSHED)
+@pytest.mark.parametrize("kind", ["pipe", "link out"])
+def test_a_card_and_a_push_open_only_plain_files(tmp_path: Path, name: str, kind: str) -> None:
+    folder = trained_folder(tmp_path / "model")
+    path, outside = folder / name, tmp_path / "outside"
+    outside.write_bytes(path.read_bytes() if path.exists() else b"measured by qa-fast")
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(outside)
+    for read in PUSHED[name]:
+        with (
+            no_longer_than(5),
+            pytest.raises(UserError, match=r"must be plain files; .* is none|is a link to '.*outside': put the file"),
+        ):
+            read(folder)
+    assert outside.exists()
+
+
+def test_what_is_recorded_stays_in_the_folder(tmp_path: Path) -> None:
+    folder, outside = trained_folder(tmp_path / "model"), tmp_path / "outside"
+    (folder / "training").rename(outside)
+    before = sorted(outside.iterdir())
+    (folder / "training").symlink_to(outside)
+    for write in (evaluated, lambda folder: record_data(folder, manifest())):
+        with pytest.raises(UserError, match=r"a model's training must be a folder in the model's own; .*is a link or"):
+            write(folder)
+    with pytest.raises(UserError, match=r"metrics.json' is a link to"):
+        read_facts(folder)
+    assert sorted(outside.iterdir()) == before
+    (folder / "training").unlink()
+    shutil.copytree(outside, folder / "training")
+    record_data(folder, manifest())
+    (folder / ".eval_results").symlink_to(outside)
+    with pytest.raises(UserError, match=r"a model's \.eval_results must be a folder in the model's own"):
+        write_card(folder)
+    assert sorted(outside.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize("kind", ["pipe", "link out"])
+def test_a_model_in_the_hub_s_cache_is_plain_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    assert cached_model("a/b") == folder
+    outside = folder.parent / "outside"
+    outside.write_text('{"weight_map": {"a": "model.safetensors"}}')
+    if name.endswith(".index.json"):
+        (folder / "model.safetensors").unlink()
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to(outside)
+    with no_longer_than(5):
+        if name.endswith(".index.json"):  # as one that is broken: then it is the file itself or nothing
+            assert cached_model("a/b") is None
+        else:
+            with pytest.raises(UserError, match=r"must be plain files|is a link to"):
+                cached_model("a/b")
+
+
+def test_keys_of_a_folder_are_made_of_plain_files(folder: Path) -> None:
+    for name, key in (("tokenizer.json", bulk._tokenizer_key), ("config.json", lambda it: choose._key(it, []))):
+        key(folder)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with no_longer_than(5), pytest.raises(UserError, match=r"must be plain files"):
+            key(folder)
 
 
 def test_the_hub_s_cache_is_links_to_its_blobs(sound: Path, tmp_path: Path) -> None:
