@@ -23,6 +23,7 @@ from qa_fast.answer import max_positions_of
 from qa_fast.checkpoint import checked_config, load_model, save_model, state_dict
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError, shown
+from qa_fast.featurizer import Featurizer
 from qa_fast.hub.card import write_card
 from qa_fast.hub.facts import read_facts, record_data
 from qa_fast.hub.files import sort_files
@@ -43,9 +44,11 @@ DEEP = "[" * 900 + "]" * 900
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_folder(small_tokenizer("wordpiece"), tmp_path_factory.mktemp("sound") / "model")
-    (folder / "config.json").write_text(json.dumps(TINY["bert"]))
-    save_file(state_dict(tiny_model(TINY["bert"])), folder / "model.safetensors")
+    tokenizer = small_tokenizer("wordpiece")
+    folder = save_folder(tokenizer, tmp_path_factory.mktemp("sound") / "model")
+    config = TINY["bert"] | {"vocab_size": tokenizer.get_vocab_size()}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(state_dict(tiny_model(config)), folder / "model.safetensors")
     ranges = {"block_0/qkv": np.ones(32, np.float32)}
     write_recipe(folder, Recipe("0" * 32, Rounding(("head/",), ranges), 1.0, 1.0, 1.0, 1.0, "validation", 3))
     return folder
@@ -466,7 +469,11 @@ BOOM = [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 40
         ),
         ("normalizer", 3, r"as the tokenizers library writes it"),
         ("normalizer", ["BertNormalizer"], r"as the tokenizers library writes it"),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": 3}, r"PanicException|as the tokenizers library"),
+        (
+            "normalizer",
+            {"type": "Precompiled", "precompiled_charsmap": 3},
+            r"must be a table as sentencepiece writes it",
+        ),
         ("normalizer", {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}, r"as the tokenizers library"),
         ("normalizer", {"type": "Sequence", "normalizers": BOOM}, r"may make a text 4096 times as long"),
         ("normalizer", {"type": "Prepend", "prepend": "x" * 9000}, r"may make a text 4096 times as long"),
@@ -490,7 +497,99 @@ def test_a_template_that_names_no_token_is_no_panic(folder: Path) -> None:
     settings = json.loads((folder / "tokenizer.json").read_text())
     settings["post_processor"]["special_tokens"] = {}
     (folder / "tokenizer.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match=r"a tokenizer must be as the tokenizers library writes it; that of"):
+    with pytest.raises(UserError, match=r"a template's special tokens must be listed in its special_tokens; received"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("where", ["single", "pair"])
+def test_a_template_that_names_another_token_is_no_panic(
+    folder: Path, capfd: pytest.CaptureFixture[str], where: str
+) -> None:
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["post_processor"][where][0] = {"SpecialToken": {"id": "[NO\n]", "type_id": 0}}
+    inside = {"type": "Sequence", "processors": [settings["post_processor"]]}
+    for processor in (settings["post_processor"], inside):
+        changed(folder, "tokenizer.json", post_processor=processor)
+        with pytest.raises(UserError, match=r"must be listed in its special_tokens; received '\[NO\\n\]' in tok"):
+            load_encoder(folder)
+    assert capfd.readouterr().err == ""  # where the library says what it panics on
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("normalizer", {"type": "Precompiled"}, r"must be a table as sentencepiece .*received None"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "(a+)+$"}, r"must be a table .*'\(a\+\)\+\$'"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}, r"must be a table .*received ''"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, r"must be a table .*received 'AAAA'"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "CAAAAAAA"}, r"must be a table .*'CAAAAAAA'"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAP8="}, r"must be a table .*'AAAAAP8='"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAGF="}, r"must be a table .*'AAAAAGF='"),
+        ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "a"}, r"for some text; .*'Replace'"),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": ""}, "content": "a"}, r"for some text; .*'Replace'"),
+        ("pre_tokenizer", {"type": "Split", "pattern": {"String": ""}}, r"must be for some text; .*'Split'"),
+        (
+            "model",
+            {"type": "BPE", "vocab": {"a": 0, "(": 1}, "merges": [["a", "é"]], "continuing_subword_prefix": "("},
+            r"a merge must make a token, .*continuing_subword_prefix, '\('; received \['a', 'é'\] in tokenizer.json",
+        ),
+        ("model", {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}, r"make a token, .*received 'a b'"),
+        ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": [["aa", "aa"]]}, r"make a token, .*\['aa', 'aa'\]"),
+    ],
+)
+def test_what_the_library_would_panic_on(
+    folder: Path, capfd: pytest.CaptureFixture[str], part: str, value: Any, message: str
+) -> None:
+    """The merge of half a character ends the process, if it comes so far."""
+    changed(folder, "tokenizer.json", **{part: value})
+    with pytest.raises(UserError, match=message):
+        load_encoder(folder)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("longest", [1001, 10**6, 2**63])
+def test_words_are_not_long(folder: Path, longest: int) -> None:
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    changed(folder, "tokenizer.json", model=model | {"max_input_chars_per_word": longest})
+    with pytest.raises(UserError, match=rf"max_input_chars_per_word must be at most 1000, .*received {longest} in"):
+        load_encoder(folder)
+    changed(folder, "tokenizer.json", model=model | {"max_input_chars_per_word": 1000})
+    load_encoder(folder)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "unknown-to-us"])
+def test_ids_are_rows_of_the_model(folder: Path, model_type: str) -> None:
+    tokenizer = load_encoder(folder).tokenizer
+    most = tokenizer.get_vocab_size()
+    for vocab_size in (most, most + 7):  # published models have more rows than tokens
+        changed(folder, "config.json", vocab_size=vocab_size, model_type=model_type)
+        load_encoder(folder)
+    changed(folder, "config.json", vocab_size=most - 1)
+    message = rf"ids must be below vocab_size of config.json, {most - 1}; received {most - 1} in the tokenizer of .*"
+    with pytest.raises(UserError, match=message + "give the model and the tokenizer that belong together"):
+        load_encoder(folder)
+    with pytest.raises(UserError, match=message):
+        Featurizer(folder)
+
+
+def test_an_added_token_is_a_row_of_the_model(folder: Path) -> None:
+    """As the [MASK] of DeBERTa v3, which stands beyond its vocabulary; the model has rows for it."""
+    tokenizer = load_encoder(folder).tokenizer
+    most = tokenizer.get_vocab_size()
+    tokenizer.add_special_tokens(["[ONE MORE]"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(UserError, match=rf"received {most} in the tokenizer"):
+        load_encoder(folder)
+    changed(folder, "config.json", vocab_size=most + 1)
+    load_encoder(folder)
+
+
+def test_special_tokens_are_rows_of_the_model(folder: Path) -> None:
+    """The template has ids of its own, which may be in no vocabulary."""
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [90_000]
+    changed(folder, "tokenizer.json", post_processor=settings["post_processor"])
+    with pytest.raises(UserError, match=r"received 90000 in the tokenizer"):
         load_encoder(folder)
 
 
