@@ -87,6 +87,9 @@ def test_a_saved_model_s_folder_gives_the_same_tokens(tmp_path: Path, model_type
     assert {path.name for path in out.iterdir()} == {path.name for path in source.iterdir()} - {
         "generation_config.json"
     }
+    for folder in (out, source):  # the tiny model has fewer rows than the tokenizer has tokens
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 1000}))
     assert_same_as_transformers(out)
     assert load_encoder(out).tokenizer_hash == load_encoder(source).tokenizer_hash
 
