@@ -27,6 +27,7 @@ from qa_fast import store
 from qa_fast.answer import Answerer, AnswerOptions
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.infer.graphs import model_key
+from qa_fast.model.files import checked_files
 from qa_fast.parts import FORMATS, PART, PartMaker
 from qa_fast.progress import Reporter
 from qa_fast.schema import canonical_json
@@ -277,7 +278,7 @@ def _check_out(out: Path) -> None:
 
 def _tokenizer_key(folder: Path) -> str:
     state = hashlib.sha256()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for path in checked_files(folder, ("tokenizer.json", "tokenizer_config.json")).values():
         with contextlib.suppress(OSError):
-            state.update((folder / name).read_bytes())
+            state.update(path.read_bytes())
     return state.hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from qa_fast.errors import UserError
 from qa_fast.golds import Golds, golds_of
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
 from qa_fast.metrics import squad_v1, squad_v2
+from qa_fast.model.folder import folder_config
 from qa_fast.predictions import write_predictions
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 from qa_fast.shards import Shards, Split, open_shards
@@ -277,6 +278,7 @@ def evaluate(
     opened = scorable(shards, split)
     folder = resolve_model(str(model_path))
     check_tokenizer(shards, folder)
+    check_token_ids(opened.chunks, folder_config(folder).embedding.vocab_size, shards.folder)
     from qa_fast.infer import open_engine
 
     reader = open_engine(folder, engine, precision, say=say)
@@ -310,6 +312,30 @@ def check_tokenizer(shards: Shards, folder: Path) -> None:
             f"({about['tokenizer_hash'][:12]}), {folder} has another ({found[:12]}): featurize again with "
             f"--model {folder}, or take the model that the shards name"
         )
+
+
+def check_token_ids(chunks: Iterable[Features], vocab_size: int, shards: str | Path) -> None:
+    """Hold that a model has a row for each token of some features: a look-up beyond gives anything, or ends all.
+
+    Shards may come from anybody, and a tokenizer that fits the model does not make its ids fit. Cost: a pass over the
+    tokens.
+
+    Args:
+        chunks: What is to be read, or trained on.
+        vocab_size: Rows of the model's word embedding.
+        shards: Where they lie, for the message.
+
+    Raises:
+        UserError: A token is beyond.
+    """
+    for chunk in chunks:
+        ids = chunk.input_ids.values
+        low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
+        if low < 0 or high >= vocab_size:
+            raise UserError(
+                f"tokens must be from 0 to below vocab_size of config.json, {vocab_size}; received "
+                f"{low if low < 0 else high} in {shards}: featurize again with this model"
+            )
 
 
 def scorable(shards: Shards, name: str) -> Split:

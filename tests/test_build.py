@@ -206,7 +206,8 @@ def test_a_split_without_a_good_example_is_an_error(tmp_path: Path, model: str) 
 
 def test_windows_longer_than_the_model_takes_are_refused(tmp_path: Path, source: str, model: str) -> None:
     folder = shutil.copytree(model, tmp_path / "short")
-    (folder / "config.json").write_text(json.dumps(TINY["roberta"]))  # 66 positions, two of them no token's
+    # 66 positions, two of them no token's; and a row for each id of the tokenizer.
+    (folder / "config.json").write_text(json.dumps(TINY["roberta"] | {"vocab_size": 1 << 16}))
     assert build_shards(source, tmp_path / "out", str(folder), FeatureConfig(64, 12)).out == tmp_path / "out"
     with pytest.raises(
         UserError, match=r"--max-length must be at most 64, the longest input of short; received 65: lower it"

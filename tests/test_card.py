@@ -305,6 +305,33 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
             write_card(folder)
 
 
+def evaluated(folder: Path) -> None:
+    record_evaluation(folder, manifest(), "validation", exact_match=1.0, f1=2.0, questions=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("metrics.json", []),
+        ("metrics.json", {"config": {"validation": "validation"}, "best": 3}),
+        ("metrics.json", {"history": {"epochs": [{}]}}),
+        ("data.json", {"splits": 3}),
+        ("evaluations.json", {"a": 1}),
+        ("evaluations.json", [{"split": "validation"}]),
+    ],
+)
+def test_figures_that_are_none(tmp_path: Path, name: str, value: Any) -> None:
+    folder = trained_folder(tmp_path / "model")
+    record_data(folder, manifest())
+    (folder / "training" / name).write_text(json.dumps(value))
+    for write in (write_card, evaluated) if name == "evaluations.json" else (write_card,):
+        with pytest.raises(UserError, match=r"made from figures as qa-fast writes them; those in .* are not \("):
+            write(folder)
+    (folder / "training" / name).write_text("[" * 10**5)
+    with pytest.raises(UserError, match=r"must be readable JSON"):
+        write_card(folder)
+
+
 def test_parameters(tmp_path: Path) -> None:
     folder = trained_folder(tmp_path / "model")
     assert count_parameters(folder) == 300 * 40 + 12
@@ -322,7 +349,8 @@ def test_parameters(tmp_path: Path) -> None:
         assert count_parameters(folder) == 0
     other.unlink()
     other.mkdir()
-    assert count_parameters(folder) == 0
+    with pytest.raises(UserError, match=r"a model's files must be plain files; .*other\.safetensors' is none"):
+        count_parameters(folder)
     assert count_parameters(folder / "training") == 0
 
 

@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,23 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
+from qa_fast import bulk
 from qa_fast.answer import max_positions_of
 from qa_fast.checkpoint import checked_config, load_model, save_model, state_dict
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError, shown
+from qa_fast.featurizer import Featurizer
+from qa_fast.hub.card import write_card
+from qa_fast.hub.facts import read_facts, record_data
+from qa_fast.hub.files import sort_files
 from qa_fast.infer import choose
 from qa_fast.infer.graphs import model_key
 from qa_fast.infer.quantization import FILE, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.model.families import read_encoder_config
 from qa_fast.model.folder import Tensors, folder_config, known_config
+from qa_fast.sources.hub import cached_model
 from tests.small_models import TINY, tiny_model
+from tests.test_card import evaluated, manifest, trained_folder
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 from tools.fuzz_folders import fuzz, opened
 
@@ -36,9 +44,11 @@ DEEP = "[" * 900 + "]" * 900
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_folder(small_tokenizer("wordpiece"), tmp_path_factory.mktemp("sound") / "model")
-    (folder / "config.json").write_text(json.dumps(TINY["bert"]))
-    save_file(state_dict(tiny_model(TINY["bert"])), folder / "model.safetensors")
+    tokenizer = small_tokenizer("wordpiece")
+    folder = save_folder(tokenizer, tmp_path_factory.mktemp("sound") / "model")
+    config = TINY["bert"] | {"vocab_size": tokenizer.get_vocab_size()}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(state_dict(tiny_model(config)), folder / "model.safetensors")
     ranges = {"block_0/qkv": np.ones(32, np.float32)}
     write_recipe(folder, Recipe("0" * 32, Rounding(("head/",), ranges), 1.0, 1.0, 1.0, 1.0, "validation", 3))
     return folder
@@ -190,6 +200,110 @@ def test_only_plain_files_of_the_folder_are_opened(folder: Path, name: str, kind
         UserError, match=r"must be plain files; .* is none|must lie in its folder itself; .*is a link to"
     ):
         READERS[name](folder)
+
+
+@contextlib.contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    """Who opens a pipe that nobody writes to waits for ever; this makes that a failure."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+PUSHED: dict[str, list[Callable[[Path], object]]] = {
+    "config.json": [read_facts],
+    "README.md": [write_card, sort_files],
+    "model.safetensors": [read_facts, sort_files],
+    "training/metrics.json": [read_facts, sort_files],
+    "training/data.json": [read_facts, sort_files],
+    "training/evaluations.json": [read_facts, evaluated, sort_files],
+    "training/training.png": [read_facts, sort_files],
+    ".eval_results/a.yaml": [write_card, sort_files],
+    "picture.png": [sort_files],
+    "variables/variables/variables.index": [sort_files],
+}
+
+
+@pytest.mark.parametrize("name", PUSHED)
+@pytest.mark.parametrize("kind", ["pipe", "link out"])
+def test_a_card_and_a_push_open_only_plain_files(tmp_path: Path, name: str, kind: str) -> None:
+    folder = trained_folder(tmp_path / "model")
+    path, outside = folder / name, tmp_path / "outside"
+    outside.write_bytes(path.read_bytes() if path.exists() else b"measured by qa-fast")
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(outside)
+    for read in PUSHED[name]:
+        with (
+            no_longer_than(5),
+            pytest.raises(UserError, match=r"must be plain files; .* is none|is a link to '.*outside': put the file"),
+        ):
+            read(folder)
+    assert outside.exists()
+
+
+def test_what_is_recorded_stays_in_the_folder(tmp_path: Path) -> None:
+    folder, outside = trained_folder(tmp_path / "model"), tmp_path / "outside"
+    (folder / "training").rename(outside)
+    before = sorted(outside.iterdir())
+    (folder / "training").symlink_to(outside)
+    for write in (evaluated, lambda folder: record_data(folder, manifest())):
+        with pytest.raises(UserError, match=r"a model's training must be a folder in the model's own; .*is a link or"):
+            write(folder)
+    with pytest.raises(UserError, match=r"metrics.json' is a link to"):
+        read_facts(folder)
+    assert sorted(outside.iterdir()) == before
+    (folder / "training").unlink()
+    shutil.copytree(outside, folder / "training")
+    record_data(folder, manifest())
+    (folder / ".eval_results").symlink_to(outside)
+    with pytest.raises(UserError, match=r"a model's \.eval_results must be a folder in the model's own"):
+        write_card(folder)
+    assert sorted(outside.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize("kind", ["pipe", "link out"])
+def test_a_model_in_the_hub_s_cache_is_plain_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    assert cached_model("a/b") == folder
+    outside = folder.parent / "outside"
+    outside.write_text('{"weight_map": {"a": "model.safetensors"}}')
+    if name.endswith(".index.json"):
+        (folder / "model.safetensors").unlink()
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to(outside)
+    with no_longer_than(5):
+        if name.endswith(".index.json"):  # as one that is broken: then it is the file itself or nothing
+            assert cached_model("a/b") is None
+        else:
+            with pytest.raises(UserError, match=r"must be plain files|is a link to"):
+                cached_model("a/b")
+
+
+def test_keys_of_a_folder_are_made_of_plain_files(folder: Path) -> None:
+    for name, key in (("tokenizer.json", bulk._tokenizer_key), ("config.json", lambda it: choose._key(it, []))):
+        key(folder)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with no_longer_than(5), pytest.raises(UserError, match=r"must be plain files"):
+            key(folder)
 
 
 def test_the_hub_s_cache_is_links_to_its_blobs(sound: Path, tmp_path: Path) -> None:
@@ -355,7 +469,11 @@ BOOM = [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 40
         ),
         ("normalizer", 3, r"as the tokenizers library writes it"),
         ("normalizer", ["BertNormalizer"], r"as the tokenizers library writes it"),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": 3}, r"PanicException|as the tokenizers library"),
+        (
+            "normalizer",
+            {"type": "Precompiled", "precompiled_charsmap": 3},
+            r"must be a table as sentencepiece writes it",
+        ),
         ("normalizer", {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}, r"as the tokenizers library"),
         ("normalizer", {"type": "Sequence", "normalizers": BOOM}, r"may make a text 4096 times as long"),
         ("normalizer", {"type": "Prepend", "prepend": "x" * 9000}, r"may make a text 4096 times as long"),
@@ -379,7 +497,99 @@ def test_a_template_that_names_no_token_is_no_panic(folder: Path) -> None:
     settings = json.loads((folder / "tokenizer.json").read_text())
     settings["post_processor"]["special_tokens"] = {}
     (folder / "tokenizer.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match=r"a tokenizer must be as the tokenizers library writes it; that of"):
+    with pytest.raises(UserError, match=r"a template's special tokens must be listed in its special_tokens; received"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("where", ["single", "pair"])
+def test_a_template_that_names_another_token_is_no_panic(
+    folder: Path, capfd: pytest.CaptureFixture[str], where: str
+) -> None:
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["post_processor"][where][0] = {"SpecialToken": {"id": "[NO\n]", "type_id": 0}}
+    inside = {"type": "Sequence", "processors": [settings["post_processor"]]}
+    for processor in (settings["post_processor"], inside):
+        changed(folder, "tokenizer.json", post_processor=processor)
+        with pytest.raises(UserError, match=r"must be listed in its special_tokens; received '\[NO\\n\]' in tok"):
+            load_encoder(folder)
+    assert capfd.readouterr().err == ""  # where the library says what it panics on
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("normalizer", {"type": "Precompiled"}, r"must be a table as sentencepiece .*received None"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "(a+)+$"}, r"must be a table .*'\(a\+\)\+\$'"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}, r"must be a table .*received ''"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, r"must be a table .*received 'AAAA'"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "CAAAAAAA"}, r"must be a table .*'CAAAAAAA'"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAP8="}, r"must be a table .*'AAAAAP8='"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAGF="}, r"must be a table .*'AAAAAGF='"),
+        ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "a"}, r"for some text; .*'Replace'"),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": ""}, "content": "a"}, r"for some text; .*'Replace'"),
+        ("pre_tokenizer", {"type": "Split", "pattern": {"String": ""}}, r"must be for some text; .*'Split'"),
+        (
+            "model",
+            {"type": "BPE", "vocab": {"a": 0, "(": 1}, "merges": [["a", "é"]], "continuing_subword_prefix": "("},
+            r"a merge must make a token, .*continuing_subword_prefix, '\('; received \['a', 'é'\] in tokenizer.json",
+        ),
+        ("model", {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}, r"make a token, .*received 'a b'"),
+        ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": [["aa", "aa"]]}, r"make a token, .*\['aa', 'aa'\]"),
+    ],
+)
+def test_what_the_library_would_panic_on(
+    folder: Path, capfd: pytest.CaptureFixture[str], part: str, value: Any, message: str
+) -> None:
+    """The merge of half a character ends the process, if it comes so far."""
+    changed(folder, "tokenizer.json", **{part: value})
+    with pytest.raises(UserError, match=message):
+        load_encoder(folder)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("longest", [1001, 10**6, 2**63])
+def test_words_are_not_long(folder: Path, longest: int) -> None:
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    changed(folder, "tokenizer.json", model=model | {"max_input_chars_per_word": longest})
+    with pytest.raises(UserError, match=rf"max_input_chars_per_word must be at most 1000, .*received {longest} in"):
+        load_encoder(folder)
+    changed(folder, "tokenizer.json", model=model | {"max_input_chars_per_word": 1000})
+    load_encoder(folder)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "unknown-to-us"])
+def test_ids_are_rows_of_the_model(folder: Path, model_type: str) -> None:
+    tokenizer = load_encoder(folder).tokenizer
+    most = tokenizer.get_vocab_size()
+    for vocab_size in (most, most + 7):  # published models have more rows than tokens
+        changed(folder, "config.json", vocab_size=vocab_size, model_type=model_type)
+        load_encoder(folder)
+    changed(folder, "config.json", vocab_size=most - 1)
+    message = rf"ids must be below vocab_size of config.json, {most - 1}; received {most - 1} in the tokenizer of .*"
+    with pytest.raises(UserError, match=message + "give the model and the tokenizer that belong together"):
+        load_encoder(folder)
+    with pytest.raises(UserError, match=message):
+        Featurizer(folder)
+
+
+def test_an_added_token_is_a_row_of_the_model(folder: Path) -> None:
+    """As the [MASK] of DeBERTa v3, which stands beyond its vocabulary; the model has rows for it."""
+    tokenizer = load_encoder(folder).tokenizer
+    most = tokenizer.get_vocab_size()
+    tokenizer.add_special_tokens(["[ONE MORE]"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(UserError, match=rf"received {most} in the tokenizer"):
+        load_encoder(folder)
+    changed(folder, "config.json", vocab_size=most + 1)
+    load_encoder(folder)
+
+
+def test_special_tokens_are_rows_of_the_model(folder: Path) -> None:
+    """The template has ids of its own, which may be in no vocabulary."""
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [90_000]
+    changed(folder, "tokenizer.json", post_processor=settings["post_processor"])
+    with pytest.raises(UserError, match=r"received 90000 in the tokenizer"):
         load_encoder(folder)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.small_models import TINY
+from tests.small_models import TINY, TINY_BERT
 
 
 def torch_model(name: str, *, kind: str = "AutoModelForQuestionAnswering", **changes: object) -> Any:
@@ -24,9 +24,16 @@ def torch_model(name: str, *, kind: str = "AutoModelForQuestionAnswering", **cha
     return model.eval()
 
 
-def torch_folder(folder: Path, name: str, *, kind: str = "AutoModelForQuestionAnswering", **save: object) -> Path:
-    """Such a model saved by transformers."""
-    torch_model(name, kind=kind).save_pretrained(folder, **save)
+def torch_folder(
+    folder: Path,
+    name: str,
+    *,
+    kind: str = "AutoModelForQuestionAnswering",
+    vocab_size: int = TINY_BERT["vocab_size"],
+    **save: object,
+) -> Path:
+    """Such a model saved by transformers; `vocab_size` is more where a tokenizer goes along."""
+    torch_model(name, kind=kind, vocab_size=vocab_size).save_pretrained(folder, **save)
     return folder
 
 

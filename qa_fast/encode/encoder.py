@@ -21,11 +21,12 @@ import pyarrow as pa
 from qa_fast.encode.convert import converted
 from qa_fast.encode.cuts import NotAllowedError, choose_rule
 from qa_fast.encode.direct import EncodedTexts, encode_strings
+from qa_fast.encode.patterns import check_patterns
 from qa_fast.encode.template import PairTemplate, probe_template
-from qa_fast.encode.untrusted import check_growth, check_ids, one_line
+from qa_fast.encode.untrusted import check_ids, check_rows, check_settings, one_line
 from qa_fast.encode.words import WordEncoder
 from qa_fast.errors import UserError, shown
-from qa_fast.model.fields import MOST_TYPES, Fields
+from qa_fast.model.fields import MOST_TOKENS, MOST_TYPES, Fields
 from qa_fast.model.files import read_object
 from qa_fast.model.folder import known_config
 
@@ -152,7 +153,8 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
         say: Called with a line where the direct way must be taken.
 
     Raises:
-        UserError: No tokenizer there, not a fast one, or one without a CLS or padding token.
+        UserError: No tokenizer there, not a fast one, one without a CLS or padding token, one with ids that the model
+            of config.json has no rows for, or one that does what `untrusted` and `patterns` refuse.
     """
     if mode not in ENCODE_MODES:
         raise UserError(f"--encode must be one of {', '.join(ENCODE_MODES)}; received {mode!r}")
@@ -164,10 +166,11 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
         if not settings or not _agrees(settings, names):
             settings = converted(folder, config)
         settings["truncation"] = settings["padding"] = None
-        check_growth(settings)
+        check_settings(settings)
+        check_patterns(settings)
         canonical = canonical_settings(settings)
         tokenizer = Tokenizer.from_buffer(canonical)
-        check_ids(tokenizer)
+        highest = check_ids(tokenizer)
 
     special = {**(read_object(folder, "special_tokens_map.json") or {}), **names}
     cls_id = _special_id(tokenizer, folder, "CLS", special.get("cls_token"), ("[CLS]", "<s>", "<cls>"))
@@ -175,6 +178,9 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
     with one_line(folder):
         template = probe_template(tokenizer, cls_id)
     known = known_config(folder)
+    if known is not None or config.get("vocab_size") is not None:
+        rows = known.embedding.vocab_size if known else Fields(config).size("vocab_size", most=MOST_TOKENS)
+        check_rows(max(highest, template.highest_id), rows, folder)
     if known is not None:
         has_types = known.takes_types
     elif "type_vocab_size" in config:

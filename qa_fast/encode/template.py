@@ -43,6 +43,11 @@ class PairTemplate:
         """How many special tokens a pair gets."""
         return len(self.prefix) + len(self.middle) + len(self.suffix)
 
+    @property
+    def highest_id(self) -> int:
+        """Of the special tokens; -1 where there is none."""
+        return int(np.concatenate([self.prefix, self.middle, self.suffix]).max(initial=-1))
+
     def cls_positions(self, feature_lengths: Int32s) -> Int32s:
         """int32[F]: the position of CLS in features of the given lengths int32[F]."""
         if self.cls_in_prefix:

@@ -13,8 +13,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from qa_fast.errors import UserError
-from qa_fast.hub.facts import Facts, Score, read_facts, record_data, write_text
+from qa_fast.hub.facts import Facts, Score, as_written, read_facts, record_data, write_text
 from qa_fast.hub.sections import body, questions
+from qa_fast.model.files import folder_within, plain_file
 
 CARD = "README.md"
 EVAL_RESULTS = ".eval_results"
@@ -40,22 +41,23 @@ def write_card(folder: str | Path, manifest: Mapping[str, Any] | None = None) ->
     folder = Path(folder)
     path = folder / CARD
     kept: dict[str, Any] = {}
-    if path.exists():
+    if plain_file(folder, CARD) is not None:
         there = read_card(path.read_text(encoding="utf-8"))
         if MARK not in there.text:
             raise UserError(f"a card replaces only a card that qa-fast wrote; {path} is another: move it away first")
         kept = {name: value for name, value in there.data.to_dict().items() if name in _KEPT}
     if manifest is not None:
         record_data(folder, manifest)
-    facts = read_facts(folder)
-    results = folder / EVAL_RESULTS
-    for old in results.glob("*.yaml"):
-        if _MEASURED in old.read_text(encoding="utf-8", errors="replace"):
-            old.unlink()
-    for name, text in eval_results(facts).items():
-        results.mkdir(exist_ok=True)
-        write_text(results / name, text)
-    write_text(path, card_text(facts, kept))
+    with as_written(folder):
+        facts = read_facts(folder)
+        files, card = eval_results(facts), card_text(facts, kept)
+    for name in sorted(old.name for old in (folder / EVAL_RESULTS).glob("*.yaml")):
+        there_too = plain_file(folder, name, EVAL_RESULTS)
+        if there_too is not None and _MEASURED in there_too.read_text(encoding="utf-8", errors="replace"):
+            there_too.unlink()
+    for name, text in files.items():
+        write_text(folder_within(folder, EVAL_RESULTS) / name, text)
+    write_text(path, card)
     return path
 
 

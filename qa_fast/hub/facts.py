@@ -10,16 +10,18 @@ A model card is made from these and from nothing else, so it can be made again, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
+from qa_fast.model.files import checked_files, folder_within, plain_file
 from qa_fast.sources import MINILM_ID
 from qa_fast.sources.resolve import SQUAD_ID
 from qa_fast.store import write_json, write_whole
@@ -132,9 +134,7 @@ def record_data(folder: str | Path, manifest: Mapping[str, Any]) -> None:
         folder: The model folder.
         manifest: `qa_fast.json` of the shards that it was trained on.
     """
-    path = Path(folder) / TRAINING / DATA
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, data_facts(manifest))
+    write_json(folder_within(Path(folder), TRAINING) / DATA, data_facts(manifest))
 
 
 def record_evaluation(
@@ -160,8 +160,7 @@ def record_evaluation(
         precision: Compute dtype.
         seed: Of the choice of questions, where not all were scored.
     """
-    path = Path(folder) / TRAINING / EVALUATIONS
-    path.parent.mkdir(exist_ok=True)
+    path = folder_within(Path(folder), TRAINING) / EVALUATIONS
     entry = {
         "split": split,
         "questions": questions,
@@ -171,7 +170,9 @@ def record_evaluation(
         "seed": seed,
         "data": data_facts(manifest),
     }
-    write_json(path, [*(old for old in read_json(path, []) if _key(old) != _key(entry)), entry])
+    with as_written(Path(folder)):
+        others = [old for old in read_json(Path(folder), EVALUATIONS, [], TRAINING) if _key(old) != _key(entry)]
+    write_json(path, [*others, entry])
 
 
 def read_facts(folder: str | Path) -> Facts:
@@ -181,8 +182,7 @@ def read_facts(folder: str | Path) -> Facts:
         UserError: It is no model folder, or training left no figures in it.
     """
     folder = Path(folder)
-    training = folder / TRAINING
-    config, metrics = read_json(folder / "config.json", None), read_json(training / METRICS, None)
+    config, metrics = read_json(folder, "config.json", None), read_json(folder, METRICS, None, TRAINING)
     if config is None:
         raise UserError(f"a model folder must hold config.json; {str(folder)!r} does not: check the path")
     if metrics is None:
@@ -190,15 +190,15 @@ def read_facts(folder: str | Path) -> Facts:
             f"a card is made from {TRAINING}/{METRICS}, which training leaves; {str(folder)!r} has none: write its "
             "README.md yourself"
         )
-    data = read_json(training / DATA, {})
+    data = read_json(folder, DATA, {}, TRAINING)
     return Facts(
         name=folder.resolve().name,
         config=config,
         parameters=count_parameters(folder),
         metrics=metrics,
         data=data,
-        scores=_scores(metrics, data, read_json(training / EVALUATIONS, [])),
-        has_picture=(training / PICTURE).is_file(),
+        scores=_scores(metrics, data, read_json(folder, EVALUATIONS, [], TRAINING)),
+        has_picture=plain_file(folder, PICTURE, TRAINING) is not None,
     )
 
 
@@ -254,9 +254,12 @@ def count_parameters(folder: Path) -> int:
     """Numbers in a folder's safetensors weights, from the files' headers alone; 0 where there are none to read.
 
     A tensor that stands in several files, as beside a whole file the shards that it was made from, counts once.
+
+    Raises:
+        UserError: One of them is no plain file of the folder.
     """
     sizes: dict[str, int] = {}
-    for path in folder.glob("*.safetensors"):
+    for path in checked_files(folder, tuple(path.name for path in folder.glob("*.safetensors"))).values():
         try:
             with safe_open(path, framework="numpy") as file:
                 names = file.keys()
@@ -266,17 +269,40 @@ def count_parameters(folder: Path) -> int:
     return sum(sizes.values())
 
 
-def read_json(path: Path, missing: Any) -> Any:
-    """A JSON file's value, or `missing`.
+@contextlib.contextmanager
+def as_written(folder: Path) -> Iterator[None]:
+    """What figures of another form than training and evaluation write them end in, in the user's words."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"a card is made from figures as qa-fast writes them; those in {str(folder / TRAINING)!r} are not "
+            f"({type(error).__name__}: {shown(str(error), 160)}): restore them, or write README.md yourself"
+        ) from error
+
+
+def read_json(folder: Path, name: str, missing: Any, below: str = "") -> Any:
+    """The value of a model folder's JSON file, or `missing`.
+
+    By Python's own parser, since a loss may be NaN.
+
+    Args:
+        folder: The model folder.
+        name: The file's.
+        missing: What to give where it is not there.
+        below: The folder within the model folder that the file stands in.
 
     Raises:
-        UserError: It is there, but no JSON.
+        UserError: It is there, but no JSON, or no plain file of the folder.
     """
+    path = plain_file(folder, name, below)
+    if path is None:
+        return missing
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return missing
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} must be readable JSON; it is not ({error}): restore or remove it") from None
 
 

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from qa_fast.errors import UserError
+from qa_fast.model.files import plain_file
 
 # Patterns of paths within the folder; "*" goes over slashes too, so patterns of one name say what is above it.
 _ROOT = (
@@ -62,7 +63,7 @@ def sort_files(folder: Path) -> FolderFiles:
     """Decide for every file of a folder.
 
     Raises:
-        UserError: It is no folder, or holds no model.
+        UserError: It is no folder, or holds no model, or what would go is no plain file of the folder.
     """
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise UserError(
@@ -76,7 +77,10 @@ def sort_files(folder: Path) -> FolderFiles:
             relative = PurePosixPath(path.relative_to(folder)).as_posix()
             what = kind(relative)
             if what == "":
-                found.goes[relative] = path.stat().st_size
+                # All that goes is opened, here or by the Hub's library: a link would send another's file along.
+                plain = plain_file(folder, name, os.path.relpath(top, folder))
+                if plain is not None:
+                    found.goes[relative] = plain.stat().st_size
             elif what == "stays":
                 found.stays.append(relative)
             else:

@@ -20,6 +20,7 @@ import xxhash
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.engine import ENGINES, PRECISIONS
 from qa_fast.infer.graphs import Say, cannot_write, held, run_module
+from qa_fast.model.files import plain_file
 from qa_fast.parallel import processors
 from qa_fast.sources.cache import cache_folder
 from qa_fast.store import write_whole
@@ -143,7 +144,7 @@ def _key(folder: Path, open_ways: Sequence[Way]) -> str:
             continue
     facts = [sorted(map(str, open_ways)), versions, platform.machine(), _processor(), processors()]
     state = xxhash.xxh3_64(json.dumps(facts).encode())
-    state.update((folder / "config.json").read_bytes())
+    state.update((plain_file(folder, "config.json") or folder / "config.json").read_bytes())
     return state.hexdigest()
 
 

@@ -22,16 +22,22 @@ _MOST_DEPTH = 64
 _BY_OTHERS = ("tokenizer.json",)
 
 
-def plain_file(folder: Path, name: str) -> Path | None:
+def plain_file(folder: Path, name: str, below: str = "") -> Path | None:
     """A file of a folder by its bare name; None where there is none.
 
     A link is followed to another file of the folder, and from a snapshot in the Hub's cache to its blobs: there each
     file is a link to `../../blobs/…`, and nothing else in a folder has reason to lead out of it.
 
+    Args:
+        folder: The model folder.
+        name: The file's; it may come from anybody.
+        below: The folder within the model folder that the file stands in, a path of our own choice such as "training"
+            (never one out of a file); it must be no link either.
+
     Raises:
         UserError: It is a folder, a pipe or a device, or lies elsewhere.
     """
-    path = folder / name
+    path = folder / below / name
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
         raise UserError(f"a model's files must lie in its folder itself; received {shown(name)}: {_AGAIN}")
     try:
@@ -46,8 +52,8 @@ def plain_file(folder: Path, name: str) -> Path | None:
         raise UserError(f"a model's files must be readable; {path}: {error.strerror}: check the folder") from None
     if not stat.S_ISREG(kind):
         raise UserError(f"a model's files must be plain files; {str(path)!r} is none: {_AGAIN}")
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if real.parent not in (home, blobs):
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home / below
+    if real.parent not in (home / below, blobs):
         raise UserError(
             f"a model's files must lie in its folder itself; {str(path)!r} is a link to {str(real)!r}: put the "
             "file there"
@@ -62,6 +68,21 @@ def checked_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
     """Those of the names that are there, see `plain_file`."""
     found = {name: plain_file(folder, name) for name in names}
     return {name: path for name, path in found.items() if path is not None}
+
+
+def folder_within(folder: Path, name: str) -> Path:
+    """A folder of ours in a model folder, to write to; made if it is not there.
+
+    Raises:
+        UserError: A file or a link is there in its place: what is written would go to wherever the link leads.
+    """
+    path = folder / name
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(
+            f"a model's {name} must be a folder in the model's own; {str(path)!r} is a link or a file: remove it"
+        )
+    path.mkdir(exist_ok=True)
+    return path
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any] | None:

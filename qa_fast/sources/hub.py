@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qa_fast.errors import UserError
+from qa_fast.model.files import checked_files, plain_file, read_object
 from qa_fast.sources.cache import cache_folder, put
 from qa_fast.sources.files import split_of
 
@@ -207,14 +208,18 @@ def _index_of(name: str) -> str:
 
 
 def cached_model(repo_id: str, weights: bool = True) -> Path | None:
-    """The folder of a model that an earlier download left in the Hub's cache, if what is needed is there."""
+    """The folder of a model that an earlier download left in the Hub's cache, if what is needed is there.
+
+    Raises:
+        UserError: One of its files is no plain file of the folder.
+    """
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=_TOKENIZER_FILES))
     except Exception:  # not cached: one kind of error a version
         return None
-    whole = (folder / "config.json").is_file() and any((folder / name).is_file() for name in _VOCABULARIES)
+    whole = plain_file(folder, "config.json") is not None and bool(checked_files(folder, _VOCABULARIES))
     return folder if whole and (not weights or _has_weights(folder)) else None
 
 
@@ -222,8 +227,8 @@ def _has_weights(folder: Path) -> bool:
     for name in _WEIGHT_FILES:
         names = {name}
         # No index, or a broken one: then it is the file itself or nothing.
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-            names = set(json.loads((folder / _index_of(name)).read_bytes())["weight_map"].values())
-        if (folder / name).is_file() or all((folder / str(file)).is_file() for file in names):
+        with contextlib.suppress(UserError, LookupError, TypeError, AttributeError):
+            names = set((read_object(folder, _index_of(name)) or {})["weight_map"].values())
+        if plain_file(folder, name) is not None or all(plain_file(folder, str(file)) is not None for file in names):
             return True
     return False
