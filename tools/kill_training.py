@@ -13,6 +13,7 @@ if what killed runs left half written is still there at the end.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -84,7 +85,7 @@ def main() -> None:
     """Kill, resume, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=40, help="of 3 steps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, counted = random.Random(options.seed), Counter[str]()
@@ -94,24 +95,25 @@ def main() -> None:
         shards = make_shards(work / "shards", model)
         began = time.monotonic()
         run = start(shards, work / "whole", options.epochs)
-        while run.poll() is None and not (work / "whole" / "training").exists():
-            time.sleep(0.01)
-        ready = time.monotonic() - began
         _, told = run.communicate()
         if run.returncode:
             sys.exit(f"the unbroken run failed: {told.decode()[-2000:]}")
         whole, seconds = weights(work / "whole"), time.monotonic() - began
+        steps = json.loads((work / "whole" / "training" / "metrics.json").read_text())["steps"]
         left = sorted(path.name for path in (work / "whole").iterdir())
         out = work / "out"
         while counted["kills"] < options.kills or out.exists():
             before = begun(out)
             run = start(shards, out, options.epochs)
             counted["runs that were resumed" if before else "runs that began anew"] += 1
-            ends = time.monotonic() + ready + chance.uniform(0.0, 0.8) * (seconds - ready)
+            # So few steps later that the kills, most of them at least, are of one and the same run.
+            goes_on_to = before + chance.randint(1, max(1, 2 * steps // (options.kills + 1)))
+            delay, ends = chance.uniform(0.0, 0.3), None
             at_writing = counted["kills"] % 2 == 1
             while run.poll() is None and counted["kills"] < options.kills:
-                moment = under_way(out) if begun(out) > before else None
-                if time.monotonic() > ends and (moment or not at_writing):
+                if ends is None and begun(out) >= goes_on_to:
+                    ends = time.monotonic() + delay
+                if ends is not None and time.monotonic() > ends and (not at_writing or under_way(out)):
                     run.send_signal(signal.SIGSTOP)  # so that what is seen is what is killed
                     moment = under_way(out)
                     after = begun(out)
@@ -143,7 +145,7 @@ def main() -> None:
                 shutil.rmtree(out)
             elif run.returncode > 0:
                 sys.exit(f"a run failed: {told.decode()[-2000:]}")
-    print(f"an unbroken run takes {seconds:.1f} s, {ready:.1f} s to its first step; seed {options.seed}")
+    print(f"an unbroken run of {steps} steps takes {seconds:.1f} s; seed {options.seed}")
     for what in sorted(counted.keys() | {"wrong"}):
         print(f"{what:36} {counted[what]:6}")
     sys.exit(bool(counted["wrong"]))

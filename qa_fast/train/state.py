@@ -111,7 +111,7 @@ def writing(what: str, path: Path, folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{what} must be written to a folder that can be, with room; {path}: {store.refusal(error)}: make room; "
+            f"{what} needs a folder that can be written, with room; {path}: {store.refusal(error)}: make room; "
             f"{going_on(folder)}"
         ) from None
 
