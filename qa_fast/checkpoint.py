@@ -24,7 +24,7 @@ from qa_fast.model.config import EncoderConfig
 from qa_fast.model.encoder import SpanModel, fresh_matrix, weight_shapes
 from qa_fast.model.families import Slot, family_of
 from qa_fast.model.folder import Tensors, folder_config, read_json_config, tokenizer_files
-from qa_fast.store import local_path
+from qa_fast.store import local_path, refusal
 
 Floats = npt.NDArray[np.float32]
 
@@ -279,13 +279,15 @@ def save_model(model: SpanModel, out: str | Path, source: str | Path, *, replace
     Raises:
         UserError: `out` exists and `replace` is off, or it cannot be written.
     """
+    from safetensors import SafetensorError
+
     out, source = local_path(str(out)), Path(source)
     try:
         _save_model(model, out, source, replace)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(
-            f"the output must be a folder that can be written, with room; {out}: {error.strerror or error}: choose "
-            "another"
+            f"the output must be a folder that can be written, with room; {out}: {refusal(error)}: make room, or "
+            "choose another"
         ) from None
 
 

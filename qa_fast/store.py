@@ -118,6 +118,14 @@ def reached(path: Path, what: str = "a URL") -> Iterator[None]:
         raise UnreachableError(f"{what} must be one that can be reached and used; {path}: {reason[:300]}") from None
 
 
+def refusal(error: BaseException) -> str:
+    """Why a disk did not take or give a file, in few words: an `OSError`'s, or safetensors', which wraps one."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    told = re.search(r"I/O error: (.+?) \(os error \d+\)", str(error))
+    return told[1] if told else _first_line(error)
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -197,7 +205,7 @@ def whole_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
     if is_local(path):
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
+        sweep(path.parent)
         temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         try:
             yield temporary
@@ -324,12 +332,17 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _sweep(folder: Path) -> None:
-    """Take away temporary files that nobody can be writing any more."""
+def sweep(folder: Path, seconds: float = _STALE_SECONDS) -> None:
+    """Take away temporary files that nobody can be writing any more.
+
+    Args:
+        folder: A local one.
+        seconds: Age from which on that is so; 0 for whoever holds the folder alone.
+    """
     now = time.time()
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _TEMPORARY.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
-                    if now - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS:
+                    if now - entry.stat(follow_symlinks=False).st_mtime >= seconds:
                         os.unlink(entry.path)

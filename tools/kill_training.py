@@ -4,13 +4,16 @@
 
 Each run resumes where the last one was killed, until one gets to its end; then its weights are compared, bit by bit,
 with an unbroken run's, and the next begins anew. The recipe has dropout, accumulation, an average of the weights and a
-validation within epochs, so that all that a checkpoint must hold is in it. Prints one table; ends with 1 if anything
-differs, or if a folder that a killed run left has a model that does not open.
+validation within epochs, so that all that a checkpoint must hold is in it. Every other kill waits for a moment at which
+files are written, which chance alone rarely meets. After the last kill the run goes on to its end. Prints one table;
+ends with 1 if anything differs, if a run fails, if a folder that a killed run left has a model that does not open, or
+if what killed runs left half written is still there at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -27,16 +30,27 @@ sys.path.insert(0, str(ROOT))
 
 from safetensors import SafetensorError, safe_open  # noqa: E402
 
+from qa_fast.train.state import checkpoints  # noqa: E402
 from tests.small_runs import make_model_folder, make_shards  # noqa: E402
 
+# A folder without a checkpoint is begun anew, as its user would.
 RUN = """
 import sys
+from pathlib import Path
 from qa_fast.train import TrainConfig, train
+from qa_fast.train.state import checkpoints
+begun = bool(checkpoints(Path(sys.argv[2]) / "training" / "checkpoints"))
 train(sys.argv[1], TrainConfig(
     out=sys.argv[2], epochs=int(sys.argv[3]), batch_size=4, accumulate=2, learning_rate=1e-3, precision="float32",
-    jit="off", checkpoint_every=4, average="ema", validate_every=10, resume=True,
+    jit="off", checkpoint_every=2, average="ema", validate_every=10, resume=begun, overwrite=not begun,
 ))
 """
+# What a run has under way, told by the names that it has there for a moment only.
+WRITING = {
+    "a checkpoint": "training/checkpoints/.writing-*",
+    "a model": ".out-*",
+    "the record": "training/.*.tmp",
+}
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -56,11 +70,22 @@ def start(shards: Path, out: Path, epochs: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+def under_way(out: Path) -> str | None:
+    """What is being written right now."""
+    return next((what for what, names in WRITING.items() if any(out.glob(names))), None)
+
+
+def begun(out: Path) -> int:
+    """Steps at the newest checkpoint, 0 without one."""
+    there = checkpoints(out / "training" / "checkpoints")
+    return int(there[-1].name.removeprefix("step-")) if there else 0
+
+
 def main() -> None:
     """Kill, resume, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40, help="of 3 steps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, counted = random.Random(options.seed), Counter[str]()
@@ -74,31 +99,53 @@ def main() -> None:
         if run.returncode:
             sys.exit(f"the unbroken run failed: {told.decode()[-2000:]}")
         whole, seconds = weights(work / "whole"), time.monotonic() - began
+        steps = json.loads((work / "whole" / "training" / "metrics.json").read_text())["steps"]
+        left = sorted(path.name for path in (work / "whole").iterdir())
         out = work / "out"
-        while counted["kills"] < options.kills:
+        while counted["kills"] < options.kills or out.exists():
+            before = begun(out)
             run = start(shards, out, options.epochs)
-            ends = time.monotonic() + chance.uniform(0.3, 1.0) * seconds
-            while run.poll() is None and time.monotonic() < ends:
-                time.sleep(0.005)
-            if run.poll() is None:
-                os.kill(run.pid, signal.SIGKILL)
-                counted["kills"] += 1
-                counted["checkpoints that a killed run left"] += len(list(out.glob("training/checkpoints/step-*")))
-                if (out / "model.safetensors").exists():
-                    counted["models that a killed run left"] += 1
-                    try:
-                        weights(out)
-                    except SafetensorError:
-                        counted["wrong"] += 1
+            counted["runs that were resumed" if before else "runs that began anew"] += 1
+            # So few steps later that the kills, most of them at least, are of one and the same run.
+            goes_on_to = before + chance.randint(1, max(1, 2 * steps // (options.kills + 1)))
+            delay, ends = chance.uniform(0.0, 0.3), None
+            at_writing = counted["kills"] % 2 == 1
+            while run.poll() is None and counted["kills"] < options.kills:
+                if ends is None and begun(out) >= goes_on_to:
+                    ends = time.monotonic() + delay
+                if ends is not None and time.monotonic() > ends and (not at_writing or under_way(out)):
+                    run.send_signal(signal.SIGSTOP)  # so that what is seen is what is killed
+                    moment = under_way(out)
+                    after = begun(out)
+                    os.kill(run.pid, signal.SIGKILL)
+                    run.wait()
+                    counted["kills"] += 1
+                    ended = not after and (out / "training" / "metrics.json").exists()
+                    when = "before a checkpoint" if not after else "between writes"
+                    when = "behind its end" if ended else f"while it wrote {moment}" if moment else when
+                    counted[f"killed {when}"] += 1
+                    print(f"kill {counted['kills']}: begun at {before}, checkpoint at {after}, {when}", flush=True)
+                    if (out / "model.safetensors").exists():
+                        counted["models that a killed run left"] += 1
+                        try:
+                            weights(out)
+                        except SafetensorError:
+                            counted["wrong"] += 1
+                    if ended:
+                        counted["wrong"] += weights(out) != whole
+                        shutil.rmtree(out)
+                    break
+                time.sleep(0.0005)
             _, told = run.communicate()
             if run.returncode == 0:
                 counted["whole runs"] += 1
                 counted["wrong"] += weights(out) != whole
+                counted["wrong"] += sorted(path.name for path in out.iterdir()) != left
+                counted["wrong"] += any(any(out.glob(names)) for names in WRITING.values())
                 shutil.rmtree(out)
             elif run.returncode > 0:
-                counted["wrong"] += 1
-                print(told.decode()[-500:], file=sys.stderr)
-    print(f"an unbroken run takes {seconds:.1f} s, seed {options.seed}")
+                sys.exit(f"a run failed: {told.decode()[-2000:]}")
+    print(f"an unbroken run of {steps} steps takes {seconds:.1f} s; seed {options.seed}")
     for what in sorted(counted.keys() | {"wrong"}):
         print(f"{what:36} {counted[what]:6}")
     sys.exit(bool(counted["wrong"]))

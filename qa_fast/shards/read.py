@@ -274,6 +274,19 @@ class Shards:
             self._opened[name] = _open_split(self.folder / name, name, self.manifest)
         return self._opened[name]
 
+    def check_contents(self, name: str) -> None:
+        """Compare a split's files with the index's checksums, which reads them all: some GB a second.
+
+        Raises:
+            UserError: One is not what featurize wrote.
+        """
+        self.split(name)  # one that lies elsewhere is here from then on
+        damaged = damaged_file(self.folder, {"splits": {name: self.manifest["splits"][name]}}, contents=True)
+        if damaged:
+            raise UserError(
+                f"{self.folder} must be as featurize left it; {damaged} is not, by its checksum: featurize again"
+            )
+
 
 def open_shards(path: str | os.PathLike[str]) -> Shards:
     """Open a folder that `qa-fast featurize` made.

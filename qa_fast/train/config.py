@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.model.precision import PRECISIONS
 
 OPTIMIZERS = ("adamw", "adam")
@@ -159,7 +159,7 @@ def changed_options(before: dict[str, Any], now: TrainConfig) -> list[str]:
     """Which options that decide the weights differ from those of an earlier run, as "name: then -> now"."""
     before = TrainConfig().to_dict() | before  # an earlier version lacked some, and did as the defaults say
     return [
-        f"{name}: {before[name]!r} -> {value!r}"
+        f"{name}: {shown(before[name])} -> {shown(value)}"
         for name, value in now.to_dict().items()
         if name not in FREE_ON_RESUME and before[name] != value
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
 from qa_fast.checkpoint import load_weights, start_head
 from qa_fast.errors import UserError
@@ -52,6 +53,8 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
         average = Average(config.average, course.material.steps, config.average_decay, config.average_share)
     with job.agreed():
         model = SpanModel(course.sources.encoder, precision=course.precision.value)
+        if beginning.arrays is not None:
+            _check_arrays(beginning.arrays, model, averaged=average is not None)
         report = load_weights(model, models["--model"], seed=config.seed)
         if "--init-head" in models:
             start_head(model, models["--init-head"])
@@ -67,6 +70,24 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
         several = f" in {job.processes} processes" if job.processes > 1 else ""
         say(f"{engine.devices} devices{several}, each with its share of every batch")
     return learner
+
+
+def _check_arrays(arrays: Arrays, model: SpanModel, *, averaged: bool) -> None:
+    """Hold what a checkpoint holds against the model.
+
+    Raises:
+        UserError: It is of another one.
+    """
+    shapes = [tuple(variable.shape) for variable in model.trainable_variables]
+    groups = {"weights", "firsts", "seconds"} | ({"averages"} & arrays.keys() if averaged else set())
+    for name in sorted(groups | arrays.keys()):
+        held = [array.shape for array in arrays.get(name, [])]
+        if name not in groups or held != shapes or any(array.dtype != np.float32 for array in arrays[name]):
+            raise UserError(
+                f"a checkpoint must hold arrays of the model that is trained, {len(shapes)} of float32 for each of "
+                f"{', '.join(sorted(groups))}; received {len(held)} of other kinds or sizes for {name[:40]!r}: delete "
+                "that checkpoint to go on from the one before it, or begin anew with --overwrite"
+            )
 
 
 def _lessons(course: Course, job: Job, say: Progress) -> Lessons | None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from qa_fast.batches import Batch, Plan, batches_of, training_plan
 from qa_fast.errors import UserError
+from qa_fast.staging import locked
 from qa_fast.train.config import JobConfig, TrainConfig
 from qa_fast.train.job import Job, join
 from qa_fast.train.learner import Learner, make_learner
@@ -35,7 +36,7 @@ from qa_fast.train.report import EpochReport, Progress
 from qa_fast.train.saving import Saver
 from qa_fast.train.schedule import learning_rate_at
 from qa_fast.train.setup import prepare_out
-from qa_fast.train.state import sweep
+from qa_fast.train.state import discard, writing
 from qa_fast.train.steps import Standing, make_micros
 from qa_fast.train.stopping import Stopping, interruptible
 
@@ -80,16 +81,21 @@ def train(
         Where the model is and how training went; in a job the same in all processes.
 
     Raises:
-        UserError: An option, the shards, the model or the output folder is not usable, the loss is not a number, or
-            another process of the job failed.
+        UserError: An option, the shards, the model or the output folder is not usable, another run is at that folder,
+            the loss is not a number, the disk is full, or another process of the job failed.
         KeyboardInterrupt: After a checkpoint was written; `resume` goes on from it.
     """
     config.check()
-    with join(job or JobConfig()) as joined:
+    with join(job or JobConfig()) as joined, ExitStack() as held:
         say = progress if progress and joined.first else lambda event: None
         with joined.agreed():
             sources = open_sources(shards_path, config)
-        joined.told(lambda: prepare_out(Path(config.out), sources.models, config))
+
+        def prepare() -> None:
+            held.enter_context(locked(Path(config.out)))
+            prepare_out(Path(config.out), sources.models, config)
+
+        joined.told(prepare)
         course, beginning = set_course(sources, config, joined, say)
         learner = make_learner(course, beginning, joined, say)
         return _Run(course, beginning.standing, learner, joined, say).run()
@@ -125,13 +131,13 @@ class _Run:
         return TrainResult(self._course.out, standing.position.step, loss, standing.best, metrics)
 
     def _prepare(self) -> None:
-        self._course.training.mkdir(parents=True, exist_ok=True)
-        sweep(self._course.checkpoints)
-        self._record.open()
+        with writing("a run's record", self._course.training, self._course.checkpoints):
+            self._course.training.mkdir(parents=True, exist_ok=True)
+            self._record.open()
 
     def _finish(self, metrics: dict[str, Any]) -> None:
         self._record.write(metrics)
-        shutil.rmtree(self._course.checkpoints, ignore_errors=True)  # half a gigabyte that nobody resumes from any more
+        discard(self._course.checkpoints)  # half a gigabyte that nobody resumes from any more
 
     def _epoch(self, stopping: Stopping) -> None:
         config, position, material, job = self._course.config, self._standing.position, self._course.material, self._job

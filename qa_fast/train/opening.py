@@ -14,26 +14,28 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import xxhash
 
 from qa_fast.batches import MULTIPLE, BatchCutter, bucket_widths
 from qa_fast.checkpoint import checked_config
+from qa_fast.errors import UserError, shown
 from qa_fast.infer.graphs import model_key
 from qa_fast.model.config import EncoderConfig, check_length
-from qa_fast.model.precision import Choice, choose_precision
+from qa_fast.model.precision import PRECISIONS, Choice, choose_precision
 from qa_fast.schema import Int32s
 from qa_fast.scoring import check_tokenizer
-from qa_fast.shards import Shards, Split
+from qa_fast.shards import CHECKSUM, Shards, Split
 from qa_fast.sources import resolve_model
 from qa_fast.train.attention import WIDTH_MULTIPLE, against_device, choose_attention
-from qa_fast.train.config import TrainConfig
+from qa_fast.train.config import ATTENTIONS, JITS, TrainConfig
 from qa_fast.train.jit import choose_jit
 from qa_fast.train.job import Job
 from qa_fast.train.loss_scale import begin_scaling
 from qa_fast.train.mix import Mix, Part, Place, open_mix, select_mix
 from qa_fast.train.report import Progress
-from qa_fast.train.setup import check_same, check_unchanged, validation_split
-from qa_fast.train.state import checkpoints, read_checkpoint
-from qa_fast.train.steps import Floats, Standing
+from qa_fast.train.setup import check_features, check_same, check_unchanged, validation_split
+from qa_fast.train.state import checkpoint_name, newest_checkpoint
+from qa_fast.train.steps import Floats, Position, Standing
 from qa_fast.train.teacher import check_teacher
 
 Arrays = dict[str, list[Floats]]
@@ -83,6 +85,31 @@ class Material:
     def lengths(self) -> Int32s:
         """int32, tokens of each feature to train on."""
         return self.cutter.lengths[self.mix.rows]
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must find again: what it trains on, and what decides which model is kept."""
+        if self.validation is None:
+            return self.mix.identity()
+        files = self.mix.parts[0].shards.manifest["splits"][self.validation.name]["shards"]
+        return self.mix.identity() | {"validation": [file[CHECKSUM] for file in files]}
+
+    def check_position(self, position: Position, config: TrainConfig, name: str) -> None:
+        """Hold a checkpoint's counts against each other, and against its folder's name.
+
+        Raises:
+            UserError: No run over these features comes by there.
+        """
+        batches = -(-sum(self.mix.sizes) // config.batch_size)
+        steps = position.epoch * self.steps_an_epoch + -(-position.batch // config.accumulate)
+        passes = position.epoch * batches + position.batch
+        known = (position.step, position.passes) == (steps, passes) and name == checkpoint_name(steps)
+        if not known or steps > self.steps or position.batch > batches:
+            raise UserError(
+                f"a checkpoint must stand where its run comes by; received {name} with "
+                f"epoch {position.epoch:,}, batch {position.batch:,}, step {position.step:,} and {position.passes:,} "
+                f"passes, in a run of {self.steps:,} steps, {batches:,} batches an epoch: delete that checkpoint to go "
+                "on from the one before it, or begin anew with --overwrite"
+            )
 
 
 @dataclass(frozen=True)
@@ -183,12 +210,16 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
     arrays: list[Arrays] = []
 
     def found() -> dict[str, Any]:
-        there = checkpoints(Path(config.out) / "training" / "checkpoints") if config.resume else []
-        if not there:
+        folder = Path(config.out) / "training" / "checkpoints"
+        there = newest_checkpoint(folder, say) if config.resume else None
+        if there is None:
             return Standing().to_dict() | {"resumed": False, "averaged": False}
-        held, state = read_checkpoint(there[-1])
-        check_unchanged(state, config, material.mix.identity())
-        say(f"going on from step {state['position']['step']} of {material.steps}")
+        path, held, state = there
+        check_unchanged(state, config, material.identity(), identity_of(sources.encoder))
+        position = Standing.of(state).position
+        material.check_position(position, config, path.name)
+        _check_choices(state)
+        say(f"going on from step {position.step} of {material.steps}")
         arrays.append(held)
         return state | {"resumed": True, "averaged": "averages" in held}
 
@@ -220,8 +251,35 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
     return course, Beginning(standing, told["resumed"], told["averaged"], arrays[0] if arrays else None)
 
 
+def identity_of(encoder: EncoderConfig) -> str:
+    """What tells models of other sizes or kinds apart; their weights are in a run's checkpoints."""
+    return xxhash.xxh3_128_hexdigest(repr(encoder).encode())
+
+
+def _check_choices(state: dict[str, Any]) -> None:
+    """Hold what a checkpoint says was settled against what can be.
+
+    Raises:
+        UserError: It is something else.
+    """
+    allowed = {"precision": PRECISIONS, "jit": JITS, "attention": ATTENTIONS}
+    for name, values in allowed.items():
+        choice = state.get(name)
+        keys = {field.name for field in dataclasses.fields(Choice)}
+        known = isinstance(choice, dict) and choice.keys() == keys and all(isinstance(choice[key], str) for key in keys)
+        if choice is None or not known or choice["value"] not in values or choice["value"] == "auto":
+            raise UserError(
+                f"a checkpoint must say the {name} of its run; received {shown(choice)}: delete that checkpoint to go "
+                "on from the one before it, or begin anew with --overwrite"
+            )
+
+
 def _material(sources: Sources, config: TrainConfig) -> Material:
     validation = validation_split(sources.shards, config)
+    for shards, split in [*((part.shards, part.train) for part in sources.parts), (sources.shards, validation)]:
+        if split is not None:
+            shards.check_contents(split.name)
+            check_features(shards, split, sources.encoder, sources.models["--model"])
     mix = select_mix(sources.parts, config)
     cutter = BatchCutter(mix.chunks, sources.encoder.pad_id)
     check_length(sources.encoder, int(cutter.lengths[mix.rows].max(initial=0)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from qa_fast.train.losses import Losses
 from qa_fast.train.opening import Course
 from qa_fast.train.report import EpochReport, EventLog, Pace, Progress, StepReport, draw, versions, write_json
 from qa_fast.train.setup import base_model
+from qa_fast.train.state import writing
 from qa_fast.train.steps import Standing
 
 
@@ -46,8 +48,11 @@ class Record:
         """Make ready to write; the first process' alone."""
         self._log = EventLog(self._course.training / "tensorboard")
 
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing("a run's record", self._course.training, self._course.checkpoints)
+
     def close(self) -> None:
-        """Write out what is buffered."""
+        """No more events."""
         if self._log is not None:
             self._log.close()
 
@@ -89,29 +94,33 @@ class Record:
         if features:
             values |= {"speed__features_per_second": features, "speed__tokens_per_second": tokens}
         if self._log is not None:
-            self._log.add(position.step, time.time(), **values)
+            with self._writing():
+                self._log.add(position.step, time.time(), **values)
 
     def add_validation(self, report: EpochReport) -> None:
         """Tell what validation found; the first process' alone."""
         self._say(report)
         if self._log is not None:
-            self._log.add(
-                report.step,
-                time.time(),
-                validation__loss=report.loss,
-                validation__exact_match=report.exact_match,
-                validation__f1=report.f1,
-            )
+            with self._writing():
+                self._log.add(
+                    report.step,
+                    time.time(),
+                    validation__loss=report.loss,
+                    validation__exact_match=report.exact_match,
+                    validation__f1=report.f1,
+                )
 
     def draw(self) -> None:
         """Draw the curves so far."""
-        draw(self._standing.history, self._course.training / "training.png")
+        with self._writing():
+            draw(self._standing.history, self._course.training / "training.png")
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Leave the figures, the picture and the model's card."""
-        write_json(self._course.training / "metrics.json", metrics)
-        self.draw()
-        write_card(self._course.out, self._course.sources.shards.manifest)
+        with self._writing():
+            write_json(self._course.training / "metrics.json", metrics)
+            self.draw()
+            write_card(self._course.out, self._course.sources.shards.manifest)
 
     def metrics(self, seconds: float) -> dict[str, Any]:
         """What `metrics.json` says.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 import platform
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -161,28 +163,49 @@ def _clock(seconds: float) -> str:
 class EventLog:
     """Scalars for TensorBoard, written without TensorFlow so that JAX runs have them too.
 
+    Written at once, by whoever adds them: TensorBoard's own writer has a thread, which can say that the disk is full by
+    a traceback only.
+
     Args:
         folder: Where the event file goes.
+
+    Raises:
+        OSError: It cannot be written; as in `add`.
     """
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto.event_pb2 import Event as Record
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._record, self._summary = Record, Summary
-        self._writer = EventFileWriter(str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        name = f"events.out.tfevents.{int(now):010d}.{os.getpid()}-{os.urandom(4).hex()}"
+        self._writer = RecordWriter((folder / name).open("xb"))
+        self._write(Record(wall_time=now, file_version="brain.Event:2"))
 
-    def add(self, step: int, time: float, **scalars: float) -> None:
-        """Write scalars of one step; names use "/" for TensorBoard's groups ("train/loss" as `train__loss`)."""
+    def add(self, step: int, at: float, **scalars: float) -> None:
+        """Write scalars of one step.
+
+        Args:
+            step: Steps done.
+            at: Seconds since 1970.
+            scalars: By name, "__" in place of the "/" of TensorBoard's groups ("train/loss" as `train__loss`).
+        """
         values = [
             self._summary.Value(tag=name.replace("__", "/"), simple_value=value) for name, value in scalars.items()
         ]
-        self._writer.add_event(self._record(wall_time=time, step=step, summary=self._summary(value=values)))
+        self._write(self._record(wall_time=at, step=step, summary=self._summary(value=values)))
+
+    def _write(self, event: Any) -> None:
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
 
     def close(self) -> None:
-        """Write out what is buffered."""
-        self._writer.close()
+        """No more of them."""
+        with suppress(OSError):  # told where it was written; what is left over then is lost
+            self._writer.close()
 
 
 @dataclass

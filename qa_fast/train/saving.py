@@ -10,15 +10,16 @@ import dataclasses
 from typing import Any
 
 from qa_fast.checkpoint import save_model
+from qa_fast.errors import UserError
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.train.averaging import published
 from qa_fast.train.job import Job
 from qa_fast.train.learner import Learner
 from qa_fast.train.losses import Losses
-from qa_fast.train.opening import Course
+from qa_fast.train.opening import Course, identity_of
 from qa_fast.train.record import Record
 from qa_fast.train.report import EpochReport, Progress
-from qa_fast.train.state import write_checkpoint
+from qa_fast.train.state import going_on, write_checkpoint
 from qa_fast.train.steps import Standing
 from qa_fast.train.validate import validate
 
@@ -108,7 +109,10 @@ class Saver:
             return dataclasses.asdict(report)
 
     def _save_model(self) -> None:
-        save_model(self._learner.model, self._course.out, self._course.sources.models["--model"], replace=True)
+        try:
+            save_model(self._learner.model, self._course.out, self._course.sources.models["--model"], replace=True)
+        except UserError as error:
+            raise UserError(f"{error}; {going_on(self._course.checkpoints)}") from None
 
     def checkpoint(self) -> None:
         """Keep where the run stands.
@@ -122,5 +126,6 @@ class Saver:
     def _write_checkpoint(self) -> None:
         course = self._course
         state = self._standing.to_dict() | course.choices()
-        state |= {"config": course.config.to_dict(), "data": course.material.mix.identity()}
+        state |= {"config": course.config.to_dict(), "data": course.material.identity()}
+        state |= {"model": identity_of(course.sources.encoder)}
         write_checkpoint(course.checkpoints, self._standing.position.step, self._learner.arrays(), state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast.errors import UserError
+from qa_fast import store
+from qa_fast.errors import UserError, shown
 from qa_fast.hub.facts import hub_id
+from qa_fast.model.config import EncoderConfig
 from qa_fast.schema import Int64s
 from qa_fast.shards import Shards, Split
+from qa_fast.staging import not_writable
 from qa_fast.store import local_path
 from qa_fast.train.config import TrainConfig, changed_options
-from qa_fast.train.state import checkpoints
+from qa_fast.train.state import checkpoints, is_begun, sweep
 
+# What `checkpoint.save_model` writes a model in, beside its place.
+_HALF = re.compile(r"\..+-[a-z0-9_]{8}")
 # Options that name a model folder.
 _MODELS = ("model", "teacher", "init_head")
 
@@ -75,11 +81,50 @@ def _validation_split(shards: Shards, config: TrainConfig) -> Split | None:
     return split if len(split) else None
 
 
-def prepare_out(out: Path, sources: Mapping[str, Path], config: TrainConfig) -> None:
-    """Make sure that OUT is new, or ours to go on in or replace.
+def check_features(shards: Shards, split: Split, encoder: EncoderConfig, model: Path) -> None:
+    """Refuse features that a model cannot be given: it would look beyond its tables, or learn from nothing.
+
+    Labels behind a feature's end are no mistake: `--labels reference` has some in the padding.
 
     Args:
-        out: The folder.
+        shards: Where the split is of.
+        split: To train on or to score.
+        encoder: What the model is.
+        model: Its folder.
+
+    Raises:
+        UserError: A token id, a token type, a length or a label is out of bounds.
+    """
+    types = encoder.embedding.types
+    for chunk in split.chunks:
+        ids = chunk.input_ids
+        columns = [("a token's id", "its vocabulary", ids.values, encoder.embedding.vocab_size)]
+        if chunk.token_type_ids is not None and types > 1:
+            columns.append(("a token's type", "its types", chunk.token_type_ids.values, types))
+        for what, table, values, size in columns:
+            for value in (int(values.min(initial=0)), int(values.max(initial=0))):
+                if not 0 <= value < size:
+                    raise UserError(
+                        f"{what} must be one of the model's, 0 to {size - 1:,} ({table}, as {model} has it); received "
+                        f"{value:,} in {split.name} of {shards.folder}: featurize again with --model {model}"
+                    )
+        labels = (chunk.start_positions, chunk.end_positions)
+        lowest = min(int(column.min(initial=0)) for column in labels)
+        highest = max(int(column.max(initial=0)) for column in labels)
+        shortest = int(ids.lengths.min(initial=1))
+        if shortest < 1 or lowest < 0 or highest >= split.max_length:
+            raise UserError(
+                f"a feature must have a token, and labels from 0 to {split.max_length - 1}; received lengths from "
+                f"{shortest} and labels from {lowest:,} to {highest:,} in {split.name} of {shards.folder}: featurize "
+                "again"
+            )
+
+
+def prepare_out(out: Path, sources: Mapping[str, Path], config: TrainConfig) -> None:
+    """Make sure that OUT is new, or ours to go on in or replace; what killed runs left half written goes.
+
+    Args:
+        out: The folder; nobody else is at it.
         sources: Model folders that the run reads, by their option; none may be replaced.
         config: All options.
 
@@ -88,15 +133,17 @@ def prepare_out(out: Path, sources: Mapping[str, Path], config: TrainConfig) -> 
     """
     used = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if config.resume:
-        if (out / "training" / "metrics.json").is_file():
+        folder = out / "training" / "checkpoints"
+        # Checkpoints are removed behind everything else, so a run that still has one was cut off before.
+        if (out / "training" / "metrics.json").is_file() and not checkpoints(folder):
             raise UserError(
                 f"--resume goes on with a run that was cut off; the one in {str(out)!r} is finished: use the model, or "
                 "train anew with --overwrite"
             )
-        if not checkpoints(out / "training" / "checkpoints"):
-            raise UserError(
-                f"--resume needs a checkpoint in --out; {str(out)!r} has none: leave --resume out to start anew"
-            )
+        if not is_begun(folder):
+            anew = "add --overwrite instead of it" if used else "leave --resume out"
+            raise UserError(f"--resume needs a checkpoint in --out; {str(out)!r} has none: {anew} to start anew")
+        _tidy(out, folder)
         return
     for option, source in sources.items():
         if used and out.resolve() == source.resolve():
@@ -115,7 +162,32 @@ def prepare_out(out: Path, sources: Mapping[str, Path], config: TrainConfig) -> 
             f"--overwrite replaces folders that train made only; {str(out)!r} is not one: choose another --out, or "
             "remove it yourself"
         )
-    shutil.rmtree(out)
+    _empty(out)
+
+
+def _tidy(out: Path, folder: Path) -> None:
+    """Take away what killed runs left half written, in a folder that is held by this one."""
+    try:
+        sweep(folder)
+        for beside in (out, out / "training"):
+            store.sweep(beside, seconds=0)
+        for half in out.iterdir():  # a model's files, on their way into it
+            if _HALF.fullmatch(half.name) and store.is_folder(half) and store.names_in(half) in ([], ["model"]):
+                store.remove_folder(half)
+    except OSError as error:
+        raise not_writable(out, error) from None
+
+
+def _empty(out: Path) -> None:
+    """All but the folder itself, by whose lock other runs are kept out."""
+    try:
+        for path in out.iterdir():
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+    except OSError as error:
+        raise not_writable(out, error) from None
 
 
 def base_model(config: TrainConfig, shards: Shards) -> str | None:
@@ -124,18 +196,38 @@ def base_model(config: TrainConfig, shards: Shards) -> str | None:
     return hub_id(name, local=name != "minilm" and local_path(name).exists())
 
 
-def check_unchanged(state: dict[str, Any], config: TrainConfig, data: dict[str, Any]) -> None:
-    """Refuse to go on with other options or other data than a checkpoint's."""
-    changed = changed_options(state["config"], config)
+def check_unchanged(state: dict[str, Any], config: TrainConfig, data: dict[str, Any], model: str) -> None:
+    """Refuse to go on with other options, other data or another model than a checkpoint's.
+
+    Args:
+        state: The checkpoint's.
+        config: All options.
+        data: See `opening.Material.identity`.
+        model: See `opening.identity_of`.
+
+    Raises:
+        UserError: Something differs.
+    """
+    before = state.get("config")
+    if not isinstance(before, dict):
+        raise UserError(
+            f"a checkpoint must say its run's options; received {shown(before)}: begin anew with --overwrite"
+        )
+    changed = changed_options(before, config)
     if changed:
         raise UserError(
             f"a resumed run must have the options it began with; changed: {'; '.join(changed)}: use the same, or begin "
             "anew with --overwrite"
         )
-    if state["data"] != data:
+    if state.get("data") != data:
         raise UserError(
             "a resumed run must have the shards it began with; these are others: use the same, or begin anew with "
             "--overwrite"
+        )
+    if state.get("model") != model:
+        raise UserError(
+            "a resumed run must have the model it began with; the config.json of this one says another: use the same, "
+            "or begin anew with --overwrite"
         )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
 from qa_fast.batches import Batch
+from qa_fast.errors import UserError, shown
 from qa_fast.model.dropout import dropout_key
 from qa_fast.schema import Int8s, Int32s
 from qa_fast.train.report import EpochReport, History
@@ -125,9 +127,23 @@ class Standing:
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Standing:
-        """What `to_dict` gives, or a checkpoint's state, which holds that."""
-        best = EpochReport(**state["best"]) if state["best"] else None
-        return cls(Position(**state["position"]), History(**state["history"]), best)
+        """What `to_dict` gives, or a checkpoint's state, which holds that.
+
+        Raises:
+            UserError: A value is missing, of another type, or out of its range.
+        """
+        best = None if state.get("best") is None else _record(EpochReport, state["best"], "best")
+        position = _record(Position, state.get("position"), "position")
+        history = _record(History, state.get("history"), "history")
+        for report in history.epochs:
+            _record(EpochReport, report, "history")
+        if len({len(history.steps), len(history.losses), len(history.learning_rates)}) != 1:
+            raise _unusable("history", "curves of different lengths")
+        if not 0 < position.loss_scale < math.inf:
+            raise _unusable("position", f"loss_scale {position.loss_scale}")
+        if max(position.update, position.validated) > position.step:
+            raise _unusable("position", f"more updates or a later validation than its {position.step:,} steps")
+        return cls(position, history, best)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -138,6 +154,34 @@ class Standing:
         self.history.epochs.append(asdict(report))
         self.best = report if report.saved else self.best
         self.position.stale = 0 if report.saved else self.position.stale + 1
+
+
+def _record(kind: type[Any], values: Any, part: str) -> Any:
+    """A dataclass of a checkpoint's values, each of its field's type; whole numbers are at least 0."""
+    hints = get_type_hints(kind)
+    if not isinstance(values, dict) or values.keys() != hints.keys():
+        raise _unusable(part, shown(values))
+    for name, hint in hints.items():
+        items = values[name] if get_origin(hint) is list else [values[name]]
+        inner = get_args(hint)[0] if get_origin(hint) is list else hint
+        if not isinstance(items, list) or not all(_is(item, get_origin(inner) or inner) for item in items):
+            raise _unusable(part, f"{name} {shown(values[name])}")
+    return kind(**values)
+
+
+def _is(value: Any, kind: type[Any]) -> bool:
+    if kind is int:
+        return type(value) is int and 0 <= value < 2**62
+    if kind is float:
+        return type(value) is float or (type(value) is int and abs(value) < 2**62)
+    return isinstance(value, kind)
+
+
+def _unusable(part: str, received: str) -> UserError:
+    return UserError(
+        f"a checkpoint must say where a run stands as train wrote it; its {part} has {received}: delete that "
+        "checkpoint to go on from the one before it, or begin anew with --overwrite"
+    )
 
 
 def make_micros(
