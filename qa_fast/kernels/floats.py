@@ -49,6 +49,43 @@ def _of_bits(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.uint32), write
 
 
+@intrinsic
+def _ordered(typing_context: Any, number: Any) -> Any:
+    """An int32 that grows with a float32; that of NaN is beyond infinity's."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.bitcast(arguments[0], ir.IntType(32))
+        sign = builder.ashr(bits, ir.Constant(ir.IntType(32), 31))
+        return builder.xor(bits, builder.lshr(sign, ir.Constant(ir.IntType(32), 1)))
+
+    return types.int32(types.float32), write
+
+
+@intrinsic
+def _of_ordered(typing_context: Any, number: Any) -> Any:
+    """`_ordered` undone."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sign = builder.ashr(arguments[0], ir.Constant(ir.IntType(32), 31))
+        bits = builder.xor(arguments[0], builder.lshr(sign, ir.Constant(ir.IntType(32), 1)))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(types.int32), write
+
+
+@njit(inline="always")
+def largest(numbers: np.ndarray) -> np.float32:
+    """The largest of float32[n]; NaN where one is, but for those with a sign.
+
+    By integers: LLVM makes no vector instructions of comparisons of floats that might be NaN.
+    """
+    highest = np.int32(-(2**31) + 1)
+    for at in range(len(numbers)):
+        number = _ordered(numbers[at])
+        highest = number if number > highest else highest
+    return _of_ordered(highest)
+
+
 def widened(stored: Any) -> Any:
     """float32 of an element as it is stored: float32, or uint16 for bfloat16."""
     raise NotImplementedError("called by kernels alone")

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from qa_fast.kernels.floats import exponential, mixed, narrowed, quick, widened
+from qa_fast.kernels.floats import exponential, largest, mixed, narrowed, quick, widened
 
 _F = np.float32
 _U = np.uint32
 _MASKED = _F(-1e9)
-_LOWEST = _F(np.finfo(np.float32).min)
-
-
-# A maximum of vectors needs leave to ignore NaN; a NaN score still makes its row NaN, by its own exponential.
-@njit(inline="never", fastmath={"reassoc", "nnan", "nsz"})
-def _largest(row: np.ndarray) -> np.float32:
-    highest = _LOWEST
-    for j in range(len(row)):
-        highest = max(highest, row[j])
-    return highest
 
 
 @quick
@@ -44,7 +33,7 @@ def weigh(
         q = 0 if seen_by_all else r % length
         for j in range(length):
             x[j] = widened(scores[b, r, j]) + (_F(0.0) if visible[b, q, j] else _MASKED)
-        highest = _largest(x)
+        highest = largest(x)
         total = _F(0.0)
         for j in range(length):
             power = exponential(x[j] - highest)
