@@ -21,7 +21,7 @@ from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
 from qa_fast.schema import Features
-from qa_fast.scoring import EvaluationResult, Progress, check_token_ids, check_tokenizer, evaluate_split, scorable
+from qa_fast.scoring import EvaluationResult, Progress, check_features, check_tokenizer, evaluate_split, scorable
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 
@@ -126,7 +126,7 @@ def quantize(
     opened = scorable(shards, split)
     check_tokenizer(shards, folder)
     for name in dict.fromkeys([split, "train"] if "train" in shards.names else [split]):
-        check_token_ids(shards.split(name).chunks, config.embedding.vocab_size, shards.folder)
+        check_features(shards, shards.split(name), config, folder)
     from qa_fast.infer.onnx_engine import open_onnx
 
     def graph_in(rounding: Rounding | None) -> Path:

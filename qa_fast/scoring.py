@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from qa_fast.errors import UserError
 from qa_fast.golds import Golds, golds_of
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
 from qa_fast.metrics import squad_v1, squad_v2
+from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
 from qa_fast.predictions import write_predictions
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
@@ -278,7 +279,7 @@ def evaluate(
     opened = scorable(shards, split)
     folder = resolve_model(str(model_path))
     check_tokenizer(shards, folder)
-    check_token_ids(opened.chunks, folder_config(folder).embedding.vocab_size, shards.folder)
+    check_features(shards, opened, folder_config(folder), folder)
     from qa_fast.infer import open_engine
 
     reader = open_engine(folder, engine, precision, say=say)
@@ -314,27 +315,42 @@ def check_tokenizer(shards: Shards, folder: Path) -> None:
         )
 
 
-def check_token_ids(chunks: Iterable[Features], vocab_size: int, shards: str | Path) -> None:
-    """Hold that a model has a row for each token of some features: a look-up beyond gives anything, or ends all.
+def check_features(shards: Shards, split: Split, encoder: EncoderConfig, model: Path) -> None:
+    """Refuse features that a model cannot be given: it would look beyond its tables, or learn from nothing.
 
-    Shards may come from anybody, and a tokenizer that fits the model does not make its ids fit. Cost: a pass over the
-    tokens.
+    Labels behind a feature's end are no mistake: `--labels reference` has some in the padding.
 
     Args:
-        chunks: What is to be read, or trained on.
-        vocab_size: Rows of the model's word embedding.
-        shards: Where they lie, for the message.
+        shards: Where the split is of.
+        split: To train on or to score.
+        encoder: What the model is.
+        model: Its folder.
 
     Raises:
-        UserError: A token is beyond.
+        UserError: A token id, a token type, a length or a label is out of bounds.
     """
-    for chunk in chunks:
-        ids = chunk.input_ids.values
-        low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
-        if low < 0 or high >= vocab_size:
+    types = encoder.embedding.types
+    for chunk in split.chunks:
+        ids = chunk.input_ids
+        columns = [("a token's id", "its vocabulary", ids.values, encoder.embedding.vocab_size)]
+        if chunk.token_type_ids is not None and types > 1:
+            columns.append(("a token's type", "its types", chunk.token_type_ids.values, types))
+        for what, table, values, size in columns:
+            for value in (int(values.min(initial=0)), int(values.max(initial=0))):
+                if not 0 <= value < size:
+                    raise UserError(
+                        f"{what} must be one of the model's, 0 to {size - 1:,} ({table}, as {model} has it); received "
+                        f"{value:,} in {split.name} of {shards.folder}: featurize again with --model {model}"
+                    )
+        labels = (chunk.start_positions, chunk.end_positions)
+        lowest = min(int(column.min(initial=0)) for column in labels)
+        highest = max(int(column.max(initial=0)) for column in labels)
+        shortest = int(ids.lengths.min(initial=1))
+        if shortest < 1 or lowest < 0 or highest >= split.max_length:
             raise UserError(
-                f"tokens must be from 0 to below vocab_size of config.json, {vocab_size}; received "
-                f"{low if low < 0 else high} in {shards}: featurize again with this model"
+                f"a feature must have a token, and labels from 0 to {split.max_length - 1}; received lengths from "
+                f"{shortest} and labels from {lowest:,} to {highest:,} in {split.name} of {shards.folder}: featurize "
+                "again"
             )
 
 

@@ -23,7 +23,7 @@ from qa_fast.infer.graphs import model_key
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.precision import PRECISIONS, Choice, choose_precision
 from qa_fast.schema import Int32s
-from qa_fast.scoring import check_tokenizer
+from qa_fast.scoring import check_features, check_tokenizer
 from qa_fast.shards import CHECKSUM, Shards, Split
 from qa_fast.sources import resolve_model
 from qa_fast.train.attention import WIDTH_MULTIPLE, against_device, choose_attention
@@ -33,7 +33,7 @@ from qa_fast.train.job import Job
 from qa_fast.train.loss_scale import begin_scaling
 from qa_fast.train.mix import Mix, Part, Place, open_mix, select_mix
 from qa_fast.train.report import Progress
-from qa_fast.train.setup import check_features, check_same, check_unchanged, validation_split
+from qa_fast.train.setup import check_same, check_unchanged, validation_split
 from qa_fast.train.state import checkpoint_name, newest_checkpoint
 from qa_fast.train.steps import Floats, Position, Standing
 from qa_fast.train.teacher import check_teacher

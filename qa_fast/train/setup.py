@@ -14,7 +14,6 @@ import numpy.typing as npt
 from qa_fast import store
 from qa_fast.errors import UserError, shown
 from qa_fast.hub.facts import hub_id
-from qa_fast.model.config import EncoderConfig
 from qa_fast.schema import Int64s
 from qa_fast.shards import Shards, Split
 from qa_fast.staging import not_writable
@@ -79,45 +78,6 @@ def _validation_split(shards: Shards, config: TrainConfig) -> Split | None:
             "another"
         )
     return split if len(split) else None
-
-
-def check_features(shards: Shards, split: Split, encoder: EncoderConfig, model: Path) -> None:
-    """Refuse features that a model cannot be given: it would look beyond its tables, or learn from nothing.
-
-    Labels behind a feature's end are no mistake: `--labels reference` has some in the padding.
-
-    Args:
-        shards: Where the split is of.
-        split: To train on or to score.
-        encoder: What the model is.
-        model: Its folder.
-
-    Raises:
-        UserError: A token id, a token type, a length or a label is out of bounds.
-    """
-    types = encoder.embedding.types
-    for chunk in split.chunks:
-        ids = chunk.input_ids
-        columns = [("a token's id", "its vocabulary", ids.values, encoder.embedding.vocab_size)]
-        if chunk.token_type_ids is not None and types > 1:
-            columns.append(("a token's type", "its types", chunk.token_type_ids.values, types))
-        for what, table, values, size in columns:
-            for value in (int(values.min(initial=0)), int(values.max(initial=0))):
-                if not 0 <= value < size:
-                    raise UserError(
-                        f"{what} must be one of the model's, 0 to {size - 1:,} ({table}, as {model} has it); received "
-                        f"{value:,} in {split.name} of {shards.folder}: featurize again with --model {model}"
-                    )
-        labels = (chunk.start_positions, chunk.end_positions)
-        lowest = min(int(column.min(initial=0)) for column in labels)
-        highest = max(int(column.max(initial=0)) for column in labels)
-        shortest = int(ids.lengths.min(initial=1))
-        if shortest < 1 or lowest < 0 or highest >= split.max_length:
-            raise UserError(
-                f"a feature must have a token, and labels from 0 to {split.max_length - 1}; received lengths from "
-                f"{shortest} and labels from {lowest:,} to {highest:,} in {split.name} of {shards.folder}: featurize "
-                "again"
-            )
 
 
 def prepare_out(out: Path, sources: Mapping[str, Path], config: TrainConfig) -> None:
