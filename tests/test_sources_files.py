@@ -253,6 +253,13 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path, name: str) -> None:
             read(path)
 
 
+def test_a_column_whose_name_is_no_text_is_one_clear_error(tmp_path: Path) -> None:
+    path = save(sample.table(), tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes().replace(b"question", b"quest\xf2on"))
+    with pytest.raises(UserError, match="must be a whole Parquet file; .*can't decode byte 0xf2.*: fetch or write it"):
+        read(path)
+
+
 def test_damage_within_never_gets_past_the_reader(tmp_path: Path) -> None:
     whole = save(sample.table(), tmp_path / "a.arrow").read_bytes()
     random = np.random.default_rng(7)

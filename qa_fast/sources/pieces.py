@@ -22,6 +22,8 @@ from qa_fast.sources.rows import TABLE_ROWS
 
 # Bytes of source that make a shard: so many for a shard's fixed costs not to count, so few that many workers find work
 # and little is lost with one. Of JSON like SQuAD's they are 47,000 questions and make 45 MB of features.
+# What libraries raise for files that are damaged or out of reach; names of columns may be no UTF-8 any more.
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 BLOCK_BYTES = 1 << 24
 # Uncompressed bytes of Parquet row groups, or of Arrow batches, and rows, that make a piece.
 _GROUP_BYTES = 1 << 26
@@ -141,11 +143,22 @@ def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = Non
                 yield from _of_lines(path, size, id_prefix, block_bytes)
             else:
                 yield from _of_document(path, size, id_prefix, block_bytes)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.filename:
-            raise UserError(f"{path} must be readable; {error.strerror}") from None
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} must be a whole {kind} file; {reason}: fetch or write it again") from None
+    except UNREADABLE as error:
+        raise not_whole(path, kind, error) from None
+
+
+def not_whole(path: Path, kind: str, error: Exception) -> UserError:
+    """What to say of a file that cannot be read.
+
+    Args:
+        path: The file.
+        kind: What it should be: JSON, Parquet, Arrow.
+        error: One of `UNREADABLE`.
+    """
+    if isinstance(error, OSError) and error.filename:
+        return UserError(f"{path} must be readable; {error.strerror}")
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(f"{path} must be a whole {kind} file; {reason}: fetch or write it again")
 
 
 def _of_parquet(path: Path, id_prefix: str, block_bytes: int) -> Iterator[Piece]:

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from qa_fast import store
-from qa_fast.errors import UserError
 from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
 from qa_fast.schema import Int64s
@@ -23,9 +22,11 @@ from qa_fast.sources.pieces import (
     JSON_DOCUMENT,
     JSON_LINES,
     PARQUET,
+    UNREADABLE,
     WHOLE_JSON,
     Block,
     Piece,
+    not_whole,
     pieces_of,
 )
 from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded_tables, column_names, normalize_table
@@ -110,12 +111,8 @@ def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) 
     try:
         with store.reached(path, "SOURCE"):
             yield from _READERS[piece.kind](path, piece, columns, answered)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.filename:
-            raise UserError(f"{path} must be readable; {error.strerror}") from None
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        kind = piece.kind.split()[0]
-        raise UserError(f"{path} must be a whole {kind} file; {reason}: fetch or write it again") from None
+    except UNREADABLE as error:
+        raise not_whole(path, piece.kind.split()[0], error) from None
 
 
 def _whole_json(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
