@@ -256,7 +256,7 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path, name: str) -> None:
 def test_a_column_whose_name_is_no_text_is_one_clear_error(tmp_path: Path) -> None:
     path = save(sample.table(), tmp_path / "a.parquet")
     path.write_bytes(path.read_bytes().replace(b"question", b"quest\xf2on"))
-    with pytest.raises(UserError, match="must be a whole Parquet file; .*can't decode byte 0xf2.*: fetch or write it"):
+    with pytest.raises(UserError, match=r"must be a whole Parquet file; .*can't decode byte 0xf2.*: fetch or write it"):
         read(path)
 
 
