@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qa_fast.compatibility import check_features, check_tokenizer
 from qa_fast.errors import UserError
 from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
 from qa_fast.infer.quantization import Floats, Recipe, Rounding, write_recipe
@@ -21,7 +22,7 @@ from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
 from qa_fast.schema import Features
-from qa_fast.scoring import EvaluationResult, Progress, check_features, check_tokenizer, evaluate_split, scorable
+from qa_fast.scoring import EvaluationResult, Progress, evaluate_split, scorable
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 

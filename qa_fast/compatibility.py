@@ -1,0 +1,64 @@
+"""Do shards and a model belong together? Asked by all that give a model features which somebody made before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qa_fast.encode import load_encoder
+from qa_fast.errors import UserError
+from qa_fast.model.config import EncoderConfig
+from qa_fast.shards import Shards, Split
+
+
+def check_tokenizer(shards: Shards, folder: Path) -> None:
+    """Hold that shards were made with a model folder's tokenizer.
+
+    Raises:
+        UserError: They were made with another.
+    """
+    about, found = shards.manifest["model"], load_encoder(folder).tokenizer_hash
+    if found != about["tokenizer_hash"]:
+        raise UserError(
+            f"shards and model must have the same tokenizer; the shards were made with that of {about['name']} "
+            f"({about['tokenizer_hash'][:12]}), {folder} has another ({found[:12]}): featurize again with "
+            f"--model {folder}, or take the model that the shards name"
+        )
+
+
+def check_features(shards: Shards, split: Split, encoder: EncoderConfig, model: Path) -> None:
+    """Refuse features that a model cannot be given: it would look beyond its tables, or learn from nothing.
+
+    Labels behind a feature's end are no mistake: `--labels reference` has some in the padding.
+
+    Args:
+        shards: Where the split is of.
+        split: To train on or to score.
+        encoder: What the model is.
+        model: Its folder.
+
+    Raises:
+        UserError: A token id, a token type, a length or a label is out of bounds.
+    """
+    types = encoder.embedding.types
+    for chunk in split.chunks:
+        ids = chunk.input_ids
+        columns = [("a token's id", "its vocabulary", ids.values, encoder.embedding.vocab_size)]
+        if chunk.token_type_ids is not None and types > 1:
+            columns.append(("a token's type", "its types", chunk.token_type_ids.values, types))
+        for what, table, values, size in columns:
+            for value in (int(values.min(initial=0)), int(values.max(initial=0))):
+                if not 0 <= value < size:
+                    raise UserError(
+                        f"{what} must be one of the model's, 0 to {size - 1:,} ({table}, as {model} has it); received "
+                        f"{value:,} in {split.name} of {shards.folder}: featurize again with --model {model}"
+                    )
+        labels = (chunk.start_positions, chunk.end_positions)
+        lowest = min(int(column.min(initial=0)) for column in labels)
+        highest = max(int(column.max(initial=0)) for column in labels)
+        shortest = int(ids.lengths.min(initial=1))
+        if shortest < 1 or lowest < 0 or highest >= split.max_length:
+            raise UserError(
+                f"a feature must have a token, and labels from 0 to {split.max_length - 1}; received lengths from "
+                f"{shortest} and labels from {lowest:,} to {highest:,} in {split.name} of {shards.folder}: featurize "
+                "again"
+            )
