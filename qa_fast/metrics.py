@@ -185,6 +185,32 @@ def _best_threshold(
     return 100.0 * float(running[best]) / len(scores), float(probability[order[best - 1]]) if best else 0.0
 
 
+def best_null_threshold(
+    scores: npt.NDArray[np.float64], margins: npt.NDArray[np.float64], answerable: npt.NDArray[np.bool_]
+) -> float:
+    """The threshold of margins with the best mean score, to be used for `--null-threshold`.
+
+    Args:
+        scores: float[E], of each example's text, whatever its margin; of an unanswerable example 0.
+        margins: float[E], by how much no answer leads the text's score; infinity where there is no text.
+        answerable: bool[E].
+
+    Returns:
+        The lowest such threshold: texts whose margin is not above it are given, for others there is no answer. Below
+        all margins where no text should be given.
+    """
+    order = np.argsort(margins, kind="stable")
+    gains = np.where(answerable, scores, np.where(np.isinf(margins), 0.0, -1.0))[order]
+    running, margins = np.concatenate([[0.0], np.cumsum(gains)]), margins[order]
+    # Equal margins are let in together.
+    ends = np.append(np.flatnonzero(margins[1:] > margins[:-1]) + 1, len(margins)) if len(margins) else np.zeros(0, int)
+    candidates = np.concatenate([[0], ends[np.isfinite(margins[ends - 1])]])
+    best = int(candidates[np.argmax(running[candidates])])
+    if best:
+        return float(margins[best - 1])
+    return float(np.nextafter(margins[0], -np.inf)) if len(margins) and np.isfinite(margins[0]) else 0.0
+
+
 def _percent(scores: npt.NDArray[Any]) -> float:
     return 100.0 * float(np.mean(scores)) if len(scores) else 0.0
 

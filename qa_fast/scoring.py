@@ -29,7 +29,7 @@ from qa_fast.decode import (
 from qa_fast.errors import UserError
 from qa_fast.golds import Golds, golds_of
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
-from qa_fast.metrics import squad_v1, squad_v2
+from qa_fast.metrics import answerable_of, best_null_threshold, question_scores, squad_v1, squad_v2
 from qa_fast.model.folder import folder_config
 from qa_fast.predictions import write_predictions
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
@@ -179,9 +179,17 @@ def evaluate_split(
     texts, rows = contexts.to_pylist(), context_index[chosen]
     predictions = best_texts(spans, texts, rows, null_threshold if nullable else None)
     probability = spans.probabilities()[1]
-    as_v2 = nullable or unanswerable
+    metrics = squad_v1(predictions, golds.answers)
+    if nullable or unanswerable:
+        metrics = squad_v2(predictions, golds.answers, probability)
+    if nullable and len(chosen):
+        given = best_texts(spans, texts, rows, None)
+        overlap = question_scores(given, golds.answers, no_answer=True)[1]
+        answerable = answerable_of(golds.answers)
+        threshold = best_null_threshold(np.where(answerable, overlap, 0.0), spans.null_margin(), answerable)
+        metrics["oracle"]["best_f1_null_threshold"] = threshold
     return EvaluationResult(
-        metrics=squad_v2(predictions, golds.answers, probability) if as_v2 else squad_v1(predictions, golds.answers),
+        metrics=metrics,
         ids=examples["id"].take(pa.array(chosen)).to_pylist(),
         predictions=predictions,
         spans=spans,

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qa_fast.metrics import exact_match, f1, normalize_answer, question_scores, squad_v1, squad_v2
+from qa_fast.metrics import best_null_threshold, exact_match, f1, normalize_answer, question_scores, squad_v1, squad_v2
 
 
 @pytest.mark.parametrize(
@@ -169,3 +170,25 @@ def test_v2_equals_the_slow_definition(rows: list[tuple[str, list[str], float]],
     found = squad_v2(predictions, golds, probability, threshold)
     for name, value in slow_v2(predictions, golds, probability, threshold).items():
         assert {**found, **found["oracle"]}[name] == pytest.approx(value), name
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([-2.0, -1.0, 0.0, 3.0, np.inf]), st.booleans()),
+        min_size=1,
+        max_size=12,
+    )
+)
+@settings(deadline=None)
+def test_the_best_null_threshold_is_the_best_of_all(rows: list[tuple[float, float, bool]]) -> None:
+    margins, answerable = (np.array([row[at] for row in rows]) for at in (1, 2))
+    # What has no text scores nothing where there is an answer, and everything where there is none, at any threshold.
+    scores = np.array([0.0 if np.isinf(margin) or not right else score for score, margin, right in rows])
+
+    def scored(threshold: float) -> float:
+        given = ~(margins > threshold) & np.isfinite(margins)
+        return float(np.where(given, scores, ~answerable).sum())
+
+    found = best_null_threshold(scores, margins, answerable)
+    assert np.isfinite(found)
+    assert scored(found) == max(scored(threshold) for threshold in (-9.0, -2.0, -1.0, 0.0, 3.0, 9.0))

@@ -26,6 +26,7 @@ from qa_fast.schema import FeatureConfig, Features
 from qa_fast.scoring import EvaluationResult, evaluate_split
 from qa_fast.shards import Split, open_shards
 from tests import sample
+from tests.small_models import TINY_BERT
 from tests.test_html import NAMES, Reader
 from tests.test_report import GUESSES, guesses
 from tests.test_scoring import ANSWERABLE, WITH_NONE, make_split, oracle
@@ -206,7 +207,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sample.write(folder / "source" / "validation.json", sample.squad_v2())
     for name in ("good", "poor"):
         sample.model_folder(folder / name)
-        (folder / name / "config.json").write_text("{}")
+        (folder / name / "config.json").write_text(json.dumps(TINY_BERT | {"vocab_size": 1000}))
     sample.save_folder(sample.small_tokenizer("byte-level"), folder / "foreign")
     (folder / "foreign" / "config.json").write_text("{}")
     build_shards(str(folder / "source"), folder / "shards", str(folder / "good"), FeatureConfig(48, 12))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from qa_fast import compatibility
 from qa_fast import scoring as module
 from qa_fast.buffers import list_array, offsets_of
 from qa_fast.errors import UserError
@@ -131,6 +132,9 @@ def test_no_answer_follows_the_data() -> None:
     assert result.metrics["exact"] == result.exact_match == 100
     assert result.metrics["NoAns_total"] == 1
     assert result.metrics["oracle"]["best_f1"] == 100
+    threshold = result.metrics["oracle"]["best_f1_null_threshold"]
+    assert evaluate_split(oracle, make_split(WITH_NONE), null_threshold=threshold).metrics["f1"] == 100
+    assert evaluate_split(oracle, make_split(WITH_NONE), null_threshold=threshold - 100).metrics["f1"] < 100
     assert result.no_answer_probability[-1] > 0.9
     assert (result.no_answer_probability[:-1] < 0.1).all()
 
@@ -264,6 +268,6 @@ def test_a_missing_split_is_named_with_what_there_is(monkeypatch: pytest.MonkeyP
 def test_the_tokenizers_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_shards(monkeypatch)
     monkeypatch.setattr(module, "resolve_model", Path)
-    monkeypatch.setattr(module, "load_encoder", lambda folder: SimpleNamespace(tokenizer_hash="b" * 64))
+    monkeypatch.setattr(compatibility, "load_encoder", lambda folder: SimpleNamespace(tokenizer_hash="b" * 64))
     with pytest.raises(UserError, match=r"minilm \(a{12}\), model has another \(b{12}\): featurize again"):
         evaluate("shards", "model")
