@@ -32,9 +32,11 @@ def batches(count: int, rows: int = 6, seed: int = 0, pad_id: int = 0) -> list[B
     return made
 
 
-def losses_of_run(precision: str = "float32", jit: str = "off", steps: int = 6, group: int = 1) -> dict:
+def losses_of_run(
+    precision: str = "float32", jit: str = "off", steps: int = 6, group: int = 1, family: str = "bert"
+) -> dict:
     """Losses and last weights of a few steps with dropout; also run in other processes."""
-    model = tiny_model(precision=precision)
+    model = tiny_model(TINY[family], precision=precision)
     engine = make_engine(model, jit)
     losses = []
     for step in range(steps):
@@ -177,6 +179,22 @@ def test_compiling_changes_nothing(jit: str) -> None:
     if keras.backend.backend() != "tensorflow":
         pytest.skip("a choice on TensorFlow")
     assert_same_run(losses_of_run(jit="off"), losses_of_run(jit=jit))
+
+
+@pytest.mark.parametrize("family", [name for name in TINY if name != "bert"])
+def test_kernels_between_products_change_nothing_in_any_family(family: str) -> None:
+    """Where a part has none, as with biases by distance, rotations and gates, XLA has it."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("a choice on TensorFlow")
+    plain, parts = (losses_of_run(jit=jit, steps=2, family=family)["losses"] for jit in ("off", "parts"))
+    np.testing.assert_allclose(plain, parts, rtol=1e-4)
+
+
+def test_kernels_between_products_learn_in_bfloat16() -> None:
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("a choice on TensorFlow")
+    plain, parts = (losses_of_run("bfloat16", jit)["losses"] for jit in ("off", "parts"))
+    np.testing.assert_allclose(plain, parts, rtol=0.05)
 
 
 def test_jax_trains_the_same() -> None:
