@@ -69,7 +69,7 @@ class _Shared(Iterator[Job]):
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, processors() - 1), "qa-fast-kernels")
+    return ThreadPoolExecutor(max(1, processors() - 1), "kernels")
 
 
 class _Buffers:
