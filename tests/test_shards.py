@@ -240,7 +240,9 @@ def test_another_format_version(out: Path) -> None:
         ("config", "max_length", 2**31),  # of batches in int32
         ("config", "max_length", -1),
         ("config", "max_length", True),
+        ("config", "max_length", None),
         ("model", "pad_token_id", 2**31),
+        ("model", "name", None),
         ("model", "cls_token_id", "101"),
     ],
 )

@@ -55,12 +55,12 @@ def is_index(value: Any) -> bool:
     model, config = value.get("model", {}), value.get("config", {})
     if not isinstance(model, dict) or not isinstance(config, dict):
         return False
-    # What becomes numbers of tokens in int32.
-    numbers = [model.get("pad_token_id"), model.get("cls_token_id"), config.get("max_length")]
-    texts = [model.get("tokenizer_hash"), model.get("name")]
+    # What is there is of its kind; null is not what is left out. Numbers of tokens become int32.
+    numbers = [(model, "pad_token_id"), (model, "cls_token_id"), (config, "max_length")]
+    texts = [(model, "tokenizer_hash"), (model, "name")]
     return (
-        all(number is None or _is_count(number, below=2**31) for number in numbers)
-        and all(text is None or isinstance(text, str) for text in texts)
+        all(_is_count(part[key], below=2**31) for part, key in numbers if key in part)
+        and all(isinstance(part[key], str) for part, key in texts if key in part)
         and all(_is_split(name, about) for name, about in value["splits"].items())
     )
 
