@@ -10,18 +10,24 @@ from qa_fast.model.config import EncoderConfig
 from qa_fast.shards import Shards, Split
 
 
+def other_tokenizer(shards: Shards, folder: Path) -> tuple[str, str] | None:
+    """The first digits of the hashes of the shards' tokenizer and a model folder's; None where they are the same."""
+    theirs, own = shards.manifest["model"]["tokenizer_hash"], load_encoder(folder).tokenizer_hash
+    return None if theirs == own else (theirs[:12], own[:12])
+
+
 def check_tokenizer(shards: Shards, folder: Path) -> None:
     """Hold that shards were made with a model folder's tokenizer.
 
     Raises:
         UserError: They were made with another.
     """
-    about, found = shards.manifest["model"], load_encoder(folder).tokenizer_hash
-    if found != about["tokenizer_hash"]:
+    differing = other_tokenizer(shards, folder)
+    if differing:
         raise UserError(
-            f"shards and model must have the same tokenizer; the shards were made with that of {about['name']} "
-            f"({about['tokenizer_hash'][:12]}), {folder} has another ({found[:12]}): featurize again with "
-            f"--model {folder}, or take the model that the shards name"
+            "shards and model must have the same tokenizer; the shards were made with that of "
+            f"{shards.manifest['model']['name']} ({differing[0]}), {folder} has another ({differing[1]}): featurize "
+            f"again with --model {folder}, or take the model that the shards name"
         )
 
 

@@ -179,12 +179,12 @@ def evaluate_split(
     texts, rows = contexts.to_pylist(), context_index[chosen]
     predictions = best_texts(spans, texts, rows, null_threshold if nullable else None)
     probability = spans.probabilities()[1]
-    metrics = squad_v1(predictions, golds.answers)
     if nullable or unanswerable:
         metrics = squad_v2(predictions, golds.answers, probability)
+    else:
+        metrics = squad_v1(predictions, golds.answers)
     if nullable and len(chosen):
-        given = best_texts(spans, texts, rows, None)
-        overlap = question_scores(given, golds.answers, no_answer=True)[1]
+        overlap = question_scores(best_texts(spans, texts, rows, None), golds.answers, no_answer=True)[1]
         answerable = answerable_of(golds.answers)
         threshold = best_null_threshold(np.where(answerable, overlap, 0.0), spans.null_margin(), answerable)
         metrics["oracle"]["best_f1_null_threshold"] = threshold

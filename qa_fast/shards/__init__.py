@@ -14,7 +14,8 @@ Files are Arrow IPC streams of few, large record batches; read through a memory 
 """
 
 from qa_fast.shards.format import CHECKSUM, FORMAT_VERSION, INDEX, REJECTED, TRAIN, damaged_file
-from qa_fast.shards.read import Shards, Split, open_shards
+from qa_fast.shards.read import Shards, open_shards
+from qa_fast.shards.split import Split
 from qa_fast.shards.write import BlockWriter, feature_batch, write_for_datasets
 
 __all__ = [

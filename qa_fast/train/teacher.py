@@ -21,7 +21,7 @@ import xxhash
 from qa_fast import store
 from qa_fast.buffers import offsets_of
 from qa_fast.checkpoint import read_head
-from qa_fast.encode import load_encoder
+from qa_fast.compatibility import other_tokenizer
 from qa_fast.errors import UserError
 from qa_fast.infer.engine import Engine
 from qa_fast.infer.graphs import model_key
@@ -62,12 +62,12 @@ def check_teacher(teacher: Path, shards: Shards) -> None:
         UserError: It does not.
     """
     read_head(teacher)
-    about, found = shards.manifest["model"], load_encoder(teacher).tokenizer_hash
-    if found != about["tokenizer_hash"]:
+    differing = other_tokenizer(shards, teacher)
+    if differing:
         raise UserError(
             f"--teacher must have the tokenizer that made the shards, for its logits are by token; {teacher} has "
-            f"another ({found[:12]}) than {about['name']} ({about['tokenizer_hash'][:12]}): take a teacher of that "
-            f"tokenizer, or featurize again with --model {teacher} and train a student that has it"
+            f"another ({differing[1]}) than {shards.manifest['model']['name']} ({differing[0]}): take a teacher of "
+            f"that tokenizer, or featurize again with --model {teacher} and train a student that has it"
         )
 
 
