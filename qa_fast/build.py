@@ -94,7 +94,7 @@ def build_shards(
         model: Whose tokenizer: "minilm", a local folder, or a Hub model id.
         config: Window sizes and kind of labels.
         columns: Ours -> theirs, for data with other column names.
-        splits: Only these.
+        splits: Only these; for a single file, one split names it.
         max_examples: At most so many examples of each split, the first ones.
         encode: "auto", "direct" or "words": see `encode.load_encoder`; the shards are the same.
         workers: Threads that featurize; where there are more than one, another reads and another writes beside them.
@@ -248,7 +248,7 @@ def featurize(
         labels: "exact", or "reference": as the tutorial labels, quirks included.
         drop_impossible: Leave out train windows that do not hold their question's answer.
         columns: Ours -> theirs, for data with other column names.
-        splits: Only this, or these.
+        splits: Only this, or these; for a single file, one split names it.
         max_examples: At most so many examples of each split, the first ones.
         encode: See `build_shards`, as for `overwrite` and `strict`.
         workers: Threads, or Ray's actors; None takes the processors that there are.

@@ -314,7 +314,7 @@ def scorable(shards: Shards, name: str) -> Split:
         UserError: There is no such split, or it lacks them.
     """
     there = [other for other in shards.names if other != "train"]
-    listed = f"choose one of {', '.join(there)}" if there else "featurize one with its answers, such as validation"
+    listed = f"choose one of {', '.join(there)}" if there else "featurize one with '--split validation'"
     if name not in shards.names:
         raise UserError(
             f"the split to score must be in the shards; received {name!r}, {shards.folder} has "

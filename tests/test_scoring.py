@@ -263,6 +263,11 @@ def test_a_missing_split_is_named_with_what_there_is(monkeypatch: pytest.MonkeyP
         evaluate("shards", "model", "test")
     with pytest.raises(UserError, match=r"'train' in made/shards does not .* choose one of validation"):
         evaluate("shards", "model", "train")
+    train = Split("train", make_split(ANSWERABLE).chunks, make_split(ANSWERABLE).ids)
+    alone = Shards(Path("made/shards"), {"splits": {"train": {}}}, {"train": train})
+    monkeypatch.setattr(module, "open_shards", lambda path: alone)
+    with pytest.raises(UserError, match="made/shards has train: featurize one with '--split validation'"):
+        evaluate("shards", "model")
 
 
 def test_the_tokenizers_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from qa_fast.sources import read as reading
 from qa_fast.sources import rows
 from qa_fast.sources.files import find_splits, row_count, split_of
 from qa_fast.sources.read import read_examples
+from qa_fast.sources.resolve import resolve_source
 from tests import sample
 from tests.test_sources_json import read
 
@@ -383,3 +384,12 @@ def test_a_null_among_the_contexts_of_a_dictionary_is_an_empty_one(tmp_path: Pat
     [(found, rejects)] = list(read_examples(tmp_path / "train.arrow", {}))
     assert found["context"].to_pylist() == ["a bell here", "", "a bell here"]
     assert rejects == []
+
+
+def test_a_file_whose_name_says_no_split_is_told_how_to_be_named(tmp_path: Path) -> None:
+    path = sample.write(tmp_path / "questions.json", sample.squad_v2())
+    told: list[str] = []
+    assert list(resolve_source(str(path), say=told.append).splits) == ["train"]
+    assert told[-1].endswith("its name says no split, so it is train; '--split validation' makes it that")
+    assert list(resolve_source(str(path), splits=["validation"], say=told.append).splits) == ["validation"]
+    assert "no split" not in told[-1]

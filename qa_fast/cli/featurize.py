@@ -45,7 +45,10 @@ def featurize(
         bool,
         typer.Option("--drop-impossible", help="Leave train windows without their question's answer out."),
     ] = False,
-    split: Annotated[list[str] | None, typer.Option("--split", help="Only this split; may be repeated.")] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="Only this split; may be repeated. Of a single file: what its split is called."),
+    ] = None,
     max_examples: Annotated[
         int | None, typer.Option("--max-examples", help="At most so many examples of each split.")
     ] = None,
