@@ -1,8 +1,9 @@
 """What makes a model better than the plain recipe? The same run by recipe and seed, exact match and F1 of each.
 
-MiniLM, 8,000 random train examples, 1 epoch, batch 16, learning rate 1e-4: plain, averaged weights (ema, swa), teacher.
-A seed decides examples, order, dropout and the fresh head, the same for each recipe, so that recipes are compared seed
-by seed. Every model is scored on the same questions, all of the split or a choice of them, in float32. Runs are
+MiniLM, 8,000 random train examples, 1 epoch, batch 16, learning rate 1e-4: with and without a teacher, and of either
+the weights as trained and averaged (ema, swa). A seed decides examples, order, dropout and the fresh head, the same for
+each recipe, so that recipes are compared seed by seed. Averages are of the very run that they stand beside
+(`averaged_run.py`). Every model is scored on the same questions, all of the split or a choice of them. Runs are
 processes of their own, and each outcome is a line of a journal: what is there is not run again, so this can be done in
 pieces.
 
@@ -12,6 +13,7 @@ pieces.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -19,15 +21,18 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-RECIPES: dict[str, list[str]] = {
-    "plain": [],
-    "ema": ["--average", "ema"],
-    "swa": ["--average", "swa"],
-    "teacher": [],
-    "teacher+ema": ["--average", "ema"],
+# A run, with a teacher or without, and which of its weights.
+RECIPES: dict[str, tuple[bool, str]] = {
+    "plain": (False, "plain"),
+    "ema": (False, "ema"),
+    "swa": (False, "swa"),
+    "teacher": (True, "plain"),
+    "teacher+ema": (True, "ema"),
+    "teacher+swa": (True, "swa"),
 }
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +42,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("shards", help="a folder with train and validation")
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--teacher", help="fine-tuned model of the same tokenizer, for the recipes that have one")
-    parser.add_argument("--recipes", help=f"of {', '.join(RECIPES)}; all but teacher+ema, or those without a teacher")
+    parser.add_argument("--recipes", help=f"of {', '.join(RECIPES)}; all, or those without a teacher")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--examples", type=int, default=8000)
     parser.add_argument("--epochs", type=int, default=1)
@@ -45,63 +50,69 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--split", default="validation")
     parser.add_argument("--score", type=int, help="questions to score, the same for all; all of them if left out")
+    parser.add_argument("--score-precision", default="float32", help="of the forward passes that score")
     parser.add_argument("--work", type=Path, default=ROOT / "bench" / "results" / "quality", help="journal and models")
     parser.add_argument("--runs", type=int, help="stop after so many runs")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, run nothing")
     return parser.parse_args(arguments)
 
 
-def command(asked: argparse.Namespace, recipe: str, seed: int, out: Path) -> list[str]:
-    """The arguments of `qa-fast` that train one model; scored afterwards, so that no seed chooses the questions."""
-    arguments = ["train", asked.shards, "--model", asked.model, "--out", str(out), "--validation", "", "--json"]
-    arguments += ["--max-examples", str(asked.examples), "--epochs", str(asked.epochs), "--seed", str(seed)]
-    arguments += ["--learning-rate", str(asked.learning_rate), "--batch-size", str(asked.batch_size)]
-    arguments += RECIPES[recipe]
-    return arguments + (["--teacher", asked.teacher] if recipe.startswith("teacher") else [])
+def train_options(asked: argparse.Namespace, taught: bool, seed: int) -> dict[str, Any]:
+    """Of `TrainConfig`; models are scored afterwards, so that no seed chooses the questions."""
+    names = ("model", "epochs", "learning_rate", "batch_size")
+    found = {name: getattr(asked, name) for name in names} | {"max_examples": asked.examples, "seed": seed}
+    return found | {"validation": "", "checkpoint_every": 0, "teacher": asked.teacher if taught else None}
 
 
-def called(arguments: list[str]) -> dict[str, Any]:
-    """What a `qa-fast` command prints as JSON; its errors end this program."""
+def printed(*arguments: str) -> dict[str, Any]:
+    """What a Python program prints last, as JSON; its errors end this one."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "qa_fast.cli", *arguments],
-        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
+    command, environment = [sys.executable, *arguments], {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        sys.exit(f"qa-fast {' '.join(arguments)} ended with {done.returncode}")
+        sys.exit(f"{' '.join(arguments)} ended with {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+def called(arguments: list[str]) -> dict[str, Any]:
+    """What a `qa-fast` command prints as JSON."""
+    return printed("-m", "qa_fast.cli", *arguments)
+
+
 def settings(asked: argparse.Namespace, recipe: str) -> dict[str, Any]:
     """What must be the same for two runs to be compared."""
-    names = ("model", "examples", "epochs", "learning_rate", "batch_size", "split", "score")
+    names = ("model", "examples", "epochs", "learning_rate", "batch_size", "split", "score", "score_precision")
     found = {name: getattr(asked, name) for name in names} | {"shards": Path(asked.shards).name}
     found["backend"] = os.environ.get("KERAS_BACKEND", "tensorflow")
-    return found | {"teacher": Path(asked.teacher).name if recipe.startswith("teacher") else None}
+    return found | {"teacher": Path(asked.teacher).name if RECIPES[recipe][0] else None}
 
 
-def run(asked: argparse.Namespace, recipe: str, seed: int) -> dict[str, Any]:
-    """Train and score one model; half-done ones of an earlier call are begun anew."""
-    out = asked.work / f"{recipe}-{seed}"
+def run(asked: argparse.Namespace, taught: bool, seed: int, recipes: list[str]) -> Iterator[dict[str, Any]]:
+    """Train once and score what recipes ask of it; half-done runs of an earlier call are begun anew."""
+    out = asked.work / f"{'taught' if taught else 'plain'}-{seed}"
     shutil.rmtree(out, ignore_errors=True)
     begin = time.perf_counter()
-    trained = called(command(asked, recipe, seed, out))
-    limit = ["--max-examples", str(asked.score), "--seed", "0"] if asked.score else []
-    arguments = ["evaluate", asked.shards, str(out), "--split", asked.split, "--engine", "keras"]
-    scored = called([*arguments, "--precision", "float32", "--json", *limit])
+    config = json.dumps(train_options(asked, taught, seed))
+    trained = printed(str(ROOT / "bench" / "averaged_run.py"), asked.shards, "--out", str(out), "--config", config)
+    seconds = time.perf_counter() - begin
+    for recipe in recipes:
+        limit = ["--max-examples", str(asked.score), "--seed", "0"] if asked.score else []
+        arguments = ["evaluate", asked.shards, str(out / RECIPES[recipe][1]), "--split", asked.split]
+        arguments += ["--engine", "keras", "--precision", asked.score_precision, "--json", *limit]
+        scored = called(arguments)
+        yield {
+            "recipe": recipe,
+            "seed": seed,
+            "exact_match": scored["exact_match"] if "exact_match" in scored else scored["exact"],
+            "f1": scored["f1"],
+            "loss": trained["history"]["losses"][-1] if trained["history"]["losses"] else None,
+            "steps": trained["steps"],
+            "seconds": round(seconds, 1),
+            "precision": trained["precision"]["value"],
+            "settings": settings(asked, recipe),
+        }
     shutil.rmtree(out, ignore_errors=True)
-    return {
-        "recipe": recipe,
-        "seed": seed,
-        "exact_match": scored["exact_match"] if "exact_match" in scored else scored["exact"],
-        "f1": scored["f1"],
-        "loss": trained["history"]["losses"][-1] if trained["history"]["losses"] else None,
-        "steps": trained["steps"],
-        "seconds": round(time.perf_counter() - begin, 1),
-        "precision": trained["precision"]["value"],
-        "settings": settings(asked, recipe),
-    }
 
 
 def journal(path: Path) -> list[dict[str, Any]]:
@@ -126,7 +137,7 @@ def table(runs: list[dict[str, Any]], recipes: list[str]) -> list[str]:
     """Lines of Markdown: of each recipe mean, lowest to highest and standard deviation, and F1 beside plain's seeds."""
     plain = {run["seed"]: run["f1"] for run in runs if run["recipe"] == "plain"}
     lines = [
-        "| recipe | runs | exact match | F1 | F1 above plain, seed by seed | seconds a run |",
+        "| recipe | runs | exact match | F1 | F1 above plain, seed by seed | seconds to train |",
         "|---|---|---|---|---|---|",
     ]
     for recipe in recipes:
@@ -152,24 +163,24 @@ def spread(values: list[float], sign: str = "") -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = options(arguments)
-    usual = [name for name in RECIPES if name != "teacher+ema" and (asked.teacher or name != "teacher")]
+    usual = [name for name, (taught, _) in RECIPES.items() if asked.teacher or not taught]
     recipes = asked.recipes.split(",") if asked.recipes else usual
     unknown = [name for name in recipes if name not in RECIPES]
-    if unknown or (not asked.teacher and any(name.startswith("teacher") for name in recipes)):
+    if unknown or (not asked.teacher and any(RECIPES[name][0] for name in recipes)):
         sys.exit(f"--recipes are of {', '.join(RECIPES)}, and those with a teacher need --teacher; received {recipes}")
     path = asked.work / "runs.jsonl"
     left = asked.runs
     # Seed by seed: a bench that is stopped early has compared all recipes on the seeds that it had.
-    for seed in map(int, asked.seeds.split(",")):
-        for recipe in recipes:
-            there = any(same(entry, asked, recipe, seed) for entry in journal(path))
-            if asked.table or there or left == 0:
-                continue
-            entry = run(asked, recipe, seed)
+    for seed, taught in itertools.product(map(int, asked.seeds.split(",")), (False, True)):
+        there = {entry["recipe"] for entry in journal(path) if same(entry, asked, entry["recipe"], seed)}
+        todo = [recipe for recipe in recipes if RECIPES[recipe][0] == taught and recipe not in there]
+        if asked.table or not todo or left == 0:
+            continue
+        for entry in run(asked, taught, seed, todo):
             note(path, entry)
-            left = None if left is None else left - 1
             scores = f"EM {entry['exact_match']:.2f}, F1 {entry['f1']:.2f}"
-            print(f"{recipe}, seed {seed}: {scores}, {entry['seconds']:.0f} s", file=sys.stderr, flush=True)
+            print(f"{entry['recipe']}, seed {seed}: {scores}, {entry['seconds']:.0f} s", file=sys.stderr, flush=True)
+        left = None if left is None else left - 1
     seeds = set(map(int, asked.seeds.split(",")))
     runs = [e for e in journal(path) if e["seed"] in seeds and same(e, asked, e["recipe"], e["seed"])]
     print("\n".join(table(runs, recipes)))

@@ -10,6 +10,7 @@ import pytest
 
 import qa_fast.train.loop as loop
 import qa_fast.train.saving as saving
+from bench.averaged_run import averaged_run
 from qa_fast.checkpoint import load_model, state_dict
 from qa_fast.errors import UserError
 from qa_fast.train import EpochReport, TrainConfig, train
@@ -161,6 +162,18 @@ def test_an_averaged_run_resumes_to_the_same_average(
     expected = weights_of(tmp_path / "whole")
     for name, value in weights_of(out).items():
         np.testing.assert_array_equal(value, expected[name])
+
+
+def test_one_run_of_the_bench_is_three_runs(workshop: Path, tmp_path: Path) -> None:
+    """`bench/averaged_run.py` saves what three runs would that differ in `--average` alone."""
+    options = OPTIONS | {"epochs": 2, "checkpoint_every": 0, "validation": ""}
+    averaged_run(str(workshop / "shards"), tmp_path / "one", options)
+    for kind in ("plain", "ema", "swa"):
+        average = "none" if kind == "plain" else kind
+        train(workshop / "shards", TrainConfig(out=str(tmp_path / kind), average=average, **options))
+        found, expected = weights_of(tmp_path / "one" / kind), weights_of(tmp_path / kind)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
 
 
 @pytest.mark.parametrize(
