@@ -50,7 +50,8 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--split", default="validation")
     parser.add_argument("--score", type=int, help="questions to score, the same for all; all of them if left out")
-    parser.add_argument("--score-precision", default="float32", help="of the forward passes that score")
+    parser.add_argument("--score-engine", default="keras", help="that reads the models when they are scored")
+    parser.add_argument("--score-precision", default="float32", help="of that engine")
     parser.add_argument("--work", type=Path, default=ROOT / "bench" / "results" / "quality", help="journal and models")
     parser.add_argument("--runs", type=int, help="stop after so many runs")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, run nothing")
@@ -82,7 +83,8 @@ def called(arguments: list[str]) -> dict[str, Any]:
 
 def settings(asked: argparse.Namespace, recipe: str) -> dict[str, Any]:
     """What must be the same for two runs to be compared."""
-    names = ("model", "examples", "epochs", "learning_rate", "batch_size", "split", "score", "score_precision")
+    names = ("model", "examples", "epochs", "learning_rate", "batch_size")
+    names += ("split", "score", "score_engine", "score_precision")
     found = {name: getattr(asked, name) for name in names} | {"shards": Path(asked.shards).name}
     found["backend"] = os.environ.get("KERAS_BACKEND", "tensorflow")
     return found | {"teacher": Path(asked.teacher).name if RECIPES[recipe][0] else None}
@@ -99,7 +101,7 @@ def run(asked: argparse.Namespace, taught: bool, seed: int, recipes: list[str]) 
     for recipe in recipes:
         limit = ["--max-examples", str(asked.score), "--seed", "0"] if asked.score else []
         arguments = ["evaluate", asked.shards, str(out / RECIPES[recipe][1]), "--split", asked.split]
-        arguments += ["--engine", "keras", "--precision", asked.score_precision, "--json", *limit]
+        arguments += ["--engine", asked.score_engine, "--precision", asked.score_precision, "--json", *limit]
         scored = called(arguments)
         yield {
             "recipe": recipe,
