@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +18,9 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
+from qa_fast.model import kernel_calls, kernel_parts
 from qa_fast.model.attention import heads_part, merge_part, probabilities_part
-from qa_fast.model.dropout import dropout_key, site_key
+from qa_fast.model.dropout import dropout_key, keep_mask, site_key
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.kernel_calls import CHUNKS, FEW, _Buffers, empty, share_out, spread
 from qa_fast.model.kernel_parts import run_by_kernels
@@ -122,7 +126,48 @@ def test_no_number_is_hidden() -> None:
     assert np.isnan(active).sum() == 1
 
 
+def test_no_weight_that_is_no_number_is_hidden() -> None:
+    """Whatever its bits: those of 0x7FFFFFFF (CUDA's) would be rounded to zero, those of 0x7F800001 to infinity."""
+    bias = np.zeros(INNER, np.float32)
+    bias[:4] = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000], np.uint32).view(np.float32)
+    bias[4:6] = np.inf, -np.inf
+    given = normal(B, L, INNER, dtype="bfloat16"), bias, KEY
+    active = tf.cast(run_by_kernels(activation_part, given, {"name": "relu", "rate": 0.0}), tf.float32).numpy()
+    assert np.isnan(active[..., :4]).all()
+    assert (active[..., 4] == np.inf).all()
+    assert (active[..., 5] == 0).all()
+
+
+def test_what_is_dropped_does_not_count() -> None:
+    """Neither forwards nor backwards, and be it infinite; so it is with tokens that are not there."""
+    x, residual, vectors = normal(B, L, H).numpy(), normal(B, L, H, seed=1), [normal(H, seed=seed) for seed in range(3)]
+    kept = keras.ops.convert_to_numpy(keep_mask((B, L, H), KEY, 0.2))
+    row, at = next((row, at) for row, at in zip(*np.nonzero(~kept[0]), strict=True))
+    x[0, row, at] = np.inf
+    tensors = (x, vectors[0], residual, *vectors[1:], KEY)
+    how = {"epsilon": 1e-5, "rate": 0.2}
+    for found in results_and_gradients(lambda *given: run_by_kernels(after_part, given, how), tensors):
+        assert np.isfinite(found).all()
+    x[1, LENGTHS[1] :] = np.inf
+    embedded = run_by_kernels(
+        embed_norm_part, (x, THERE, *vectors[1:], KEY), {**how, "masked": True, "dtype": "bfloat16"}
+    )
+    np.testing.assert_array_equal(tf.cast(embedded, tf.float32)[1, LENGTHS[1] :], 0)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.3])
+def test_each_element_is_dropped_as_everywhere(rate: float) -> None:
+    """The rate is not rounded on its way: of 0.1 as a float32 seven bits more of 2^32 would be dropped."""
+    least, factor = kernel_parts._dropout(rate)
+    assert least == np.uint32(rate * 2**32)
+    assert least != np.uint32(float(np.float32(rate)) * 2**32)
+    assert factor == np.float32(1 / (1 - rate))
+
+
 def test_what_has_no_kernel_is_left_to_others() -> None:
+    embeddings = normal(B, L, H), THERE, normal(H), normal(H), KEY
+    half_precision = {"masked": False, "epsilon": 1e-5, "rate": 0.0, "dtype": "float16"}
+    assert run_by_kernels(embed_norm_part, embeddings, half_precision) is None
     bias = normal(1, HEADS, L, L)
     scores = normal(B, HEADS, L, L)
     assert run_by_kernels(probabilities_part, (scores, SEEN, bias, KEY), {"rate": 0.0}) is None
@@ -145,12 +190,23 @@ def test_rows_are_shared_out_once(numbers: int) -> None:
     assert sorted(row for _, begin, end in seen for row in range(begin, end)) == list(range(21))
 
 
-def test_an_error_in_another_thread_is_raised() -> None:
-    def fail(job: int) -> None:
-        raise ValueError(f"job {job}")
+@pytest.mark.parametrize("who", ["the caller", "another"])
+def test_an_error_in_any_thread_is_raised_once_all_have_stopped(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_calls, "processors", lambda: 2)
+    caller, met, at_work = threading.current_thread(), threading.Barrier(2, timeout=60), []
+
+    def work(job: int) -> None:
+        if job < 2:
+            met.wait()  # both threads have a job
+        if (threading.current_thread() is caller) == (who == "the caller"):
+            raise ValueError(f"job {job}")
+        at_work.append(job)
+        time.sleep(0.05)
+        at_work.remove(job)
 
     with pytest.raises(ValueError, match="job"):
-        share_out(fail, range(8), 8)
+        share_out(work, range(8), 8)
+    assert not at_work
 
 
 def test_memory_is_used_again_and_never_twice_at_once() -> None:
@@ -205,6 +261,25 @@ def test_the_update_is_the_optimizers() -> None:
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
         assert np.isfinite(found[0]).all() != broken
+
+
+def test_without_clipping_small_gradients_are_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    weights = [tf.Variable(normal(4, 5))]
+    norm = KernelUpdate(weights)([normal(4, 5) * 1e-3], step_scalars(1e-2, 0.1, 0.0, 1))
+    assert 0 < float(norm) < 1
+    assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
+
+
+def test_an_update_goes_with_its_run() -> None:
+    """TensorFlow keeps what a traced step calls as long as the process lives: it must not hold weights and state."""
+    weights = [tf.Variable(normal(4, 5))]
+    update = KernelUpdate(weights)
+    step = tf.function(update.__call__, autograph=False)
+    step([normal(4, 5)], step_scalars(1e-2, 0.1, 1.0, 1))
+    gone = weakref.ref(update)
+    del step, update
+    gc.collect()
+    assert gone() is None
 
 
 def test_the_updates_state_goes_out_and_in() -> None:

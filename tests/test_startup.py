@@ -111,6 +111,30 @@ def test_an_install_that_cannot_be_written_caches_kernels_with_the_user(tmp_path
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")} == kept
 
 
+def test_a_kernel_is_compiled_anew_when_a_helper_of_another_file_changed(tmp_path: Path) -> None:
+    """Helpers are compiled into it, and an upgrade that writes over files leaves Numba's cache where it is."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "qa_fast", site / "qa_fast", ignore=shutil.ignore_patterns("__pycache__"))
+    script = (
+        "import numpy as np\n"
+        "from qa_fast.kernels.activations import activate\n"
+        "out = np.zeros((1, 1), np.float32)\n"
+        "activate(np.ones((1, 1), np.float32), np.zeros(1, np.float32), 0, out, 0, 1)\n"
+        "print(round(float(out[0, 0]), 3), sum(activate.stats.cache_misses.values()))\n"
+    )
+
+    def outcome() -> list[str]:
+        done = run("-c", script, cwd=site, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert outcome() == ["0.841", "1"]
+    assert outcome() == ["0.841", "0"]
+    helper = site / "qa_fast" / "kernels" / "floats.py"
+    helper.write_text(helper.read_text().replace("else _F(1.0) - tail", "else _F(2.0) - tail"))
+    assert outcome() == ["1.841", "1"]
+
+
 def test_kernels_compiled_in_two_processes_are_the_same(tmp_path: Path) -> None:
     """With nothing cached, a helper compiles some of them; the next start finds all in the cache."""
     script = (

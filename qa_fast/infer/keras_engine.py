@@ -32,7 +32,7 @@ BATCH_TOKENS_GPU = 131072
 FIXED_TOKENS_CPU, FIXED_ROWS_CPU = 2048, 8
 # Where a GPU runs compiled shapes (JAX), each of them is compiled at the start, too.
 FIXED_ROWS_COMPILED_GPU = 32
-# Compiled parts run on one core each: a batch of 8 by 192 kept 1.2 of 2 cores busy.
+# Parts compiled by XLA run on one core each, and so do the small operations between kernels.
 _AT_A_TIME_CPU = 2
 
 
@@ -126,7 +126,7 @@ def _fetched(batch: Batch, logits: tuple[Any, Any]) -> Prediction:
 
 
 def _tensorflow(model: SpanModel, many: bool) -> Callable[..., tuple[Any, Any]]:
-    """One graph for all shapes; for many batches its parts (CPU) or all of it (GPU) are compiled for each shape."""
+    """One graph for all shapes; for many batches with kernels for its parts (CPU) or compiled for each shape (GPU)."""
     import tensorflow as tf
 
     cpu = on_cpu()

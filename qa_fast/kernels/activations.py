@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from qa_fast.kernels.floats import GELU, GELU_TANH, RELU, exponential, narrowed, normal_share, quick, widened
+from qa_fast.kernels.jit import njit
 
 _F = np.float32
 _BELL = _F(0.3989422804014327)  # the normal distribution's density at 0

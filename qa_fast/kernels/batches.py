@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I8_IN, I32, I32_IN, I32_OUT, I64, I64_IN, VOID
 
 _I32_MATRIX = types.Array(types.int32, 2, "C")

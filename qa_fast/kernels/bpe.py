@@ -7,8 +7,8 @@ before all others and the leftmost of equals. Everything else is left out.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import BOOL, I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN, U64_OUT, VOID
 
 _U = np.uint64

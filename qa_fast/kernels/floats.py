@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
+
+from qa_fast.kernels.jit import njit
 
 
 def quick(kernel: Any) -> Any:
@@ -27,16 +29,6 @@ def quick(kernel: Any) -> Any:
 _F = np.float32
 _U = np.uint32
 GELU, GELU_TANH, RELU, SILU = range(4)
-
-
-@intrinsic
-def _bits(typing_context: Any, number: Any) -> Any:
-    """The bits of a float32 as uint32."""
-
-    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), write
 
 
 @intrinsic
@@ -86,6 +78,21 @@ def largest(numbers: np.ndarray) -> np.float32:
     return _of_ordered(highest)
 
 
+@intrinsic
+def _rounded(typing_context: Any, number: Any) -> Any:
+    """The bits of the nearest bfloat16 as uint16; some NaN, CUDA's among them, would be carried over into zero."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole = ir.IntType(32)
+        bits = builder.bitcast(arguments[0], whole)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(whole, 16)), ir.Constant(whole, 1))
+        upper = builder.lshr(builder.add(builder.add(bits, ir.Constant(whole, 0x7FFF)), odd), ir.Constant(whole, 16))
+        nan = builder.fcmp_unordered("uno", arguments[0], arguments[0])
+        return builder.trunc(builder.select(nan, ir.Constant(whole, 0x7FC0), upper), ir.IntType(16))
+
+    return types.uint16(types.float32), write
+
+
 def widened(stored: Any) -> Any:
     """float32 of an element as it is stored: float32, or uint16 for bfloat16."""
     raise NotImplementedError("called by kernels alone")
@@ -106,7 +113,7 @@ def _widened(stored: Any) -> Any:
 
 
 def narrowed(number: Any, like: Any) -> Any:
-    """float32 as an array of `like`'s dtype stores it: uint16 rounds to the nearest bfloat16, ties to even."""
+    """float32 as an array of `like` stores it: uint16 rounds to the nearest bfloat16, ties to even; NaN stays."""
     raise NotImplementedError("called by kernels alone")
 
 
@@ -115,8 +122,7 @@ def _narrowed(number: Any, like: Any) -> Any:
     if like.dtype == types.uint16:
 
         def write(number: Any, like: Any) -> Any:
-            bits = _bits(_F(number))
-            return np.uint16((bits + _U(0x7FFF) + ((bits >> _U(16)) & _U(1))) >> _U(16))
+            return _rounded(_F(number))
     else:
 
         def write(number: Any, like: Any) -> Any:

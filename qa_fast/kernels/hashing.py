@@ -7,8 +7,8 @@ the table: `slots` uint64[2 * capacity], zeroed, capacity a power of two and mor
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I64_IN, U8_IN, U8_OUT, U64_IN, U64_OUT, VOID
 
 # The first two primes of XXH64.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from qa_fast.kernels.floats import narrowed, quick, widened
+from qa_fast.kernels.jit import njit
 
 _F = np.float32
 

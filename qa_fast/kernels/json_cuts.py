@@ -8,8 +8,8 @@ pieces are made documents again by a few brackets before and behind.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I64, I64_OUT, U8_IN, U8_OUT
 
 # What is kept between two calls, in `state`.

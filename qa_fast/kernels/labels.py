@@ -9,8 +9,8 @@ is labelled at the last index of the padding. `compare_labels` names the cause o
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, VOID
 
 _U = np.uint64

@@ -19,7 +19,8 @@ def add_and_norm(
     beta: np.ndarray,  # float32[H]
     key: np.ndarray,  # uint32[3] of `dropout.site_key`
     batch_row: int,  # rows of R in one row of the batch, L
-    rate: np.float32,  # of the dropout; 0 for none
+    least: np.uint32,  # `dropout.least_bits` of the dropout's rate; 0 for none
+    spread: np.float32,  # what is left is multiplied by it
     epsilon: np.float32,
     out: np.ndarray,  # like x
     out_moments: np.ndarray,  # float32[R, 2], mean and reciprocal standard deviation of each sum
@@ -29,13 +30,12 @@ def add_and_norm(
     """Norm of residual + dropout(x + bias) for the rows [begin, end)."""
     width = x.shape[1]
     total = np.empty(width, np.float32)
-    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
     first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
     for row in range(begin, end):
         at, mean = _U(_U(row * width) + whole), _F(0.0)
         for j in range(width):
             y = widened(x[row, j]) + bias[j]
-            kept = mixed(_U(at + _U(j)), first, second) >= limit
+            kept = mixed(_U(at + _U(j)), first, second) >= least
             y = (y * spread if kept else _F(0.0)) + widened(residual[row, j])
             total[j] = y
             mean += y
@@ -58,7 +58,8 @@ def add_and_norm_back(
     gamma: np.ndarray,
     key: np.ndarray,
     batch_row: int,
-    rate: np.float32,
+    least: np.uint32,
+    spread: np.float32,
     moments: np.ndarray,
     upstream: np.ndarray,  # like x, the gradient of the result
     out: np.ndarray,  # like x, that of x
@@ -70,20 +71,20 @@ def add_and_norm_back(
     """The gradient of `add_and_norm` for the rows [begin, end); the sum and its dropout are made again."""
     width = x.shape[1]
     normal, g, factor = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
-    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
     first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
     of_bias, of_gamma, of_beta = out_sums[0], out_sums[1], out_sums[2]
     for row in range(begin, end):
         at, mean, scale = _U(_U(row * width) + whole), moments[row, 0], moments[row, 1]
         level, slope = _F(0.0), _F(0.0)
         for j in range(width):
-            kept = spread if mixed(_U(at + _U(j)), first, second) >= limit else _F(0.0)
-            n = ((widened(x[row, j]) + bias[j]) * kept + widened(residual[row, j]) - mean) * scale
+            kept = mixed(_U(at + _U(j)), first, second) >= least
+            y = (widened(x[row, j]) + bias[j]) * spread if kept else _F(0.0)  # chosen: what is dropped may be infinite
+            n = (y + widened(residual[row, j]) - mean) * scale
             up = widened(upstream[row, j])
             of_gamma[j] += up * n
             of_beta[j] += up
             up *= gamma[j]
-            normal[j], g[j], factor[j] = n, up, kept
+            normal[j], g[j], factor[j] = n, up, spread if kept else _F(0.0)
             level += up
             slope += up * n
         level /= _F(width)
@@ -104,7 +105,8 @@ def norm_and_drop(
     beta: np.ndarray,  # float32[W]
     key: np.ndarray,  # uint32[3] of `dropout.site_key`
     batch_row: int,  # rows of R in one row of the batch, L
-    rate: np.float32,  # of the dropout; 0 for none
+    least: np.uint32,  # `dropout.least_bits` of the dropout's rate; 0 for none
+    spread: np.float32,  # what is left is multiplied by it
     epsilon: np.float32,
     out: np.ndarray,  # float32 or uint16 [R, W]
     out_moments: np.ndarray,  # float32[R, 2], mean and reciprocal standard deviation
@@ -113,7 +115,6 @@ def norm_and_drop(
 ) -> None:
     """Norm, then dropout, of the rows [begin, end)."""
     width = x.shape[1]
-    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
     first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
     for row in range(begin, end):
         mean, variance = _F(0.0), _F(0.0)
@@ -125,11 +126,15 @@ def norm_and_drop(
             variance += off * off
         scale = _F(1.0) / np.sqrt(variance / _F(width) + epsilon)
         out_moments[row, 0], out_moments[row, 1] = mean, scale
-        at, factor = _U(_U(row * width) + whole), spread if there[row] else _F(0.0)
+        if not there[row]:
+            for j in range(width):
+                out[row, j] = narrowed(_F(0.0), out)
+            continue
+        at = _U(_U(row * width) + whole)
         for j in range(width):
-            kept = mixed(_U(at + _U(j)), first, second) >= limit
+            kept = mixed(_U(at + _U(j)), first, second) >= least
             y = (x[row, j] - mean) * scale * gamma[j] + beta[j]
-            out[row, j] = narrowed(y * factor if kept else _F(0.0), out)
+            out[row, j] = narrowed(y * spread if kept else _F(0.0), out)
 
 
 @quick
@@ -139,7 +144,8 @@ def norm_and_drop_back(
     gamma: np.ndarray,
     key: np.ndarray,
     batch_row: int,
-    rate: np.float32,
+    least: np.uint32,
+    spread: np.float32,
     moments: np.ndarray,
     upstream: np.ndarray,  # float32 or uint16 [R, W], the gradient of the result
     out: np.ndarray,  # float32[R, W], that of x
@@ -150,15 +156,18 @@ def norm_and_drop_back(
     """The gradient of `norm_and_drop` for the rows [begin, end)."""
     width = x.shape[1]
     normal, g = np.empty(width, np.float32), np.empty(width, np.float32)
-    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
     first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
     of_gamma, of_beta = out_sums[0], out_sums[1]
     for row in range(begin, end):
+        if not there[row]:
+            for j in range(width):
+                out[row, j] = _F(0.0)
+            continue
         at, mean, scale = _U(_U(row * width) + whole), moments[row, 0], moments[row, 1]
-        level, slope, factor = _F(0.0), _F(0.0), spread if there[row] else _F(0.0)
+        level, slope = _F(0.0), _F(0.0)
         for j in range(width):
-            kept = mixed(_U(at + _U(j)), first, second) >= limit
-            up = widened(upstream[row, j]) * factor if kept else _F(0.0)
+            kept = mixed(_U(at + _U(j)), first, second) >= least
+            up = widened(upstream[row, j]) * spread if kept else _F(0.0)
             n = (x[row, j] - mean) * scale
             of_gamma[j] += up * n
             of_beta[j] += up

@@ -16,7 +16,8 @@ def weigh(
     scores: np.ndarray,  # float32 or uint16 [B, heads * L, L]
     visible: np.ndarray,  # bool[B, 1 or L, L], the keys that each query sees
     key: np.ndarray,  # uint32[3] of `dropout.site_key`
-    rate: np.float32,  # of the dropout; 0 for none
+    least: np.uint32,  # `dropout.least_bits` of the dropout's rate; 0 for none
+    spread: np.float32,  # what is left is multiplied by it
     out_weights: np.ndarray,  # like scores
     out_sums: np.ndarray,  # float32[B, heads * L, 2], each row's maximum, and the reciprocal of its sum
     begin: int,  # the first of the B * heads * L rows to be written
@@ -26,7 +27,6 @@ def weigh(
     rows, length = scores.shape[1], scores.shape[2]
     seen_by_all = visible.shape[1] == 1
     x = np.empty(length, np.float32)
-    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
     first, second, whole = key[0], key[1], _U(key[2] * _U(rows * length))
     for row in range(begin, end):
         b, r = row // rows, row % rows
@@ -42,10 +42,10 @@ def weigh(
         # Apart, not as one logarithm: it would be lost in a maximum of -1e9, where nothing is visible.
         out_sums[b, r, 0], out_sums[b, r, 1] = highest, _F(1.0) / total
         at = _U(_U(row * length) + whole)
-        if rate > _F(0.0):
+        if least > _U(0):
             share = spread / total
             for j in range(length):
-                kept = mixed(_U(at + _U(j)), first, second) >= limit
+                kept = mixed(_U(at + _U(j)), first, second) >= least
                 out_weights[b, r, j] = narrowed(x[j] * share if kept else _F(0.0), out_weights)
         else:
             share = _F(1.0) / total
@@ -58,7 +58,8 @@ def weigh_back(
     scores: np.ndarray,  # of `weigh`, as all up to `sums`
     visible: np.ndarray,
     key: np.ndarray,
-    rate: np.float32,
+    least: np.uint32,
+    spread: np.float32,
     sums: np.ndarray,
     upstream: np.ndarray,  # like scores, the gradient of the weights
     out: np.ndarray,  # like scores, that of the scores
@@ -69,7 +70,6 @@ def weigh_back(
     rows, length = scores.shape[1], scores.shape[2]
     seen_by_all = visible.shape[1] == 1
     p, g = np.empty(length, np.float32), np.empty(length, np.float32)
-    limit, spread = _U(rate * 4294967296.0), _F(1.0) / (_F(1.0) - rate)
     first, second, whole = key[0], key[1], _U(key[2] * _U(rows * length))
     for row in range(begin, end):
         b, r = row // rows, row % rows
@@ -78,7 +78,7 @@ def weigh_back(
         for j in range(length):
             seen = widened(scores[b, r, j]) + (_F(0.0) if visible[b, q, j] else _MASKED)
             share = exponential(seen - highest) * scale
-            kept = mixed(_U(at + _U(j)), first, second) >= limit
+            kept = mixed(_U(at + _U(j)), first, second) >= least
             gradient = widened(upstream[b, r, j]) * spread if kept else _F(0.0)
             p[j], g[j] = share, gradient
             mean += share * gradient

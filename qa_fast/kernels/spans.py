@@ -16,10 +16,10 @@ orders all of them once, at the end. Keeping lists sorted took 1.7 times as long
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import types
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, VOID
 
 # Starts that are tried best first; each costs a look at all bounds. Measured on windows of 170 tokens: 1 and 2 are
@@ -34,7 +34,7 @@ _F32_OUT, _I32_OUT, _I64_OUT = types.float32[:, ::1], types.int32[:, ::1], types
 
 
 # No score in a bag is NaN, and the sign of zero does not matter: told so, the compiler looks at eight at a time.
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+@njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
 def lowest(scores: np.ndarray) -> float:
     """The lowest score of a full bag. O(N)."""
     low = scores[0]
@@ -43,7 +43,7 @@ def lowest(scores: np.ndarray) -> float:
     return low
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+@njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
 def greatest(values: np.ndarray, begin: int, end: int) -> float:
     """The greatest of `values[begin:end]`, none of which is NaN. O(n)."""
     high = values[begin]
@@ -52,7 +52,7 @@ def greatest(values: np.ndarray, begin: int, end: int) -> float:
     return high
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+@njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
 def widen(values: np.ndarray, size: int, width: int) -> None:
     """Make each of `values[:size]` the greatest of itself and the up to `width` - 1 behind it.
 
@@ -69,7 +69,7 @@ def widen(values: np.ndarray, size: int, width: int) -> None:
         seen += step
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def last_slot(scores: np.ndarray, keys: np.ndarray) -> int:
     """The slot of a full bag whose candidate comes last: the lowest score, among equals the highest key. O(N)."""
     low = lowest(scores)
@@ -86,26 +86,28 @@ def last_slot(scores: np.ndarray, keys: np.ndarray) -> int:
     return last
 
 
-@numba.njit(
-    VOID(
-        *(
-            _LOGITS_IN,
-            _LOGITS_IN,
-            I64_IN,
-            I64_IN,
-            I32_IN,
-            I32_IN,
-            I32_IN,
-            I32_IN,
-            I64_IN,
-            I32_IN,
-            I32_IN,
-            I64,
-            _SCRATCH,
-            _SCRATCH,
-        ),
-        *(_F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_OUT, _F32_OUT, I32_OUT),
-    ),
+@njit(
+    [
+        VOID(
+            *(
+                _LOGITS_IN,
+                _LOGITS_IN,
+                I64_IN,
+                I64_IN,
+                I32_IN,
+                I32_IN,
+                I32_IN,
+                I32_IN,
+                I64_IN,
+                I32_IN,
+                I32_IN,
+                I64,
+                _SCRATCH,
+                _SCRATCH,
+            ),
+            *(_F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_OUT, _F32_OUT, I32_OUT),
+        )
+    ],
     cache=True,
     nogil=True,
 )
@@ -231,11 +233,13 @@ def search_spans(
         out_count[target] = count
 
 
-@numba.njit(
-    VOID(
-        *(_F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_IN, types.int32[::1]),
-        *(_F32_OUT, _F32_OUT, _F32_OUT, _I32_OUT, _I32_OUT),
-    ),
+@njit(
+    [
+        VOID(
+            *(_F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_IN, types.int32[::1]),
+            *(_F32_OUT, _F32_OUT, _F32_OUT, _I32_OUT, _I32_OUT),
+        )
+    ],
     cache=True,
     nogil=True,
 )

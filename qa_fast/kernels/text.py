@@ -8,8 +8,8 @@ signed index might count from the end, and what Numba does about that keeps LLVM
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I32_IN, I32_OUT, I64_IN, I64_OUT, U8_IN, U8_OUT, VOID
 
 ANSWER_OK = 0

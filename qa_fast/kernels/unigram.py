@@ -8,8 +8,9 @@ own is left out, so that no unknown token ever competes.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import BOOL, I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN
 from qa_fast.kernels.text import char_width, code_point
 from qa_fast.kernels.vocabulary import PRIME, SEED, begins_a_token, home, tag

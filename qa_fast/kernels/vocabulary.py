@@ -9,8 +9,8 @@ token, says when a piece cannot become a token however long it gets.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I32_OUT, I64_IN, U8_IN, U8_OUT, U64_OUT, VOID
 
 _U = np.uint64

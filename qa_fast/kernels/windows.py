@@ -8,8 +8,8 @@ reach the document's end. First `plan_windows` writes a row a feature, then `fil
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I8_IN, I8_OUT, I32_IN, I32_OUT, I64, I64_IN, VOID
 
 

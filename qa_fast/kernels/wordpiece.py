@@ -7,8 +7,8 @@ WordPiece is the greedy longest match from the left.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN, U64_OUT
 from qa_fast.kernels.text import char_width, code_point
 from qa_fast.kernels.vocabulary import PRIME, SEED, begins_a_token, home, tag

@@ -15,8 +15,8 @@ it scans into; what is new in one is looked up among the units that all threads 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8, U8_IN, U8_OUT, U64_IN, U64_OUT, VOID
 
 OPAQUE, LETTER, DIGIT, PUNCTUATION, APOSTROPHE, SPACE, BREAK, END = range(8)

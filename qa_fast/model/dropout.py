@@ -62,6 +62,11 @@ def site_key(key: Any, site: int) -> Any:
     return ops.stack([first, key[0] + np.uint32(_mix(2 * site + 2)), key[1]])
 
 
+def least_bits(rate: float) -> np.uint32:
+    """What an element's mixed bits must reach for it to stay, at a `rate` in [0, 1)."""
+    return np.uint32(rate * 2**32)
+
+
 def keep_mask(shape: tuple[Any, ...], key: Any, rate: float) -> Any:
     """Which elements stay.
 
@@ -83,7 +88,7 @@ def keep_mask(shape: tuple[Any, ...], key: Any, rate: float) -> Any:
     x = ops.bitwise_xor(x, key[1])
     x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(15))) * np.uint32(0xD35A2D97)
     x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(15)))
-    return ops.reshape(x >= np.uint32(rate * 2**32), shape)
+    return ops.reshape(x >= least_bits(rate), shape)
 
 
 def drop(x: Any, key: Any, rate: float) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from threading import Lock
 from typing import Any, TypeVar
@@ -51,7 +51,11 @@ def share_out(work: Callable[[Job], None], jobs: Iterable[Job], most: int) -> No
             work(job)
 
     others = [_pool().submit(drain) for _ in range(min(processors(), most) - 1)]
-    drain()
+    try:
+        drain()
+    finally:  # also after an error: nobody may be writing still to what the caller then lets go of
+        waiting.end()
+        wait(others)
     for other in others:
         other.result()
 
@@ -65,6 +69,11 @@ class _Shared(Iterator[Job]):
     def __next__(self) -> Job:
         with self._lock:
             return next(self._items)
+
+    def end(self) -> None:
+        """Give no more."""
+        with self._lock:
+            self._items = iter(())
 
 
 @cache

@@ -20,12 +20,13 @@ from qa_fast.kernels.norms import add_and_norm, add_and_norm_back, norm_and_drop
 from qa_fast.kernels.softmax import weigh, weigh_back
 from qa_fast.model.attention import heads_part, merge_part, probabilities_part
 from qa_fast.model.config import ACTIVATIONS
+from qa_fast.model.dropout import least_bits
 from qa_fast.model.kernel_calls import CHUNKS, Array, call, empty, spread
 from qa_fast.model.layers import activation_part, after_part, embed_norm_part
 
 Part = Callable[..., Any]
 _KINDS = {"gelu": GELU, "gelu_tanh": GELU_TANH, "relu": RELU, "silu": SILU}
-_DTYPES = (tf.float32, tf.bfloat16)
+_STORED: dict[str, Any] = {"float32": np.float32, "bfloat16": np.uint16}  # compute dtypes, as kernels store them
 
 
 def run_by_kernels(function: Part, tensors: tuple[Any, ...], static: dict[str, Any]) -> Any:
@@ -42,7 +43,12 @@ def run_by_kernels(function: Part, tensors: tuple[Any, ...], static: dict[str, A
     fits, part = found
     given = tuple(None if tensor is None else tf.convert_to_tensor(tensor) for tensor in tensors)
     floats = {tensor.dtype for tensor in given if tensor is not None and tensor.dtype.is_floating}
-    return part(*given, **static) if floats <= set(_DTYPES) and fits(given, static) else None
+    return part(*given, **static) if floats <= set(map(tf.as_dtype, _STORED)) and fits(given, static) else None
+
+
+def _dropout(rate: float) -> tuple[np.uint32, np.float32]:
+    """What the kernels are told of a rate. Made here, in float64, as `dropout.drop` does: the same elements go."""
+    return least_bits(rate), np.float32(1.0 / (1.0 - rate))
 
 
 def _like(tensor: Any) -> tuple[Any, Any]:
@@ -54,13 +60,14 @@ def _like(tensor: Any) -> tuple[Any, Any]:
 
 def _probabilities(scores: Any, visible: Any, bias: Any, key: Any, *, rate: float) -> Any:
     """See `attention.probabilities_part`."""
+    least, factor = _dropout(rate)
 
     def forward(scores: Array, visible: Array, key: Array) -> tuple[Array, ...]:
         rows = _rows(scores)
         weights, sums = empty(scores.shape, scores.dtype), empty((*rows.shape[:2], 2), np.float32)
-        seen, given, share = visible[:, 0], weights.reshape(rows.shape), np.float32(rate)
+        seen, given = visible[:, 0], weights.reshape(rows.shape)
         spread(
-            lambda _, begin, end: weigh(rows, seen, key, share, given, sums, begin, end),
+            lambda _, begin, end: weigh(rows, seen, key, least, factor, given, sums, begin, end),
             rows.shape[0] * rows.shape[1],
             scores.size,
         )
@@ -69,9 +76,9 @@ def _probabilities(scores: Any, visible: Any, bias: Any, key: Any, *, rate: floa
     def backward(scores: Array, visible: Array, key: Array, sums: Array, upstream: Array) -> tuple[Array, ...]:
         rows = _rows(scores)
         out = empty(scores.shape, scores.dtype)
-        seen, given, above, share = visible[:, 0], out.reshape(rows.shape), _rows(upstream), np.float32(rate)
+        seen, given, above = visible[:, 0], out.reshape(rows.shape), _rows(upstream)
         spread(
-            lambda _, begin, end: weigh_back(rows, seen, key, share, sums, above, given, begin, end),
+            lambda _, begin, end: weigh_back(rows, seen, key, least, factor, sums, above, given, begin, end),
             rows.shape[0] * rows.shape[1],
             scores.size,
         )
@@ -161,7 +168,7 @@ def _merge(context: Any) -> Any:
 
 def _after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float) -> Any:
     """See `layers.after_part`."""
-    share, tiny = np.float32(rate), np.float32(epsilon)
+    (least, factor), tiny = _dropout(rate), np.float32(epsilon)
 
     def forward(
         x: Array, bias: Array, residual: Array, gamma: Array, beta: Array, key: Array
@@ -171,7 +178,7 @@ def _after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *,
         given = _flat(out)
         spread(
             lambda _, begin, end: add_and_norm(
-                rows, bias, others, gamma, beta, key, length, share, tiny, given, moments, begin, end
+                rows, bias, others, gamma, beta, key, length, least, factor, tiny, given, moments, begin, end
             ),
             len(rows),
             x.size,
@@ -187,7 +194,21 @@ def _after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *,
         sums = np.zeros((CHUNKS, 3, rows.shape[1]), np.float32)
         spread(
             lambda chunk, begin, end: add_and_norm_back(
-                rows, bias, others, gamma, key, length, share, moments, above, given, beside, sums[chunk], begin, end
+                rows,
+                bias,
+                others,
+                gamma,
+                key,
+                length,
+                least,
+                factor,
+                moments,
+                above,
+                given,
+                beside,
+                sums[chunk],
+                begin,
+                end,
             ),
             len(rows),
             x.size,
@@ -214,9 +235,9 @@ def _embed_norm(
     x: Any, mask: Any, gamma: Any, beta: Any, key: Any, *, masked: bool, epsilon: float, rate: float, dtype: str
 ) -> Any:
     """See `layers.embed_norm_part`."""
-    share, tiny = np.float32(rate), np.float32(epsilon)
+    (least, factor), tiny = _dropout(rate), np.float32(epsilon)
     mask = mask if masked else tf.zeros([0], tf.bool)
-    stored: Any = np.uint16 if dtype == "bfloat16" else np.float32
+    stored = _STORED[dtype]
 
     def forward(x: Array, mask: Array, gamma: Array, beta: Array, key: Array) -> tuple[Array, ...]:
         rows, length = _flat(x), x.shape[1]
@@ -225,7 +246,7 @@ def _embed_norm(
         given = _flat(out)
         spread(
             lambda _, begin, end: norm_and_drop(
-                rows, there, gamma, beta, key, length, share, tiny, given, moments, begin, end
+                rows, there, gamma, beta, key, length, least, factor, tiny, given, moments, begin, end
             ),
             len(rows),
             x.size,
@@ -241,7 +262,7 @@ def _embed_norm(
         given = _flat(out)
         spread(
             lambda chunk, begin, end: norm_and_drop_back(
-                rows, there, gamma, key, length, share, moments, above, given, sums[chunk], begin, end
+                rows, there, gamma, key, length, least, factor, moments, above, given, sums[chunk], begin, end
             ),
             len(rows),
             x.size,
@@ -311,7 +332,7 @@ _TABLE: dict[Part, tuple[Callable[[tuple[Any, ...], dict[str, Any]], bool], Part
     merge_part: (lambda of, _: True, _merge),
     after_part: (lambda of, _: _same(of[0], of[2]) and _same(of[1], *of[3:5]), _after),
     embed_norm_part: (
-        lambda of, how: _same(of[0], *of[2:4]) and (of[1] is not None or not how["masked"]),
+        lambda of, how: _same(of[0], *of[2:4]) and (of[1] is not None or not how["masked"]) and how["dtype"] in _STORED,
         _embed_norm,
     ),
     activation_part: (lambda of, how: of[1] is not None and not how["rate"], _activation),

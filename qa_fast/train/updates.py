@@ -6,8 +6,9 @@ a run and goes over gradients and state once.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import tensorflow as tf
@@ -104,7 +105,13 @@ class KernelUpdate:
         """See `Update`."""
         values = [variable.read_value() for variable in self._weights]
         results = [(tf.float32, []), *((tf.float32, variable.shape) for variable in self._weights)]
-        norm, *new = call(self._once, [scalars, *values, *gradients], results, pure=False)
+        # By a weak reference: TensorFlow keeps what a graph calls for as long as the process lives.
+        this = weakref.ref(self)
+
+        def once(*arrays: Array) -> tuple[Any, ...]:
+            return cast("KernelUpdate", this())._once(*arrays)
+
+        norm, *new = call(once, [scalars, *values, *gradients], results, pure=False)
         for variable, value in zip(self._weights, new, strict=True):
             variable.assign(value)
         return norm
@@ -124,7 +131,8 @@ class KernelUpdate:
         norm = np.float32(np.sqrt(squares.sum())) / scale
         if not np.isfinite(norm):
             return norm, *weights
-        factor = np.float32(min(np.float32(1.0), clip / (norm + np.float32(1e-6))) / scale)
+        with np.errstate(over="ignore"):  # without clipping, `clip` is the largest number
+            factor = np.float32(min(np.float32(1.0), clip / (norm + np.float32(1e-6))) / scale)
         betas = np.array([BETA_1, BETA_2])
         betas = np.stack([betas, 1.0 - betas, 1.0 - betas ** float(number)]).astype(np.float32)
         new = [empty(weight.shape, np.float32) for weight in weights]
