@@ -313,11 +313,50 @@ def test_the_output_folder_is_guarded(workshop: Path, tmp_path: Path) -> None:
     (foreign / "thesis.txt").write_text("the only copy")
     with pytest.raises(UserError, match=r"--overwrite replaces folders that train made only; .*foreign' is not one"):
         train(workshop / "bare", TrainConfig(overwrite=True, **options | {"out": str(foreign)}))
+    (foreign / "training").mkdir()  # of something else
+    (foreign / "training" / "plan.txt").write_text("run, swim")
+    with pytest.raises(UserError, match=r"--overwrite replaces folders that train made only; .*foreign' is not one"):
+        train(workshop / "bare", TrainConfig(overwrite=True, **options | {"out": str(foreign)}))
     assert (foreign / "thesis.txt").exists()
+    assert (foreign / "training" / "plan.txt").exists()
+    inside = shutil.copytree(workshop / "bare", out / "shards")
+    with pytest.raises(UserError, match=r"--out must not hold what the run reads; .*out' holds SHARDS .*shards'"):
+        train(inside, TrainConfig(overwrite=True, **options))
+    model = shutil.copytree(workshop / "tiny", out / "base")
+    with pytest.raises(UserError, match=r"--out must not hold what the run reads; .*out' holds --model .*base'"):
+        train(workshop / "bare", TrainConfig(overwrite=True, model=str(model), **options))
+    assert (out / "model.safetensors").exists()
+    assert (inside / "qa_fast.json").exists()
     source = shutil.copytree(workshop / "tiny", tmp_path / "source")
     with pytest.raises(UserError, match=r"--out must be another folder than --model"):
         train(workshop / "bare", TrainConfig(overwrite=True, model=str(source), **options | {"out": str(source)}))
     assert (source / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"validation": "valdation"}, "--validation must be one of"),
+        ({"patience": 2}, "--patience"),
+        ({"init_head": "tiny"}, "question answering head"),
+        ({"teacher": "tiny"}, "question answering head"),
+    ],
+)
+def test_what_is_refused_replaces_nothing(workshop: Path, tmp_path: Path, change: dict, message: str) -> None:
+    options = OPTIONS | {"out": str(tmp_path / "out"), "max_steps": 1}
+    train(workshop / "bare", TrainConfig(**options))
+    before = weights_of(tmp_path / "out")
+    named = {name: str(workshop / value) if value == "tiny" else value for name, value in change.items()}
+    with pytest.raises(UserError, match=message):
+        train(workshop / "bare", TrainConfig(overwrite=True, **options | named))
+    for name, value in weights_of(tmp_path / "out").items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_run_that_was_killed_before_its_first_step_is_replaced(workshop: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "training").mkdir(parents=True)
+    train(workshop / "bare", TrainConfig(overwrite=True, **OPTIONS | {"out": str(tmp_path / "out"), "max_steps": 1}))
+    assert weights_of(tmp_path / "out")
 
 
 def test_a_resumed_run_keeps_options_and_data(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from qa_fast.train.record import Record
 from qa_fast.train.report import EpochReport, Progress
 from qa_fast.train.saving import Saver
 from qa_fast.train.schedule import learning_rate_at
-from qa_fast.train.setup import prepare_out
+from qa_fast.train.setup import clear_out, prepare_out
 from qa_fast.train.state import discard, writing
 from qa_fast.train.steps import Standing, make_micros
 from qa_fast.train.stopping import Stopping, interruptible
@@ -93,7 +93,7 @@ def train(
 
         def prepare() -> None:
             held.enter_context(locked(Path(config.out)))
-            prepare_out(Path(config.out), sources.models, config)
+            prepare_out(Path(config.out), sources.folders(), config)
 
         joined.told(prepare)
         course, beginning = set_course(sources, config, joined, say)
@@ -131,6 +131,8 @@ class _Run:
         return TrainResult(self._course.out, standing.position.step, loss, standing.best, metrics)
 
     def _prepare(self) -> None:
+        if self._course.config.overwrite:  # not before: whatever might be refused has been
+            clear_out(self._course.out)
         with writing("a run's record", self._course.training, self._course.checkpoints):
             self._course.training.mkdir(parents=True, exist_ok=True)
             self._record.open()

@@ -60,6 +60,10 @@ class Sources:
         """The first folder."""
         return self.parts[0].shards
 
+    def folders(self) -> list[tuple[str, Path]]:
+        """All that is read, with the option that names it."""
+        return [*self.models.items(), *(("SHARDS", part.shards.folder) for part in self.parts)]
+
 
 @dataclass(frozen=True)
 class Material:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,14 @@ def _validation_split(shards: Shards, config: TrainConfig) -> Split | None:
     return split if len(split) else None
 
 
-def prepare_out(out: Path, sources: Mapping[str, Path], config: TrainConfig) -> None:
+def prepare_out(out: Path, sources: Iterable[tuple[str, Path]], config: TrainConfig) -> None:
     """Make sure that OUT is new, or ours to go on in or replace; what killed runs left half written goes.
+
+    Nothing is replaced yet: `clear_out` is for when all else is known to be good.
 
     Args:
         out: The folder; nobody else is at it.
-        sources: Model folders that the run reads, by their option; none may be replaced.
+        sources: Folders that the run reads, with their options; none may be replaced.
         config: All options.
 
     Raises:
@@ -105,24 +107,39 @@ def prepare_out(out: Path, sources: Mapping[str, Path], config: TrainConfig) -> 
             raise UserError(f"--resume needs a checkpoint in --out; {str(out)!r} has none: {anew} to start anew")
         _tidy(out, folder)
         return
-    for option, source in sources.items():
-        if used and out.resolve() == source.resolve():
+    if not used:
+        return
+    here = out.resolve()
+    for option, source in sources:
+        if here == source.resolve():
             raise UserError(
                 f"--out must be another folder than {option}; received {str(out)!r} for both: choose another --out"
             )
-    if not used:
-        return
+        if here in source.resolve().parents:
+            raise UserError(
+                f"--out must not hold what the run reads; {str(out)!r} holds {option} {str(source)!r}: choose another "
+                "--out"
+            )
     if not config.overwrite:
         raise UserError(
             f"the output folder must be new or empty; {str(out)!r} is not: choose another --out, go on with --resume, "
             "or replace it with --overwrite"
         )
-    if not (out / "training").is_dir():
+    if not _made_by_train(out):
         raise UserError(
             f"--overwrite replaces folders that train made only; {str(out)!r} is not one: choose another --out, or "
             "remove it yourself"
         )
-    _empty(out)
+
+
+def _made_by_train(out: Path) -> bool:
+    """Whether a run's record is there, or a run was killed before it had any."""
+    training = out / "training"
+    if not training.is_dir():
+        return False
+    record = {path.name for path in training.iterdir()}
+    alone = [path.name for path in out.iterdir()] == [training.name]
+    return bool(record & {"metrics.json", "checkpoints", "tensorboard"}) or (alone and not record)
 
 
 def _tidy(out: Path, folder: Path) -> None:
@@ -138,8 +155,12 @@ def _tidy(out: Path, folder: Path) -> None:
         raise not_writable(out, error) from None
 
 
-def _empty(out: Path) -> None:
-    """All but the folder itself, by whose lock other runs are kept out."""
+def clear_out(out: Path) -> None:
+    """Remove all but the folder itself, by whose lock other runs are kept out; see `prepare_out`.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     try:
         for path in out.iterdir():
             if path.is_symlink() or not path.is_dir():
