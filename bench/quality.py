@@ -22,8 +22,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from qa_fast.train.sweep import data_of
+from qa_fast.train.teacher import teacher_key
 
 # A run, with a teacher or without, and which of its weights.
 RECIPES: dict[str, tuple[bool, str]] = {
@@ -48,6 +52,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--precision", default="bfloat16", help="of the training")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--score", type=int, help="questions to score, the same for all; all of them if left out")
     parser.add_argument("--score-engine", default="keras", help="that reads the models when they are scored")
@@ -60,7 +65,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def train_options(asked: argparse.Namespace, taught: bool, seed: int) -> dict[str, Any]:
     """Of `TrainConfig`; models are scored afterwards, so that no seed chooses the questions."""
-    names = ("model", "epochs", "learning_rate", "batch_size")
+    names = ("model", "epochs", "learning_rate", "batch_size", "precision")
     found = {name: getattr(asked, name) for name in names} | {"max_examples": asked.examples, "seed": seed}
     return found | {"validation": "", "checkpoint_every": 0, "teacher": asked.teacher if taught else None}
 
@@ -83,11 +88,21 @@ def called(arguments: list[str]) -> dict[str, Any]:
 
 def settings(asked: argparse.Namespace, recipe: str) -> dict[str, Any]:
     """What must be the same for two runs to be compared."""
-    names = ("model", "examples", "epochs", "learning_rate", "batch_size")
+    names = ("model", "examples", "epochs", "learning_rate", "batch_size", "precision")
     names += ("split", "score", "score_engine", "score_precision")
-    found = {name: getattr(asked, name) for name in names} | {"shards": Path(asked.shards).name}
+    found = {name: getattr(asked, name) for name in names} | {"shards": _data(asked.shards, asked.split)}
     found["backend"] = os.environ.get("KERAS_BACKEND", "tensorflow")
-    return found | {"teacher": Path(asked.teacher).name if RECIPES[recipe][0] else None}
+    return found | {"teacher": _teacher(asked.teacher) if RECIPES[recipe][0] and asked.teacher else None}
+
+
+@cache
+def _data(shards: str, split: str) -> list[dict[str, Any]]:
+    return data_of([shards], split)
+
+
+@cache
+def _teacher(folder: str) -> dict[str, str | None]:
+    return teacher_key(Path(folder))
 
 
 def run(asked: argparse.Namespace, taught: bool, seed: int, recipes: list[str]) -> Iterator[dict[str, Any]]:
@@ -110,8 +125,7 @@ def run(asked: argparse.Namespace, taught: bool, seed: int, recipes: list[str]) 
             "f1": scored["f1"],
             "loss": trained["history"]["losses"][-1] if trained["history"]["losses"] else None,
             "steps": trained["steps"],
-            "seconds": round(seconds, 1),
-            "precision": trained["precision"]["value"],
+            "seconds": round(seconds, 1),  # of the run that all its recipes share, and of a teacher's reading
             "settings": settings(asked, recipe),
         }
     shutil.rmtree(out, ignore_errors=True)
@@ -139,8 +153,8 @@ def table(runs: list[dict[str, Any]], recipes: list[str]) -> list[str]:
     """Lines of Markdown: of each recipe mean, lowest to highest and standard deviation, and F1 beside plain's seeds."""
     plain = {run["seed"]: run["f1"] for run in runs if run["recipe"] == "plain"}
     lines = [
-        "| recipe | runs | exact match | F1 | F1 above plain, seed by seed | seconds to train |",
-        "|---|---|---|---|---|---|",
+        "| recipe | runs | exact match | F1 | F1 above plain, seed by seed |",
+        "|---|---|---|---|---|",
     ]
     for recipe in recipes:
         here = [run for run in runs if run["recipe"] == recipe]
@@ -149,8 +163,7 @@ def table(runs: list[dict[str, Any]], recipes: list[str]) -> list[str]:
         cells = [spread([run[name] for run in here]) for name in ("exact_match", "f1")]
         gains = [run["f1"] - plain[run["seed"]] for run in here if run["seed"] in plain]
         gained = spread(gains, sign="+") if gains and recipe != "plain" else ""
-        seconds = statistics.mean(run["seconds"] for run in here)
-        lines.append(f"| {recipe} | {len(here)} | {cells[0]} | {cells[1]} | {gained} | {seconds:.0f} |")
+        lines.append(f"| {recipe} | {len(here)} | {cells[0]} | {cells[1]} | {gained} |")
     return lines
 
 

@@ -164,6 +164,16 @@ def test_an_averaged_run_resumes_to_the_same_average(
         np.testing.assert_array_equal(value, expected[name])
 
 
+def test_a_score_before_the_average_begins_is_said_to_be_of_the_weights_as_trained(
+    workshop: Path, tmp_path: Path
+) -> None:
+    said: list[object] = []
+    options = OPTIONS | {"epochs": 2, "checkpoint_every": 0, "average": "swa", "average_share": 0.5}
+    train(workshop / "shards", TrainConfig(out=str(tmp_path / "out"), **options), said.append)
+    lines = [line for line in said if "scored as trained" in str(line)]
+    assert lines == ["step 6: scored as trained, for --average swa begins later"]
+
+
 def test_one_run_of_the_bench_is_three_runs(workshop: Path, tmp_path: Path) -> None:
     """`bench/averaged_run.py` saves what three runs would that differ in `--average` alone."""
     options = OPTIONS | {"epochs": 2, "checkpoint_every": 0, "validation": ""}

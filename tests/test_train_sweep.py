@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 import qa_fast.cli.sweep as cli
 from qa_fast.cli.app import app
 from qa_fast.errors import UserError
+from qa_fast.staging import locked
 from qa_fast.train import TrainConfig
 from qa_fast.train.sweep import (
     BATCH_SIZES,
@@ -18,6 +21,7 @@ from qa_fast.train.sweep import (
     EPOCHS,
     LEARNING_RATES,
     WARMUPS,
+    Killed,
     SweepConfig,
     Trial,
     command,
@@ -71,7 +75,55 @@ def test_help_tells_the_space() -> None:
     assert DROPOUTS == (0.0, 0.05, 0.1, 0.2)
 
 
-def test_a_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards that nobody opens are told apart by their names."""
+    monkeypatch.setattr("qa_fast.train.sweep.data_of", lambda shards, validation: list(shards))
+
+
+def test_trials_of_other_data_do_not_count(tmp_path: Path) -> None:
+    """The same folder's name, featurized again; a slash more is no other folder."""
+    model = make_model_folder(tmp_path / "tiny")
+    make_shards(tmp_path / "shards", model)
+    config = SweepConfig(shards=(str(tmp_path / "shards"),), trials=2, out=str(tmp_path / "sweep"))
+    sweep(config, print, Runs())
+    none = Runs()
+    sweep(SweepConfig(**vars(config) | {"shards": (f"{tmp_path / 'shards'}/",)}), print, none)
+    assert not none.seen
+    shutil.rmtree(tmp_path / "shards")
+    make_shards(tmp_path / "fewer", model, places=3).rename(tmp_path / "shards")
+    with pytest.raises(UserError, match=r"goes on with the settings it began with; .* has others \(shards\)"):
+        sweep(config, print, Runs())
+
+
+def test_one_sweep_at_a_time(tmp_path: Path, made_up: None) -> None:
+    config = SweepConfig(trials=1, out=str(tmp_path / "sweep"))
+    with locked(tmp_path / "sweep"), pytest.raises(UserError, match="run"):
+        sweep(config, print, Runs())
+
+
+def test_a_trial_that_was_killed_is_not_held_against_its_options(tmp_path: Path, made_up: None) -> None:
+    config = SweepConfig(trials=2, out=str(tmp_path / "sweep"))
+
+    def short_of_memory(arguments: list[str]) -> dict[str, Any]:
+        raise Killed("was ended by signal 9")
+
+    with pytest.raises(UserError, match="trial 0 was ended by signal 9: the others are kept"):
+        sweep(config, print, short_of_memory)
+    ranked = sweep(config, print, Runs())
+    assert all(trial.error is None for trial in ranked)
+
+
+def test_a_process_that_a_signal_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(Killed, match="was ended by signal 9"):
+        in_a_process(["train"])
+
+
+def test_a_sweep_goes_on_where_it_was(tmp_path: Path, made_up: None) -> None:
     config = SweepConfig(shards=("a", "b:2"), trials=6, out=str(tmp_path / "sweep"), seed=1)
     first = Runs(fail=(2,), stop_at=4)
     with pytest.raises(KeyboardInterrupt):
@@ -112,10 +164,10 @@ def test_arguments_are_of_train_within_the_budget_or_without() -> None:
 
 
 def trial_of(config: SweepConfig) -> Trial:
-    return Trial(1, options_of(0, 1), 50.0, 40.0, 1.0, None, config.settings())
+    return Trial(1, options_of(0, 1), 50.0, 40.0, 1.0, None, {})
 
 
-def test_sweeps_that_cannot_be(tmp_path: Path) -> None:
+def test_sweeps_that_cannot_be(tmp_path: Path, made_up: None) -> None:
     for change, message in (
         ({"trials": 0}, r"--trials must be at least 1; received 0"),
         ({"max_examples": 0}, r"--max-examples must be at least 1"),
@@ -129,7 +181,7 @@ def test_sweeps_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"all 1 failed, the first with: the shards have no split named dev to score"):
         sweep(SweepConfig(trials=1, out=str(tmp_path / "b"), validation="dev"), print, lambda _: {"best": None})
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--out must be a folder that can be written.*choose another"):
+    with pytest.raises(UserError, match=r"--out must be a folder that can be written"):
         sweep(SweepConfig(trials=1, out=str(tmp_path / "file")), print, Runs())
     with pytest.raises(UserError, match=r"SHARDS must be a folder that 'qa-fast featurize' made"):
         in_a_process(["train", str(tmp_path / "nowhere"), "--json"])

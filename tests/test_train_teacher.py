@@ -18,6 +18,7 @@ from qa_fast.buffers import offsets_of
 from qa_fast.checkpoint import load_model, save_model, state_dict
 from qa_fast.errors import UserError
 from qa_fast.infer.open import open_engine
+from qa_fast.infer.quantization import FILE as INT8_RECIPE
 from qa_fast.shards import open_shards
 from qa_fast.train import TrainConfig, train
 from qa_fast.train.learner import make_engine
@@ -299,7 +300,8 @@ def test_a_first_step_has_the_loss_that_numpy_computes(workshop: Path, tmp_path:
 def test_a_taught_run_resumes_to_the_same_weights(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = OPTIONS | {"epochs": 2, "dropout": None, "teacher": str(workshop / "teacher")}
+    teacher = shutil.copytree(workshop / "teacher", tmp_path / "teacher")
+    options = OPTIONS | {"epochs": 2, "dropout": None, "teacher": str(teacher)}
     train(workshop / "shards", TrainConfig(out=str(tmp_path / "whole"), **options))
     steps = iter(range(1, 100))
     original = loop.make_micros
@@ -316,6 +318,10 @@ def test_a_taught_run_resumes_to_the_same_weights(
         train(
             workshop / "shards", TrainConfig(out=str(tmp_path / "broken"), resume=True, teacher_weight=0.9, **options)
         )
+    (teacher / INT8_RECIPE).write_text("{}")  # by which "auto" may read it in int8
+    with pytest.raises(UserError, match=r"must have the teacher it began with; --teacher has other weights or another"):
+        train(workshop / "shards", TrainConfig(out=str(tmp_path / "broken"), resume=True, **options))
+    (teacher / INT8_RECIPE).unlink()
     train(workshop / "shards", TrainConfig(out=str(tmp_path / "broken"), resume=True, **options))
     expected = state_dict(load_model(tmp_path / "whole")[0])
     for name, value in state_dict(load_model(tmp_path / "broken")[0]).items():

@@ -48,7 +48,7 @@ def sweep(
         from qa_fast.train.sweep import SweepConfig, command, table
         from qa_fast.train.sweep import sweep as run
     if rates:
-        _rates(shards or ["shards"], model, seed, quiet or as_json, as_json)
+        _rates(shards or ["shards"], model, max_examples or None, seed, quiet or as_json, as_json)
         return
     config = SweepConfig(
         shards=tuple(shards or ["shards"]),
@@ -70,12 +70,15 @@ def sweep(
     typer.echo(f"\nthe best on all data:\n{best}")
 
 
-def _rates(shards: list[str], model: str | None, seed: int, quiet: bool, as_json: bool) -> None:
+def _rates(
+    shards: list[str], model: str | None, max_examples: int | None, seed: int, quiet: bool, as_json: bool
+) -> None:
     with needs("train", "qa-fast sweep"):
         from qa_fast.train.config import TrainConfig
         from qa_fast.train.rates import drawn, rate_test
 
-        found = rate_test(shards, TrainConfig(model=model, seed=seed), (lambda line: None) if quiet else say)
+        config = TrainConfig(model=model, max_examples=max_examples, seed=seed)
+        found = rate_test(shards, config, (lambda line: None) if quiet else say)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
         return

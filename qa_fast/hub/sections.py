@@ -126,6 +126,8 @@ def _data(facts: Facts) -> str:
     limit = metrics.get("config", {}).get("max_examples")
     some = limit is not None and limit < data["splits"].get("train", {}).get("examples", 0)
     used = f"a random {limit:,} questions" if some else "all questions"
+    if limit is not None and len(metrics.get("mix", [])) > 1:  # chosen among all folders, of which one is told of here
+        used = f"at most {limit:,} random questions, those of the other folders counted,"
     return f"""\
 ### Data
 

@@ -20,7 +20,6 @@ from qa_fast.batches import MULTIPLE, BatchCutter, bucket_widths
 from qa_fast.checkpoint import checked_config
 from qa_fast.compatibility import check_features, check_tokenizer
 from qa_fast.errors import UserError, shown
-from qa_fast.infer.graphs import model_key
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.precision import PRECISIONS, Choice, choose_precision
 from qa_fast.schema import Int32s
@@ -36,7 +35,7 @@ from qa_fast.train.report import Progress
 from qa_fast.train.setup import check_same, check_unchanged, validation_split
 from qa_fast.train.state import checkpoint_name, newest_checkpoint
 from qa_fast.train.steps import Floats, Position, Standing
-from qa_fast.train.teacher import check_teacher
+from qa_fast.train.teacher import check_teacher, teacher_key
 
 Arrays = dict[str, list[Floats]]
 
@@ -59,6 +58,11 @@ class Sources:
     def shards(self) -> Shards:
         """The first folder."""
         return self.parts[0].shards
+
+    def teacher_key(self) -> dict[str, str | None] | None:
+        """See `teacher.teacher_key`; None without one."""
+        teacher = self.models.get("--teacher")
+        return None if teacher is None else teacher_key(teacher)
 
     def folders(self) -> list[tuple[str, Path]]:
         """All that is read, with the option that names it."""
@@ -128,6 +132,7 @@ class Course:
         attention: How attention is computed.
         jit: What is compiled.
         widths: int32, allowed L of batches, increasing.
+        teacher: See `teacher.teacher_key`; None without one.
     """
 
     config: TrainConfig
@@ -137,6 +142,7 @@ class Course:
     attention: Choice
     jit: Choice
     widths: Int32s
+    teacher: dict[str, str | None] | None
 
     @property
     def out(self) -> Path:
@@ -209,8 +215,8 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
             others than the first.
     """
     with job.agreed():
-        material = _material(sources, config)
-        _check_job(sources, material.mix, config, job)
+        material, teacher = _material(sources, config), sources.teacher_key()
+        _check_job(sources, material.mix, teacher, config, job)
     arrays: list[Arrays] = []
 
     def found() -> dict[str, Any]:
@@ -219,7 +225,7 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
         if there is None:
             return Standing().to_dict() | {"resumed": False, "averaged": False}
         path, held, state = there
-        check_unchanged(state, config, material.identity(), identity_of(sources.encoder))
+        check_unchanged(state, config, material.identity(), identity_of(sources.encoder), teacher)
         position = Standing.of(state).position
         material.check_position(position, config, path.name)
         _check_choices(state)
@@ -251,7 +257,7 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
     say(f"jit {jit.value}: {jit.reason}")
     if attention.value != "exact" or "--attention" in attention.reason:
         say(f"attention {attention.value}: {attention.reason}")
-    course = Course(config, sources, material, precision, attention, jit, widths)
+    course = Course(config, sources, material, precision, attention, jit, widths, teacher)
     return course, Beginning(standing, told["resumed"], told["averaged"], arrays[0] if arrays else None)
 
 
@@ -294,17 +300,18 @@ def _material(sources: Sources, config: TrainConfig) -> Material:
     return Material(mix, cutter, validation, steps_an_epoch, steps, mix.tokens(cutter.lengths))
 
 
-def _check_job(sources: Sources, mix: Mix, config: TrainConfig, job: Job) -> None:
+def _check_job(
+    sources: Sources, mix: Mix, teacher: dict[str, str | None] | None, config: TrainConfig, job: Job
+) -> None:
     if job.processes == 1:
         return
-    teacher = sources.models.get("--teacher")
     check_same(
         job.gather(
             {
                 "options": config.to_dict(),
                 "data": mix.identity(),
                 "model": repr(sources.encoder),
-                "teacher": None if teacher is None else model_key(teacher),
+                "teacher": teacher,
             }
         )
     )

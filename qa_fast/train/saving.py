@@ -95,7 +95,12 @@ class Saver:
     def _scored_and_saved(self, epoch: int) -> dict[str, Any] | None:
         """What validation in an epoch found, None without it; the best model so far is saved."""
         material, config, best = self._course.material, self._course.config, self._standing.best
-        with published(self._learner.engine, self._learner.average):
+        average = self._learner.average
+        if average is not None and not average.begun and material.validation is not None:
+            self._say(
+                f"step {self._standing.position.step}: scored as trained, for --average {config.average} begins later"
+            )
+        with published(self._learner.engine, average):
             if material.validation is None:
                 self._save_model()
                 return None
@@ -127,5 +132,5 @@ class Saver:
         course = self._course
         state = self._standing.to_dict() | course.choices()
         state |= {"config": course.config.to_dict(), "data": course.material.identity()}
-        state |= {"model": identity_of(course.sources.encoder)}
+        state |= {"model": identity_of(course.sources.encoder), "teacher": course.teacher}
         write_checkpoint(course.checkpoints, self._standing.position.step, self._learner.arrays(), state)

@@ -177,14 +177,17 @@ def base_model(config: TrainConfig, shards: Shards) -> str | None:
     return hub_id(name, local=name != "minilm" and local_path(name).exists())
 
 
-def check_unchanged(state: dict[str, Any], config: TrainConfig, data: dict[str, Any], model: str) -> None:
-    """Refuse to go on with other options, other data or another model than a checkpoint's.
+def check_unchanged(
+    state: dict[str, Any], config: TrainConfig, data: dict[str, Any], model: str, teacher: dict[str, str | None] | None
+) -> None:
+    """Refuse to go on with other options, other data, another model or another teacher than a checkpoint's.
 
     Args:
         state: The checkpoint's.
         config: All options.
         data: See `opening.Material.identity`.
         model: See `opening.identity_of`.
+        teacher: See `opening.Sources.teacher_key`.
 
     Raises:
         UserError: Something differs.
@@ -209,6 +212,11 @@ def check_unchanged(state: dict[str, Any], config: TrainConfig, data: dict[str, 
         raise UserError(
             "a resumed run must have the model it began with; the config.json of this one says another: use the same, "
             "or begin anew with --overwrite"
+        )
+    if state.get("teacher") != teacher:
+        raise UserError(
+            "a resumed run must have the teacher it began with; --teacher has other weights or another int8 "
+            "recipe: use the same, or begin anew with --overwrite"
         )
 
 

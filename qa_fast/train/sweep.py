@@ -22,9 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from qa_fast.errors import UserError
+from qa_fast.shards import CHECKSUM, TRAIN
+from qa_fast.staging import locked
 from qa_fast.train.config import TrainConfig
+from qa_fast.train.mix import open_mix
 
 JOURNAL = "trials.jsonl"
 # What is searched, as told by --help. Devlin et al. 2019, appendix A.3, search rates of 2e-5 to 5e-5, batches of 16 and
@@ -76,10 +80,13 @@ class SweepConfig:
             raise UserError("--validation must name a split, for trials are told apart by its F1; received ''")
 
     def settings(self) -> dict[str, Any]:
-        """What all trials share, JSON-ready: those of other settings cannot be compared."""
-        return {name: value for name, value in asdict(self).items() if name not in ("trials", "out")} | {
-            "shards": list(self.shards)
-        }
+        """What all trials share, JSON-ready: those of other settings cannot be compared.
+
+        Raises:
+            UserError: The shards are not usable.
+        """
+        names = ("model", "max_examples", "validation", "validation_examples", "seed")
+        return {"shards": data_of(self.shards, self.validation)} | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,23 @@ class Trial:
 
 
 Run = Callable[[list[str]], dict[str, Any]]
+
+
+class Killed(UserError):
+    """A trial's process was killed from without, which says nothing of its options."""
+
+
+def data_of(shards: Sequence[str], validation: str) -> list[dict[str, Any]]:
+    """What tells data sets apart, whatever their folders are called: weights and checksums of what a trial reads."""
+    found = []
+    for part in open_mix(shards):
+        files = [
+            file[CHECKSUM]
+            for name in (TRAIN, validation)
+            for file in part.shards.manifest["splits"].get(name, {}).get("shards", [])
+        ]
+        found.append({"weight": part.weight, "checksum": xxhash.xxh3_128_hexdigest(" ".join(files).encode())})
+    return found
 
 
 def options_of(seed: int, trial: int) -> dict[str, Any]:
@@ -139,14 +163,22 @@ def sweep(config: SweepConfig, say: Callable[[str], None], run: Run | None = Non
             failed.
     """
     config.check()
+    try:
+        with locked(Path(config.out)):
+            return _all_tried(config, config.settings(), say, run or in_a_process)
+    except OSError as error:
+        raise _unusable(Path(config.out), error) from None
+
+
+def _all_tried(config: SweepConfig, settings: dict[str, Any], say: Callable[[str], None], run: Run) -> list[Trial]:
     journal = Path(config.out) / JOURNAL
-    done = {trial.trial: trial for trial in read_journal(journal, config.settings())}
+    done = {trial.trial: trial for trial in read_journal(journal, settings)}
     for number in range(config.trials):
         if number in done:
             continue
         options = options_of(config.seed, number)
         say(f"trial {number} of {config.trials}: {told(options)}")
-        trial = _tried(config, number, options, run or in_a_process)
+        trial = _tried(config, settings, number, options, run)
         _append(journal, trial)
         done[number] = trial
         outcome = f"F1 {trial.f1:.2f}, EM {trial.exact_match:.2f}" if trial.error is None else f"failed: {trial.error}"
@@ -160,7 +192,7 @@ def sweep(config: SweepConfig, say: Callable[[str], None], run: Run | None = Non
     return ranked
 
 
-def _tried(config: SweepConfig, number: int, options: dict[str, Any], run: Run) -> Trial:
+def _tried(config: SweepConfig, settings: dict[str, Any], number: int, options: dict[str, Any], run: Run) -> Trial:
     folder = Path(config.out) / f"trial-{number:04d}"
     shutil.rmtree(folder, ignore_errors=True)  # of a sweep that was stopped in the midst of it
     arguments = train_arguments(config, options, str(folder), budget=True)
@@ -169,13 +201,18 @@ def _tried(config: SweepConfig, number: int, options: dict[str, Any], run: Run) 
     try:
         best = run([*arguments, "--json"])["best"]
         f1, exact_match = best["f1"], best["exact_match"]
+    except Killed as failure:
+        raise UserError(
+            f"a trial must come to its end or fail by itself; trial {number} {failure}: the others are kept, so mend "
+            "that, and go on with the same command"
+        ) from None
     except UserError as failure:
         error = str(failure)
     except TypeError:  # best is null
         error = f"the shards have no split named {config.validation} to score"
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # a model of a short run is of no use
-    return Trial(number, options, f1, exact_match, round(time.perf_counter() - begin, 1), error, config.settings())
+    return Trial(number, options, f1, exact_match, round(time.perf_counter() - begin, 1), error, settings)
 
 
 def train_arguments(config: SweepConfig, options: dict[str, Any], out: str, *, budget: bool) -> list[str]:
@@ -221,6 +258,7 @@ def in_a_process(arguments: list[str]) -> dict[str, Any]:
     """What a `qa-fast` command prints as JSON.
 
     Raises:
+        Killed: By a signal.
         UserError: It failed; with the last line that it said.
     """
     done = subprocess.run(
@@ -228,6 +266,8 @@ def in_a_process(arguments: list[str]) -> dict[str, Any]:
     )
     if done.returncode in (130, -2):
         raise KeyboardInterrupt
+    if done.returncode < 0:
+        raise Killed(f"was ended by signal {-done.returncode} (9 is what a machine short of memory does)")
     try:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
@@ -243,15 +283,17 @@ def read_journal(path: Path, settings: dict[str, Any]) -> list[Trial]:
         UserError: It holds trials of other settings, or cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     except OSError as error:
         raise _unusable(path, error) from None
     trials = []
     for line in lines:
         try:
-            trials.append(Trial(**json.loads(line)))
+            trial = Trial(**json.loads(line))
         except (ValueError, TypeError):
             continue
+        if isinstance(trial.settings, dict):
+            trials.append(trial)
     for trial in trials:
         if trial.settings != settings:
             changed = [name for name, value in settings.items() if trial.settings.get(name) != value]

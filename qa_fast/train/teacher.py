@@ -10,6 +10,7 @@ softmax does not change, and float16 is finest where the probabilities are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,16 +110,24 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
             parts[number] = values
             say(f"teacher {teacher.name}: {min(len(rows), (number + 1) * PART):,} of {len(rows):,} windows")
         about = identity | {"name": teacher.name, "engine": engine.name, "precision": engine.precision}
-        store.write_json(place / "teacher.json", about)  # for people: nothing here reads it
+        with suppress(OSError):  # for people: nothing here reads it
+            store.write_json(place / "teacher.json", about)
     return _joined(parts, lengths)
 
 
-def _identity(teacher: Path, shards: Shards) -> dict[str, Any]:
-    recipe = teacher / INT8_RECIPE  # with one, "auto" may read in int8: other logits
+def teacher_key(teacher: Path) -> dict[str, str | None]:
+    """What a teacher's logits hang on, JSON-ready: with an int8 recipe "auto" may read in int8."""
+    recipe = teacher / INT8_RECIPE
     return {
-        "version": _VERSION,
         "weights": model_key(teacher),
         "int8": xxhash.xxh3_128_hexdigest(recipe.read_bytes()) if recipe.is_file() else None,
+    }
+
+
+def _identity(teacher: Path, shards: Shards) -> dict[str, Any]:
+    return {
+        "version": _VERSION,
+        **teacher_key(teacher),
         "shards": [file[CHECKSUM] for file in shards.manifest["splits"][TRAIN]["shards"]],
         "part": PART,
     }
