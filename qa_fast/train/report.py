@@ -241,8 +241,10 @@ def draw(history: History, path: Path) -> None:
         at = [entry["step"] for entry in history.epochs]
         top.plot(at, [entry["loss"] for entry in history.epochs], "o", color="tab:red", label="validation loss")
         for entry in history.epochs:
-            text = f"F1 {entry['f1']:.1f}"
-            top.annotate(text, (entry["step"], entry["loss"]), (-6, 8), textcoords="offset points", ha="right")
+            place = {"xytext": (0, -8), "textcoords": "offset points", "ha": "center", "va": "top"}
+            top.annotate(
+                f"F1 {entry['f1']:.1f}", (entry["step"], entry["loss"]), **place
+            )  # below: curves come from above
     top.set_ylabel("loss")
     top.set_ylim(bottom=0)
     top.legend()
