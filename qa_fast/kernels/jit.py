@@ -7,12 +7,12 @@ being used where files are written over (Numba's cache is none of the installer'
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numba
-import xxhash
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 Function = Callable[..., Any]
@@ -20,10 +20,10 @@ Function = Callable[..., Any]
 
 def _stamp() -> str:
     """Of all files of this package."""
-    found = xxhash.xxh3_128()
+    found = hashlib.blake2b(digest_size=16)
     for path in sorted(Path(__file__).parent.glob("*.py")):
         found.update(path.read_bytes())
-    return str(found.hexdigest())
+    return found.hexdigest()
 
 
 _STAMP = _stamp()
