@@ -289,6 +289,24 @@ def test_parts_and_whole_steps_may_be_compiled() -> None:
     np.testing.assert_allclose(fitted_losses(jit=True), expected, rtol=1e-4)
 
 
+def test_an_export_holds_nothing_of_this_process(tmp_path: Path) -> None:
+    """Our kernels are functions of a Python process; a SavedModel is for others."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("kernels are called by TensorFlow's graphs alone")
+    import tensorflow as tf
+
+    model, x = small(), unlabelled(some())
+    model.compile(jit_compile="parts")
+    expected = model.predict(x, verbose=0)["start_logits"]
+    signature = {name: tf.TensorSpec([None, None], values.dtype, name=name) for name, values in x.items()}
+    model.export(tmp_path / "saved", input_signature=[signature], verbose=False)
+    assert b"PyFunc" not in (tmp_path / "saved" / "saved_model.pb").read_bytes()
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    found = saved.serve({name: tf.constant(x[name]) for name in x})
+    np.testing.assert_allclose(found["start_logits"], expected, atol=1e-5)
+    assert model.network.run_part.parts == "kernels"
+
+
 def test_parts_are_tensorflow_s(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")

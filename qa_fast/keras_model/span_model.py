@@ -232,6 +232,15 @@ class SpanModel(keras.Model):
         """See Keras; labels are told by the names of the logits."""
         return super().compute_metrics(x, _named(labels_of(x, y)), y_pred, sample_weight)
 
+    def export(self, *args: Any, **options: Any) -> None:
+        """See Keras. Parts are exported as they stand: kernels of this process are nothing to another."""
+        runner = self.network.run_part
+        before, runner.parts = runner.parts, parts_mode(False)
+        try:
+            super().export(*args, **options)
+        finally:
+            runner.parts = before
+
     def summary(self, *args: Any, expand_nested: bool = True, **options: Any) -> None:
         """See Keras; the network's parts are shown, too."""
         super().summary(*args, expand_nested=expand_nested, **options)
