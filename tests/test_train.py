@@ -244,6 +244,15 @@ def test_float16_scales_its_loss(workshop: Path, tmp_path: Path, monkeypatch: py
     assert result.loss < result.metrics["history"]["losses"][0]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a choice on TensorFlow")
+def test_float16_is_compiled_where_kernels_have_none(workshop: Path, tmp_path: Path) -> None:
+    """What `--precision float16` takes on a CPU by itself."""
+    options = {"precision": "float16", "jit": "parts", "max_steps": 2, "batching": "fixed"}
+    result = train(workshop / "bare", TrainConfig(out=str(tmp_path / "model"), **OPTIONS | options))
+    assert result.steps == 2
+    assert np.isfinite(result.loss)
+
+
 def test_options_that_bound_a_run(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(monkeypatch)
     config = TrainConfig(out=str(tmp_path / "a"), epochs=3, max_examples=9, max_steps=4, **OPTIONS)
