@@ -32,7 +32,7 @@ from qa_fast.staging import locked
 from qa_fast.train import TrainConfig, train
 from qa_fast.train.job import Job
 from qa_fast.train.opening import Course, open_sources, set_course
-from qa_fast.train.setup import prepare_out
+from qa_fast.train.setup import clear_out, prepare_out
 from qa_fast.train.state import (
     ARRAYS,
     FORMAT,
@@ -635,7 +635,9 @@ def test_overwriting_keeps_the_folder_that_is_locked(workshop: Path, cut: Path, 
     (tmp_path / "link").symlink_to(cut)
     (cut / "mine").symlink_to(workshop / "tiny")
     before = cut.stat().st_ino
-    prepare_out(tmp_path / "link", {}, TrainConfig(overwrite=True))
+    prepare_out(tmp_path / "link", [], TrainConfig(overwrite=True))
+    assert (cut / "training").is_dir()  # nothing is lost yet
+    clear_out(tmp_path / "link")
     assert (cut.stat().st_ino, list(cut.iterdir())) == (before, [])
     assert (workshop / "tiny" / "config.json").exists()
     assert (tmp_path / "link").is_symlink()
