@@ -138,11 +138,8 @@ def _tensorflow(model: SpanModel, many: bool) -> Callable[..., tuple[Any, Any]]:
 
     @tf.function(input_signature=signature, jit_compile=many and not cpu)
     def compute(input_ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
-        before, model.run_part.parts = model.run_part.parts, parts_mode(many and cpu)
-        try:
+        with model.run_part.tracing(parts=parts_mode(many and cpu)):
             return model(input_ids, lengths, types)
-        finally:
-            model.run_part.parts = before
 
     return compute
 

@@ -234,12 +234,8 @@ class SpanModel(keras.Model):
 
     def export(self, *args: Any, **options: Any) -> None:
         """See Keras. Parts are exported as they stand: kernels of this process are nothing to another."""
-        runner = self.network.run_part
-        before, runner.parts = runner.parts, parts_mode(False)
-        try:
+        with self.network.run_part.tracing(parts=parts_mode(False)):
             super().export(*args, **options)
-        finally:
-            runner.parts = before
 
     def summary(self, *args: Any, expand_nested: bool = True, **options: Any) -> None:
         """See Keras; the network's parts are shown, too."""

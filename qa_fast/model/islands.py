@@ -46,13 +46,14 @@ class PartRunner:
         self._compiled: dict[Any, Run] = {}
 
     @contextmanager
-    def attending(self, how: str) -> Iterator[None]:
-        """Trace with `attention` set to `how`."""
-        before, self.attention = self.attention, how
+    def tracing(self, *, parts: str | None = None, attention: str | None = None) -> Iterator[None]:
+        """Trace with other `parts` or another `attention` than usual; None leaves them."""
+        before = self.parts, self.attention
+        self.parts, self.attention = parts or self.parts, attention or self.attention
         try:
             yield
         finally:
-            self.attention = before
+            self.parts, self.attention = before
 
     def __call__(self, function: Callable[..., Any], *tensors: Any, **static: Any) -> Any:
         """Call `function`, compiled or as it stands."""

@@ -58,7 +58,7 @@ class JaxEngine:
         decays = tuple(weight.ndim > 1 for weight in weights)
 
         def loss_of(weights: list[Any], micro: Micro, scale: Any) -> tuple[Any, Any]:
-            with model.run_part.attending(attention):
+            with model.run_part.tracing(attention=attention):
                 (start, end), _ = model.stateless_call(
                     weights, [], micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
                 )
