@@ -276,21 +276,20 @@ def assert_same_course(metrics: dict, alone: dict, broken_at: int = 0) -> None:
 def test_a_job_with_everything_is_as_one_process(
     workshop: Path, tmp_path: Path, taught: list[str], taught_alone: dict
 ) -> None:
-    """Each process has shards of its own, so that each reads the teacher for itself."""
-    copies = [tmp_path / "first", tmp_path / "second"]
-    for copy in copies:
-        shutil.copytree(workshop / "shards", copy, ignore=shutil.ignore_patterns(".teachers"))
-    own = shutil.copytree(workshop / "own", tmp_path / "own", ignore=shutil.ignore_patterns(".teachers"))
-    first, second = run_job(copies[0], tmp_path / "out", f"{own}:6.5", *taught, theirs=copies[1])
+    """Each process has shards of its own, so that only the first one has the teacher's logits beside them."""
+    # No logits, but how they were read: what is measured to be fastest may be bfloat16 the next time.
+    unread = shutil.ignore_patterns("part-*.f16")
+    ours = shutil.copytree(workshop / "shards", tmp_path / "first", ignore=unread)
+    theirs = shutil.copytree(workshop / "shards", tmp_path / "second", ignore=shutil.ignore_patterns(".teachers"))
+    own = shutil.copytree(workshop / "own", tmp_path / "own", ignore=unread)
+    first, second = run_job(ours, tmp_path / "out", f"{own}:6.5", *taught, theirs=theirs)
     assert (first.code, second.code) == (0, 0), first.err + second.err
     metrics = json.loads(first.out)
     assert metrics["processes"] == 2
     assert [part["weight"] for part in metrics["mix"]] == [1.0, 6.5]
     assert_same_course(metrics, taught_alone)
     assert_same_model(tmp_path / "out", workshop / "taught-alone")
-    ours, theirs, shared = teachers(copies[0]), teachers(copies[1]), teachers(own)
-    assert [len(parts) for parts in (ours, theirs, shared)] == [1, 1, 1]
-    assert ours[0].read_bytes() == theirs[0].read_bytes() == teachers(workshop / "shards")[0].read_bytes()
+    assert [len(teachers(folder)) for folder in (ours, theirs, own)] == [1, 0, 1]
 
 
 def test_a_job_with_everything_resumes(workshop: Path, tmp_path: Path, taught: list[str], taught_alone: dict) -> None:

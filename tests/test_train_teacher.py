@@ -56,7 +56,7 @@ def lessons_of(lengths: np.ndarray, weight: float, temperature: float, seed: int
         values[:, first:last] -= values[:, first:last].max(axis=1, keepdims=True)
     logits = TeacherLogits(values[0], values[1], offsets)
     rows = np.arange(len(lengths))
-    return Lessons(rows, len(lengths), [logits], weight, temperature), values
+    return Lessons(rows, len(lengths), logits, weight, temperature), values
 
 
 def step_of(batches: list[Batch], lessons: Lessons, devices: int = 1) -> list[Micro]:
@@ -195,9 +195,9 @@ def test_logits_are_kept_and_checked(workshop: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(teacher_module, "PART", 5)
     opened: list[int] = []
 
-    def counted(folder: Path, say: object = None) -> object:
-        opened.append(1)
-        return open_engine(folder, "keras", "float32")  # what is fastest may be bfloat16
+    def counted(folder: Path, engine: str = "keras", precision: str = "float32", say: object = None) -> object:
+        opened.append(1)  # float32, for what is fastest may be bfloat16
+        return open_engine(folder, engine, precision)
 
     monkeypatch.setattr(teacher_module, "open_engine", counted)
     folder = shutil.copytree(workshop / "shards", tmp_path / "shards")
@@ -253,6 +253,42 @@ def test_logits_are_kept_and_checked(workshop: Path, tmp_path: Path, monkeypatch
     teacher_logits(other, shards, rows, said.append)
     assert len(list((folder / ".teachers").iterdir())) == 2
     assert open_shards(folder).split("train")  # the shards are as they were
+
+
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [
+        (None, ("auto", "auto")),
+        ('{"engine": "keras", "precision": "bfloat16"}', ("keras", "bfloat16")),
+        ('{"engine": "onnx", "precision": "int8"}', ("auto", "auto")),  # of a teacher that has no recipe here
+        ('{"engine": ["keras"], "precision": "float32"}', ("auto", "auto")),
+        ("[7", ("auto", "auto")),
+    ],
+)
+def test_missing_logits_are_read_as_those_before(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str | None, read: tuple[str, str]
+) -> None:
+    ways: list[tuple[str, str]] = []
+
+    def noted(folder: Path, engine: str = "auto", precision: str = "auto", say: object = None) -> object:
+        opened = open_engine(folder, engine, precision)
+        ways.append((engine, precision))
+        return opened
+
+    shards = open_shards(shutil.copytree(workshop / "shards", tmp_path / "shards"))
+    rows = np.arange(len(shards.split("train")))
+    monkeypatch.setattr(teacher_module, "open_engine", noted)
+    teacher_logits(workshop / "teacher", shards, rows, lambda _: None)
+    (place,) = (tmp_path / "shards" / ".teachers").iterdir()
+    about = json.loads((place / "teacher.json").read_text())
+    assert (about["engine"], about["precision"]) != ("auto", "auto")
+    (place / "part-00000.f16").unlink()
+    (place / "teacher.json").unlink()
+    if told is not None:
+        (place / "teacher.json").write_text(told)
+    ways.clear()
+    teacher_logits(workshop / "teacher", shards, rows, lambda _: None)
+    assert ways == [read]
 
 
 def test_a_first_step_has_the_loss_that_numpy_computes(workshop: Path, tmp_path: Path) -> None:

@@ -47,8 +47,9 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
         UserError: A model cannot be read, or another process of the job failed.
     """
     config, models = course.config, course.sources.models
-    lessons = _lessons(course, job, say)
-    average = None
+    lessons = average = None
+    if "--teacher" in models:
+        lessons = lessons_of(models["--teacher"], course.material.mix, config, job, say)
     if config.average != "none":
         average = Average(config.average, course.material.steps, config.average_decay, config.average_share)
     with job.agreed():
@@ -88,23 +89,6 @@ def _check_arrays(arrays: Arrays, model: SpanModel, *, averaged: bool) -> None:
                 f"{', '.join(sorted(groups))}; received {len(held)} of other kinds or sizes for {name[:40]!r}: delete "
                 "that checkpoint to go on from the one before it, or begin anew with --overwrite"
             )
-
-
-def _lessons(course: Course, job: Job, say: Progress) -> Lessons | None:
-    """The teacher's; the first process computes what is not kept, and the others find it where SHARDS is shared."""
-    teacher = course.sources.models.get("--teacher")
-    if teacher is None:
-        return None
-    found: list[Lessons] = []
-
-    def learn() -> None:
-        found.append(lessons_of(teacher, course.material.mix, course.config, say))
-
-    job.told(learn)
-    with job.agreed():
-        if not found:
-            learn()
-    return found[0]
 
 
 def _bring_to(learner: Learner, beginning: Beginning, job: Job) -> None:

@@ -15,18 +15,57 @@ from qa_fast.batches import Batch
 from qa_fast.buffers import offsets_of
 from qa_fast.schema import Int32s, Int64s
 from qa_fast.train.config import TrainConfig
+from qa_fast.train.job import Job
 from qa_fast.train.mix import Mix
 from qa_fast.train.steps import Floats, Micro
-from qa_fast.train.teacher import Say, TeacherLogits, teacher_logits
+from qa_fast.train.teacher import Halves, Say, TeacherLogits, teacher_logits
+
+# Tokens of logits that are sent at a time: 64 MiB.
+_SENT = 1 << 24
 
 
-def lessons_of(teacher: Path, mix: Mix, config: TrainConfig, say: Say) -> Lessons:
-    """A teacher's lessons on what a run trains on, computed where they are not kept yet; see `teacher_logits`."""
-    logits, first = [], 0
-    for part, pool in zip(mix.parts, mix.pools, strict=True):
-        logits.append(teacher_logits(teacher, part.shards, pool - first, say))
-        first += len(part.train)
-    return Lessons(mix.rows, first, logits, config.teacher_weight, config.temperature)
+def lessons_of(teacher: Path, mix: Mix, config: TrainConfig, job: Job, say: Say) -> Lessons:
+    """A teacher's lessons on what a run trains on; what is not kept beside the shards yet is computed.
+
+    The first process of a job reads them and tells the others: another machine might read the teacher in another way,
+    to logits that differ by its rounding.
+
+    Raises:
+        UserError: See `teacher_logits`.
+    """
+    parts: list[TeacherLogits] = []
+
+    def read() -> None:
+        first = 0
+        for part, pool in zip(mix.parts, mix.pools, strict=True):
+            parts.append(teacher_logits(teacher, part.shards, pool - first, say))
+            first += len(part.train)
+
+    job.told(read)
+    lengths = np.concatenate([part.train.lengths for part in mix.parts])
+    offsets = offsets_of(lengths[mix.rows])
+    values = np.zeros((2, offsets[-1]), np.float16)
+    if parts:
+        np.concatenate([part.starts for part in parts], out=values[0])
+        np.concatenate([part.ends for part in parts], out=values[1])
+    values = _sent(values, job)
+    return Lessons(
+        mix.rows, len(lengths), TeacherLogits(values[0], values[1], offsets), config.teacher_weight, config.temperature
+    )
+
+
+def _sent(values: Halves, job: Job) -> Halves:
+    """The first process' values, float16 [2, tokens], in all; every one gives as many."""
+    if job.processes == 1:
+        return values
+    whole = values.reshape(-1).view(np.int32)  # two numbers in one; devices add integers exactly
+    size = min(_SENT, len(whole))
+    found = np.empty_like(whole)
+    for begin in range(0, len(whole), size):
+        piece = whole[begin : begin + size]
+        told = job.arrays(np.pad(piece, (0, size - len(piece))))  # of one size, which is compiled once
+        found[begin : begin + size] = np.asarray(told)[: len(piece)]
+    return found.view(np.float16).reshape(values.shape)
 
 
 class Lessons:
@@ -35,18 +74,14 @@ class Lessons:
     Args:
         rows: int64[n], the features that there are logits of.
         features: F; rows are below it.
-        logits: Of `rows`; in parts that follow each other.
+        logits: Of `rows`.
         weight: w, what the teacher counts, in (0, 1]; labels count the rest.
         temperature: T, above 0.
     """
 
-    def __init__(
-        self, rows: Int64s, features: int, logits: Sequence[TeacherLogits], weight: float, temperature: float
-    ) -> None:
+    def __init__(self, rows: Int64s, features: int, logits: TeacherLogits, weight: float, temperature: float) -> None:
         self.weight, self.temperature = weight, temperature
-        self._starts = np.concatenate([part.starts for part in logits])
-        self._ends = np.concatenate([part.ends for part in logits])
-        self._offsets = offsets_of(np.concatenate([np.diff(part.offsets) for part in logits]))
+        self._starts, self._ends, self._offsets = logits.starts, logits.ends, logits.offsets
         self._index = np.full(features, -1, np.int64)
         self._index[rows] = np.arange(len(rows))
 

@@ -2,8 +2,9 @@
 
 `SHARDS/.teachers/KEY/part-00000.f16` holds a few thousand features' logits, ragged as the features are: float16 of all
 starts, then of all ends, then the XXH3 of both. A part appears whole or not at all and is checked whenever it is read,
-so a run that was killed goes on with the next part, and a damaged one is computed anew. KEY is of the teacher's
-weights, the shards' checksums and which features there are. Logits are shifted so that a feature's highest is 0: its
+so a run that was killed goes on with the next part, and a damaged one is computed anew, both in the way that
+teacher.json tells of the parts before. KEY is of the teacher's weights, the shards' checksums and which features there
+are. Logits are shifted so that a feature's highest is 0: its
 softmax does not change, and float16 is finest where the probabilities are.
 """
 
@@ -24,7 +25,7 @@ from qa_fast.buffers import offsets_of
 from qa_fast.checkpoint import read_head
 from qa_fast.compatibility import other_tokenizer
 from qa_fast.errors import UserError
-from qa_fast.infer.engine import Engine
+from qa_fast.infer.engine import ENGINES, PRECISIONS, Engine
 from qa_fast.infer.graphs import model_key
 from qa_fast.infer.open import open_engine
 from qa_fast.infer.quantization import FILE as INT8_RECIPE
@@ -33,6 +34,7 @@ from qa_fast.scoring import taken
 from qa_fast.shards import CHECKSUM, TRAIN, Shards, Split
 
 FOLDER = ".teachers"
+ABOUT = "teacher.json"
 PART = 4096  # features: some minutes of a base model's reading on two cores, a second on a GPU
 _VERSION = 1
 _LOWEST = float(np.finfo(np.float16).min)
@@ -100,7 +102,10 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
     parts = _kept(place, lengths)
     missing = [number for number, part in enumerate(parts) if part is None]
     if missing:
-        engine = open_engine(teacher, say=say)
+        engine = _engine(teacher, place, say)
+        about = identity | {"name": teacher.name, "engine": engine.name, "precision": engine.precision}
+        with suppress(OSError):  # that of a part is told
+            store.write_json(place / ABOUT, about)
         todo = sum(len(lengths[number * PART :][:PART]) for number in missing)
         way = f"{engine.name} in {engine.precision}"
         say(f"teacher {teacher.name}: reading {todo:,} windows with {way}; its logits are kept in {place}")
@@ -109,10 +114,19 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
             _write(place / _name(number), values)
             parts[number] = values
             say(f"teacher {teacher.name}: {min(len(rows), (number + 1) * PART):,} of {len(rows):,} windows")
-        about = identity | {"name": teacher.name, "engine": engine.name, "precision": engine.precision}
-        with suppress(OSError):  # for people: nothing here reads it
-            store.write_json(place / "teacher.json", about)
     return _joined(parts, lengths)
+
+
+def _engine(teacher: Path, place: Path, say: Say) -> Engine:
+    """The one that has read the parts that are kept, where it is here, or else the fastest.
+
+    What is fastest is measured, so that it may be another the next time, in another precision.
+    """
+    about = store.read_json(place / ABOUT)
+    if isinstance(about, dict) and about.get("engine") in ENGINES and about.get("precision") in PRECISIONS:
+        with suppress(UserError):  # not on this machine
+            return open_engine(teacher, about["engine"], about["precision"], say=say)
+    return open_engine(teacher, say=say)
 
 
 def teacher_key(teacher: Path) -> dict[str, str | None]:
