@@ -226,9 +226,9 @@ def label(encoded: EncodedExamples, windows: Windows, config: FeatureConfig, spa
     counts = np.zeros(len(label_kernels.CAUSES), np.int64)
     context_end = windows.context_start + windows.token_end - windows.token_start
     label_kernels.compare_labels(
-        contexts.char_start, contexts.char_end, contexts.offsets, encoded.leading_chars, examples.context_index,
-        windows.example_index, examples.span_start, examples.span_end, examples.answer_chars, context_end,
-        exact_start, exact_end, reference_start, reference_end, counts,
+        contexts.char_start, contexts.char_end, contexts.offsets, is_sorted, encoded.leading_chars,
+        examples.context_index, windows.example_index, examples.span_start, examples.span_end, examples.answer_chars,
+        context_end, exact_start, exact_end, reference_start, reference_end, counts,
     )  # fmt: skip
     differences = dict(zip(label_kernels.CAUSES, counts.tolist(), strict=True))
     if config.labels == "reference":

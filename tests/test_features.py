@@ -117,6 +117,20 @@ def test_equals_reference_on_made_up_texts(kind: str, rows: list[dict], sizes: t
     assert differences["other"] == 0
 
 
+def test_a_space_that_is_added_within_a_text_and_heads_a_window() -> None:
+    """Byte-level tokenizers that add a prefix space add one behind each special token, with offsets that go back."""
+    encoder, tokenizer = loaded("byte-level-prefix-space")
+    rows = []
+    for lead in range(1, 25):
+        context = "z" * lead + "<s>" + "x" * 12 + "  y" * 4
+        for text, start in (("x", lead + 3), ("xx", lead + 3), (context[1:], 1), (" y", context.index(" y"))):
+            answers = {"text": [text], "answer_start": [start]}
+            rows.append({"id": str(len(rows)), "question": "Who?", "context": context, "answers": answers})
+    differences = assert_equals_reference(rows, encoder, tokenizer, 16, 2)
+    assert differences["unsorted_offsets"] > 0
+    assert differences["other"] == 0
+
+
 @settings(deadline=None, max_examples=100)
 @given(rows=example_rows(), spaces=st.tuples(*[st.sampled_from(["", " ", "\n\u3000"])] * 2), shift=st.integers(-2, 2))
 def test_equals_reference_on_repaired_answers(rows: list[dict], spaces: tuple[str, str], shift: int) -> None:
@@ -228,6 +242,7 @@ def test_labelled_spans_turn_back_into_the_answers_of_xquad(language: str, kind:
         ("wordpiece", "The harbour was dug in 1874 by Ane", " 1874 ", "answer_trimmed"),
         ("wordpiece", "It \x07was 1874", "\x07was", "no_token"),
         ("byte-level", "It was a 🚢 that came", "🚢", "split_character"),
+        ("byte-level-prefix-space", "It was<s>xq", "x", "unsorted_offsets"),
     ],
 )
 def test_exact_labels_differ_from_reference_by_known_causes(

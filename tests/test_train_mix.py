@@ -18,6 +18,7 @@ from qa_fast.errors import UserError
 from qa_fast.infer.open import open_engine
 from qa_fast.shards import open_shards
 from qa_fast.train import TrainConfig, train
+from qa_fast.train.job import Job
 from qa_fast.train.lessons import lessons_of
 from qa_fast.train.mix import Mix, Part, epoch_rows, epoch_size, open_mix, select_mix
 from tests.memory_place import memory_place
@@ -89,7 +90,7 @@ def test_names_with_weights(workshop: Path, tmp_path: Path) -> None:
 def test_weights_stand_behind_urls_too(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a number is one; a teacher's logits are kept beside the copy in the cache."""
     monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(teacher, "open_engine", lambda folder, say=None: open_engine(folder, "keras", "float32"))
+    monkeypatch.setattr(teacher, "open_engine", lambda folder, *way, say=None: open_engine(folder, "keras", "float32"))
     there = memory_place() / "small"
     for path in (workshop / "small").rglob("*"):
         if path.is_file():
@@ -175,14 +176,14 @@ def test_a_mix_is_trained_on(workshop: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_teacher_s_logits_are_by_folder(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teacher, "open_engine", lambda folder, say=None: open_engine(folder, "keras", "float32"))
+    monkeypatch.setattr(teacher, "open_engine", lambda folder, *way, say=None: open_engine(folder, "keras", "float32"))
     made, _ = load_model(workshop / "tiny")
     save_model(made, tmp_path / "teacher", workshop / "tiny")
     parts = open_mix([str(workshop / "large"), str(workshop / "small")])
     config = TrainConfig(max_examples=20)
     both = select_mix(parts, config)
-    lessons = lessons_of(tmp_path / "teacher", both, config, print)
-    alone = lessons_of(tmp_path / "teacher", Mix(parts[1:], [both.pools[1] - 24]), config, print)
+    lessons = lessons_of(tmp_path / "teacher", both, config, Job(), print)
+    alone = lessons_of(tmp_path / "teacher", Mix(parts[1:], [both.pools[1] - 24]), config, Job(), print)
     lengths = parts[1].train.lengths[both.pools[1] - 24]
     np.testing.assert_array_equal(
         lessons.probabilities(both.pools[1], lengths, 128), alone.probabilities(both.pools[1] - 24, lengths, 128)

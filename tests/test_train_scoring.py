@@ -129,7 +129,7 @@ def test_patience_at_the_ends_of_epochs(workshop: Path, tmp_path: Path, monkeypa
 
 def test_scores_need_a_split(workshop: Path, tmp_path: Path) -> None:
     bare = make_shards(tmp_path / "bare", workshop / "tiny", validation=False)
-    for option in ("patience", "validate_every"):
+    for option in ("patience", "validate_every", "validation_examples"):
         name = option.replace("_", "-")
         with pytest.raises(UserError, match=rf"--{name} needs a split to validate on; .*bare has train and"):
             train(bare, TrainConfig(out=str(tmp_path / "out"), **{option: 3}))

@@ -16,7 +16,9 @@ from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_
 _U = np.uint64
 
 # Why an exact label differs from the reference's; the first that applies, in this order.
-CAUSES = ("context_stripped", "last_token", "answer_trimmed", "no_token", "split_character", "other")
+CAUSES = (
+    "context_stripped", "last_token", "answer_trimmed", "no_token", "split_character", "unsorted_offsets", "other"
+)  # fmt: skip
 
 
 @njit([VOID(I32_IN, I32_IN, I64_IN, U8_OUT)], cache=True, nogil=True)
@@ -118,6 +120,21 @@ def head_start(char_start: np.ndarray, ids: np.ndarray, space_led: np.ndarray, t
     return start
 
 
+@njit(inline="always")
+def head_end(
+    char_start: np.ndarray, char_end: np.ndarray, ids: np.ndarray, space_led: np.ndarray, token: int, at_head: bool
+) -> int:
+    """Where the reference believes a window's token to end.
+
+    A token of spaces alone ends where it starts, once its offsets are trimmed, so one space more in front of it moves
+    both, see `head_start`.
+    """
+    end = char_end[token]
+    if end == char_start[token]:
+        return head_start(char_start, ids, space_led, token, at_head)
+    return end
+
+
 @njit(
     [
         VOID(
@@ -161,7 +178,9 @@ def label_reference(
         first = base + token_start[row]
         last = base + token_end[row] - 1
         at_head = token_start[row] > 0
-        if head_start(char_start, ids, space_led, first, at_head) > a or char_end[last] < b:
+        end_of_first = head_end(char_start, char_end, ids, space_led, first, at_head)
+        end_of_last = char_end[last] if last > first else end_of_first
+        if head_start(char_start, ids, space_led, first, at_head) > a or end_of_last < b:
             continue
         # Where offsets are sorted, the walks end where a bisection does. The first token has passed the test above.
         token = first_above(char_start, first + 1, last + 1, a) if is_sorted[document] else first
@@ -172,8 +191,10 @@ def label_reference(
         else:
             # Special and padding tokens have offsets (0, 0), which pass the test too.
             out_start_positions[row] = max_length - 1
-        token = first_above(char_end, first, last + 1, b - 1) - 1 if is_sorted[document] else last
-        while token >= first and char_end[token] >= b:
+        token = first_above(char_end, first + 1, last + 1, b - 1) - 1 if is_sorted[document] else last
+        while token > first and char_end[token] >= b:
+            token -= 1
+        if token == first and end_of_first >= b:
             token -= 1
         out_end_positions[row] = token + 1 - first + context_start[row]
 
@@ -190,7 +211,7 @@ def covering_tokens(char_start: np.ndarray, char_end: np.ndarray, begin: int, en
 @njit(
     [
         VOID(
-            I32_IN, I32_IN, I64_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_IN,
+            I32_IN, I32_IN, I64_IN, U8_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_IN, I32_IN,
             I32_IN, I32_IN, I32_IN, I32_IN, I32_IN, I64_OUT,
         )
     ],
@@ -201,6 +222,7 @@ def compare_labels(
     char_start: np.ndarray,  # int32[T]
     char_end: np.ndarray,  # int32[T]
     token_offsets: np.ndarray,  # int64[D + 1]
+    is_sorted: np.ndarray,  # uint8[D], from find_sorted
     leading_chars: np.ndarray,  # int32[D]
     context_index: np.ndarray,  # int32[E]
     example_index: np.ndarray,  # int32[F]
@@ -237,5 +259,7 @@ def compare_labels(
                 out_counts[3] += 1
             elif at_a > 1 or at_b > 1:
                 out_counts[4] += 1
-            else:
+            elif not is_sorted[document]:
                 out_counts[5] += 1
+            else:
+                out_counts[6] += 1

@@ -21,6 +21,8 @@ CAUSES = {
     "no_token": "the answer's first or last character is in no token, since the tokenizer drops it, and the reference "
     "takes the token beside it",
     "split_character": "several tokens hold the answer's first or last character; the reference takes the inner one",
+    "unsorted_offsets": "in this document the tokenizer's offsets go back, behind a special token written in the text, "
+    "say, and the reference stops looking there",
     "other": "for a reason that is not known",
 }
 

@@ -53,7 +53,7 @@ def validation_split(shards: Shards, config: TrainConfig) -> Split | None:
         UserError: It cannot be scored, or an option needs one.
     """
     split = _validation_split(shards, config)
-    for name in ("patience", "validate_every"):
+    for name in ("patience", "validate_every", "validation_examples"):
         if split is None and getattr(config, name) is not None:
             raise UserError(
                 f"--{name.replace('_', '-')} needs a split to validate on; {shards.folder} has "
