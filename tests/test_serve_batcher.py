@@ -75,10 +75,15 @@ def test_a_turn_holds_a_portion_of_each_as_far_as_it_has_room() -> None:
     model = KeywordModel(portion=10)
 
     async def work(batcher: Batcher) -> Any:
-        asked = [batcher.ask(lengthy(word, 25), OPTIONS) for word in ("ant", "cow")]
-        return await asyncio.gather(*asked, *(batcher.ask(pairs(word), OPTIONS) for word in ("bee", "dog")))
+        model.hold.clear()
+        requests = [lengthy("ant", 25), lengthy("cow", 25), pairs("bee"), pairs("dog")]
+        asked = [asyncio.ensure_future(batcher.ask(request, OPTIONS)) for request in requests]
+        await until(lambda: len(model.prepared) == 4)
+        await asyncio.sleep(0.05)
+        model.hold.set()
+        return await asyncio.gather(*asked)
 
-    run(model, Limits(window_ms=50, batch_tokens=25), work)
+    run(model, Limits(window_ms=5000, batch_tokens=25), work)  # a full turn does not wait for the window's end
     # Words: ten of each long one, five of a short one; the last portions have five. New ones and begun ones alternate.
     assert model.turns == [["ant:0", "cow:0", "bee:0"], ["dog:0", "ant:1", "cow:1"], ["ant:2", "cow:2"]]
 
