@@ -129,6 +129,7 @@ def training_plan(
     widths: Int32s,
     *,
     pool_batches: int = POOL_BATCHES,
+    alike: int = 1,
 ) -> Plan:
     """One epoch's batches: every selected feature once.
 
@@ -141,6 +142,7 @@ def training_plan(
         widths: Allowed L, increasing, the last at least the longest selected feature. A single one is the tutorial's
             way (`--batching fixed`): then nothing is sorted.
         pool_batches: Batches whose rows are sorted together.
+        alike: How many batches of one width follow each other, as far as there are so many.
 
     Returns:
         The order; only its last batch can hold padding rows.
@@ -155,13 +157,33 @@ def training_plan(
             order[begin : begin + len(pool)] = pool[np.argsort(lengths[pool], kind="stable")]
     batches = order[: whole * batch_size].reshape(whole, batch_size)
     batches = batches[generator.permutation(whole)]
+    if alike > 1:
+        batches = batches[_in_packs(widths[_width_of(batches, lengths, widths)], alike, generator)]
     rest = order[whole * batch_size :]
     if len(rest):
         last = np.full((1, batch_size), -1, np.int64)
         last[0, : len(rest)] = rest
         batches = np.concatenate([batches, last])
+    return Plan(list(batches), widths[_width_of(batches, lengths, widths)])
+
+
+def _width_of(batches: Int64s, lengths: Int32s, widths: Int32s) -> Int64s:
+    """int64 for each of batches [n, B], which of the widths it has."""
     longest = np.where(batches >= 0, lengths[batches], 0).max(axis=1, initial=0)
-    return Plan(list(batches), widths[np.searchsorted(widths, longest)])
+    return np.searchsorted(widths, longest)
+
+
+def _in_packs(widths: Int32s, alike: int, generator: np.random.Generator) -> Int64s:
+    """The order of batches, given by their widths, in which packs of `alike` are of one; the packs are shuffled.
+
+    What is left of each width, a pack that is not full, comes last, so that full ones begin at multiples of `alike`.
+    """
+    by_width = [np.flatnonzero(widths == width) for width in np.unique(widths)]
+    full = [pack for some in by_width for pack in some[: len(some) // alike * alike].reshape(-1, alike)]
+    rest = [some[len(some) // alike * alike :] for some in by_width]
+    order = [full[number] for number in generator.permutation(len(full))]
+    order += [rest[number] for number in generator.permutation(len(rest))]
+    return np.concatenate(order) if order else np.zeros(0, np.int64)
 
 
 def prediction_plan(lengths: Int32s, batch_tokens: int, widths: Int32s) -> Plan:

@@ -87,8 +87,8 @@ def test_training_is_the_same_in_one_piece(name: str, outcomes: dict) -> None:
     assert theirs["calls"] == expected
 
 
-def lowered(attention: str, precision: str = "bfloat16", raw: dict | None = None) -> str:
-    """The module of a training step for CUDA.
+def lowered(attention: str, precision: str = "bfloat16", raw: dict | None = None, at_once: int = 1) -> str:
+    """The module of a training step for CUDA, or of several in one call.
 
     No card is asked: JAX looks up the version of cuDNN before it lowers its kernel, and that look-up alone is replaced
     here, by a version that has the kernel. The rest is JAX's own lowering. Whether a card runs it is not tested.
@@ -100,35 +100,46 @@ def lowered(attention: str, precision: str = "bfloat16", raw: dict | None = None
     from qa_fast.train.optimizer import step_scalars
 
     fused.check_cudnn_version = lambda: 90500
-    engine = JaxEngine(tiny_model(raw or TINY["bert"], precision=precision), attention)
-    arguments = engine._state, micro_of("bert"), step_scalars(1e-5, 0.0, 1.0, 1)
+    engine = JaxEngine(tiny_model(raw or TINY["bert"], precision=precision), attention, at_once=at_once)
+    micro, scalars = micro_of("bert"), step_scalars(1e-5, 0.0, 1.0, 1)
+    several = at_once > 1
+    arguments = (
+        (engine._state, [micro] * at_once, np.stack([scalars] * at_once))
+        if several
+        else (engine._state, micro, scalars)
+    )
     specs = jax.tree.map(lambda array: jax.ShapeDtypeStruct(np.shape(array), array.dtype), arguments)
     # A file of it would have to outlive versions of cuDNN; a text that is read at once need not.
     named = [jax.export.DisabledSafetyCheck.custom_call(name) for name in CALLS]
-    return jax.export.export(engine._single, platforms=["cuda"], disabled_checks=named)(*specs).mlir_module()
+    step = engine._several if several else engine._single
+    return jax.export.export(step, platforms=["cuda"], disabled_checks=named)(*specs).mlir_module()
 
 
-def module_facts(attention: str) -> dict:
-    text = lowered(attention)
+def module_facts(attention: str, at_once: int = 1) -> dict:
+    text = lowered(attention, at_once=at_once)
     scores = f"{ROWS}x{HEADS}x{LENGTH}x{LENGTH}x"
     return {
         "calls": [text.count(f"custom_call @{name}(") for name in CALLS],
         "float32 scores": text.count(f"tensor<{scores}f32>"),
         "bfloat16 scores": text.count(f"tensor<{scores}bf16>"),
+        "loops": text.count("stablehlo.while"),
         "donated": text.count("tf.aliasing_output") + text.count("jax.buffer_donor"),
         "arrays": len(tiny_model(TINY["bert"]).trainable_variables) * 3,
     }
 
 
 def both_modules() -> dict:
-    return {attention: module_facts(attention) for attention in ("exact", "cudnn")}
+    return {attention: module_facts(attention) for attention in ("exact", "cudnn")} | {
+        "several": module_facts("cudnn", at_once=4)
+    }
 
 
 def test_a_step_for_cuda_calls_cudnn_and_writes_no_scores() -> None:
     facts = elsewhere(__name__, "print(json.dumps(t.both_modules()))", KERAS_BACKEND="jax")
-    exact, cudnn = facts["exact"], facts["cudnn"]
+    exact, cudnn, several = facts["exact"], facts["cudnn"], facts["several"]
     assert exact["float32 scores"] > 0
     assert exact["calls"] == [0, 0]
     assert cudnn["float32 scores"] == cudnn["bfloat16 scores"] == 0
     assert cudnn["calls"] == [2, 2]  # forward and backward of two blocks
     assert cudnn["donated"] == cudnn["arrays"]
+    assert several == cudnn | {"loops": cudnn["loops"] + 1}  # the step once, in a loop over the state that is donated

@@ -37,6 +37,12 @@ def train(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Features a batch.")] = 16,
     accumulate: Annotated[int, typer.Option("--accumulate", help="Batches an optimisation step.")] = 1,
+    steps_per_execution: Annotated[
+        int,
+        typer.Option(
+            "--steps-per-execution", help="Steps that are given to the device in one call (KERAS_BACKEND=jax)."
+        ),
+    ] = 1,
     optimizer: Annotated[str, typer.Option("--optimizer", help="adamw or adam.")] = "adamw",
     schedule: Annotated[
         str, typer.Option("--schedule", help="linear (warmup, then down to 0) or constant.")
@@ -140,6 +146,7 @@ def train(
         max_examples=max_examples,
         batch_size=batch_size,
         accumulate=accumulate,
+        steps_per_execution=steps_per_execution,
         optimizer=optimizer,
         schedule=schedule,
         learning_rate=learning_rate,

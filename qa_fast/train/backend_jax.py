@@ -6,12 +6,13 @@ places its own rows of a batch. Dropout masks are functions of the whole batch's
 the result.
 
 Nothing here waits for a device: a step is queued, its rows are on their way before it, and its loss is read some steps
-later (`losses.BEHIND`). So batches are placed while the device is still at the steps before.
+later (`losses.BEHIND`). So batches are placed while the device is still at the steps before. Steps that are small for
+the device can be given to it several at a time, which run one after the other in one function (`lax.scan`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,20 @@ from qa_fast.train.steps import Floats, Micro
 State = tuple[list[Any], list[Any], list[Any]]
 
 
+class _Later:
+    """A step's scalar, which the device may not have been asked for yet."""
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self._flush = flush
+        self.array: Any = None
+        self.at: tuple[int, ...] = ()
+
+    def __float__(self) -> float:
+        if self.array is None:
+            self._flush()
+        return float(np.asarray(self.array)[self.at])
+
+
 class JaxEngine:
     """See `steps.Engine`.
 
@@ -35,6 +50,8 @@ class JaxEngine:
         attention: "exact", or how attention is computed in one piece, see `model.fused`.
         devices: To train on, each process' together; those of all processes if None.
         temperature: Of a teacher, see `optimizer.micro_loss`.
+        at_once: Steps that are given to the device together where so many of one shape follow each other. They wait
+            for each other until something is read: their losses, or what is asked of the weights.
     """
 
     def __init__(
@@ -43,8 +60,11 @@ class JaxEngine:
         attention: str = "exact",
         devices: Sequence[Any] | None = None,
         temperature: float | None = None,
+        at_once: int = 1,
     ) -> None:
         self.model = model
+        self._at_once = at_once
+        self._waiting: list[tuple[Micro, Floats, _Later, _Later]] = []
         # In the order of processes: then a process' rows are a slice of the batch.
         devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
         self.devices = len(devices)
@@ -73,11 +93,20 @@ class JaxEngine:
 
         everywhere = self._everywhere
 
-        @partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
-        def single(state: State, micro: Micro, scalars: Any) -> tuple[State, Any, Any]:
+        def one(state: State, micro: Micro, scalars: Any) -> tuple[State, Any, Any]:
             gradients, loss = gradients_of(state[0], micro, scalars[4])
             state, norm = apply(state, gradients, scalars)
             return state, loss, norm
+
+        @partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
+        def several(state: State, micros: list[Micro], scalars: Any) -> tuple[State, Any, Any]:
+            def next_one(state: State, step: tuple[Micro, Any]) -> tuple[State, tuple[Any, Any]]:
+                state, loss, norm = one(state, *step)
+                return state, (loss, norm)
+
+            together = jax.tree.map(lambda *parts: jnp.stack(parts), *micros)
+            state, (losses, norms) = jax.lax.scan(next_one, state, (together, scalars))
+            return state, losses, norms
 
         @partial(jax.jit, donate_argnums=1, out_shardings=everywhere)
         def add(state: State, sums: list[Any], loss_sum: Any, micro: Micro, scalars: Any) -> tuple[list[Any], Any]:
@@ -85,7 +114,8 @@ class JaxEngine:
             return [total + gradient for total, gradient in zip(sums, gradients, strict=True)], loss_sum + loss
 
         self._zeros = jax.jit(lambda weights: [jnp.zeros_like(weight) for weight in weights], out_shardings=everywhere)
-        self._single, self._add, self._apply = single, add, jax.jit(apply, donate_argnums=0, out_shardings=everywhere)
+        self._single, self._apply = (jax.jit(step, donate_argnums=0, out_shardings=everywhere) for step in (one, apply))
+        self._several, self._add = several, add
 
     def _placed(self, tree: Any) -> Any:
         def place(array: Any) -> Any:
@@ -98,6 +128,8 @@ class JaxEngine:
     def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
         """See `steps.Engine`."""
         placed = [self._shared_out(micro) for micro in micros]
+        if len(placed) == 1 and self._at_once > 1:
+            return self._joined(placed[0], scalars)
         if len(placed) == 1:
             self._state, loss, norm = self._single(self._state, placed[0], scalars)
             return loss, norm
@@ -107,6 +139,29 @@ class JaxEngine:
             sums, loss = self._add(self._state, sums, loss, micro, scalars)
         self._state, norm = self._apply(self._state, sums, scalars)
         return loss, norm
+
+    def _joined(self, micro: Micro, scalars: Floats) -> tuple[_Later, _Later]:
+        """A step that waits for others of its shape, until there are enough."""
+        if self._waiting and self._waiting[0][0].input_ids.shape != micro.input_ids.shape:
+            self._flush()
+        loss, norm = _Later(self._flush), _Later(self._flush)
+        self._waiting.append((micro, scalars, loss, norm))
+        if len(self._waiting) == self._at_once:
+            self._flush()
+        return loss, norm
+
+    def _flush(self) -> None:
+        """Give the device the steps that wait: as one where they are enough, lest other numbers of them be compiled."""
+        waiting, self._waiting = self._waiting, []
+        if len(waiting) == self._at_once:
+            micros, scalars, losses, norms = zip(*waiting, strict=True)
+            self._state, *arrays = self._several(self._state, list(micros), np.stack(scalars))
+            for values, array in zip((losses, norms), arrays, strict=True):
+                for at, value in enumerate(values):
+                    value.array, value.at = array, (at,)
+            return
+        for micro, own, loss, norm in waiting:
+            self._state, loss.array, norm.array = self._single(self._state, micro, own)
 
     def _shared_out(self, micro: Micro) -> Micro:
         columns = micro._asdict()
@@ -118,6 +173,7 @@ class JaxEngine:
 
     def weights(self) -> Sequence[Any]:
         """See `steps.Engine`."""
+        self._flush()
         return self._state[0]
 
     def placed(self, arrays: Sequence[Floats]) -> list[Any]:
@@ -126,14 +182,17 @@ class JaxEngine:
 
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.Engine`."""
+        self._flush()
         names = ("weights", "firsts", "seconds")
         return {name: [np.asarray(array) for array in arrays] for name, arrays in zip(names, self._state, strict=True)}
 
     def write(self, arrays: dict[str, list[Floats]]) -> None:
         """See `steps.Engine`."""
+        self._flush()  # whoever holds their losses may read them
         self._state = self._placed((arrays["weights"], arrays["firsts"], arrays["seconds"]))
 
     def publish(self) -> None:
         """See `steps.Engine`."""
+        self._flush()
         for variable, value in zip(self.model.trainable_variables, self._state[0], strict=True):
             variable.assign(np.asarray(value))  # a copy: the state's own buffer is donated to the next step

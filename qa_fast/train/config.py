@@ -33,6 +33,8 @@ class TrainConfig:
         max_examples: Train on a random choice of so many examples (the same for the same seed).
         batch_size: Rows (features) a batch, over all devices together.
         accumulate: Batches an optimisation step.
+        steps_per_execution: Optimisation steps that are given to the device in one call, as in Keras' `compile` (JAX
+            only); so many batches of one width then follow each other.
         optimizer: "adamw" (weight decay on matrices) or "adam".
         schedule: "linear" (warmup, then down to 0), "constant" or "range" (rising, see `rates`).
         learning_rate: Highest learning rate.
@@ -72,6 +74,7 @@ class TrainConfig:
     max_examples: int | None = None
     batch_size: int = 16
     accumulate: int = 1
+    steps_per_execution: int = 1
     optimizer: str = "adamw"
     schedule: str = "linear"
     learning_rate: float = 5e-5
@@ -118,13 +121,18 @@ class TrainConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"--{name} must be one of {', '.join(allowed)}; received {getattr(self, name)!r}")
-        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+        for name in ("epochs", "batch_size", "accumulate", "steps_per_execution", "log_every"):
             _at_least(name, getattr(self, name), 1)
         for name in ("max_steps", "max_examples", "validation_examples", "validate_every", "patience"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         for name in ("checkpoint_every", "weight_decay", "clip_norm", "seed"):
             _at_least(name, getattr(self, name), 0)
+        if self.steps_per_execution > 1 and self.accumulate > 1:
+            raise UserError(
+                "--steps-per-execution and --accumulate exclude each other; received "
+                f"{self.steps_per_execution} and {self.accumulate}: leave out either"
+            )
         if not self.learning_rate > 0:
             raise UserError(f"--learning-rate must be above 0; received {self.learning_rate}: try 5e-5")
         for name in ("warmup", "dropout"):

@@ -64,7 +64,7 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
             if "--init-head" in models:
                 say(f"{models['--init-head']}: its head is what training starts from")
         temperature = None if lessons is None else lessons.temperature
-        engine = make_engine(model, course.jit.value, course.attention.value, temperature)
+        engine = make_engine(model, course.jit.value, course.attention.value, temperature, config.steps_per_execution)
     learner = Learner(model, engine, lessons, average)
     _bring_to(learner, beginning, job)
     if engine.devices > 1:
@@ -104,7 +104,9 @@ def _bring_to(learner: Learner, beginning: Beginning, job: Job) -> None:
             learner.average.write(learner.engine.placed(arrays.get("averages", [])))
 
 
-def make_engine(model: SpanModel, jit: str, attention: str = "exact", temperature: float | None = None) -> Engine:
+def make_engine(
+    model: SpanModel, jit: str, attention: str = "exact", temperature: float | None = None, at_once: int = 1
+) -> Engine:
     """The engine of Keras' backend, on all devices.
 
     Args:
@@ -112,6 +114,7 @@ def make_engine(model: SpanModel, jit: str, attention: str = "exact", temperatur
         jit: "on", "parts" or "off".
         attention: "exact" or "cudnn".
         temperature: Of a teacher, see `optimizer.micro_loss`.
+        at_once: Steps that are given to the device together; JAX only.
 
     Raises:
         UserError: There is none for the backend.
@@ -123,7 +126,7 @@ def make_engine(model: SpanModel, jit: str, attention: str = "exact", temperatur
     if keras.backend.backend() == "jax":
         from qa_fast.train.backend_jax import JaxEngine
 
-        return JaxEngine(model, attention, temperature=temperature)
+        return JaxEngine(model, attention, temperature=temperature, at_once=at_once)
     raise UserError(
         f"KERAS_BACKEND must be tensorflow or jax to train; received {keras.backend.backend()!r}: set it to one of them"
     )

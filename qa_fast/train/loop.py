@@ -107,7 +107,10 @@ class _Run:
     def __init__(self, course: Course, standing: Standing, learner: Learner, job: Job, say: Progress) -> None:
         self._course, self._standing, self._learner, self._job, self._say = course, standing, learner, job, say
         self._half = course.precision.value == "float16"
-        self._losses = Losses(course.checkpoints, course.config.learning_rate, skips_overflows=self._half)
+        config = course.config
+        self._losses = Losses(
+            course.checkpoints, config.learning_rate, skips_overflows=self._half, at_once=config.steps_per_execution
+        )
         self._record = Record(course, standing, self._losses, learner.engine.devices, job, say)
         self._saver = Saver(course, standing, learner, self._losses, self._record, job, say)
 
@@ -145,7 +148,8 @@ class _Run:
         config, position, material, job = self._course.config, self._standing.position, self._course.material, self._job
         rows = material.mix.epoch(config.seed, position.epoch)
         lengths, widths = material.cutter.lengths, self._course.widths
-        plan = training_plan(lengths, rows, config.batch_size, config.seed, position.epoch, widths)
+        alike = config.steps_per_execution
+        plan = training_plan(lengths, rows, config.batch_size, config.seed, position.epoch, widths, alike=alike)
         self._saver.within_epoch()
         if position.ended:
             return

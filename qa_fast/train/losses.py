@@ -27,13 +27,15 @@ class Losses:
         folder: Where the run's checkpoints are, for the error.
         learning_rate: The run's, for the error.
         skips_overflows: Whether a step whose gradients overflow is skipped, as float16's loss scale wants.
+        at_once: Steps that are given to the device together; the last of them may not be there yet.
 
     Attributes:
         norm: Gradient norm of the last step that was read.
     """
 
-    def __init__(self, folder: Path, learning_rate: float, *, skips_overflows: bool) -> None:
+    def __init__(self, folder: Path, learning_rate: float, *, skips_overflows: bool, at_once: int = 1) -> None:
         self._folder, self._learning_rate, self._skips = folder, learning_rate, skips_overflows
+        self._keep = BEHIND + at_once - 1
         self._pending: deque[tuple[int, Any, Any]] = deque()
         self._recent: list[float] = []
         self.norm = 0.0
@@ -45,7 +47,7 @@ class Losses:
             UserError: See `read`.
         """
         self._pending.append((step, loss, norm))
-        self.read(keep=BEHIND)
+        self.read(keep=self._keep)
 
     def read(self, keep: int = 0) -> None:
         """Wait for all but the last `keep` steps.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import keras
 import numpy as np
 import xxhash
 
@@ -215,6 +216,11 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
             others than the first.
     """
     with job.agreed():
+        if config.steps_per_execution > 1 and keras.backend.backend() != "jax":
+            raise UserError(
+                f"--steps-per-execution above 1 needs KERAS_BACKEND=jax; received {config.steps_per_execution} with "
+                f"{keras.backend.backend()!r}: set KERAS_BACKEND=jax, or leave the option out"
+            )
         material, teacher = _material(sources, config), sources.teacher_key()
         _check_job(sources, material.mix, teacher, config, job)
     arrays: list[Arrays] = []
