@@ -36,13 +36,13 @@ def test_logits_are_the_same_at_fixed_widths(engine: KerasEngine) -> None:
 
 def test_after_warming_up_no_shape_is_new(monkeypatch: pytest.MonkeyPatch, engine: KerasEngine) -> None:
     met: set[tuple[int, ...]] = set()
-    compute = engine._function(many=True)
+    compute = engine._function("compiled")
 
     def noting(ids: np.ndarray, *rest: np.ndarray) -> object:
         met.add(ids.shape)
         return compute(ids, *rest)
 
-    monkeypatch.setattr(engine, "_functions", {True: noting})
+    monkeypatch.setattr(engine, "_functions", {"compiled": noting})
     engine.warm_up()
     warm = {(1, 64), (2, 64), (4, 64), (1, 80), (2, 80), (4, 80)}
     assert met == warm
@@ -53,7 +53,7 @@ def test_after_warming_up_no_shape_is_new(monkeypatch: pytest.MonkeyPatch, engin
 
 def test_where_nothing_is_compiled_rows_go_together() -> None:
     shapes = Fixed(batch_tokens=320, longest=80, most_rows=None)
-    assert not shapes.compiles(1000)
+    assert shapes.effort(1000) == "plain"
     plan = shapes.plan(np.full(8, 20, np.int32))
     assert [len(rows) for rows in plan.rows] == [5, 3]
     assert list(shapes.usual()) == [(1, 64), (1, 80)]

@@ -19,7 +19,7 @@ import numpy as np
 from qa_fast.batches import Batch, BatchCutter
 from qa_fast.checkpoint import load_model
 from qa_fast.infer.engine import Prediction
-from qa_fast.infer.shapes import Fitted, Fixed, blank
+from qa_fast.infer.shapes import Effort, Fitted, Fixed, blank
 from qa_fast.model.config import check_length
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.islands import parts_mode
@@ -52,7 +52,7 @@ class KerasEngine:
         self.shapes = shapes or fitted(model)
         self._at_a_time = _AT_A_TIME_CPU if on_cpu() else 1
         self._threads = ThreadPoolExecutor(self._at_a_time, thread_name_prefix="batches")
-        self._functions: dict[bool, Callable[..., tuple[Any, Any]]] = {}
+        self._functions: dict[Effort, Callable[..., tuple[Any, Any]]] = {}
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, precision: str = "auto", serving: bool = False) -> KerasEngine:
@@ -75,7 +75,7 @@ class KerasEngine:
         lengths = cutter.lengths[: sum(len(chunk) for chunk in chunks)]
         check_length(self.model.config, int(lengths.max(initial=0)))
         plan = self.shapes.plan(lengths)
-        compute = self._function(self.shapes.compiles(len(plan)))
+        compute = self._function(self.shapes.effort(len(plan)))
 
         def predict_batch(rows: Int64s, width: int) -> Prediction:
             batch = cutter.cut(rows, width)
@@ -96,11 +96,12 @@ class KerasEngine:
                 for _ in self.predict([blank(rows, width)]):
                     pass
 
-    def _function(self, many: bool) -> Callable[..., tuple[Any, Any]]:
-        if many not in self._functions:
-            tensorflow = keras.backend.backend() == "tensorflow"
-            self._functions[many] = _tensorflow(self.model, many) if tensorflow else _jax(self.model)
-        return self._functions[many]
+    def _function(self, effort: Effort) -> Callable[..., tuple[Any, Any]]:
+        tensorflow = keras.backend.backend() == "tensorflow"
+        effort = effort if tensorflow else "compiled"  # JAX compiles whatever it runs
+        if effort not in self._functions:
+            self._functions[effort] = _tensorflow(self.model, effort) if tensorflow else _jax(self.model)
+        return self._functions[effort]
 
 
 def fitted(model: SpanModel, batch_tokens: int | None = None) -> Fitted:
@@ -125,20 +126,21 @@ def _fetched(batch: Batch, logits: tuple[Any, Any]) -> Prediction:
     return Prediction(batch.rows.astype(np.int32), start, end, batch.lengths)
 
 
-def _tensorflow(model: SpanModel, many: bool) -> Callable[..., tuple[Any, Any]]:
-    """One graph for all shapes; for many batches with kernels for its parts (CPU) or compiled for each shape (GPU)."""
+def _tensorflow(model: SpanModel, effort: Effort) -> Callable[..., tuple[Any, Any]]:
+    """One graph for all shapes; with kernels for its parts (CPU), or compiled for each shape (GPU)."""
     import tensorflow as tf
 
     cpu = on_cpu()
+    parts = "kernels or plain" if cpu and effort == "kernels" else parts_mode(cpu and effort == "compiled")
     signature = [
         tf.TensorSpec((None, None), tf.int32),
         tf.TensorSpec((None,), tf.int32),
         tf.TensorSpec((None, None), tf.int8),
     ]
 
-    @tf.function(input_signature=signature, jit_compile=many and not cpu)
+    @tf.function(input_signature=signature, jit_compile=effort == "compiled" and not cpu)
     def compute(input_ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
-        with model.run_part.tracing(parts=parts_mode(many and cpu)):
+        with model.run_part.tracing(parts=parts):
             return model(input_ids, lengths, types)
 
     return compute

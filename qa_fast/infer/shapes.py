@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from qa_fast.batches import Plan, bucket_widths, prediction_plan
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 
-# Compiling parts pays off from here on; before, plain TensorFlow answers at once.
+# Compiling parts pays off from here on; before, what has no kernel of ours runs as it stands.
 MANY_BATCHES = 48
+# Loading our kernels pays off from here on (half a second; some more the first time on a machine); before, plain
+# TensorFlow answers at once.
+SOME_BATCHES = 8
 # In tokens; most paragraphs with their question have 100 to 250, and a window of a long document has 384.
 WIDTHS = (64, 128, 160, 192, 256, 384)
+
+# How TensorFlow runs batches: as they stand; on CPUs with our kernels, which need no compiling; or with what XLA
+# compiles, too, for each shape.
+Effort = Literal["plain", "kernels", "compiled"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,9 @@ class Fitted:
         """The batches of features of these lengths, int32[F]; -1 fills up their rows."""
         return prediction_plan(lengths, self.batch_tokens, np.minimum(bucket_widths(lengths), self.longest))
 
-    def compiles(self, batches: int) -> bool:
-        """Whether so many batches are worth compiling."""
-        return batches >= MANY_BATCHES
+    def effort(self, batches: int) -> Effort:
+        """What so many batches are worth."""
+        return "compiled" if batches >= MANY_BATCHES else "kernels" if batches >= SOME_BATCHES else "plain"
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,9 @@ class Fixed:
                 widths.append(width)
         return Plan(rows, np.array(widths, np.int32))
 
-    def compiles(self, batches: int) -> bool:
-        """Whether shapes are compiled."""
-        return self.most_rows is not None
+    def effort(self, batches: int) -> Effort:
+        """What a process that lives long is worth: all, where shapes are compiled."""
+        return "compiled" if self.most_rows is not None else "plain"
 
     def usual(self) -> Iterator[tuple[int, int]]:
         """(rows, width) of every batch of windows up to 384 tokens; longer ones come only where they are asked for."""

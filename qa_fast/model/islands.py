@@ -34,8 +34,9 @@ class PartRunner:
     tuple of tensors. A tensor may be None: the function is told so.
 
     Attributes:
-        parts: "plain", as they stand; "compiled", each by XLA; or "kernels", by kernels of our own on the CPU and those
-            that have none by XLA (TensorFlow only; elsewhere ignored). Read when a graph is traced.
+        parts: "plain", as they stand; "compiled", each by XLA; "kernels", by kernels of our own on the CPU and those
+            that have none by XLA; or "kernels or plain", those as they stand (TensorFlow only; elsewhere ignored). Read
+            when a graph is traced.
         attention: "exact", or "cudnn" or "xla" for attention in one piece and without dropout where a block allows it
             (JAX only, see `fused`). Read when a function is traced.
     """
@@ -59,12 +60,14 @@ class PartRunner:
         """Call `function`, compiled or as it stands."""
         if self.parts == "plain" or keras.backend.backend() != "tensorflow":
             return function(*tensors, **static)
-        if self.parts == "kernels":
+        if self.parts.startswith("kernels"):
             from qa_fast.model.kernel_parts import run_by_kernels
 
             found = run_by_kernels(function, tensors, static)
             if found is not None:
                 return found
+        if self.parts == "kernels or plain":
+            return function(*tensors, **static)
         present = tuple(tensor is not None for tensor in tensors)
         key = (function, present, tuple(sorted(static.items())))
         if key not in self._compiled:
