@@ -4,8 +4,8 @@
 starts, then of all ends, then the XXH3 of both. A part appears whole or not at all and is checked whenever it is read,
 so a run that was killed goes on with the next part, and a damaged one is computed anew, both in the way that
 teacher.json tells of the parts before. KEY is of the teacher's weights, the shards' checksums and which features there
-are. Logits are shifted so that a feature's highest is 0: its
-softmax does not change, and float16 is finest where the probabilities are.
+are. Logits are shifted so that a feature's highest is 0: its softmax does not change, and float16 is finest where the
+probabilities are.
 """
 
 from __future__ import annotations
