@@ -146,7 +146,7 @@ def run_ours(asked: argparse.Namespace, family: str) -> dict[str, float]:
 
     seconds = {"train": shortest(train, asked.steps)}
     engine.publish()
-    compute = KerasEngine(model)._function(many=True)
+    compute = KerasEngine(model)._function("compiled")
 
     def forward() -> None:
         np.asarray(compute(ids, data["lengths"], types)[0])

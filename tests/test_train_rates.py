@@ -48,7 +48,9 @@ def test_a_whole_range_test(tmp_path: Path) -> None:
     assert len(found["rates"]) == len(found["losses"]) == 100
     assert found["rates"][-1] == pytest.approx(HIGHEST)
     # A decay that blows the weights up ends in a loss that is no number; the curve is read up to there.
-    options = TrainConfig(batch_size=8, precision="float32", jit=JIT, clip_norm=0.0, weight_decay=1e6, patience=1)
+    options = TrainConfig(
+        batch_size=8, precision="float32", jit=JIT, clip_norm=0.0, weight_decay=1e6, patience=1, validation_examples=5
+    )
     said: list[str] = []
     far = rate_test([str(tmp_path / "shards")], options, said.append, steps=40)
     assert 10 <= len(far.rates) < 40

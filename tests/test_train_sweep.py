@@ -197,6 +197,8 @@ def test_a_whole_sweep(tmp_path: Path) -> None:
     assert all(line["error"] is None for line in lines), lines
     assert all(0 <= line["f1"] <= 100 for line in lines)
     assert "qa-fast train " in done.output
+    lost = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "none"), "--validation", "dev"])
+    assert "has train, validation and --validation is 'dev'" in str(lost.exception)
     assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["trials.jsonl"]
     best = max(lines, key=lambda line: line["f1"])
     rows = list(table(sweep(SweepConfig(

@@ -277,6 +277,7 @@ def test_missing_logits_are_read_as_those_before(
 
     shards = open_shards(shutil.copytree(workshop / "shards", tmp_path / "shards"))
     rows = np.arange(len(shards.split("train")))
+    monkeypatch.setattr(teacher_module, "PART", 5)
     monkeypatch.setattr(teacher_module, "open_engine", noted)
     teacher_logits(workshop / "teacher", shards, rows, lambda _: None)
     (place,) = (tmp_path / "shards" / ".teachers").iterdir()
@@ -287,8 +288,16 @@ def test_missing_logits_are_read_as_those_before(
     if told is not None:
         (place / "teacher.json").write_text(told)
     ways.clear()
-    teacher_logits(workshop / "teacher", shards, rows, lambda _: None)
+    said: list[str] = []
+    teacher_logits(workshop / "teacher", shards, rows, said.append)
     assert ways == [read]
+    assert any("kept were read in int8" in line for line in said) == (told is not None and "int8" in told)
+    # Nothing is kept: nothing to be like.
+    (place / "teacher.json").write_text('{"engine": "keras", "precision": "bfloat16"}')
+    for part in place.glob("part-*"):
+        part.unlink()
+    teacher_logits(workshop / "teacher", shards, rows, said.append)
+    assert ways == [read, ("auto", "auto")]
 
 
 def test_a_first_step_has_the_loss_that_numpy_computes(workshop: Path, tmp_path: Path) -> None:

@@ -98,7 +98,10 @@ class KerasEngine:
 
     def _function(self, effort: Effort) -> Callable[..., tuple[Any, Any]]:
         tensorflow = keras.backend.backend() == "tensorflow"
-        effort = effort if tensorflow else "compiled"  # JAX compiles whatever it runs
+        if not tensorflow:
+            effort = "compiled"  # JAX compiles whatever it runs
+        elif effort == "kernels" and not on_cpu():
+            effort = "plain"
         if effort not in self._functions:
             self._functions[effort] = _tensorflow(self.model, effort) if tensorflow else _jax(self.model)
         return self._functions[effort]
@@ -131,7 +134,7 @@ def _tensorflow(model: SpanModel, effort: Effort) -> Callable[..., tuple[Any, An
     import tensorflow as tf
 
     cpu = on_cpu()
-    parts = "kernels or plain" if cpu and effort == "kernels" else parts_mode(cpu and effort == "compiled")
+    parts = "kernels or plain" if effort == "kernels" else parts_mode(cpu and effort == "compiled")
     signature = [
         tf.TensorSpec((None, None), tf.int32),
         tf.TensorSpec((None,), tf.int32),

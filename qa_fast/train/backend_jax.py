@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qa_fast.model.encoder import SpanModel
 from qa_fast.train.optimizer import micro_loss, update
-from qa_fast.train.steps import Floats, Micro
+from qa_fast.train.steps import Floats, Met, Micro
 
 State = tuple[list[Any], list[Any], list[Any]]
 
@@ -63,7 +63,7 @@ class JaxEngine:
         at_once: int = 1,
     ) -> None:
         self.model = model
-        self._at_once = at_once
+        self._at_once, self._met = at_once, Met()
         self._waiting: list[tuple[Micro, Floats, _Later, _Later]] = []
         # In the order of processes: then a process' rows are a slice of the batch.
         devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -130,6 +130,8 @@ class JaxEngine:
         placed = [self._shared_out(micro) for micro in micros]
         if len(placed) == 1 and self._at_once > 1:
             return self._joined(placed[0], scalars)
+        for micro in placed:
+            self._met.note((1, micro.input_ids.shape))
         if len(placed) == 1:
             self._state, loss, norm = self._single(self._state, placed[0], scalars)
             return loss, norm
@@ -139,6 +141,10 @@ class JaxEngine:
             sums, loss = self._add(self._state, sums, loss, micro, scalars)
         self._state, norm = self._apply(self._state, sums, scalars)
         return loss, norm
+
+    def compiled(self) -> bool:
+        """See `steps.Engine`."""
+        return self._met.new()
 
     def _joined(self, micro: Micro, scalars: Floats) -> tuple[_Later, _Later]:
         """A step that waits for others of its shape, until there are enough."""
@@ -153,6 +159,8 @@ class JaxEngine:
     def _flush(self) -> None:
         """Give the device the steps that wait: as one where they are enough, lest other numbers of them be compiled."""
         waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._met.note((len(waiting) == self._at_once, waiting[0][0].input_ids.shape))
         if len(waiting) == self._at_once:
             micros, scalars, losses, norms = zip(*waiting, strict=True)
             self._state, *arrays = self._several(self._state, list(micros), np.stack(scalars))

@@ -18,7 +18,7 @@ import tensorflow as tf
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.islands import parts_mode
 from qa_fast.train.optimizer import micro_loss
-from qa_fast.train.steps import Floats, Micro
+from qa_fast.train.steps import Floats, Met, Micro
 from qa_fast.train.updates import KernelUpdate, PlainUpdate, Update
 
 SIGNATURE = (
@@ -69,6 +69,7 @@ class TensorFlowEngine:
                 self._updates_of.append(KernelUpdate(weights) if by_kernels else PlainUpdate(weights, jit != "off"))
                 self._weights.append(weights)
         self._sums: list[Any] = []
+        self._met = Met()
         self._pass = [self._traced_pass(number) for number in range(self.devices)]
         signature = [(SIGNATURE,) * self.devices, SCALARS]
         self._single = tf.function(self._whole_step, input_signature=signature)
@@ -77,12 +78,18 @@ class TensorFlowEngine:
 
     def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
         """See `steps.Engine`."""
+        for micro in micros:
+            self._met.note(micro.input_ids.shape[1])
         if len(micros) == 1:
             return self._single(self._shares(micros[0]), tf.constant(scalars))
         if not self._sums:
             self._sums = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights[0]]
         losses = [self._add(self._shares(micro), tf.constant(scalars)) for micro in micros]
         return tf.add_n(losses), self._apply(tf.constant(scalars))
+
+    def compiled(self) -> bool:
+        """See `steps.Engine`."""
+        return self._met.new()
 
     def _shares(self, micro: Micro) -> tuple[tuple[Any, ...], ...]:
         rows = len(micro.lengths) // self.devices

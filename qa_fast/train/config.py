@@ -128,11 +128,13 @@ class TrainConfig:
                 _at_least(name, getattr(self, name), 1)
         for name in ("checkpoint_every", "weight_decay", "clip_norm", "seed"):
             _at_least(name, getattr(self, name), 0)
-        if self.steps_per_execution > 1 and self.accumulate > 1:
-            raise UserError(
-                "--steps-per-execution and --accumulate exclude each other; received "
-                f"{self.steps_per_execution} and {self.accumulate}: leave out either"
-            )
+        for name, plain in (("accumulate", 1), ("average", "none")):
+            value = getattr(self, name)
+            if self.steps_per_execution > 1 and value != plain:  # an average takes in the weights between steps
+                raise UserError(
+                    f"--steps-per-execution and --{name} exclude each other; received {self.steps_per_execution} and "
+                    f"{value}: leave out either"
+                )
         if not self.learning_rate > 0:
             raise UserError(f"--learning-rate must be above 0; received {self.learning_rate}: try 5e-5")
         for name in ("warmup", "dropout"):

@@ -42,30 +42,30 @@ def lessons_of(teacher: Path, mix: Mix, config: TrainConfig, job: Job, say: Say)
             first += len(part.train)
 
     job.told(read)
-    lengths = np.concatenate([part.train.lengths for part in mix.parts])
-    offsets = offsets_of(lengths[mix.rows])
-    values = np.zeros((2, offsets[-1]), np.float16)
-    if parts:
-        np.concatenate([part.starts for part in parts], out=values[0])
-        np.concatenate([part.ends for part in parts], out=values[1])
-    values = _sent(values, job)
+    with job.agreed():
+        lengths = np.concatenate([part.train.lengths for part in mix.parts])
+        offsets = offsets_of(lengths[mix.rows])
+        values = np.zeros((2, offsets[-1]), np.float16)
+        if parts:
+            np.concatenate([part.starts for part in parts], out=values[0])
+            np.concatenate([part.ends for part in parts], out=values[1])
+            parts.clear()
+    _send(values, job)
     return Lessons(
         mix.rows, len(lengths), TeacherLogits(values[0], values[1], offsets), config.teacher_weight, config.temperature
     )
 
 
-def _sent(values: Halves, job: Job) -> Halves:
-    """The first process' values, float16 [2, tokens], in all; every one gives as many."""
+def _send(values: Halves, job: Job) -> None:
+    """Write the first process' values, float16 [2, tokens], over those of the others; every one has as many."""
     if job.processes == 1:
-        return values
+        return
     whole = values.reshape(-1).view(np.int32)  # two numbers in one; devices add integers exactly
     size = min(_SENT, len(whole))
-    found = np.empty_like(whole)
     for begin in range(0, len(whole), size):
         piece = whole[begin : begin + size]
         told = job.arrays(np.pad(piece, (0, size - len(piece))))  # of one size, which is compiled once
-        found[begin : begin + size] = np.asarray(told)[: len(piece)]
-    return found.view(np.float16).reshape(values.shape)
+        piece[:] = np.asarray(told)[: len(piece)]
 
 
 class Lessons:

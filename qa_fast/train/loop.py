@@ -27,7 +27,7 @@ from qa_fast.train.config import JobConfig, TrainConfig
 from qa_fast.train.job import Job, join
 from qa_fast.train.learner import Learner, make_learner
 from qa_fast.train.loss_scale import follow_scale
-from qa_fast.train.losses import Losses
+from qa_fast.train.losses import Losses, behind
 from qa_fast.train.mix import Place
 from qa_fast.train.opening import Course, open_sources, set_course
 from qa_fast.train.optimizer import step_scalars
@@ -121,7 +121,7 @@ class _Run:
         started = time.perf_counter()
         try:
             with interruptible() as interrupted:
-                stopping = Stopping(self._job, interrupted)
+                stopping = Stopping(self._job, interrupted, behind(self._course.config.steps_per_execution))
                 while not standing.position.ended:
                     self._epoch(stopping)
         except UserError as error:
@@ -201,7 +201,7 @@ class _Run:
         if learner.average is not None:
             learner.average.add(position.step, learner.engine.weights())
         self._losses.add(position.step, loss, norm)
-        self._record.add_step(rate, len(rows), int(cutter.lengths[rows].sum()), set(plan.widths[these].tolist()))
+        self._record.add_step(rate, len(rows), int(cutter.lengths[rows].sum()), learner.engine.compiled())
 
 
 def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

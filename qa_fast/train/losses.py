@@ -16,6 +16,11 @@ from qa_fast.train.state import checkpoints
 BEHIND = 4
 
 
+def behind(at_once: int) -> int:
+    """Steps that the device may be ahead of the reading of what it gives, if it is given so many steps in one call."""
+    return max(BEHIND, at_once)
+
+
 class LossNotANumber(UserError):
     """A run that cannot go on."""
 
@@ -35,7 +40,8 @@ class Losses:
 
     def __init__(self, folder: Path, learning_rate: float, *, skips_overflows: bool, at_once: int = 1) -> None:
         self._folder, self._learning_rate, self._skips = folder, learning_rate, skips_overflows
-        self._keep = BEHIND + at_once - 1
+        self._waiting = at_once - 1
+        self._keep = behind(at_once) + self._waiting
         self._pending: deque[tuple[int, Any, Any]] = deque()
         self._recent: list[float] = []
         self.norm = 0.0
@@ -67,13 +73,18 @@ class Losses:
                 )
             self._recent.append(value)
 
-    def mean(self) -> float:
-        """The mean of all losses since the last call, waiting for them.
+    def mean(self, *, last: bool) -> float | None:
+        """The mean of all losses since the last call, waiting for them; None where there is none.
+
+        Those of steps that may wait to be given to the device count in the next mean: to read one gives it the step.
+
+        Args:
+            last: Whether there is no next one.
 
         Raises:
             UserError: See `read`.
         """
-        self.read()
-        mean = float(np.mean(self._recent))
+        self.read(keep=0 if last else self._waiting)
+        mean = float(np.mean(self._recent)) if self._recent else None
         self._recent.clear()
         return mean

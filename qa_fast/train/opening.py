@@ -261,6 +261,8 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
         begin_scaling(standing.position)
     say(f"precision {precision.value}: {precision.reason}")
     say(f"jit {jit.value}: {jit.reason}")
+    if config.steps_per_execution > 1 and precision.value == "float16":
+        say("--steps-per-execution has no effect in float16, whose loss scale follows each step")
     if attention.value != "exact" or "--attention" in attention.reason:
         say(f"attention {attention.value}: {attention.reason}")
     course = Course(config, sources, material, precision, attention, jit, widths, teacher)

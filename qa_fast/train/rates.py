@@ -70,8 +70,10 @@ def rate_test(shards: Sequence[str], config: TrainConfig, say: Callable[[str], N
             epochs=steps,  # at least a step each
             max_steps=steps,
             log_every=1,
+            steps_per_execution=1,
             checkpoint_every=0,
             validation="",
+            validation_examples=None,
             validate_every=None,
             patience=None,
             resume=False,

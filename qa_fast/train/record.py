@@ -6,7 +6,6 @@ Every process of a job keeps the same record; the first alone writes it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -40,7 +39,6 @@ class Record:
         self._course, self._standing, self._losses = course, standing, losses
         self._devices, self._job, self._say = devices, job, say
         self._pace = Pace()
-        self._widths: set[int] = set()
         self._mark = 0.0
         self._log: EventLog | None = None
 
@@ -60,17 +58,15 @@ class Record:
         """The next step begins now: what lay before it is none of its time."""
         self._mark = time.perf_counter()
 
-    def add_step(self, rate: float, features: int, tokens: int, widths: Iterable[int]) -> None:
+    def add_step(self, rate: float, features: int, tokens: int, compiled: bool) -> None:
         """After a step: count it, and tell where the run stands if it is time for that.
 
         Args:
             rate: Learning rate of the step.
             features: Of all processes together.
             tokens: Real ones.
-            widths: L of the step's batches.
+            compiled: Whether something was compiled within it.
         """
-        compiled = not self._widths.issuperset(widths)
-        self._widths |= set(widths)
         now = time.perf_counter()
         self._pace.add(now - self._mark, features, tokens, compiled)
         self._mark = now
@@ -80,7 +76,9 @@ class Record:
 
     def _add_point(self, rate: float) -> None:
         position, history, material = self._standing.position, self._standing.history, self._course.material
-        loss, norm = self._losses.mean(), self._losses.norm
+        loss, norm = self._losses.mean(last=position.step == material.steps), self._losses.norm
+        if loss is None:
+            return
         history.steps.append(position.step)
         history.losses.append(loss)
         history.learning_rates.append(rate)

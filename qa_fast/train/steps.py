@@ -66,6 +66,9 @@ class Engine(Protocol):
             The loss and the gradients' norm before clipping; `float()` of them waits for the step.
         """
 
+    def compiled(self) -> bool:
+        """Whether steps of a new kind or shape were begun since this was last asked, so that they may have compiled."""
+
     def weights(self) -> Sequence[Any]:
         """The backend's own tensors of the weights as they stand; the next step may write over them."""
 
@@ -80,6 +83,24 @@ class Engine(Protocol):
 
     def publish(self) -> None:
         """Make the weights those of the model."""
+
+
+class Met:
+    """What an engine has met so far, for `Engine.compiled`."""
+
+    def __init__(self) -> None:
+        self._known: set[Any] = set()
+        self._new = False
+
+    def note(self, kind: Any) -> None:
+        """Something is begun."""
+        self._new |= kind not in self._known
+        self._known.add(kind)
+
+    def new(self) -> bool:
+        """Whether any was new since this was last asked."""
+        found, self._new = self._new, False
+        return found
 
 
 @dataclass

@@ -43,16 +43,17 @@ class Stopping:
     Args:
         job: The processes.
         event: Of `interruptible`.
+        behind: Steps after which an answer is read, in a job.
     """
 
-    def __init__(self, job: Job, event: threading.Event) -> None:
-        self._job, self._event = job, event
+    def __init__(self, job: Job, event: threading.Event, behind: int = BEHIND) -> None:
+        self._job, self._event, self._behind = job, event, behind
         self._pending: deque[Any] = deque()
 
     def asked(self) -> bool:
         """After a step: whether all stop here."""
         self._pending.append(self._job.flag(self._event.is_set()))
-        return self._read(BEHIND if self._job.processes > 1 else 0)
+        return self._read(self._behind if self._job.processes > 1 else 0)
 
     def asked_so_far(self) -> bool:
         """After the last step of an epoch: whether an interrupt is on its way still."""

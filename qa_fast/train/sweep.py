@@ -120,9 +120,19 @@ class Killed(UserError):
 
 
 def data_of(shards: Sequence[str], validation: str) -> list[dict[str, Any]]:
-    """What tells data sets apart, whatever their folders are called: weights and checksums of what a trial reads."""
-    found = []
-    for part in open_mix(shards):
+    """What tells data sets apart, whatever their folders are called: weights and checksums of what a trial reads.
+
+    Raises:
+        UserError: The shards are not usable, or the first have no such split.
+    """
+    parts, found = open_mix(shards), []
+    first = parts[0].shards
+    if validation not in first.names:
+        raise UserError(
+            f"a sweep needs a split to score; {first.folder} has {', '.join(first.names)} and --validation is "
+            f"{validation!r}: featurize one along"
+        )
+    for part in parts:
         files = [
             file[CHECKSUM]
             for name in (TRAIN, validation)

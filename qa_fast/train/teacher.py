@@ -102,7 +102,7 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
     parts = _kept(place, lengths)
     missing = [number for number, part in enumerate(parts) if part is None]
     if missing:
-        engine = _engine(teacher, place, say)
+        engine = _engine(teacher, place if len(missing) < len(parts) else None, say)
         about = identity | {"name": teacher.name, "engine": engine.name, "precision": engine.precision}
         with suppress(OSError):  # that of a part is told
             store.write_json(place / ABOUT, about)
@@ -117,15 +117,18 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
     return _joined(parts, lengths)
 
 
-def _engine(teacher: Path, place: Path, say: Say) -> Engine:
-    """The one that has read the parts that are kept, where it is here, or else the fastest.
+def _engine(teacher: Path, place: Path | None, say: Say) -> Engine:
+    """The one that has read the parts that are kept in `place`, where it is here, or else the fastest.
 
     What is fastest is measured, so that it may be another the next time, in another precision.
     """
-    about = store.read_json(place / ABOUT)
+    about = None if place is None else store.read_json(place / ABOUT)
     if isinstance(about, dict) and about.get("engine") in ENGINES and about.get("precision") in PRECISIONS:
         with suppress(UserError):  # not on this machine
             return open_engine(teacher, about["engine"], about["precision"], say=say)
+        say(
+            f"teacher {teacher.name}: the logits that are kept were read in {about['precision']}, others cannot be here"
+        )
     return open_engine(teacher, say=say)
 
 
