@@ -201,7 +201,7 @@ class _Run:
         if learner.average is not None:
             learner.average.add(position.step, learner.engine.weights())
         self._losses.add(position.step, loss, norm)
-        self._record.add_step(rate, len(rows), int(cutter.lengths[rows].sum()), learner.engine.compiled())
+        self._record.add_step(rate, len(rows), int(cutter.lengths[rows].sum()), learner.engine.compiled)
 
 
 def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -6,6 +6,7 @@ Every process of a job keeps the same record; the first alone writes it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -58,27 +59,27 @@ class Record:
         """The next step begins now: what lay before it is none of its time."""
         self._mark = time.perf_counter()
 
-    def add_step(self, rate: float, features: int, tokens: int, compiled: bool) -> None:
+    def add_step(self, rate: float, features: int, tokens: int, compiled: Callable[[], bool]) -> None:
         """After a step: count it, and tell where the run stands if it is time for that.
 
         Args:
             rate: Learning rate of the step.
             features: Of all processes together.
             tokens: Real ones.
-            compiled: Whether something was compiled within it.
+            compiled: Asked whether something was compiled within it.
         """
+        step, last, loss = self._standing.position.step, self._course.material.steps, None
+        if step % self._course.config.log_every == 0 or step == last:
+            loss = self._losses.mean(last=step == last)  # waits for the device, which is part of the steps' time
         now = time.perf_counter()
-        self._pace.add(now - self._mark, features, tokens, compiled)
+        self._pace.add(now - self._mark, features, tokens, compiled())
         self._mark = now
-        step = self._standing.position.step
-        if step % self._course.config.log_every == 0 or step == self._course.material.steps:
-            self._add_point(rate)
+        if loss is not None:
+            self._add_point(rate, loss)
 
-    def _add_point(self, rate: float) -> None:
+    def _add_point(self, rate: float, loss: float) -> None:
         position, history, material = self._standing.position, self._standing.history, self._course.material
-        loss, norm = self._losses.mean(last=position.step == material.steps), self._losses.norm
-        if loss is None:
-            return
+        norm = self._losses.norm
         history.steps.append(position.step)
         history.losses.append(loss)
         history.learning_rates.append(rate)
