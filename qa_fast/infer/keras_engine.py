@@ -134,7 +134,7 @@ def _tensorflow(model: SpanModel, effort: Effort) -> Callable[..., tuple[Any, An
     import tensorflow as tf
 
     cpu = on_cpu()
-    parts = "kernels or plain" if effort == "kernels" else parts_mode(cpu and effort == "compiled")
+    parts = parts_mode(cpu and effort != "plain", xla=effort == "compiled")
     signature = [
         tf.TensorSpec((None, None), tf.int32),
         tf.TensorSpec((None,), tf.int32),

@@ -20,11 +20,13 @@ from qa_fast.model.precision import on_cpu
 Run = Callable[..., Any]
 
 
-def parts_mode(fused: bool) -> str:
-    """How parts run that are to be one kernel each, see `PartRunner`: by our own on CPUs, by XLA's elsewhere."""
+def parts_mode(fused: bool, *, xla: bool = True) -> str:
+    """How parts run that are to be one kernel each, see `PartRunner`: by our own on CPUs, by XLA's where it may."""
     if not fused:
         return "plain"
-    return "kernels" if on_cpu() else "compiled"
+    if on_cpu():
+        return "kernels" if xla else "kernels or plain"
+    return "compiled" if xla else "plain"
 
 
 class PartRunner:
