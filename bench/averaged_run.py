@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from qa_fast.checkpoint import load_model, save_model
+from qa_fast.model.checkpoint import load_model, save_model
 from qa_fast.train import TrainConfig, TrainResult, train
 from qa_fast.train import learner as learning
 from qa_fast.train.averaging import Average

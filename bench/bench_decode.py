@@ -16,9 +16,9 @@ from datasets import Dataset
 from postprocess_reference import postprocess
 
 from qa_fast.buffers import one_chunk, ragged_from
-from qa_fast.build import build_shards
-from qa_fast.decode import BestSpans, SpanDecoder, windows_of
-from qa_fast.scoring import best_texts
+from qa_fast.builder.job import build_shards
+from qa_fast.infer.decode import BestSpans, SpanDecoder, windows_of
+from qa_fast.scoring.evaluation import best_texts
 from qa_fast.shards import open_shards
 
 FLOOR = 34.0

@@ -26,7 +26,7 @@ from reference import reference_map
 from transformers import AutoTokenizer
 
 from qa_fast.buffers import one_chunk
-from qa_fast.build import build_shards
+from qa_fast.builder.job import build_shards
 from qa_fast.encode import load_encoder
 from qa_fast.encode.words import WordEncoder
 from qa_fast.schema import FeatureConfig

@@ -20,7 +20,7 @@ from reference import reference_map
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
-from qa_fast.build import build_shards
+from qa_fast.builder.job import build_shards
 
 ROWS = 30_000
 # Two thirds of the median seen.

@@ -24,9 +24,9 @@ import common
 import numpy as np
 
 from qa_fast import store
-from qa_fast.build import build_shards
-from qa_fast.engines.ray_data import connected, mapped
-from qa_fast.repeats import repeated_rows
+from qa_fast.builder.job import build_shards
+from qa_fast.builder.ray_engine import connected, mapped
+from qa_fast.builder.repeats import repeated_rows
 from qa_fast.shards.journal import BlockFacts, Journal
 from qa_fast.sources.pieces import BLOCK_BYTES, Block, blocks_of
 

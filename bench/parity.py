@@ -55,8 +55,8 @@ def batches(path: Path) -> list[dict[str, np.ndarray]]:
 def prepare(source: Path, folder: Path, windows: int) -> None:
     """Write the model with a head, and some batches of windows, short and long ones."""
     from qa_fast.batches import BatchCutter
-    from qa_fast.build import build_shards
-    from qa_fast.checkpoint import load_model, save_model
+    from qa_fast.builder.job import build_shards
+    from qa_fast.model.checkpoint import load_model, save_model
     from qa_fast.shards import open_shards
 
     model, report = load_model(source, seed=1)
@@ -76,7 +76,7 @@ def prepare(source: Path, folder: Path, windows: int) -> None:
 
 
 def ours(folder: Path) -> list[np.ndarray]:
-    from qa_fast.checkpoint import load_model
+    from qa_fast.model.checkpoint import load_model
 
     model, _ = load_model(folder / "model")
     return [

@@ -29,16 +29,16 @@ import common
 import numpy as np
 from families import processor
 
-from qa_fast.answer import Answerer, AnswerOptions, max_positions_of
+from qa_fast.answer.answerer import Answerer, AnswerOptions, max_positions_of
 from qa_fast.batches import Batch, BatchCutter
 from qa_fast.buffers import one_chunk, ragged_from
-from qa_fast.decode import DEFAULT_MAX_ANSWER_LENGTH, BestSpans, SpanDecoder, windows_of
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
-from qa_fast.metrics import squad_v1
+from qa_fast.infer.decode import DEFAULT_MAX_ANSWER_LENGTH, BestSpans, SpanDecoder, windows_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
-from qa_fast.scoring import best_texts
+from qa_fast.scoring.evaluation import best_texts
+from qa_fast.scoring.metrics import squad_v1
 from qa_fast.shards import Split, open_shards
 from qa_fast.sources import resolve_model
 

@@ -10,15 +10,15 @@ from qa_fast.keras_names import settle_keras
 from qa_fast.version import __version__
 
 if TYPE_CHECKING:
-    from qa_fast.answer import Answerer
-    from qa_fast.build import BuildResult, build_shards, featurize
+    from qa_fast.answer.answerer import Answerer
+    from qa_fast.builder.featurizer import Featurizer
+    from qa_fast.builder.job import BuildResult, build_shards, featurize
     from qa_fast.dataset import Dataset, Examples, load
-    from qa_fast.featurizer import Featurizer
     from qa_fast.feeds import Batches
     from qa_fast.keras_model.span_model import SpanModel
     from qa_fast.keras_model.squad_metrics import SquadMetrics
     from qa_fast.schema import FeatureConfig
-    from qa_fast.scoring import EvaluationResult, evaluate
+    from qa_fast.scoring.evaluation import EvaluationResult, evaluate
     from qa_fast.shards import Shards, Split, open_shards
 
 # In the order of the work: the reference page keeps it.
@@ -49,21 +49,21 @@ settle_keras()
 
 # Name -> module, imported when it is first asked for: importing the package stays cheap.
 _LAZY = {
-    "Answerer": "qa_fast.answer",
+    "Answerer": "qa_fast.answer.answerer",
     "Batches": "qa_fast.feeds",
-    "BuildResult": "qa_fast.build",
+    "BuildResult": "qa_fast.builder.job",
     "Dataset": "qa_fast.dataset",
-    "EvaluationResult": "qa_fast.scoring",
+    "EvaluationResult": "qa_fast.scoring.evaluation",
     "Examples": "qa_fast.dataset",
     "FeatureConfig": "qa_fast.schema",
-    "Featurizer": "qa_fast.featurizer",
+    "Featurizer": "qa_fast.builder.featurizer",
     "Shards": "qa_fast.shards",
     "SpanModel": "qa_fast.keras_model.span_model",
     "Split": "qa_fast.shards",
     "SquadMetrics": "qa_fast.keras_model.squad_metrics",
-    "build_shards": "qa_fast.build",
-    "evaluate": "qa_fast.scoring",
-    "featurize": "qa_fast.build",
+    "build_shards": "qa_fast.builder.job",
+    "evaluate": "qa_fast.scoring.evaluation",
+    "featurize": "qa_fast.builder.job",
     "load": "qa_fast.dataset",
     "open_shards": "qa_fast.shards",
 }

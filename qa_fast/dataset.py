@@ -113,7 +113,7 @@ class Examples(Sequence[dict[str, Any]]):
 
         `featurize` leaves these out, and questions too long for a window, which only a tokenizer can tell.
         """
-        from qa_fast.examples import IdSet, check_examples
+        from qa_fast.features.examples import IdSet, check_examples
 
         seen, found = IdSet(), list(self.unreadable)
         for batch in self.table.to_batches():

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from qa_fast.answer import Answer, AnswerOptions, Result
+from qa_fast.answer.answerer import Answer, AnswerOptions, Result
 from qa_fast.serve.app import Served, create_app
 from qa_fast.serve.batcher import AbandonedError, Pair
 from qa_fast.serve.limits import Limits

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
 
-from qa_fast.build import build_shards
-from qa_fast.checkpoint import save_model
+from qa_fast.builder.job import build_shards
+from qa_fast.model.checkpoint import save_model
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.families import family_of, read_encoder_config
 from tests.small_models import TINY

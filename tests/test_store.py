@@ -15,16 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from qa_fast import store
-from qa_fast.build import build_shards
+from qa_fast.builder.job import build_shards
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.sources import pieces, resolve_model
 from tests import sample
+from tests.builder.test_build import rejected
 from tests.memory_place import memory_place
 from tests.object_store import s3_bucket
-from tests.test_build import rejected
 
 CONFIG = FeatureConfig(max_length=48, doc_stride=12)
 

@@ -101,7 +101,7 @@ def files_target(work: Path) -> Callable[[random.Random], None]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from qa_fast.build import build_shards
+    from qa_fast.builder.job import build_shards
     from qa_fast.schema import FeatureConfig
 
     model = sample.model_folder(work / "model")
@@ -135,7 +135,7 @@ def files_target(work: Path) -> Callable[[random.Random], None]:
 
 def shards_target(work: Path) -> Callable[[random.Random], None]:
     """Shards and their index, through opening, rows and batches."""
-    from qa_fast.build import build_shards
+    from qa_fast.builder.job import build_shards
     from qa_fast.schema import FeatureConfig
     from qa_fast.shards import open_shards
 

@@ -90,11 +90,11 @@ def fuzz(folder: Path, count: int, seed: int, say: Callable[[str], None] = lambd
 
 def opened(folder: Path) -> None:
     """All that is read of a model folder before a model is built."""
-    from qa_fast.answer import max_positions_of
-    from qa_fast.checkpoint import checked_config
+    from qa_fast.answer.answerer import max_positions_of
     from qa_fast.encode import load_encoder
     from qa_fast.errors import UserError
     from qa_fast.infer.quantization import read_recipe
+    from qa_fast.model.checkpoint import checked_config
     from qa_fast.model.folder import Tensors
 
     refusal = None

@@ -36,7 +36,7 @@ RUN = """
 import sys
 from qa_fast.sources import pieces
 pieces.BLOCK_BYTES = 40_000
-from qa_fast.build import build_shards
+from qa_fast.builder.job import build_shards
 from qa_fast.schema import FeatureConfig
 build_shards(sys.argv[1], sys.argv[2], sys.argv[3], FeatureConfig(64, 16), workers=2, engine=sys.argv[4])
 """

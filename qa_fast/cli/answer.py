@@ -14,7 +14,7 @@ from qa_fast.cli.featurize import column_pairs
 from qa_fast.errors import UserError
 
 if TYPE_CHECKING:
-    from qa_fast.answer import Answer, Answerer, AnswerOptions
+    from qa_fast.answer.answerer import Answer, Answerer, AnswerOptions
 
 
 def answer(
@@ -72,7 +72,7 @@ def answer(
         raise UserError("a question is needed; received none: pass --question, or --input and --output for many")
     text = "" if batch else _document(context, context_file)
     with needs("answer", "qa-fast answer"):
-        from qa_fast.answer import Answerer, AnswerOptions
+        from qa_fast.answer.answerer import Answerer, AnswerOptions
 
         options = AnswerOptions(
             top_k=top_k,
@@ -144,7 +144,7 @@ def _is_bulk(source: str, target: str, engine: str) -> bool:
 
 
 def _bulk(as_json: bool, model: str, source: str, target: str, options: AnswerOptions, **how: Any) -> None:
-    from qa_fast.bulk import answer_all
+    from qa_fast.answer.bulk import answer_all
     from qa_fast.progress import Reporter
 
     result = answer_all(model, source, target, options, **how, report=Reporter(say))
@@ -159,7 +159,7 @@ def _bulk(as_json: bool, model: str, source: str, target: str, options: AnswerOp
 
 
 def _many(answerer: Answerer, source: Path, target: Path, options: AnswerOptions, as_json: bool) -> None:
-    from qa_fast.answer_file import answer_file
+    from qa_fast.answer.answer_file import answer_file
 
     report = answer_file(answerer, source, target, options)
     if as_json:
@@ -175,7 +175,7 @@ def _show(candidate: Answer, text: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from qa_fast.boundaries import sentence_around
+    from qa_fast.answer.boundaries import sentence_around
 
     console = Console(highlight=False)
     place = f"score {candidate['score']:.3f}, characters {candidate['start']}-{candidate['end']}"

@@ -13,7 +13,7 @@ from qa_fast.cli.extras import needs, say
 
 if TYPE_CHECKING:
     from qa_fast.report.analysis import Against
-    from qa_fast.scoring import EvaluationResult
+    from qa_fast.scoring.evaluation import EvaluationResult
 
 
 def evaluate(
@@ -67,12 +67,12 @@ def evaluate(
     with needs("answer", "qa-fast evaluate"):
         from qa_fast.hub.card import write_card
         from qa_fast.hub.facts import record_evaluation
-        from qa_fast.metrics import metric_rows
         from qa_fast.report.analysis import comparison_dict, set_against
         from qa_fast.report.other import open_other
         from qa_fast.report.page import check_report, write_report
-        from qa_fast.scoring import choice_of, scorable
-        from qa_fast.scoring import evaluate as run
+        from qa_fast.scoring.evaluation import choice_of, scorable
+        from qa_fast.scoring.evaluation import evaluate as run
+        from qa_fast.scoring.metrics import metric_rows
         from qa_fast.shards import open_shards
         from qa_fast.store import write_json
 

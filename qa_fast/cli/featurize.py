@@ -19,7 +19,7 @@ from qa_fast.parallel import processors
 from qa_fast.schema import FeatureConfig
 
 if TYPE_CHECKING:
-    from qa_fast.build import BuildResult
+    from qa_fast.builder.job import BuildResult
     from qa_fast.progress import Reporter
 
 
@@ -76,7 +76,7 @@ def featurize(
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
 ) -> None:
     """Turn question-answering data into Arrow shards of model inputs."""
-    from qa_fast.build import build_shards
+    from qa_fast.builder.job import build_shards
 
     limit_rust_threads(workers or processors())
     few_arenas(workers or processors())

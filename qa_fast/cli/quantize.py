@@ -10,7 +10,7 @@ import typer
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
 
-# Repeated from qa_fast.quantize, which the help must not wait for; a test holds them equal.
+# Repeated from qa_fast.scoring.quantize, which the help must not wait for; a test holds them equal.
 _MOST_LOST = 0.3
 
 
@@ -29,7 +29,7 @@ def quantize(
 ) -> None:
     """Score a model in float32 and int8, and let it be read in int8 if that costs little."""
     with needs("answer", "qa-fast quantize"):
-        from qa_fast.quantize import quantize as run
+        from qa_fast.scoring.quantize import quantize as run
 
         options: dict[str, Any] = {"most_lost": max_loss, "max_examples": max_examples, "seed": seed, "say": say}
         if as_json:

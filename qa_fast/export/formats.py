@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast.checkpoint import short_path
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.graph.standard import draw, standard_model
+from qa_fast.model.checkpoint import short_path
 from qa_fast.model.encoder import SpanModel
 
 Arrays = Mapping[str, npt.NDArray[Any]]

@@ -15,11 +15,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from qa_fast.checkpoint import load_model
 from qa_fast.errors import UserError
 from qa_fast.export.formats import FORMATS, Arrays, Format, Reader
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.graph.standard import input_names
+from qa_fast.model.checkpoint import load_model
 from qa_fast.model.encoder import SpanModel
 from qa_fast.schema import Int32s
 from qa_fast.sources import resolve_model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qa_fast.errors import UserError
-from qa_fast.feeds.batches import LABELS, Columns, columns_of, cutter_of
+from qa_fast.feeds.passes import LABELS, Columns, columns_of, cutter_of
 from qa_fast.progress import on_stderr
 
 if TYPE_CHECKING:

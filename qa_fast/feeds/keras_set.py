@@ -7,7 +7,7 @@ import threading
 import keras
 
 from qa_fast.errors import UserError
-from qa_fast.feeds.batches import Batches, Columns
+from qa_fast.feeds.passes import Batches, Columns
 
 
 def keras_batches(made: Batches) -> KerasBatches:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.errors import UserError
-from qa_fast.feeds.batches import AHEAD, LABELS, Batches
+from qa_fast.feeds.passes import AHEAD, LABELS, Batches
 
 
 def tf_dataset(made: Batches) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qa_fast.feeds.batches import Batches
+from qa_fast.feeds.passes import Batches
 
 # Of a `DataLoader`, at most.
 _WORKERS = 1024

@@ -14,8 +14,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from qa_fast.checkpoint import short_path
 from qa_fast.graph.names import INPUTS, OUTPUTS
+from qa_fast.model.checkpoint import short_path
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.encoder import Encoder, SpanModel
 from qa_fast.model.islands import PartRunner

@@ -26,9 +26,9 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     """
     import numpy as np
 
-    from qa_fast.checkpoint import checked_config, read_weights
     from qa_fast.graph.onnx_file import onnx_graph, product_of, write_onnx
     from qa_fast.graph.standard import draw
+    from qa_fast.model.checkpoint import checked_config, read_weights
 
     config = checked_config(folder)
     drawing = draw(config, "int64", padded=False)

@@ -17,9 +17,9 @@ import keras
 import numpy as np
 
 from qa_fast.batches import Batch, BatchCutter
-from qa_fast.checkpoint import load_model
 from qa_fast.infer.engine import Prediction
 from qa_fast.infer.shapes import Effort, Fitted, Fixed, blank
+from qa_fast.model.checkpoint import load_model
 from qa_fast.model.config import check_length
 from qa_fast.model.encoder import SpanModel
 from qa_fast.model.islands import parts_mode

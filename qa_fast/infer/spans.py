@@ -16,7 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.buffers import offsets_of
-from qa_fast.decode import DEFAULT_MAX_ANSWER_LENGTH, DEFAULT_N_BEST, BestSpans, LogitBatch, SpanDecoder, windows_of
+from qa_fast.infer.decode import (
+    DEFAULT_MAX_ANSWER_LENGTH,
+    DEFAULT_N_BEST,
+    BestSpans,
+    LogitBatch,
+    SpanDecoder,
+    windows_of,
+)
 from qa_fast.schema import Features, Int32s, Int64s
 
 Predict = Callable[[Sequence[Features]], Iterable[LogitBatch]]

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qa_fast.answer import Answer, Answerer, AnswerOptions
-from qa_fast.decode import DEFAULT_MAX_ANSWER_LENGTH
+from qa_fast.answer.answerer import Answer, Answerer, AnswerOptions
 from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.infer.decode import DEFAULT_MAX_ANSWER_LENGTH
 
 try:
     from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from qa_fast.builder.featurizer import Featurizer
 from qa_fast.errors import UserError
-from qa_fast.featurizer import Featurizer
 from qa_fast.sources.rows import column_names, normalize_table
 
 if TYPE_CHECKING:
-    from qa_fast.answer import Answerer, AnswerOptions
+    from qa_fast.answer.answerer import Answerer, AnswerOptions
 
 InArrow = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
@@ -107,7 +107,7 @@ def answer_in_arrow(
         For `mapInArrow` on a frame with the columns id, question and context; its rows have the schema `ANSWERS`, one
         for each question: answers best first, or none and why it was rejected.
     """
-    from qa_fast.answer import AnswerOptions as Options
+    from qa_fast.answer.answerer import AnswerOptions as Options
 
     chosen = replace(options or Options())
 
@@ -139,6 +139,6 @@ def answer_in_arrow(
 
 @lru_cache(maxsize=1)
 def _answerer(model: str, precision: str, engine: str) -> Answerer:
-    from qa_fast.answer import Answerer
+    from qa_fast.answer.answerer import Answerer
 
     return Answerer.from_pretrained(model, precision, engine)

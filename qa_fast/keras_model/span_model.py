@@ -15,7 +15,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from qa_fast.checkpoint import LoadReport, checked_config, load_weights, save_model
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.keras_model.data import (
@@ -30,6 +29,7 @@ from qa_fast.keras_model.data import (
 from qa_fast.keras_model.source import Source, files_of
 from qa_fast.model import encoder
 from qa_fast.model.attention import MASKED
+from qa_fast.model.checkpoint import LoadReport, checked_config, load_weights, save_model
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.dropout import traced_key
 from qa_fast.model.families import read_encoder_config

@@ -9,7 +9,7 @@ import keras
 from qa_fast.errors import UserError
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.keras_model.span_model import SpanModel
-from qa_fast.scoring import evaluate_split
+from qa_fast.scoring.evaluation import evaluate_split
 from qa_fast.shards import Split
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast.metrics import answerable_of, question_scores
 from qa_fast.report.compare import Comparison, Difference, compare, compare_group, most_different
 from qa_fast.report.groups import Group, Grouping, group_of, grouped, groupings
 from qa_fast.report.intervals import Float64s
 from qa_fast.report.mistakes import KINDS, confident_errors, kinds_of, near_misses, right_within
 from qa_fast.report.risk import Calibration, RiskCoverage, calibration, confidence_of, risk_coverage
 from qa_fast.schema import Int64s
-from qa_fast.scoring import EvaluationResult
+from qa_fast.scoring.evaluation import EvaluationResult
+from qa_fast.scoring.metrics import answerable_of, question_scores
 
 # Questions of each kind that are shown; a page of these with their documents stays below half a megabyte.
 MOST_SHOWN = 20

@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qa_fast.compatibility import check_tokenizer
 from qa_fast.errors import UserError
-from qa_fast.predictions import PREDICTIONS, read_predictions
 from qa_fast.report.analysis import Other
 from qa_fast.report.compare import aligned
-from qa_fast.scoring import EvaluationResult
+from qa_fast.scoring.evaluation import EvaluationResult
+from qa_fast.scoring.predictions import PREDICTIONS, read_predictions
 from qa_fast.shards import Shards
+from qa_fast.shards.compatibility import check_tokenizer
 from qa_fast.sources import resolve_model
 from qa_fast.store import is_file, local_path
 

@@ -10,10 +10,10 @@ from qa_fast.errors import UserError
 from qa_fast.html.elements import card, details, facts, grid, heading, paragraph
 from qa_fast.html.markup import Html, joined
 from qa_fast.html.page import page, save_page
-from qa_fast.metrics import metric_rows
 from qa_fast.report.analysis import MOST_SHOWN, Analysis, Other, analyse
 from qa_fast.report.sections import compared, confidence, group_chart, listed, mistakes, signed, span
-from qa_fast.scoring import EvaluationResult
+from qa_fast.scoring.evaluation import EvaluationResult
+from qa_fast.scoring.metrics import metric_rows
 
 
 def check_report(path: Path) -> None:

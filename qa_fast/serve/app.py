@@ -17,8 +17,8 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from qa_fast.answer.questions import AnswerOptions
 from qa_fast.errors import UserError
-from qa_fast.questions import AnswerOptions
 from qa_fast.serve.batcher import Batcher, Model, QueueFullError
 from qa_fast.serve.gate import Gate
 from qa_fast.serve.limits import Limits

@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from qa_fast.answer import Result
-from qa_fast.questions import AnswerOptions
+from qa_fast.answer.answerer import Result
+from qa_fast.answer.questions import AnswerOptions
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.metrics import Metrics
 from qa_fast.serve.turns import Turns

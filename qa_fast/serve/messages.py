@@ -10,8 +10,8 @@ import orjson
 from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from qa_fast.answer.questions import HIGHEST, AnswerOptions
 from qa_fast.errors import shown
-from qa_fast.questions import HIGHEST, AnswerOptions
 
 # Of a number that is read at all; Python's own bound is in the thousands, and its message says nothing of JSON.
 _DIGITS = 1000

@@ -6,11 +6,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qa_fast.answer import Result, max_positions_of
-from qa_fast.decode import LogitBatch
+from qa_fast.answer.answerer import Result, max_positions_of
+from qa_fast.answer.questions import AnswerOptions, prepare
 from qa_fast.encode import TextEncoder, load_encoder
+from qa_fast.infer.decode import LogitBatch
 from qa_fast.infer.spans import read_parts
-from qa_fast.questions import AnswerOptions, prepare
 from qa_fast.schema import Features
 from qa_fast.serve.batcher import AbandonedError, Pair
 from qa_fast.serve.documents import RememberingEncoder

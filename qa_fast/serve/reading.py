@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from qa_fast.answer import Result, results_of
+from qa_fast.answer.answerer import Result, results_of
+from qa_fast.answer.questions import Prepared
 from qa_fast.infer.spans import SpanPart, SpanSearch
-from qa_fast.questions import Prepared
 
 
 class Reading:

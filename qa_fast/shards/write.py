@@ -28,7 +28,7 @@ from qa_fast.store import write_json
 
 if TYPE_CHECKING:
     from qa_fast.encode import EncodedTexts
-    from qa_fast.examples import Examples
+    from qa_fast.features.examples import Examples
 
 
 class _HashingFile:

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_fast.encode import PairTemplate, TextEncoder
-from qa_fast.examples import Examples, check_examples
-from qa_fast.features import EncodedExamples, Windows, encode_examples, label, lay_out, no_room, plan
+from qa_fast.features.examples import Examples, check_examples
+from qa_fast.features.windows import EncodedExamples, Windows, encode_examples, label, lay_out, no_room, plan
 from qa_fast.raw import EXAMPLES
 from qa_fast.schema import FeatureConfig, Int32s
 from qa_fast.shards import TRAIN, Split

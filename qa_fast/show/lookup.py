@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError
-from qa_fast.examples import IdSet
+from qa_fast.features.examples import IdSet
 from qa_fast.html.markup import shown
 from qa_fast.shards import REJECTED
 from qa_fast.show.example import Stored, decoded_example, first_ids, shown_example, stored_features

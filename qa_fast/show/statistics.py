@@ -18,8 +18,8 @@ import xxhash
 
 from qa_fast.buffers import one_chunk, text_buffers
 from qa_fast.encode import TextEncoder
-from qa_fast.examples import Examples, IdSet, check_examples
-from qa_fast.features import Featurized, featurize_examples
+from qa_fast.features.examples import Examples, IdSet, check_examples
+from qa_fast.features.windows import Featurized, featurize_examples
 from qa_fast.parallel import in_order, processors
 from qa_fast.raw import Reject, SplitTable
 from qa_fast.schema import FeatureConfig

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from qa_fast.checkpoint import load_weights, start_head
 from qa_fast.errors import UserError
+from qa_fast.model.checkpoint import load_weights, start_head
 from qa_fast.model.encoder import SpanModel
 from qa_fast.train.averaging import Average
 from qa_fast.train.job import Job

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from qa_fast.batches import Batch, Plan, batches_of, training_plan
+from qa_fast.builder.staging import locked
 from qa_fast.errors import UserError
-from qa_fast.staging import locked
 from qa_fast.train.config import JobConfig, TrainConfig
 from qa_fast.train.job import Job, join
 from qa_fast.train.learner import Learner, make_learner

@@ -18,13 +18,13 @@ import numpy as np
 import xxhash
 
 from qa_fast.batches import MULTIPLE, BatchCutter, bucket_widths
-from qa_fast.checkpoint import checked_config
-from qa_fast.compatibility import check_features, check_tokenizer
 from qa_fast.errors import UserError, shown
+from qa_fast.model.checkpoint import checked_config
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.precision import PRECISIONS, Choice, choose_precision
 from qa_fast.schema import Int32s
 from qa_fast.shards import CHECKSUM, Shards, Split
+from qa_fast.shards.compatibility import check_features, check_tokenizer
 from qa_fast.sources import resolve_model
 from qa_fast.train.attention import WIDTH_MULTIPLE, against_device, choose_attention
 from qa_fast.train.config import ATTENTIONS, JITS, TrainConfig

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from qa_fast.checkpoint import save_model
 from qa_fast.errors import UserError
 from qa_fast.infer.keras_engine import KerasEngine
+from qa_fast.model.checkpoint import save_model
 from qa_fast.train.averaging import published
 from qa_fast.train.job import Job
 from qa_fast.train.learner import Learner

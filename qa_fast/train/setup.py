@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast import store
+from qa_fast.builder.staging import not_writable
 from qa_fast.errors import UserError, shown
 from qa_fast.hub.facts import hub_id
 from qa_fast.schema import Int64s
 from qa_fast.shards import Shards, Split
-from qa_fast.staging import not_writable
 from qa_fast.store import local_path
 from qa_fast.train.config import TrainConfig, changed_options
 from qa_fast.train.state import checkpoints, is_begun, sweep

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from qa_fast.builder.staging import locked
 from qa_fast.errors import UserError
 from qa_fast.shards import CHECKSUM, TRAIN
-from qa_fast.staging import locked
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.mix import open_mix
 

@@ -22,16 +22,16 @@ import xxhash
 
 from qa_fast import store
 from qa_fast.buffers import offsets_of
-from qa_fast.checkpoint import read_head
-from qa_fast.compatibility import other_tokenizer
 from qa_fast.errors import UserError
 from qa_fast.infer.engine import ENGINES, PRECISIONS, Engine
 from qa_fast.infer.graphs import model_key
 from qa_fast.infer.open import open_engine
 from qa_fast.infer.quantization import FILE as INT8_RECIPE
+from qa_fast.model.checkpoint import read_head
 from qa_fast.schema import Features, Int64s, canonical_json
-from qa_fast.scoring import taken
+from qa_fast.scoring.evaluation import taken
 from qa_fast.shards import CHECKSUM, TRAIN, Shards, Split
+from qa_fast.shards.compatibility import other_tokenizer
 
 FOLDER = ".teachers"
 ABOUT = "teacher.json"

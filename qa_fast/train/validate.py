@@ -9,7 +9,7 @@ import numpy as np
 
 from qa_fast.infer.engine import Engine, Floats, Prediction
 from qa_fast.schema import Features, Int32s
-from qa_fast.scoring import evaluate_split
+from qa_fast.scoring.evaluation import evaluate_split
 from qa_fast.shards import Split
 from qa_fast.train.report import EpochReport
 

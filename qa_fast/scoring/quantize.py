@@ -1,0 +1,170 @@
+"""Whether a model may be read in int8: scored before and after, and refused where it loses too much.
+
+Weights and activations of all products are rounded, after the widest columns of activations, as some windows show them,
+were made narrower at the cost of the weights. Where that costs more than is allowed, products are kept in float32 step
+by step, those first that cost most: the feed-forward's second ones, then those of the first and last block, then the
+feed-forward's first ones. What passes is written down as a recipe (`infer/quantization.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qa_fast.errors import UserError
+from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
+from qa_fast.infer.quantization import Floats, Recipe, Rounding, write_recipe
+from qa_fast.infer.streams import window_of
+from qa_fast.model.config import EncoderConfig
+from qa_fast.model.folder import folder_config
+from qa_fast.schema import Features
+from qa_fast.scoring.evaluation import EvaluationResult, Progress, evaluate_split, scorable
+from qa_fast.shards import open_shards
+from qa_fast.shards.compatibility import check_features, check_tokenizer
+from qa_fast.sources import resolve_model
+
+# In points of F1. Seeds differ by 0.2 to 0.5.
+MOST_LOST = 0.3
+# That the ranges of activations are taken from.
+_WINDOWS = 64
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model that may be read in int8.
+
+    Attributes:
+        recipe: What was written.
+        path: Where.
+        questions_alike: Share of the questions that both models answer with the same text.
+    """
+
+    recipe: Recipe
+    path: Path
+    questions_alike: float
+
+
+def rungs(config: EncoderConfig) -> Iterator[tuple[str, ...]]:
+    """What stays in float32, from as little as possible on; the head always does."""
+    blocks = range(config.blocks)
+    ends = sorted({0, config.blocks - 1})
+    outer = tuple(f"block_{index}/outer" for index in blocks)
+    inner = tuple(f"block_{index}/inner" for index in blocks)
+    yield ("head/",)
+    yield ("head/", *outer)
+    yield ("head/", *outer, *(f"block_{index}/" for index in ends))
+    yield ("head/", *outer, *inner)
+
+
+def input_ranges(graph: Path, chunks: Sequence[Features], takes_types: bool, seed: int) -> dict[str, Floats]:
+    """The largest magnitudes of the columns of each product's input, over some windows.
+
+    Args:
+        graph: Made with `Kind.ranges`.
+        chunks: Features, of which `_WINDOWS` are chosen.
+        takes_types: Whether the model takes token types.
+        seed: For the choice.
+
+    Returns:
+        float32[m] by the product's name.
+    """
+    from qa_fast.infer.onnx_engine import session_of
+
+    session = session_of(graph)
+    names = [output.name for output in session.get_outputs()]
+    bounds = np.cumsum([len(chunk) for chunk in chunks])
+    found: dict[str, Floats] = {}
+    for row in np.random.default_rng(seed).permutation(bounds[-1])[:_WINDOWS].tolist():
+        number = int(np.searchsorted(bounds, row, side="right"))
+        chunk, at = chunks[number], row - (bounds[number] - len(chunks[number]))
+        for name, value in zip(names, session.run(names, window_of(chunk, at, takes_types)), strict=True):
+            found[name] = np.maximum(found[name], value) if name in found else value
+    return found
+
+
+def quantize(
+    model: str | Path,
+    shards_path: str | Path,
+    split: str = "validation",
+    *,
+    most_lost: float = MOST_LOST,
+    max_examples: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    say: Say = lambda line: None,
+) -> Quantized:
+    """Score a model in float32 and in int8, and leave a recipe in its folder if int8 is good enough.
+
+    Args:
+        model: A model folder.
+        shards_path: A folder that `qa-fast featurize` made, with the model's tokenizer.
+        split: Any split but train.
+        most_lost: Points of F1 that int8 may lose.
+        max_examples: Score a random choice of so many examples; None scores all.
+        seed: For that choice.
+        progress: Called with features done and features in all, for each scoring.
+        say: Told each score in a line.
+
+    Raises:
+        UserError: The model, the split or the options are not usable, or int8 loses more, however much of the model
+            stays in float32.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    if most_lost < 0:
+        raise UserError(f"--max-loss must not be negative; received {most_lost}: give points of F1, such as 0.3")
+    folder = resolve_model(str(model))
+    if not Path(model).expanduser().is_dir():
+        raise UserError(
+            f"a model to quantize must be a folder of yours, which the recipe is written to; received {str(model)!r}: "
+            f"copy {folder} to one and name that"
+        )
+    config, key = folder_config(folder), model_key(folder)
+    shards = open_shards(shards_path)
+    opened = scorable(shards, split)
+    check_tokenizer(shards, folder)
+    for name in dict.fromkeys([split, "train"] if "train" in shards.names else [split]):
+        check_features(shards, shards.split(name), config, folder)
+    from qa_fast.infer.onnx_engine import open_onnx
+
+    def graph_in(rounding: Rounding | None) -> Path:
+        return graph_of(folder, Kind("onnx", rounding=rounding), say, key)
+
+    def scored(rounding: Rounding | None) -> EvaluationResult:
+        graph = graph_in(rounding)
+        engine = open_onnx(graph, config, "float32" if rounding is None else "int8")
+        return evaluate_split(
+            engine.predict,
+            opened,
+            max_examples=max_examples,
+            seed=seed,
+            progress=progress,
+        )
+
+    full = scored(None)
+    say(f"float32: exact match {full.exact_match:.2f}, F1 {full.f1:.2f}")
+    source = "train" if "train" in shards.names else split
+    ranges_graph = graph_of(folder, Kind("onnx", ranges=True), say, key)
+    ranges = input_ranges(ranges_graph, shards.split(source).chunks, config.takes_types, seed)
+    forget(ranges_graph)
+    losses = []
+    for kept in rungs(config):
+        rounding = Rounding(kept, ranges)
+        short = scored(rounding)
+        named = ", ".join(dict.fromkeys(name.split("/")[-1] or name for name in kept))
+        say(f"int8 (float32: {named}): exact match {short.exact_match:.2f}, F1 {short.f1:.2f}")
+        losses.append(full.f1 - short.f1)
+        if losses[-1] <= most_lost:
+            recipe = Recipe(
+                key, rounding, short.f1, short.exact_match, full.f1, full.exact_match, split, len(short.predictions)
+            )  # fmt: skip
+            alike = sum(a == b for a, b in zip(full.predictions, short.predictions, strict=True)) / len(full.ids)
+            return Quantized(recipe, write_recipe(folder, recipe), alike)
+        forget(graph_in(rounding))
+    raise UserError(
+        f"a model in int8 may lose at most {most_lost:g} F1; received {min(losses):.2f} at best, on "
+        f"{len(full.predictions):,} questions of {split}: read it in float32 or bfloat16, or allow more with --max-loss"
+    )

@@ -1,0 +1,157 @@
+"""Ray: the same shards as the threads of this machine make, on a real cluster of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+import psutil
+import ray
+
+from qa_fast.builder import ray_engine as ray_data
+from qa_fast.builder.job import build_shards
+from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.progress import Reporter
+from qa_fast.schema import FeatureConfig
+from qa_fast.sources import pieces
+from tests import sample
+from tests.builder.test_build import contents, rejected
+
+CONFIG = FeatureConfig(max_length=48, doc_stride=12)
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(sample.model_folder(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Files that make many blocks, with ids that repeat within them, across them, and rows that are no examples."""
+    monkeypatch.setattr(pieces, "BLOCK_BYTES", 1500)
+    many = [{**row, "id": f"{row['id']}-{i % 9}"} for i in range(12) for row in sample.rows()]
+    many[5]["question"] = ""
+    sample.write(tmp_path / "source" / "train-1.jsonl", [*many, many[0]])
+    sample.write(tmp_path / "source" / "train-2.json", many[:10])
+    sample.write(tmp_path / "source" / "dev.json", sample.squad_v2())
+    return str(tmp_path / "source")
+
+
+def test_any_number_of_actors_makes_the_shards_of_one_thread(tmp_path: Path, source: str, model: str) -> None:
+    local = build_shards(source, tmp_path / "local", model, CONFIG)
+    assert len(local.manifest["splits"]["train"]["shards"]) > 6
+    assert len(rejected(tmp_path / "local")) > 20
+    said: list[str] = []
+    for actors in (1, 2):
+        out = tmp_path / f"ray-{actors}"
+        build_shards(source, out, model, CONFIG, engine="ray", workers=actors, report=Reporter(said.append))
+        assert contents(out) == contents(tmp_path / "local")
+    build_shards(source, tmp_path / "threads", model, CONFIG, workers=3)
+    assert contents(tmp_path / "threads") == contents(tmp_path / "local")
+    assert build_shards(source, tmp_path / "local", model, CONFIG, engine="ray").up_to_date
+    assert not any("interrupted" in line for line in said)
+
+
+def test_mistakes_are_one_line(tmp_path: Path, source: str, model: str) -> None:
+    (Path(source) / "train-3.json").write_text('{"data": [')
+    with pytest.raises(UserError, match=r"train-3\.json must be JSON; .*at line 1") as caught:
+        build_shards(source, tmp_path / "out", model, CONFIG, engine="ray", workers=2)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    (Path(source) / "train-3.json").unlink()
+    with pytest.raises(UserError, match="--strict allows no rejected example; received"):
+        build_shards(source, tmp_path / "out", model, CONFIG, engine="ray", workers=2, strict=True)
+    with pytest.raises(UserError, match="--engine must be one of local, ray; received 'spark'"):
+        build_shards(source, tmp_path / "out", model, CONFIG, engine="spark")
+    assert not (tmp_path / "out").exists()
+
+
+def test_actors_that_are_killed_are_replaced(tmp_path: Path, source: str, model: str) -> None:
+    build_shards(source, tmp_path / "local", model, CONFIG)
+    killed, done = [], threading.Event()
+
+    def kill() -> None:
+        while len(killed) < 2 and not done.is_set():
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if "MapWorker" in process.cmdline()[0] and process.pid not in killed:
+                        time.sleep(0.05)
+                        os.kill(process.pid, signal.SIGKILL)
+                        killed.append(process.pid)
+                        break
+                except (psutil.Error, IndexError, ProcessLookupError):
+                    continue
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        build_shards(source, tmp_path / "out", model, CONFIG, engine="ray", workers=2)
+    finally:
+        done.set()
+        thread.join()
+    assert killed
+    assert contents(tmp_path / "out") == contents(tmp_path / "local")
+
+
+def test_what_is_finished_is_kept(tmp_path: Path, source: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qa_fast.builder import job as build
+
+    out = tmp_path / "out"
+    build_shards(source, tmp_path / "local", model, CONFIG)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "put_together", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build_shards(source, out, model, CONFIG)
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/*.arrow")}
+    assert len(stamps) > 6
+    broken = sorted(stamps)[0]
+    broken.write_bytes(broken.read_bytes()[:-1] + b"?")
+    said: list[str] = []
+    build_shards(source, out, model, CONFIG, engine="ray", workers=2, report=Reporter(said.append))
+    assert contents(out) == contents(tmp_path / "local")
+    assert sum("were there from an interrupted run, and are whole" in line for line in said) == 1
+    there = {path: stamp for path, stamp in stamps.items() if path.exists()}  # a block may hold repeated ids alone
+    assert {path for path, stamp in there.items() if path.stat().st_mtime_ns != stamp} == {broken}
+
+
+def test_no_cluster_and_no_ray_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+
+    def refuses(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", refuses)
+    with (
+        pytest.raises(UserError, match=r"--address must be a Ray cluster that runs; received 10\.0\.0\.1:6379: Could"),
+        ray_data.connected("10.0.0.1:6379", None),
+    ):
+        pass
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with (
+        pytest.raises(MissingExtraError, match=r"--engine ray needs packages .*'qa-fast\[ray\]'"),
+        ray_data.connected(None, 1),
+    ):
+        pass

@@ -1,0 +1,70 @@
+"""The notebook runs as written, in a kernel of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+import nbformat
+from nbclient import NotebookClient
+
+from tests.small_runs import authored_examples, make_model_folder
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def text_of(cell: Any) -> str:
+    """What a cell printed and displayed."""
+    shown = [output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in cell["outputs"]]
+    return "".join(shown)
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    notebook = nbformat.read(EXAMPLES / "question_answering.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code), "committed without outputs"
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = {cell.source.splitlines()[-1]: cell for cell in code}
+    assert "train: 500 examples" in text_of(shown["data"])
+    assert "text/html" in shown["example"].outputs[-1].data
+    assert "val_f1" in text_of(shown["history.history"])
+    answer = text_of(shown['qa(question="When did the old bell crack?", context=document)'])
+    assert "'score'" in answer
+    saved = text_of(code[-1])
+    assert saved.count("'answer'") == 1
+
+
+def test_the_ten_lines_of_the_readme_run(tmp_path: Path) -> None:
+    """As written, but on a small authored data set and a tiny model."""
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    (block,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "SquadMetrics" in code]
+    model, rows = make_model_folder(tmp_path / "tiny", max_position_embeddings=384), authored_examples()
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, some in (("train", rows[:18]), ("validation", rows[18:])):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    ours = {'"squad"': data, '"minilm"': model, '"model/"': tmp_path / "out"}
+    for written, here in ((name, repr(str(path))) for name, path in ours.items()):
+        assert written in block
+        block = block.replace(written, here)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{block.rstrip()}\nprint(data, shards, model.name)"],
+        env=os.environ | {"QA_FAST_CACHE": str(tmp_path / "cache")},
+        cwd=EXAMPLES.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "val_f1" in done.stdout
+    assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -1,0 +1,163 @@
+"""What a short command imports, where kernels are cached, and how it ends."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qa_fast.cli.startup import without
+from tests import sample
+from tests.tokenizers_for_tests import save_folder, small_tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "PYTHONPATH": str(cwd), "HF_HUB_OFFLINE": "1", **env}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_featurize_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    source = sample.write(tmp_path / "squad.json", sample.squad())
+    model = save_folder(small_tokenizer("wordpiece"), tmp_path / "model")
+    done = run(
+        "-X", "importtime", "-m", "qa_fast.cli", "featurize", str(source), "--model", str(model),
+        "--max-length", "48", "--doc-stride", "12", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "examples/s" in done.stdout  # flushed, though the process ends at once
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"numba", "pyarrow", "tokenizers"} <= imported
+    unused = ("pandas.", "scipy.linalg._", "transformers.", "tensorflow.", "keras.", "torch.", "jax.", "datasets.")
+    assert not [name for name in imported if name.startswith(unused)]
+
+
+def test_without_hides_modules_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bulky_library.py").write_text("size = 5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with without("bulky_library"), pytest.raises(ModuleNotFoundError, match="No module named 'bulky_library'"):
+        importlib.import_module("bulky_library")
+    assert importlib.import_module("bulky_library").size == 5
+    with without("bulky_library"):
+        assert importlib.import_module("bulky_library").size == 5  # what is loaded stays
+
+
+def test_the_exit_code_of_a_mistake_outlives_the_quick_end(tmp_path: Path) -> None:
+    done = run("-m", "qa_fast.cli", "featurize", str(tmp_path / "nowhere.json"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: SOURCE must be")
+
+
+@pytest.mark.parametrize(("closed", "source", "code"), [(">&-", "squad.json", 0), ("2>&-", "nowhere.json", 2)])
+def test_closed_outputs_do_not_change_the_exit_code(tmp_path: Path, closed: str, source: str, code: int) -> None:
+    sample.write(tmp_path / "squad.json", sample.squad())
+    save_folder(small_tokenizer("wordpiece"), tmp_path / "model")
+    command = f"{sys.executable} -m qa_fast.cli featurize {source} --model model --out out --quiet {closed}"
+    command += " --max-length 48 --doc-stride 12"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    assert subprocess.run(command, shell=True, cwd=tmp_path, env=env, timeout=120, check=False).returncode == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_standard_output_is_one_line(tmp_path: Path) -> None:
+    source = sample.write(tmp_path / "squad.json", sample.squad())
+    model = save_folder(small_tokenizer("wordpiece"), tmp_path / "model")
+    command = [sys.executable, "-m", "qa_fast.cli", "featurize", str(source), "--model", str(model), "--json"]
+    command += ["--out", str(tmp_path / "out"), "--max-length", "48", "--doc-stride", "12"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, timeout=120, check=False
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output must be one that can be written")
+
+
+def test_the_helper_runs_nothing_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("open('ran', 'w')\n")
+    script = "import sys; sys.path.remove(''); from qa_fast.kernels.load import load_kernels; load_kernels(True)"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, timeout=240, check=True)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("bytecode", ["", "1"])
+def test_an_install_that_cannot_be_written_caches_kernels_with_the_user(tmp_path: Path, bytecode: str) -> None:
+    """Root may write everywhere, so a file stands where the folder of the cache would be made."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "qa_fast", site / "qa_fast", ignore=shutil.ignore_patterns("__pycache__"))
+    (site / "qa_fast" / "kernels" / "__pycache__").write_text("in the way")
+    cache = tmp_path / "cache"
+    env = {"XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": bytecode, "NUMBA_CACHE_DIR": ""}
+    script = (
+        "from qa_fast.kernels import hashing\n"
+        "stats = hashing.copy_set.stats\n"
+        "print(hashing.__file__, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
+    )
+    first = run("-c", script, cwd=site, **env)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.split() == [str(site / "qa_fast" / "kernels" / "hashing.py"), "0", "1"]
+    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")}
+    assert kept
+    second = run("-c", script, cwd=site, **env)
+    assert second.stdout.split()[1:] == ["1", "0"]
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")} == kept
+
+
+def test_a_kernel_is_compiled_anew_when_a_helper_of_another_file_changed(tmp_path: Path) -> None:
+    """Helpers are compiled into it, and an upgrade that writes over files leaves Numba's cache where it is."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "qa_fast", site / "qa_fast", ignore=shutil.ignore_patterns("__pycache__"))
+    script = (
+        "import numpy as np\n"
+        "from qa_fast.kernels.activations import activate\n"
+        "out = np.zeros((1, 1), np.float32)\n"
+        "activate(np.ones((1, 1), np.float32), np.zeros(1, np.float32), 0, out, 0, 1)\n"
+        "print(round(float(out[0, 0]), 3), sum(activate.stats.cache_misses.values()))\n"
+    )
+
+    def outcome() -> list[str]:
+        done = run("-c", script, cwd=site, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert outcome() == ["0.841", "1"]
+    assert outcome() == ["0.841", "0"]
+    helper = site / "qa_fast" / "kernels" / "floats.py"
+    helper.write_text(helper.read_text().replace("else _F(1.0) - tail", "else _F(2.0) - tail"))
+    assert outcome() == ["1.841", "1"]
+
+
+def test_kernels_compiled_in_two_processes_are_the_same(tmp_path: Path) -> None:
+    """With nothing cached, a helper compiles some of them; the next start finds all in the cache."""
+    script = (
+        "import sys\n"
+        "from qa_fast.kernels.load import load_kernels\n"
+        "load_kernels(side_by_side=True)\n"
+        "from qa_fast.kernels import hashing, words\n"
+        "for kernel in (hashing.mark_repeats, words.scan_texts):\n"
+        "    print(sum(kernel.stats.cache_misses.values()))\n"
+    )
+    assert run("-c", script, NUMBA_CACHE_DIR=str(tmp_path)).stdout.split() == ["1", "0"]
+    assert run("-c", script, NUMBA_CACHE_DIR=str(tmp_path)).stdout.split() == ["0", "0"]
+
+
+@pytest.mark.parametrize("python", ["/bin/false", "/no/such/file", ""])
+def test_a_helper_that_cannot_start_is_done_without(tmp_path: Path, python: str) -> None:
+    script = (
+        "import sys\n"
+        f"sys.executable = {python!r}\n"
+        "from qa_fast.kernels.load import load_kernels\n"
+        "load_kernels(side_by_side=True)\n"
+        "from qa_fast.kernels import words\n"
+        "print(sum(words.scan_texts.stats.cache_misses.values()))\n"
+    )
+    done = run("-c", script, NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.stdout.split() == ["1"], done.stderr

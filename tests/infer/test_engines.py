@@ -1,0 +1,291 @@
+"""Engines on derived graphs: the model's logits for every family, choices, caches, and starts at the same time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.infer import choose, graphs, open_engine
+from qa_fast.infer.choose import Way, fastest, fastest_way, ways
+from qa_fast.infer.graphs import GRAPH, Kind, graph_of, model_key, run_module
+from qa_fast.infer.keras_engine import KerasEngine
+from qa_fast.infer.streams import Streams
+from qa_fast.model.checkpoint import load_model
+from qa_fast.model.folder import folder_config
+from tests.infer.test_keras import collected
+from tests.small_models import TINY, make_features
+from tests.small_runs import make_model_folder
+
+LENGTHS = [5, 60, 33, 12, 2, 64, 17]
+BOTH = ["onnx", "openvino", "keras"]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", TINY)
+def test_every_family_reads_alike(name: str, engine: str, tmp_path: Path) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    folder = make_model_folder(tmp_path / "model", name)
+    features = [make_features(LENGTHS), make_features([9, 40], seed=1)]
+    expected = collected(KerasEngine(load_model(folder)[0]), features)
+    opened = open_engine(folder, engine, "float32")
+    assert (opened.name, opened.precision) == (engine, "float32")
+    assert opened.at_once > 1
+    opened.warm_up()
+    found = collected(opened, features)
+    assert sorted(found) == sorted(expected)
+    for row, pair in expected.items():
+        np.testing.assert_allclose(found[row], pair, atol=2e-5)
+
+
+def test_an_engine_refuses_what_is_too_long(bert: Path) -> None:
+    with pytest.raises(UserError, match=r"positions; received max_length=1000"):
+        list(open_engine(bert, "onnx", "float32").predict([make_features([1000])]))
+
+
+def test_nothing_gives_nothing(bert: Path) -> None:
+    assert list(open_engine(bert, "onnx", "float32").predict([])) == []
+
+
+def test_calls_at_a_time_do_not_mix(bert: Path) -> None:
+    engine = open_engine(bert, "onnx", "float32")
+    parts = [[make_features(LENGTHS, seed=seed)] for seed in range(6)]
+    alone = [collected(engine, part) for part in parts]
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda part: collected(engine, part), parts))
+    for one, other in zip(alone, together, strict=True):
+        for row, pair in one.items():
+            np.testing.assert_array_equal(np.stack(pair), np.stack(other[row]))
+
+
+def test_a_caller_that_leaves_takes_its_windows_along(bert: Path) -> None:
+    computed = []
+
+    def compute(window: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        ids = window["input_ids"]
+        computed.append(ids.shape[1])
+        return np.zeros(ids.shape, np.float32), np.zeros(ids.shape, np.float32)
+
+    streams = Streams("made", "float32", folder_config(bert), compute, 2)
+    batches = streams.predict([make_features([7] * 500)])
+    first = next(batches)
+    batches.close()
+    assert len(first.rows) == 16
+    assert len(computed) < 40
+    assert sum(len(batch.rows) for batch in streams.predict([make_features([7] * 50)])) == 50
+
+
+def test_a_graph_is_made_once_and_after_training_anew(bert: Path, tmp_path: Path, graphs_of_tests: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in bert.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    said: list[str] = []
+    first = graph_of(folder, Kind("onnx"), said.append)
+    assert graph_of(folder, Kind("onnx"), said.append) == first
+    written = first.stat().st_mtime_ns
+    weights = load_file(folder / "model.safetensors")
+    name = next(iter(weights))
+    save_file(weights | {name: weights[name] + 1}, folder / "model.safetensors")
+    second = graph_of(folder, Kind("onnx"), said.append)
+    assert second != first
+    assert first.stat().st_mtime_ns == written
+    assert len(said) <= 2
+    assert said[-1] == "making a graph of the model for onnx, once"
+    assert not [path for path in second.parent.parent.iterdir() if path.name.startswith(".onnx-")]
+
+
+def test_starts_at_the_same_time_make_one_graph(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    program = (
+        "import sys; from pathlib import Path; from qa_fast.infer.graphs import Kind, graph_of;"
+        "print(graph_of(Path(sys.argv[1]), Kind('onnx'), lambda line: print(line, file=sys.stderr)))"
+    )
+    environment = os.environ | {"QA_FAST_CACHE": str(tmp_path / "cache")}
+    runs = [
+        subprocess.Popen([sys.executable, "-c", program, str(folder)], env=environment, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]  # fmt: skip
+    outs = [run.communicate(timeout=120) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], outs
+    assert len({out.strip() for out, _ in outs}) == 1
+    assert Path(outs[0][0].strip()).is_file()
+
+
+def test_a_graph_half_removed_is_made_again(bert: Path) -> None:
+    graph = graph_of(bert, Kind("onnx"))
+    graph.unlink()
+    assert graph_of(bert, Kind("onnx")).is_file()
+
+
+def test_a_cache_that_cannot_be_written(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(graphs, "cache_folder", lambda: tmp_path / "file")
+    with pytest.raises(UserError, match=r"the cache folder must be one that can be written.*QA_FAST_CACHE"):
+        graph_of(bert, Kind("onnx"))
+
+
+def test_a_users_error_leaves_the_process_as_one(bert: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_bytes((bert / "config.json").read_bytes())
+    (broken / "model.safetensors").write_bytes(b"none")
+    with pytest.raises(UserError, match="weights must be a whole safetensors file"):
+        graph_of(broken, Kind("onnx"))
+    with pytest.raises(RuntimeError, match=r"qa_fast\.infer\.derive failed"):
+        run_module("qa_fast.infer.derive", [])
+    with pytest.raises(UserError, match=r"it must be done in 0\.01 s; it was not"):
+        run_module("qa_fast.infer.derive", [], seconds=0.01)
+
+
+def test_weights_decide_a_graphs_place(bert: Path, tmp_path: Path) -> None:
+    key = model_key(bert)
+    assert key == model_key(bert)
+    with pytest.raises(UserError, match="a model folder must hold"):
+        model_key(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"a model's files must be readable; .*config\.json"):
+        model_key(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "quantized", "bfloat16", "expected"),
+    [
+        ("auto", "auto", False, False, ["onnx float32", "openvino float32", "keras auto"]),
+        ("auto", "auto", True, True, ["onnx float32", "onnx int8", "openvino bfloat16", "keras auto"]),
+        ("auto", "float32", True, True, ["onnx float32", "openvino float32", "keras float32"]),
+        ("auto", "bfloat16", False, False, ["keras bfloat16"]),
+        ("auto", "int8", True, False, ["onnx int8"]),
+        ("openvino", "auto", True, True, ["openvino bfloat16"]),
+        ("keras", "float16", False, False, ["keras float16"]),
+    ],
+)
+def test_ways(engine: str, precision: str, quantized: bool, bfloat16: bool, expected: list[str]) -> None:
+    assert [str(way) for way in ways(engine, precision, BOTH, quantized=quantized, bfloat16=bfloat16)] == expected
+
+
+def test_ways_that_are_none() -> None:
+    options = {"quantized": False, "bfloat16": False}
+    with pytest.raises(UserError, match="engine must be one of auto, keras, openvino, onnx; received 'tpu'"):
+        ways("tpu", "auto", BOTH, **options)
+    with pytest.raises(UserError, match=r"precision must be one of auto, .*int8; received 'int4'"):
+        ways("auto", "int4", BOTH, **options)
+    with pytest.raises(UserError, match=r"int8 must be scored before it is used; .*run qa-fast quantize MODEL SHARDS"):
+        ways("auto", "int8", BOTH, **options)
+    with pytest.raises(UserError, match=r"engine and precision must go together here; received onnx and float16"):
+        ways("onnx", "float16", BOTH, **options)
+    with pytest.raises(UserError, match=r"must go together here; received openvino and bfloat16"):
+        ways("openvino", "bfloat16", BOTH, **options)
+    with pytest.raises(UserError, match=r"must go together here; received keras and int8"):
+        ways("keras", "int8", BOTH, quantized=True, bfloat16=False)
+    with pytest.raises(MissingExtraError, match=r"reading with a model needs .*pip install 'qa-fast\[answer\]'"):
+        ways("auto", "auto", [], **options)
+    with pytest.raises(MissingExtraError, match=r"engine openvino needs .*pip install 'qa-fast\[openvino\]'"):
+        ways("openvino", "auto", ["onnx"], **options)
+
+
+def test_a_tenth_decides() -> None:
+    order = [Way("onnx", "float32"), Way("onnx", "int8"), Way("keras", "auto")]
+    assert fastest(order, {"onnx float32": 100, "onnx int8": 109, "keras auto": 90}) == order[0]
+    assert fastest(order, {"onnx float32": 100, "onnx int8": 130, "keras auto": 140}) == order[1]
+    assert fastest(order, {"keras auto": 10}) == order[2]
+
+
+def test_speeds_are_measured_once(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path)
+    asked: list[list[str]] = []
+
+    def run(module: str, arguments: list[str], seconds: float) -> str:
+        asked.append(arguments[1:])
+        if arguments[1] == "keras":
+            raise RuntimeError("no")
+        return "a note\n" + {"onnx": "100.0", "openvino": "150.0"}[arguments[1]]
+
+    monkeypatch.setattr(choose, "run_module", run)
+    monkeypatch.setattr(choose, "_ACCELERATORS", ())
+    said: list[str] = []
+    three = ways("auto", "auto", BOTH, quantized=False, bfloat16=False)
+    for _ in range(2):
+        way, reason = fastest_way(bert, three, said.append)
+        assert way == Way("openvino", "float32")
+        assert reason == "tokens a second as measured here: openvino float32 150, onnx float32 100"
+    assert asked == [["onnx", "float32"], ["openvino", "float32"], ["keras", "auto"]]
+    assert said == [
+        "measuring onnx float32, openvino float32, keras auto on this device, once",
+        "it does not read here: keras auto: no",
+    ]
+    assert fastest_way(bert, three[:1]) == (three[0], "the only way open")
+    monkeypatch.setattr(choose, "_ACCELERATORS", ("/",))
+    assert fastest_way(bert, three)[0] == Way("keras", "auto")
+
+
+def test_no_way_that_works_is_told(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path)
+
+    def run(module: str, arguments: list[str], seconds: float) -> str:
+        raise UserError("it has no such thing")
+
+    monkeypatch.setattr(choose, "run_module", run)
+    monkeypatch.setattr(choose, "_ACCELERATORS", ())
+    two = [Way("onnx", "float32"), Way("openvino", "bfloat16")]
+    with pytest.raises(UserError, match="one engine at least must read the model; none does: onnx float32: it has no"):
+        fastest_way(bert, two)
+
+
+def test_a_real_measurement(bert: Path) -> None:
+    out = run_module("qa_fast.infer.measure", [str(bert), "keras", "float32"])
+    assert float(out.split()[-1]) > 0
+
+
+def test_answering_needs_neither_tensorflow_nor_jax_nor_torch(bert: Path, tmp_path: Path) -> None:
+    """From the command line, with those (and SciPy) hidden from every process: a graph is made and read."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('tensorflow', 'jax', 'torch', 'scipy'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+    )
+    program = (
+        "import sys\n"
+        "from qa_fast.infer import choose\n"
+        "choose.installed = lambda: ['onnx']\n"
+        "import qa_fast.infer.open as o; o.installed = choose.installed\n"
+        "from qa_fast.cli.app import main\n"
+        "sys.argv = ['qa-fast', 'answer', sys.argv[1], '-q', 'Who is it?', '-c', 'Ane Skou it is.', '--json']\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print(sorted({n.partition('.')[0] for n in sys.modules} & {'tensorflow', 'jax', 'torch', 'keras'}),"
+        " file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(bert)],
+        env=os.environ | {"QA_FAST_CACHE": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
+    assert {"score", "start", "end", "answer"} == set(json.loads(done.stdout))
+    assert (tmp_path / "graphs").is_dir()
+    assert [path.name for path in (tmp_path / "graphs").rglob("*.onnx")] == [GRAPH]

@@ -1,0 +1,157 @@
+"""Prediction: every feature once, the same logits as one padded batch gives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from qa_fast.errors import UserError
+from qa_fast.infer.keras_engine import KerasEngine, fitted
+from qa_fast.infer.shapes import MANY_BATCHES
+from qa_fast.model.checkpoint import load_model
+from qa_fast.model.precision import choose_precision, fastest, shortest
+from tests.small_models import TINY, make_features, tiny_model
+
+LENGTHS = [[5, 60, 33, 12, 2], [], [17, 64, 1]]
+
+
+def chunks() -> list:
+    return [make_features(lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
+
+
+def collected(engine: KerasEngine, features: list) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for batch in engine.predict(features):
+        assert batch.start_logits.shape == batch.end_logits.shape == (len(batch.rows), batch.start_logits.shape[1])
+        assert batch.rows.dtype == batch.lengths.dtype == np.int32
+        for row, start, end, length in zip(
+            batch.rows, batch.start_logits, batch.end_logits, batch.lengths, strict=True
+        ):
+            assert row not in found
+            found[int(row)] = start[:length], end[:length]
+    return found
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 128, 4096])
+def test_logits_are_those_of_the_feature_alone(batch_tokens: int) -> None:
+    model = tiny_model()
+    found = collected(KerasEngine(model, fitted(model, batch_tokens)), chunks())
+    rows = [(chunk, row) for chunk in chunks() for row in range(len(chunk))]
+    assert sorted(found) == list(range(len(rows)))
+    for number, (chunk, row) in enumerate(rows):
+        ids, types = chunk.input_ids[row][None], chunk.token_type_ids[row][None]
+        start, end = model(ids, np.array([ids.shape[1]], np.int32), types)
+        np.testing.assert_allclose(found[number][0], keras.ops.convert_to_numpy(start)[0], atol=1e-5)
+        np.testing.assert_allclose(found[number][1], keras.ops.convert_to_numpy(end)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert", "deberta-v3"])
+def test_many_batches_give_what_few_give(family: str) -> None:
+    """Some parts of all but the first have no kernels: they run as they stand, or are compiled where it pays."""
+    generator = np.random.default_rng(0)
+    features = [make_features(generator.integers(1, 64, 2 * MANY_BATCHES))]
+    model = tiny_model(TINY[family])
+    engines = [KerasEngine(model, fitted(model, tokens)) for tokens in (1, 512, 100_000)]
+    many, some, few = (collected(engine, features) for engine in engines)
+    if keras.backend.backend() == "tensorflow":
+        assert [list(engine._functions) for engine in engines] == [["compiled"], ["kernels"], ["plain"]]
+    assert sorted(many) == sorted(some) == sorted(few) == list(range(2 * MANY_BATCHES))
+    for row, logits in few.items():
+        for side in (0, 1):
+            np.testing.assert_allclose(many[row][side], logits[side], atol=2e-5)
+            np.testing.assert_allclose(some[row][side], logits[side], atol=2e-5)
+
+
+def test_changed_weights_are_seen() -> None:
+    model = tiny_model()
+    engine = KerasEngine(model)
+    before = collected(engine, chunks())[0][0]
+    bias = model.encoder.head.output.bias
+    bias.assign(bias + 1)
+    np.testing.assert_allclose(collected(engine, chunks())[0][0], before + 1, atol=1e-5)
+
+
+def test_nothing_gives_nothing() -> None:
+    assert list(KerasEngine(tiny_model()).predict([])) == []
+    assert list(KerasEngine(tiny_model()).predict([make_features([])])) == []
+
+
+def test_too_long_features_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model's 64 positions; received max_length=65"):
+        list(KerasEngine(tiny_model()).predict([make_features([3, 65])]))
+
+
+def test_a_folder_is_opened_in_the_precision_asked_for(minilm_folder: Path) -> None:
+    engine = KerasEngine.from_pretrained(minilm_folder, precision="bfloat16")
+    assert engine.model.precision == "bfloat16"
+    half = collected(engine, [make_features([9, 30])])
+    full = collected(KerasEngine(load_model(minilm_folder)[0]), [make_features([9, 30])])
+    np.testing.assert_allclose(half[1][0], full[1][0], atol=0.05)
+
+
+def test_jax_predicts_the_same() -> None:
+    pytest.importorskip("jax")
+    program = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]);"
+        "import tests.infer.test_keras as t;"
+        "model = t.tiny_model(); found = t.collected(t.KerasEngine(model, t.fitted(model, 128)), t.chunks());"
+        "print(json.dumps({row: [a.tolist() for a in pair] for row, pair in found.items()}))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(Path(__file__).parents[2])],
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    theirs = json.loads(run.stdout.splitlines()[-1])
+    model = tiny_model()
+    ours = collected(KerasEngine(model, fitted(model, 128)), chunks())
+    assert sorted(map(int, theirs)) == sorted(ours)
+    for row, pair in ours.items():
+        np.testing.assert_allclose(pair[0], theirs[str(row)][0], atol=1e-5)
+        np.testing.assert_allclose(pair[1], theirs[str(row)][1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("times", "accelerator", "expected"),
+    [
+        ((4.0, 1.0, 1.0), False, "bfloat16"),
+        ((1.0, 1.0, 0.2), False, "float32"),
+        ((1.0, 3.0, 0.2), True, "float16"),
+        ((1.0, 0.9, 0.9), True, "float32"),
+    ],
+)
+def test_the_fast_dtype_is_chosen(times: tuple[float, float, float], accelerator: bool, expected: str) -> None:
+    seconds = dict(zip(("float32", "bfloat16", "float16"), times, strict=True))
+    choice = fastest(seconds, accelerator=accelerator)
+    assert choice.value == expected
+    assert "times as fast in bfloat16" in choice.reason
+
+
+def test_times_that_were_all_disturbed_are_taken_again() -> None:
+    """float32 is slowed in its first turns, each time by another amount, as by what else runs here."""
+    series = {"float32": iter([16.0, 14.0, 19.0, 15.0, 22.0, 10.1, 10.0, 10.2]), "bfloat16": iter([9.9] * 99)}
+    assert shortest(lambda name: next(series[name]), list(series)) == {"float32": 10.0, "bfloat16": 9.9}
+    quiet = dict.fromkeys(series, 0)
+
+    def even(name: str) -> float:
+        quiet[name] += 1
+        return 1.0
+
+    shortest(even, list(quiet))
+    assert quiet == {"float32": 5, "bfloat16": 5}
+    endless = (0.5**turn for turn in range(1000))
+    assert shortest(lambda _: next(endless), ["float32"])["float32"] > 0  # comes to an end
+
+
+def test_precision_is_measured_or_as_asked() -> None:
+    assert choose_precision("float16").value == "float16"
+    assert choose_precision("auto").value in ("float32", "bfloat16", "float16")
+    with pytest.raises(UserError, match=r"precision must be one of auto, .*; received 'double'"):
+        choose_precision("double")

@@ -1,0 +1,509 @@
+"""The model as Keras users know one: the trainer's losses by Keras' own loop, callbacks, files, refusals."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import qa_fast
+from qa_fast.batches import Batch
+from qa_fast.errors import UserError
+from qa_fast.model.dropout import dropout_key, traced_key
+from qa_fast.shards import open_shards
+from qa_fast.train import optimizer
+from qa_fast.train.learner import make_engine
+from qa_fast.train.optimizer import step_scalars
+from qa_fast.train.steps import make_micros
+from qa_fast.train.validate import LossMeter
+from tests.processes import elsewhere
+from tests.small_models import TINY_BERT, TINY_DISTILBERT, make_features, tiny_model
+from tests.small_runs import make_model_folder, make_shards
+from tests.train.test_steps import batches
+
+ROOT = str(Path(__file__).parents[2])
+STEPS = 6
+NO_DROPOUT = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and shards with validation."""
+    folder = tmp_path_factory.mktemp("keras")
+    make_shards(folder / "shards", make_model_folder(folder / "tiny"))
+    return folder
+
+
+def features(batch: Batch) -> dict[str, np.ndarray]:
+    """A batch as a user has it; its padding rows become rows without a token."""
+    lengths = np.where(batch.rows >= 0, batch.lengths, 0)
+    return {
+        "input_ids": batch.input_ids,
+        "attention_mask": (np.arange(batch.input_ids.shape[1]) < lengths[:, None]).astype(np.int32),
+        "token_type_ids": batch.token_type_ids.astype(np.int32),
+        "start_positions": batch.starts,
+        "end_positions": batch.ends,
+    }
+
+
+def unlabelled(x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in x.items() if not name.endswith("positions")}
+
+
+def some() -> dict[str, np.ndarray]:
+    return features(batches(1)[0])
+
+
+def some_batches(count: int = STEPS) -> list[Batch]:
+    """Labels of some rows lie outside; the third batch has a padding row."""
+    made = batches(count)
+    for number, batch in enumerate(made):
+        batch.starts[number % 6], batch.ends[(number + 1) % 6] = 47, 200
+    if count > 2:
+        made[2].rows[5] = -1
+    return made
+
+
+def small(raw: dict = TINY_BERT, **options: object) -> qa_fast.SpanModel:
+    model = qa_fast.SpanModel(raw, **options)
+    model.network.initialize(3)
+    return model
+
+
+class Adam(keras.optimizers.Adam):
+    """Keras' with the trainer's (torch's) epsilon, which stands beside the corrected root, not the uncorrected one."""
+
+    def update_step(self, gradient: object, variable: object, learning_rate: object) -> None:
+        step = keras.ops.cast(self.iterations + 1, "float32")
+        self.epsilon = optimizer.EPSILON * keras.ops.sqrt(1.0 - keras.ops.power(np.float32(0.999), step))
+        super().update_step(gradient, variable, learning_rate)
+
+
+def fitted_losses(raw: dict = TINY_BERT, jit: object = "auto", **options: object) -> list[float]:
+    """The loss of each step of `fit`; also run in other processes."""
+    model = small(raw, seed=3, **options)
+    model.compile(Adam(1e-3), jit_compile=jit)
+    given = ((features(batch),) for batch in some_batches())
+    return model.fit(given, epochs=STEPS, steps_per_epoch=1, verbose=0).history["loss"]
+
+
+def trainer_losses(raw: dict = TINY_BERT, precision: str = "float32") -> list[float]:
+    """The same steps as `qa-fast train` makes them with Adam, a constant rate and no clipping."""
+    model = tiny_model(raw, precision=precision)
+    engine = make_engine(model, "off" if keras.backend.backend() == "tensorflow" else "on")
+    losses = []
+    for step, batch in enumerate(some_batches()):
+        micros = make_micros([batch], 3, step, engine.devices)
+        losses.append(float(engine.step(micros, step_scalars(1e-3, 0.0, 0.0, step + 1))[0]))
+    return losses
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_fit_makes_the_trainer_s_steps(dropout: bool) -> None:
+    """With dropout, too: the masks are the same."""
+    raw = TINY_BERT if dropout else TINY_BERT | NO_DROPOUT
+    expected = trainer_losses(raw)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(fitted_losses(raw), expected, rtol=1e-5)
+
+
+def on_jax() -> dict[str, object]:
+    """What a process on JAX is asked: losses, a file's round trip, what is left after a mistake."""
+    import tempfile
+
+    model = small()
+    rows, width = some()["input_ids"].shape
+    assert model.predict(unlabelled(some()), verbose=0)["start_logits"].shape == (rows, width)  # also before compile
+    narrow = {name: value[:, :20] for name, value in unlabelled(some()).items()}
+    with pytest.raises(UserError, match="predict must be given batches of one width"):
+        model.predict(((x,) for x in (narrow, unlabelled(some()))), verbose=0)
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.fit(some(), epochs=2, verbose=0)
+    before = model.evaluate(some(), verbose=0)
+    with pytest.raises(UserError, match="x must hold"):
+        model.fit({"input_ids": some()["input_ids"]}, verbose=0)
+    after_mistake = model.evaluate(some(), verbose=0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/m.keras"
+        model.save(path)
+        loaded = keras.saving.load_model(path)
+        model.fit(some(), shuffle=False, verbose=0)
+        loaded.fit(some(), shuffle=False, verbose=0)
+        pair = model.evaluate(some(), verbose=0), loaded.evaluate(some(), verbose=0)
+    return {
+        "backend": keras.backend.backend(),
+        "fitted": [fitted_losses(), fitted_losses(TINY_BERT | NO_DROPOUT)],
+        "trained": [trainer_losses(), trainer_losses(TINY_BERT | NO_DROPOUT)],
+        "mistake": [before, after_mistake],
+        "loaded": pair,
+    }
+
+
+def test_jax_does_the_same() -> None:
+    pytest.importorskip("jax")
+    found = elsewhere(__name__, "print(json.dumps(t.on_jax()))", KERAS_BACKEND="jax")
+    assert isinstance(found, dict)
+    assert found["backend"] == "jax"
+    np.testing.assert_allclose(found["fitted"], found["trained"], rtol=1e-5)
+    np.testing.assert_allclose(found["fitted"][0], trainer_losses(), rtol=1e-4)
+    assert found["mistake"][0] == found["mistake"][1]
+    np.testing.assert_allclose(*found["loaded"], rtol=1e-6)
+
+
+def test_the_traced_key_is_the_key() -> None:
+    for seed, step, row in ((0, 0, 0), (7, 12345, 3), (2**31, 99, 0)):
+        key = keras.ops.convert_to_numpy(traced_key(seed, keras.ops.convert_to_tensor(np.int32(step)), row))
+        np.testing.assert_array_equal(key, dropout_key(seed, step, row))
+
+
+def test_dropout_follows_the_seed_and_is_on_in_training_alone() -> None:
+    x = some()
+    runs = []
+    for seed in (0, 0, 1):
+        model = small(seed=seed)
+        runs.append([keras.ops.convert_to_numpy(model(x, training=True)["start_logits"]) for _ in range(2)])
+        plain = [keras.ops.convert_to_numpy(model(x)["start_logits"]) for _ in range(2)]
+        np.testing.assert_array_equal(*plain)
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert np.abs(runs[0][0] - runs[0][1]).max() > 0.01
+    assert np.abs(runs[0][0] - runs[2][0]).max() > 0.01
+    none = small(dropout=0.0)
+    np.testing.assert_allclose(*(none(x, training=True)["end_logits"] for _ in range(2)))
+
+
+def test_labels_may_be_y_and_weights_count() -> None:
+    model = small(TINY_BERT | NO_DROPOUT)
+    model.compile()
+    x = some()
+    bare, y = unlabelled(x), {name: x[name] for name in ("start_positions", "end_positions")}
+    expected = model.evaluate(x, verbose=0)
+    assert model.evaluate(bare, y, verbose=0) == pytest.approx(expected)
+    assert model.evaluate(bare, tuple(y.values()), verbose=0) == pytest.approx(expected)
+    weights = np.array([2, 0, 0, 0, 0, 0], np.float32)
+    single = model.evaluate({name: value[:1] for name, value in x.items()}, verbose=0)
+    assert model.evaluate(bare, y, sample_weight=weights, verbose=0) == pytest.approx(single / 3, rel=1e-5)
+    with pytest.raises(UserError, match=r"sample_weight must come with y, .*; received none: give the labels as y"):
+        model.evaluate(x, sample_weight=weights, verbose=0)
+
+
+def test_evaluate_gives_the_validation_loss_of_the_trainer() -> None:
+    from qa_fast.batches import BatchCutter
+    from qa_fast.infer.keras_engine import KerasEngine
+
+    model, chunk = small(), make_features([20, 33, 48, 7], seed=5)
+    meter = LossMeter(KerasEngine(model.network))
+    list(meter.predict([chunk]))
+    model.compile()
+    batch = BatchCutter([chunk], 0).cut(np.arange(4), 64)
+    assert model.evaluate(features(batch), verbose=0) == pytest.approx(meter.loss, rel=1e-5)
+
+
+def test_padding_never_wins() -> None:
+    x = unlabelled(some())
+    found = small().predict(x, verbose=0)
+    there = x["attention_mask"].astype(bool)
+    assert set(found) == {"start_logits", "end_logits"}
+    for logits in found.values():
+        assert logits.dtype == np.float32
+        assert (logits[~there] == -1e9).all()
+        assert there[np.arange(len(logits)), logits.argmax(axis=1)].all()
+
+
+def test_types_may_be_left_out() -> None:
+    x = unlabelled(some())
+    zeros = x | {"token_type_ids": np.zeros_like(x["input_ids"])}
+    bare = {name: value for name, value in x.items() if name != "token_type_ids"}
+    model = small()
+    np.testing.assert_allclose(model(bare)["start_logits"], model(zeros)["start_logits"], atol=1e-6)
+    assert np.abs(np.subtract(model(x)["start_logits"], model(zeros)["start_logits"])).max() > 0.01
+    plain = small(TINY_DISTILBERT)  # knows no types: those of another model's shards do no harm
+    np.testing.assert_array_equal(plain(x)["end_logits"], plain(bare)["end_logits"])
+
+
+def test_losses_and_metrics_of_the_user() -> None:
+    x = some()
+    model = small(TINY_BERT | NO_DROPOUT)
+    model.compile(
+        loss={
+            name: keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            for name in ("start_logits", "end_logits")
+        },
+        metrics={"start_logits": "accuracy"},
+    )
+    found = model.evaluate(x, verbose=0, return_dict=True)
+    logits = model.predict(x, verbose=0)["start_logits"]
+    assert found["start_logits_accuracy"] == pytest.approx((logits.argmax(1) == x["start_positions"]).mean())
+    model = small(TINY_BERT | NO_DROPOUT)
+    model.compile()
+    assert found["loss"] == pytest.approx(2 * model.evaluate(x, verbose=0), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_policy_is_followed(precision: str) -> None:
+    full, half = fitted_losses(), fitted_losses(precision=precision)
+    np.testing.assert_allclose(full, half, rtol=0.05 if precision == "bfloat16" else 0.01)
+    keras.mixed_precision.set_global_policy(f"mixed_{precision}")
+    try:
+        model = small()
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    model.compile("adam")
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert (model.network.precision, scaled) == (precision, precision == "float16")
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    assert small().network.precision == "float32"
+
+
+def test_a_policy_that_no_model_has() -> None:
+    keras.config.set_dtype_policy("float64")
+    try:
+        with pytest.raises(UserError, match=r"global dtype policy must be float32, .*; received float64"):
+            small()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_accumulated_gradients_are_one_step() -> None:
+    """Two halves in one step of the optimizer are the whole in one."""
+    x, weights = some(), []
+    for parts in (1, 2):
+        model = small(TINY_BERT | NO_DROPOUT)
+        accumulate = parts if parts > 1 else None
+        model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=accumulate))
+        model.fit(x, batch_size=6 // parts, shuffle=False, verbose=0)
+        weights.append(model.network.get_weights())
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_parts_and_whole_steps_may_be_compiled() -> None:
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("a choice on TensorFlow")
+    expected = fitted_losses()
+    np.testing.assert_allclose(fitted_losses(jit="parts"), expected, rtol=1e-4)
+    np.testing.assert_allclose(fitted_losses(jit=True), expected, rtol=1e-4)
+
+
+def test_an_export_holds_nothing_of_this_process(tmp_path: Path) -> None:
+    """Our kernels are functions of a Python process; a SavedModel is for others."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("kernels are called by TensorFlow's graphs alone")
+    import tensorflow as tf
+
+    model, x = small(), unlabelled(some())
+    model.compile(jit_compile="parts")
+    expected = model.predict(x, verbose=0)["start_logits"]
+    signature = {name: tf.TensorSpec([None, None], values.dtype, name=name) for name, values in x.items()}
+    model.export(tmp_path / "saved", input_signature=[signature], verbose=False)
+    assert b"PyFunc" not in (tmp_path / "saved" / "saved_model.pb").read_bytes()
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    found = saved.serve({name: tf.constant(x[name]) for name in x})
+    np.testing.assert_allclose(found["start_logits"], expected, atol=1e-5)
+    assert model.network.run_part.parts == "kernels"
+
+
+def test_parts_are_tensorflow_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match=r"jit_compile must be 'auto' or True where KERAS_BACKEND is jax"):
+        model.compile(jit_compile="parts")
+
+
+def test_callbacks_see_the_metrics(workshop: Path, tmp_path: Path) -> None:
+    validation = open_shards(workshop / "shards").split("validation")
+    model = qa_fast.SpanModel.from_pretrained(workshop / "tiny")
+    assert model.report is not None
+    assert model.report.made == ("qa_outputs.weight", "qa_outputs.bias")
+    seen: list[dict] = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
+    model.compile(keras.optimizers.Adam(0.0))
+    history = model.fit(
+        some(),
+        epochs=5,
+        verbose=0,
+        callbacks=[
+            qa_fast.SquadMetrics(validation, max_examples=6),
+            watch,
+            keras.callbacks.EarlyStopping(monitor="val_f1", mode="max", patience=2),
+            keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_f1", mode="max", save_best_only=True),
+            keras.callbacks.ModelCheckpoint(tmp_path / "last.weights.h5", save_weights_only=True),
+        ],
+    ).history
+    assert len(history["val_f1"]) == 3  # nothing is learnt at a rate of 0
+    assert [logs["val_exact_match"] for logs in seen] == history["val_exact_match"]
+    model.save_pretrained(tmp_path / "folder")
+    from qa_fast.scoring.evaluation import evaluate
+
+    score = evaluate(workshop / "shards", tmp_path / "folder", max_examples=6, engine="keras", precision="float32")
+    assert history["val_f1"][-1] == pytest.approx(score.f1)
+    other = small(model.source.config)
+    other.load_weights(tmp_path / "last.weights.h5")
+    best = keras.saving.load_model(tmp_path / "best.keras")
+    expected = model.predict(some(), verbose=0)["start_logits"]
+    for loaded in (other, best):
+        np.testing.assert_allclose(loaded.predict(some(), verbose=0)["start_logits"], expected, atol=1e-6)
+
+
+def test_a_folder_opens_everywhere(workshop: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForQuestionAnswering
+
+    shutil.copytree(workshop / "tiny", tmp_path / "tiny")
+    model = qa_fast.SpanModel.from_pretrained(tmp_path / "tiny")
+    shutil.rmtree(tmp_path / "tiny")  # the model needs it no more
+    model.save_pretrained(tmp_path / "out")
+    model.save_pretrained(tmp_path / "out")
+    x = unlabelled(some())
+    with torch.no_grad():
+        inputs = {name: torch.tensor(value.astype(np.int64)) for name, value in x.items()}
+        theirs = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out").eval()(**inputs)
+    there = x["attention_mask"].astype(bool)
+    ours = model.predict(x, verbose=0)
+    np.testing.assert_allclose(ours["start_logits"][there], theirs.start_logits.numpy()[there], atol=1e-4)
+    question = ("Who was the keeper?", "Its keeper was Ane Skou, who wrote the log-book.")
+    answerer = qa_fast.Answerer.from_model(model)
+    saved = qa_fast.Answerer.from_pretrained(tmp_path / "out", engine="keras", precision="float32")(*question)
+    assert answerer(*question) == pytest.approx(saved)
+    model.network.set_weights([-value for value in model.network.get_weights()])
+    assert answerer(*question)["score"] != pytest.approx(saved["score"])  # it reads the weights as they are now
+
+
+@pytest.mark.parametrize("first", ["import qa_fast, keras", "import keras, qa_fast"])
+def test_a_file_opens_in_a_process_that_imported_the_package_alone(first: str, tmp_path: Path) -> None:
+    model = small(TINY_BERT, name="mine")
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
+    model.fit(some(), epochs=2, verbose=0)
+    model.save(tmp_path / "m.keras")
+    program = (
+        f"{first}; import sys, json, numpy as np; sys.path.insert(0, {ROOT!r});"
+        f"m = keras.saving.load_model({str(tmp_path / 'm.keras')!r});"
+        "import tests.keras_model.test_keras_model as t;"
+        "h = m.fit(t.some(), epochs=2, shuffle=False, verbose=0).history['loss'];"
+        "print(json.dumps([type(m) is qa_fast.SpanModel, m.name, m.report is None, h]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    same, name, bare, losses = json.loads(run.stdout.splitlines()[-1])
+    assert (same, name, bare) == (True, "mine", True)
+    # Optimizer and dropout go on where they were.
+    np.testing.assert_allclose(losses, model.fit(some(), epochs=2, shuffle=False, verbose=0).history["loss"], rtol=1e-5)
+
+
+def test_habits() -> None:
+    lines: list[str] = []
+    model = small()
+    model.summary(print_fn=lambda line, line_break=False: lines.append(line))
+    assert "block_1" in "".join(lines)
+    assert model.count_params() == 1 + tiny_model().count_params()  # the number of the pass is one
+    model.compile()
+    assert np.isfinite(model.train_on_batch(some()))
+
+
+def mirrored_losses() -> list[float]:
+    """Losses of `fit` with rows shared by two devices."""
+    import tensorflow as tf
+
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = small(seed=3)
+        model.compile(Adam(1e-3))
+    given = {name: np.concatenate([features(batch)[name] for batch in some_batches()]) for name in some()}
+    dataset = tf.data.Dataset.from_tensor_slices(given).batch(6)
+    assert model.distribute_strategy.num_replicas_in_sync == 2
+    return model.fit(dataset, epochs=STEPS, steps_per_epoch=1, verbose=0).history["loss"]
+
+
+def test_two_devices_train_as_one() -> None:
+    """Masks, and the mean over labels that count in the whole batch, are those of one device."""
+    pytest.importorskip("tensorflow")
+    found = elsewhere(__name__, "print(json.dumps(t.mirrored_losses()))", KERAS_BACKEND="tensorflow")
+    np.testing.assert_allclose(found, trainer_losses(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attention_mask": None}, r"x must hold input_ids and attention_mask; received .*: add attention_mask"),
+        ({"input_ids": np.zeros((6, 48), np.float32)}, r"input_ids must be integers; received float32: give them as"),
+        ({"start_positions": np.zeros(6, np.float32)}, r"start_positions must be integers; received float32"),
+        (
+            {"end_positions": None},
+            r"labels must be start_positions and end_positions, in x or as y; received input_ids",
+        ),
+        ({"input_ids": np.zeros((6, 65), np.int32)}, r"^features must not be longer than the model's 64 positions"),
+        ({"input_ids": np.zeros(6, np.int32)}, r"input_ids must have the shape \[rows, tokens\]; received \(\w+,\)"),
+    ],
+)
+def test_what_cannot_be_fitted(change: dict, message: str) -> None:
+    x = {name: value for name, value in (some() | change).items() if value is not None}
+    model = small()
+    model.compile()
+    batch = ((given,) for given in [x])  # whole, as a data set gives it
+    with pytest.raises(UserError, match=message) as told:
+        model.fit(batch, steps_per_epoch=1, verbose=0)
+    assert "\n" not in str(told.value)
+
+
+def test_a_width_that_a_graph_learns_late_is_refused_too() -> None:
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("JAX traces every width")
+    import tensorflow as tf
+
+    long = {name: np.pad(value, ((0, 0), (0, 20))) if value.ndim == 2 else value for name, value in some().items()}
+    signature = {name: tf.TensorSpec((None,) * value.ndim, tf.int32) for name, value in some().items()}
+    data = tf.data.Dataset.from_generator(lambda: iter([some(), long]), output_signature=signature)
+    model = small()
+    model.compile()
+    with pytest.raises(UserError, match=r"model's 64 positions; received longer ones: featurize again with") as told:
+        model.fit(data, verbose=0)
+    assert "\n" not in str(told.value)
+
+
+def test_other_things_than_a_dict_are_refused() -> None:
+    model = small()
+    with pytest.raises(UserError, match=r"x must be a dict with input_ids and attention_mask; received ndarray"):
+        model(some()["input_ids"])
+    model.compile()
+    with pytest.raises(UserError, match=r"labels must be .*; received \w+: featurize"):
+        model.fit(unlabelled(some()), some()["start_positions"], verbose=0)
+
+
+def test_what_cannot_be_scored(workshop: Path) -> None:
+    shards = open_shards(workshop / "shards")
+    with pytest.raises(UserError, match=r"a split must hold its questions, documents and answers .*; 'train' does not"):
+        qa_fast.SquadMetrics(shards.split("train"))
+    metrics = qa_fast.SquadMetrics(shards.split("validation"))
+    with pytest.raises(UserError, match=r"SquadMetrics must watch a qa_fast\.SpanModel; received Sequential"):
+        metrics.set_model(keras.Sequential())
+
+
+def test_a_split_of_another_tokenizer_is_refused(workshop: Path) -> None:
+    import dataclasses
+
+    split = dataclasses.replace(open_shards(workshop / "shards")["validation"], tokenizer_hash="f" * 64)
+    model = qa_fast.SpanModel.from_pretrained(workshop / "tiny")
+    with pytest.raises(UserError, match="made with the model's tokenizer; 'validation' was made with another"):
+        qa_fast.SquadMetrics(split).set_model(model)
+
+
+def test_where_a_model_is_saved(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = qa_fast.SpanModel.from_pretrained(workshop / "tiny")
+    model.save_pretrained("~/saved")
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the output must be a folder that can be written"):
+        model.save_pretrained(tmp_path / "file" / "model")
+    assert qa_fast.evaluate(open_shards(workshop / "shards"), tmp_path / "saved", engine="onnx").f1 >= 0

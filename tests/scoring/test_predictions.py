@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qa_fast.errors import UserError
+from qa_fast.scoring.evaluation import evaluate_split
+from qa_fast.scoring.predictions import read_predictions, write_predictions
+from tests.scoring.test_scoring import WITH_NONE, make_split, oracle
+
+
+def test_what_was_written_is_read_from_the_folder_or_the_file(tmp_path: Path) -> None:
+    result = evaluate_split(oracle, make_split(WITH_NONE))
+    write_predictions(tmp_path, result)
+    expected = dict(zip(result.ids, result.predictions, strict=True))
+    assert read_predictions(tmp_path) == read_predictions(tmp_path / "predictions.json") == expected
+    assert expected["none"] == ""
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"a": 1}', "{", '{"a": null}'])
+def test_something_else_is_told_in_a_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "predictions.json").write_text(text)
+    with pytest.raises(UserError, match=r"must be a JSON object of texts by question id; .*predictions\.json is none"):
+        read_predictions(tmp_path)
+
+
+def test_a_folder_without_predictions(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"predictions\.json: No such file or directory: check the path"):
+        read_predictions(tmp_path)

@@ -1,0 +1,157 @@
+"""int8 behind a gate: what it rounds, what it keeps, and when it refuses."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+from qa_fast.cli import quantize as command
+from qa_fast.errors import UserError
+from qa_fast.infer import open_engine
+from qa_fast.infer.graphs import Kind, graph_of, model_key
+from qa_fast.infer.quantization import FILE, Recipe, Rounding, read_recipe, write_recipe
+from qa_fast.model.folder import folder_config
+from qa_fast.scoring import quantize as quantizing
+from qa_fast.scoring.quantize import MOST_LOST, quantize, rungs
+from tests.infer.test_keras import collected
+from tests.small_models import make_features
+from tests.small_runs import make_model_folder, make_shards
+
+
+@pytest.fixture(scope="module", params=["bert", "albert", "deberta-v3"])
+def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model folder and shards of its tokenizer."""
+    place = tmp_path_factory.mktemp("quantize")
+    model = make_model_folder(place / "model", request.param)
+    make_shards(place / "shards", model, places=3, max_length=64)
+    return model, place / "shards"
+
+
+def test_a_model_that_stands_it(workshop: tuple[Path, Path]) -> None:
+    model, shards = workshop
+    said: list[str] = []
+    made = quantize(model, shards, most_lost=100, say=said.append)
+    recipe = made.recipe
+    assert read_recipe(model) is not None
+    assert made.path == model / FILE
+    assert recipe.weights == model_key(model)
+    assert recipe.rounding.kept == ("head/",)
+    assert 0 <= made.questions_alike <= 1
+    assert any(line.startswith("float32: exact match") for line in said)
+    engine, full = (open_engine(model, "onnx", precision) for precision in ("int8", "float32"))
+    assert (engine.name, engine.precision) == ("onnx", "int8")
+    features = [make_features([30, 50, 7])]
+    short, long = collected(engine, features), collected(full, features)
+    differences = [np.abs(short[row][0] - long[row][0]).max() for row in range(3)]
+    assert 0 < max(differences) < 0.5 * np.std(long[1][0])
+    (model / FILE).unlink()
+
+
+def graphs(model: Path) -> set[str]:
+    """Names of the graphs that are kept for a model."""
+    return {path.name for path in graph_of(model, Kind("onnx")).parent.parent.iterdir() if path.is_dir()}
+
+
+def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shards = workshop
+    scores = iter([80.0, 70.0, 79.0, 79.5, 78.0, 80.0, 70.0, 79.8])
+    result = lambda *_, **__: SimpleNamespace(  # noqa: E731
+        f1=(score := next(scores)), exact_match=score - 10, predictions=["a", "b"], ids=["1", "2"]
+    )
+    monkeypatch.setattr(quantizing, "evaluate_split", result)
+    before = graphs(model) | {"onnx"}
+    with pytest.raises(UserError, match=r"may lose at most 0\.3 F1; received 0\.50 at best, on 2 questions of valid"):
+        quantize(model, shards)
+    assert not (model / FILE).exists()
+    assert graphs(model) <= before  # what was tried is not kept
+    made = quantize(model, shards)  # a product kept in float32 makes it good enough
+    outer = {name for name in made.recipe.rounding.kept if name.endswith("/outer")}
+    assert len(outer) == folder_config(model).blocks
+    assert (made.recipe.float32_f1, made.recipe.f1, made.questions_alike) == (80.0, 79.8, 1.0)
+    (model / FILE).unlink()
+
+
+def test_kept_products_are_not_rounded(workshop: tuple[Path, Path]) -> None:
+    onnx = pytest.importorskip("onnx")
+    model, shards = workshop
+    recipe = quantize(model, shards, most_lost=100).recipe
+    (model / FILE).unlink()
+    counts = []
+    for kept in (("head/",), ("head/", "block_0/outer"), ("",)):
+        graph = onnx.load(graph_of(model, Kind("onnx", rounding=Rounding(kept, recipe.rounding.ranges)))).graph
+        counts.append(sum(node.op_type == "MatMulInteger" for node in graph.node))
+    assert counts[0] > counts[1] > counts[2] == 0
+
+
+def test_columns_are_narrowed_and_the_product_stays() -> None:
+    generator = np.random.default_rng(0)
+    kernel = generator.standard_normal((8, 5), dtype=np.float32)
+    x = generator.standard_normal((20, 8)).astype(np.float32)
+    x[:, 3] *= 50
+    rounding = Rounding((), {"block_0/qkv": np.abs(x).max(axis=0)})
+    scales = rounding.scales("block_0/qkv", kernel)
+    narrowed, widened = x / scales, kernel * scales[:, None]
+    np.testing.assert_allclose(narrowed @ widened, x @ kernel, rtol=1e-3, atol=1e-4)
+    ratio = lambda values: np.abs(values).max() / np.median(np.abs(values).max(axis=0))  # noqa: E731
+    assert ratio(narrowed) < ratio(x) / 5
+
+
+def test_a_recipe_for_other_weights_is_not_followed(tmp_path: Path) -> None:
+    model = make_model_folder(tmp_path / "model")
+    recipe = Recipe("0" * 32, Rounding((), {}), 1.0, 1.0, 1.0, 1.0, "validation", 3)
+    write_recipe(model, recipe)
+    assert read_recipe(model) == recipe
+    with pytest.raises(UserError, match="int8 must be scored before it is used"):
+        open_engine(model, "onnx", "int8")
+    assert open_engine(model, "onnx").precision == "float32"
+    (model / FILE).write_bytes(b"none")
+    with pytest.raises(UserError, match=r"must be as qa-fast quantize writes it; .*quantize again, or remove it"):
+        open_engine(model, "onnx")
+
+
+def test_what_cannot_be(workshop: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shards = workshop
+    with pytest.raises(UserError, match="--max-loss must not be negative; received -1"):
+        quantize(model, shards, most_lost=-1)
+    monkeypatch.setattr(quantizing, "resolve_model", lambda name: model)
+    with pytest.raises(UserError, match=r"must be a folder of yours, .*; received 'minilm'"):
+        quantize("minilm", shards)
+    with pytest.raises(UserError, match="the model folder must be one that can be written"):
+        write_recipe(tmp_path / "none", Recipe("", Rounding((), {}), 1, 1, 1, 1, "", 1))
+
+
+def test_rungs_keep_more_and_more() -> None:
+    config = folder_config_of_bert()
+    steps = [set(kept) for kept in rungs(config)]
+    assert all("head/" in kept for kept in steps)
+    assert steps[0] < steps[1] < steps[2]
+    assert steps[1] < steps[3]
+
+
+def folder_config_of_bert() -> object:
+    from qa_fast.model.families import read_encoder_config
+    from tests.small_models import TINY_BERT
+
+    return read_encoder_config(TINY_BERT)
+
+
+def test_the_command(workshop: tuple[Path, Path]) -> None:
+    assert command._MOST_LOST == MOST_LOST == inspect.signature(quantize).parameters["most_lost"].default
+    model, shards = workshop
+    if "bert" not in str((model / "config.json").read_text()):
+        pytest.skip("one model is enough")
+    done = subprocess.run(
+        [sys.executable, "-m", "qa_fast.cli", "quantize", str(model), str(shards), "--max-loss", "100"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "it is used where it is faster" in done.stderr
+    (model / FILE).unlink()
