@@ -16,7 +16,8 @@ from families import processor
 
 from qa_fast.errors import UserError
 from qa_fast.infer import open_engine
-from qa_fast.scoring.evaluation import EvaluationResult, evaluate_split
+from qa_fast.scoring.evaluation import evaluate_split
+from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from qa_fast.keras_model.span_model import SpanModel
     from qa_fast.keras_model.squad_metrics import SquadMetrics
     from qa_fast.schema import FeatureConfig
-    from qa_fast.scoring.evaluation import EvaluationResult, evaluate
+    from qa_fast.scoring.evaluation import evaluate
+    from qa_fast.scoring.result import EvaluationResult
     from qa_fast.shards import Shards, Split, open_shards
 
 # In the order of the work: the reference page keeps it.
@@ -53,7 +54,7 @@ _LAZY = {
     "Batches": "qa_fast.feeds",
     "BuildResult": "qa_fast.builder.job",
     "Dataset": "qa_fast.dataset",
-    "EvaluationResult": "qa_fast.scoring.evaluation",
+    "EvaluationResult": "qa_fast.scoring.result",
     "Examples": "qa_fast.dataset",
     "FeatureConfig": "qa_fast.schema",
     "Featurizer": "qa_fast.builder.featurizer",

@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qa_fast.errors import UserError
+from qa_fast.options import check_values, option
+
 Int8s = npt.NDArray[np.int8]
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -96,19 +99,42 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Everything that decides the bits of a shard besides the examples and the tokenizer.
+    """The options that decide the content of a shard, beside the examples and the tokenizer.
 
-    Attributes:
-        max_length: Longest feature in tokens, question and special tokens included.
-        doc_stride: OVERLAP of two neighbouring windows in context tokens (tokenizers' `stride`), not the step.
-        labels: "exact" (what is meant) or "reference" (what the tutorial computes, quirks included).
-        drop_impossible: Leave out features that do not hold their answer.
+    Each field declares its meaning and bounds; see `options`. `doc_stride` is the OVERLAP of two neighbouring windows
+    in context tokens, as in tokenizers, and not the step from one window to the next.
+
+    Example:
+        >>> FeatureConfig(max_length=512, doc_stride=128)
     """
 
-    max_length: int = 384
-    doc_stride: int = 128
-    labels: str = "exact"
-    drop_impossible: bool = False
+    max_length: int = option(384, "Longest feature in tokens, including the question and special tokens.", least=1)
+    doc_stride: int = option(
+        128, "Number of tokens that neighbouring windows share (the overlap, not the step).", least=0
+    )
+    labels: str = option(
+        "exact",
+        "How answers become token labels. 'exact' labels the tokens that overlap the answer; 'reference' reproduces "
+        "the Hugging Face tutorial, including its errors.",
+        choices=LABEL_MODES,
+    )
+    drop_impossible: bool = option(
+        False,
+        "Leave out training windows that do not contain the answer to their question. Unanswerable questions are kept.",
+    )
+
+    def check(self) -> None:
+        """Refuse options that cannot be used with any tokenizer.
+
+        Raises:
+            UserError: A value is out of bounds, or the overlap is not smaller than the window.
+        """
+        check_values(self)
+        if self.doc_stride >= self.max_length:
+            raise UserError(
+                "--doc-stride (the overlap of windows) must be smaller than --max-length; "
+                f"received {self.doc_stride} and {self.max_length}: lower it or raise --max-length"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

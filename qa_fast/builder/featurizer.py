@@ -23,7 +23,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.folder import known_config
 from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
-from qa_fast.schema import EVALUATION_COLUMNS, LABEL_MODES, FeatureConfig, Int32s, canonical_json
+from qa_fast.schema import EVALUATION_COLUMNS, FeatureConfig, Int32s, canonical_json
 from qa_fast.shards.format import FORMAT_VERSION, TRAIN
 from qa_fast.version import __version__
 
@@ -133,7 +133,7 @@ class Featurizer:
         return made
 
     def _settle(self, encoder: TextEncoder, config: FeatureConfig, split: str, columns: dict[str, str] | None) -> None:
-        check_config(config)
+        config.check()
         check_room(config, encoder)
         self.encoder, self.config, self.split, self.columns = encoder, config, split, dict(columns or {})
 
@@ -244,26 +244,6 @@ def _counted(done: Featurized, repaired: int, rejected: int) -> SplitCounts:
         tokens=int(done.windows.lengths.sum(dtype=np.int64)),
         differences=dict(done.labels.differences),
     )
-
-
-def check_config(config: FeatureConfig) -> None:
-    """Refuse options that no tokenizer can be used with.
-
-    Raises:
-        UserError: They do not go together.
-    """
-    if config.labels not in LABEL_MODES:
-        raise UserError(f"--labels must be one of {', '.join(LABEL_MODES)}; received {config.labels!r}")
-    if config.max_length < 1 or config.doc_stride < 0:
-        raise UserError(
-            "--max-length must be positive and --doc-stride not negative; "
-            f"received {config.max_length} and {config.doc_stride}"
-        )
-    if config.doc_stride >= config.max_length:
-        raise UserError(
-            "--doc-stride (the overlap of windows) must be smaller than --max-length; "
-            f"received {config.doc_stride} and {config.max_length}: lower it or raise --max-length"
-        )
 
 
 def check_room(config: FeatureConfig, encoder: TextEncoder) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from qa_fast import store
 from qa_fast.builder.assembly import Jobs, make_all, put_together
 from qa_fast.builder.engines import ENGINES, LOCAL, RAY
-from qa_fast.builder.featurizer import Featurizer, check_config, check_longest, check_room
+from qa_fast.builder.featurizer import Featurizer, check_longest, check_room
 from qa_fast.builder.staging import check_out, check_replaceable, finished, leave, locked, not_writable, sweep_others
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.parallel import Ahead, processors
@@ -112,7 +112,7 @@ def build_shards(
     config, report = config or FeatureConfig(), report or Reporter()
     named = None if out is None else store.place(out)
     threads = workers or processors()
-    check_config(config)
+    config.check()
     _check_options(max_examples, workers, engine)
     if named is not None:
         check_out(named)

@@ -17,6 +17,7 @@ from qa_fast.cli.featurize import featurize
 from qa_fast.cli.models import models
 from qa_fast.cli.push import push
 from qa_fast.cli.quantize import quantize
+from qa_fast.cli.records import GroupedCommand
 from qa_fast.cli.serve import serve
 from qa_fast.cli.show import show
 from qa_fast.cli.startup import leave, without
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for _command in (featurize, show, train, sweep, evaluate, quantize, answer, serve, push, export, models, warmup):
-    app.command()(_command)
+    app.command(cls=GroupedCommand)(_command)
 
 
 def _version(asked: bool) -> None:

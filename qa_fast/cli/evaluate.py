@@ -13,7 +13,7 @@ from qa_fast.cli.extras import needs, say
 
 if TYPE_CHECKING:
     from qa_fast.report.analysis import Against
-    from qa_fast.scoring.evaluation import EvaluationResult
+    from qa_fast.scoring.result import EvaluationResult
 
 
 def evaluate(

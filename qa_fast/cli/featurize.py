@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qa_fast.cli.records import with_records
 from qa_fast.cli.startup import few_arenas
 from qa_fast.cli.stderr import hush_native_notes
 from qa_fast.errors import UserError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from qa_fast.progress import Reporter
 
 
+@with_records
 def featurize(
     source: Annotated[
         str,
@@ -30,21 +32,12 @@ def featurize(
             help="'squad', a file or folder (SQuAD JSON, JSONL, Parquet, Arrow), here or a URL, or a Hub dataset id."
         ),
     ],
+    *,
     out: Annotated[str, typer.Option("--out", help="Folder to write the shards to, here or a URL.")] = "shards",
     model: Annotated[
         str, typer.Option("--model", help="Whose tokenizer: 'minilm', a local model folder, or a Hub model id.")
     ] = "minilm",
-    max_length: Annotated[int, typer.Option("--max-length", help="Longest feature, in tokens.")] = 384,
-    doc_stride: Annotated[
-        int, typer.Option("--doc-stride", help="OVERLAP of neighbouring windows, in tokens (not the step).")
-    ] = 128,
-    labels: Annotated[
-        str, typer.Option("--labels", help="'exact', or 'reference': as the tutorial labels, quirks included.")
-    ] = "exact",
-    drop_impossible: Annotated[
-        bool,
-        typer.Option("--drop-impossible", help="Leave train windows without their question's answer out."),
-    ] = False,
+    config: FeatureConfig,
     split: Annotated[
         list[str] | None,
         typer.Option("--split", help="Only this split; may be repeated. Of a single file: what its split is called."),
@@ -82,7 +75,6 @@ def featurize(
     few_arenas(workers or processors())
     if engine == "ray":
         hush_native_notes()
-    config = FeatureConfig(max_length, doc_stride, labels, drop_impossible)
     with _reporting(silent=quiet or as_json) as report:
         result = build_shards(
             source,

@@ -7,6 +7,6 @@ Keras' look at the first batch, does not count as one; the next begins with the 
 """
 
 from qa_fast.feeds.arrays import padded_arrays
-from qa_fast.feeds.passes import Batches, Columns, Order, batches
+from qa_fast.feeds.passes import Batches, Columns, Order
 
-__all__ = ["Batches", "Columns", "Order", "batches", "padded_arrays"]
+__all__ = ["Batches", "Columns", "Order", "padded_arrays"]

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qa_fast.batches import BatchCutter
 from qa_fast.errors import UserError
-from qa_fast.feeds.passes import LABELS, Columns, columns_of, cutter_of
-from qa_fast.progress import on_stderr
-
-if TYPE_CHECKING:
-    from qa_fast.shards import Split
+from qa_fast.feeds.passes import LABELS, Columns, columns_of
 
 
-def padded_arrays(split: Split, max_length: int, say: Callable[[str], None] = on_stderr) -> Columns:
-    """All features of a split, padded to one length; see `Split.to_numpy`."""
-    columns = 3 if split.typed else 2
-    needed = len(split) * 4 * (columns * max_length + len(LABELS))
+def padded_arrays(name: str, cutter: BatchCutter, typed: bool, max_length: int, say: Callable[[str], None]) -> Columns:
+    """All features of a split, padded to one length; see `Split.to_numpy`.
+
+    Args:
+        name: The split's name, for the line about memory.
+        cutter: Of the split's features; none may be longer than `max_length`.
+        typed: Whether the model has token types.
+        max_length: L.
+        say: Called with a line that says how much memory the arrays take.
+
+    Raises:
+        UserError: The arrays do not fit into memory.
+    """
+    features = len(cutter.starts)
+    columns = 3 if typed else 2
+    needed = features * 4 * (columns * max_length + len(LABELS))
     say(
-        f"{split.name}: {len(split):,} features of {max_length} tokens in {columns + len(LABELS)} arrays of int32 "
+        f"{name}: {features:,} features of {max_length} tokens in {columns + len(LABELS)} arrays of int32 "
         f"take {_size(needed)}"
     )
     available = _memory_available()
@@ -30,7 +38,7 @@ def padded_arrays(split: Split, max_length: int, say: Callable[[str], None] = on
             f"the arrays must fit into memory; {_size(needed)} are needed, {_size(available)} are free: lower "
             "max_length, or take batches with to_tf_dataset, to_torch, to_keras or batches"
         )
-    return columns_of(cutter_of(split, max_length).cut(np.arange(len(split)), max_length), split.typed)
+    return columns_of(cutter.cut(np.arange(features), max_length), typed)
 
 
 def _size(count: float) -> str:

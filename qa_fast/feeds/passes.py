@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,6 @@ import numpy.typing as npt
 from qa_fast.batches import Batch, BatchCutter, Plan, bucket_widths, prefetch, training_plan
 from qa_fast.errors import UserError
 from qa_fast.schema import Int32s
-
-if TYPE_CHECKING:
-    from qa_fast.shards import Split
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -139,23 +136,3 @@ def columns_of(batch: Batch, typed: bool) -> Columns:
     if typed:
         columns["token_type_ids"] = batch.token_type_ids.astype(np.int32)
     return columns | dict(zip(LABELS, (batch.starts, batch.ends), strict=True))
-
-
-def batches(split: Split, order: Order, epoch: int = 0) -> Batches:
-    """A split's batches; see `Split.batches`."""
-    return Batches(cutter_of(split, order.max_length), order, split.typed, epoch)
-
-
-def cutter_of(split: Split, max_length: int) -> BatchCutter:
-    """Of a split's features.
-
-    Raises:
-        UserError: One of them is longer than `max_length`.
-    """
-    longest = int(split.lengths.max(initial=0))
-    if longest > max_length:
-        raise UserError(
-            f"max_length must hold the longest feature, {longest} tokens in {split.name}; received {max_length}: raise "
-            "it, or featurize with a smaller one"
-        )
-    return BatchCutter(split.chunks, split.pad_id)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from qa_fast.model.attention import MASKED
+from qa_fast.model.parts import MASKED
 
 Array = npt.NDArray[Any]
 MICROSOFT = "com.microsoft"

@@ -28,12 +28,12 @@ from qa_fast.keras_model.data import (
 )
 from qa_fast.keras_model.source import Source, files_of
 from qa_fast.model import encoder
-from qa_fast.model.attention import MASKED
 from qa_fast.model.checkpoint import LoadReport, checked_config, load_weights, save_model
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.dropout import traced_key
 from qa_fast.model.families import read_encoder_config
 from qa_fast.model.islands import parts_mode
+from qa_fast.model.parts import MASKED
 from qa_fast.model.precision import choose_precision
 from qa_fast.sources import resolve_model
 from qa_fast.train.optimizer import span_loss

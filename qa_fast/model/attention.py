@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
 from qa_fast.model.config import BucketBias, EncoderConfig, Rotary
-from qa_fast.model.dropout import drop
 from qa_fast.model.fused import in_one_piece, row_lengths
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.layers import Sites
+from qa_fast.model.parts import heads_part, merge_part, probabilities_part
 from qa_fast.model.relative import all_pairs, bias_buckets, falling, skewed
-from qa_fast.model.weights import Maker, as_dtype, is_layer, look_up, product, token_positions, with_tail
-
-MASKED = -1e9
+from qa_fast.model.weights import Maker, is_layer, look_up, product, token_positions, with_tail
 
 
 class View(NamedTuple):
@@ -44,63 +41,6 @@ class View(NamedTuple):
 def keys_of(there: Any) -> Any:
     """The keys that every query sees, bool[B, 1, 1, L], of where tokens are, bool[B, L]; None is None."""
     return None if there is None else there[:, None, None, :]
-
-
-def turned(x: Any, cos: Any, sin: Any) -> Any:
-    """Rotary positions: [B, heads, L, D], its halves turned into each other by cosines and sines, float32[L, D / 2]."""
-    if isinstance(x, keras.KerasTensor):
-        return _turned(x, cos, sin)
-
-    @ops.custom_gradient
-    def rotation(x: Any) -> Any:
-        def gradient(*given: Any, upstream: Any = None) -> Any:
-            # Turned back: the gradient of a concatenation is a branch a number in what XLA makes of it.
-            return _turned(given[0] if upstream is None else upstream, cos, -sin)
-
-        return _turned(x, cos, sin), gradient
-
-    return rotation(x)
-
-
-def _turned(x: Any, cos: Any, sin: Any) -> Any:
-    half = x.shape[-1] // 2
-    left, right = as_dtype(x[..., :half], "float32"), as_dtype(x[..., half:], "float32")
-    return as_dtype(ops.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1), x.dtype)
-
-
-def heads_part(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float, tokens_first: bool = False) -> Any:
-    """Bias, split, rotation: [B, L, 3H] to query (scaled), key and value, each [B, heads, L, D] or [B, L, heads, D]."""
-    x = qkv if bias is None else qkv + ops.cast(bias, qkv.dtype)
-    x = with_tail(x, 3, heads, x.shape[-1] // 3 // heads)
-    x = ops.transpose(x, (2, 0, 1, 3, 4) if tokens_first else (2, 0, 3, 1, 4))
-    query, key, value = x[0], x[1], x[2]
-    if cos is not None:
-        if tokens_first:
-            cos, sin = cos[:, None], sin[:, None]
-        query, key = turned(query, cos, sin), turned(key, cos, sin)
-    return query * scale, key, value
-
-
-def softmax_over(scores: Any, visible: Any, key: Any, rate: float, dtype: Any) -> Any:
-    """Softmax of float32 scores over the visible keys, then dropout: [B, heads, L, L] in `dtype`."""
-    x = scores if visible is None else scores + (ops.cast(visible, "float32") - 1.0) * -MASKED
-    if isinstance(x, keras.KerasTensor):
-        return ops.softmax(x)  # drawn: every engine has one of its own
-    x = ops.exp(x - ops.stop_gradient(ops.max(x, axis=-1, keepdims=True)))
-    x = x / ops.sum(x, axis=-1, keepdims=True)
-    return as_dtype(drop(x, key, rate), dtype)
-
-
-def probabilities_part(scores: Any, visible: Any, bias: Any, key: Any, *, rate: float) -> Any:
-    """Scores to probabilities: [B, heads, L, L] to the same shape and dtype; see `View` for the others."""
-    x = as_dtype(scores, "float32")
-    return softmax_over(x if bias is None else x + bias, visible, key, rate, scores.dtype)
-
-
-def merge_part(context: Any) -> Any:
-    """[B, heads, L, D] to [B, L, H]."""
-    x = ops.transpose(context, (0, 2, 1, 3))
-    return with_tail(x, x.shape[-2] * x.shape[-1])
 
 
 def drawn_attention(qkv: Any, view: View, heads: int) -> Any:

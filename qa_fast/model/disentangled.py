@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from qa_fast.model.attention import View, heads_part, merge_part, softmax_over
+from qa_fast.model.attention import View
 from qa_fast.model.config import Disentangled, EncoderConfig
 from qa_fast.model.dropout import drop
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.layers import Sites
+from qa_fast.model.parts import heads_part, merge_part, softmax_over
 from qa_fast.model.relative import all_pairs, disentangled_buckets, falling, rising, skewed
 from qa_fast.model.weights import Linear, Maker, as_dtype, is_layer, layer_norm, look_up, product, rows_product
 

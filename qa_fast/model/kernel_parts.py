@@ -18,11 +18,10 @@ from qa_fast.kernels.floats import GELU, GELU_TANH, RELU, SILU
 from qa_fast.kernels.heads import join_heads, join_heads_back, split_heads, split_heads_back
 from qa_fast.kernels.norms import add_and_norm, add_and_norm_back, norm_and_drop, norm_and_drop_back
 from qa_fast.kernels.softmax import weigh, weigh_back
-from qa_fast.model.attention import heads_part, merge_part, probabilities_part
 from qa_fast.model.config import ACTIVATIONS
 from qa_fast.model.dropout import least_bits
 from qa_fast.model.kernel_calls import CHUNKS, Array, call, empty, spread
-from qa_fast.model.layers import activation_part, after_part, embed_norm_part
+from qa_fast.model.parts import activation_part, after_part, embed_norm_part, heads_part, merge_part, probabilities_part
 
 Part = Callable[..., Any]
 _KINDS = {"gelu": GELU, "gelu_tanh": GELU_TANH, "relu": RELU, "silu": SILU}
@@ -59,7 +58,7 @@ def _like(tensor: Any) -> tuple[Any, Any]:
 
 
 def _probabilities(scores: Any, visible: Any, bias: Any, key: Any, *, rate: float) -> Any:
-    """See `attention.probabilities_part`."""
+    """See `parts.probabilities_part`."""
     least, factor = _dropout(rate)
 
     def forward(scores: Array, visible: Array, key: Array) -> tuple[Array, ...]:
@@ -103,7 +102,7 @@ def _rows(scores: Array) -> Array:
 
 
 def _heads(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float, tokens_first: bool = False) -> Any:
-    """See `attention.heads_part`."""
+    """See `parts.heads_part`."""
     factor, wide = np.float32(scale), qkv.shape[-1]
 
     def forward(qkv: Array, bias: Array) -> tuple[Array, ...]:
@@ -139,7 +138,7 @@ def _heads(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float,
 
 
 def _merge(context: Any) -> Any:
-    """See `attention.merge_part`."""
+    """See `parts.merge_part`."""
     heads, size = context.shape[1], context.shape[3]
 
     def forward(context: Array) -> tuple[Array, ...]:
@@ -167,7 +166,7 @@ def _merge(context: Any) -> Any:
 
 
 def _after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float) -> Any:
-    """See `layers.after_part`."""
+    """See `parts.after_part`."""
     (least, factor), tiny = _dropout(rate), np.float32(epsilon)
 
     def forward(
@@ -234,7 +233,7 @@ def _after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *,
 def _embed_norm(
     x: Any, mask: Any, gamma: Any, beta: Any, key: Any, *, masked: bool, epsilon: float, rate: float, dtype: str
 ) -> Any:
-    """See `layers.embed_norm_part`."""
+    """See `parts.embed_norm_part`."""
     (least, factor), tiny = _dropout(rate), np.float32(epsilon)
     mask = mask if masked else tf.zeros([0], tf.bool)
     stored = _STORED[dtype]
@@ -284,7 +283,7 @@ def _embed_norm(
 
 
 def _activation(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
-    """See `layers.activation_part`."""
+    """See `parts.activation_part`."""
     kind = _KINDS[ACTIVATIONS[name]]
 
     def forward(x: Array, bias: Array) -> tuple[Array, ...]:

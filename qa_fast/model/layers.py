@@ -1,7 +1,7 @@
 """The parts of the encoder but for attention: embeddings, feed-forward, what closes each part of a block, the head.
 
-Matrix products stand in the classes; what lies between two of them is a module-level function of tensors ("part"), run
-through `islands` so that it can be one kernel. Sums, norms and the head are computed in float32, everything else in the
+Matrix products stand in the classes; the element-wise work between two of them is a part (see `parts`), run through
+`islands` so that it can be one kernel. Sums, norms and the head are computed in float32, everything else in the
 model's compute dtype. B rows, L tokens, H the residual stream, W the embeddings, I the inner vectors.
 """
 
@@ -10,14 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from qa_fast.model.config import ACTIVATIONS, EncoderConfig
+from qa_fast.model.config import EncoderConfig
 from qa_fast.model.dropout import drop, site_key
 from qa_fast.model.islands import PartRunner
-from qa_fast.model.weights import Maker, as_dtype, first_rows, is_layer, layer_norm, look_up, product
+from qa_fast.model.parts import (
+    activation_part,
+    after_part,
+    before_part,
+    embed_norm_part,
+    embed_sum,
+    gate_part,
+    head_part,
+    plus,
+    projection_part,
+)
+from qa_fast.model.weights import Maker, as_dtype, first_rows, is_layer, look_up, product
 
 NO_KEY = np.zeros(3, dtype=np.uint32)
 
@@ -38,91 +48,6 @@ class Sites:
         if self._key is None or not rate:
             return NO_KEY, 0.0
         return site_key(self._key, self._first + number), rate
-
-
-def activated(x: Any, name: str) -> Any:
-    """The activation `ACTIVATIONS[name]` of float32."""
-    kind = ACTIVATIONS[name]
-    if kind == "relu":
-        return ops.relu(x)
-    if kind == "silu":
-        return ops.silu(x)
-    if kind == "gelu_tanh":
-        return ops.gelu(x, approximate=True)
-    if isinstance(x, keras.KerasTensor):
-        return ops.gelu(x, approximate=False)  # drawn: every engine has one of its own
-    return 0.5 * x * (1.0 + ops.erf(x * 0.7071067811865476))
-
-
-def _plus(x: Any, bias: Any) -> Any:
-    return x if bias is None else x + bias
-
-
-def embed_sum(words: Any, plain: Any, positions: Any, padding: Any, types: Any, mask: Any) -> Any:
-    """Sum of embeddings, float32[B, L, W].
-
-    The padding token's embedding and its position get no gradient, as in torch.
-
-    Args:
-        words: [B, L, W].
-        plain: bool[B, L], False where the padding token stands; None where nobody asks for gradients.
-        positions: [L, W], or None.
-        padding: [1, W], the position of padding; None where it has one like any token.
-        types: [B, L, W] or [1, W], or None.
-        mask: bool[B, L], where tokens are.
-    """
-    x = words if plain is None else ops.where(plain[:, :, None], words, ops.stop_gradient(words))
-    if padding is not None:
-        x = x + ops.where(mask[:, :, None], positions[None], ops.stop_gradient(padding)[None])
-    elif positions is not None:
-        x = x + positions
-    return x if types is None else x + types
-
-
-def embed_norm_part(
-    x: Any, mask: Any, gamma: Any, beta: Any, key: Any, *, masked: bool, epsilon: float, rate: float, dtype: str
-) -> Any:
-    """Norm and dropout of the sum of embeddings: float32 to `dtype` [B, L, W]; with `masked` 0 where no token is."""
-    x = layer_norm(x, gamma, beta, epsilon)
-    if masked:
-        x = ops.where(mask[:, :, None], x, ops.zeros((), dtype=x.dtype))
-    return as_dtype(drop(x, key, rate), dtype)
-
-
-def projection_part(x: Any, bias: Any) -> Any:
-    """Bias of a product."""
-    return _plus(x, None if bias is None else ops.cast(bias, x.dtype))
-
-
-def after_part(
-    x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float
-) -> Any:
-    """Norm of residual + dropout(x + bias): [B, L, H] in the dtype of `x`."""
-    y = drop(_plus(as_dtype(x, "float32"), bias), key, rate)
-    return ops.cast(layer_norm(as_dtype(residual, "float32") + y, gamma, beta, epsilon), x.dtype)
-
-
-def before_part(
-    x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float
-) -> tuple[Any, Any]:
-    """The sum residual + dropout(x + bias), float32 [B, L, H], and its norm in the dtype of `x`.
-
-    The sum stays float32 in every precision: no norm ever brings it back into a short dtype's range.
-    """
-    total = as_dtype(residual, "float32") + drop(_plus(as_dtype(x, "float32"), bias), key, rate)
-    return total, as_dtype(layer_norm(total, gamma, beta, epsilon), x.dtype)
-
-
-def activation_part(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
-    """Bias, activation, dropout: [B, L, I]."""
-    return as_dtype(drop(activated(_plus(as_dtype(x, "float32"), bias), name), key, rate), x.dtype)
-
-
-def gate_part(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
-    """Bias, then the activated first half times the second, dropout: [B, L, 2 I] to [B, L, I]."""
-    y = _plus(as_dtype(x, "float32"), bias)
-    width = x.shape[-1] // 2
-    return as_dtype(drop(activated(y[:, :, :width], name) * y[:, :, width:], key, rate), x.dtype)
 
 
 class Embeddings:
@@ -218,11 +143,6 @@ class Close:
         return out if self._before else (out, out)
 
 
-def head_part(x: Any, bias: Any, gamma: Any, beta: Any, *, name: str, epsilon: float) -> Any:
-    """Bias, activation and norm in float32: [B, L, H]."""
-    return layer_norm(activated(_plus(as_dtype(x, "float32"), bias), name), gamma, beta, epsilon)
-
-
 class SpanHead:
     """One start and one end logit for each token, in float32: [B, L, H] to twice [B, L]."""
 
@@ -243,5 +163,5 @@ class SpanHead:
             )  # fmt: skip
         x = as_dtype(x, "float32")
         key, rate = sites(0, self.about.dropout)
-        logits = _plus(product(drop(x, key, rate), self.output.kernel), self.output.bias)  # [B, L, 2]
+        logits = plus(product(drop(x, key, rate), self.output.kernel), self.output.bias)  # [B, L, 2]
         return logits[:, :, 0], logits[:, :, 1]

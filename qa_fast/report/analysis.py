@@ -15,8 +15,8 @@ from qa_fast.report.intervals import Float64s
 from qa_fast.report.mistakes import KINDS, confident_errors, kinds_of, near_misses, right_within
 from qa_fast.report.risk import Calibration, RiskCoverage, calibration, confidence_of, risk_coverage
 from qa_fast.schema import Int64s
-from qa_fast.scoring.evaluation import EvaluationResult
 from qa_fast.scoring.metrics import answerable_of, question_scores
+from qa_fast.scoring.result import EvaluationResult
 
 # Questions of each kind that are shown; a page of these with their documents stays below half a megabyte.
 MOST_SHOWN = 20

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from qa_fast.report.intervals import Float64s
 from qa_fast.schema import Int64s
-from qa_fast.scoring.evaluation import EvaluationResult
 from qa_fast.scoring.metrics import normalize_answer
+from qa_fast.scoring.result import EvaluationResult
 
 # Each question is of the first kind that fits.
 RIGHT, SILENT, UNCALLED, LONG, SHORT, CROSSING, ELSEWHERE = range(7)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from qa_fast.errors import UserError
 from qa_fast.report.analysis import Other
 from qa_fast.report.compare import aligned
-from qa_fast.scoring.evaluation import EvaluationResult
 from qa_fast.scoring.predictions import PREDICTIONS, read_predictions
+from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import Shards
 from qa_fast.shards.compatibility import check_tokenizer
 from qa_fast.sources import resolve_model

@@ -12,8 +12,8 @@ from qa_fast.html.markup import Html, joined
 from qa_fast.html.page import page, save_page
 from qa_fast.report.analysis import MOST_SHOWN, Analysis, Other, analyse
 from qa_fast.report.sections import compared, confidence, group_chart, listed, mistakes, signed, span
-from qa_fast.scoring.evaluation import EvaluationResult
 from qa_fast.scoring.metrics import metric_rows
+from qa_fast.scoring.result import EvaluationResult
 
 
 def check_report(path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from qa_fast.report.intervals import Float64s
 from qa_fast.schema import Int64s
-from qa_fast.scoring.evaluation import EvaluationResult
+from qa_fast.scoring.result import EvaluationResult
 
 
 def confidence_of(result: EvaluationResult) -> Float64s:

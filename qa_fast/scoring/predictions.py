@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from qa_fast.errors import UserError
+from qa_fast.scoring.result import EvaluationResult
 from qa_fast.store import whole_file
-
-if TYPE_CHECKING:
-    from qa_fast.scoring.evaluation import EvaluationResult
 
 PREDICTIONS = "predictions.json"
 

@@ -21,7 +21,8 @@ from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
 from qa_fast.schema import Features
-from qa_fast.scoring.evaluation import EvaluationResult, Progress, evaluate_split, scorable
+from qa_fast.scoring.evaluation import Progress, evaluate_split, scorable
+from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import open_shards
 from qa_fast.shards.compatibility import check_features, check_tokenizer
 from qa_fast.sources import resolve_model

@@ -16,6 +16,7 @@ from qa_fast.schema import EVALUATION_COLUMNS, Features, Int32s
 from qa_fast.shards.format import TRAIN
 
 if TYPE_CHECKING:
+    from qa_fast.batches import BatchCutter
     from qa_fast.feeds import Batches, Columns
 
 
@@ -103,7 +104,8 @@ class Split:
         """
         from qa_fast.feeds import padded_arrays
 
-        return padded_arrays(self, max_length or self.max_length, say)
+        longest = max_length or self.max_length
+        return padded_arrays(self.name, self._cutter(longest), self.typed, longest, say)
 
     def batches(
         self,
@@ -136,11 +138,11 @@ class Split:
         Raises:
             UserError: An option is not usable, or a feature is longer than `max_length`.
         """
-        from qa_fast.feeds import Order, batches  # late, as in the methods here: kernels are loaded with it
+        from qa_fast.feeds import Batches, Order  # late, as in the methods here: kernels are loaded with it
 
         shuffled = self.name == TRAIN if shuffle is None else shuffle
         order = Order(batch_size, shuffled, batching, max_length or self.max_length, seed, drop_remainder)
-        return batches(self, order, epoch)
+        return Batches(self._cutter(order.max_length), order, self.typed, epoch)
 
     def to_tf_dataset(self, batch_size: int = 16, **options: Any) -> Any:
         """A `tf.data.Dataset` of dicts, for `Model.fit` and loops of one's own.
@@ -195,3 +197,19 @@ class Split:
         except ImportError:
             raise UserError("to_torch needs torch, which is not installed: pip install torch") from None
         return TorchBatches(self.batches(batch_size, **options))
+
+    def _cutter(self, max_length: int) -> BatchCutter:
+        """Cuts batches of these features.
+
+        Raises:
+            UserError: One of them is longer than `max_length`.
+        """
+        from qa_fast.batches import BatchCutter
+
+        longest = int(self.lengths.max(initial=0))
+        if longest > max_length:
+            raise UserError(
+                f"max_length must hold the longest feature, {longest} tokens in {self.name}; received {max_length}: "
+                "raise it, or featurize with a smaller one"
+            )
+        return BatchCutter(self.chunks, self.pad_id)

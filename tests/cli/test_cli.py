@@ -293,7 +293,7 @@ def test_help_is_quick_and_loads_no_framework() -> None:
     )
     for option in [*options.split(), "quiet", "json"]:
         assert f"--{option} " in done.stdout
-    assert "OVERLAP" in done.stdout
+    assert "the overlap, not the step" in done.stdout
     assert time.perf_counter() - begun < 10
 
 

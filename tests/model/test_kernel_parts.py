@@ -19,12 +19,11 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from qa_fast.model import kernel_calls, kernel_parts
-from qa_fast.model.attention import heads_part, merge_part, probabilities_part
 from qa_fast.model.dropout import dropout_key, keep_mask, site_key
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.kernel_calls import CHUNKS, FEW, _Buffers, empty, share_out, spread
 from qa_fast.model.kernel_parts import run_by_kernels
-from qa_fast.model.layers import activation_part, after_part, embed_norm_part
+from qa_fast.model.parts import activation_part, after_part, embed_norm_part, heads_part, merge_part, probabilities_part
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.updates import KernelUpdate, PlainUpdate
 

@@ -23,7 +23,8 @@ from qa_fast.report.cases import excerpt, share
 from qa_fast.report.page import report_page
 from qa_fast.schema import FeatureConfig, Features
 from qa_fast.scoring import evaluation as scoring
-from qa_fast.scoring.evaluation import EvaluationResult, evaluate_split
+from qa_fast.scoring.evaluation import evaluate_split
+from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import Split, open_shards
 from tests import sample
 from tests.html.test_html import NAMES, Reader

@@ -14,7 +14,9 @@ from qa_fast.buffers import list_array, offsets_of
 from qa_fast.errors import UserError
 from qa_fast.schema import Features, Ragged
 from qa_fast.scoring import evaluation as module
-from qa_fast.scoring.evaluation import EvaluationResult, best_texts, evaluate, evaluate_split, write_predictions
+from qa_fast.scoring.evaluation import best_texts, evaluate, evaluate_split
+from qa_fast.scoring.predictions import write_predictions
+from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import Shards, Split, compatibility
 
 CLS, SEP = 1, 2

@@ -1,0 +1,113 @@
+"""Options, declared once: a field of a frozen dataclass holds its type, default, bounds, choices and help text.
+
+The command line (`cli/records.py`), the web API's request model and the documentation are generated from these fields,
+and `check_values` enforces what they declare. A record's own `check` adds the rules that concern several fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from qa_fast.errors import UserError, shown
+
+_KEY = "option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field declares beside its name, type and default.
+
+    Attributes:
+        help: One sentence for `--help`, the API's documentation and the documentation site.
+        group: Heading under which `--help` lists the option; "" lists it first.
+        choices: The values that a text may have; empty where any text is valid.
+        least: Smallest value that is allowed.
+        above: The value must be greater than this.
+        most: Largest value that is allowed.
+        below: The value must be less than this.
+        hint: Ends the error message of a value out of bounds, such as "try 5e-5".
+        command: Whether the command line has the option.
+    """
+
+    help: str
+    group: str = ""
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    hint: str = ""
+    command: bool = True
+
+    @property
+    def bounds(self) -> str:
+        """The allowed range in words, such as "at least 0 and below 1"; "" where there is none."""
+        parts = []
+        for words, bound in (
+            ("at least", self.least),
+            ("above", self.above),
+            ("at most", self.most),
+            ("below", self.below),
+        ):
+            if bound is not None:
+                parts.append(f"{words} {bound:,}")
+        return " and ".join(parts)
+
+    def allows(self, value: float) -> bool:
+        """Whether a number is within the bounds; not a number is not."""
+        return (
+            value == value
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+
+def option(default: Any, help: str, **declared: Any) -> Any:
+    """A dataclass field that declares an option.
+
+    Args:
+        default: The field's default value.
+        help: See `Option`, as for the others.
+        declared: The other attributes of `Option`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Settings:
+        ...     epochs: int = option(2, "Passes over the training data.", least=1)
+    """
+    return dataclasses.field(default=default, metadata={_KEY: Option(help, **declared)})
+
+
+def option_of(field: dataclasses.Field[Any]) -> Option | None:
+    """What a field declares; None for a plain field."""
+    return field.metadata.get(_KEY)
+
+
+def flag_of(name: str) -> str:
+    """A field's name as the command line spells it: `max_length` is `--max-length`."""
+    return "--" + name.replace("_", "-")
+
+
+def check_values(record: Any) -> None:
+    """Refuse values that are not among the choices or out of bounds. None is allowed where it is the default.
+
+    Args:
+        record: A dataclass whose fields were made by `option`.
+
+    Raises:
+        UserError: The first field with such a value, by the option's name on the command line.
+    """
+    for field in dataclasses.fields(record):
+        declared, value = option_of(field), getattr(record, field.name)
+        if declared is None or (value is None and field.default is None):
+            continue
+        flag = flag_of(field.name)
+        if declared.choices and value not in declared.choices:
+            raise UserError(f"{flag} must be one of {', '.join(declared.choices)}; received {shown(value)}")
+        if declared.bounds and not (isinstance(value, int | float) and declared.allows(value)):
+            hint = f": {declared.hint}" if declared.hint else ""
+            raise UserError(f"{flag} must be {declared.bounds}; received {shown(value)}{hint}")
