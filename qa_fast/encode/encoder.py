@@ -21,7 +21,6 @@ import pyarrow as pa
 from qa_fast.encode.convert import converted
 from qa_fast.encode.cuts import NotAllowedError, choose_rule
 from qa_fast.encode.direct import EncodedTexts, encode_strings
-from qa_fast.encode.patterns import check_patterns
 from qa_fast.encode.template import PairTemplate, probe_template
 from qa_fast.encode.untrusted import check_ids, check_rows, check_settings, one_line
 from qa_fast.encode.words import WordEncoder
@@ -154,7 +153,7 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
 
     Raises:
         UserError: No tokenizer there, not a fast one, one without a CLS or padding token, one with ids that the model
-            of config.json has no rows for, or one that does what `untrusted` and `patterns` refuse.
+            of config.json has no rows for, or one with settings that `untrusted` refuses.
     """
     if mode not in ENCODE_MODES:
         raise UserError(f"--encode must be one of {', '.join(ENCODE_MODES)}; received {mode!r}")
@@ -167,7 +166,6 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
             settings = converted(folder, config)
         settings["truncation"] = settings["padding"] = None
         check_settings(settings)
-        check_patterns(settings)
         canonical = canonical_settings(settings)
         tokenizer = Tokenizer.from_buffer(canonical)
         highest = check_ids(tokenizer)

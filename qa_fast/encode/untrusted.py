@@ -1,9 +1,9 @@
-"""What a tokenizer.json may not do, since it comes from anybody: end in a traceback or a panic, or cost at will.
+"""Checks of a tokenizer.json, which may come from anybody.
 
-The Rust library checks most of what stands in it, and says so by exceptions of many kinds; some that it overlooks end
-in a panic, which is no `Exception` in Python and writes to standard error, or end the process. What it does not bound
-at all is how much longer a text becomes, how long a word takes, and whether the ids are ones that the model has.
-Regular expressions are `patterns`' matter.
+The Rust library checks most of what such a file holds, and reports it by exceptions of many kinds. Some damage makes it
+panic instead: a panic is no `Exception` in Python, and it writes to standard error or ends the process. The library does
+not bound how much longer a text may become, how long a word may take, how long a regular expression may search, or
+whether the ids are ones that the model has. The checks here cover these cases.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,30 +24,62 @@ if TYPE_CHECKING:
 
 # Tables of sentencepiece turn a character into 18 at most; a few more steps treble a text.
 _MOST_GROWTH = 4096
-# Of what the special tokens' template puts around a pair.
+# Pieces that the template of special tokens may put around a pair.
 _MOST_PIECES = 4096
-# WordPiece's time is cubic in a word's length: for one in pieces of a letter the library takes 3 µs a letter of 100,
-# 70 µs of 1,000, 3,700 µs of 10,000 (one core of an AMD EPYC). BERT and all made after it have 100.
+# WordPiece's time is cubic in the length of a word: a letter takes the library 3 µs in words of 100 letters, 70 µs in
+# words of 1,000 and 3,700 µs in words of 10,000 (one core of an AMD EPYC). BERT and its successors have 100.
 _LONGEST_WORD = 1000
+_LARGEST = 1 << 60
 _PANIC = "PanicException"
+
+# The library ends an expression that backtracks exponentially after ten million steps, but not a quadratic one: `\s+$`
+# takes 10 s for 30,000 spaces. Which expressions are slow cannot be told from their text, so only those of published
+# tokenizers are taken.
+ALLOW_PATTERNS = "QA_FAST_ALLOW_PATTERNS"
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LEAD = r"[^\r\n\p{L}\p{N}]?"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+KNOWN_PATTERNS = frozenset(
+    (
+        # GPT-2.
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        # Qwen 2; GPT-4 and Llama 3; GPT-4o.
+        rf"{_CONTRACTIONS}|{_LEAD}\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",
+        rf"{_CONTRACTIONS}|{_LEAD}\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",
+        rf"{_LEAD}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_LEAD}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+        rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}",
+        # The library's own pre-tokenizer Whitespace, spelled out.
+        r"\w+|[^\w\s]+",
+        # Normalizers of CLIP and of SentencePiece models that transformers converted, and Metaspace's decoder.
+        r" {2,}",
+        r"\s{2,}|[\n\r\t]",
+        r"\s+",
+        r"\s",
+        r"\n",
+    )
+)
 
 
 @contextlib.contextmanager
 def one_line(folder: Path | None = None) -> Iterator[None]:
-    """What a tokenizer that is damaged raises, in the user's words: panics always, all else where a folder is opened.
+    """Turn what the library raises for a damaged tokenizer into a `UserError`.
+
+    Panics are always turned into one, other exceptions only while a folder is opened.
 
     Args:
-        folder: Whose tokenizer is being made; None while one encodes, where another error is no fault of the file's.
+        folder: The folder whose tokenizer is being made; None while texts are encoded, where an exception other than a
+            panic is not the file's fault.
 
     Raises:
-        UserError: The tokenizer cannot be made, or not be worked with.
+        UserError: The tokenizer cannot be made or cannot be used.
     """
     try:
         yield
     except UserError:
         raise
     except BaseException as error:
-        panicked = type(error).__name__ == _PANIC  # of a module that cannot be imported
+        panicked = type(error).__name__ == _PANIC  # its module cannot be imported
         if not panicked and (folder is None or not isinstance(error, Exception)):
             raise
         if isinstance(error, ImportError | OSError):
@@ -59,13 +92,13 @@ def one_line(folder: Path | None = None) -> Iterator[None]:
 
 
 def check_ids(tokenizer: Tokenizer) -> int:
-    """Refuse ids beyond any vocabulary: tables are made with a row for each.
+    """Refuse ids that no vocabulary has, since tables are made with one row for each id.
 
     Returns:
-        The highest id that a text may get; -1 where there is no token.
+        The highest id that a text may get; -1 if there is no token.
 
     Raises:
-        UserError: There are such.
+        UserError: An id is too high.
     """
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if highest >= MOST_TOKENS:
@@ -77,17 +110,17 @@ def check_ids(tokenizer: Tokenizer) -> int:
 
 
 def check_rows(highest: int, vocab_size: int, folder: Path) -> None:
-    """Refuse a tokenizer that gives ids which the model has no row for: a look-up there gives anything, or ends all.
+    """Refuse a tokenizer with ids that the model has no row for: looking them up gives garbage or ends the process.
 
-    A model may have more rows than there are tokens: published ones are padded to a round number.
+    A model may have more rows than the tokenizer has tokens: published models are padded to a round number.
 
     Args:
         highest: The highest id that a text or the special tokens around it may get.
         vocab_size: Rows of the model's word embedding.
-        folder: Whose.
+        folder: The model folder, for the message.
 
     Raises:
-        UserError: It is beyond them.
+        UserError: The highest id is not below `vocab_size`.
     """
     if highest >= vocab_size:
         raise UserError(
@@ -97,13 +130,13 @@ def check_rows(highest: int, vocab_size: int, folder: Path) -> None:
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Refuse what the Rust library would not, or not in time; to be asked before it sees the settings.
+    """Refuse settings that the Rust library would not refuse, or not in time. Call this before the library sees them.
 
     Args:
         settings: The parsed tokenizer.json, of any form.
 
     Raises:
-        UserError: A text would grow or take time beyond measure, or the library would panic or end the process.
+        UserError: A text could grow or take time without bound, or the library would panic or end the process.
     """
     check_growth(settings)
     model = settings.get("model")
@@ -113,23 +146,24 @@ def check_settings(settings: dict[str, Any]) -> None:
     for step in _objects(settings.get("post_processor")):
         _check_template(step)
     for step in _objects([settings.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]):
-        _check_step(step)
+        _check_table(step)
+        _check_pattern(step)
 
 
 def _check_words(model: dict[str, Any]) -> None:
     longest = model.get("max_input_chars_per_word")
     if type(longest) is int and longest > _LONGEST_WORD:
         raise UserError(
-            f"max_input_chars_per_word must be at most {_LONGEST_WORD}, since a word's time grows with the cube of its "
-            f"length; received {shown(longest)} in tokenizer.json: set it to 100, as BERT has it"
+            f"max_input_chars_per_word must be at most {_LONGEST_WORD}, since the time for a word grows with the cube "
+            f"of its length; received {shown(longest)} in tokenizer.json: set it to 100, as BERT has it"
         )
 
 
 def _check_merges(model: dict[str, Any]) -> None:
-    """Refuse merges that make no token: the library puts them together unasked, in a buffer as long as any token.
+    """Refuse merges that make no token: the library joins their parts unchecked, in a buffer as long as any token.
 
-    It also cuts the prefix off the second part, be it there or not; where that goes amid a character, what it raises
-    is no text, and ends the process.
+    It also cuts a prefix off the second part without looking whether it is there. If that splits a character, the
+    process ends.
     """
     vocabulary, merges = model.get("vocab"), model.get("merges")
     if not (isinstance(vocabulary, dict) and isinstance(merges, list)):
@@ -144,13 +178,13 @@ def _check_merges(model: dict[str, Any]) -> None:
             continue
         if not sound:
             raise UserError(
-                "a merge must make a token, its second part beginning with continuing_subword_prefix, "
+                "a merge must make a token, and its second part must begin with continuing_subword_prefix, "
                 f"{shown(prefix)}; received {shown(merge)} in tokenizer.json: download the model again"
             )
 
 
 def _check_template(step: dict[str, Any]) -> None:
-    """Refuse a template that names a special token which it does not list: the library looks it up unasked."""
+    """Refuse a template with a special token that it does not list: the library looks it up unchecked."""
     if step.get("type") != "TemplateProcessing":
         return
     listed = step.get("special_tokens")
@@ -165,25 +199,35 @@ def _check_template(step: dict[str, Any]) -> None:
             )
 
 
-def _check_step(step: dict[str, Any]) -> None:
-    """Refuse a table of sentencepiece's that is no base64, and a search for nothing: the library trusts in both."""
-    if step.get("type") == "Precompiled":
-        table = step.get("precompiled_charsmap")
-        if not (isinstance(table, str) and _is_table(table)):
-            raise UserError(
-                f"precompiled_charsmap must be a table as sentencepiece writes it, in base64; received {shown(table)} "
-                "in tokenizer.json: download the model again"
-            )
-    pattern = step.get("pattern")
+def _check_table(step: dict[str, Any]) -> None:
+    """Refuse a sentencepiece table that is not base64 of one: the library decodes it unchecked."""
+    if step.get("type") != "Precompiled":
+        return
+    table = step.get("precompiled_charsmap")
+    if not (isinstance(table, str) and _is_table(table)):
+        raise UserError(
+            f"precompiled_charsmap must be a table as sentencepiece writes it, in base64; received {shown(table)} "
+            "in tokenizer.json: download the model again"
+        )
+
+
+def _check_pattern(step: dict[str, Any]) -> None:
+    """Refuse a search for the empty text, and an unknown regular expression unless the environment allows it."""
+    pattern, expression = step.get("pattern"), step.get("Regex")
     if isinstance(pattern, dict) and "" in (pattern.get("String"), pattern.get("Regex")):
         raise UserError(
             f"a pattern must be for some text; received the empty one in a {shown(step.get('type'))} of "
             "tokenizer.json: download the model again"
         )
+    if isinstance(expression, str) and expression not in KNOWN_PATTERNS and os.environ.get(ALLOW_PATTERNS) != "1":
+        raise UserError(
+            f"a tokenizer's regular expressions must be known to be fast; received {shown(expression)} in "
+            f"tokenizer.json: choose another model or, if you trust this one, set {ALLOW_PATTERNS}=1 in the environment"
+        )
 
 
 def _is_table(text: str) -> bool:
-    """Whether a text is base64 of a size, so many bytes of a trie, and texts; where the trie points is not followed."""
+    """Return whether a text is base64 of a size, a trie of that many bytes, and texts. The trie is not followed."""
     try:
         data = base64.b64decode(text)
         begin = 4 + int.from_bytes(data[:4], "little") // 4 * 4
@@ -194,45 +238,45 @@ def _is_table(text: str) -> bool:
 
 
 def check_growth(settings: dict[str, Any]) -> None:
-    """Refuse steps that together make a text, or a pair's special tokens, longer beyond measure.
+    """Refuse steps that together make a text, or the special tokens of a pair, too long.
 
-    Each step alone is harmless: forty in a row that each double a text make a million million of one letter. This is
-    asked before the Rust library sees the settings, since it normalizes added tokens as it reads them.
+    Each step alone is harmless, but forty steps that each double a text turn one letter into a million million. Call
+    this before the Rust library sees the settings, since it normalizes added tokens as it reads them.
 
     Args:
         settings: The parsed tokenizer.json, of any form.
 
     Raises:
-        UserError: They would.
+        UserError: They make a text or a pair too long.
     """
     growth = 1
     for part in ("normalizer", "pre_tokenizer"):
         for step in _objects(settings.get(part)):
-            growth = min(growth * _growth(step), 1 << 60)
+            growth = min(growth * _growth(step), _LARGEST)
     pieces = 1
     for step in _objects(settings.get("post_processor")):
         pair = step.get("pair")
-        pieces = min(pieces * max(1, len(pair) if isinstance(pair, list) else 1), 1 << 60)
+        pieces = min(pieces * max(1, len(pair) if isinstance(pair, list) else 1), _LARGEST)
     if growth > _MOST_GROWTH or pieces > _MOST_PIECES:
         raise UserError(
-            f"a tokenizer may make a text {_MOST_GROWTH} times as long and a pair have {_MOST_PIECES} pieces; received "
-            f"a tokenizer.json of {growth} and {pieces}: choose another model"
+            f"a tokenizer may make a text {_MOST_GROWTH} times as long and a pair have {_MOST_PIECES} pieces, at most; "
+            f"received a tokenizer.json of {growth} and {pieces}: choose another model"
         )
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """All JSON objects in a value, itself included."""
+    """Yield all JSON objects in a value, the value itself included."""
     left = [value]
     while left:
-        found = left.pop()
-        if isinstance(found, dict):
-            yield found
-        if isinstance(found, dict | list):
-            left += found.values() if isinstance(found, dict) else found
+        part = left.pop()
+        if isinstance(part, dict):
+            yield part
+        if isinstance(part, dict | list):
+            left += part.values() if isinstance(part, dict) else part
 
 
 def _growth(step: dict[str, Any]) -> int:
-    """How many times as long a step of a normalizer or pre-tokenizer may make a text, at most."""
+    """Return how many times as long a step of a normalizer or pre-tokenizer may make a text, at most."""
     if step.get("type") == "ByteLevel" or "trim_offsets" in step:
         return 4  # a character for each byte
     content, prepended, table = (step.get(name) for name in ("content", "prepend", "precompiled_charsmap"))
@@ -241,8 +285,8 @@ def _growth(step: dict[str, Any]) -> int:
         literal = pattern.get("String") if isinstance(pattern, dict) else None
         if isinstance(literal, str) and literal:
             return max(1, -(-len(content) // len(literal)))
-        # An expression may match a single character, or the nothing before each.
-        return max(1, len(content)) if _takes_some(pattern) else 1 + len(content)
+        # An expression may match a single character, or the empty text before each.
+        return max(1, len(content)) if _matches_some(pattern) else 1 + len(content)
     if isinstance(prepended, str):
         return 1 + len(prepended)
     if isinstance(table, str):
@@ -253,6 +297,6 @@ def _growth(step: dict[str, Any]) -> int:
     return 1
 
 
-def _takes_some(pattern: Any) -> bool:
-    """Whether an expression is one of those in use that match a space at least."""
+def _matches_some(pattern: Any) -> bool:
+    """Return whether an expression is a known one that never matches the empty text."""
     return isinstance(pattern, dict) and str(pattern.get("Regex")).startswith((" ", r"\s{2,}"))
