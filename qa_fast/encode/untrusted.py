@@ -1,9 +1,9 @@
 """Checks of a tokenizer.json, which may come from anybody.
 
-The Rust library checks most of what such a file holds, and reports it by exceptions of many kinds. Some damage makes it
-panic instead: a panic is no `Exception` in Python, and it writes to standard error or ends the process. The library does
-not bound how much longer a text may become, how long a word may take, how long a regular expression may search, or
-whether the ids are ones that the model has. The checks here cover these cases.
+The Rust library checks most of what such a file holds, and reports it by exceptions of many kinds. Some damage makes
+it panic instead: a panic is no `Exception` in Python, and it writes to standard error or ends the process. The library
+does not bound how much longer a text may become, how long a word may take, how long a regular expression may search,
+or whether the ids are ones that the model has. The checks here cover these cases.
 """
 
 from __future__ import annotations
