@@ -98,15 +98,6 @@ def train(
     temperature: Annotated[
         float, typer.Option("--temperature", help="Softens the teacher's and the student's probabilities.")
     ] = 2.0,
-    average: Annotated[
-        str, typer.Option("--average", help="Weights to score and save: none (as trained), ema or swa (their mean).")
-    ] = "none",
-    average_decay: Annotated[
-        float, typer.Option("--average-decay", help="Of ema, a step; less in short runs.")
-    ] = 0.999,
-    average_share: Annotated[
-        float, typer.Option("--average-share", help="Of swa: the share of the steps, the last, that it is the mean of.")
-    ] = 0.25,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
     processes: Annotated[
@@ -168,9 +159,6 @@ def train(
         teacher=teacher,
         teacher_weight=teacher_weight,
         temperature=temperature,
-        average=average,
-        average_decay=average_decay,
-        average_share=average_share,
         resume=resume,
         overwrite=overwrite,
     )

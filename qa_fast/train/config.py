@@ -16,7 +16,6 @@ SCHEDULES = ("linear", "constant", "range")
 BATCHINGS = ("grouped", "fixed")
 ATTENTIONS = ("auto", "exact", "cudnn")
 JITS = ("auto", "on", "parts", "off")
-AVERAGES = ("none", "ema", "swa")
 # These do not change which weights come out, so a resumed run may have others.
 FREE_ON_RESUME = ("out", "checkpoint_every", "resume", "overwrite", "log_every")
 
@@ -59,10 +58,6 @@ class TrainConfig:
         teacher: A fine-tuned model folder or Hub id to learn from beside the labels.
         teacher_weight: What the teacher counts in the loss, in (0, 1]; labels count the rest.
         temperature: Softens the teacher's and the student's probabilities.
-        average: What is validated and saved: "none" (the weights as trained), "ema" (their exponential moving average)
-            or "swa" (their mean over the last share of the run).
-        average_decay: Of "ema", a step; short runs have less, see `averaging.share_of`.
-        average_share: Of "swa", the share of the steps, in (0, 1].
         resume: Go on from the newest checkpoint in `out`.
         overwrite: Replace what is in `out`.
     """
@@ -97,9 +92,6 @@ class TrainConfig:
     teacher: str | None = None
     teacher_weight: float = 0.5
     temperature: float = 2.0
-    average: str = "none"
-    average_decay: float = 0.999
-    average_share: float = 0.25
     resume: bool = False
     overwrite: bool = False
 
@@ -115,7 +107,6 @@ class TrainConfig:
             "batching": BATCHINGS,
             "precision": PRECISIONS,
             "jit": JITS,
-            "average": AVERAGES,
             "attention": ATTENTIONS,
         }
         for name, allowed in choices.items():
@@ -128,13 +119,11 @@ class TrainConfig:
                 _at_least(name, getattr(self, name), 1)
         for name in ("checkpoint_every", "weight_decay", "clip_norm", "seed"):
             _at_least(name, getattr(self, name), 0)
-        for name, plain in (("accumulate", 1), ("average", "none")):
-            value = getattr(self, name)
-            if self.steps_per_execution > 1 and value != plain:  # an average takes in the weights between steps
-                raise UserError(
-                    f"--steps-per-execution and --{name} exclude each other; received {self.steps_per_execution} and "
-                    f"{value}: leave out either"
-                )
+        if self.steps_per_execution > 1 and self.accumulate > 1:
+            raise UserError(
+                f"--steps-per-execution and --accumulate exclude each other; received {self.steps_per_execution} and "
+                f"{self.accumulate}: leave out either"
+            )
         if not self.learning_rate > 0:
             raise UserError(f"--learning-rate must be above 0; received {self.learning_rate}: try 5e-5")
         for name in ("warmup", "dropout"):
@@ -146,10 +135,6 @@ class TrainConfig:
                 "--teacher-weight must be above 0 and at most 1, the share of the loss that is the teacher's; "
                 f"received {self.teacher_weight}: try 0.5"
             )
-        if not 0 < self.average_decay < 1:
-            raise UserError(f"--average-decay must be above 0 and below 1; received {self.average_decay}: try 0.999")
-        if not 0 < self.average_share <= 1:
-            raise UserError(f"--average-share must be above 0 and at most 1; received {self.average_share}: try 0.25")
         if not 0 < self.temperature < float("inf"):
             raise UserError(f"--temperature must be above 0; received {self.temperature}: try 2")
         if self.resume and self.overwrite:
