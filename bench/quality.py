@@ -1,9 +1,9 @@
 """Compare recipes of training by exact match and F1: with labels alone, and with a teacher.
 
 The default is MiniLM, 8,000 random training examples, 1 epoch, batch size 16, learning rate 1e-4. A seed decides the
-examples, their order, dropout and the fresh head, and each recipe runs with the same seeds, so recipes are compared seed
-by seed. All models are scored on the same questions. Each run is a process of its own and adds a line to a journal;
-runs that the journal has are not repeated, so the benchmark can be done in pieces.
+examples, their order, dropout and the fresh head. Each recipe runs with the same seeds, so that recipes are compared
+seed by seed. All models are scored on the same questions. Each run is a process of its own and adds a line to a
+journal; runs that the journal has are not repeated, so the benchmark can be done in pieces.
 
     python bench/quality.py SHARDS --teacher MODEL [--recipes plain,teacher] [--seeds 0,1,2] [--score 2000]
 """
@@ -147,7 +147,7 @@ def note(path: Path, entry: dict[str, Any]) -> None:
 
 
 def table(runs: list[dict[str, Any]], recipes: list[str]) -> list[str]:
-    """Return lines of a Markdown table: each recipe's scores, and its F1 minus the plain recipe's with the same seed."""
+    """Return lines of a Markdown table: scores of each recipe, and how much its F1 exceeds the plain one's, by seed."""
     plain = {run["seed"]: run["f1"] for run in runs if run["recipe"] == PLAIN}
     lines = [
         "| recipe | runs | exact match | F1 | F1 above plain, seed by seed |",

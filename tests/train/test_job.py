@@ -354,9 +354,9 @@ def test_other_backends_train_in_one_process() -> None:
         (JobConfig(2, -1, "a:1"), r"--process-id must be 0 to 1.*received -1"),
         (JobConfig(2, None, "a:1"), r"--process-id must be 0 to 1.*received None"),
         (JobConfig(0), r"--processes must be at least 1; received 0"),
-        (JobConfig(None, 1), r"are of a job with --processes N; received no number"),
-        (JobConfig(None, None, "a:1"), r"are of a job with --processes N; received no number"),
-        (JobConfig(2, None, "auto"), r"--coordinator auto finds the processes by itself; received --processes, too"),
+        (JobConfig(None, 1), r"--process-id need --processes; received no --processes"),
+        (JobConfig(None, None, "a:1"), r"--process-id need --processes; received no --processes"),
+        (JobConfig(2, None, "auto"), r"--coordinator auto finds the processes by itself; also received --processes:"),
         (JobConfig(2, 0, "a:1", join_timeout=0), r"--join-timeout must be at least 1; received 0"),
         (JobConfig(2, 0, "a:1", heartbeat_timeout=0), r"--heartbeat-timeout must be at least 1; received 0"),
     ],
@@ -370,5 +370,5 @@ def test_where_the_coordinator_is() -> None:
     assert JobConfig(2, 0).address({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234"}) == "10.0.0.1:1234"
     assert JobConfig(coordinator="auto").address({}) is None
     for address in (None, "host", "host:port"):
-        with pytest.raises(UserError, match=r"--coordinator must be HOST:PORT of process 0 .* received"):
+        with pytest.raises(UserError, match=r"--coordinator .* must be HOST:PORT of process 0, .* received"):
             JobConfig(2, 0, address).address({})
