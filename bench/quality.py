@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qa_fast.train.sweep import data_of
+from qa_fast.train.mix import fingerprints, open_mix
 from qa_fast.train.teacher import teacher_key
 
 PLAIN, TAUGHT = "plain", "teacher"
@@ -97,7 +97,7 @@ def settings(asked: argparse.Namespace, recipe: str) -> dict[str, Any]:
 
 @cache
 def _data(shards: str, split: str) -> list[dict[str, Any]]:
-    return data_of([shards], split)
+    return fingerprints(open_mix([shards]), split)
 
 
 @cache

@@ -257,3 +257,28 @@ class JobConfig:
                 f"--process-id must be 0 to {last}, a different one in each of {self.processes} processes; received "
                 f"{self.process_id}"
             )
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """The options of `sweep.sweep`."""
+
+    trials: int = option(12, "Number of trials, including those that --out already holds.", least=1)
+    out: str = option("sweep", "Folder that keeps the trials.")
+    model: str | None = option(None, "Model to start from, as for train.")
+    max_examples: int = option(
+        4000, "Budget of a trial: train on a random sample of this many examples; 0 uses all.", least=0
+    )
+    validation: str = option("validation", "Split to score.")
+    validation_examples: int = option(1000, "Score a random sample of this many examples; 0 uses all.", least=0)
+    seed: int = option(0, "Seed for the choice of options and for each run.", least=0)
+
+    def check(self) -> None:
+        """Refuse options that cannot be used with any data.
+
+        Raises:
+            UserError: A value is not allowed.
+        """
+        check_values(self)
+        if not self.validation:
+            raise UserError("--validation must name a split, because trials are ranked by its F1; received ''")
