@@ -3,8 +3,8 @@
     python tools/kill_training.py --kills 20
 
 Each run resumes where the last one was killed, until one gets to its end; then its weights are compared, bit by bit,
-with an unbroken run's, and the next begins anew. The recipe has dropout, accumulation, an average of the weights and a
-validation within epochs, so that all that a checkpoint must hold is in it. Every other kill waits for a moment at which
+with an unbroken run's, and the next begins anew. The recipe has dropout, accumulation and a validation within epochs,
+so that all that a checkpoint must hold is in it. Every other kill waits for a moment at which
 files are written, which chance alone rarely meets. After the last kill the run goes on to its end. Prints one table;
 ends with 1 if anything differs, if a run fails, if a folder that a killed run left has a model that does not open, or
 if what killed runs left half written is still there at the end.
@@ -42,7 +42,7 @@ from qa_fast.train.state import checkpoints
 begun = bool(checkpoints(Path(sys.argv[2]) / "training" / "checkpoints"))
 train(sys.argv[1], TrainConfig(
     out=sys.argv[2], epochs=int(sys.argv[3]), batch_size=4, accumulate=2, learning_rate=1e-3, precision="float32",
-    jit="off", checkpoint_every=2, average="ema", validate_every=10, resume=begun, overwrite=not begun,
+    jit="off", checkpoint_every=2, validate_every=10, resume=begun, overwrite=not begun,
 ))
 """
 # What a run has under way, told by the names that it has there for a moment only.

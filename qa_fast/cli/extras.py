@@ -15,6 +15,7 @@ from qa_fast.errors import MissingExtraError
 _MODULES = {
     "answer": ("keras", "onnx", "onnxruntime"),
     "train": ("keras", "tensorflow", "jax", "matplotlib", "tensorboard", "onnx", "onnxruntime"),
+    "sweep": ("optuna",),
     "openvino": ("openvino",),
     "serve": ("fastapi", "starlette", "uvicorn", "prometheus_client"),
     "export": ("onnx", "onnxruntime", "keras"),

@@ -1,22 +1,29 @@
-"""Training: `config`, `schedule` and `setup` say what a run is (without a framework), the other files run it."""
+"""Training: shards to a model folder. `config`, `schedule` and `setup` import no framework; `loop` runs the steps."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qa_fast.train.config import JobConfig, TrainConfig
-from qa_fast.train.report import EpochReport, ProgressLine, StepReport
 
 if TYPE_CHECKING:
     from qa_fast.train.loop import TrainResult, train
+    from qa_fast.train.report import EpochReport, ProgressLine, StepReport
 
 __all__ = ["EpochReport", "JobConfig", "ProgressLine", "StepReport", "TrainConfig", "TrainResult", "train"]
 
+# Imported at the first use: `loop` loads Keras, and `qa-fast --help` needs the options alone.
+_MODULES = {
+    "EpochReport": "report",
+    "ProgressLine": "report",
+    "StepReport": "report",
+    "TrainResult": "loop",
+    "train": "loop",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # The loop imports keras, which whoever asks for options or a schedule alone may have to do without.
-    if name not in ("TrainResult", "train"):
+    if name not in _MODULES:
         raise AttributeError(f"module 'qa_fast.train' has no attribute {name!r}")
-    from qa_fast.train import loop
-
-    return getattr(loop, name)
+    return getattr(import_module(f"qa_fast.train.{_MODULES[name]}"), name)

@@ -179,15 +179,6 @@ class JaxEngine:
         }
         return Micro(**placed, key=key)
 
-    def weights(self) -> Sequence[Any]:
-        """See `steps.Engine`."""
-        self._flush()
-        return self._state[0]
-
-    def placed(self, arrays: Sequence[Floats]) -> list[Any]:
-        """See `steps.Engine`."""
-        return list(self._placed(list(arrays)))
-
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.Engine`."""
         self._flush()

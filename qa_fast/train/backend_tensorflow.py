@@ -154,14 +154,6 @@ class TensorFlowEngine:
                 total.assign(tf.zeros_like(total))
         return norm
 
-    def weights(self) -> Sequence[Any]:
-        """See `steps.Engine`."""
-        return self._weights[0]
-
-    def placed(self, arrays: Sequence[Floats]) -> list[Any]:
-        """See `steps.Engine`."""
-        return [tf.convert_to_tensor(array) for array in arrays]
-
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.Engine`."""
         firsts, seconds = self._updates_of[0].state()

@@ -1,4 +1,4 @@
-"""Every option of a training run, defined once; the command line maps to it one to one."""
+"""The options of a training run, declared once; the command line and the documentation are generated from them."""
 
 from __future__ import annotations
 
@@ -10,164 +10,174 @@ from typing import Any
 
 from qa_fast.errors import UserError, shown
 from qa_fast.model.precision import PRECISIONS
+from qa_fast.options import check_values, flag_of, option
 
 OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("linear", "constant", "range")
+SCHEDULES = ("linear", "constant")
 BATCHINGS = ("grouped", "fixed")
 ATTENTIONS = ("auto", "exact", "cudnn")
 JITS = ("auto", "on", "parts", "off")
-AVERAGES = ("none", "ema", "swa")
-# These do not change which weights come out, so a resumed run may have others.
+# A resumed run may change these, because they do not change the weights.
 FREE_ON_RESUME = ("out", "checkpoint_every", "resume", "overwrite", "log_every")
+
+_DATA, _OPTIMIZER, _SCORING, _TEACHER = "Data", "Optimizer", "Scoring", "Teacher"
+_BATCHES, _JOB = "Batches and precision", "Several processes"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of `train.train`.
+    """The options that decide what `train.train` does in one process; each field declares its meaning and bounds.
 
-    Attributes:
-        model: A model folder, Hub id or "minilm"; None is the model whose tokenizer made the shards.
-        out: Folder for the trained model.
-        epochs: Times over the data.
-        max_steps: Stop after so many optimisation steps; the schedule then ends there too.
-        max_examples: Train on a random choice of so many examples (the same for the same seed).
-        batch_size: Rows (features) a batch, over all devices together.
-        accumulate: Batches an optimisation step.
-        steps_per_execution: Optimisation steps that are given to the device in one call, as in Keras' `compile` (JAX
-            only); so many batches of one width then follow each other.
-        optimizer: "adamw" (weight decay on matrices) or "adam".
-        schedule: "linear" (warmup, then down to 0), "constant" or "range" (rising, see `rates`).
-        learning_rate: Highest learning rate.
-        warmup: Share of the steps over which the rate rises; linear schedule only.
-        weight_decay: AdamW's decay.
-        clip_norm: Gradients are scaled down to this norm; 0 leaves them.
-        dropout: Rate of all dropouts instead of the model's own.
-        batching: "grouped" (by length) or "fixed" (every batch as long as the longest feature).
-        precision: "auto" (measured), "float32", "bfloat16" or "float16".
-        jit: "auto" (measured), "on" (XLA compiles the whole step), "parts" (XLA compiles what lies between matrix
-            products; TensorFlow only) or "off".
-        attention: "auto" (cuDNN's kernel where no dropout is lost by it), "exact", or "cudnn" (JAX on CUDA; without
-            dropout of attention's probabilities).
-        seed: Of data order, dropout and fresh weights.
-        checkpoint_every: Steps between checkpoints; 0 writes none but at an interruption.
-        log_every: Steps between points of the loss curve.
-        validation: Split to score after each epoch, where the shards have it; "" is none.
-        validation_examples: Score a random choice of so many examples; None is all.
-        validate_every: Steps between validations, beside those at the ends of epochs; None is at those alone.
-        patience: Stop after so many validations in a row that are not the best so far by F1; None never does.
-        init_head: A fine-tuned model folder or Hub id whose head training starts from.
-        teacher: A fine-tuned model folder or Hub id to learn from beside the labels.
-        teacher_weight: What the teacher counts in the loss, in (0, 1]; labels count the rest.
-        temperature: Softens the teacher's and the student's probabilities.
-        average: What is validated and saved: "none" (the weights as trained), "ema" (their exponential moving average)
-            or "swa" (their mean over the last share of the run).
-        average_decay: Of "ema", a step; short runs have less, see `averaging.share_of`.
-        average_share: Of "swa", the share of the steps, in (0, 1].
-        resume: Go on from the newest checkpoint in `out`.
-        overwrite: Replace what is in `out`.
+    Example:
+        >>> TrainConfig(out="model", epochs=3, learning_rate=1e-4)
     """
 
-    model: str | None = None
-    out: str = "model"
-    epochs: int = 2
-    max_steps: int | None = None
-    max_examples: int | None = None
-    batch_size: int = 16
-    accumulate: int = 1
-    steps_per_execution: int = 1
-    optimizer: str = "adamw"
-    schedule: str = "linear"
-    learning_rate: float = 5e-5
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    dropout: float | None = None
-    batching: str = "grouped"
-    precision: str = "auto"
-    jit: str = "auto"
-    attention: str = "auto"
-    seed: int = 0
-    checkpoint_every: int = 500
-    log_every: int = 10
-    validation: str = "validation"
-    validation_examples: int | None = None
-    validate_every: int | None = None
-    patience: int | None = None
-    init_head: str | None = None
-    teacher: str | None = None
-    teacher_weight: float = 0.5
-    temperature: float = 2.0
-    average: str = "none"
-    average_decay: float = 0.999
-    average_share: float = 0.25
-    resume: bool = False
-    overwrite: bool = False
+    model: str | None = option(
+        None,
+        "Model to start from: 'minilm', a local model folder or a Hub id. Default: the model whose tokenizer made the "
+        "shards.",
+    )
+    init_head: str | None = option(
+        None, "Fine-tuned model (folder or Hub id) whose question answering head training starts from."
+    )
+    out: str = option("model", "Folder for the trained model.")
+    overwrite: bool = option(False, "Replace the contents of --out.")
+    resume: bool = option(False, "Continue from the newest checkpoint in --out.")
+    checkpoint_every: int = option(
+        500, "Optimization steps between checkpoints; 0 writes one only when the run is interrupted.", least=0
+    )
+    seed: int = option(0, "Seed for the order of the data, dropout and new weights.", least=0)
+    log_every: int = option(10, "Optimization steps between points of the loss curve.", least=1, command=False)
+
+    epochs: int = option(2, "Passes over the training data.", group=_DATA, least=1)
+    max_steps: int | None = option(
+        None, "Stop after this many optimization steps; the schedule then ends there too.", group=_DATA, least=1
+    )
+    max_examples: int | None = option(
+        None, "Train on a random sample of this many examples, chosen by --seed.", group=_DATA, least=1
+    )
+
+    optimizer: str = option(
+        "adamw", "adamw decays the weights of matrices; adam does not.", group=_OPTIMIZER, choices=OPTIMIZERS
+    )
+    schedule: str = option(
+        "linear",
+        "Learning rate over the run: linear rises during the warmup and then falls to 0.",
+        group=_OPTIMIZER,
+        choices=SCHEDULES,
+    )
+    learning_rate: float = option(5e-5, "Highest learning rate.", group=_OPTIMIZER, above=0, hint="try 5e-5")
+    warmup: float = option(
+        0.1,
+        "Share of the steps during which the learning rate rises (linear schedule).",
+        group=_OPTIMIZER,
+        least=0,
+        below=1,
+    )
+    weight_decay: float = option(0.01, "Weight decay of AdamW.", group=_OPTIMIZER, least=0)
+    clip_norm: float = option(
+        1.0, "Scale gradients down to this norm; 0 turns clipping off.", group=_OPTIMIZER, least=0
+    )
+    dropout: float | None = option(
+        None, "Dropout rate, instead of the rates of the model.", group=_OPTIMIZER, least=0, below=1
+    )
+
+    batch_size: int = option(16, "Features in a batch, over all devices together.", group=_BATCHES, least=1)
+    accumulate: int = option(1, "Batches in an optimization step.", group=_BATCHES, least=1)
+    steps_per_execution: int = option(
+        1,
+        "Optimization steps that the device receives in one call, for models whose steps are very short "
+        "(KERAS_BACKEND=jax).",
+        group=_BATCHES,
+        least=1,
+    )
+    batching: str = option(
+        "grouped",
+        "grouped puts features of similar length in a batch; fixed makes every batch as long as the longest feature.",
+        group=_BATCHES,
+        choices=BATCHINGS,
+    )
+    precision: str = option(
+        "auto", "Precision of matrix products. auto is measured on this device.", group=_BATCHES, choices=PRECISIONS
+    )
+    jit: str = option(
+        "auto",
+        "on compiles the whole step with XLA; parts uses fused kernels for element-wise operations (TensorFlow). auto "
+        "is measured on GPUs.",
+        group=_BATCHES,
+        choices=JITS,
+    )
+    attention: str = option(
+        "auto",
+        "cudnn is faster (JAX on a CUDA device, half precision) but has no dropout of attention probabilities; auto "
+        "uses it only for models without that dropout.",
+        group=_BATCHES,
+        choices=ATTENTIONS,
+    )
+
+    validation: str = option(
+        "validation", "Split of the first folder to score after each epoch; '' scores none.", group=_SCORING
+    )
+    validation_examples: int | None = option(
+        None, "Score a random sample of this many examples. Default: all.", group=_SCORING, least=1
+    )
+    validate_every: int | None = option(
+        None, "Also score every this many steps; the best model is saved.", group=_SCORING, least=1
+    )
+    patience: int | None = option(
+        None, "Stop after this many scores in a row without a better F1.", group=_SCORING, least=1
+    )
+
+    teacher: str | None = option(
+        None,
+        "Fine-tuned model (folder or Hub id) to learn from in addition to the labels. Its logits are kept in SHARDS.",
+        group=_TEACHER,
+    )
+    teacher_weight: float = option(
+        0.5,
+        "Weight of the teacher in the loss; the labels have the rest.",
+        group=_TEACHER,
+        above=0,
+        most=1,
+        hint="try 0.5",
+    )
+    temperature: float = option(
+        2.0,
+        "Temperature that softens the probabilities of teacher and student.",
+        group=_TEACHER,
+        above=0,
+        most=100,
+        hint="try 2",
+    )
 
     def check(self) -> None:
-        """Refuse values that no run can have.
+        """Refuse options that cannot be used with any data.
 
         Raises:
-            UserError: With the rule, the value and the option's name.
+            UserError: A value is not allowed, or two options exclude each other.
         """
-        choices = {
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "batching": BATCHINGS,
-            "precision": PRECISIONS,
-            "jit": JITS,
-            "average": AVERAGES,
-            "attention": ATTENTIONS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"--{name} must be one of {', '.join(allowed)}; received {getattr(self, name)!r}")
-        for name in ("epochs", "batch_size", "accumulate", "steps_per_execution", "log_every"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("max_steps", "max_examples", "validation_examples", "validate_every", "patience"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        for name in ("checkpoint_every", "weight_decay", "clip_norm", "seed"):
-            _at_least(name, getattr(self, name), 0)
-        for name, plain in (("accumulate", 1), ("average", "none")):
-            value = getattr(self, name)
-            if self.steps_per_execution > 1 and value != plain:  # an average takes in the weights between steps
-                raise UserError(
-                    f"--steps-per-execution and --{name} exclude each other; received {self.steps_per_execution} and "
-                    f"{value}: leave out either"
-                )
-        if not self.learning_rate > 0:
-            raise UserError(f"--learning-rate must be above 0; received {self.learning_rate}: try 5e-5")
-        for name in ("warmup", "dropout"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise UserError(f"--{name} must be at least 0 and below 1; received {value}")
-        if not 0 < self.teacher_weight <= 1:
+        check_values(self)
+        if self.steps_per_execution > 1 and self.accumulate > 1:
             raise UserError(
-                "--teacher-weight must be above 0 and at most 1, the share of the loss that is the teacher's; "
-                f"received {self.teacher_weight}: try 0.5"
+                "--steps-per-execution and --accumulate exclude each other; received "
+                f"{self.steps_per_execution} and {self.accumulate}: leave one of them out"
             )
-        if not 0 < self.average_decay < 1:
-            raise UserError(f"--average-decay must be above 0 and below 1; received {self.average_decay}: try 0.999")
-        if not 0 < self.average_share <= 1:
-            raise UserError(f"--average-share must be above 0 and at most 1; received {self.average_share}: try 0.25")
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(f"--temperature must be above 0; received {self.temperature}: try 2")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other; received both: choose one")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values."""
+        """Return the fields as JSON-ready values."""
         return dataclasses.asdict(self)
 
 
-def _at_least(name: str, value: float, least: int) -> None:
-    if not value >= least:
-        raise UserError(f"--{name.replace('_', '-')} must be at least {least}; received {value}")
-
-
 def changed_options(before: dict[str, Any], now: TrainConfig) -> list[str]:
-    """Which options that decide the weights differ from those of an earlier run, as "name: then -> now"."""
-    before = TrainConfig().to_dict() | before  # an earlier version lacked some, and did as the defaults say
+    """Return the options that differ from an earlier run and decide the weights, as "name: then -> now".
+
+    Args:
+        before: `TrainConfig.to_dict` of the earlier run. An option that its version did not have had the default.
+        now: The options of this run.
+    """
+    before = TrainConfig().to_dict() | before
     return [
         f"{name}: {shown(before[name])} -> {shown(value)}"
         for name, value in now.to_dict().items()
@@ -177,72 +187,98 @@ def changed_options(before: dict[str, Any], now: TrainConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class JobConfig:
-    """The processes that train together, and which of them this is; not part of what decides the weights.
+    """The processes that train together, and which of them this one is. They do not change the trained weights."""
 
-    Attributes:
-        processes: How many; None where `coordinator` is "auto", or for a run of one process.
-        process_id: Which one this is, from 0; as `processes`.
-        coordinator: HOST:PORT at which process 0 listens and the others find it; None is the environment's
-            JAX_COORDINATOR_ADDRESS; "auto" takes all three from Slurm, Open MPI, Kubernetes or a TPU pod.
-        join_timeout: Seconds to wait for the others at the start.
-        heartbeat_timeout: Seconds without a sign of life after which JAX ends the job.
-    """
-
-    processes: int | None = None
-    process_id: int | None = None
-    coordinator: str | None = None
-    join_timeout: int = 300
-    heartbeat_timeout: int = 100
+    processes: int | None = option(
+        None,
+        "Number of processes that train together, on one machine or several (KERAS_BACKEND=jax).",
+        group=_JOB,
+        least=1,
+    )
+    process_id: int | None = option(
+        None, "Number of this process, from 0. Only process 0 writes and prints.", group=_JOB
+    )
+    coordinator: str | None = option(
+        None,
+        "HOST:PORT at which process 0 listens (default: JAX_COORDINATOR_ADDRESS), or auto: Slurm, Open MPI, Kubernetes "
+        "or a TPU pod supply the address, the number of processes and the process id.",
+        group=_JOB,
+    )
+    join_timeout: int = option(300, "Seconds to wait for all processes to start.", group=_JOB, least=1)
+    heartbeat_timeout: int = option(
+        100, "Abort when a process has sent no heartbeat for this many seconds.", group=_JOB, least=1
+    )
 
     @property
-    def asked(self) -> bool:
-        """Whether there is a job to join."""
+    def requested(self) -> bool:
+        """Whether this process is to train together with others."""
         return self.coordinator is not None or (self.processes or 1) > 1
 
     def address(self, environment: Mapping[str, str]) -> str | None:
-        """HOST:PORT; None where JAX finds it.
+        """Return HOST:PORT of process 0, or None where JAX finds it.
 
         Raises:
-            UserError: It is missing, or is none.
+            UserError: The address is missing or has another form.
         """
         address = self.coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
         if address == "auto":
             return None
         if not address or not re.fullmatch(r".+:\d{1,5}", address):
             raise UserError(
-                "--coordinator must be HOST:PORT of process 0 (or JAX_COORDINATOR_ADDRESS be set to it), or 'auto'; "
-                f"received {address!r}: try 127.0.0.1:12345 on one machine"
+                "--coordinator (or JAX_COORDINATOR_ADDRESS) must be HOST:PORT of process 0, or 'auto'; received "
+                f"{address!r}: on one machine try 127.0.0.1:12345"
             )
         return address
 
     def check(self) -> None:
-        """Refuse what makes no job.
+        """Refuse options that do not describe a job.
 
         Raises:
-            UserError: With the rule, the value and the option's name.
+            UserError: A value is not allowed, or options contradict each other.
         """
-        for name in ("join_timeout", "heartbeat_timeout"):
-            _at_least(name, getattr(self, name), 1)
-        given = [name for name in ("processes", "process_id") if getattr(self, name) is not None]
+        check_values(self)
+        numbers = [flag_of(name) for name in ("processes", "process_id") if getattr(self, name) is not None]
         if self.coordinator == "auto":
-            if given:
+            if numbers:
                 raise UserError(
-                    "--coordinator auto finds the processes by itself; received "
-                    f"{' and '.join('--' + name.replace('_', '-') for name in given)}, too: leave out either"
+                    f"--coordinator auto finds the processes by itself; also received {' and '.join(numbers)}: leave "
+                    "one or the other out"
                 )
             return
         if self.processes is None:
-            if given or self.coordinator is not None:
-                raise UserError(
-                    "--coordinator and --process-id are of a job with --processes N; received no number: add it"
-                )
+            if numbers or self.coordinator is not None:
+                raise UserError("--coordinator and --process-id need --processes; received no --processes: add it")
             return
-        _at_least("processes", self.processes, 1)
         last = self.processes - 1
-        if self.process_id is None and not self.asked:
+        if self.process_id is None and not self.requested:
             return
         if self.process_id is None or not 0 <= self.process_id <= last:
             raise UserError(
                 f"--process-id must be 0 to {last}, a different one in each of {self.processes} processes; received "
                 f"{self.process_id}"
             )
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """The options of `sweep.sweep`."""
+
+    trials: int = option(12, "Number of trials, including those that --out already holds.", least=1)
+    out: str = option("sweep", "Folder that keeps the trials.")
+    model: str | None = option(None, "Model to start from, as for train.")
+    max_examples: int = option(
+        4000, "Budget of a trial: train on a random sample of this many examples; 0 uses all.", least=0
+    )
+    validation: str = option("validation", "Split to score.")
+    validation_examples: int = option(1000, "Score a random sample of this many examples; 0 uses all.", least=0)
+    seed: int = option(0, "Seed for the choice of options and for each run.", least=0)
+
+    def check(self) -> None:
+        """Refuse options that cannot be used with any data.
+
+        Raises:
+            UserError: A value is not allowed.
+        """
+        check_values(self)
+        if not self.validation:
+            raise UserError("--validation must name a split, because trials are ranked by its F1; received ''")

@@ -188,7 +188,7 @@ def join(config: JobConfig) -> Job:
     """
     config.check()
     if keras.backend.backend() != "jax":
-        if config.asked:
+        if config.requested:
             raise UserError(
                 f"a job of several processes needs KERAS_BACKEND=jax; received {keras.backend.backend()!r}, for which "
                 "Keras 3 has no keras.distribution over processes: set KERAS_BACKEND=jax, or train in one process"
@@ -196,7 +196,7 @@ def join(config: JobConfig) -> Job:
         return Job()
     import jax
 
-    ours = config.asked and not jax.distributed.is_initialized()
+    ours = config.requested and not jax.distributed.is_initialized()
     if ours:
         _initialize(config)
     if not jax.distributed.is_initialized():

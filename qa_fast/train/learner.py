@@ -1,4 +1,4 @@
-"""What learns in a run: the model and the engine that trains it, a teacher's lessons, the average of the weights."""
+"""What learns in a run: the model, the engine that trains it, and a teacher's lessons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from qa_fast.errors import UserError
 from qa_fast.model.checkpoint import load_weights, start_head
 from qa_fast.model.encoder import SpanModel
-from qa_fast.train.averaging import Average
 from qa_fast.train.job import Job
 from qa_fast.train.lessons import Lessons, lessons_of
 from qa_fast.train.opening import Arrays, Beginning, Course
@@ -26,36 +25,31 @@ class Learner:
         model: Has the weights that are scored and saved, once they are published.
         engine: Has those that are trained.
         lessons: A teacher's, None without one.
-        average: Of the weights, None without one.
     """
 
     model: SpanModel
     engine: Engine
     lessons: Lessons | None
-    average: Average | None
 
     def arrays(self) -> Arrays:
-        """What a checkpoint keeps: weights, firsts and seconds, and averages once they have begun."""
-        arrays = self.engine.read()
-        return arrays if self.average is None else arrays | {"averages": self.average.read()}
+        """What a checkpoint keeps: weights, firsts and seconds."""
+        return self.engine.read()
 
 
 def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) -> Learner:
-    """Load the model and bring it, its optimizer and its average to where the run stands, the same in all processes.
+    """Load the model and bring it and its optimizer to where the run stands, the same in all processes.
 
     Raises:
         UserError: A model cannot be read, or another process of the job failed.
     """
     config, models = course.config, course.sources.models
-    lessons = average = None
+    lessons = None
     if "--teacher" in models:
         lessons = lessons_of(models["--teacher"], course.material.mix, config, job, say)
-    if config.average != "none":
-        average = Average(config.average, course.material.steps, config.average_decay, config.average_share)
     with job.agreed():
         model = SpanModel(course.sources.encoder, precision=course.precision.value)
         if beginning.arrays is not None:
-            _check_arrays(beginning.arrays, model, averaged=average is not None)
+            _check_arrays(beginning.arrays, model)
         report = load_weights(model, models["--model"], seed=config.seed)
         if "--init-head" in models:
             start_head(model, models["--init-head"])
@@ -65,7 +59,7 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
                 say(f"{models['--init-head']}: its head is what training starts from")
         temperature = None if lessons is None else lessons.temperature
         engine = make_engine(model, course.jit.value, course.attention.value, temperature, config.steps_per_execution)
-    learner = Learner(model, engine, lessons, average)
+    learner = Learner(model, engine, lessons)
     _bring_to(learner, beginning, job)
     if engine.devices > 1:
         several = f" in {job.processes} processes" if job.processes > 1 else ""
@@ -73,14 +67,14 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
     return learner
 
 
-def _check_arrays(arrays: Arrays, model: SpanModel, *, averaged: bool) -> None:
+def _check_arrays(arrays: Arrays, model: SpanModel) -> None:
     """Hold what a checkpoint holds against the model.
 
     Raises:
         UserError: It is of another one.
     """
     shapes = [tuple(variable.shape) for variable in model.trainable_variables]
-    groups = {"weights", "firsts", "seconds"} | ({"averages"} & arrays.keys() if averaged else set())
+    groups = {"weights", "firsts", "seconds"}
     for name in sorted(groups | arrays.keys()):
         held = [array.shape for array in arrays.get(name, [])]
         if name not in groups or held != shapes or any(array.dtype != np.float32 for array in arrays[name]):
@@ -94,14 +88,9 @@ def _check_arrays(arrays: Arrays, model: SpanModel, *, averaged: bool) -> None:
 def _bring_to(learner: Learner, beginning: Beginning, job: Job) -> None:
     arrays = beginning.arrays
     if job.processes > 1:  # one copy of the truth, whatever lies on the machines
-        own = arrays or learner.engine.read()
-        if beginning.averaged:
-            own = {"averages": own["weights"]} | own
-        arrays = job.arrays(own)
+        arrays = job.arrays(arrays or learner.engine.read())
     if arrays:
         learner.engine.write(arrays)
-        if learner.average is not None:
-            learner.average.write(learner.engine.placed(arrays.get("averages", [])))
 
 
 def make_engine(

@@ -198,8 +198,6 @@ class _Run:
         position.step += 1
         position.batch += len(group)
         position.passes += len(group)
-        if learner.average is not None:
-            learner.average.add(position.step, learner.engine.weights())
         self._losses.add(position.step, loss, norm)
         self._record.add_step(rate, len(rows), int(cutter.lengths[rows].sum()), learner.engine.compiled)
 

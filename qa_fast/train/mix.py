@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from qa_fast.errors import UserError
 from qa_fast.schema import Features, Int32s, Int64s
@@ -77,6 +78,26 @@ def open_mix(named: Sequence[Place]) -> list[Part]:
                 "other"
             )
     return parts
+
+
+def fingerprints(parts: Sequence[Part], validation: str) -> list[dict[str, Any]]:
+    """Return what tells data sets apart whatever their folders are called: weights, and checksums of both splits.
+
+    Raises:
+        UserError: The first folder has no split named `validation`.
+    """
+    first = parts[0].shards
+    if validation not in first.names:
+        raise UserError(
+            f"--validation must be a split of the first folder; received {validation!r}, and {first.folder} has "
+            f"{', '.join(first.names)}: choose one of them, or featurize a source with such a split"
+        )
+    prints = []
+    for part in parts:
+        splits = part.shards.manifest["splits"]
+        checksums = [file[CHECKSUM] for name in (TRAIN, validation) for file in splits.get(name, {}).get("shards", [])]
+        prints.append({"weight": part.weight, "checksum": xxhash.xxh3_128_hexdigest(" ".join(checksums).encode())})
+    return prints
 
 
 def _weighted(name: Place) -> tuple[Place, float]:

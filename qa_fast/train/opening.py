@@ -172,13 +172,11 @@ class Beginning:
     Attributes:
         standing: The run's, which moves on from here.
         resumed: Whether an earlier sitting left it.
-        averaged: Whether that one had an average of the weights already.
         arrays: What the checkpoint holds, see `Learner.arrays`; None without one, and in all processes but the first.
     """
 
     standing: Standing
     resumed: bool
-    averaged: bool
     arrays: Arrays | None
 
 
@@ -229,7 +227,7 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
         folder = Path(config.out) / "training" / "checkpoints"
         there = newest_checkpoint(folder, say) if config.resume else None
         if there is None:
-            return Standing().to_dict() | {"resumed": False, "averaged": False}
+            return Standing().to_dict() | {"resumed": False}
         path, held, state = there
         check_unchanged(state, config, material.identity(), identity_of(sources.encoder), teacher)
         position = Standing.of(state).position
@@ -237,7 +235,7 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
         _check_choices(state)
         say(f"going on from step {position.step} of {material.steps}")
         arrays.append(held)
-        return state | {"resumed": True, "averaged": "averages" in held}
+        return state | {"resumed": True}
 
     told = job.told(found)
     standing = Standing.of(told)
@@ -266,7 +264,7 @@ def set_course(sources: Sources, config: TrainConfig, job: Job, say: Progress) -
     if attention.value != "exact" or "--attention" in attention.reason:
         say(f"attention {attention.value}: {attention.reason}")
     course = Course(config, sources, material, precision, attention, jit, widths, teacher)
-    return course, Beginning(standing, told["resumed"], told["averaged"], arrays[0] if arrays else None)
+    return course, Beginning(standing, told["resumed"], arrays[0] if arrays else None)
 
 
 def identity_of(encoder: EncoderConfig) -> str:

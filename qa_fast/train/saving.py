@@ -12,7 +12,6 @@ from typing import Any
 from qa_fast.errors import UserError
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.checkpoint import save_model
-from qa_fast.train.averaging import published
 from qa_fast.train.job import Job
 from qa_fast.train.learner import Learner
 from qa_fast.train.losses import Losses
@@ -95,23 +94,18 @@ class Saver:
     def _scored_and_saved(self, epoch: int) -> dict[str, Any] | None:
         """What validation in an epoch found, None without it; the best model so far is saved."""
         material, config, best = self._course.material, self._course.config, self._standing.best
-        average = self._learner.average
-        if average is not None and not average.begun and material.validation is not None:
-            self._say(
-                f"step {self._standing.position.step}: scored as trained, for --average {config.average} begins later"
-            )
-        with published(self._learner.engine, average):
-            if material.validation is None:
-                self._save_model()
-                return None
-            cls_token_id = self._course.sources.shards.manifest["model"].get("cls_token_id")
-            report = validate(self._reader, material.validation, cls_token_id, config.validation_examples, config.seed)
-            saved = best is None or report.f1 > best.f1
-            report = dataclasses.replace(report, epoch=epoch, step=self._standing.position.step, saved=saved)
-            self._record.add_validation(report)
-            if saved:
-                self._save_model()
-            return dataclasses.asdict(report)
+        self._learner.engine.publish()
+        if material.validation is None:
+            self._save_model()
+            return None
+        cls_token_id = self._course.sources.shards.manifest["model"].get("cls_token_id")
+        report = validate(self._reader, material.validation, cls_token_id, config.validation_examples, config.seed)
+        saved = best is None or report.f1 > best.f1
+        report = dataclasses.replace(report, epoch=epoch, step=self._standing.position.step, saved=saved)
+        self._record.add_validation(report)
+        if saved:
+            self._save_model()
+        return dataclasses.asdict(report)
 
     def _save_model(self) -> None:
         try:

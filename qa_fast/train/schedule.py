@@ -10,8 +10,7 @@ def learning_rate_at(step: int, steps: int, peak: float, schedule: str, warmup: 
         step: Counts from 0.
         steps: Of the whole run.
         peak: Highest rate.
-        schedule: "linear" (up over the first `warmup` share of the steps, then down to 0), "constant", or "range" (from
-            a ten thousandth of the peak up to it, by the same factor each step: for a range test).
+        schedule: "linear" (up over the first `warmup` share of the steps, then down to 0) or "constant".
         warmup: Share of the steps, in [0, 1).
 
     Returns:
@@ -19,8 +18,6 @@ def learning_rate_at(step: int, steps: int, peak: float, schedule: str, warmup: 
     """
     if schedule == "constant":
         return peak
-    if schedule == "range":
-        return float(peak * 10.0 ** (-4 * (1 - (step + 1) / steps)))
     rising = round(steps * warmup)
     if step < rising:
         return peak * (step + 1) / rising

@@ -1,6 +1,6 @@
 """Checkpoints of a run: everything that decides what comes next, in a folder that is whole or not there.
 
-`step-00000500/` holds `arrays.safetensors` (weights, first and second moments, their average where the run has one),
+`step-00000500/` holds `arrays.safetensors` (weights, first and second moments),
 `state.json` (position in the data, loss scale, best score so far, options, what was measured) and, written last,
 `checkpoint.json` with the checksums of both. There is no random state in it: data order and dropout masks are pure
 functions of seed, epoch and step. So a checkpoint that is damaged costs the steps since the one before, and nothing

@@ -69,12 +69,6 @@ class Engine(Protocol):
     def compiled(self) -> bool:
         """Whether steps of a new kind or shape were begun since this was last asked, so that they may have compiled."""
 
-    def weights(self) -> Sequence[Any]:
-        """The backend's own tensors of the weights as they stand; the next step may write over them."""
-
-    def placed(self, arrays: Sequence[Floats]) -> list[Any]:
-        """Arrays of the weights' shapes as the backend's own tensors, where the weights are."""
-
     def read(self) -> dict[str, list[Floats]]:
         """Weights, firsts and seconds, in the order of the model's weights."""
 

@@ -89,7 +89,7 @@ def test_a_run_broken_off_beside_a_score_goes_on(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     """At the step that is scored next, before it and after it: each score once, and patience counts on."""
-    options = OPTIONS | {"validate_every": 4, "patience": 3, "epochs": 4, "average": "ema"}
+    options = OPTIONS | {"validate_every": 4, "patience": 3, "epochs": 4}
     values = [50.0, 60.0, 20.0, 30.0, 40.0]
     Scores(monkeypatch, *values)
     whole: list = []

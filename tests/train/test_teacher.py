@@ -406,8 +406,8 @@ def test_teachers_that_cannot_teach(workshop: Path, tmp_path: Path, monkeypatch:
     [
         ({"teacher_weight": 0.0}, r"--teacher-weight must be above 0 and at most 1.*received 0.0"),
         ({"teacher_weight": 1.5}, r"--teacher-weight must be above 0 and at most 1.*received 1.5"),
-        ({"temperature": 0.0}, r"--temperature must be above 0; received 0.0"),
-        ({"temperature": float("nan")}, r"--temperature must be above 0; received nan"),
+        ({"temperature": 0.0}, r"--temperature must be above 0 and at most 100; received 0.0: try 2"),
+        ({"temperature": float("nan")}, r"--temperature must be above 0 and at most 100; received nan"),
     ],
 )
 def test_options_of_a_teacher(change: dict, message: str) -> None:
