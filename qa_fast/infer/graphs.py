@@ -8,13 +8,13 @@ while others wait for it; it is moved into place whole.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +22,10 @@ import xxhash
 
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.quantization import Rounding, save
+from qa_fast.locks import locked
 from qa_fast.model.files import plain_file
 from qa_fast.model.folder import weight_files
 from qa_fast.sources.cache import cache_folder
-
-try:
-    import fcntl
-except ImportError:  # Windows: two starts at a time make a graph twice, and either is whole
-    fcntl = None  # type: ignore[assignment]
 
 # Of the graphs that `derive` writes: raise it with any change of them.
 _VERSION = 1
@@ -107,25 +103,13 @@ def forget(graph: Path) -> None:
     shutil.rmtree(graph.parent, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def held(place: Path) -> Iterator[None]:
-    """Let one process at a time make what belongs at `place`; the folder above it is made.
+def held(place: Path) -> AbstractContextManager[None]:
+    """Let one process at a time make what belongs at `place`; other processes wait.
 
     Raises:
         UserError: The cache folder cannot be written.
     """
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(place.parent / f".{place.name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise cannot_write(place, error) from None
-    try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # some network file systems lock nothing; a graph is then made twice
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+    return locked(place.parent / f".{place.name}-lock", cannot_write, wait=True)
 
 
 def cannot_write(place: Path, error: OSError) -> UserError:
