@@ -17,7 +17,6 @@ from qa_fast.errors import UserError
 from qa_fast.progress import on_stderr
 from qa_fast.raw import EXAMPLES, Reject
 from qa_fast.sources import resolve_source
-from qa_fast.sources.resolve import split_names
 
 
 class Example(dict[str, Any]):
@@ -193,7 +192,7 @@ def load(
     """
     if max_examples is not None and max_examples < 1:
         raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out for all")
-    found = resolve_source(str(source), columns, split_names(splits), say)
+    found = resolve_source(str(source), columns, splits, say)
     tables: dict[str, list[pa.Table]] = {split: [] for split in found.splits}
     unreadable: dict[str, list[Reject]] = {split: [] for split in found.splits}
     for part in found.tables(max_examples):

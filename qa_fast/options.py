@@ -7,12 +7,17 @@ and `check_values` enforces what they declare. A record's own `check` adds the r
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from qa_fast.errors import UserError, shown
 
 _KEY = "option"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Option:
         below: The value must be less than this.
         hint: Ends the error message of a value out of bounds, such as "try 5e-5".
         command: Whether the command line has the option.
+        flag: The option on the command line, where it is not spelled as the field is.
     """
 
     help: str
@@ -40,6 +46,7 @@ class Option:
     below: float | None = None
     hint: str = ""
     command: bool = True
+    flag: str = ""
 
     @property
     def bounds(self) -> str:
@@ -105,9 +112,45 @@ def check_values(record: Any) -> None:
         declared, value = option_of(field), getattr(record, field.name)
         if declared is None or (value is None and field.default is None):
             continue
-        flag = flag_of(field.name)
+        flag = declared.flag or flag_of(field.name)
         if declared.choices and value not in declared.choices:
             raise UserError(f"{flag} must be one of {', '.join(declared.choices)}; received {shown(value)}")
         if declared.bounds and not (isinstance(value, int | float) and declared.allows(value)):
             hint = f": {declared.hint}" if declared.hint else ""
             raise UserError(f"{flag} must be {declared.bounds}; received {shown(value)}{hint}")
+
+
+def takes(*records: type) -> Callable[[Function], Function]:
+    """Show the fields of records as keyword parameters of a function that takes `**options`.
+
+    In its signature they take the place of `options`, and in its docstring that of the line "options: ...", with their
+    help texts. Fields that the function names as parameters of its own are not repeated.
+
+    Args:
+        records: Dataclasses whose fields were made by `option`.
+
+    Example:
+        >>> @takes(BuildOptions)
+        ... def build_shards(source: str, **options: Any) -> BuildResult: ...
+    """
+
+    def shown_in(function: Function) -> Function:
+        *own, options = inspect.signature(function).parameters.values()
+        added, lines = [], []
+        for record in records:
+            types = get_type_hints(record)
+            for field in dataclasses.fields(record):
+                declared = option_of(field)
+                if declared is None or any(field.name == parameter.name for parameter in own):
+                    continue
+                added.append(options.replace(name=field.name, kind=inspect.Parameter.KEYWORD_ONLY,
+                                             default=field.default, annotation=types[field.name]))  # fmt: skip
+                lines.append(f"{field.name}: {declared.help}")
+        function.__signature__ = inspect.signature(function).replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        function.__doc__ = re.sub(
+            r"^( *)options: .*$", lambda line: "\n".join(line[1] + text for text in lines), function.__doc__ or "",
+            flags=re.MULTILINE,
+        )  # fmt: skip
+        return function
+
+    return shown_in

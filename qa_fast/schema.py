@@ -29,6 +29,9 @@ Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 
 LABEL_MODES = ("exact", "reference")
+ENCODE_MODES = ("auto", "direct", "words")
+
+_FEATURES = "Features"
 
 
 @dataclass(frozen=True)
@@ -108,19 +111,23 @@ class FeatureConfig:
         >>> FeatureConfig(max_length=512, doc_stride=128)
     """
 
-    max_length: int = option(384, "Longest feature in tokens, including the question and special tokens.", least=1)
+    max_length: int = option(
+        384, "Longest feature in tokens, including the question and special tokens.", group=_FEATURES, least=1
+    )
     doc_stride: int = option(
-        128, "Number of tokens that neighbouring windows share (the overlap, not the step).", least=0
+        128, "Number of tokens that neighbouring windows share (the overlap, not the step).", group=_FEATURES, least=0
     )
     labels: str = option(
         "exact",
         "How answers become token labels. 'exact' labels the tokens that overlap the answer; 'reference' reproduces "
         "the Hugging Face tutorial, including its errors.",
+        group=_FEATURES,
         choices=LABEL_MODES,
     )
     drop_impossible: bool = option(
         False,
         "Leave out training windows that do not contain the answer to their question. Unanswerable questions are kept.",
+        group=_FEATURES,
     )
 
     def check(self) -> None:

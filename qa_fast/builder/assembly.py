@@ -6,7 +6,7 @@ The blocks' facts are then one folder's: counts added up, rejects in the source'
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -14,18 +14,22 @@ import numpy as np
 import xxhash
 
 from qa_fast import store
-from qa_fast.builder.engines import Engine, Job
 from qa_fast.builder.featurizer import SplitCounts
 from qa_fast.builder.repeats import digest, repeated_rows
 from qa_fast.builder.staging import commit
 from qa_fast.errors import UserError
 from qa_fast.progress import Reporter
+from qa_fast.schema import Int64s
 from qa_fast.shards.format import CHECKSUM, FILE_FACTS, REJECTED
 from qa_fast.shards.journal import BlockFacts, Journal
 from qa_fast.shards.write import write_for_datasets
 from qa_fast.sources import Source
 from qa_fast.sources.pieces import Block
 
+Job = tuple[Block, Int64s | None]
+"""A block and the rows to leave out of it."""
+BlockEngine = Callable[[Iterator[Job]], Iterator[tuple[Block, BlockFacts]]]
+"""Makes the shards of jobs and yields the facts of each block, in any order. It decides nothing about the bits."""
 Made = list[tuple[Block, BlockFacts]]
 
 
@@ -58,7 +62,7 @@ class Jobs(Iterator[Job]):
         raise StopIteration
 
 
-def make_all(journal: Journal, jobs: Jobs, engine: Engine, report: Reporter) -> Made:
+def make_all(journal: Journal, jobs: Jobs, engine: BlockEngine, report: Reporter) -> Made:
     """Make the shards of all blocks that are not there yet.
 
     Args:

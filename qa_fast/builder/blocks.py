@@ -18,6 +18,7 @@ import numpy as np
 
 from qa_fast import store
 from qa_fast.buffers import one_chunk
+from qa_fast.builder.assembly import BlockEngine, Job
 from qa_fast.builder.featurizer import FeaturizedTable, Featurizer, SplitCounts
 from qa_fast.builder.repeats import digest
 from qa_fast.encode import TextEncoder
@@ -73,6 +74,33 @@ class ShardMaker:
         tables = read_tables([(block, left_out)], self.columns, clock)
         ((_, facts),) = make_shards(self, tables, 1, strict, clock)
         return facts
+
+
+def local_engine(
+    maker: ShardMaker,
+    workers: int,
+    strict: bool,
+    clock: StageClock,
+    progress: Progress | None,
+    tables: Iterator[BlockTable] | None = None,
+) -> BlockEngine:
+    """Return an engine that uses the threads of this machine: one reads, several featurize, one writes.
+
+    Args:
+        maker: Makes the shards.
+        workers: Number of threads that featurize.
+        strict: Make any rejected example an error.
+        clock: Times the stages.
+        progress: Called for each table.
+        tables: The tables of the engine's first call where reading them has begun.
+    """
+    begun = [] if tables is None else [tables]
+
+    def run(jobs: Iterator[Job]) -> Iterator[tuple[Block, BlockFacts]]:
+        read = begun.pop() if begun else read_tables(jobs, maker.columns, clock)
+        return make_shards(maker, read, workers, strict, clock, progress)
+
+    return run
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""A source to a whole folder of shards: the main job, from names to the index that marks it finished.
+"""The main job: from a source to a finished folder of shards.
 
-Splits are read, checked, featurized and written table by table; `staging` puts the folder in place when all are whole.
-The index, qa_fast.json, holds a fingerprint of everything that decides the bits: a second run knows its work is done.
+A build opens its inputs, settles the fingerprint of everything that decides the shards' bits, returns shards with that
+fingerprint if they are already finished, and otherwise makes all blocks and commits them with an index, qa_fast.json.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qa_fast import store
 from qa_fast.builder.assembly import Jobs, make_all, put_together
-from qa_fast.builder.engines import ENGINES, LOCAL, RAY
 from qa_fast.builder.featurizer import Featurizer, check_longest, check_room
+from qa_fast.builder.options import LOCAL, RAY, BuildOptions
 from qa_fast.builder.staging import check_out, check_replaceable, finished, leave, locked, not_writable, sweep_others
 from qa_fast.errors import UnreachableError, UserError
+from qa_fast.options import takes
 from qa_fast.parallel import Ahead, processors
 from qa_fast.progress import Reporter, StageClock, on_stderr
 from qa_fast.schema import FeatureConfig, canonical_json
@@ -28,17 +29,18 @@ from qa_fast.shards import FORMAT_VERSION, INDEX, REJECTED, TRAIN, Shards, damag
 from qa_fast.sources import Source, resolve_model, resolve_source
 from qa_fast.sources.cache import cache_folder
 from qa_fast.sources.pieces import Block
-from qa_fast.sources.resolve import split_names
-from qa_fast.store import local_path, write_json
 from qa_fast.version import __version__
 
 if TYPE_CHECKING:
     from qa_fast.encode import TextEncoder
+    from qa_fast.sources.read import BlockTable
 
-# Tables read before the tokenizer and the kernels are there to take them.
+# Number of tables that are read before the tokenizer and the kernels are loaded.
 _TABLES_AHEAD = 4
-# Of a fingerprint, enough to tell folders in the cache apart.
+# Digits of a fingerprint that tell folders in the cache apart.
 _NAME_DIGITS = 20
+
+Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,21 @@ class BuildResult:
     """A finished build.
 
     Attributes:
-        out: The shard folder.
-        manifest: Its index.
-        up_to_date: Whether it was there already and nothing was done.
+        out: The folder of shards.
+        manifest: Its index, the content of qa_fast.json.
+        up_to_date: Whether the shards were finished already, so that nothing was made.
         seconds: Wall time of the whole job.
-        fetch_seconds: Of it, until the source's and the model's files were there.
-        compile_seconds: Of it, until the kernels were loaded or, the first time on a machine, compiled.
-        stage_seconds: Wall time by stage, over all splits and threads.
+        fetch_seconds: The part of `seconds` until the files of the source and the model were found or fetched.
+        compile_seconds: The part of `seconds` in which kernels were loaded or, the first time on a machine, compiled.
+        stage_seconds: Wall time by stage, summed over all splits and threads.
+
+    Example:
+        >>> result = build_shards("squad", "shards")
+        >>> result.manifest["splits"]["train"]["features"]
     """
 
     out: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     up_to_date: bool
     seconds: float
     fetch_seconds: float
@@ -65,264 +71,254 @@ class BuildResult:
 
     @property
     def featurize_seconds(self) -> float:
-        """What is left of the whole job without fetching and loading kernels."""
+        """Wall time without fetching files and loading kernels."""
         return self.seconds - self.fetch_seconds - self.compile_seconds
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What a build reads.
+
+    Attributes:
+        source: The files of the data.
+        model: The model's folder.
+        encoder: Its tokenizer.
+        jobs: The blocks of the source.
+        tables: The first tables of the jobs where reading them has begun, else None.
+        about_source: What the index records about the source.
+    """
+
+    source: Source
+    model: Path
+    encoder: TextEncoder
+    jobs: Jobs
+    tables: Iterator[BlockTable] | None
+    about_source: dict[str, Any]
+
+
+@takes(BuildOptions)
 def build_shards(
     source: str,
     out: str | Path | None,
     model: str = "minilm",
     config: FeatureConfig | None = None,
     *,
-    columns: dict[str, str] | None = None,
-    splits: list[str] | None = None,
-    max_examples: int | None = None,
-    encode: str = "auto",
     workers: int | None = 1,
-    overwrite: bool = False,
-    strict: bool = False,
-    engine: str = LOCAL,
-    address: str | None = None,
     report: Reporter | None = None,
+    **options: Any,
 ) -> BuildResult:
     """Featurize a source into a folder of shards.
 
     Args:
         source: "squad", a local file or folder, a URL, or a Hub dataset id.
-        out: The folder to make, here or a URL; None makes one in the cache, named after all that decides its bits.
-        model: Whose tokenizer: "minilm", a local folder, or a Hub model id.
-        config: Window sizes and kind of labels.
-        columns: Ours -> theirs, for data with other column names.
-        splits: Only these; for a single file, one split names it.
-        max_examples: At most so many examples of each split, the first ones.
-        encode: "auto", "direct" or "words": see `encode.load_encoder`; the shards are the same.
-        workers: Threads that featurize; where there are more than one, another reads and another writes beside them.
-            Of Ray, actors, a core each. None takes all cores that there are.
-        overwrite: Replace shards that were made with other inputs or options.
-        strict: Make any rejected example an error.
-        engine: "local" or "ray"; the shards are the same.
-        address: Of a Ray cluster; None starts one on this machine, or takes the one that RAY_ADDRESS names.
-        report: Where to say what is done.
+        out: The folder to make, a path or a URL; None makes one in the cache, named after everything that decides its
+            bits.
+        model: The model whose tokenizer is used: "minilm", a local folder, or a Hub model id.
+        config: Window sizes and kind of labels; the defaults of `FeatureConfig` where it is None.
+        workers: Number of threads that featurize; with more than one, another thread reads and another writes. With
+            engine="ray", the number of actors. None takes one for each processor.
+        report: Receives messages and progress; None reports nothing.
+        options: The fields of `BuildOptions`.
 
     Raises:
-        UserError: For anything the user can put right; what `out` vouched for before, it does then, too.
+        UserError: The user can correct the cause. Finished shards in `out` are then left as they were.
+
+    Example:
+        >>> result = build_shards("squad", "shards", config=FeatureConfig(max_length=512), splits=["train"])
     """
-    started = time.perf_counter()
-    config, report = config or FeatureConfig(), report or Reporter()
-    named = None if out is None else store.place(out)
-    threads = workers or processors()
-    config.check()
-    _check_options(max_examples, workers, engine)
-    if named is not None:
-        check_out(named)
-    found = resolve_source(source, columns, splits, report.say)
-    folder = resolve_model(model, report.say, weights=False)
-    fetched = time.perf_counter()
-    clock = StageClock()
-    with contextlib.ExitStack() as stack:
-        jobs = Jobs(found.blocks() if max_examples is None else found.first_blocks(max_examples))
-        describe, under_way = found.describe, None
-        if threads > 1:
-            pool = stack.enter_context(ThreadPoolExecutor(1))
-            describe = pool.submit(describe).result
-            if engine == LOCAL and named is not None and not store.names_in(named):
-                from qa_fast.sources.read import read_tables
-
-                tables = read_tables(jobs, found.columns, clock)
-                under_way = stack.enter_context(contextlib.closing(Ahead(tables, _TABLES_AHEAD)))
-        # While the source is read, since loading the kernels takes longer than reading most sources.
-        from qa_fast.kernels.load import load_kernels
-
-        load_kernels(side_by_side=threads > 1)
-        loaded = time.perf_counter()
-        from qa_fast.builder.blocks import ShardMaker
-        from qa_fast.builder.local_engine import local_engine
-        from qa_fast.encode import load_encoder
-
-        encoder = load_encoder(folder, encode, report.say)
-        check_room(config, encoder)
-        check_longest(config, folder)
-        about_source = describe()
-        decides = {
-            **Featurizer.of_encoder(encoder, config, TRAIN).decides,
-            "source": about_source["sha256"],
-            "columns": found.columns,
-            "splits": list(found.splits),
-            "max_examples": max_examples,
-        }
-        fingerprint = hashlib.sha256(canonical_json(decides).encode("utf-8", "surrogateescape")).hexdigest()
-        about_model = _about_model(model, folder, encoder)
-        # Another model with the same tokenizer makes the same features; but they name the model to train.
-        both = hashlib.sha256(f"{fingerprint} {about_model['name']}".encode("utf-8", "surrogateescape")).hexdigest()
-        out = named or cache_folder() / "shards" / both[:_NAME_DIGITS]
-        stack.enter_context(locked(out, wait=named is None))
-        there = finished(out)
-        if there is not None and there.get("fingerprint") == fingerprint:
-            damaged = damaged_file(out, there, contents=store.is_local(out))
-            if damaged is None:
-                _check_strict(out, there, strict)
-                report.say(f"{out} is up to date: same source, model and options")
-                if there.get("model") != about_model:
-                    there = {**there, "model": about_model}
-                    write_json(out / INDEX, there)
-                    report.say(
-                        f"{out}: made with the tokenizer of {about_model['name']}, too, which its index names now"
-                    )
-                return BuildResult(
-                    out, there, True, time.perf_counter() - started, fetched - started, loaded - fetched, {}
-                )
-            report.say(f"{out}: {damaged} is missing or damaged, featurizing again")
-        elif there is not None and not overwrite:
-            raise UserError(
-                f"{out} holds shards made with other inputs or options ({_changes(there, decides)}): "
-                "pass --overwrite to replace them, or choose another --out"
-            )
-        check_replaceable(out, found.splits)
-        about = {
-            "qa_fast_version": __version__,
-            "format_version": FORMAT_VERSION,
-            "fingerprint": fingerprint,
-            "config": config.to_dict(),
-            "decided_by": decides,
-            "model": about_model,
-            "source": about_source,
-        }
-        maker = ShardMaker(encoder, config, found.columns, out, fingerprint)
-        if under_way is None and engine == LOCAL:  # Ray's actors look for themselves, side by side
-            jobs.journal, jobs.report = maker.journal, report
-        try:
-            with store.reached(out, "--out"):
-                sweep_others(out, fingerprint)
-                maker.journal.open()
-                progress = _progress(report, found, max_examples)
-                if engine == RAY:
-                    from qa_fast.builder.ray_engine import ray_engine
-
-                    make = ray_engine(maker, workers, strict, address, report, progress)
-                else:
-                    make = local_engine(maker, threads, strict, clock, progress, under_way)
-                made = make_all(maker.journal, jobs, make, report)
-                manifest = put_together(maker.journal, found, made, about, strict)
-        except BaseException as error:
-            with contextlib.suppress(OSError, UserError):
-                # Where the input or the options must be mended, another build's fingerprint will be looked for.
-                may_go_on = not isinstance(error, UserError) or isinstance(error, UnreachableError)
-                if kept := leave(out, maker.journal, found.splits, may_go_on):
-                    report.say(f"{out}: {kept} finished shards are kept; the same command goes on from them")
-            if isinstance(error, OSError):
-                raise not_writable(out, error) from None
-            raise
-    seconds = time.perf_counter() - started
-    return BuildResult(out, manifest, False, seconds, fetched - started, loaded - fetched, clock.seconds)
+    return build(source, out, model, config or FeatureConfig(), BuildOptions(workers=workers, **options), report)
 
 
+@takes(FeatureConfig, BuildOptions)
 def featurize(
     source: str = "squad",
     model: str = "minilm",
     *,
     out: str | Path | None = None,
-    max_length: int = FeatureConfig.max_length,
-    doc_stride: int = FeatureConfig.doc_stride,
-    labels: str = FeatureConfig.labels,
-    drop_impossible: bool = FeatureConfig.drop_impossible,
-    columns: dict[str, str] | None = None,
-    splits: str | Sequence[str] | None = None,
-    max_examples: int | None = None,
-    encode: str = "auto",
-    workers: int | None = None,
-    overwrite: bool = False,
-    strict: bool = False,
-    engine: str = LOCAL,
-    address: str | None = None,
     say: Callable[[str], None] = on_stderr,
+    **options: Any,
 ) -> Shards:
-    """Question-answering data to model inputs, as `qa-fast featurize` does; what is there already is not made again.
+    """Turn question-answering data into model inputs, as `qa-fast featurize` does. Finished shards are not made again.
 
     Args:
-        source: "squad", a local file or folder, or a Hub dataset id.
-        model: Whose tokenizer: "minilm", a local folder, or a Hub model id.
-        out: Folder for the shards; None keeps them in the cache, under a name that hangs on all that decides them.
-        max_length: Longest feature in tokens, question and special tokens included.
-        doc_stride: OVERLAP of neighbouring windows in tokens, not the step.
-        labels: "exact", or "reference": as the tutorial labels, quirks included.
-        drop_impossible: Leave out train windows that do not hold their question's answer.
-        columns: Ours -> theirs, for data with other column names.
-        splits: Only this, or these; for a single file, one split names it.
-        max_examples: At most so many examples of each split, the first ones.
-        encode: See `build_shards`, as for `overwrite` and `strict`.
-        workers: Threads, or Ray's actors; None takes the processors that there are.
-        overwrite: Replace other shards in `out`.
-        strict: Make any rejected example an error.
-        engine: "local", this machine's threads, or "ray"; the shards are the same.
-        address: Of a Ray cluster, see `build_shards`.
-        say: Told in lines what is done.
+        source: "squad", a local file or folder, a URL, or a Hub dataset id.
+        model: The model whose tokenizer is used: "minilm", a local folder, or a Hub model id.
+        out: Folder for the shards; None keeps them in the cache, under a name that depends on everything that decides
+            their content.
+        say: Called with each message.
+        options: The fields of `FeatureConfig` and `BuildOptions`.
 
     Returns:
-        The shards, as `open_shards` gives them.
+        The shards, as `open_shards` returns them.
 
     Raises:
-        UserError: For anything the user can put right.
+        UserError: The user can correct the cause.
+
+    Example:
+        >>> shards = featurize("squad", max_length=512, doc_stride=128)
+        >>> shards["train"][0]["input_ids"]
     """
-    config = FeatureConfig(max_length, doc_stride, labels, drop_impossible)
-    result = build_shards(
-        str(source),
-        out,
-        str(model),
-        config,
-        columns=columns,
-        splits=split_names(splits),
-        max_examples=max_examples,
-        encode=encode,
-        workers=workers,
-        overwrite=overwrite,
-        strict=strict,
-        engine=engine,
-        address=address,
-        report=Reporter(say),
-    )
+    names = {field.name for field in fields(FeatureConfig)}.intersection(options)
+    config = FeatureConfig(**{name: options.pop(name) for name in names})
+    result = build(str(source), out, str(model), config, BuildOptions(**options), Reporter(say))
     return open_shards(result.out)
 
 
-def _check_options(max_examples: int | None, workers: int | None, engine: str) -> None:
-    if engine not in ENGINES:
-        raise UserError(f"--engine must be one of {', '.join(ENGINES)}; received {engine!r}")
-    if max_examples is not None and max_examples < 1:
-        raise UserError(f"--max-examples must be at least 1; received {max_examples}")
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers must be at least 1; received {workers}")
+def build(
+    source: str,
+    out: str | Path | None,
+    model: str,
+    config: FeatureConfig,
+    options: BuildOptions,
+    report: Reporter | None = None,
+) -> BuildResult:
+    """Featurize a source into a folder of shards; see `build_shards`, which takes the options as keywords."""
+    started = time.perf_counter()
+    report = report or Reporter()
+    phases, stages = StageClock(), StageClock()
+    named = None if out is None else store.place(out)
+    config.check()
+    options.check()
+    if named is not None:
+        check_out(named)
+    with phases("fetch"):
+        files = resolve_source(source, options.columns, options.splits, report.say)
+        folder = resolve_model(model, report.say, weights=False)
+    with contextlib.ExitStack() as stack:
+        inputs = _open(files, folder, named, options, report, phases, stages, stack)
+        head = _settle(inputs, model, config, options.max_examples)
+        place = named or _place_in_cache(head)
+        stack.enter_context(locked(place, wait=named is None))
+        manifest = _reusable(place, head, options, report)
+        up_to_date = manifest is not None
+        if manifest is None:
+            check_replaceable(place, files.splits)
+            manifest = _make(place, head, inputs, config, options, report, stages)
+    return BuildResult(
+        out=place,
+        manifest=manifest,
+        up_to_date=up_to_date,
+        seconds=time.perf_counter() - started,
+        fetch_seconds=phases.seconds["fetch"],
+        compile_seconds=phases.seconds["compile"],
+        stage_seconds={} if up_to_date else stages.seconds,
+    )
 
 
-def _progress(report: Reporter, source: Source, max_examples: int | None) -> Callable[[Block, int], None] | None:
-    """Tells the report of rows done, of a split's total where that is known."""
-    told = report.progress
-    if told is None:
+def _open(
+    source: Source,
+    folder: Path,
+    out: Path | None,
+    options: BuildOptions,
+    report: Reporter,
+    phases: StageClock,
+    stages: StageClock,
+    stack: contextlib.ExitStack,
+) -> _Inputs:
+    """Load the kernels and the tokenizer while another thread reads the source, if there are several workers."""
+    threads = options.workers or processors()
+    jobs = Jobs(source.blocks() if options.max_examples is None else source.first_blocks(options.max_examples))
+    describe, tables = source.describe, None
+    if threads > 1:
+        describe = stack.enter_context(ThreadPoolExecutor(1)).submit(describe).result
+        if options.engine == LOCAL and out is not None and not store.names_in(out):
+            from qa_fast.sources.read import read_tables
+
+            ahead = Ahead(read_tables(jobs, source.columns, stages), _TABLES_AHEAD)
+            tables = stack.enter_context(contextlib.closing(ahead))
+    with phases("compile"):  # which takes longer than reading most sources
+        from qa_fast.kernels.load import load_kernels
+
+        load_kernels(side_by_side=threads > 1)
+    from qa_fast.encode import load_encoder
+
+    encoder = load_encoder(folder, options.encode, report.say)
+    return _Inputs(source, folder, encoder, jobs, tables, describe())
+
+
+def _settle(inputs: _Inputs, model: str, config: FeatureConfig, max_examples: int | None) -> Manifest:
+    """Return the index without its splits: everything that decides the shards, and its fingerprint.
+
+    Raises:
+        UserError: Options and model do not fit each other.
+    """
+    encoder = inputs.encoder
+    check_room(config, encoder)
+    check_longest(config, inputs.model)
+    decided_by = {
+        **Featurizer.of_encoder(encoder, config, TRAIN).decides,
+        "source": inputs.about_source["sha256"],
+        "columns": inputs.source.columns,
+        "splits": list(inputs.source.splits),
+        "max_examples": max_examples,
+    }
+    is_folder = store.local_path(model) == inputs.model
+    return {
+        "qa_fast_version": __version__,
+        "format_version": FORMAT_VERSION,
+        "fingerprint": _sha256(canonical_json(decided_by)),
+        "config": config.to_dict(),
+        "decided_by": decided_by,
+        "model": {
+            "name": str(inputs.model.resolve()) if is_folder else model,
+            "tokenizer_hash": encoder.tokenizer_hash,
+            "cls_token_id": encoder.cls_id,
+            "pad_token_id": encoder.pad_id,
+            "has_token_types": encoder.has_token_types,
+        },
+        "source": inputs.about_source,
+    }
+
+
+def _place_in_cache(head: Manifest) -> Path:
+    """Return the folder in the cache for shards without a name."""
+    # Another model with the same tokenizer makes the same features, but its shards name it as the model to train.
+    return cache_folder() / "shards" / _sha256(f"{head['fingerprint']} {head['model']['name']}")[:_NAME_DIGITS]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _reusable(out: Path, head: Manifest, options: BuildOptions, report: Reporter) -> Manifest | None:
+    """Return the index of finished shards that are the same as this build's; None if they must be made.
+
+    Raises:
+        UserError: Other shards are in `out` and may not be replaced, or `strict` does not allow these.
+    """
+    index = finished(out)
+    if index is None:
         return None
-    totals: dict[str, int | None] = {}
-
-    def progress(block: Block, rows: int) -> None:
-        if block.split not in totals:
-            total = source.rows(block.split)
-            totals[block.split] = total if total is None or max_examples is None else min(total, max_examples)
-        told(block.split, rows, totals[block.split])
-
-    return progress
-
-
-def _check_strict(out: Path, there: dict[str, Any], strict: bool) -> None:
-    rejected = sum(split["rejected"] for split in there["splits"].values())
-    if strict and rejected:
+    if index.get("fingerprint") != head["fingerprint"]:
+        if options.overwrite:
+            return None
+        raise UserError(
+            f"{out} holds shards made with other inputs or options ({_changes(index, head['decided_by'])}): "
+            "pass --overwrite to replace them, or choose another --out"
+        )
+    damaged = damaged_file(out, index, contents=store.is_local(out))
+    if damaged is not None:
+        report.say(f"{out}: {damaged} is missing or damaged, featurizing again")
+        return None
+    rejected = sum(split["rejected"] for split in index["splits"].values())
+    if options.strict and rejected:
         raise UserError(
             f"--strict allows no rejected example; {out} was made with {rejected} of them: "
-            f"see {out / REJECTED} and mend the source"
+            f"see {out / REJECTED} and correct the source"
         )
+    report.say(f"{out} is up to date: same source, model and options")
+    if index.get("model") != head["model"]:
+        index = {**index, "model": head["model"]}
+        store.write_json(out / INDEX, index)
+        report.say(f"{out}: its index now names {head['model']['name']}, which has the same tokenizer")
+    return index
 
 
-def _changes(there: dict[str, Any], decides: dict[str, Any]) -> str:
-    """Which inputs and options differ from those of the finished shards."""
-    known = there.get("decided_by")
+def _changes(index: Manifest, decided_by: dict[str, Any]) -> str:
+    """Return which inputs and options differ from those of finished shards, in words."""
+    known = index.get("decided_by")
     before: dict[str, Any] = known if isinstance(known, dict) else {}
-    old, new = ({**each, **(each.get("config") or {})} for each in (before, decides))
+    old, new = ({**decided, **(decided.get("config") or {})} for decided in (before, decided_by))
     changed = []
     for name, value in new.items():
         if name == "config" or old.get(name) == value:
@@ -332,11 +328,62 @@ def _changes(there: dict[str, Any], decides: dict[str, Any]) -> str:
     return ", ".join(changed) or "another version"
 
 
-def _about_model(name: str, folder: Path, encoder: TextEncoder) -> dict[str, Any]:
-    return {
-        "name": str(folder.resolve()) if local_path(name) == folder else name,
-        "tokenizer_hash": encoder.tokenizer_hash,
-        "cls_token_id": encoder.cls_id,
-        "pad_token_id": encoder.pad_id,
-        "has_token_types": encoder.has_token_types,
-    }
+def _make(
+    out: Path,
+    head: Manifest,
+    inputs: _Inputs,
+    config: FeatureConfig,
+    options: BuildOptions,
+    report: Reporter,
+    stages: StageClock,
+) -> Manifest:
+    """Make the shards of all blocks, commit them, and return the index.
+
+    Raises:
+        UserError: An input is bad or `out` cannot be written. Shards that an earlier index lists are left as they were.
+    """
+    # Imported late, since it loads the kernels.
+    from qa_fast.builder.blocks import ShardMaker, local_engine
+
+    source, jobs, strict = inputs.source, inputs.jobs, options.strict
+    maker = ShardMaker(inputs.encoder, config, source.columns, out, head["fingerprint"])
+    progress = _progress(report, source, options.max_examples)
+    if options.engine == RAY:
+        from qa_fast.builder.ray_engine import ray_engine
+
+        make = ray_engine(maker, options.workers, strict, options.address, report, progress)
+    else:
+        make = local_engine(maker, options.workers or processors(), strict, stages, progress, inputs.tables)
+        if inputs.tables is None:  # Ray's actors look for finished blocks themselves, side by side
+            jobs.journal, jobs.report = maker.journal, report
+    try:
+        with store.reached(out, "--out"):
+            sweep_others(out, maker.fingerprint)
+            maker.journal.open()
+            made = make_all(maker.journal, jobs, make, report)
+            return put_together(maker.journal, source, made, head, strict)
+    except BaseException as error:
+        with contextlib.suppress(OSError, UserError):
+            # After a correction of the input or the options, the fingerprint is another one.
+            may_go_on = not isinstance(error, UserError) or isinstance(error, UnreachableError)
+            if kept := leave(out, maker.journal, source.splits, may_go_on):
+                report.say(f"{out}: {kept} finished shards are kept; the same command goes on from them")
+        if isinstance(error, OSError):
+            raise not_writable(out, error) from None
+        raise
+
+
+def _progress(report: Reporter, source: Source, max_examples: int | None) -> Callable[[Block, int], None] | None:
+    """Return a function that reports rows as done, with the split's total where it is known."""
+    report_rows = report.progress
+    if report_rows is None:
+        return None
+    totals: dict[str, int | None] = {}
+
+    def progress(block: Block, rows: int) -> None:
+        if block.split not in totals:
+            total = source.rows(block.split)
+            totals[block.split] = total if total is None or max_examples is None else min(total, max_examples)
+        report_rows(block.split, rows, totals[block.split])
+
+    return progress

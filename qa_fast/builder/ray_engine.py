@@ -15,8 +15,8 @@ import pickle
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+from qa_fast.builder.assembly import BlockEngine, Job
 from qa_fast.builder.blocks import Progress, ShardMaker
-from qa_fast.builder.engines import Engine, Job
 from qa_fast.builder.repeats import digest
 from qa_fast.builder.staging import not_writable
 from qa_fast.errors import MissingExtraError, UnreachableError, UserError
@@ -33,7 +33,7 @@ def ray_engine(
     address: str | None,
     report: Reporter,
     progress: Progress | None = None,
-) -> Engine:
+) -> BlockEngine:
     """An engine of actors.
 
     Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qa_fast.cli.extras import needs, say
-from qa_fast.cli.featurize import column_pairs
+from qa_fast.cli.records import column_pairs
 from qa_fast.errors import UserError
 
 if TYPE_CHECKING:

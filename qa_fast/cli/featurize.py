@@ -8,14 +8,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qa_fast.builder.options import RAY, BuildOptions
 from qa_fast.cli.records import with_records
 from qa_fast.cli.startup import few_arenas
 from qa_fast.cli.stderr import hush_native_notes
-from qa_fast.errors import UserError
 from qa_fast.parallel import processors
 from qa_fast.schema import FeatureConfig
 
@@ -38,60 +39,21 @@ def featurize(
         str, typer.Option("--model", help="Whose tokenizer: 'minilm', a local model folder, or a Hub model id.")
     ] = "minilm",
     config: FeatureConfig,
-    split: Annotated[
-        list[str] | None,
-        typer.Option("--split", help="Only this split; may be repeated. Of a single file: what its split is called."),
-    ] = None,
-    max_examples: Annotated[
-        int | None, typer.Option("--max-examples", help="At most so many examples of each split.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--columns", help="Other column names, as question=NAME; may be repeated.")
-    ] = None,
-    encode: Annotated[
-        str, typer.Option("--encode", help="auto, direct (text by text) or words (each distinct pre-token once).")
-    ] = "auto",
-    workers: Annotated[
-        int, typer.Option("--workers", help="Threads, or with --engine ray actors; 0 means one a core.")
-    ] = 0,
-    engine: Annotated[
-        str, typer.Option("--engine", help="local (threads of this machine) or ray; the shards are the same.")
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="Ray cluster: host:port or auto; else RAY_ADDRESS, or one started here."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace shards made with other inputs or options.")
-    ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Make any rejected example an error.")] = False,
+    options: BuildOptions,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
 ) -> None:
     """Turn question-answering data into Arrow shards of model inputs."""
-    from qa_fast.builder.job import build_shards
+    from qa_fast.builder.job import build
 
-    limit_rust_threads(workers or processors())
-    few_arenas(workers or processors())
-    if engine == "ray":
+    options = replace(options, workers=options.workers or None)  # --workers 0 takes all processors, too
+    workers = options.workers or processors()
+    limit_rust_threads(workers)
+    few_arenas(workers)
+    if options.engine == RAY:
         hush_native_notes()
     with _reporting(silent=quiet or as_json) as report:
-        result = build_shards(
-            source,
-            out,
-            model,
-            config,
-            columns=column_pairs(columns),
-            splits=split or None,
-            max_examples=max_examples,
-            encode=encode,
-            workers=workers or None,
-            engine=engine,
-            address=address,
-            overwrite=overwrite,
-            strict=strict,
-            report=report,
-        )
+        result = build(source, out, model, config, options, report)
     if as_json:
         typer.echo(json.dumps(summary(result)))
     elif not quiet:
@@ -102,19 +64,6 @@ def limit_rust_threads(workers: int) -> None:
     """The tokenizers library reads its number of threads from the environment, at its first use."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(workers))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if workers > 1 else "false")
-
-
-def column_pairs(columns: list[str] | None) -> dict[str, str]:
-    """The mapping that `--columns a=b --columns c=d` (or `a=b,c=d`) means."""
-    mapping = {}
-    for pair in ",".join(columns or []).split(","):
-        if not pair:
-            continue
-        ours, equals, theirs = pair.partition("=")
-        if not equals or not theirs:
-            raise UserError(f"--columns takes OURS=THEIRS, as question=frage; received {pair!r}")
-        mapping[ours.strip()] = theirs.strip()
-    return mapping
 
 
 def summary(result: BuildResult) -> dict[str, Any]:

@@ -11,14 +11,18 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from qa_fast.errors import UserError
 from qa_fast.options import flag_of, option_of
+
+_PAIRS = dict[str, str] | None
 
 
 def with_records(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that its records declare.
 
     Each parameter whose type is a dataclass is replaced by one option for every field that `options.option` made; the
-    record is built from their values when the command runs.
+    record is built from their values when the command runs. A field that holds a dictionary of texts is given as
+    NAME=VALUE; it and a field that holds a list may be given several times.
 
     Args:
         function: The command. The types of its parameters must be imported at the top of its module.
@@ -27,22 +31,25 @@ def with_records(function: Callable[..., None]) -> Callable[..., None]:
         >>> @with_records
         ... def train(shards: list[str], config: TrainConfig, quiet: bool = False) -> None: ...
     """
-    records: dict[str, tuple[type, list[str]]] = {}
+    records: dict[str, tuple[type, list[inspect.Parameter]]] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         record = parameter.annotation
         if isinstance(record, type) and dataclasses.is_dataclass(record):
             made = _parameters_of(record)
-            records[parameter.name] = record, [option.name for option in made]
+            records[parameter.name] = record, made
             parameters.extend(made)
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(function)
-    def command(**given: Any) -> None:
-        for name, (record, fields) in records.items():
-            given[name] = record(**{field: given.pop(field) for field in fields})
-        function(**given)
+    def command(**values: Any) -> None:
+        for name, (record, options) in records.items():
+            types = get_type_hints(record)
+            fields = {option.name: values.pop(option.name) for option in options}
+            pairs = {field: column_pairs(value) for field, value in fields.items() if types[field] == _PAIRS}
+            values[name] = record(**fields | pairs)
+        function(**values)
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -57,19 +64,40 @@ def _parameters_of(record: type) -> list[inspect.Parameter]:
         declared = option_of(field)
         if declared is None or not declared.command:
             continue
+        kind = list[str] | None if types[field.name] == _PAIRS else types[field.name]
         metavar = f"[{'|'.join(declared.choices)}]" if declared.choices else None
         option = typer.Option(
-            flag_of(field.name), help=declared.help, metavar=metavar, rich_help_panel=declared.group or None
+            declared.flag or flag_of(field.name),
+            help=declared.help + " May be repeated." * (kind == (list[str] | None)),
+            metavar=metavar,
+            rich_help_panel=declared.group or None,
         )
         parameters.append(
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=field.default,
-                annotation=Annotated[types[field.name], option],
+                annotation=Annotated[kind, option],
             )
         )
     return parameters
+
+
+def column_pairs(columns: list[str] | None) -> dict[str, str]:
+    """Return the mapping that `--columns a=b --columns c=d` (or `a=b,c=d`) means.
+
+    Raises:
+        UserError: A text is not of the form NAME=VALUE.
+    """
+    mapping = {}
+    for pair in ",".join(columns or []).split(","):
+        if not pair:
+            continue
+        ours, equals, theirs = pair.partition("=")
+        if not equals or not theirs:
+            raise UserError(f"--columns takes OURS=THEIRS, such as question=frage; received {pair!r}")
+        mapping[ours.strip()] = theirs.strip()
+    return mapping
 
 
 class GroupedCommand(TyperCommand):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qa_fast.cli.featurize import column_pairs, limit_rust_threads
+from qa_fast.cli.featurize import limit_rust_threads
+from qa_fast.cli.records import column_pairs
 from qa_fast.errors import UserError
 from qa_fast.parallel import processors
 

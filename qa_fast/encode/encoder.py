@@ -28,11 +28,11 @@ from qa_fast.errors import UserError, shown
 from qa_fast.model.fields import MOST_TOKENS, MOST_TYPES, Fields
 from qa_fast.model.files import read_object
 from qa_fast.model.folder import known_config
+from qa_fast.schema import ENCODE_MODES
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-ENCODE_MODES = ("auto", "direct", "words")
 # Texts that the fast way is compared on with the direct one before it is trusted with the rest.
 _CHECKED_TEXTS = 48
 

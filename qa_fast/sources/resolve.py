@@ -110,7 +110,7 @@ class Source:
 
 
 def resolve_source(
-    name: str, columns: dict[str, str] | None = None, splits: list[str] | None = None, say: Say = _silent
+    name: str, columns: dict[str, str] | None = None, splits: str | Sequence[str] | None = None, say: Say = _silent
 ) -> Source:
     """Find the files that `SOURCE` means.
 
@@ -124,6 +124,7 @@ def resolve_source(
         UserError: Nothing there, or a split that it does not have.
     """
     columns = columns or {}
+    splits = [splits] if isinstance(splits, str) else splits
     unknown = set(columns) - {"id", "question", "context", "answers"}
     if unknown:
         raise UserError(
@@ -153,11 +154,6 @@ def resolve_source(
             )
         source = replace(source, splits={split: paths for split, paths in source.splits.items() if split in splits})
     return source
-
-
-def split_names(asked: str | Sequence[str] | None) -> list[str] | None:
-    """Splits as Python users name them, one or several, as a list; None is all."""
-    return [asked] if isinstance(asked, str) else list(asked) if asked else None
 
 
 def _look(name: str) -> tuple[Path, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from qa_fast.builder.options import BuildOptions
 from qa_fast.cli import main
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
@@ -128,16 +130,16 @@ def test_quiet_and_json(command: Command, tmp_path: Path, source: str, model: st
 def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from qa_fast.builder import job as build
 
-    seen: dict[str, Any] = {}
+    seen: list[Any] = []
 
     class Stop(Exception):
         pass
 
-    def record(*arguments: Any, **options: Any) -> None:
-        seen.update(options, arguments=arguments)
+    def record(*arguments: Any) -> None:
+        seen.extend(arguments)
         raise Stop
 
-    monkeypatch.setattr(build, "build_shards", record)
+    monkeypatch.setattr(build, "build", record)
     line = (
         "qa-fast featurize data --out o --model m --max-length 99 --doc-stride 9 --labels reference --drop-impossible "
         "--split train --split test --max-examples 7 --columns question=frage,context=text --columns id=nr --workers 3 "
@@ -146,9 +148,9 @@ def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, m
     monkeypatch.setattr(sys, "argv", line.split())
     with pytest.raises(Stop):
         main()
-    assert seen.pop("report").progress is None
-    assert seen == {
-        "arguments": ("data", "o", "m", FeatureConfig(99, 9, "reference", True)),
+    assert seen.pop().progress is None
+    assert seen[:4] == ["data", "o", "m", FeatureConfig(99, 9, "reference", True)]
+    assert dataclasses.asdict(seen[4]) == {
         "columns": {"question": "frage", "context": "text", "id": "nr"},
         "splits": ["train", "test"],
         "max_examples": 7,
@@ -159,6 +161,10 @@ def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, m
         "engine": "ray",
         "address": "auto",
     }
+    monkeypatch.setattr(sys, "argv", ["qa-fast", "featurize", "data", "--workers", "0"])
+    with pytest.raises(Stop):
+        main()
+    assert seen[-2] == BuildOptions(columns={})
 
 
 def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) -> None:
@@ -194,7 +200,7 @@ def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) ->
             "a.json",
             b"[]",
             ["--columns", "question"],
-            "--columns takes OURS=THEIRS, as question=frage; received 'question'",
+            "--columns takes OURS=THEIRS, such as question=frage; received 'question'",
         ),
         ("a.json", b"[]", ["--columns", "question="], "--columns takes OURS=THEIRS, .* received 'question='"),
         ("a.json", b"[]", ["--columns", "title=x"], "--columns maps id, question, context or answers"),

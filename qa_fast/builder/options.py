@@ -1,0 +1,71 @@
+"""The options of a build besides `FeatureConfig`: which data it reads, and where and how it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qa_fast.options import check_values, option
+from qa_fast.schema import ENCODE_MODES
+
+LOCAL, RAY = "local", "ray"
+
+_DATA, _RUN = "Data", "Where and how"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The options of `build_shards` besides `FeatureConfig`. Each field declares its meaning and bounds.
+
+    In Python `splits` may also be the name of one split.
+
+    Example:
+        >>> BuildOptions(splits=["train"], max_examples=1000, workers=4)
+    """
+
+    splits: list[str] | None = option(  # noqa: RUF009
+        None,
+        "Read only this split; by default all. For a single file: the name to give its split.",
+        group=_DATA,
+        flag="--split",
+    )
+    columns: dict[str, str] | None = option(  # noqa: RUF009
+        None, "Names of the data's columns where they differ, such as question=frage.", group=_DATA
+    )
+    max_examples: int | None = option(
+        None, "Number of examples to read from the start of each split; by default all.", group=_DATA, least=1
+    )
+    strict: bool = option(False, "Make any rejected example an error.", group=_DATA)
+    encode: str = option(
+        "auto",
+        "How texts are tokenized: 'direct' text by text, 'words' each distinct pre-token once, 'auto' the faster one "
+        "that is exact. The shards are the same.",
+        group=_RUN,
+        choices=ENCODE_MODES,
+    )
+    workers: int | None = option(
+        None,
+        "Number of threads or, with engine ray, of actors; by default one for each processor.",
+        group=_RUN,
+        least=1,
+    )
+    engine: str = option(
+        LOCAL,
+        "'local' uses threads of this machine, 'ray' a Ray cluster. The shards are the same.",
+        group=_RUN,
+        choices=(LOCAL, RAY),
+    )
+    address: str | None = option(
+        None,
+        "Address of the Ray cluster: host:port or auto. By default the cluster that RAY_ADDRESS names, or one started "
+        "on this machine.",
+        group=_RUN,
+    )
+    overwrite: bool = option(False, "Replace shards that were made with other inputs or options.", group=_RUN)
+
+    def check(self) -> None:
+        """Refuse values that are out of bounds or not among the choices.
+
+        Raises:
+            UserError: A field has such a value.
+        """
+        check_values(self)
