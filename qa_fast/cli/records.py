@@ -58,9 +58,8 @@ def _parameters_of(record: type) -> list[inspect.Parameter]:
         if declared is None or not declared.command:
             continue
         metavar = f"[{'|'.join(declared.choices)}]" if declared.choices else None
-        option = typer.Option(
-            flag_of(field.name), help=declared.help, metavar=metavar, rich_help_panel=declared.group or None
-        )
+        flag = declared.flag or flag_of(field.name)
+        option = typer.Option(flag, help=declared.help, metavar=metavar, rich_help_panel=declared.group or None)
         parameters.append(
             inspect.Parameter(
                 field.name,
