@@ -34,7 +34,7 @@ class Option:
         below: The value must be less than this.
         hint: Ends the error message of a value out of bounds, such as "try 5e-5".
         command: Whether the command line has the option.
-        flag: The option on the command line, where it is not spelled as the field is.
+        flag: Name on the command line if it is not the field's, such as "--max-length" or "--words/--no-words".
     """
 
     help: str
@@ -112,7 +112,7 @@ def check_values(record: Any) -> None:
         declared, value = option_of(field), getattr(record, field.name)
         if declared is None or (value is None and field.default is None):
             continue
-        flag = declared.flag or flag_of(field.name)
+        flag = declared.flag.partition("/")[0] or flag_of(field.name)
         if declared.choices and value not in declared.choices:
             raise UserError(f"{flag} must be one of {', '.join(declared.choices)}; received {shown(value)}")
         if declared.bounds and not (isinstance(value, int | float) and declared.allows(value)):

@@ -1,9 +1,11 @@
-"""A stand-in for the model behind a server, a server in a thread, and a plain client."""
+"""A stand-in for the model behind a server, a server in a thread whose clock tests can move, and a plain client."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,19 +13,38 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from qa_fast.answer.answerer import Answer, AnswerOptions, Result
+import uvicorn
+
+from qa_fast.answer.answerer import Answer, Result
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.serve.app import Served, create_app
 from qa_fast.serve.batcher import AbandonedError, Pair
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.server import bind, make_server, url_of
 
+# No test waits this long unless something hangs.
+PATIENCE = 120.0
+
+
+class SteppedLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be moved forward, so that no test waits for a timer or races against one."""
+
+    _skipped = 0.0
+
+    def time(self) -> float:
+        return super().time() + self._skipped
+
+    def skip(self, seconds: float) -> None:
+        """Move the clock; call it in the loop's own thread."""
+        self._skipped += seconds
+
 
 @dataclass
 class KeywordJob:
-    """What stands for `Reading`: a token a word, read in portions of so many.
+    """A stand-in for `Reading`: each word is a token, and a portion has a fixed number of words.
 
     Attributes:
-        portions: Those that were read.
+        portions: Number of portions read.
     """
 
     pairs: Sequence[Pair]
@@ -36,22 +57,28 @@ class KeywordJob:
 
     @property
     def tokens(self) -> int:
-        return sum(len(f"{question} {context}".split()) for question, context in self.pairs)
+        return words_in(self.pairs)
 
     @property
     def next_tokens(self) -> int:
         return min(self.portion, max(0, self.tokens - self.portions * self.portion))
 
 
+def words_in(pairs: Sequence[Pair]) -> int:
+    return sum(len(f"{question} {context}".split()) for question, context in pairs)
+
+
 class KeywordModel:
-    """Answers with the places of the question's last word in the document; none where it is not there.
+    """Answers with the places of the question's last word in the document, or no answer if it is not there.
 
     Attributes:
         portion: Words that are read in a turn.
         calls: The number of questions of each call of `read`.
         turns: The jobs of each call of `read`: the last word of the first question, and the portion's number.
         prepared: The thread of each call of `prepare`.
-        most: Calls of `read` that ran at a time, at most.
+        abandoned: Number of calls of `read` that were abandoned.
+        polled: Number of times that `read` asked whether it was abandoned.
+        most: Most calls of `read` that ran at a time.
         hold: Clear it to keep calls of `read` waiting.
         hold_prepare: Clear it to keep calls of `prepare` waiting.
         hold_ranking: Clear it to keep calls of `results` waiting.
@@ -66,7 +93,7 @@ class KeywordModel:
         self.calls: list[int] = []
         self.turns: list[list[str]] = []
         self.prepared: list[str] = []
-        self.abandoned = 0
+        self.abandoned = self.polled = 0
         self.most = self._now = 0
         self.hold, self.hold_prepare, self.hold_ranking = (threading.Event() for _ in range(3))
         for event in (self.hold, self.hold_prepare, self.hold_ranking):
@@ -79,7 +106,7 @@ class KeywordModel:
 
     def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> KeywordJob:
         self.prepared.append(threading.current_thread().name)
-        assert self.hold_prepare.wait(5)
+        assert self.hold_prepare.wait(PATIENCE)
         if any("unspeakable" in question for question, _ in pairs):
             raise RuntimeError("a detail of preparing for the log")
         return KeywordJob(pairs, options, self.portion)
@@ -92,6 +119,7 @@ class KeywordModel:
             self.turns.append([f"{last_word(job.pairs[0][0])}:{job.portions}" for job in jobs if job.pairs])
         try:
             while not self.hold.wait(0.01):
+                self.polled += 1
                 if abandoned():
                     self.abandoned += 1
                     raise AbandonedError
@@ -104,7 +132,7 @@ class KeywordModel:
                 self._now -= 1
 
     def results(self, job: KeywordJob) -> list[Result]:
-        assert self.hold_ranking.wait(5)
+        assert self.hold_ranking.wait(PATIENCE)
         if any("unrankable" in question for question, _ in job.pairs):
             raise RuntimeError("a detail of ranking for the log")
         return [self._answer(*pair, job.options) for pair in job.pairs]
@@ -114,11 +142,11 @@ class KeywordModel:
             return "the question must not be empty"
         word = last_word(question)
         answers: list[Answer] = []
-        at = context.find(word)
-        while at >= 0:
+        start = context.find(word)
+        while start >= 0:
             score = 0.75 / 2 ** len(answers)
-            answers.append({"score": score, "start": at, "end": at + len(word), "answer": word})
-            at = context.find(word, at + 1)
+            answers.append({"score": score, "start": start, "end": start + len(word), "answer": word})
+            start = context.find(word, start + 1)
         if options.handle_impossible_answer or not answers:
             answers.append({"score": 0.2, "start": 0, "end": 0, "answer": ""})
         return answers[: options.top_k]
@@ -130,33 +158,79 @@ def last_word(question: str) -> str:
 
 @contextmanager
 def running(model: Served, limits: Limits | None = None, api_key: str | None = None) -> Iterator[Client]:
-    """A server on a free port, in a thread; ended in the way that SIGTERM ends it."""
-    limits = limits or Limits(seconds=5)
+    """Run a server on a free port in a thread; at the end it shuts down as SIGTERM shuts it down."""
+    limits = limits or Limits()
     bound = bind("127.0.0.1", 0)
     up = threading.Event()
     server = make_server(create_app(model, limits, api_key), limits, up.set)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    loop = SteppedLoop()
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(server.serve(sockets=[bound]))
+
+    thread = threading.Thread(target=serve)
     thread.start()
     try:
-        assert up.wait(10)
-        yield Client(url_of(bound), api_key)
+        assert up.wait(PATIENCE)
+        yield Client(url_of(bound), api_key, server, loop)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE / 2)
         bound.close()
     assert not thread.is_alive()
 
 
 class Client:
-    """Sends one request a connection."""
+    """Sends each request on a connection of its own, and moves the clock of the server."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        server: uvicorn.Server | None = None,
+        loop: SteppedLoop | None = None,
+    ) -> None:
         self.url = url
         self.port = int(url.rsplit(":", 1)[1].strip("/"))
         self.api_key = api_key
+        self.server = server
+        self._loop = loop
+
+    def skip(self, seconds: float) -> None:
+        """Let the server handle everything that was sent to it, move its clock forward, and let timers fire."""
+        assert self._loop is not None
+        loop = self._loop
+        self.settle()
+        self._in_loop(lambda: loop.skip(seconds))
+        self.settle()
+
+    def settle(self) -> None:
+        """Let the server's loop turn some times: what a socket of this machine was sent is then read and handled."""
+        for _ in range(12):
+            self._in_loop(lambda: None)
+
+    def _in_loop(self, action: Callable[[], None]) -> None:
+        done = threading.Event()
+
+        def act() -> None:
+            action()
+            done.set()
+
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(act)
+        assert done.wait(PATIENCE)
+
+    def is_refused(self) -> bool:
+        """Return whether the server accepts no more connections."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE).close()
+        except OSError:
+            return True
+        return False
 
     def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             if self.api_key is not None:
                 headers.setdefault("Authorization", f"Bearer {self.api_key}")
@@ -179,9 +253,14 @@ class Client:
         status, body, _ = self.send("GET", path)
         return status, body.decode()
 
+    def metric(self, name: str) -> float:
+        """Return one of the server's metrics."""
+        lines = dict(line.rsplit(" ", 1) for line in self.get("/metrics")[1].splitlines() if line[0] != "#")
+        return float(lines.get(name, 0))
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)

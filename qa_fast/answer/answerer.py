@@ -1,17 +1,19 @@
-"""Answers questions about documents, with the removed transformers pipeline's arguments and result keys.
+"""Answers questions about documents, with the arguments and result keys of the pipeline that transformers 4 had.
 
 Each distinct text is encoded once, a long document is cut into overlapping windows, and the windows of all questions
-are predicted together. Start and end are scored jointly over all windows; `score` is the probability among the best
-spans and no answer together (see `decode`), where the old pipeline multiplied two probabilities of one window.
+are predicted together. Start and end are scored jointly over all windows: `score` is the probability of a span among
+the best spans and no answer (see `infer.decode`). The old pipeline multiplied two probabilities of one window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from qa_fast.answer.questions import AnswerOptions, Prepared, prepare
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.questions import Prepared, prepare
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
 from qa_fast.infer.decode import BestSpans
@@ -34,46 +36,46 @@ class Answer(TypedDict):
     answer: str
 
 
-class ShownAnswer(dict[str, Any]):
-    """An `Answer` that a notebook shows in its document."""
+class _InNotebook:
+    """Adds to a dict or list of answers how a notebook displays it: marked in the document."""
 
-    def __init__(self, answer: Answer, context: Any, question: Any) -> None:
-        super().__init__(answer)
+    def __init__(self, content: Any, question: Any, context: Any) -> None:
+        super().__init__(content)  # type: ignore[call-arg]
         self._asked = str(context), str(question)
 
     def _repr_html_(self) -> str:
         from qa_fast.show.notebook import answer_html
 
-        return answer_html(self, *self._asked)
+        return answer_html(self, *self._asked)  # type: ignore[arg-type]
 
 
-class ShownAnswers(list[Answer]):
-    """Answers to one question, best first, that a notebook shows in their document."""
-
-    def __init__(self, answers: Sequence[Answer], context: Any, question: Any) -> None:
-        super().__init__(answers)
-        self._asked = str(context), str(question)
-
-    def _repr_html_(self) -> str:
-        from qa_fast.show.notebook import answer_html
-
-        return answer_html(self, *self._asked)
+class ShownAnswer(_InNotebook, dict[str, Any]):
+    """An `Answer` that a notebook displays in its document."""
 
 
-# Of the pipeline's options: how it batched, on which no answer depends.
+class ShownAnswers(_InNotebook, list[Answer]):
+    """Answers to one question, best first, that a notebook displays in their document."""
+
+
+# Options of the old pipeline that no answer depends on: windows are grouped by length here.
 _IGNORED = ("batch_size", "num_workers", "padding")
 
-Result = list[Answer] | str  # a pair's answers, best first, or why it cannot be answered
+Result = list[Answer] | str  # the answers to a question, best first, or the reason why it was rejected
 
 
 class Answerer:
-    """Answers questions with a model folder.
+    """Answers questions with a model.
 
     Args:
-        predict: Features in chunks to batches of logits, such as `Engine.predict`.
+        predict: Turns chunks of features into batches of logits, such as `Engine.predict`.
         encoder: The model's tokenizer.
         max_positions: Longest input of the model in tokens.
-        max_windows: Refuse a document that makes more windows; None refuses none.
+        max_windows: Largest number of windows that a document may be cut into; None sets no limit.
+
+    Example:
+        >>> ask = Answerer.from_pretrained("model/")
+        >>> ask(question="When was the harbour dug?", context="The harbour was dug in 1874.")
+        {'score': 0.97, 'start': 23, 'end': 27, 'answer': '1874'}
     """
 
     def __init__(
@@ -92,12 +94,12 @@ class Answerer:
 
         Args:
             path: A model folder, a Hub id or "minilm".
-            precision: See `infer.open_engine`, as for the others.
+            precision: "auto", "float32", "bfloat16", "float16" or "int8"; see `infer.open_engine`.
             engine: "auto", "keras", "openvino" or "onnx".
-            say: Told in a line what a first time takes long for.
+            say: Receives a line of text before a step that is slow the first time.
 
         Raises:
-            UserError: No usable model, tokenizer or engine there.
+            UserError: The model, its tokenizer or the engine cannot be used.
         """
         folder = resolve_model(str(path))
         encoder = load_encoder(folder)
@@ -107,9 +109,9 @@ class Answerer:
 
     @classmethod
     def from_model(cls, model: SpanModel) -> Answerer:
-        """Answer with a model in memory, such as one that was just fitted; nothing is saved.
+        """Answer with a model in memory, such as one that was just fitted. Nothing is saved.
 
-        It reads by Keras, with the model's weights as they are at each call.
+        Keras computes the answers, with the weights that the model has at each call.
 
         Args:
             model: A `qa_fast.SpanModel`.
@@ -128,172 +130,162 @@ class Answerer:
         *inputs: Any,
         question: str | Iterable[str] | None = None,
         context: str | Iterable[str] | None = None,
-        top_k: int | None = 1,
-        doc_stride: int | None = None,
-        max_answer_len: int | None = 15,
-        max_seq_len: int | None = None,
-        max_question_len: int | None = 64,
-        handle_impossible_answer: bool | None = False,
-        align_to_words: bool | None = True,
-        **others: Any,
+        **options: Any,
     ) -> Any:
         """Answer one question or many.
 
         Args:
-            inputs: Instead of the names `question` and `context`: a question and a context, or a dict (or dicts, or a
-                list or generator of them) with those keys.
-            question: A question, or a list of them.
-            context: Its document, or a list of as many; a single one serves all questions.
-            top_k: See `AnswerOptions`, as for the other options. None is the default of any, as it was in the pipeline.
-            doc_stride: Tokens.
-            max_answer_len: Tokens.
-            max_seq_len: Tokens.
-            max_question_len: Tokens.
-            handle_impossible_answer: Let no answer compete.
-            align_to_words: Widen answers to whole words.
-            others: What else the pipeline took: `data` and `X` are other names of `inputs`; `batch_size`, `num_workers`
-                and `padding` are ignored, since windows are grouped by length here and no answer depends on them.
+            inputs: In place of the names `question` and `context`: a question and a context, or a dict with these two
+                keys, or several such dicts, a list of them or a generator.
+            question: A question, or a list of questions.
+            context: The document, or one document for each question. A single document serves all questions.
+            options: Any field of `AnswerOptions`, such as `top_k=3`. None means the default, as in the old pipeline.
+                The pipeline's `data` and `X` are accepted as names of `inputs`; its `batch_size`, `num_workers` and
+                `padding` are ignored.
 
         Returns:
-            For one question an `Answer`, or with top_k > 1 a list of them, best first; for a list of questions (be it
-            of one) a list of those. An empty context gives the empty answer.
+            For one question an `Answer`, or a list of them, best first, if top_k > 1. For a list of questions, even of
+            length 1, a list of these. An empty context gives the empty answer.
 
         Raises:
-            UserError: Inputs or options that cannot be answered with.
+            UserError: An input or option is not valid.
         """
-        named: dict[str, Any] = {
-            "top_k": top_k,
-            "doc_stride": doc_stride,
-            "max_answer_len": max_answer_len,
-            "max_seq_len": max_seq_len,
-            "max_question_len": max_question_len,
-            "handle_impossible_answer": handle_impossible_answer,
-            "align_to_words": align_to_words,
-        }
-        pairs, single = _pairs(_inputs_of(inputs, others, named), question, context)
-        options = AnswerOptions(**{name: value for name, value in named.items() if value is not None})
+        names = [field.name for field in fields(AnswerOptions)]
+        values = {name: options.pop(name) for name in names if name in options}
+        pairs, single = _pairs(_inputs_of(inputs, options, names), question, context)
+        chosen = AnswerOptions(**{name: value for name, value in values.items() if value is not None})
         results: list[Any] = []
-        for (asked, document), answers in zip(pairs, self.answer_pairs(pairs, options), strict=True):
+        for pair, answers in zip(pairs, self.answer_pairs(pairs, chosen), strict=True):
             if isinstance(answers, str):
                 raise UserError(answers)
-            if options.top_k == 1:
-                results.append(ShownAnswer(answers[0], document, asked))
-            else:
-                results.append(ShownAnswers(answers, document, asked))
+            results.append(ShownAnswer(answers[0], *pair) if chosen.top_k == 1 else ShownAnswers(answers, *pair))
         return results[0] if single else results
 
     def answer_pairs(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> list[Result]:
-        """Answer pairs of a question and a context together.
+        """Answer E pairs of a question and a context together.
 
         Args:
-            pairs: E pairs.
-            options: For all of them.
+            pairs: The pairs [E].
+            options: Options for all of them.
 
         Returns:
-            For each pair its answers, best first and at least one, or why it cannot be answered.
+            For each pair its answers, best first and at least one, or the reason why it was rejected.
 
         Raises:
             UserError: The options do not fit the model.
         """
-        return answer_prepared(self.predict, [self.prepare(pairs, options)])[0]
+        prepared = self.prepare(pairs, options)
+        spans = best_spans(self.predict, [prepared.job])[0] if prepared.job else None
+        return results_of(prepared, spans)
 
     def prepare(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> Prepared:
-        """The first half of `answer_pairs`, without the model; threads may call it at a time."""
+        """Do the part of `answer_pairs` that needs no model. Several threads may call this at once."""
         return prepare(pairs, options, self.encoder, self.max_positions, self.max_windows)
 
 
-def answer_prepared(predict: Predict, jobs: Sequence[Prepared]) -> list[list[Result]]:
-    """Answer what was prepared, the windows of all jobs in one call of `predict`; their options may differ.
-
-    Args:
-        predict: Features in chunks to batches of logits.
-        jobs: Of one model.
-
-    Returns:
-        For each job and each of its pairs its answers, best first and at least one, or why it cannot be answered.
-    """
-    found = iter(best_spans(predict, [job.job for job in jobs if job.job is not None]))
-    return [results_of(job, None if job.job is None else next(found)) for job in jobs]
-
-
 def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:
-    """For each pair its answers, best first and at least one, or why it cannot be answered.
+    """Return for each pair its answers, best first and at least one, or the reason why it was rejected.
 
     Args:
         prepared: The pairs.
-        spans: What was found for those that have windows; None where none has.
+        spans: The best spans of the pairs that have windows; None if no pair has any.
     """
-    given: list[Result] = [[_null(1.0)] if refusal is None else refusal for refusal in prepared.refusals]
+    results: list[Result] = [[_null(1.0)] if rejection is None else rejection for rejection in prepared.rejections]
     if spans is not None:
         for row, answers in zip(prepared.rows, _ranked(spans, prepared.contexts, prepared.options), strict=True):
-            given[row] = answers
-    return given
+            results[row] = answers
+    return results
 
 
 def max_positions_of(folder: Path) -> int:
-    """Longest input in tokens of a model folder, by its config.json and tokenizer_config.json."""
+    """Return the longest input of a model folder in tokens, from its config.json and tokenizer_config.json."""
     config = folder_config(folder)
-    about = Fields(read_object(folder, "tokenizer_config.json") or {}, "tokenizer_config.json")
-    if about.raw.get("model_max_length") is None:
+    tokenizer = Fields(read_object(folder, "tokenizer_config.json") or {}, "tokenizer_config.json")
+    if tokenizer.raw.get("model_max_length") is None:
         return config.max_length
-    return int(min(config.max_length, about.number("model_max_length", 1, least=1)))
+    return int(min(config.max_length, tokenizer.number("model_max_length", 1, least=1)))
 
 
-def _inputs_of(inputs: tuple[Any, ...], others: dict[str, Any], known: Iterable[str]) -> tuple[Any, ...]:
-    """The inputs of a call by position, or by the other names that the pipeline had for them."""
+def _inputs_of(inputs: tuple[Any, ...], others: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
+    """Return a call's positional inputs, which the pipeline also accepted under the names `data` and `X`.
+
+    Args:
+        inputs: The positional inputs.
+        others: Keyword arguments that are not options.
+        names: The names of the options, for the error message.
+
+    Raises:
+        UserError: A keyword argument is unknown, or inputs came in both ways.
+    """
     for name, value in others.items():
         if name == "topk":
             raise UserError("the number of answers must be given as top_k; received topk: rename it")
         if name in ("data", "X"):
             if inputs:
-                raise UserError(f"inputs must come by position or by name; received both, {name} too: leave one out")
+                raise UserError(
+                    f"inputs must come by position or by name; received both, {name} and others: leave one out"
+                )
             inputs = (value,)
         elif name not in _IGNORED:
             raise UserError(
-                f"an option must be one of {', '.join(known)}; received {name[:40]}: leave it out, or mend its name"
+                f"an option must be one of {', '.join(names)}; received {name[:40]}: remove it or correct its name"
             )
     return inputs
 
 
 def _pairs(inputs: tuple[Any, ...], question: Any, context: Any) -> tuple[list[tuple[Any, Any]], bool]:
-    """The pairs of a call, and whether it asked a single question."""
+    """Return the pairs of question and context in a call, and whether it asked a single question.
+
+    Raises:
+        UserError: The inputs have none of the accepted forms.
+    """
     if inputs and (question is not None or context is not None):
         raise UserError("inputs must come by position or by name; received both: leave one out")
     if len(inputs) == 2 and isinstance(inputs[0], str):
         question, context = inputs
     elif inputs:
-        single = len(inputs) == 1 and isinstance(inputs[0], dict)
-        many = len(inputs) == 1 and isinstance(inputs[0], Iterable) and not isinstance(inputs[0], dict | str | bytes)
-        given = list(inputs[0]) if many else list(inputs)
-        for item in given:
-            if not isinstance(item, dict) or not {"question", "context"} <= item.keys():
-                has = f"a dict with {', '.join(map(str, item))[:80]}" if isinstance(item, dict) else type(item).__name__
-                raise UserError(f"each input must be a dict with question and context; received {has}")
-        return [(item["question"], item["context"]) for item in given], single
+        return _pairs_of_dicts(inputs)
     if question is None or context is None:
         raise UserError(
-            f"a question and a context must be given; received no {'question' if question is None else 'context'}"
+            "a question and a context are needed; received no "
+            f"{'question' if question is None else 'context'}: pass both"
         )
     if isinstance(question, str) and isinstance(context, str):
         return [(question, context)], True
-    questions = [question] if isinstance(question, str) else _texts("question", question)
-    contexts = [context] * len(questions) if isinstance(context, str) else _texts("context", context)
+    questions = [question] if isinstance(question, str) else _listed("question", question)
+    contexts = [context] * len(questions) if isinstance(context, str) else _listed("context", context)
     if len(questions) != len(contexts):
         raise UserError(
-            f"questions and contexts must be of one number; received {len(questions)} and {len(contexts)}: "
-            "give one context for each question, or a single one for all"
+            f"there must be as many contexts as questions; received {len(questions)} questions and {len(contexts)} "
+            "contexts: pass one context for each question, or a single one for all"
         )
     return list(zip(questions, contexts, strict=True)), False
 
 
-def _texts(name: str, given: Any) -> list[Any]:
-    """What was given as a list; whether its items are texts is looked at later, in each pair alone."""
-    # A dict would give its keys, bytes their numbers, and a set no order.
-    if isinstance(given, Mapping | Set | bytes | bytearray | memoryview) or not isinstance(given, Iterable):
+def _pairs_of_dicts(inputs: tuple[Any, ...]) -> tuple[list[tuple[Any, Any]], bool]:
+    """Do as `_pairs` for inputs that are dicts with question and context."""
+    single = len(inputs) == 1 and isinstance(inputs[0], dict)
+    many = len(inputs) == 1 and isinstance(inputs[0], Iterable) and not isinstance(inputs[0], dict | str | bytes)
+    items = list(inputs[0]) if many else list(inputs)
+    for item in items:
+        if not isinstance(item, dict) or not {"question", "context"} <= item.keys():
+            kind = f"a dict with {', '.join(map(str, item))[:80]}" if isinstance(item, dict) else type(item).__name__
+            raise UserError(f"each input must be a dict with question and context; received {kind}")
+    return [(item["question"], item["context"]) for item in items], single
+
+
+def _listed(name: str, texts: Any) -> list[Any]:
+    """Return an iterable of texts as a list. `questions.prepare` checks later whether its items are texts.
+
+    Raises:
+        UserError: The value is not iterable, or iterating it would not give its texts in order.
+    """
+    # A dict would give its keys, bytes their numbers, and a set has no order.
+    if isinstance(texts, Mapping | Set | bytes | bytearray | memoryview) or not isinstance(texts, Iterable):
         raise UserError(
-            f"{name} must be a text or a list of texts; received {type(given).__name__} {shown(given)}: give texts"
+            f"{name} must be a text or a list of texts; received {type(texts).__name__} {shown(texts)}: pass texts"
         )
-    return list(given)
+    return list(texts)
 
 
 def _null(score: float) -> Answer:
@@ -301,17 +293,17 @@ def _null(score: float) -> Answer:
 
 
 def _ranked(spans: BestSpans, contexts: list[str], options: AnswerOptions) -> Iterator[list[Answer]]:
-    """The answers of each example, best first."""
-    shares, null_shares = spans.probabilities()
+    """Yield the answers of each example, best first."""
+    probabilities, null_probabilities = spans.probabilities()
     null_ranks = spans.null_rank().tolist()
     for row, context in enumerate(contexts):
         lead = len(context) - len(context.lstrip())
         count = int(spans.count[row])
-        columns = (shares, spans.char_start + lead, spans.char_end + lead)
+        columns = (probabilities, spans.char_start + lead, spans.char_end + lead)
         answers: list[Answer] = [
-            {"score": share, "start": start, "end": end, "answer": context[start:end]}
-            for share, start, end in zip(*(column[row, :count].tolist() for column in columns), strict=True)
+            {"score": score, "start": start, "end": end, "answer": context[start:end]}
+            for score, start, end in zip(*(column[row, :count].tolist() for column in columns), strict=True)
         ]
         if options.handle_impossible_answer or not count:
-            answers.insert(null_ranks[row], _null(float(null_shares[row])))
+            answers.insert(null_ranks[row], _null(float(null_probabilities[row])))
         yield answers[: options.top_k]

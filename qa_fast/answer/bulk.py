@@ -1,8 +1,9 @@
-"""Many questions over many documents: files in, a folder of answers out, on this machine or on a Ray cluster.
+"""Answers all questions of some files: into one file, or into a folder of parts that can be resumed and shared out.
 
-The input is cut into blocks as for featurizing; each makes one part of the output, in the input's order, by a process
-that holds a model. A part that is whole is kept when a run goes on after it was interrupted, the index is written last,
-and no process holds more than a block's rows.
+A folder is made as shards are: the input is cut into blocks, and each block gives one part of the output, in the
+input's order, made by a process that holds a model. Parts that an interrupted run finished are kept by the next run,
+the index is written last, and no process holds more than the rows of one block. The processes may be actors on a Ray
+cluster.
 
     OUT/part-FFFFFFFF-00000.jsonl (or .parquet)   answers, in the order of the input: part by part, row by row
     OUT/rejected.jsonl                            rows that could not be answered, with reasons
@@ -16,7 +17,7 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from typing import Any
 import orjson
 
 from qa_fast import store
-from qa_fast.answer.answerer import Answerer, AnswerOptions
-from qa_fast.answer.parts import FORMATS, PART, PartMaker
-from qa_fast.builder.staging import locked, not_writable
+from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.parts import FORMATS, PART, AnswerWriter, PartMaker
+from qa_fast.builder.staging import locked
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.infer.graphs import model_key
 from qa_fast.model.files import checked_files
@@ -42,23 +44,31 @@ from qa_fast.version import __version__
 ANSWERS_INDEX = "qa_fast_answers.json"
 _REJECTED = "rejected.jsonl"
 _FORMAT_VERSION = 1
-# Bytes of input that make a part: some thousand questions, which take a core about a minute, lost at most.
+# Bytes of input for one part: some thousand questions, about a minute of one core, which is all that a stop can lose.
 PART_BYTES = 1 << 20
+# An output with one of these endings is a single file, in this format.
+_FILE_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "jsonl", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
 class BulkResult:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
-        out: The folder of answers.
-        index: What its index says.
-        up_to_date: Whether all was there already.
+        out: The file or folder of answers.
+        answered: Number of rows answered.
+        rejected: Number of rows rejected.
+        rejects: The file with the reasons; None if no row was rejected.
+        parts: Number of parts in the folder; None for a single file.
+        up_to_date: Whether the folder held all answers already.
     """
 
     out: Path
-    index: dict[str, Any]
-    up_to_date: bool
+    answered: int
+    rejected: int
+    rejects: Path | None
+    parts: int | None = None
+    up_to_date: bool = False
 
 
 def answer_all(
@@ -80,118 +90,178 @@ def answer_all(
     """Answer all questions of some files.
 
     Args:
-        model: A model folder, here or a URL, a Hub id, or "minilm".
-        source: A file or folder, here or a URL: JSON lines, JSON, Parquet or Arrow with question, context and, if
-            wanted, id; or SQuAD's nested JSON. Rows without an id are named after their place.
-        out: The folder to make, here or a URL.
-        options: For all questions.
-        form: "jsonl": id, question and the keys of `Answer`, or with top_k > 1 a list "answers" of those; "parquet":
-            the same as columns.
-        columns: Ours -> theirs.
-        precision: See `infer.open_engine`. Named together with `engine`, every machine computes alike; "auto" is each
-            machine's own choice.
+        model: A model folder, local or a URL, a Hub id, or "minilm".
+        source: A file or folder, local or a URL: JSON lines, JSON, Parquet or Arrow with the columns question, context
+            and optionally id; or SQuAD's nested JSON. Rows without an id get one from their file and line, "row-0".
+        out: Where the answers go, local or a URL. A name that ends in .jsonl (or .ndjson, .json, .txt) or .parquet is a
+            single file, with rejected rows beside it in "<name>.rejected.jsonl". Any other name is a folder of parts.
+        options: Options for all questions.
+        form: Format of a folder's parts. "jsonl" has the fields id, question and those of `Answer`, or with top_k > 1 a
+            list "answers" of these; "parquet" has the same as columns.
+        columns: Our names of columns -> the input's names.
+        precision: See `infer.open_engine`. "auto" is chosen by each machine; name precision and engine to have every
+            machine compute alike.
         engine: "auto", "keras", "openvino" or "onnx".
-        ray: On a Ray cluster, with a model an actor.
-        address: Of the cluster, see `engines.ray_data.connected`.
-        workers: Actors; None takes one for each core. They share the cores of the cluster evenly.
-        overwrite: Replace other answers in `out`.
-        report: Where to say what is done.
+        ray: Answer on a Ray cluster, with one model for each actor.
+        address: Address of the cluster; see `builder.ray_engine.connected`.
+        workers: Number of actors, which share the cores of the cluster evenly; None means one for each core.
+        overwrite: Replace other answers in the folder `out`.
+        report: Receives messages and progress.
 
     Raises:
-        UserError: For anything the user can put right; whole parts stay, for the next run.
+        UserError: A file, option or model cannot be used. Finished parts stay for the next run.
     """
-    report, options = report or Reporter(), options or AnswerOptions()
+    report, options, columns = report or Reporter(), options or AnswerOptions(), columns or {}
     if form not in FORMATS:
         raise UserError(f"--format must be one of {', '.join(FORMATS)}; received {form!r}")
-    place, folder = store.place(out), resolve_model(str(model), report.say)
-    _check_out(place)
+    place = store.place(out)
+    file_form = None if store.is_folder(place) else _FILE_FORMATS.get(place.suffix.lower())
+    if file_form and ray:
+        raise UserError(f"Ray writes answers into a folder; received --output {out}, which is a file: name a folder")
+    folder = resolve_model(str(model), report.say)
+    if not file_form:
+        _check_folder(place)
     files = [path for paths in find_splits(store.place(source)).values() for path in paths]
     files.sort(key=str)
+    if file_form:
+        writer = AnswerWriter(options, columns, file_form)
+        return _answer_to_file(writer, files, place, folder, precision, engine, report)
+
     with store.reached(files[0], "SOURCE"):
-        listed = {f"{number}/{path.name}": store.identity(path) for number, path in enumerate(files)}
-    decides = {
+        identities = {f"{number}/{path.name}": store.identity(path) for number, path in enumerate(files)}
+    decided_by = {
         "format": _FORMAT_VERSION, "version": __version__, "form": form, "model": model_key(folder),
         "tokenizer": _tokenizer_key(folder), "precision": precision, "engine": engine, "options": asdict(options),
-        "source": listed, "columns": columns or {}, "part_bytes": PART_BYTES,
+        "source": identities, "columns": columns, "part_bytes": PART_BYTES,
     }  # fmt: skip
-    fingerprint = hashlib.sha256(canonical_json(decides).encode("utf-8", "surrogateescape")).hexdigest()
-    named = str(folder) if store.is_local(store.place(str(model))) else str(model)
-    maker = PartMaker(named, precision, engine, options, columns or {}, place, fingerprint, form)
+    fingerprint = hashlib.sha256(canonical_json(decided_by).encode("utf-8", "surrogateescape")).hexdigest()
+    for_workers = str(folder) if store.is_local(store.place(str(model))) else str(model)
+    writer = AnswerWriter(options, columns, form)
+    maker = PartMaker(for_workers, precision, engine, writer, place, fingerprint)
     with locked(place):
-        there, here = _index_of(place), store.is_local(place)
-        if there is not None and there.get("fingerprint") == fingerprint:
-            damaged = [part["file"] for part in there["parts"] if not is_whole(place / part["file"], part, here)]
-            if not damaged:
-                report.say(f"{place} is up to date: same questions, model and options")
-                return BulkResult(place, there, True)
-            report.say(f"{place}: {damaged[0]} is missing or damaged, answering again")
-        elif there is not None and not overwrite:
-            raise UserError(
-                f"{place} holds answers to other questions, or of another model or other options: pass --overwrite to "
-                "replace them, or choose another --output"
-            )
+        index = _index_of(place)
+        if index is not None and _is_up_to_date(place, index, fingerprint, overwrite, report):
+            return _result(place, index, up_to_date=True)
         blocks = list(blocks_of({PART: files}, PART_BYTES))
         try:
             with store.reached(place, "--output"):
                 maker.journal.open()
-                make = _by_ray(maker, address, workers, report) if ray else _here(maker, folder, report)
-                made = dict(make(blocks))
-                index = _put_together(maker, blocks, made, decides, there)
+                if ray:
+                    made = _made_by_ray(maker, blocks, address, workers)
+                else:
+                    made = _made_here(maker, blocks, folder, report)
+                facts = {}
+                for block, block_facts in made:
+                    facts[block] = block_facts
+                    if report.progress:
+                        report.progress(PART, block_facts.rows, None)
+                return _result(place, _commit(maker, facts, decided_by))
         except BaseException as error:
-            may_go_on = not isinstance(error, UserError) or isinstance(error, UnreachableError)
-            _leave(maker, may_go_on)
+            _clean_up(maker, resumable=not isinstance(error, UserError) or isinstance(error, UnreachableError))
             if isinstance(error, OSError):
-                raise not_writable(place, error) from None
+                raise _not_writable(place, error) from None
             raise
-    return BulkResult(place, index, False)
+
+
+def _answer_to_file(
+    writer: AnswerWriter, files: list[Path], out: Path, folder: Path, precision: str, engine: str, report: Reporter
+) -> BulkResult:
+    """Answer all questions of some files into one file, which appears once it is complete."""
+
+    def progress(rows: int) -> None:
+        if report.progress:
+            report.progress(PART, rows, None)
+
+    if any(str(path) == str(out) or _is_same_file(path, out) for path in files):
+        raise UserError(f"the output must not be one of the input files; received {out} for both: name another file")
+    rejects_file = out.with_name(f"{out.stem}.rejected.jsonl")
+    try:
+        with store.whole_file(out) as local:
+            answerer = Answerer.from_pretrained(folder, precision, engine, report.say)
+            answered, rejects = writer.write(local, blocks_of({PART: files}, PART_BYTES), answerer, progress)
+            with store.reached(out, "--output"):
+                if rejects:
+                    lines = [_reject_line(reject.id, reject.reason) for reject in rejects]
+                    store.write_whole(rejects_file, b"".join(lines))
+                else:
+                    store.remove(rejects_file)
+    except OSError as error:
+        raise _not_writable(out, error) from None
+    return BulkResult(out, answered, len(rejects), rejects_file if rejects else None)
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    try:
+        return store.is_local(path) and store.is_local(other) and path.samefile(other)
+    except OSError:
+        return False
+
+
+def _reject_line(row_id: str, reason: str) -> bytes:
+    return orjson.dumps({"id": row_id, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _not_writable(out: Path, error: OSError) -> UserError:
+    return UserError(f"--output must be writable, with enough free space; {out}: {error.strerror or error}")
+
+
+def _result(out: Path, index: dict[str, Any], up_to_date: bool = False) -> BulkResult:
+    rejects = out / _REJECTED if index["rejected"] else None
+    return BulkResult(out, index["answered"], index["rejected"], rejects, len(index["parts"]), up_to_date)
+
+
+def _is_up_to_date(out: Path, index: dict[str, Any], fingerprint: str, overwrite: bool, report: Reporter) -> bool:
+    """Return whether the folder holds all answers of this run.
+
+    Raises:
+        UserError: The folder holds other answers, which may not be overwritten.
+    """
+    if index.get("fingerprint") != fingerprint:
+        if not overwrite:
+            raise UserError(
+                f"{out} holds answers to other questions, or made with another model or other options: pass "
+                "--overwrite to replace them, or choose another --output"
+            )
+        return False
+    damaged = [part["file"] for part in index["parts"] if not is_whole(out / part["file"], part, store.is_local(out))]
+    if damaged:
+        report.say(f"{out}: {damaged[0]} is missing or damaged, answering again")
+    else:
+        report.say(f"{out} is up to date: same questions, model and options")
+    return not damaged
 
 
 _Made = Iterator[tuple[Block, BlockFacts]]
 
 
-def _here(maker: PartMaker, folder: Path, report: Reporter) -> Callable[[list[Block]], _Made]:
-    """Block after block, in this process: the model takes all cores by itself."""
-
-    def run(blocks: list[Block]) -> _Made:
-        answerer = None
-        for block in blocks:
-            facts = maker.journal.finished(block)
-            if facts is None:
-                answerer = answerer or Answerer.from_pretrained(folder, maker.precision, maker.engine, report.say)
-                facts = maker.make(block, answerer)
-            if report.progress:
-                report.progress(PART, facts.rows, None)
-            yield block, facts
-
-    return run
+def _made_here(maker: PartMaker, blocks: list[Block], folder: Path, report: Reporter) -> _Made:
+    """Make one part after the other in this process, where the model uses all cores."""
+    answerer = None
+    for block in blocks:
+        facts = maker.journal.finished(block)
+        if facts is None:
+            answerer = answerer or Answerer.from_pretrained(folder, maker.precision, maker.engine, report.say)
+            facts = maker.make(block, answerer)
+        yield block, facts
 
 
-def _by_ray(
-    maker: PartMaker, address: str | None, workers: int | None, report: Reporter
-) -> Callable[[list[Block]], _Made]:
-    """Blocks shared out over actors."""
+def _made_by_ray(maker: PartMaker, blocks: list[Block], address: str | None, workers: int | None) -> _Made:
+    """Make parts with the actors of a Ray cluster; the results come in any order."""
+    from qa_fast.builder.ray_engine import connected, mapped
 
-    def run(blocks: list[Block]) -> _Made:
-        from qa_fast.builder.ray_engine import connected, mapped
+    with connected(address, workers) as actors:
+        import ray
 
-        with connected(address, workers) as actors:
-            import ray
-
-            actors = min(actors, len(blocks))
-            cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // actors)
-            jobs = [pickle.dumps(block) for block in blocks]
-            with contextlib.closing(mapped(jobs, _Reader, (maker, cores), actors, cores)) as results:
-                for result in results:
-                    block, facts = pickle.loads(result)
-                    if report.progress:
-                        report.progress(PART, facts.rows, None)
-                    yield block, facts
-
-    return run
+        actors = min(actors, len(blocks))
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // actors)
+        jobs = [pickle.dumps(block) for block in blocks]
+        with contextlib.closing(mapped(jobs, _Actor, (maker, cores), actors, cores)) as results:
+            for result in results:
+                yield pickle.loads(result)
 
 
-class _Reader:
-    """One actor: holds a model, and answers the blocks that it is given."""
+class _Actor:
+    """A Ray actor, which holds a model and answers the blocks that it receives."""
 
     def __init__(self, maker: PartMaker, cores: int) -> None:
         os.environ["QA_FAST_PROCESSORS"] = str(cores)
@@ -208,66 +278,67 @@ class _Reader:
             try:
                 facts = maker.make(block, self._answerer)
             except OSError as error:
-                raise not_writable(maker.out, error) from None
+                raise _not_writable(maker.out, error) from None
         return pickle.dumps((block, facts))
 
 
-def _put_together(
-    maker: PartMaker,
-    blocks: list[Block],
-    made: dict[Block, BlockFacts],
-    decides: dict[str, Any],
-    before: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """The index over all parts, which vouches for them; then what it does not list goes."""
+def _commit(maker: PartMaker, facts: dict[Block, BlockFacts], decided_by: dict[str, Any]) -> dict[str, Any]:
+    """Write the index over all parts, remove the parts that it does not list, and return the index."""
     out = maker.out
-    counts = {name: sum(made[block].counts[name] for block in blocks) for name in ("answered", "rejected")}
+    blocks = sorted(facts, key=lambda block: block.number)
+    counts = {name: sum(facts[block].counts[name] for block in blocks) for name in ("answered", "rejected")}
     if counts["rejected"]:
         with store.whole_file(out / _REJECTED) as local, local.open("wb") as file:
             for block in blocks:
                 for line in maker.journal.rejected(block).splitlines():
-                    said = json.loads(line)
-                    file.write(orjson.dumps({"id": said["id"], "reason": said["reason"]}) + b"\n")
+                    reject = json.loads(line)
+                    file.write(_reject_line(reject["id"], reject["reason"]))
     else:
         store.remove(out / _REJECTED)
-    parts = [{name: file[name] for name in FILE_FACTS} for block in blocks for file in made[block].files]
-    index = {"fingerprint": maker.fingerprint, "decided_by": decides, **counts, "parts": parts}
+    parts = [{name: file[name] for name in FILE_FACTS} for block in blocks for file in facts[block].files]
+    index = {"fingerprint": maker.fingerprint, "decided_by": decided_by, **counts, "parts": parts}
     store.write_json(out / ANSWERS_INDEX, index)
-    kept = {part["file"] for part in parts}
-    for name in store.names_in(out):
-        if _is_part(name) and name not in kept:
-            store.remove(out / name)
+    _remove_parts(out, kept=index)
     maker.journal.clear()
     return index
 
 
-def _leave(maker: PartMaker, may_go_on: bool) -> None:
-    """After a failure: parts that are whole stay, unless the input or the options must be mended anyway."""
+def _clean_up(maker: PartMaker, resumable: bool) -> None:
+    """Clean up after a failure. Finished parts stay, unless the input or the options must be changed anyway."""
     with contextlib.suppress(OSError, UserError):
-        noted = [name for name in store.names_in(maker.journal.folder) if name.endswith(".json")]
-        if may_go_on and noted:
+        if resumable and any(name.endswith(".json") for name in store.names_in(maker.journal.folder)):
             return
         maker.journal.clear()
-        index = _index_of(maker.out)
-        kept = {part["file"] for part in index["parts"]} if index else set()
-        for name in store.names_in(maker.out):
-            if _is_part(name) and name not in kept:
-                store.remove(maker.out / name)
+        _remove_parts(maker.out, kept=_index_of(maker.out))
 
 
-def _is_part(name: str) -> bool:
-    return name.startswith(f"{PART}-") and name.endswith(tuple(f".{form}" for form in FORMATS))
+def _remove_parts(out: Path, kept: dict[str, Any] | None) -> None:
+    """Remove the parts in a folder that an index does not list."""
+    listed = {part["file"] for part in kept["parts"]} if kept else set()
+    endings = tuple(f".{form}" for form in FORMATS)
+    for name in store.names_in(out):
+        if name.startswith(f"{PART}-") and name.endswith(endings) and name not in listed:
+            store.remove(out / name)
 
 
 def _index_of(out: Path) -> dict[str, Any] | None:
+    """Return the index of a folder of answers, or None if it has none."""
     index = store.read_json(out / ANSWERS_INDEX)
     return index if isinstance(index, dict) and isinstance(index.get("parts"), list) else None
 
 
-def _check_out(out: Path) -> None:
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that holds other files, before any work is done.
+
+    Raises:
+        UserError: The path is a file, or a folder with files that are not answers.
+    """
     with store.reached(out, "--output"):
         if store.is_file(out):
-            raise UserError(f"--output must be a folder here; received {out}, which is a file: choose another")
+            raise UserError(
+                f"--output must be a folder, or a file that ends in .jsonl or .parquet; received {out}, which is a "
+                "file: choose another"
+            )
         names = store.names_in(out) if store.is_folder(out) else []
     if names and ANSWERS_INDEX not in names and PARTIAL not in names:
         raise UserError(
@@ -277,6 +348,7 @@ def _check_out(out: Path) -> None:
 
 
 def _tokenizer_key(folder: Path) -> str:
+    """Return a hash of a model folder's tokenizer files."""
     state = hashlib.sha256()
     for path in checked_files(folder, ("tokenizer.json", "tokenizer_config.json")).values():
         with contextlib.suppress(OSError):

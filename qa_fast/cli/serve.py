@@ -1,29 +1,35 @@
-"""`qa-fast serve`: a model behind the Hub's API and a page to ask in."""
+"""`qa-fast serve`: serves a model with the Hub's API and a page for asking questions."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from qa_fast.cli.extras import needs, say
+from qa_fast.cli.records import with_records
+from qa_fast.serve.limits import KEY_VARIABLE, Limits, check_listener
 
-# Repeated from serve.limits, which the help must not wait for; a test holds them equal.
-_SECONDS, _CHARACTERS, _WAITING, _CONNECTIONS, _WINDOW_MS = 60.0, 500_000, 256, 512, 4.0
+# Room in a request body for each character: most need one to four bytes, and JSON escapes need six or twelve.
+_BYTES_PER_CHARACTER = 8
 
 
+@with_records
 def serve(
     model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
+    *,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; one that others can reach needs an API key.")
+        str, typer.Option("--host", help="Address to listen on. One that other machines can reach needs an API key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option("--port", help="Port; 0 picks a free one.", min=0, max=65535)] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(
             "--api-key",
-            envvar="QA_FAST_API_KEY",
-            help="Requests must bring it as 'Authorization: Bearer KEY'. The variable keeps it out of process lists.",
+            envvar=KEY_VARIABLE,
+            help="Key that requests must send as 'Authorization: Bearer KEY'. Set it by the environment variable to "
+            "keep it out of process lists.",
         ),
     ] = None,
     engine: Annotated[
@@ -32,40 +38,15 @@ def serve(
     precision: Annotated[
         str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16, float16 or int8.")
     ] = "auto",
-    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds that a request may take.")] = _SECONDS,
-    max_characters: Annotated[
-        int, typer.Option("--max-characters", help="Most characters of questions and documents in a request.")
-    ] = _CHARACTERS,
-    max_waiting: Annotated[
-        int, typer.Option("--max-waiting", help="Most requests that wait; one more gets status 429.")
-    ] = _WAITING,
-    max_connections: Annotated[
-        int, typer.Option("--max-connections", help="Most open connections; one more gets status 503.")
-    ] = _CONNECTIONS,
-    window_ms: Annotated[
-        float,
-        typer.Option(
-            "--window-ms",
-            help="How long a request waits for others, for the keras engine, which answers several together.",
-        ),
-    ] = _WINDOW_MS,
+    limits: Limits,
 ) -> None:
-    """Serve a model: a page at /, the Hub's question-answering API at POST /, docs at /docs."""
+    """Serve a model: a page at /, the Hub's question-answering API at POST /, documentation at /docs."""
+    limits = replace(limits, body_bytes=max(limits.body_bytes, _BYTES_PER_CHARACTER * limits.characters))
     with needs("serve", "qa-fast serve"):
         from qa_fast.serve.app import create_app
-        from qa_fast.serve.limits import Limits, check_listener
         from qa_fast.serve.model import ServedModel
-        from qa_fast.serve.server import bind, make_server, url_of
-        from qa_fast.serve.server import serve as listen
+        from qa_fast.serve.server import bind, make_server, run_server, url_of
 
-        limits = Limits(
-            body_bytes=max(Limits.body_bytes, 8 * max_characters),
-            characters=max_characters,
-            waiting=max_waiting,
-            seconds=time_limit,
-            connections=max_connections,
-            window_ms=window_ms,
-        )
         check_listener(host, api_key)
         bound = bind(host, port)
         typer.echo(f"loading {model} and warming it up …", err=True)
@@ -79,4 +60,4 @@ def serve(
             err=True,
         )
 
-    listen(make_server(create_app(served, limits, api_key), limits, started), bound)
+    run_server(make_server(create_app(served, limits, api_key), limits, started), bound)

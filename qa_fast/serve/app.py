@@ -17,7 +17,8 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from qa_fast.answer.questions import AnswerOptions
+from qa_fast.answer.answerer import Result
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import UserError
 from qa_fast.serve.batcher import Batcher, Model, QueueFullError
 from qa_fast.serve.gate import Gate
@@ -28,9 +29,9 @@ from qa_fast.serve.messages import (
     Parameters,
     Refusal,
     RefusedError,
+    message_of,
     read_json,
     refusal,
-    rule_of,
 )
 from qa_fast.serve.metrics import CONTENT_TYPE, Metrics
 from qa_fast.version import __version__
@@ -40,43 +41,43 @@ _REFUSALS = {
     401: "The API key is missing or wrong.",
     408: "The request's body did not arrive in time.",
     413: "The request is too large.",
-    415: "The body is not JSON.",
-    422: "The request cannot be answered; the rule says why.",
-    429: "Too many requests wait already.",
+    415: "The body's content type is not JSON.",
+    422: "The request is not valid. The message says why.",
+    429: "Too many requests are waiting.",
     504: "Answering took longer than the time limit.",
 }
 
 
 class Served(Model[Any], Protocol):
-    """What `ServedModel` offers to the application."""
+    """What the application needs of a model, such as `ServedModel`."""
 
     name: str
 
     @property
     def engine_name(self) -> str:
-        """What computes."""
+        """Name of the engine."""
 
     @property
     def precision(self) -> str:
-        """Of its products."""
+        """Precision of the engine's matrix products."""
 
     @property
     def cache_state(self) -> tuple[int, int, int]:
-        """Hits, misses and bytes."""
+        """Hits, misses and bytes of the token cache."""
 
     def resolve(self, options: AnswerOptions) -> AnswerOptions:
-        """The options with every number set."""
+        """Return the options with every number set; see `AnswerOptions.resolve`."""
 
 
 class _StrictRequest(Request):
-    """A request whose body is read by `read_json`."""
+    """A request whose body is parsed by `read_json`."""
 
     async def json(self) -> Any:
         return read_json(await self.body())
 
 
 class _StrictRoute(APIRoute):
-    """FastAPI's way of giving an endpoint another `Request`."""
+    """Gives endpoints a `_StrictRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -88,12 +89,12 @@ class _StrictRoute(APIRoute):
 
 
 def create_app(model: Served, limits: Limits, api_key: str | None = None) -> FastAPI:
-    """Make the application.
+    """Create the application.
 
     Args:
-        model: What answers, warmed up.
+        model: The model, warmed up.
         limits: What is accepted.
-        api_key: What requests must bring, or None.
+        api_key: The key that requests must send, or None.
     """
     metrics = Metrics(model.name, __version__, model.engine_name, model.precision, lambda: model.cache_state)
     batcher = Batcher(model, limits, metrics)
@@ -106,67 +107,50 @@ def create_app(model: Served, limits: Limits, api_key: str | None = None) -> Fas
     app = FastAPI(
         title="qa-fast",
         version=__version__,
-        description=f"Extractive question answering with {model.name}: answers are spans of the document given.",
-        docs_url=None,  # FastAPI's own pages fetch their scripts from elsewhere
+        description=f"Extractive question answering with {model.name}. Answers are spans of the document.",
+        docs_url=None,  # FastAPI's own pages load their scripts from other hosts
         redoc_url=None,
         lifespan=lifespan,
     )
     app.router.route_class = _StrictRoute
     app.add_middleware(Gate, limits=limits, api_key=api_key, metrics=metrics)
     _handle_errors(app)
-    lock = [Depends(HTTPBearer(auto_error=False, description="The server's API key."))] if api_key else []
+    key = [Depends(HTTPBearer(auto_error=False, description="The server's API key."))] if api_key else []
 
     @app.post(
         "/",
         summary="Answer questions about documents",
         response_model=list[AnswerItem] | list[list[AnswerItem]],
         responses={status: {"model": Refusal, "description": why} for status, why in _REFUSALS.items()},
-        dependencies=lock,
+        dependencies=key,
     )
     async def answer(body: AnswerRequest, request: Request) -> Response:
-        """Takes the Hub's question-answering request.
+        """Takes a request in the format of the Hub's question-answering API.
 
-        One question gives a list of answers, best first; a list of questions gives a list of such lists.
+        The response to one question is a list of answers, best first. The response to a list of questions is a list of
+        such lists.
         """
+        many = isinstance(body.inputs, list)
         questions = body.inputs if isinstance(body.inputs, list) else [body.inputs]
         pairs = [(item.question, item.context) for item in questions]
-        options = _checked(pairs, body.parameters or Parameters(), model, limits)
-        asking = asyncio.ensure_future(batcher.ask(pairs, options))
-        leaving = asyncio.ensure_future(_left(request))
-        try:
-            async with asyncio.timeout(limits.seconds):
-                await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                return Response(status_code=499)  # nobody is there to read it
-            results = asking.result()
-        except TimeoutError:
-            raise RefusedError(
-                504, f"an answer must take at most {limits.seconds:g} s; it took longer: send less text or ask later"
-            ) from None
-        except QueueFullError:
-            raise RefusedError(
-                429, f"at most {limits.waiting} requests may wait; received one more: come back in a moment"
-            ) from None
-        except Exception as error:  # the batcher has logged it
-            raise RefusedError(500, _told(error)) from None
-        finally:
-            asking.cancel()
-            leaving.cancel()
+        options = _checked_options(pairs, body.parameters or Parameters(), model, limits)
+        results = await _ask(batcher, pairs, options, request, limits)
+        if results is None:
+            return Response(status_code=499)
         for number, result in enumerate(results):
             if isinstance(result, str):
-                raise RefusedError(422, f"inputs[{number}]: {result}" if isinstance(body.inputs, list) else result)
-        found = results if isinstance(body.inputs, list) else results[0]
-        return Response(orjson.dumps(found), media_type="application/json")
+                raise RefusedError(422, f"inputs[{number}]: {result}" if many else result)
+        return Response(orjson.dumps(results if many else results[0]), media_type="application/json")
 
-    @app.get("/health", summary="Whether the server answers, what it serves, with what engine, and what it accepts")
+    @app.get("/health", summary="Status of the server, its model and engine, and the limits of requests")
     async def health() -> dict[str, Any]:
         names = ("body_bytes", "characters", "questions", "top_k", "seconds")
         accepted = {name: getattr(limits, name) for name in names}
         engine = {"engine": model.engine_name, "precision": model.precision}
         return {"status": "ok", "model": model.name, **engine, "version": __version__, "limits": accepted}
 
-    @app.get("/metrics", summary="Counters, for Prometheus", response_class=Response, dependencies=lock)
-    async def counters() -> Response:
+    @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response, dependencies=key)
+    async def metrics_text() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     @app.get("/", include_in_schema=False)
@@ -181,8 +165,49 @@ def create_app(model: Served, limits: Limits, api_key: str | None = None) -> Fas
     return app
 
 
-def _checked(pairs: list[tuple[str, str]], parameters: Parameters, model: Served, limits: Limits) -> AnswerOptions:
-    """The options, once the request is within the limits."""
+async def _ask(
+    batcher: Batcher, pairs: list[tuple[str, str]], options: AnswerOptions, request: Request, limits: Limits
+) -> list[Result] | None:
+    """Return the answers to a request, or None if its client disconnected first.
+
+    Raises:
+        RefusedError: There are no answers within the time limit, too many requests wait, or answering failed.
+    """
+    asking = asyncio.ensure_future(batcher.ask(pairs, options))
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        async with asyncio.timeout(limits.seconds):
+            await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return asking.result() if asking.done() else None
+    except TimeoutError:
+        raise RefusedError(
+            504, f"an answer must take at most {limits.seconds:g} s; it took longer: send less text or try again later"
+        ) from None
+    except QueueFullError:
+        raise RefusedError(
+            429, f"at most {limits.waiting} requests may wait; received one more: try again in a moment"
+        ) from None
+    except Exception as error:  # the batcher has logged it
+        raise RefusedError(500, _public_message(error)) from None
+    finally:
+        asking.cancel()
+        leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the client has disconnected."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _checked_options(
+    pairs: list[tuple[str, str]], parameters: Parameters, model: Served, limits: Limits
+) -> AnswerOptions:
+    """Return a request's options.
+
+    Raises:
+        RefusedError: The request is beyond a limit, or the options do not fit the model.
+    """
     if len(pairs) > limits.questions:
         raise RefusedError(
             413, f"inputs must have at most {limits.questions} questions; received {len(pairs)}: send several requests"
@@ -203,51 +228,45 @@ def _checked(pairs: list[tuple[str, str]], parameters: Parameters, model: Served
         raise RefusedError(422, str(error)) from None
 
 
-async def _left(request: Request) -> None:
-    """Returns once the client is gone."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _handle_errors(app: FastAPI) -> None:
-    """Every refusal is `{"error": rule}`."""
+    """Make every refusal a JSON object with the field "error"."""
 
-    def response(status: int, rule: str) -> Response:
+    def response(status: int, message: str) -> Response:
         headers = {"retry-after": "1"} if status == 429 else None
-        return Response(refusal(rule), status, headers, "application/json")
+        return Response(refusal(message), status, headers, "application/json")
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> Response:
-        return response(error.status_code, error.rule)
+        return response(error.status_code, error.message)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        # curl sends another content type of its own accord: such a request is told so, not called malformed.
-        kind = request.headers.get("content-type", "")
-        if not kind.partition(";")[0].strip().lower().endswith(("/json", "+json")):
-            shown = kind[:80] if kind.isprintable() and kind else "none"
+        # curl sends another content type unless told otherwise; such a body must not be called malformed.
+        content_type = request.headers.get("content-type", "")
+        if not content_type.partition(";")[0].strip().lower().endswith(("/json", "+json")):
+            received = content_type[:80] if content_type.isprintable() and content_type else "none"
             return response(
                 415,
-                f"a request's body must be JSON and its content type application/json; received {shown}: "
+                f"a request's body must be JSON and its content type application/json; received {received}: "
                 "with curl, add -H 'Content-Type: application/json'",
             )
         errors = error.errors()
         if errors[0]["type"] == "json_invalid":
-            at = errors[0]["loc"][-1]
-            return response(400, f"a request's body must be JSON; received something else, from character {at} on")
-        return response(422, rule_of(errors))
+            position = errors[0]["loc"][-1]
+            return response(400, f"a request's body must be JSON; received something else from character {position} on")
+        return response(422, message_of(errors))
 
     @app.exception_handler(HTTPException)
-    async def unanswered(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 400 and request.method == "POST":  # FastAPI found a body that is not even text
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400 and request.method == "POST":  # FastAPI could not decode the body
             return response(400, "a request's body must be JSON in UTF-8; received something else")
         return response(error.status_code, str(error.detail))
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
-        return response(500, _told(error))
+        return response(500, _public_message(error))
 
 
-def _told(error: Exception) -> str:
-    """What a client may know of a failure."""
-    return str(error) if isinstance(error, UserError) else "the server could not answer; its log says why"
+def _public_message(error: Exception) -> str:
+    """Return what a client may know about a failure."""
+    return str(error) if isinstance(error, UserError) else "the server could not answer; see its log"

@@ -1,11 +1,11 @@
-"""Requests of many clients on their way: prepared by worker threads, computed in turns by the threads of the model.
+"""Answers the requests of many clients: worker threads prepare them, and model threads compute them in turns.
 
-A request is tokenized and cut into windows as soon as it comes, while the model computes those before it. An engine
-that gains from many windows gets what waits together, up to a budget of tokens, and the first of some requests waits a
-few milliseconds for others; an engine that runs several calls side by side gets each request at once and alone. Of a
-long request only a portion is computed at a time, and others have their turn in between (see `turns`). The next turn is
-begun when the last logits of one are there, before its answers are ranked. The queue is bounded: beyond it a request is
-refused at once, instead of waiting for longer than anyone would.
+A request is tokenized and cut into windows as soon as it arrives, while the model computes earlier ones. An engine that
+is faster with many windows gets waiting requests together, up to a budget of tokens, and the first of them waits a few
+milliseconds for others. An engine that runs several calls side by side gets each request at once and alone. Of a long
+request only a portion is computed at a time, and other requests have turns in between (see `turns`). The next turn
+begins as soon as the logits of the last one exist, before its answers are ranked. The queue is bounded: a request
+beyond it is refused at once.
 """
 
 from __future__ import annotations
@@ -15,77 +15,77 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from qa_fast.answer.answerer import Result
-from qa_fast.answer.questions import AnswerOptions
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.metrics import Metrics
 from qa_fast.serve.turns import Turns
 
 Pair = tuple[str, str]
-# One more than one: a request of a few tokens does not wait for a long document's to be tokenized.
+# Threads that prepare requests: two, so that a short request does not wait while a long document is tokenized.
 PREPARERS = 2
-# Long requests under way at a time, besides those that the engine computes.
+# Long requests that may be under way in addition to those that the engine computes.
 _MORE_LONG = 3
 _log = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
-    """So many requests wait already that one more is refused."""
+    """Too many requests are waiting, so that one more is refused."""
 
 
 class AbandonedError(Exception):
-    """Nobody waits for these answers any more."""
+    """No client waits for these answers any more."""
 
 
 class Job(Protocol):
-    """What a model makes of a request, such as `reading.Reading`."""
+    """A prepared request, such as `reading.Reading`."""
 
     @property
     def tokens(self) -> int:
-        """Of all its windows."""
+        """Number of tokens in all its windows."""
 
     @property
     def next_tokens(self) -> int:
-        """Of the windows that its next turn computes; 0 once all are computed."""
+        """Number of tokens in the windows of its next turn; 0 once everything is computed."""
 
     def __len__(self) -> int:
-        """Its questions."""
+        """Number of its questions."""
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 class Model(Protocol[AnyJob]):
-    """What answers."""
+    """A model that answers requests in portions."""
 
     @property
     def at_once(self) -> int:
-        """Calls of `read` that may run at a time; 1 means that they should be given many requests."""
+        """Number of calls of `read` that may run at a time; 1 means that a call should get many requests."""
 
     def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> AnyJob:
-        """All that needs no model; called in several threads."""
+        """Do everything that needs no model. Several threads call this."""
 
     def read(self, jobs: Sequence[AnyJob], abandoned: Callable[[], bool]) -> None:
-        """Compute the next portion of each job together; on failure each is as it was.
+        """Compute the next portion of each job together. A failure leaves all jobs unchanged.
 
         Args:
-            jobs: From `prepare`; their options may differ.
-            abandoned: Whether nobody waits for any of them any more.
+            jobs: Jobs from `prepare`. Their options may differ.
+            abandoned: Returns whether no client waits for any of the jobs.
 
         Raises:
-            AbandonedError: `abandoned` was found true.
+            AbandonedError: `abandoned` returned true.
         """
 
     def results(self, job: AnyJob) -> list[Result]:
-        """The answers of a job of which all is computed; called in several threads."""
+        """Return the answers of a job that is fully computed. Several threads call this."""
 
 
 @dataclass(eq=False)
 class _Request:
-    """One request's questions; its future is done when it is answered, given up or failed."""
+    """One request's questions. Its future is done once it is answered, withdrawn or failed."""
 
     job: Any
     future: asyncio.Future[list[Result]]
@@ -95,46 +95,38 @@ class _Request:
     def __post_init__(self) -> None:
         self.long = self.job.next_tokens < self.job.tokens
 
-
-@dataclass
-class _Ahead:
-    """Tokens that are prepared and wait; preparing pauses while there are too many, so memory stays bounded."""
-
-    most: int
-    tokens: int = 0
-    room: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.add(0)
-
-    def add(self, tokens: int) -> None:
-        self.tokens += tokens
-        if self.tokens < self.most:
-            self.room.set()
-        else:
-            self.room.clear()
+    @property
+    def new_questions(self) -> int:
+        """Number of its questions if it has not begun. A request that has begun was counted then."""
+        return 0 if self.begun else len(self.job)
 
 
 class Batcher:
-    """Owns the queue, the threads that prepare and those that compute and rank.
+    """Owns the queue, the threads that prepare requests, and those that compute and rank.
 
-    Use as an async context manager; leaving it answers what was accepted, then ends the threads.
+    Use it as an async context manager. Leaving it answers all accepted requests, then ends the threads.
 
     Args:
-        model: See `Model`.
+        model: The model.
         limits: Sizes of the queue and of a batch.
-        metrics: Told of queue and batches.
+        metrics: Receives counts of the queue and of batches.
+
+    Attributes:
+        tokens_ahead: Tokens of requests that are prepared and have not begun. Preparing pauses while there are too
+            many, so that memory stays bounded.
     """
 
     def __init__(self, model: Model[Any], limits: Limits, metrics: Metrics) -> None:
         self._model = model
         self._limits = limits
         self._metrics = metrics
-        self._together = model.at_once == 1  # calls that run side by side share the engine by themselves
+        self._together = model.at_once == 1
         self._turns: Turns[_Request] = Turns(model.at_once + _MORE_LONG)
-        self._news = asyncio.Event()  # somebody is in `_turns` who was not
+        self._turns_changed = asyncio.Event()
         self._waiting = 0
-        self._ahead = _Ahead(limits.ahead_tokens)
+        self.tokens_ahead = 0
+        self._may_prepare = asyncio.Event()
+        self._may_prepare.set()
         self._open: set[asyncio.Future[list[Result]]] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._preparing = asyncio.Semaphore(PREPARERS)
@@ -157,42 +149,60 @@ class Batcher:
     async def ask(self, pairs: Sequence[Pair], options: AnswerOptions) -> list[Result]:
         """Answer one request's questions.
 
-        Cancelling the call withdraws the request: it is neither prepared nor answered, or its answering stops at the
-        next batch of windows, unless others are answered with it.
+        Cancelling the call withdraws the request: it is not prepared or answered any more, or its answering stops at
+        the next batch of windows, unless other requests are answered with it.
 
         Args:
             pairs: Questions with their documents.
-            options: For all of them, resolved for the model.
+            options: Options for all of them, resolved for the model.
 
         Returns:
-            For each pair its answers, or why it cannot be answered.
+            For each pair its answers, or the reason why it was rejected.
 
         Raises:
-            QueueFullError: Too many requests wait.
+            QueueFullError: Too many requests are waiting.
         """
         if self._waiting >= self._limits.waiting:
             raise QueueFullError
-        arrived = time.monotonic()
-        future: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        arrived = loop.time()
+        future: asyncio.Future[list[Result]] = loop.create_future()
         self._open.add(future)
         future.add_done_callback(self._open.discard)
-        self._wait(1)
+        self._count_waiting(1)
         try:
             try:
                 job = await self._prepare(pairs, options)
             except BaseException:
-                self._wait(-1)
+                self._count_waiting(-1)
                 raise
-            self._ahead.add(job.tokens)
+            self._count_ahead(job.tokens)
             self._turns.add(_Request(job, future, arrived))
-            self._news.set()
+            self._turns_changed.set()
             return await future
         finally:
-            future.cancel()  # does nothing where it is done
+            future.cancel()  # has no effect on a future that is done
+
+    def _count_waiting(self, requests: int) -> None:
+        self._waiting += requests
+        self._metrics.waiting.set(self._waiting)
+
+    def _count_ahead(self, tokens: int) -> None:
+        self.tokens_ahead += tokens
+        if self.tokens_ahead < self._limits.ahead_tokens:
+            self._may_prepare.set()
+        else:
+            self._may_prepare.clear()
+
+    def _leave_queue(self, request: _Request) -> None:
+        """Count a request as no longer waiting, if it has not begun."""
+        if not request.begun:
+            self._count_ahead(-request.job.tokens)
+            self._count_waiting(-1)
 
     async def _prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Job:
         async with self._preparing:
-            await self._ahead.room.wait()
+            await self._may_prepare.wait()
             started = time.monotonic()
             try:
                 return await asyncio.get_running_loop().run_in_executor(
@@ -212,81 +222,74 @@ class Batcher:
             task.add_done_callback(self._running.discard)
 
     async def _gather(self) -> list[_Request]:
-        """The requests whose next portions are computed together, at least one."""
+        """Wait for the requests whose next portions are computed together, and return them; at least one."""
         requests: list[_Request] = []
         while not (full := self._fill(requests)) and not requests:
-            self._news.clear()
-            await self._news.wait()
+            self._turns_changed.clear()
+            await self._turns_changed.wait()
         closes = requests[0].arrived + self._limits.window_ms / 1000
-        while not full and not any(request.begun for request in requests):  # who was computed already has waited
-            self._news.clear()
+        # A request that has begun has waited already, and others need not be waited for.
+        while not full and not any(request.begun for request in requests):
+            self._turns_changed.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), closes - time.monotonic())
+                async with asyncio.timeout_at(closes):
+                    await self._turns_changed.wait()
             except TimeoutError:
                 break
             full = self._fill(requests)
         for request in requests:
-            if not request.begun:
-                self._ahead.add(-request.job.tokens)
-                self._wait(-1)
+            self._leave_queue(request)
         return requests
 
     def _fill(self, requests: list[_Request]) -> bool:
-        """Take more requests for a turn, as far as there are and it has room; True where it has no more."""
+        """Add waiting requests to a turn while they fit. Return whether the turn has no room for more."""
         limits = self._limits
-        # Those that go on were counted when they began.
-        questions = sum(len(request.job) for request in requests if not request.begun)
+        questions = sum(request.new_questions for request in requests)
         tokens = sum(request.job.next_tokens for request in requests)
 
-        def fits(one: _Request) -> bool:
+        def fits(request: _Request) -> bool:
             return not requests or (
-                questions + (0 if one.begun else len(one.job)) <= limits.batch_questions
-                and tokens + one.job.next_tokens <= limits.batch_tokens
+                questions + request.new_questions <= limits.batch_questions
+                and tokens + request.job.next_tokens <= limits.batch_tokens
             )
 
         while True:
-            room = self._together and questions < limits.batch_questions and tokens < limits.batch_tokens
-            if requests and not room:
+            has_room = self._together and questions < limits.batch_questions and tokens < limits.batch_tokens
+            if requests and not has_room:
                 return True
-            taken = self._turns.take(fits)
-            if taken is None:
+            request = self._turns.take(fits)
+            if request is None:
                 return bool(requests and len(self._turns))
-            if not taken.future.done():
-                requests.append(taken)
-                questions += 0 if taken.begun else len(taken.job)
-                tokens += taken.job.next_tokens
-                continue
-            self._turns.done(taken)
-            if not taken.begun:
-                self._ahead.add(-taken.job.tokens)
-                self._wait(-1)
-
-    def _wait(self, requests: int) -> None:
-        self._waiting += requests
-        self._metrics.waiting.set(self._waiting)
+            if request.future.done():  # withdrawn
+                self._turns.finish(request)
+                self._leave_queue(request)
+            else:
+                requests.append(request)
+                questions += request.new_questions
+                tokens += request.job.next_tokens
 
     async def _take_turn(self, requests: list[_Request]) -> None:
-        """Compute portions together in a place that `_free` gave, give it back, and rank what is whole."""
-        questions = sum(len(request.job) for request in requests if not request.begun)
+        """Compute portions together, let the next turn begin, and rank the requests that are fully computed."""
+        questions = sum(request.new_questions for request in requests)
         if questions:
             self._metrics.batch_questions.observe(questions)
         try:
             await self._read(requests)
         finally:
-            whole = [request for request in requests if not request.job.next_tokens]
+            computed = [request for request in requests if not request.job.next_tokens]
             for request in requests:
                 request.begun = True
-                if request in whole or request.future.done():
-                    self._turns.done(request)
+                if request in computed or request.future.done():
+                    self._turns.finish(request)
                 else:
-                    self._turns.back(request)
-            self._news.set()
+                    self._turns.put_back(request)
+            self._turns_changed.set()
             self._free.release()
-        for request in whole:
+        for request in computed:
             await self._rank(request)
 
     async def _read(self, requests: list[_Request]) -> None:
-        """Compute portions; one that fails does not take the others with it."""
+        """Compute portions. If this fails, each request is computed alone, so that only the faulty one fails."""
         requests = [request for request in requests if not request.future.done()]
         if not requests:
             return
@@ -314,12 +317,12 @@ class Batcher:
         if request.future.done():
             return
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, self._model.results, request.job)
+            results = await asyncio.get_running_loop().run_in_executor(self._threads, self._model.results, request.job)
         except Exception as error:
             _fail(request, error)
             return
         if not request.future.done():
-            request.future.set_result(found)
+            request.future.set_result(results)
 
 
 def _fail(request: _Request, error: Exception) -> None:

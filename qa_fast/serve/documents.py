@@ -1,4 +1,4 @@
-"""A tokenizer that remembers: a document asked about twice is tokenized once."""
+"""A tokenizer with a cache, so that a document that is asked about twice is tokenized once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from qa_fast.buffers import offsets_of
 from qa_fast.encode import EncodedTexts, TextEncoder
 from qa_fast.schema import Int32s
 
-# Of a Python string and of an entry with its three arrays, besides their contents.
+# Memory of a Python string and of an entry with its three arrays, in addition to their contents.
 _ENTRY_BYTES = 600
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """One text's tokens: ids, first characters and ends, int32[T] each."""
+    """The T tokens of a text: ids, first characters, and one past the last characters; int32[T] each."""
 
     ids: Int32s
     char_start: Int32s
@@ -30,10 +30,10 @@ class _Tokens:
 
 
 class TokenCache:
-    """Texts with their tokens, the least recently used dropped first.
+    """A cache of the tokens of texts, which drops the least recently used first. Threads may share it.
 
     Args:
-        limit: Bytes that texts and tokens may take together.
+        limit: Most bytes that texts and tokens may take together.
     """
 
     def __init__(self, limit: int) -> None:
@@ -48,15 +48,15 @@ class TokenCache:
         return len(self._entries)
 
     def get(self, text: str) -> _Tokens | None:
-        """The tokens of a text, or None; counts the look-up."""
+        """Return the tokens of a text, or None, and count the look-up."""
         with self._lock:
-            found = self._entries.get(text)
-            if found is None:
+            tokens = self._entries.get(text)
+            if tokens is None:
                 self.misses += 1
             else:
                 self.hits += 1
                 self._entries.move_to_end(text)
-            return found
+            return tokens
 
     def put(self, text: str, tokens: _Tokens) -> None:
         """Keep a text's tokens, unless they alone exceed the limit."""
@@ -71,42 +71,40 @@ class TokenCache:
 
 
 def _size(text: str, tokens: _Tokens) -> int:
-    return 4 * len(text) + 12 * len(tokens) + _ENTRY_BYTES  # four bytes is a character's most
+    return 4 * len(text) + 12 * len(tokens) + _ENTRY_BYTES  # a character takes at most four bytes
 
 
 @dataclass(frozen=True)
-class RememberingEncoder(TextEncoder):
-    """A `TextEncoder` with a `TokenCache` before it.
+class CachingEncoder(TextEncoder):
+    """A `TextEncoder` that looks texts up in a `TokenCache` first.
 
     Attributes:
-        cache: Where tokens are kept; threads may share it.
+        cache: The cache.
     """
 
     cache: TokenCache = field(kw_only=True)
 
     @classmethod
-    def around(cls, encoder: TextEncoder, limit: int) -> RememberingEncoder:
-        """An encoder like the given one that keeps up to `limit` bytes."""
-        own = {part.name: getattr(encoder, part.name) for part in fields(TextEncoder)}
-        return cls(**own, cache=TokenCache(limit))
+    def around(cls, encoder: TextEncoder, limit: int) -> CachingEncoder:
+        """Return an encoder that gives the same tokens and caches up to `limit` bytes of them."""
+        values = {attribute.name: getattr(encoder, attribute.name) for attribute in fields(TextEncoder)}
+        return cls(**values, cache=TokenCache(limit))
 
     def encode(self, texts: pa.Array, with_chars: bool = True) -> EncodedTexts:
-        """See `TextEncoder.encode`; characters always come along."""
+        """Encode texts as `TextEncoder.encode` does. Characters are always returned."""
         wanted = texts.to_pylist()
-        known = [self.cache.get(text) for text in wanted]
-        new = [row for row, tokens in enumerate(known) if tokens is None]
-        if new:
-            fresh = super().encode(texts.take(pa.array(new)))
-            for at, row in enumerate(new):
-                of = slice(fresh.offsets[at], fresh.offsets[at + 1])
-                # Copies: a view would keep the tokens of the whole call alive.
-                tokens = _Tokens(fresh.ids[of].copy(), fresh.char_start[of].copy(), fresh.char_end[of].copy())
-                known[row] = tokens
-                self.cache.put(wanted[row], tokens)
-        found = [tokens for tokens in known if tokens is not None]
+        tokens = {text: cached for text in wanted if (cached := self.cache.get(text)) is not None}
+        missing = [text for text in dict.fromkeys(wanted) if text not in tokens]
+        if missing:
+            encoded = super().encode(pa.array(missing, pa.string()))
+            columns = (encoded.ids, encoded.char_start, encoded.char_end)
+            for text, begin, end in zip(missing, encoded.offsets[:-1], encoded.offsets[1:], strict=True):
+                # Copies: a view would keep the tokens of the whole call in memory.
+                tokens[text] = _Tokens(*(column[begin:end].copy() for column in columns))
+                self.cache.put(text, tokens[text])
+        rows = [tokens[text] for text in wanted]
         none = np.zeros(0, np.int32)
         ids, starts, ends = (
-            np.concatenate([none, *(getattr(tokens, name) for tokens in found)])
-            for name in ("ids", "char_start", "char_end")
+            np.concatenate([none, *(getattr(row, name) for row in rows)]) for name in ("ids", "char_start", "char_end")
         )
-        return EncodedTexts(ids, starts, ends, offsets_of(np.array([len(tokens) for tokens in found], np.int64)))
+        return EncodedTexts(ids, starts, ends, offsets_of(np.array([len(row) for row in rows], np.int64)))

@@ -1,99 +1,119 @@
-"""What a server accepts, and who may listen to it: every bound in one place."""
+"""What a server accepts, and who may connect to it. Every limit is declared here, once."""
 
 from __future__ import annotations
 
 import ipaddress
-import math
 from dataclasses import dataclass
 
 from qa_fast.errors import UserError
+from qa_fast.options import check_values, option
 
 KEY_VARIABLE = "QA_FAST_API_KEY"
-_POSITIVE = (
-    *("body_bytes", "characters", "questions", "waiting", "batch_tokens", "turn_tokens", "ahead_tokens", "connections"),
-    *("seconds", "header_seconds", "body_seconds", "keep_alive_seconds"),
-)
+_DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a server; each turns into a clear refusal, never into a crash or a growing memory.
+    """Limits of a server. A request beyond one is refused with a clear message; memory stays bounded.
 
-    Attributes:
-        body_bytes: Largest request body.
-        characters: Most characters of questions and documents in one request.
-        questions: Most questions in one request.
-        top_k: Most answers that may be asked for.
-        windows: Most windows that one document may be cut into; small windows with a large overlap make many.
-        waiting: Most requests that wait, from their arrival until they are being answered; one more is told to come
-            back.
-        seconds: Longest time from a request's arrival to its answer.
-        header_seconds: Longest time from a connection's opening, or a request's first byte, to the end of its headers.
-        body_seconds: Longest time that a request's body may take to arrive.
-        keep_alive_seconds: How long a connection is kept between two requests.
-        connections: Most connections at a time; one more gets status 503.
-        window_ms: How long the first of some requests waits for others to be answered together with, where the engine
-            gains from that.
-        batch_questions: Most questions answered together.
-        batch_tokens: Most tokens of windows answered together, padding not counted.
-        turn_tokens: Tokens of windows of one request that are computed before others have their turn.
-        ahead_tokens: Tokens of windows that wait for the model, at which no more requests are cut; small windows with a
-            large overlap make many of a short text.
-        cache_bytes: Memory for the tokens of documents that were asked about before.
+    Each field declares its meaning and bounds; see `qa_fast.options`. The command line has those that a user may want
+    to change.
+
+    Raises:
+        UserError: A value is out of bounds.
     """
 
-    body_bytes: int = 4 * 1024 * 1024
-    characters: int = 500_000
-    questions: int = 64
-    top_k: int = 100
-    windows: int = 1024
-    waiting: int = 256
-    seconds: float = 60.0
-    header_seconds: float = 10.0
-    body_seconds: float = 30.0
-    keep_alive_seconds: float = 15.0
-    connections: int = 512
-    window_ms: float = 4.0
-    batch_questions: int = 64
-    batch_tokens: int = 16_384
-    turn_tokens: int = 4096
-    ahead_tokens: int = 1 << 20
-    cache_bytes: int = 64 * 1024 * 1024
+    seconds: float = option(
+        60.0, "Longest time in seconds from a request's arrival to its answer.", flag="--time-limit", above=0, most=_DAY
+    )
+    characters: int = option(
+        500_000, "Most characters of questions and documents in one request.", flag="--max-characters", least=1
+    )
+    waiting: int = option(
+        256, "Most requests that wait to be answered. One more gets status 429.", flag="--max-waiting", least=1
+    )
+    connections: int = option(
+        512, "Most open connections. One more gets status 503.", flag="--max-connections", least=1
+    )
+    window_ms: float = option(
+        4.0,
+        "Time in milliseconds that a request waits for others. Only the keras engine uses it, which answers several "
+        "requests together.",
+        least=0,
+        most=1000 * _DAY,
+    )
+    body_bytes: int = option(4 * 1024 * 1024, "Largest request body in bytes.", command=False, least=1)
+    questions: int = option(64, "Most questions in one request.", command=False, least=1)
+    top_k: int = option(100, "Most answers that a request may ask for.", command=False, least=1)
+    windows: int = option(
+        1024,
+        "Most windows that one document may be cut into. Short windows with a large overlap give many.",
+        command=False,
+        least=1,
+    )
+    header_seconds: float = option(
+        10.0,
+        "Longest time in seconds from a connection's opening, or a request's first byte, to the end of its headers.",
+        command=False,
+        above=0,
+        most=_DAY,
+    )
+    body_seconds: float = option(
+        30.0, "Longest time in seconds for a request's body to arrive.", command=False, above=0, most=_DAY
+    )
+    keep_alive_seconds: float = option(
+        15.0, "Time in seconds that a connection is kept open between two requests.", command=False, above=0, most=_DAY
+    )
+    batch_questions: int = option(64, "Most questions answered together.", command=False, least=1)
+    batch_tokens: int = option(
+        16_384, "Most tokens of windows computed together, without padding.", command=False, least=1
+    )
+    turn_tokens: int = option(
+        4096,
+        "Tokens of windows of one request that are computed before other requests have a turn.",
+        command=False,
+        least=1,
+    )
+    ahead_tokens: int = option(
+        1 << 20,
+        "Tokens of windows waiting for the model above which no more requests are cut into windows. Short windows with "
+        "a large overlap make many tokens of a short text.",
+        command=False,
+        least=1,
+    )
+    cache_bytes: int = option(
+        64 * 1024 * 1024, "Memory in bytes for the tokens of documents that were asked about.", command=False, least=0
+    )
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            if not 0 < getattr(self, name) < math.inf:  # NaN, too, is not
-                value = getattr(self, name)
-                raise UserError(f"{name} must be more than 0 and finite; received {name}={value}: give another")
-        if self.window_ms < 0:
-            raise UserError(f"window_ms must not be negative; received window_ms={self.window_ms}: 0 waits for nobody")
+        check_values(self)
 
 
 def check_listener(host: str, api_key: str | None) -> None:
-    """Hold that a server without a key listens on this machine alone.
+    """Check that a server without an API key listens on this machine only.
 
     Args:
         host: Address or name to listen on.
-        api_key: The key that requests must bring, or None.
+        api_key: The key that requests must send, or None.
 
     Raises:
-        UserError: The host can be reached from elsewhere and no key is set, or the key is empty or not plain ASCII.
+        UserError: Other machines can reach the host and no key is set, or the key is empty or not plain ASCII.
     """
     if api_key is None:
         if not is_loopback(host):
             raise UserError(
-                f"a server without an API key may listen on this machine alone; received --host {host}: set "
-                f"{KEY_VARIABLE} (or --api-key), or leave --host out"
+                f"a server without an API key may listen on this machine only; received --host {host}: set "
+                f"{KEY_VARIABLE} (or --api-key), or omit --host"
             )
     elif not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
         raise UserError(
-            "an API key must be printable ASCII without spaces; received one that is empty or holds others: make one "
-            'with python -c "import secrets; print(secrets.token_urlsafe())"'
+            "an API key must be printable ASCII without spaces; received one that is empty or has other characters: "
+            'make one with python -c "import secrets; print(secrets.token_urlsafe())"'
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host; names other than localhost count as reachable."""
+    """Return whether only this machine can reach the host. Names other than localhost count as reachable."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,21 +1,23 @@
-"""The Hub's question-answering messages, as JSON and as pydantic models, and one line for what is wrong with one."""
+"""The messages of the Hub's question-answering API as pydantic models, and one-line messages for invalid requests."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import fields
+from typing import Annotated, Any, get_type_hints
 
 import orjson
 from fastapi import HTTPException
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
 
-from qa_fast.answer.questions import HIGHEST, AnswerOptions
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import shown
+from qa_fast.options import option_of
 
-# Of a number that is read at all; Python's own bound is in the thousands, and its message says nothing of JSON.
+# Longest number that is read, in digits. Python's own limit is in the thousands, and its message does not mention JSON.
 _DIGITS = 1000
-# Characters of a name that a refusal repeats.
+# Characters of an unknown name that a message repeats.
 _NAME = 40
 
 
@@ -28,31 +30,28 @@ class Question(_Strict):
 
     question: str = Field(description="The question.", examples=["When was the harbour dug?"])
     context: str = Field(
-        description="The document's text.", examples=["The harbour of Lindholm was dug in 1874 by nine families."]
+        description="The text of the document.",
+        examples=["The harbour of Lindholm was dug in 1874 by nine families."],
     )
 
 
-class Parameters(_Strict):
-    """Options, with the names and defaults of transformers' pipeline; null is the default, too."""
+def _fields_of(record: type) -> dict[str, Any]:
+    """Return a record's options as definitions for `create_model`. Each field also accepts null."""
+    types = get_type_hints(record)
+    definitions = {}
+    for field in fields(record):
+        declared = option_of(field)
+        assert declared is not None
+        info = Field(default=field.default, ge=declared.least, le=declared.most, description=declared.help)
+        definitions[field.name] = (types[field.name] | None, info)
+    return definitions
 
-    top_k: int | None = Field(
-        default=1, ge=1, le=HIGHEST, description="Answers wanted for each question; fewer where fewer can be found."
-    )
-    doc_stride: int | None = Field(
-        default=None, ge=0, le=HIGHEST, description="OVERLAP of two windows of a long document, in tokens."
-    )
-    max_answer_len: int | None = Field(default=15, ge=1, le=HIGHEST, description="Longest answer, in tokens.")
-    max_seq_len: int | None = Field(
-        default=None, ge=1, le=HIGHEST, description="Longest window, question included, in tokens."
-    )
-    max_question_len: int | None = Field(
-        default=64, ge=1, le=HIGHEST, description="A question's tokens beyond so many are cut off."
-    )
-    handle_impossible_answer: bool | None = Field(default=False, description="Let no answer, the empty text, compete.")
-    align_to_words: bool | None = Field(default=True, description="Widen answers to whole words.")
+
+class Parameters(create_model("_Parameters", __base__=_Strict, **_fields_of(AnswerOptions))):  # type: ignore[misc]
+    """Options, with the names and defaults of transformers' pipeline. Null means the default."""
 
     def options(self) -> AnswerOptions:
-        """As the answerer takes them."""
+        """Return them as the answerer takes them."""
         return AnswerOptions(**{name: value for name, value in self.model_dump().items() if value is not None})
 
 
@@ -61,69 +60,71 @@ def _form(inputs: Any) -> str:
 
 
 class AnswerRequest(_Strict):
-    """One question, or a list of them, and the options for all."""
+    """One question or a list of questions, and the options for all of them."""
 
     inputs: Annotated[
         Annotated[Question, Tag("one")] | Annotated[list[Question], Tag("many")], Discriminator(_form)
-    ] = Field(description="A question with its document, or a list of them.")
+    ] = Field(description="A question with its document, or a list of these.")
     parameters: Parameters | None = Field(default=None, description="Options for all questions of the request.")
     options: dict[str, Any] | None = Field(
-        default=None, description="Accepted, as clients of the Hub send it, and not used."
+        default=None, description="Accepted because clients of the Hub send it, and ignored."
     )
 
 
 class AnswerItem(BaseModel):
-    """An answer and its place."""
+    """An answer and its position in the document."""
 
-    answer: str = Field(description="Its text; empty for no answer.")
-    start: int = Field(description="Its first character in the document, counted in Unicode code points.")
-    end: int = Field(description="One past its last character.")
-    score: float = Field(description="Its probability among the best answers and no answer together.")
+    answer: str = Field(description="Text of the answer. The empty text means no answer.")
+    start: int = Field(description="First character in the document, counted in Unicode code points.")
+    end: int = Field(description="One past the last character.")
+    score: float = Field(description="Probability of this answer among the best answers and no answer.")
 
 
 class Refusal(BaseModel):
-    """Why a request got no answer."""
+    """The reason why a request was refused."""
 
     error: str = Field(description="The rule, what was received, and what to do.")
 
 
 class RefusedError(HTTPException):
-    """A request that gets a status of its own and a line that says the rule."""
+    """A request that is refused with this status and message."""
 
-    def __init__(self, status: int, rule: str) -> None:
-        super().__init__(status, rule)
-        self.rule = rule
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.message = message
 
 
-def refusal(rule: str) -> bytes:
-    """The body of a refusal, in the Hub's form."""
-    # A rule may name a key of the request, which may hold half a surrogate pair.
-    return orjson.dumps({"error": rule.encode(errors="backslashreplace").decode()})
+def refusal(message: str) -> bytes:
+    """Return the JSON body of a refusal, in the Hub's form."""
+    # The message may repeat a name from the request, which may hold half a surrogate pair.
+    return orjson.dumps({"error": message.encode(errors="backslashreplace").decode()})
 
 
 def read_json(body: bytes) -> Any:
-    """A request's body.
+    """Parse a request's body.
 
-    It is read more strictly than Python reads JSON: what two readers would take for two things is refused.
+    This is stricter than Python's parser: text that two parsers could understand differently is refused.
 
     Raises:
-        JSONDecodeError: It is no JSON.
-        UnicodeDecodeError: It is no text.
-        RefusedError: It names something twice, holds NaN or a number of no sane length, or is nested too deep.
+        JSONDecodeError: The body is not JSON.
+        UnicodeDecodeError: The body is not text.
+        RefusedError: The body repeats a name, holds NaN or a very long number, or is nested too deeply.
     """
     try:
         return json.loads(body, object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
     except RecursionError:
-        raise RefusedError(400, "a request's body must be JSON of few levels; received hundreds: nest less") from None
+        raise RefusedError(
+            400, "a request's body must be JSON of few levels; received hundreds of levels: nest less"
+        ) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RefusedError(400, f"a name may come once in an object; received {shown(twice)} twice: leave one out")
-    return made
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise RefusedError(400, f"a name may appear once in an object; received {shown(repeated)} twice: leave one out")
+    return values
 
 
 def _integer(digits: str) -> int:
@@ -133,32 +134,34 @@ def _integer(digits: str) -> int:
 
 
 def _constant(name: str) -> Any:
-    raise RefusedError(400, f"a request's body must be JSON; received {name}, which is no JSON number")
+    raise RefusedError(400, f"a request's body must be JSON; received {name}, which is not a JSON number")
 
 
 _KINDS = {"model_type": "an object", "model_attributes_type": "an object", "string_type": "a text"}
 
 
-def rule_of(errors: Sequence[Any]) -> str:
-    """One line for the first of pydantic's errors."""
+def message_of(errors: Sequence[Any]) -> str:
+    """Return one line about the first of pydantic's errors, and the number of further errors."""
     error = errors[0]
-    where = _path(error["loc"])
-    known = ", ".join((Parameters if where.startswith("parameters.") else AnswerRequest).model_fields)
-    if where.startswith("inputs"):
-        known = ", ".join(Question.model_fields)
+    path = _path(error["loc"])
     if error["type"] == "missing":
-        line = f"{where} must be given; received none"
+        line = f"{path} must be given; received none"
     elif error["type"] == "extra_forbidden":
-        line = f"{where} is not known; known there are {known}"
+        model: type[BaseModel] = AnswerRequest
+        if path.startswith("parameters."):
+            model = Parameters
+        elif path.startswith("inputs"):
+            model = Question
+        line = f"{path} is not known; known names are {', '.join(model.model_fields)}"
     else:
         expected = _KINDS.get(error["type"]) or str(error["msg"]).removeprefix("Input should be ")
-        line = f"{where} must be {expected}; received {_shown(error['input'])}"
+        line = f"{path} must be {expected}; received {_shown(error['input'])}"
     more = len(errors) - 1
     return f"{line} (and {more} more)" if more else line
 
 
 def _path(location: Sequence[Any]) -> str:
-    """`inputs[2].question`, from pydantic's location."""
+    """Return pydantic's location as text, such as `inputs[2].question`."""
     path = ""
     for part in location:
         if isinstance(part, int):
@@ -170,11 +173,9 @@ def _path(location: Sequence[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Short: the value where it is a number, else its kind."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
+    """Return a number, a boolean or null as JSON writes it, and the kind of any other value."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, int | float):
         return shown(value)
     kinds: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}

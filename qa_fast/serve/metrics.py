@@ -1,4 +1,4 @@
-"""What a server counts about itself, in the format of Prometheus."""
+"""Counters of a server, in the format of Prometheus."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Metrics:
     """The counters of one server, in a registry of their own.
 
     Args:
-        model: The model's name, shown with the counters.
-        version: Of qa-fast.
-        engine: What computes, such as "keras".
-        precision: Of its products, such as "float32".
-        cache_state: Gives hits, misses and bytes of the token cache.
+        model: Name of the model.
+        version: Version of qa-fast.
+        engine: Name of the engine, such as "keras".
+        precision: Precision of the engine's matrix products, such as "float32".
+        cache_state: Returns hits, misses and bytes of the token cache.
     """
 
     def __init__(
@@ -36,47 +36,48 @@ class Metrics:
             {"model": model, "version": version, "engine": engine, "precision": precision}
         )
         self.requests = Counter(
-            "qa_fast_requests", "Requests for answers, by the status they got.", ["status"], registry=self.registry
+            "qa_fast_requests",
+            "Requests for answers, by the status of their response.",
+            ["status"],
+            registry=self.registry,
         )
         self.request_seconds = Histogram(
             "qa_fast_request_seconds",
-            "From a request's arrival to its response.",
+            "Time from a request's arrival to its response.",
             buckets=_SECONDS,
             registry=self.registry,
         )
         self.model_seconds = Histogram(
-            "qa_fast_model_seconds", "Computing of one batch.", buckets=_SECONDS, registry=self.registry
+            "qa_fast_model_seconds", "Time to compute one batch.", buckets=_SECONDS, registry=self.registry
         )
         self.batch_questions = Histogram(
-            "qa_fast_batch_questions", "Questions begun in one batch.", buckets=_QUESTIONS, registry=self.registry
+            "qa_fast_batch_questions", "Questions that began in one batch.", buckets=_QUESTIONS, registry=self.registry
         )
         self.batch_tokens = Histogram(
             "qa_fast_batch_tokens",
-            "Tokens of the windows of one batch, padding not counted.",
+            "Tokens in the windows of one batch, without padding.",
             buckets=_TOKENS,
             registry=self.registry,
         )
         self.prepare_seconds = Histogram(
             "qa_fast_prepare_seconds",
-            "Tokenizing and cutting of one request.",
+            "Time to tokenize one request and cut it into windows.",
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.waiting = Gauge(
-            "qa_fast_waiting_requests", "Requests that came and are not being answered yet.", registry=self.registry
-        )
+        self.waiting = Gauge("qa_fast_waiting_requests", "Requests that wait to be answered.", registry=self.registry)
         self.abandoned = Counter(
-            "qa_fast_abandoned_requests", "Requests given up while they were answered.", registry=self.registry
+            "qa_fast_abandoned_requests", "Requests withdrawn while they were answered.", registry=self.registry
         )
         self.registry.register(_CacheCollector(cache_state))
 
     def render(self) -> bytes:
-        """All values as text."""
+        """Return all values as text."""
         return _render(self.registry)
 
 
 class _CacheCollector(Collector):
-    """Reads the token cache's own counts when asked."""
+    """Reads the counts of the token cache when metrics are rendered."""
 
     def __init__(self, cache_state: Callable[[], tuple[int, int, int]]) -> None:
         self._cache_state = cache_state

@@ -1,4 +1,4 @@
-"""A model made ready to serve: an engine, a token cache, and a stop when nobody waits."""
+"""A model for the server: an engine with a token cache, which stops computing when no client waits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qa_fast.answer.answerer import Result, max_positions_of
-from qa_fast.answer.questions import AnswerOptions, prepare
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.questions import prepare
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.infer.decode import LogitBatch
 from qa_fast.infer.spans import read_parts
 from qa_fast.schema import Features
 from qa_fast.serve.batcher import AbandonedError, Pair
-from qa_fast.serve.documents import RememberingEncoder
+from qa_fast.serve.documents import CachingEncoder
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.reading import Reading
 from qa_fast.sources import resolve_model
@@ -21,7 +22,7 @@ from qa_fast.sources import resolve_model
 if TYPE_CHECKING:
     from qa_fast.infer.engine import Engine
 
-# Several scripts, so that the encoder's check of its fast way sees more than plain letters.
+# Several scripts, so that the encoder checks its fast path with more than plain letters.
 _WARM_TEXT = "The mill's log-book, begun in 1874, is kept at the café (see p. 3): naïve, größer, маяк, 港口、灯塔。 "
 
 
@@ -29,11 +30,11 @@ class ServedModel:
     """Answers requests for a `Batcher`, in its threads.
 
     Args:
-        name: The model, as shown to clients.
-        engine: Features to logits.
+        name: Name of the model, as clients see it.
+        engine: Turns features into logits.
         encoder: The model's tokenizer.
         max_positions: Longest input of the model in tokens.
-        limits: Bounds on windows, on portions of them and on the cache.
+        limits: Limits on windows, portions and the cache.
     """
 
     def __init__(self, name: str, engine: Engine, encoder: TextEncoder, max_positions: int, limits: Limits) -> None:
@@ -41,7 +42,7 @@ class ServedModel:
         self.max_positions = max_positions
         self._limits = limits
         self._engine = engine
-        self._encoder = RememberingEncoder.around(encoder, limits.cache_bytes)
+        self._encoder = CachingEncoder.around(encoder, limits.cache_bytes)
 
     @classmethod
     def from_pretrained(
@@ -52,38 +53,38 @@ class ServedModel:
         engine: str = "auto",
         say: Callable[[str], None] | None = None,
     ) -> ServedModel:
-        """Load a model folder, a Hub id or "minilm".
+        """Load a model.
 
         Args:
-            model: Which.
+            model: A model folder, a Hub id or "minilm".
             limits: See the class.
-            precision: See `infer.open_engine`, as for the engine.
-            engine: Its name, or "auto".
+            precision: See `infer.open_engine`.
+            engine: Name of the engine, or "auto".
             say: See `infer.open_engine`.
 
         Raises:
-            UserError: No usable model or tokenizer there, or the engine cannot run it.
+            UserError: The model or its tokenizer cannot be used, or the engine cannot run it.
         """
         folder = resolve_model(model)
         encoder = load_encoder(folder)
-        from qa_fast.infer import open_engine  # what it opens may import keras
+        from qa_fast.infer import open_engine  # the engine may import keras
 
         opened = open_engine(folder, engine, precision, serving=True, say=say)
         return cls(shown_name(model, folder), opened, encoder, max_positions_of(folder), limits)
 
     @property
     def engine_name(self) -> str:
-        """What computes, such as "keras"."""
+        """Name of the engine, such as "keras"."""
         return self._engine.name
 
     @property
     def precision(self) -> str:
-        """Of the engine's products, such as "float32"."""
+        """Precision of the engine's matrix products, such as "float32"."""
         return self._engine.precision
 
     @property
     def at_once(self) -> int:
-        """Calls of `read` that may run at a time and gain from it."""
+        """Number of calls of `read` that gain from running at the same time."""
         return self._engine.at_once
 
     @property
@@ -93,19 +94,19 @@ class ServedModel:
         return cache.hits, cache.misses, cache.bytes
 
     def resolve(self, options: AnswerOptions) -> AnswerOptions:
-        """The options with every number set; see `AnswerOptions.resolve`."""
+        """Return the options with every number set; see `AnswerOptions.resolve`."""
         return options.resolve(self.max_positions, self._encoder.template.special_tokens)
 
     def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Reading:
-        """See `questions.prepare`; threads may call it at a time."""
+        """Prepare a request; see `questions.prepare`. Several threads may call this at once."""
         prepared = prepare(pairs, options, self._encoder, self.max_positions, self._limits.windows)
         return Reading(prepared, self._limits.turn_tokens)
 
     def read(self, jobs: Sequence[Reading], abandoned: Callable[[], bool] = lambda: False) -> None:
-        """See `batcher.Model`.
+        """Compute the next portion of each job; see `batcher.Model.read`.
 
         Raises:
-            AbandonedError: `abandoned` was true at the start or between two batches of windows.
+            AbandonedError: `abandoned` returned true at the start or between two batches of windows.
         """
 
         def watched(chunks: Sequence[Features]) -> Iterator[LogitBatch]:
@@ -115,22 +116,22 @@ class ServedModel:
                     if abandoned():
                         raise AbandonedError
                     yield batch
-            finally:  # now, not when the error is forgotten: what the engine has not begun need not be computed
+            finally:  # at once, so that the engine does not compute the other batches
                 if isinstance(batches, Generator):
                     batches.close()
 
         if abandoned():
             raise AbandonedError
-        read_parts(watched, [part for job in jobs if (part := job.portion()) is not None])
+        read_parts(watched, [part for job in jobs if (part := job.portion) is not None])
         for job in jobs:
             job.advance()
 
     def results(self, job: Reading) -> list[Result]:
-        """See `Reading.results`."""
+        """Return the answers of a job that is fully computed."""
         return job.results()
 
     def warm_up(self) -> None:
-        """Do once what the first requests would wait for."""
+        """Answer a question, so that the first requests do not wait for the engine to compile or allocate."""
         self._engine.warm_up()
         job = self.prepare([("Where is the log-book?", _WARM_TEXT * 40)], AnswerOptions(top_k=5))
         while job.next_tokens:
@@ -139,5 +140,5 @@ class ServedModel:
 
 
 def shown_name(model: str, folder: Path) -> str:
-    """A model's name for clients: an id as it is, of a path its last part alone."""
+    """Return a model's name for clients: a Hub id as it is, and only the last part of a path."""
     return folder.resolve().name if Path(model).exists() else model

@@ -1,14 +1,22 @@
-"""Connections with an end: each phase of one has its time, and a refusal reaches a client that is still sending.
+"""HTTP connections with a time limit for each phase, whose refusals reach clients that are still sending.
 
-uvicorn bounds the pause between two requests and nothing else: a connection that never finishes its headers, or never
-reads its answer, stays for ever. A client that is refused while it sends would see its connection reset and never read
-why, since a socket that is closed with unread input discards what was written. So such a connection is half closed
-first, and what comes is dropped for a while. How long a body may take is the gate's to say, which sees it come in.
+uvicorn limits only the pause between two requests: a connection that never completes its headers, or never reads its
+answer, stays open for ever. A client that is refused while it sends would see its connection reset and never read the
+reason, because closing a socket with unread input discards what was written. Such a connection is therefore half
+closed first, and its input is dropped for a while. The time for a body is limited by the gate, which sees it arrive.
+
+This module subclasses a private class of uvicorn (verified with uvicorn 0.54.0). Two other servers were tried with the
+situations of `tests/serve/test_protocol.py` and carry less. Granian 2.8.9 has one time limit for headers and pauses,
+closes late connections without an answer, lets connections beyond its limit wait instead of refusing them, accepts two
+Host headers, and hides a Content-Length beside Transfer-Encoding. Hypercorn 0.18.0 has no limit on connections and no
+time limit for headers of its own. Both reset a client that sends a large body before it reads its refusal.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -18,64 +26,55 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.messages import refusal
 
-# A refused client that is still sending: until it is quiet for so long, or at most so long, or so many bytes.
+# A refused client that still sends is left after a quiet time, a total time, or a number of bytes.
 QUIET_SECONDS, LINGER_SECONDS, LINGER_BYTES = 2.0, 30.0, 1 << 28
-# A client that does not read what was written to it is left after so long.
+# A client that does not read its answer is left after this time.
 UNREAD_SECONDS = 30.0
-# Beyond the limit so many connections more are told why they are refused; any further one is dropped at once.
-_TOLD = 64
+# Number of connections beyond the limit that get status 503. Any further connection is closed without an answer.
+REFUSED_CONNECTIONS = 64
 _MALFORMED = (
     "a request must be HTTP/1.1 with one Host, headers of at most 16 KiB and either one Content-Length of digits or "
     "Transfer-Encoding: chunked; received something else: correct it"
 )
 
 
-def bounded_protocol(limits: Limits) -> type[H11Protocol]:
-    """The class for uvicorn's `http`.
+def bounded_protocol(limits: Limits) -> Callable[..., asyncio.Protocol]:
+    """Return the factory of connections, for uvicorn's `http`.
 
     Args:
-        limits: Seconds of each phase, and how many connections there may be.
+        limits: Seconds of each phase, and the number of connections.
     """
-
-    class Bounded(_BoundedProtocol):
-        bounds = limits
-
-    return Bounded
+    return functools.partial(_BoundedProtocol, limits)
 
 
 class _BoundedProtocol(H11Protocol):
     """One connection."""
 
-    bounds: Limits
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self._owed: Literal["headers", "body"] | None = None
-        self._owed_timer: asyncio.TimerHandle | None = None
-        self._unread_timer: asyncio.TimerHandle | None = None
+    def __init__(self, limits: Limits, **uvicorn_arguments: Any) -> None:
+        super().__init__(**uvicorn_arguments)
+        self._limits = limits
+        self._timers = _Timers(self.loop)
+        self._awaited: Literal["headers", "body"] | None = None
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._ending = _EndingTransport(transport, self)
-        super().connection_made(self._ending)  # type: ignore[arg-type]
-        beyond = len(self.connections) - self.bounds.connections
-        if beyond > _TOLD:
+        self._closing = _ClosingTransport(transport, self, self._timers)
+        super().connection_made(self._closing)  # type: ignore[arg-type]
+        beyond = len(self.connections) - self._limits.connections
+        if beyond > REFUSED_CONNECTIONS:
             transport.abort()
         elif beyond > 0:
-            self._refuse(503, f"at most {self.bounds.connections} connections may be open; received one more: wait")
+            self._refuse(503, f"at most {self._limits.connections} connections may be open; received one more: wait")
         else:
             self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._ending.forget()
-        for timer in (self._owed_timer, self._unread_timer):
-            if timer is not None:
-                timer.cancel()
+        self._timers.stop_all()
 
     def data_received(self, data: bytes) -> None:
-        if self._ending.is_closing():
-            self._ending.drop(len(data))
+        if self._closing.is_closing():
+            self._closing.drop(len(data))
             return
         super().data_received(data)
         self._watch()
@@ -89,58 +88,57 @@ class _BoundedProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self._ending.abort)
+        self._timers.start("unread", UNREAD_SECONDS, self._closing.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
+        self._timers.stop("unread")
 
     def shutdown(self) -> None:
-        if self._ending.is_closing():
-            self._ending.abort()  # it has its response; nobody waits for what is dropped
+        if self._closing.is_closing():
+            self._closing.abort()  # the response is sent; only input that would be dropped is waited for
         else:
             super().shutdown()
 
-    def still_sends(self) -> bool:
-        """Whether the client may be in the middle of sending what nobody will read."""
+    def may_still_send(self) -> bool:
+        """Return whether the client may be sending input that will not be read."""
         return self._refused or self.conn.their_state is h11.SEND_BODY
 
-    def leave(self) -> None:
-        """Tell the application that nobody will read its answer, where it has not given one."""
+    def disconnect_application(self) -> None:
+        """Tell the application that its answer will not be read, if it is still answering."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
     def _watch(self) -> None:
-        """Keep the time of what the client owes: a request's headers, or the rest of a body already answered."""
-        owed: Literal["headers", "body"] | None = None
-        if not self._ending.is_closing():
+        """Limit the time for what the client must send next: headers, or the rest of a body already answered."""
+        awaited: Literal["headers", "body"] | None = None
+        if not self._closing.is_closing():
             if self.conn.their_state is h11.IDLE and (self.cycle is None or self.conn.trailing_data[0]):
-                owed = "headers"
+                awaited = "headers"
             elif self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete:
-                owed = "body"
-        if owed == self._owed:
-            return  # since its beginning: a byte now and then does not prolong it
-        self._owed = owed
-        if self._owed_timer is not None:
-            self._owed_timer.cancel()
-        if owed is not None:
-            seconds = self.bounds.header_seconds if owed == "headers" else self.bounds.body_seconds
-            self._owed_timer = self.loop.call_later(seconds, self._late)
+                awaited = "body"
+        if awaited == self._awaited:
+            return  # the time runs since the phase began; a byte now and then does not extend it
+        self._awaited = awaited
+        if awaited is None:
+            self._timers.stop("awaited")
+        else:
+            seconds = self._limits.header_seconds if awaited == "headers" else self._limits.body_seconds
+            self._timers.start("awaited", seconds, self._time_out)
 
-    def _late(self) -> None:
-        if self._owed == "headers" and self.conn.trailing_data[0]:
-            within = f"{self.bounds.header_seconds:g} s"
+    def _time_out(self) -> None:
+        if self._awaited == "headers" and self.conn.trailing_data[0]:
+            within = f"{self._limits.header_seconds:g} s"
             self._refuse(408, f"a request's headers must arrive within {within}; received a part of them")
-        else:  # nothing was asked, or it is answered
-            self._ending.close()
+        else:  # there is no request, or it is answered
+            self._closing.close()
 
-    def _refuse(self, status: int, rule: str) -> None:
-        """Answer in the application's place, and end the connection."""
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer in place of the application, and close the connection."""
         self._refused = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = refusal(rule)
+            body = refusal(message)
             headers = [
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
@@ -148,70 +146,84 @@ class _BoundedProtocol(H11Protocol):
             ]
             start = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode())
             for event in (start, h11.Data(body), h11.EndOfMessage()):
-                self._ending.write(self.conn.send(event) or b"")
-        self._ending.close()
+                self._closing.write(self.conn.send(event) or b"")
+        self._closing.close()
 
 
-class _EndingTransport:
-    """A transport whose `close` lets a client that still sends read what was written.
+class _ClosingTransport:
+    """A transport whose `close` gives a client that still sends the time to read what was written.
 
     Args:
-        transport: Whose; all that is not said here is its own.
-        protocol: Who knows whether the client still sends.
+        transport: The real transport, which has all other attributes.
+        protocol: Its protocol, which knows whether the client still sends.
+        timers: Timers of the connection.
     """
 
-    def __init__(self, transport: asyncio.Transport, protocol: _BoundedProtocol) -> None:
+    def __init__(self, transport: asyncio.Transport, protocol: _BoundedProtocol, timers: _Timers) -> None:
         self._transport = transport
         self._protocol = protocol
+        self._timers = timers
         self._lingers = False
         self._dropped = 0
-        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def is_closing(self) -> bool:
-        """Whether it is, or lingers."""
+        """Return whether `close` or `abort` was called."""
         return self._lingers or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close, at once or when the client had time to read."""
+        """Close the connection, at once or when the client had time to read."""
         if self.is_closing():
             return
-        self._protocol.leave()
-        if not (self._protocol.still_sends() and self._transport.can_write_eof()):
+        self._protocol.disconnect_application()
+        if not (self._protocol.may_still_send() and self._transport.can_write_eof()):
             self._transport.close()
-            self._later("unread", UNREAD_SECONDS)
+            self._timers.start("unread", UNREAD_SECONDS, self._transport.abort)
             return
         self._lingers = True
         try:
             self._transport.write_eof()
-        except OSError:  # the client is gone already
+        except OSError:  # the client has disconnected
             self._transport.abort()
             return
         self._transport.resume_reading()
-        self._later("quiet", QUIET_SECONDS)
-        self._later("most", LINGER_SECONDS)
+        self._timers.start("quiet", QUIET_SECONDS, self._transport.abort)
+        self._timers.start("linger", LINGER_SECONDS, self._transport.abort)
 
     def abort(self) -> None:
-        """Close now."""
-        self._protocol.leave()
+        """Close the connection now."""
+        self._protocol.disconnect_application()
         self._transport.abort()
 
     def drop(self, count: int) -> None:
-        """Told of bytes that came and were not read."""
+        """Count bytes that arrived after `close` and were not read."""
         self._dropped += count
         if self._dropped > LINGER_BYTES:
             self.abort()
         elif self._lingers:
-            self._later("quiet", QUIET_SECONDS)
+            self._timers.start("quiet", QUIET_SECONDS, self._transport.abort)
 
-    def forget(self) -> None:
-        """Told that the connection is gone."""
-        for timer in self._timers.values():
-            timer.cancel()
 
-    def _later(self, name: str, seconds: float) -> None:
-        if name in self._timers:
-            self._timers[name].cancel()
-        self._timers[name] = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+class _Timers:
+    """Named timers of a connection."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._handles: dict[str, asyncio.TimerHandle] = {}
+
+    def start(self, name: str, seconds: float, action: Callable[[], None]) -> None:
+        """Start a timer; one of the same name is replaced."""
+        self.stop(name)
+        self._handles[name] = self._loop.call_later(seconds, action)
+
+    def stop(self, name: str) -> None:
+        """Stop a timer if it runs."""
+        if name in self._handles:
+            self._handles.pop(name).cancel()
+
+    def stop_all(self) -> None:
+        """Stop all timers."""
+        for name in list(self._handles):
+            self.stop(name)

@@ -1,4 +1,4 @@
-"""A request's windows on their way through the model, a portion at a time."""
+"""The windows of a request, computed one portion at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from qa_fast.infer.spans import SpanPart, SpanSearch
 
 
 class Reading:
-    """Owns what was found in those windows that were computed; one thread at a time may use it.
+    """Owns the spans found so far in a request's windows. Only one thread at a time may use it.
 
     Args:
         prepared: The request's questions.
-        portion_tokens: Tokens of windows that are computed before others have their turn.
+        portion_tokens: Tokens of windows that are computed before other requests have a turn.
     """
 
     def __init__(self, prepared: Prepared, portion_tokens: int) -> None:
@@ -28,20 +28,21 @@ class Reading:
 
     @property
     def next_tokens(self) -> int:
-        """Tokens of the next portion; 0 once all are computed."""
+        """Number of tokens in the next portion; 0 once all are computed."""
         return self._left[0].tokens if self._left else 0
 
+    @property
     def portion(self) -> SpanPart | None:
-        """The next portion."""
+        """The next portion; None once all are computed."""
         return self._left[0] if self._left else None
 
     def advance(self) -> None:
-        """Told that the portion was computed."""
+        """Go on to the portion after the next one, which was computed."""
         if self._left:
             self._left.popleft()
 
     def results(self) -> list[Result]:
-        """See `answer.results_of`.
+        """Return the answers; see `answerer.results_of`.
 
         Raises:
             UserError: Logits are not finite.

@@ -1,4 +1,4 @@
-"""Listening: the socket, uvicorn, and an end that finishes what was accepted."""
+"""The listening socket, and uvicorn with a shutdown that answers all accepted requests."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from qa_fast.errors import UserError
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.protocol import bounded_protocol
 
-# Besides the time limit of a request, for writing its response.
+# Time for writing a response at shutdown, in addition to the time limit of a request.
 _GRACE_SECONDS = 5
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, not listening yet: clients are refused until the model is loaded.
+    """Return a bound socket that does not listen yet: clients are refused until the model is loaded.
 
     Raises:
-        UserError: The address is not this machine's, or the port is taken or not allowed.
+        UserError: The address belongs to another machine, or the port is taken or not allowed.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -44,18 +44,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def url_of(bound: socket.socket) -> str:
-    """Where the page is."""
+    """Return the URL of the page."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}/" if bound.family == socket.AF_INET6 else f"http://{host}:{port}/"
 
 
 def make_server(app: FastAPI, limits: Limits, started: Callable[[], None] = lambda: None) -> uvicorn.Server:
-    """A server for the application.
+    """Return a server for the application.
 
     Args:
         app: The application.
-        limits: Of connections; ending waits for those that were accepted as long as a request may take.
-        started: Called once requests are taken.
+        limits: Limits of connections. A shutdown waits for accepted requests as long as a request may take.
+        started: Called once requests are accepted.
     """
 
     class Server(uvicorn.Server):
@@ -67,9 +67,9 @@ def make_server(app: FastAPI, limits: Limits, started: Callable[[], None] = lamb
     return Server(
         uvicorn.Config(
             app,
-            http=bounded_protocol(limits),
-            ws="none",  # its connections would be bounded by nothing
-            timeout_keep_alive=limits.keep_alive_seconds,  # type: ignore[arg-type]  # any number of seconds will do
+            http=bounded_protocol(limits),  # type: ignore[arg-type]  # uvicorn only calls it
+            ws="none",  # connections of WebSockets would have no limits
+            timeout_keep_alive=limits.keep_alive_seconds,  # type: ignore[arg-type]  # uvicorn takes any number
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -78,18 +78,18 @@ def make_server(app: FastAPI, limits: Limits, started: Callable[[], None] = lamb
     )
 
 
-def serve(server: uvicorn.Server, bound: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; requests that were accepted are answered first.
+def run_server(server: uvicorn.Server, bound: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, then answer the accepted requests.
 
     Args:
-        server: From `make_server`.
-        bound: From `bind`; closed at the end.
+        server: A server from `make_server`.
+        bound: A socket from `bind`, which is closed at the end.
     """
-    # uvicorn raises the signal again when it is done, for whoever handled it before: a clean end is no failure.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    # uvicorn raises the signal again at the end, for the handler that was set before. A clean shutdown is no failure.
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.run(sockets=[bound])
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
         bound.close()

@@ -1,7 +1,7 @@
-"""Whose windows are computed next: short requests between the portions of long ones.
+"""Decides which request is computed next: short requests get turns between the portions of long ones.
 
-Requests that are new and those with more portions to come alternate, so neither waits for all of the other kind. Of
-long ones only some are under way at a time: to share the model among many makes each of them late, and memory large.
+New requests and requests that have begun alternate, so that neither kind waits for all of the other. Only some long
+requests are under way at a time: sharing the model among many would make all of them late and use much memory.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Turn(Protocol):
-    """What waits for its turn."""
+    """A request that waits for its turn."""
 
     @property
     def long(self) -> bool:
-        """Whether it needs more turns than one, from the first on."""
+        """Whether the request needs more than one turn. This never changes."""
 
 
 AnyTurn = TypeVar("AnyTurn", bound=Turn)
 
 
 class Turns(Generic[AnyTurn]):
-    """The order of turns; no thread but one may use it.
+    """The order in which requests have turns. Only one thread may use it.
 
     Args:
-        most_long: Long ones under way at a time. As long as it exceeds the turns that are taken at a time, somebody who
-            waits can always be taken.
+        most_long: Most long requests under way at a time. If this exceeds the number of turns taken at a time, `take`
+            never leaves the model idle while a request waits.
     """
 
     def __init__(self, most_long: int) -> None:
@@ -40,33 +40,34 @@ class Turns(Generic[AnyTurn]):
     def __len__(self) -> int:
         return len(self._new) + len(self._begun)
 
-    def add(self, one: AnyTurn) -> None:
-        """A new one comes."""
-        self._new.append(one)
+    def add(self, request: AnyTurn) -> None:
+        """Add a new request."""
+        self._new.append(request)
 
-    def back(self, one: AnyTurn) -> None:
-        """One that had its turn needs another."""
-        self._begun.append(one)
+    def put_back(self, request: AnyTurn) -> None:
+        """Add a request that had a turn and needs another."""
+        self._begun.append(request)
 
-    def done(self, one: AnyTurn) -> None:
-        """One that was taken needs no other turn."""
-        self._long -= one.long
+    def finish(self, request: AnyTurn) -> None:
+        """Record that a request which was taken needs no other turn."""
+        self._long -= request.long
 
     def take(self, fits: Callable[[AnyTurn], bool]) -> AnyTurn | None:
-        """Whose turn is next, if it fits; None where nobody's is."""
+        """Remove and return the request whose turn is next, if it fits; None if there is no such request."""
         new, begun = self._next_new(), self._begun[0] if self._begun else None
-        for one in (begun, new) if self._prefer_begun else (new, begun):
-            if one is not None and fits(one):
-                if one is begun:
+        for request in (begun, new) if self._prefer_begun else (new, begun):
+            if request is not None and fits(request):
+                if request is begun:
                     self._begun.popleft()
                 else:
-                    self._new.remove(one)
-                    self._long += one.long
+                    self._new.remove(request)
+                    self._long += request.long
                 if new is not None and begun is not None:
-                    self._prefer_begun = one is new
-                return one
+                    self._prefer_begun = request is new
+                return request
         return None
 
     def _next_new(self) -> AnyTurn | None:
-        """The first that may begin."""
-        return next((one for one in self._new if self._long < self._most_long or not one.long), None)
+        """Return the first new request that may begin."""
+        may_begin_long = self._long < self._most_long
+        return next((request for request in self._new if may_begin_long or not request.long), None)

@@ -10,7 +10,8 @@ import numpy as np
 import orjson
 import pytest
 
-from qa_fast.answer.answerer import Answerer, AnswerOptions, max_positions_of
+from qa_fast.answer.answerer import Answerer, max_positions_of
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.infer.decode import DEFAULT_N_BEST
@@ -82,7 +83,7 @@ def test_a_question_gets_an_answer_with_its_place(encoder: TextEncoder) -> None:
     assert type(answer["start"]) is type(answer["end"]) is int
 
 
-def test_inputs_come_in_every_form_the_pipeline_took(encoder: TextEncoder) -> None:
+def test_inputs_have_every_form_that_the_pipeline_took(encoder: TextEncoder) -> None:
     ask = pond(encoder)
     one = {"question": "where?", "context": HERON}
     single = ask(**one)
@@ -109,7 +110,7 @@ def test_top_k_gives_a_list_of_distinct_spans(encoder: TextEncoder) -> None:
     assert answers[0]["answer"] == "pond"
 
 
-def test_top_k_is_filled_though_aligned_spans_fall_together(encoder: TextEncoder) -> None:
+def test_top_k_counts_distinct_spans_after_alignment(encoder: TextEncoder) -> None:
     # Aligned, every span inside "abcdef" is the same word: only distinct results may count.
     ask = answerer(encoder, {}, {})
     answers = ask(question="x?", context="abcdef ghijkl mnopqr", top_k=6, max_answer_len=30)
@@ -120,12 +121,12 @@ def test_top_k_is_filled_though_aligned_spans_fall_together(encoder: TextEncoder
     assert len(ask(question="x?", context="abc def ghi jkl mno pqr", top_k=30, max_answer_len=30)) == 21
 
 
-def test_one_answer_where_a_list_is_asked_stays_a_list(encoder: TextEncoder) -> None:
+def test_a_single_answer_with_top_k_above_1_is_a_list(encoder: TextEncoder) -> None:
     answers = pond(encoder)(question="x?", context="p", top_k=3)
     assert [answer["answer"] for answer in answers] == ["p"]
 
 
-def test_answers_are_whole_words_if_asked(encoder: TextEncoder) -> None:
+def test_answers_are_whole_words_unless_alignment_is_off(encoder: TextEncoder) -> None:
     ask = answerer(encoder, {"r": 9}, {"o": 9})
     assert ask(question="who?", context="a heron")["answer"] == "heron"
     inside = ask(question="who?", context="a heron", align_to_words=False)
@@ -165,7 +166,7 @@ def test_no_answer_competes_only_if_asked(encoder: TextEncoder) -> None:
     assert unsure[0]["answer"] == "pond"
 
 
-def test_all_candidates_may_be_asked_for_and_no_answer_is_among_them(encoder: TextEncoder) -> None:
+def test_top_k_none_returns_all_candidates_and_no_answer(encoder: TextEncoder) -> None:
     """However unlikely it is: it says what the scores of two documents have in common."""
     ask = pond(encoder, null=-30)
     options = AnswerOptions(top_k=None, handle_impossible_answer=True)
@@ -244,13 +245,13 @@ def test_options_must_be_whole_numbers(encoder: TextEncoder, name: str, value: A
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [10**7, 2**31, 2**63, 10**40, 10**5000], ids=lambda value: str(value.bit_length()))
-def test_options_have_a_highest_number(encoder: TextEncoder, name: str, value: int) -> None:
+def test_options_have_an_upper_bound(encoder: TextEncoder, name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"{name}( .the overlap of windows.)? must be .*; received {name}=") as told:
         pond(encoder)(question="where?", context=HERON, **{name: value})
     assert len(str(told.value)) < 200
 
 
-def test_numbers_of_numpy_are_numbers(encoder: TextEncoder) -> None:
+def test_numpy_integers_are_accepted(encoder: TextEncoder) -> None:
     ask, options = pond(encoder), {"top_k": 2, "max_answer_len": 9, "max_seq_len": 60, "doc_stride": 20}
     numpys = {name: np.int16(value) for name, value in options.items()}
     assert ask(question="where?", context=HERON, **numpys) == ask(question="where?", context=HERON, **options)
@@ -288,7 +289,7 @@ def test_inputs_must_be_a_question_and_a_context(encoder: TextEncoder) -> None:
         ask({"query": "where?"})
     with pytest.raises(UserError, match="each input must be a dict with question and context; received str"):
         ask(["where?"])
-    with pytest.raises(UserError, match="must be of one number; received 2 and 1"):
+    with pytest.raises(UserError, match="as many contexts as questions; received 2 questions and 1 contexts"):
         ask(question=["where?", "why?"], context=[HERON])
     with pytest.raises(UserError, match="the question must not be empty"):
         ask(question=" ", context=HERON)
@@ -302,14 +303,14 @@ def test_inputs_must_be_a_question_and_a_context(encoder: TextEncoder) -> None:
 @pytest.mark.parametrize(
     "value", [{"This": "Is weird"}, b"where?", bytearray(b"where?"), 7, 1.5, True, {"where?"}, frozenset(["where?"])]
 )
-def test_what_is_neither_a_text_nor_a_list_of_texts_is_refused(encoder: TextEncoder, name: str, value: Any) -> None:
+def test_questions_and_contexts_must_be_texts_or_lists_of_texts(encoder: TextEncoder, name: str, value: Any) -> None:
     given = {"question": "where?", "context": HERON} | {name: value}
     with pytest.raises(UserError, match=f"^{name} must be a text or a list of texts; received {type(value).__name__} "):
         pond(encoder)(**given)
 
 
 @pytest.mark.parametrize("value", [None, b"where?", 7, float("nan"), ["where?"], {"a": 1}, {"a"}])
-def test_what_is_no_text_inside_a_list_is_refused(encoder: TextEncoder, value: Any) -> None:
+def test_items_of_lists_must_be_texts(encoder: TextEncoder, value: Any) -> None:
     ask = pond(encoder)
     for given in (
         {"question": ["where?", value], "context": [HERON, HERON]},
@@ -321,14 +322,14 @@ def test_what_is_no_text_inside_a_list_is_refused(encoder: TextEncoder, value: A
         ask({"question": "where?", "context": value})
 
 
-def test_texts_come_in_any_ordered_series(encoder: TextEncoder) -> None:
+def test_texts_may_come_in_any_ordered_iterable(encoder: TextEncoder) -> None:
     ask = pond(encoder)
     expected = ask(question=["where?", "why?"], context=HERON)
     for questions in (("where?", "why?"), np.array(["where?", "why?"]), (text for text in ("where?", "why?"))):
         assert ask(question=questions, context=HERON) == expected
 
 
-def test_what_else_the_pipeline_took(encoder: TextEncoder) -> None:
+def test_other_arguments_of_the_pipeline_are_accepted(encoder: TextEncoder) -> None:
     ask = pond(encoder)
     rows = [{"question": "where?", "context": HERON}, {"question": "why?", "context": EEL}]
     expected = ask(rows)
@@ -338,7 +339,7 @@ def test_what_else_the_pipeline_took(encoder: TextEncoder) -> None:
     assert ask(rows, **dict.fromkeys(AnswerOptions.__dataclass_fields__)) == expected  # None was the default
 
 
-def test_what_the_pipeline_called_otherwise_is_named(encoder: TextEncoder) -> None:
+def test_unknown_arguments_are_refused_by_name(encoder: TextEncoder) -> None:
     ask, row = pond(encoder), {"question": "where?", "context": HERON}
     with pytest.raises(UserError, match="the number of answers must be given as top_k; received topk: rename it"):
         ask(row, topk=3)
@@ -346,13 +347,13 @@ def test_what_the_pipeline_called_otherwise_is_named(encoder: TextEncoder) -> No
         UserError, match=r"an option must be one of top_k, doc_stride, .*; received max_answer_length: "
     ):
         ask(row, max_answer_length=3)
-    with pytest.raises(UserError, match="by position or by name; received both, data too"):
+    with pytest.raises(UserError, match="by position or by name; received both, data and others"):
         ask(row, data=row)
     with pytest.raises(UserError, match="each input must be a dict with question and context; received bytes"):
         ask(b"where?")
 
 
-def test_the_readmes_way_from_the_pipeline_runs(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_migration_example_of_the_readme_runs(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     shown = readme.partition("### Coming from `pipeline")[2].partition("```python\n")[2].partition("```")[0]
     asked: list[Any] = []
@@ -365,7 +366,7 @@ def test_the_readmes_way_from_the_pipeline_runs(encoder: TextEncoder, monkeypatc
     assert [set(answer) for answer in found["each"]] == [{"answer", "start", "end", "score"}] * 2
 
 
-def test_a_score_is_what_the_readme_says(encoder: TextEncoder) -> None:
+def test_a_score_is_a_probability_among_spans_and_no_answer(encoder: TextEncoder) -> None:
     """A share of the best spans and no answer; the pipeline's was a product of two softmaxes over a window."""
     text = "p d"
     found = answerer(encoder, {"p": 2, "d": 1}, {"p": 1, "d": 3}, null=1)(question="x?", context=text, top_k=9)
@@ -377,7 +378,7 @@ def test_a_score_is_what_the_readme_says(encoder: TextEncoder) -> None:
     )
 
 
-def test_the_model_says_how_much_it_takes(tmp_path: Path) -> None:
+def test_the_longest_input_comes_from_the_model_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a model folder must hold config\.json"):
         max_positions_of(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(TINY["roberta"]))
@@ -423,7 +424,7 @@ def test_a_model_folder_answers_as_evaluate_predicts(minilm_folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("letters", [51, 52, 82, 83, 113, 114])
-def test_a_document_may_be_held_to_a_number_of_windows(encoder: TextEncoder, letters: int) -> None:
+def test_the_number_of_windows_may_be_limited(encoder: TextEncoder, letters: int) -> None:
     # Windows of 60 tokens less "where?" and three special ones hold 51 letters; with an overlap of 20 they step by 31.
     context = "a " * letters
     model = LetterModel(encoder, {}, {})
@@ -435,7 +436,10 @@ def test_a_document_may_be_held_to_a_number_of_windows(encoder: TextEncoder, let
     if windows > 1:
         fewer = Answerer(model, encoder, max_positions=128, max_windows=windows - 1)
         refused = fewer.answer_pairs([("where?", context)], options)[0]
-        assert f"at most {windows - 1} windows; received one of {letters} tokens, which makes {windows} with" in refused
+        assert (
+            f"at most {windows - 1} windows; received a document of {letters} tokens, which gives {windows} with"
+            in refused
+        )
 
 
 def test_a_notebook_shows_answers_in_their_document(encoder: TextEncoder) -> None:

@@ -1,127 +1,170 @@
+"""Answers to files of questions in one file, with a stand-in for the model; `test_bulk` has folders of parts."""
+
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from qa_fast.answer import answer_file as module
-from qa_fast.answer.answer_file import answer_file
-from qa_fast.answer.answerer import Answerer, AnswerOptions
+from qa_fast.answer import parts
+from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.bulk import BulkResult, answer_all
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import UserError
+from tests import sample
+from tests.memory_place import memory_place
+from tests.small_runs import make_model_folder
 
 
 class Echo(Answerer):
     """Answers with the context's first word; a context of "no room" cannot be answered."""
 
     def __init__(self) -> None:
-        self.blocks: list[int] = []
+        self.calls: list[int] = []
 
     def answer_pairs(self, pairs: Any, options: AnswerOptions) -> Any:
-        self.blocks.append(len(pairs))
+        self.calls.append(len(pairs))
         results: list[Any] = []
-        for question, context in pairs:
-            if not isinstance(question, str) or context == "no room":
-                results.append("the question must be a text; received NoneType" if question is None else "too long")
+        for _, context in pairs:
+            if context == "no room":
+                results.append("too long")
                 continue
             word = context.split(" ")[0]
-            results.append([{"score": 0.5, "start": 0, "end": len(word), "answer": word}] * options.top_k)
+            answer = {"score": 0.5, "start": 0, "end": len(word), "answer": word}
+            results.append([answer] * (options.top_k or 1))
         return results
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
+    echo = Echo()
+    monkeypatch.setattr(Answerer, "from_pretrained", lambda *_: echo)
+    return echo
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     rows = [
         {"id": "a", "question": "who?", "context": "Herons nest"},
-        {"question": "wer?", "context": "Störche — nisten"},
+        {"id": 7, "question": "wer?", "context": "Störche — nisten"},
     ]
     (tmp_path / "in.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows) + "\n", "utf-8")
     return tmp_path
 
 
-def test_each_line_is_answered_in_order(folder: Path) -> None:
-    report = answer_file(Echo(), folder / "in.jsonl", folder / "out.jsonl")
-    assert (report.answered, report.rejected, report.rejects) == (2, 0, None)
-    assert lines(report.output) == [
+def run(model: Path, folder: Path, out: str = "out.jsonl", **options: Any) -> BulkResult:
+    return answer_all(model, str(folder / "in.jsonl"), folder / out, **options)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_each_line_is_answered_in_order(model: Path, folder: Path, echo: Echo) -> None:
+    assert run(model, folder) == BulkResult(folder / "out.jsonl", 2, 0, None)
+    assert lines(folder / "out.jsonl") == [
         {"id": "a", "question": "who?", "score": 0.5, "start": 0, "end": 6, "answer": "Herons"},
-        {"line": 3, "question": "wer?", "score": 0.5, "start": 0, "end": 7, "answer": "Störche"},
+        {"id": "7", "question": "wer?", "score": 0.5, "start": 0, "end": 7, "answer": "Störche"},
     ]
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
-def test_top_k_answers_stand_in_a_list(folder: Path) -> None:
-    answer_file(Echo(), folder / "in.jsonl", folder / "out.jsonl", AnswerOptions(top_k=2))
+def test_lines_without_ids_are_named_after_their_place(model: Path, folder: Path, echo: Echo) -> None:
+    (folder / "in.jsonl").write_text('{"question": "q", "context": "c d"}\n\n{"question": "q", "context": "e"}\n')
+    run(model, folder)
+    assert [(row["id"], row["answer"]) for row in lines(folder / "out.jsonl")] == [("row-0", "c"), ("row-2", "e")]
+
+
+def test_top_k_answers_are_in_a_list(model: Path, folder: Path, echo: Echo) -> None:
+    run(model, folder, options=AnswerOptions(top_k=2))
     assert [answer["answer"] for answer in lines(folder / "out.jsonl")[0]["answers"]] == ["Herons", "Herons"]
 
 
-def test_bad_lines_are_told_with_their_reason(folder: Path) -> None:
+def test_a_parquet_file_has_the_same_rows(model: Path, folder: Path, echo: Echo) -> None:
+    run(model, folder)
+    run(model, folder, "out.parquet")
+    assert pq.read_table(folder / "out.parquet").to_pylist() == lines(folder / "out.jsonl")
+
+
+def test_a_folder_of_files_gives_one_file(model: Path, folder: Path, echo: Echo) -> None:
+    sample.write(folder / "many" / "a.json", sample.squad())
+    (folder / "many" / "b.jsonl").write_text((folder / "in.jsonl").read_text())
+    result = answer_all(model, str(folder / "many"), folder / "new" / "out.ndjson")
+    assert result.answered == sample.QUESTIONS + 2
+    assert [row["id"] for row in lines(folder / "new" / "out.ndjson")[-2:]] == ["a", "7"]
+
+
+def test_a_file_elsewhere(model: Path, folder: Path, echo: Echo) -> None:
+    away = memory_place()
     with (folder / "in.jsonl").open("a") as file:
-        file.write('{"question": "who?"\n[1]\n{"id": 7, "question": "who?"}\n{}\n')
-        file.write('{"question": null, "context": "x"}\n{"id": "n", "question": "q", "context": "no room"}\n')
-    report = answer_file(Echo(), folder / "in.jsonl", folder / "out.jsonl")
-    assert (report.answered, report.rejected) == (2, 6)
-    assert report.rejects == folder / "out.rejected.jsonl"
-    found = {row["line"]: (row.get("id"), row["reason"]) for row in lines(report.rejects)}
-    assert "must be JSON; " in found[4][1]
-    assert found[5] == (None, "the line must be a JSON object; received list")
-    assert found[6] == (7, "the line must have question and context; received id, question")
-    assert found[7] == (None, "the line must have question and context; received no keys")
-    assert found[8] == (None, "the question must be a text; received NoneType")
-    assert found[9] == ("n", "too long")
-    # A clean second run leaves no reasons of the first.
+        file.write("[1]\n")
+    result = answer_all(model, str(folder / "in.jsonl"), str(away / "out.jsonl"))
+    assert result.rejects is not None
+    assert len((away / "out.jsonl").read_bytes().splitlines()) == 2
+    assert len(result.rejects.read_bytes().splitlines()) == 1
+
+
+def test_bad_lines_are_kept_with_their_reason(model: Path, folder: Path, echo: Echo) -> None:
+    with (folder / "in.jsonl").open("a") as file:
+        file.write('{"question": "who?"\n[1]\n{"id": "x", "question": "who?"}\n')
+        file.write('{"id": "n", "question": "q", "context": "no room"}\n')
+    result = run(model, folder)
+    assert (result.answered, result.rejected, result.rejects) == (2, 4, folder / "out.rejected.jsonl")
+    assert sorted((row["id"], row["reason"].partition("; ")[0]) for row in lines(folder / "out.rejected.jsonl")) == [
+        ("", "line 4 must be JSON"),
+        ("", "row 4 must be an object"),
+        ("n", "too long"),
+        ("x", "context must be text"),
+    ]
+    # A run without rejected rows removes the reasons of the last one.
     (folder / "in.jsonl").write_text('{"question": "q", "context": "c"}\n')
-    answer_file(Echo(), folder / "in.jsonl", folder / "out.jsonl")
-    assert not report.rejects.exists()
+    assert run(model, folder).rejects is None
+    assert not (folder / "out.rejected.jsonl").exists()
 
 
-def test_files_are_answered_a_block_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINES_A_BLOCK", 4)
+def test_rows_are_answered_some_at_a_time(
+    model: Path, folder: Path, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_ROWS_AT_ONCE", 4)
     (folder / "in.jsonl").write_text('{"question": "q", "context": "c d"}\n' * 10)
-    echo, done = Echo(), []
-    answer_file(echo, folder / "in.jsonl", folder / "out.jsonl", progress=done.append)
-    assert echo.blocks == [4, 4, 2]
-    assert done == [4, 8, 10]
-    monkeypatch.setattr(module, "_BYTES_A_BLOCK", 70)
-    answer_file(echo, folder / "in.jsonl", folder / "out.jsonl")
-    assert echo.blocks[3:] == [2, 2, 2, 2, 2]
+    run(model, folder)
+    assert echo.calls == [4, 4, 2]
 
 
-def test_an_empty_file_gives_an_empty_file(folder: Path) -> None:
-    (folder / "in.jsonl").write_text("\n")
-    report = answer_file(Echo(), folder / "in.jsonl", folder / "out.jsonl")
-    assert (report.answered, report.output.read_text()) == (0, "")
-
-
-def test_a_broken_run_leaves_what_was_there(folder: Path) -> None:
-    class Broken(Echo):
+def test_an_interrupted_run_leaves_the_old_file(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(Echo):
         def answer_pairs(self, pairs: Any, options: AnswerOptions) -> Any:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(Answerer, "from_pretrained", lambda *_: Interrupted())
     (folder / "out.jsonl").write_text("old")
     with pytest.raises(KeyboardInterrupt):
-        answer_file(Broken(), folder / "in.jsonl", folder / "out.jsonl")
+        run(model, folder)
     assert (folder / "out.jsonl").read_text() == "old"
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
-def test_files_must_be_usable(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"the input must be a file of JSON lines; .*none.jsonl is not there"):
-        answer_file(Echo(), folder / "none.jsonl", folder / "out.jsonl")
+def test_files_must_be_usable(model: Path, folder: Path, echo: Echo) -> None:
+    with pytest.raises(UserError, match=r"SOURCE must be .*none.jsonl, which is not there"):
+        answer_all(model, str(folder / "none.jsonl"), folder / "out.jsonl")
     with pytest.raises(
-        UserError, match=r"the output must be a file in a folder that exists; received .*: make the folder"
+        UserError, match=r"the output must not be one of the input files; received .* name another file"
     ):
-        answer_file(Echo(), folder / "in.jsonl", folder / "nowhere" / "out.jsonl")
-    with pytest.raises(UserError, match="the output must be a file in a folder"):
-        answer_file(Echo(), folder / "in.jsonl", folder)
-    with pytest.raises(UserError, match="the output must not be the input"):
-        answer_file(Echo(), folder / "in.jsonl", folder / "in.jsonl")
-    for name in ("x" * 250, "x" * 300):  # too long with the temporary name's additions, and without
-        with pytest.raises(
-            UserError, match=r"the input must be a file to read and the output one to write; .*: File name"
-        ):
-            answer_file(Echo(), folder / "in.jsonl", folder / name)
+        run(model, folder, "in.jsonl")
+    (folder / "link.jsonl").symlink_to(folder / "in.jsonl")
+    with pytest.raises(UserError, match="the output must not be one of the input files"):
+        run(model, folder, "link.jsonl")
+    assert echo.calls == []
+    for name in ("x" * 250 + ".jsonl", "x" * 300 + ".jsonl"):  # too long with the temporary name's ending, and without
+        with pytest.raises(UserError, match=r"--output must be writable, with enough free space; .*: File name too"):
+            run(model, folder, name)
+    with pytest.raises(UserError, match=r"Ray writes answers into a folder; received --output .*: name a folder"):
+        run(model, folder, ray=True)

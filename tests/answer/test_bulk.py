@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from qa_fast import store
 from qa_fast.answer import bulk
-from qa_fast.answer.answerer import Answerer, AnswerOptions
+from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.bulk import answer_all
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.cli.app import app
 from qa_fast.errors import UserError
 from qa_fast.progress import Reporter
@@ -38,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three kinds of files, in all some thirty questions and two that cannot be answered; several parts of each."""
+    """Files of three kinds, with about thirty questions and two rows that cannot be answered; several parts of each."""
     monkeypatch.setattr(bulk, "PART_BYTES", 1200)
     rows = [{"id": f"{row['id']}-{i}", "question": row["question"], "context": row["context"]}
             for i in range(3) for row in sample.rows()]  # fmt: skip
@@ -67,14 +68,15 @@ def parts(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_answers_are_those_of_one_call_in_the_input_s_order(tmp_path: Path, source: Path, model: Path) -> None:
+def test_answers_equal_those_of_one_call_in_the_order_of_the_input(tmp_path: Path, source: Path, model: Path) -> None:
     steps: list[int] = []
     report = Reporter(progress=lambda _, rows, __: steps.append(rows))
     result = answer_all(model, str(source), tmp_path / "out", **FIXED, report=report)
     found = parts(tmp_path / "out")
-    assert len(result.index["parts"]) > 8
-    assert (result.index["answered"], result.index["rejected"]) == (5 * sample.QUESTIONS - 1, 2)
-    assert sum(steps) == 5 * sample.QUESTIONS
+    assert result.parts is not None
+    assert result.parts > 8
+    assert (result.answered, result.rejected) == (5 * sample.QUESTIONS - 1, 2)
+    assert sum(steps) == 5 * sample.QUESTIONS + 1
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert [line["id"] for line in rejected] == [f"{sample.rows()[3]['id']}-0", ""]
     assert f"line {3 * sample.QUESTIONS + 2}" in rejected[1]["reason"]
@@ -89,7 +91,7 @@ def test_answers_are_those_of_one_call_in_the_input_s_order(tmp_path: Path, sour
         assert {key: row[key] for key in KEYS} == pytest.approx(answers[0])
 
 
-def test_parquet_several_answers_other_columns_and_places_elsewhere(tmp_path: Path, source: Path, model: Path) -> None:
+def test_parquet_several_answers_other_columns_and_urls(tmp_path: Path, source: Path, model: Path) -> None:
     answer_all(model, str(source), tmp_path / "lines", AnswerOptions(top_k=2), **FIXED)
     answer_all(model, str(source), tmp_path / "columns", AnswerOptions(top_k=2), form="parquet", **FIXED)
     assert parts(tmp_path / "lines") == parts(tmp_path / "columns")
@@ -103,12 +105,12 @@ def test_parquet_several_answers_other_columns_and_places_elsewhere(tmp_path: Pa
         assert [row["question"] for row in parts(away / form)] == [row["q"] for row in renamed]
 
 
-def test_a_second_run_does_nothing_and_another_refuses(tmp_path: Path, source: Path, model: Path) -> None:
+def test_a_second_run_does_nothing_and_other_options_are_refused(tmp_path: Path, source: Path, model: Path) -> None:
     out = tmp_path / "out"
     answer_all(model, str(source), out, **FIXED)
     before = parts(out)
     assert answer_all(model, str(source), out, **FIXED).up_to_date
-    with pytest.raises(UserError, match=r"holds answers to other questions, .* pass --overwrite to replace them"):
+    with pytest.raises(UserError, match=r"holds answers to other questions, .*: pass --overwrite to replace them"):
         answer_all(model, str(source), out, AnswerOptions(max_answer_len=2), **FIXED)
     assert parts(out) == before
     victim = next(out.glob("part-*-00002.jsonl"))
@@ -122,14 +124,18 @@ def test_a_second_run_does_nothing_and_another_refuses(tmp_path: Path, source: P
     assert len(parts(out)) == len(before) - sample.QUESTIONS
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
-    for place, message in ((tmp_path / "mine", "holds other files .thesis.tex"), (source / "a.jsonl", "is a file")):
+    (tmp_path / "plain").write_text("mine")
+    for place, message in (
+        (tmp_path / "mine", "holds other files .thesis.tex"),
+        (tmp_path / "plain", "which is a file"),
+    ):
         with pytest.raises(UserError, match=message):
             answer_all(model, str(source), place, **FIXED)
     with pytest.raises(UserError, match="--format must be one of jsonl, parquet; received 'csv'"):
         answer_all(model, str(source), out, form="csv")
 
 
-def test_whole_parts_are_kept(tmp_path: Path, source: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_parts_are_kept(tmp_path: Path, source: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer_all(model, str(source), tmp_path / "whole", **FIXED)
     out, real, made = tmp_path / "out", bulk.PartMaker.make, []
 
@@ -156,13 +162,13 @@ def test_whole_parts_are_kept(tmp_path: Path, source: Path, model: Path, monkeyp
     assert not list(tmp_path.glob("bad/part-*"))
 
 
-def test_a_killed_run_goes_on(tmp_path: Path, source: Path, model: Path) -> None:
+def test_a_killed_run_is_resumed(tmp_path: Path, source: Path, model: Path) -> None:
     answer_all(model, str(source), tmp_path / "whole", **FIXED)
     script = (
-        "import sys\nfrom qa_fast import bulk\nbulk.PART_BYTES = 1200\nreal = bulk.PartMaker.make\n"
-        "def told(maker, block, answerer):\n"
+        "import sys\nfrom qa_fast.answer import bulk\nbulk.PART_BYTES = 1200\nreal = bulk.PartMaker.make\n"
+        "def reporting(maker, block, answerer):\n"
         "    facts = real(maker, block, answerer)\n    print(block.number, flush=True)\n    return facts\n"
-        "bulk.PartMaker.make = told\n"
+        "bulk.PartMaker.make = reporting\n"
         "bulk.answer_all(sys.argv[1], sys.argv[2], sys.argv[3], precision='float32', engine='onnx')\n"
     )
     out = tmp_path / "out"
@@ -185,14 +191,14 @@ def test_the_command(tmp_path: Path, source: Path, model: Path) -> None:
                "--engine", "onnx", "--precision", "float32"]  # fmt: skip
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "answered, in" in result.output
+    assert "answered in" in result.output
     assert "2 rejected, with reasons" in result.output
     again = CliRunner().invoke(app, [*command, "--json"])
     assert json.loads(again.stdout.splitlines()[-1])["up_to_date"] is True
     assert parts(tmp_path / "out")
 
 
-def test_the_same_on_ray(tmp_path: Path, source: Path, model: Path) -> None:
+def test_ray_makes_the_same_files(tmp_path: Path, source: Path, model: Path) -> None:
     ray = pytest.importorskip("ray")
     answer_all(model, str(source), tmp_path / "here", **FIXED)
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])

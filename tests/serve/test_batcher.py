@@ -8,21 +8,32 @@ import pytest
 
 pytest.importorskip("prometheus_client")
 
-from qa_fast.answer.answerer import AnswerOptions
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.serve.batcher import PREPARERS, Batcher, QueueFullError
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.metrics import Metrics
-from tests.serve_doubles import KeywordModel
+from tests.serve_doubles import PATIENCE, KeywordModel, SteppedLoop, words_in
 
 OPTIONS = AnswerOptions(top_k=1)
+
+
+# Longer than any test takes; a test moves the clock instead of waiting for it.
+WINDOW_MS = 1000 * 2 * PATIENCE
 
 
 def run(model: KeywordModel, limits: Limits, work: Callable[[Batcher], Awaitable[Any]]) -> Any:
     async def inside() -> Any:
         async with Batcher(model, limits, Metrics("m", "1", "e", "p", lambda: (0, 0, 0))) as batcher:
-            return await asyncio.wait_for(work(batcher), 10)
+            return await asyncio.wait_for(work(batcher), 4 * PATIENCE)
 
-    return asyncio.run(inside())
+    with asyncio.Runner(loop_factory=SteppedLoop) as runner:
+        return runner.run(inside())
+
+
+def end_window() -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SteppedLoop)
+    loop.skip(WINDOW_MS / 1000)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -30,25 +41,62 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+async def turn_loop() -> None:
+    """Let all tasks that can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def until_ready(batcher: Batcher, *requests: list[tuple[str, str]]) -> None:
+    """Wait until exactly these requests are prepared and have not begun."""
+    await until(lambda: batcher.tokens_ahead == sum(map(words_in, requests)))
+    await turn_loop()
+
+
+def asking(batcher: Batcher, request: list[tuple[str, str]], options: AnswerOptions = OPTIONS) -> asyncio.Future[Any]:
+    return asyncio.ensure_future(batcher.ask(request, options))
+
+
+async def ask_while_busy(
+    model: KeywordModel, batcher: Batcher, *requests: list[tuple[str, str]], failing: int = 0
+) -> list[Any]:
+    """Ask while the model is busy with another request, so that all of them are ready for the next turn.
+
+    Args:
+        failing: The last so many requests cannot be prepared.
+    """
+    model.hold.clear()
+    first = asking(batcher, pairs("first"))
+    await until(lambda: model.calls == [1])
+    asked = [asking(batcher, request) for request in requests]
+    await until_ready(batcher, *requests[: len(requests) - failing])
+    model.hold.set()
+    await first
+    return await asyncio.gather(*asked, return_exceptions=True)
+
+
 def pairs(*words: str) -> list[tuple[str, str]]:
     return [(f"where {word}?", f"{word} is here") for word in words]
 
 
 def lengthy(word: str, words: int) -> list[tuple[str, str]]:
-    """A request of so many words."""
+    """Return a request with this number of words."""
     return [(f"where {word}?", f"{word} is" + " here" * (words - 4))]
 
 
-def test_what_comes_within_the_window_is_answered_together_and_handed_back_apart() -> None:
+def test_requests_within_the_window_are_answered_together() -> None:
     model = KeywordModel()
+    requests = [pairs("ant"), pairs("bee", "cow"), pairs("dog")]
 
     async def work(batcher: Batcher) -> Any:
-        first = asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))
-        await asyncio.sleep(0.02)
-        others = [batcher.ask(pairs(*words), OPTIONS) for words in (("bee", "cow"), ("dog",))]
+        first = asking(batcher, requests[0])
+        await until_ready(batcher, requests[0])
+        others = [asking(batcher, request) for request in requests[1:]]
+        await until_ready(batcher, *requests)
+        end_window()
         return await asyncio.gather(first, *others)
 
-    found = run(model, Limits(window_ms=200), work)
+    found = run(model, Limits(window_ms=WINDOW_MS), work)
     assert model.calls == [4]
     assert [[answers[0]["answer"] for answers in results] for results in found] == [["ant"], ["bee", "cow"], ["dog"]]
 
@@ -58,33 +106,37 @@ def test_a_short_request_is_computed_between_the_portions_of_a_long_one() -> Non
 
     async def work(batcher: Batcher) -> Any:
         model.hold.clear()
-        long = asyncio.ensure_future(batcher.ask(lengthy("ant", 40), OPTIONS))
+        long = asking(batcher, lengthy("ant", 40))
         await until(lambda: bool(model.turns))
-        short = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
-        await until(lambda: len(model.prepared) == 2)
-        await asyncio.sleep(0.05)
+        short = asking(batcher, pairs("bee"))
+        await until_ready(batcher, pairs("bee"))
         model.hold.set()
         assert (await short)[0][0]["answer"] == "bee"
         assert (await long)[0][0]["answer"] == "ant"
 
-    run(model, Limits(window_ms=0, batch_tokens=10), work)  # so that a turn has one portion
+    run(model, Limits(window_ms=0, batch_tokens=10), work)  # one portion fills a turn
     assert model.turns == [["ant:0"], ["bee:0"], ["ant:1"], ["ant:2"], ["ant:3"]]
 
 
-def test_a_turn_holds_a_portion_of_each_as_far_as_it_has_room() -> None:
+def test_a_turn_takes_a_portion_of_each_request_that_fits() -> None:
     model = KeywordModel(portion=10)
+    ant, cow, bee, dog = lengthy("ant", 25), lengthy("cow", 25), pairs("bee"), pairs("dog")
 
     async def work(batcher: Batcher) -> Any:
         model.hold.clear()
-        requests = [lengthy("ant", 25), lengthy("cow", 25), pairs("bee"), pairs("dog")]
-        asked = [asyncio.ensure_future(batcher.ask(request, OPTIONS)) for request in requests]
-        await until(lambda: len(model.prepared) == 4)
-        await asyncio.sleep(0.05)
+        asked = [asking(batcher, ant)]
+        await until_ready(batcher, ant)
+        asked.append(asking(batcher, cow))
+        await until_ready(batcher, ant, cow)
+        asked.append(asking(batcher, bee))
+        await until(lambda: bool(model.turns))  # a full turn does not wait for the end of the window
+        asked.append(asking(batcher, dog))
+        await until_ready(batcher, dog)
         model.hold.set()
         return await asyncio.gather(*asked)
 
-    run(model, Limits(window_ms=5000, batch_tokens=25), work)  # a full turn does not wait for the window's end
-    # Words: ten of each long one, five of a short one; the last portions have five. New ones and begun ones alternate.
+    run(model, Limits(window_ms=WINDOW_MS, batch_tokens=25), work)
+    # Words: ten of each long one, five of a short one; the last portions have five. New and begun requests alternate.
     assert model.turns == [["ant:0", "cow:0", "bee:0"], ["dog:0", "ant:1", "cow:1"], ["ant:2", "cow:2"]]
 
 
@@ -93,11 +145,10 @@ def test_calls_side_by_side_leave_turns_to_a_short_request() -> None:
 
     async def work(batcher: Batcher) -> Any:
         model.hold.clear()
-        long = [asyncio.ensure_future(batcher.ask(lengthy(word, 40), OPTIONS)) for word in ("ant", "cow", "dog")]
+        long = [asking(batcher, lengthy(word, 40)) for word in ("ant", "cow", "dog")]
         await until(lambda: len(model.turns) == 3)
-        short = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
-        await until(lambda: len(model.prepared) == 4)
-        await asyncio.sleep(0.05)
+        short = asking(batcher, pairs("bee"))
+        await until_ready(batcher, pairs("bee"))
         model.hold.set()
         return await asyncio.gather(short, *long)
 
@@ -111,14 +162,14 @@ def test_calls_side_by_side_leave_turns_to_a_short_request() -> None:
 
 def test_short_requests_do_not_keep_a_long_one_from_its_turns() -> None:
     model = KeywordModel(portion=10)
+    short = [pairs(word) for word in ("bee", "cow", "dog", "eel")]
 
     async def work(batcher: Batcher) -> Any:
         model.hold.clear()
-        asked = [asyncio.ensure_future(batcher.ask(lengthy("ant", 30), OPTIONS))]
+        asked = [asking(batcher, lengthy("ant", 30))]
         await until(lambda: bool(model.turns))
-        asked += [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("bee", "cow", "dog", "eel")]
-        await until(lambda: len(model.prepared) == 5)
-        await asyncio.sleep(0.05)
+        asked += [asking(batcher, request) for request in short]
+        await until_ready(batcher, *short)
         model.hold.set()
         await asyncio.gather(*asked)
 
@@ -128,16 +179,16 @@ def test_short_requests_do_not_keep_a_long_one_from_its_turns() -> None:
     assert (order.index("ant:1"), order.index("ant:2")) == (2, 4)
 
 
-def test_of_long_requests_only_some_are_under_way_and_short_ones_pass_the_others() -> None:
+def test_only_some_long_requests_are_under_way_and_short_ones_pass_the_others() -> None:
     model = KeywordModel(portion=10)
+    long = [lengthy(f"ant{number}", 50) for number in range(8)]
 
     async def work(batcher: Batcher) -> Any:
         model.hold.clear()
-        asked = [asyncio.ensure_future(batcher.ask(lengthy(f"ant{at}", 50), OPTIONS)) for at in range(8)]
-        await until(lambda: len(model.prepared) == 8)
-        asked.append(asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS)))
-        await until(lambda: len(model.prepared) == 9)
-        await asyncio.sleep(0.05)
+        asked = [asking(batcher, request) for request in long]
+        await until_ready(batcher, *long[1:])  # one has begun; all are of one length
+        asked.append(asking(batcher, pairs("bee")))
+        await until_ready(batcher, *long[1:], pairs("bee"))
         model.hold.set()
         await asyncio.gather(*asked)
 
@@ -157,10 +208,10 @@ def test_a_long_request_withdrawn_between_its_portions_is_computed_no_further() 
 
     async def work(batcher: Batcher) -> Any:
         model.hold.clear()
-        leaves = asyncio.ensure_future(batcher.ask(lengthy("ant", 1000), OPTIONS))
+        leaves = asking(batcher, lengthy("ant", 1000))
         await until(lambda: bool(model.turns))
-        stays = asyncio.ensure_future(batcher.ask(lengthy("bee", 30), OPTIONS))
-        await until(lambda: len(model.prepared) == 2)
+        stays = asking(batcher, lengthy("bee", 30))
+        await until_ready(batcher, lengthy("bee", 30))
         leaves.cancel()
         await until(lambda: model.abandoned == 1)
         model.hold.set()
@@ -172,32 +223,28 @@ def test_a_long_request_withdrawn_between_its_portions_is_computed_no_further() 
 
 def test_a_request_that_fails_at_a_later_portion_or_in_ranking_fails_alone() -> None:
     model = KeywordModel(portion=10)
-
-    async def work(batcher: Batcher) -> Any:
-        asked = [batcher.ask(lengthy(word, 30), OPTIONS) for word in ("ant", "crash", "unrankable")]
-        return await asyncio.gather(*asked, return_exceptions=True)
-
-    ant, crash, unrankable = run(model, Limits(window_ms=50), work)
+    requests = [lengthy(word, 30) for word in ("ant", "crash", "unrankable")]
+    ant, crash, unrankable = run(model, Limits(window_ms=0), lambda batcher: ask_while_busy(model, batcher, *requests))
     assert ant[0][0]["answer"] == "ant"
     assert [str(error) for error in (crash, unrankable)] == ["a detail for the log", "a detail of ranking for the log"]
 
 
-def test_what_is_long_does_not_keep_others_from_being_prepared() -> None:
+def test_a_long_request_does_not_keep_others_from_being_prepared() -> None:
     model = KeywordModel(portion=10)
 
     async def work(batcher: Batcher) -> Any:
         model.hold.clear()
-        long = asyncio.ensure_future(batcher.ask(lengthy("ant", 100), OPTIONS))
+        long = asking(batcher, lengthy("ant", 100))
         await until(lambda: bool(model.turns))
-        short = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
-        await until(lambda: len(model.prepared) == 2)
+        short = asking(batcher, pairs("bee"))
+        await until_ready(batcher, pairs("bee"))
         model.hold.set()
         await asyncio.gather(long, short)
 
     run(model, Limits(window_ms=0, ahead_tokens=20), work)
 
 
-def test_without_a_window_a_lone_request_goes_at_once() -> None:
+def test_without_a_window_a_lone_request_is_computed_at_once() -> None:
     model = KeywordModel()
     run(model, Limits(window_ms=0), lambda batcher: batcher.ask(pairs("ant"), OPTIONS))
     assert model.calls == [1]
@@ -209,45 +256,41 @@ def test_requests_with_other_options_are_answered_together() -> None:
     twice = [("where ant?", "ant ant")]
 
     async def work(batcher: Batcher) -> Any:
-        return await asyncio.gather(*(batcher.ask(twice, options) for options in (OPTIONS, other, OPTIONS)))
+        asked = [asking(batcher, twice, options) for options in (OPTIONS, other, OPTIONS)]
+        await until_ready(batcher, twice, twice, twice)
+        end_window()
+        return await asyncio.gather(*asked)
 
-    found = run(model, Limits(window_ms=50), work)
+    found = run(model, Limits(window_ms=WINDOW_MS), work)
     assert model.calls == [3]
     assert [len(answers) for (answers,) in found] == [1, 2, 1]
 
 
 @pytest.mark.parametrize(
-    ("limits", "calls"),
+    ("bounds", "calls"),
     [
-        (Limits(window_ms=50, batch_questions=3), [2, 2, 2]),
-        (Limits(window_ms=50, batch_questions=4), [4, 2]),
-        (Limits(window_ms=50, batch_tokens=20), [4, 2]),  # a request has ten
-        (Limits(window_ms=50, batch_tokens=29), [4, 2]),
-        (Limits(window_ms=50, batch_tokens=30), [6]),
-        (Limits(window_ms=50, batch_tokens=1), [2, 2, 2]),
+        ({"batch_questions": 3}, [2, 2, 2]),
+        ({"batch_questions": 4}, [4, 2]),
+        ({"batch_tokens": 20}, [4, 2]),  # a request has ten
+        ({"batch_tokens": 29}, [4, 2]),
+        ({"batch_tokens": 30}, [6]),
+        ({"batch_tokens": 1}, [2, 2, 2]),
     ],
 )
-def test_a_batch_is_bounded_and_no_request_is_split(limits: Limits, calls: list[int]) -> None:
+def test_a_batch_is_bounded_and_no_request_is_split(bounds: dict[str, int], calls: list[int]) -> None:
     model = KeywordModel()
-
-    async def work(batcher: Batcher) -> None:
-        await asyncio.gather(*(batcher.ask(pairs("ant", "bee"), OPTIONS) for _ in range(3)))
-
-    run(model, limits, work)
-    assert model.calls == calls
+    requests = [pairs("ant", "bee")] * 3
+    run(model, Limits(window_ms=0, **bounds), lambda batcher: ask_while_busy(model, batcher, *requests))
+    assert model.calls == [1, *calls]
 
 
-def test_one_request_that_fails_does_not_take_the_others_with_it() -> None:
+def test_a_request_that_fails_fails_alone() -> None:
     model = KeywordModel()
-
-    async def work(batcher: Batcher) -> Any:
-        asked = (batcher.ask(pairs(word), OPTIONS) for word in ("ant", "crash", "bee"))
-        return await asyncio.gather(*asked, return_exceptions=True)
-
-    ant, crash, bee = run(model, Limits(window_ms=50), work)
+    requests = [pairs(word) for word in ("ant", "crash", "bee")]
+    ant, crash, bee = run(model, Limits(window_ms=0), lambda batcher: ask_while_busy(model, batcher, *requests))
     assert (ant[0][0]["answer"], bee[0][0]["answer"]) == ("ant", "bee")
     assert isinstance(crash, RuntimeError)
-    assert model.calls == [3, 1, 1, 1]
+    assert model.calls == [1, 3, 1, 1, 1]
 
 
 def test_a_full_queue_refuses() -> None:
@@ -255,11 +298,10 @@ def test_a_full_queue_refuses() -> None:
     model.hold.clear()
 
     async def work(batcher: Batcher) -> None:
-        asked = [asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))]
-        while not model.calls:
-            await asyncio.sleep(0.01)
-        asked += [asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS)) for _ in range(2)]
-        await asyncio.sleep(0)
+        asked = [asking(batcher, pairs("ant"))]
+        await until(lambda: bool(model.calls))
+        asked += [asking(batcher, pairs("bee")) for _ in range(2)]
+        await until_ready(batcher, pairs("bee"), pairs("bee"))
         with pytest.raises(QueueFullError):
             await batcher.ask(pairs("cow"), OPTIONS)
         model.hold.set()
@@ -274,13 +316,12 @@ def test_a_request_withdrawn_while_it_waits_is_never_answered() -> None:
     model.hold.clear()
 
     async def work(batcher: Batcher) -> None:
-        first = asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))
-        while not model.calls:
-            await asyncio.sleep(0.01)
-        second = asyncio.ensure_future(batcher.ask(pairs("bee", "cow"), OPTIONS))
-        await asyncio.sleep(0)
+        first = asking(batcher, pairs("ant"))
+        await until(lambda: bool(model.calls))
+        second = asking(batcher, pairs("bee", "cow"))
+        await until_ready(batcher, pairs("bee", "cow"))
         second.cancel()
-        await asyncio.sleep(0)
+        await turn_loop()
         model.hold.set()
         await first
 
@@ -288,38 +329,30 @@ def test_a_request_withdrawn_while_it_waits_is_never_answered() -> None:
     assert model.calls == [1]
 
 
-def test_answering_goes_on_while_anyone_of_the_batch_waits() -> None:
+def test_answering_goes_on_while_a_client_of_the_batch_waits() -> None:
     model = KeywordModel()
     model.hold.clear()
 
     async def work(batcher: Batcher) -> Any:
-        stays = asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))
-        leaves = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
-        while not model.calls:
-            await asyncio.sleep(0.01)
+        stays, leaves = asking(batcher, pairs("ant")), asking(batcher, pairs("bee"))
+        await until_ready(batcher, pairs("ant"), pairs("bee"))
+        end_window()
+        await until(lambda: model.calls == [2])
         leaves.cancel()
-        await asyncio.sleep(0.05)
+        await turn_loop()
+        polled = model.polled
+        await until(lambda: model.polled > polled + 1)
         model.hold.set()
         return await stays
 
-    assert run(model, Limits(window_ms=50), work)[0][0]["answer"] == "ant"
+    assert run(model, Limits(window_ms=WINDOW_MS), work)[0][0]["answer"] == "ant"
     assert model.abandoned == 0
 
 
 def test_requests_are_prepared_by_other_threads_while_the_model_computes() -> None:
     model = KeywordModel()
-    model.hold.clear()
-
-    async def work(batcher: Batcher) -> None:
-        asked = [asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))]
-        await until(lambda: bool(model.calls))
-        asked += [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("bee", "cow", "dog")]
-        await until(lambda: len(model.prepared) == 4)
-        assert model.calls == [1]
-        model.hold.set()
-        await asyncio.gather(*asked)
-
-    run(model, Limits(window_ms=0), work)
+    requests = [pairs(word) for word in ("bee", "cow", "dog")]
+    run(model, Limits(window_ms=0), lambda batcher: ask_while_busy(model, batcher, *requests))
     assert model.calls == [1, 3]
     assert {name.rsplit("_", 1)[0] for name in model.prepared} == {"prepare"}
 
@@ -329,9 +362,9 @@ def test_the_next_requests_are_computed_while_the_last_ones_are_ranked() -> None
     model.hold_ranking.clear()
 
     async def work(batcher: Batcher) -> None:
-        first = asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))
+        first = asking(batcher, pairs("ant"))
         await until(lambda: model.calls == [1])
-        second = asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS))
+        second = asking(batcher, pairs("bee"))
         await until(lambda: model.calls == [1, 1])
         assert not first.done()
         model.hold_ranking.set()
@@ -346,29 +379,27 @@ def test_an_engine_that_runs_calls_side_by_side_gets_each_request_alone_and_at_o
     model.hold.clear()
 
     async def work(batcher: Batcher) -> Any:
-        asked = [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("ant", "bee", "cow", "dog")]
+        asked = [asking(batcher, pairs(word)) for word in ("ant", "bee", "cow", "dog")]
         await until(lambda: len(model.calls) == 3)
-        await asyncio.sleep(0.05)
+        await until_ready(batcher, pairs("dog"))
         assert model.calls == [1, 1, 1]
         model.hold.set()
         return await asyncio.gather(*asked)
 
-    found = run(model, Limits(window_ms=10_000), work)
+    found = run(model, Limits(window_ms=WINDOW_MS), work)
     assert [answers[0]["answer"] for (answers,) in found] == ["ant", "bee", "cow", "dog"]
     assert (model.calls, model.most) == ([1, 1, 1, 1], 3)
 
 
 def test_a_request_that_cannot_be_prepared_fails_alone() -> None:
     model = KeywordModel()
-
-    async def work(batcher: Batcher) -> Any:
-        asked = (batcher.ask(pairs(word), OPTIONS) for word in ("ant", "unspeakable", "bee"))
-        return await asyncio.gather(*asked, return_exceptions=True)
-
-    ant, failed, bee = run(model, Limits(window_ms=50), work)
+    requests = [pairs(word) for word in ("ant", "bee", "unspeakable")]
+    ant, bee, failed = run(
+        model, Limits(window_ms=0), lambda batcher: ask_while_busy(model, batcher, *requests, failing=1)
+    )
     assert (ant[0][0]["answer"], bee[0][0]["answer"]) == ("ant", "bee")
     assert isinstance(failed, RuntimeError)
-    assert model.calls == [2]
+    assert model.calls == [1, 2]
 
 
 def test_requests_count_from_their_arrival_on() -> None:
@@ -376,18 +407,18 @@ def test_requests_count_from_their_arrival_on() -> None:
     model.hold_prepare.clear()
 
     async def work(batcher: Batcher) -> None:
-        asked = [asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS)) for _ in range(4)]
+        asked = [asking(batcher, pairs("ant")) for _ in range(4)]
         await until(lambda: len(model.prepared) == PREPARERS)
         with pytest.raises(QueueFullError):
             await batcher.ask(pairs("bee"), OPTIONS)
-        asked.pop().cancel()  # one that waits to be prepared makes room
-        await asyncio.sleep(0)
-        asked.append(asyncio.ensure_future(batcher.ask(pairs("cow"), OPTIONS)))
-        await asyncio.sleep(0)
+        asked.pop().cancel()  # a request that waits to be prepared makes room
+        await turn_loop()
+        asked.append(asking(batcher, pairs("cow")))
+        await turn_loop()
         model.hold_prepare.set()
         await asyncio.gather(*asked)
 
-    run(model, Limits(window_ms=50, waiting=4), work)
+    run(model, Limits(window_ms=0, waiting=4), work)
     assert len(model.prepared) == 4
     assert sum(model.calls) == 4
 
@@ -397,11 +428,11 @@ def test_a_request_withdrawn_while_it_is_prepared_is_never_answered() -> None:
     model.hold_prepare.clear()
 
     async def work(batcher: Batcher) -> None:
-        asked = [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("ant", "bee", "cow")]
+        asked = [asking(batcher, pairs(word)) for word in ("ant", "bee", "cow")]
         await until(lambda: len(model.prepared) == PREPARERS)
-        for withdrawn in (asked[0], asked[2]):  # in a thread's hands, and waiting for one
+        for withdrawn in (asked[0], asked[2]):  # one is in a thread, and one waits for a thread
             withdrawn.cancel()
-        await asyncio.sleep(0)
+        await turn_loop()
         model.hold_prepare.set()
         assert (await asked[1])[0][0]["answer"] == "bee"
 
@@ -414,7 +445,7 @@ def test_a_request_withdrawn_while_it_is_answered_stops() -> None:
     model.hold.clear()
 
     async def work(batcher: Batcher) -> None:
-        leaves, stays = (asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("ant", "bee"))
+        leaves, stays = (asking(batcher, pairs(word)) for word in ("ant", "bee"))
         await until(lambda: len(model.calls) == 2)
         leaves.cancel()
         await until(lambda: model.abandoned == 1)
@@ -424,17 +455,17 @@ def test_a_request_withdrawn_while_it_is_answered_stops() -> None:
     run(model, Limits(), work)
 
 
-def test_no_more_is_cut_while_too_many_tokens_wait() -> None:
+def test_no_more_is_prepared_while_too_many_tokens_wait() -> None:
     model = KeywordModel()
     model.hold.clear()
 
     async def work(batcher: Batcher) -> None:
-        asked = [asyncio.ensure_future(batcher.ask(pairs("ant"), OPTIONS))]
+        asked = [asking(batcher, pairs("ant"))]
         await until(lambda: bool(model.calls))
-        asked += [asyncio.ensure_future(batcher.ask(pairs("bee"), OPTIONS)) for _ in range(6)]  # five tokens each
-        await until(lambda: len(model.prepared) >= 3)
-        await asyncio.sleep(0.05)
-        assert len(model.prepared) <= 1 + 2 + PREPARERS  # two fill it, others may be in a thread's hands by then
+        asked += [asking(batcher, pairs("bee")) for _ in range(6)]  # five tokens each
+        await until(lambda: batcher.tokens_ahead >= 10)
+        await turn_loop()
+        assert len(model.prepared) <= 1 + 2 + PREPARERS  # two reach the limit, and others may be in a thread by then
         model.hold.set()
         await asyncio.gather(*asked)
 
@@ -445,13 +476,13 @@ def test_no_more_is_cut_while_too_many_tokens_wait() -> None:
 def test_leaving_answers_what_was_accepted() -> None:
     model = KeywordModel()
     model.hold_prepare.clear()
+    asked: list[asyncio.Future[Any]] = []
 
-    async def inside() -> Any:
-        async with Batcher(model, Limits(window_ms=0), Metrics("m", "1", "e", "p", lambda: (0, 0, 0))) as batcher:
-            asked = [asyncio.ensure_future(batcher.ask(pairs(word), OPTIONS)) for word in ("ant", "bee", "cow")]
-            await until(lambda: len(model.prepared) == PREPARERS)
-            asyncio.get_running_loop().call_later(0.1, model.hold_prepare.set)
-        return await asyncio.gather(*asked)
+    async def work(batcher: Batcher) -> None:
+        asked.extend(asking(batcher, pairs(word)) for word in ("ant", "bee", "cow"))
+        await until(lambda: len(model.prepared) == PREPARERS)
+        # Long after the batcher has begun to leave.
+        asyncio.ensure_future(turn_loop()).add_done_callback(lambda _: model.hold_prepare.set())
 
-    found = asyncio.run(asyncio.wait_for(inside(), 10))
-    assert [answers[0]["answer"] for (answers,) in found] == ["ant", "bee", "cow"]
+    run(model, Limits(window_ms=0), work)
+    assert [future.result()[0][0]["answer"] for future in asked] == ["ant", "bee", "cow"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.encode.encoder import same_tokens
-from qa_fast.serve.documents import RememberingEncoder
+from qa_fast.serve.documents import CachingEncoder
 from tests.made_up import texts
 from tests.sample import model_folder
 
@@ -19,10 +19,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
 
 
 def test_a_text_met_again_is_not_tokenized_again(encoder: TextEncoder) -> None:
-    remembering = RememberingEncoder.around(encoder, 1 << 20)
-    first = remembering.encode(pa.array(["the harbour", "a widow"]))
-    again = remembering.encode(pa.array(["a widow", "the mill", "a widow"]))
-    assert (remembering.cache.hits, remembering.cache.misses) == (2, 3)
+    caching = CachingEncoder.around(encoder, 1 << 20)
+    first = caching.encode(pa.array(["the harbour", "a widow"]))
+    again = caching.encode(pa.array(["a widow", "the mill", "a widow"]))
+    assert (caching.cache.hits, caching.cache.misses) == (2, 3)
     assert np.array_equal(again.ids[: again.offsets[1]], first.ids[first.offsets[1] :])
 
 
@@ -31,28 +31,28 @@ def test_a_text_met_again_is_not_tokenized_again(encoder: TextEncoder) -> None:
     calls=st.lists(st.lists(texts.map(str.lstrip), max_size=4), max_size=5), limit=st.sampled_from([0, 2000, 1 << 20])
 )
 def test_tokens_are_those_of_the_plain_encoder(encoder: TextEncoder, calls: list[list[str]], limit: int) -> None:
-    remembering = RememberingEncoder.around(encoder, limit)
+    caching = CachingEncoder.around(encoder, limit)
     for call in calls:
         array = pa.array(call, pa.string())
-        assert same_tokens(remembering.encode(array), encoder.encode(array))
-        assert remembering.cache.bytes <= limit
+        assert same_tokens(caching.encode(array), encoder.encode(array))
+        assert caching.cache.bytes <= limit
 
 
 def test_the_least_recently_used_goes_first_and_memory_stays_bounded(encoder: TextEncoder) -> None:
-    remembering = RememberingEncoder.around(encoder, 10_000)
+    caching = CachingEncoder.around(encoder, 10_000)
     for number in range(200):
-        remembering.encode(pa.array(["kept all along", f"the harbour of {number}"]))
-        assert 0 < remembering.cache.bytes <= 10_000
-    assert remembering.cache.hits == 199
-    assert 5 < len(remembering.cache) < 20
-    remembering.encode(pa.array(["the harbour of 0"]))
-    assert remembering.cache.hits == 199
+        caching.encode(pa.array(["kept all along", f"the harbour of {number}"]))
+        assert 0 < caching.cache.bytes <= 10_000
+    assert caching.cache.hits == 199
+    assert 5 < len(caching.cache) < 20
+    caching.encode(pa.array(["the harbour of 0"]))
+    assert caching.cache.hits == 199
 
 
 def test_a_text_beyond_the_limit_is_encoded_but_not_kept(encoder: TextEncoder) -> None:
-    remembering = RememberingEncoder.around(encoder, 5000)
-    remembering.encode(pa.array(["small"]))
+    caching = CachingEncoder.around(encoder, 5000)
+    caching.encode(pa.array(["small"]))
     long = pa.array(["harbour " * 1000])
-    assert same_tokens(remembering.encode(long), encoder.encode(long))
-    remembering.encode(pa.array(["small"]))
-    assert (len(remembering.cache), remembering.cache.hits) == (1, 1)
+    assert same_tokens(caching.encode(long), encoder.encode(long))
+    caching.encode(pa.array(["small"]))
+    assert (len(caching.cache), caching.cache.hits) == (1, 1)

@@ -6,62 +6,62 @@ from qa_fast.serve.turns import Turns
 
 
 @dataclass(frozen=True)
-class One:
+class Request:
     name: str
     long: bool = False
     size: int = 1
 
 
-def turns(*new: One, most_long: int = 3) -> Turns[One]:
-    made: Turns[One] = Turns(most_long)
-    for one in new:
-        made.add(one)
+def turns(*new: Request, most_long: int = 3) -> Turns[Request]:
+    made: Turns[Request] = Turns(most_long)
+    for request in new:
+        made.add(request)
     return made
 
 
-def taken(of: Turns[One], count: int) -> str:
-    """Names in the order of turns, a dash where nobody is taken."""
-    found = [of.take(lambda _: True) for _ in range(count)]
-    return "".join(one.name if one else "-" for one in found)
+def taken(order: Turns[Request], count: int) -> str:
+    """Return names in the order of turns, with a dash if no request is taken."""
+    requests = [order.take(lambda _: True) for _ in range(count)]
+    return "".join(request.name if request else "-" for request in requests)
 
 
-def test_new_ones_come_in_the_order_of_their_arrival() -> None:
-    of = turns(One("a"), One("b"), One("c"))
-    assert len(of) == 3
-    assert taken(of, 4) == "abc-"
+def test_new_requests_have_turns_in_order_of_arrival() -> None:
+    order = turns(Request("a"), Request("b"), Request("c"))
+    assert len(order) == 3
+    assert taken(order, 4) == "abc-"
 
 
-def test_new_and_begun_ones_alternate() -> None:
-    of = turns(*map(One, "abc"))
+def test_new_and_begun_requests_alternate() -> None:
+    order = turns(*map(Request, "abc"))
     for name in "XYZ":
-        of.back(One(name, long=True))
-    assert taken(of, 6) == "aXbYcZ"
+        order.put_back(Request(name, long=True))
+    assert taken(order, 6) == "aXbYcZ"
 
 
-def test_after_a_begun_one_that_nobody_waited_for_a_new_one_is_first() -> None:
-    of = turns()
-    of.back(One("X", long=True))
-    of.back(One("Y", long=True))
-    assert taken(of, 1) == "X"
-    of.add(One("a"))
-    assert taken(of, 2) == "aY"
+def test_a_begun_request_taken_alone_does_not_count_as_alternating() -> None:
+    order = turns()
+    order.put_back(Request("X", long=True))
+    order.put_back(Request("Y", long=True))
+    assert taken(order, 1) == "X"
+    order.add(Request("a"))
+    assert taken(order, 2) == "aY"
 
 
-def test_who_does_not_fit_stays_first_of_its_kind() -> None:
-    of = turns(One("a", size=5), One("b"))
-    of.back(One("X", long=True, size=2))
-    assert of.take(lambda one: one.size < 3) == One("X", long=True, size=2)
-    assert of.take(lambda one: one.size < 3) is None
-    assert taken(of, 2) == "ab"
+def test_a_request_that_does_not_fit_stays_first_of_its_kind() -> None:
+    order = turns(Request("a", size=5), Request("b"))
+    order.put_back(Request("X", long=True, size=2))
+    assert order.take(lambda request: request.size < 3) == Request("X", long=True, size=2)
+    assert order.take(lambda request: request.size < 3) is None
+    assert taken(order, 2) == "ab"
 
 
-def test_short_ones_pass_long_ones_that_may_not_begin() -> None:
-    first, second = One("L", long=True), One("M", long=True)
-    of = turns(first, second, One("a"), One("b"), most_long=1)
-    assert taken(of, 4) == "Lab-"
-    of.done(One("a"))
-    assert taken(of, 1) == "-"
-    of.back(first)
-    assert taken(of, 2) == "L-"
-    of.done(first)
-    assert taken(of, 1) == "M"
+def test_short_requests_pass_long_ones_that_may_not_begin() -> None:
+    first, second = Request("L", long=True), Request("M", long=True)
+    order = turns(first, second, Request("a"), Request("b"), most_long=1)
+    assert taken(order, 4) == "Lab-"
+    order.finish(Request("a"))
+    assert taken(order, 1) == "-"
+    order.put_back(first)
+    assert taken(order, 2) == "L-"
+    order.finish(first)
+    assert taken(order, 1) == "M"
