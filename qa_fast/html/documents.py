@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from qa_fast.html.markup import Html, element
 
+_GAP = "\n…\n"
+
 
 class Mark(NamedTuple):
     """A marked span of a text.
@@ -48,6 +50,41 @@ def document(text: str, marks: Iterable[Mark] = (), name: str = "document", targ
             raise ValueError(f"a mark must be within the text of {len(text)} characters; received {mark}")
     pieces = _pieces(text, ordered, target)
     return element("div", *pieces, class_="document", dir="auto", tabindex="0", role="group", aria_label=name)
+
+
+def excerpt(text: str, marks: Iterable[Mark], whole: int, around: int) -> tuple[str, list[Mark]]:
+    """Shorten a long text to the parts around its marks.
+
+    Args:
+        text: The whole text.
+        marks: Marks in any order.
+        whole: A text of at most this many characters is left whole.
+        around: Number of characters to keep at both sides of each mark.
+
+    Returns:
+        The text with gaps shown as "…", and the marks at their places in it.
+    """
+    ordered = sorted(marks)
+    if len(text) <= whole:
+        return text, ordered
+    kept: list[list[int]] = []
+    for mark in ordered or [Mark(around, around, "")]:
+        begin, end = max(0, mark.char_start - around), min(len(text), mark.char_end + around)
+        if kept and begin <= kept[-1][1]:
+            kept[-1][1] = max(kept[-1][1], end)
+        else:
+            kept.append([begin, end])
+    shortened, moved = "", []
+    for begin, end in kept:
+        shortened += _GAP if begin else ""
+        shift = len(shortened) - begin
+        moved += [
+            mark._replace(char_start=mark.char_start + shift, char_end=mark.char_end + shift)
+            for mark in ordered
+            if begin <= mark.char_start and mark.char_end <= end
+        ]
+        shortened += text[begin:end]
+    return shortened + (_GAP if kept[-1][1] < len(text) else ""), moved
 
 
 def _pieces(text: str, marks: Sequence[Mark], target: str | None) -> list[Html | str]:
