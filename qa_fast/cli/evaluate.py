@@ -1,4 +1,4 @@
-"""`qa-fast evaluate`: a model's exact match and F1 on a split of shards."""
+"""`qa-fast evaluate`: exact match and F1 of a model on a split of shards."""
 
 from __future__ import annotations
 
@@ -10,169 +10,162 @@ import typer
 
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
+from qa_fast.cli.records import with_records
+from qa_fast.scoring.options import EvaluateConfig
 
 if TYPE_CHECKING:
     from qa_fast.report.analysis import Against
+    from qa_fast.report.compare import Other
     from qa_fast.scoring.result import EvaluationResult
+    from qa_fast.shards import Shards
 
 
+@with_records
 def evaluate(
     shards: Annotated[
         str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
     ],
     model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
-    split: Annotated[str, typer.Option("--split", help="Split to score; any but train.")] = "validation",
+    *,
+    split: Annotated[str, typer.Option("--split", help="Split to score; any except train.")] = "validation",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for predictions.json, nbest_predictions.json, na_prob.json, metrics.json."),
     ] = None,
-    n_best: Annotated[int, typer.Option("--n-best", help="Candidates kept for each question.")] = 20,
-    max_answer_length: Annotated[int, typer.Option("--max-answer-length", help="Longest answer, in tokens.")] = 30,
-    null_threshold: Annotated[
-        float,
-        typer.Option("--null-threshold", help="No answer is predicted where it leads by more than this, in logits."),
-    ] = 0.0,
-    max_examples: Annotated[
-        int | None, typer.Option("--max-examples", help="Score a random choice of so many examples.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", help="Of that choice, and of the resamples of --report and --compare.")
-    ] = 0,
-    precision: Annotated[
-        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16, float16 or int8.")
-    ] = "auto",
-    engine: Annotated[
-        str, typer.Option("--engine", help="auto (measured on this device), keras, openvino or onnx.")
-    ] = "auto",
+    config: EvaluateConfig,
     report: Annotated[
         Path | None,
         typer.Option(
-            "--report", help="HTML file: scores by kinds of questions, errors in their documents, confidence."
+            "--report", help="HTML file to write a report to: scores by kinds of questions, confidence and mistakes."
         ),
     ] = None,
     compare: Annotated[
         str | None,
         typer.Option(
             "--compare",
-            help="Second model on the same questions: a model with the same tokenizer, or the folder that 'evaluate "
-            "--out' wrote for any model.",
+            help="Second model to compare with on the same questions: a model with the same tokenizer, or the folder "
+            "that 'evaluate --out' wrote for any model.",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the metrics as JSON, with the figures of --report and --compare.")
+        bool, typer.Option("--json", help="Print the metrics and the figures of --report and --compare as JSON.")
     ] = False,
 ) -> None:
-    """Score a model with the official SQuAD metrics; look into the score, or set it beside another model's."""
+    """Score a model with the official SQuAD metrics, explain the score, or compare it with another model's."""
     with needs("answer", "qa-fast evaluate"):
-        from qa_fast.hub.card import write_card
-        from qa_fast.hub.facts import record_evaluation
-        from qa_fast.report.analysis import comparison_dict, set_against
-        from qa_fast.report.other import open_other
+        from qa_fast.report.analysis import QuestionScores, set_against
+        from qa_fast.report.compare import Other
         from qa_fast.report.page import check_report, write_report
-        from qa_fast.scoring.evaluation import choice_of, scorable
         from qa_fast.scoring.evaluation import evaluate as run
-        from qa_fast.scoring.metrics import metric_rows
         from qa_fast.shards import open_shards
-        from qa_fast.store import write_json
 
-        options: dict[str, Any] = {
-            "n_best": n_best,
-            "max_answer_length": max_answer_length,
-            "null_threshold": null_threshold,
-            "max_examples": max_examples,
-            "seed": seed,
-            "precision": precision,
-            "engine": engine,
-        }
-
-        def scored(name: str, folder: Path | None = None) -> EvaluationResult:
+        def score(name: str, folder: Path | None = None) -> EvaluationResult:
             if quiet or as_json:
-                return run(shards, name, split, folder, **options)
-            return with_bar(lambda progress: run(shards, name, split, folder, progress=progress, say=say, **options))
+                return run(shards, name, split, folder, config)
+            return with_bar(lambda progress: run(shards, name, split, folder, config, progress=progress, say=say))
 
-        # What scoring would be wasted on comes before it.
+        config.check()
         if report is not None:
             check_report(report)
-        manifest, other = open_shards(shards).manifest, None
-        if compare is not None:
-            opened = open_shards(shards)
-            examples = scorable(opened, split).examples
-            assert examples is not None
-            rows = choice_of(len(examples), max_examples, seed)
-            other = open_other(compare, opened, examples["id"].take(rows).to_pylist())
-        result = scored(model, out)
-        answers = None if other is None else other.answers(result.ids, scored)
+        opened = open_shards(shards)
+        other = None if compare is None else _read_other(compare, opened, split, config)
+        result = score(model, out)
+        if compare is not None and other is None:
+            second = score(compare)
+            other = Other(compare, second.predictions, f"scored with {second.engine} in {second.precision}")
         figures: dict[str, Any] = {}
         against: Against | None = None
         if report is not None:
-            about = _about(manifest, model, split, result, options)
-            analysis = write_report(report, result, answers, name=model, about=about, seed=seed)
+            about = _about(opened, model, split, result, config)
+            analysis = write_report(report, result, other, name=model, about=about, seed=config.seed)
             figures, against = analysis.to_dict(), analysis.against
-        elif answers is not None:
-            against = set_against(result, answers, seed=seed)
-            figures = {"comparison": comparison_dict(result, against)}
-    if out is not None:
-        write_json(out.expanduser() / "metrics.json", result.metrics)
-    carded = (Path(model) / "training" / "metrics.json").is_file()
-    if carded:
-        record_evaluation(
-            model,
-            manifest,
-            split,
-            exact_match=result.exact_match,
-            f1=result.f1,
-            questions=len(result.ids),
-            precision=precision,
-            seed=seed,
-        )
-        write_card(model)
+        elif other is not None:
+            against = set_against(QuestionScores.of(result), other, seed=config.seed)
+            figures = {"comparison": against.to_dict(result.ids)}
+        card = _record(opened, model, split, result, config, out)
     if as_json:
         typer.echo(json.dumps({**result.metrics, **figures}))
-        return
-    if quiet:
-        return
-    for name, shown in metric_rows(result.metrics):
-        typer.echo(f"{name:32} {shown:>12}")
-    rate = result.features / result.seconds if result.seconds else 0.0
-    typer.echo(f"{result.features:,} features in {result.seconds:.1f} s ({rate:.1f} a second)")
-    if against is not None:
-        _tell(against)
-    if report is not None:
-        typer.echo(f"{report}: the report")
-    if carded:
-        typer.echo(f"{Path(model) / 'README.md'}: the card tells these scores now")
-    if out is not None:
-        typer.echo(f"{out}: predictions.json, nbest_predictions.json, na_prob.json, metrics.json")
+    elif not quiet:
+        _print(result, against)
+        if report is not None:
+            typer.echo(f"{report}: the report")
+        if card is not None:
+            typer.echo(f"{card}: the model card, with these scores")
+        if out is not None:
+            typer.echo(f"{out}: predictions.json, nbest_predictions.json, na_prob.json, metrics.json")
+
+
+def _read_other(name: str, shards: Shards, split: str, config: EvaluateConfig) -> Other | None:
+    """Read the other model's answers before time is spent on scoring; None if it is a model that must be scored."""
+    from qa_fast.report.other import read_other
+    from qa_fast.scoring.evaluation import sampled_rows, scorable
+
+    examples = scorable(shards, split).examples
+    assert examples is not None
+    rows = sampled_rows(len(examples), config.max_examples, config.seed)
+    return read_other(name, shards, examples["id"].take(rows).to_pylist())
 
 
 def _about(
-    manifest: dict[str, Any], model: str, split: str, result: EvaluationResult, options: dict[str, Any]
+    shards: Shards, model: str, split: str, result: EvaluationResult, config: EvaluateConfig
 ) -> dict[str, str | int]:
-    """What was scored and how, for the report."""
-    number = manifest["splits"][split]["examples"]
-    chosen = f" of {number:,}, chosen with seed {options['seed']}" if len(result.ids) < number else ""
-    features = manifest["config"]
+    """Return facts about the evaluation for the report."""
+    manifest, features = shards.manifest, shards.manifest["config"]
+    examples = manifest["splits"][split]["examples"]
+    sample = f" of {examples:,}, sampled with seed {config.seed}" if len(result.ids) < examples else ""
+    threshold = f"predicted if it leads by more than {config.null_threshold:g} logits"
     return {
         "Model": model,
         "Data": f"{Path(manifest['source']['name']).name}, {split}",
-        "Questions": f"{len(result.ids):,}{chosen}",
-        "Windows": f"{result.features:,} of up to {features['max_length']} tokens, {features['doc_stride']} shared",
-        "Read with": f"{result.engine} in {result.precision}",
-        "Answers": f"of up to {options['max_answer_length']} tokens, the best of {options['n_best']} candidates",
-        "No answer": f"where it leads by more than {options['null_threshold']:g}"
-        if result.allow_no_answer
-        else "never predicted",
+        "Questions": f"{len(result.ids):,}{sample}",
+        "Windows": f"{result.features:,} of up to {features['max_length']} tokens, overlap {features['doc_stride']}",
+        "Engine": f"{result.engine} in {result.precision}",
+        "Answers": f"up to {config.max_answer_length} tokens, best of {config.n_best} candidates",
+        "No answer": threshold if result.allow_no_answer else "never predicted",
     }
 
 
-def _tell(against: Against) -> None:
-    """A comparison in three lines."""
-    found = against.comparison
-    typer.echo(f"against {against.other.name} ({against.other.source}):")
-    for name, difference in (("exact match", found.exact_match), ("f1", found.f1)):
+def _record(
+    shards: Shards, model: str, split: str, result: EvaluationResult, config: EvaluateConfig, out: Path | None
+) -> Path | None:
+    """Write metrics.json, and the scores into the model's card if training left its figures; return the card."""
+    from qa_fast.hub.card import write_card
+    from qa_fast.hub.facts import METRICS, TRAINING, record_evaluation
+    from qa_fast.store import write_json
+
+    if out is not None:
+        write_json(out.expanduser() / METRICS, result.metrics)
+    if not (Path(model) / TRAINING / METRICS).is_file():
+        return None
+    record_evaluation(
+        model,
+        shards.manifest,
+        split,
+        exact_match=result.exact_match,
+        f1=result.f1,
+        questions=len(result.ids),
+        precision=result.precision,
+        seed=config.seed,
+    )
+    return write_card(model)
+
+
+def _print(result: EvaluationResult, against: Against | None) -> None:
+    """Print the metrics, the speed and the comparison."""
+    from qa_fast.scoring.metrics import metric_rows
+
+    for name, value in metric_rows(result.metrics):
+        typer.echo(f"{name:32} {value:>12}")
+    rate = result.features / result.seconds if result.seconds else 0.0
+    typer.echo(f"{result.features:,} features in {result.seconds:.1f} s ({rate:.1f} per second)")
+    if against is None:
+        return
+    compared = against.comparison
+    typer.echo(f"compared with {against.other.name} ({against.other.source}):")
+    for name, difference in (("exact match", compared.exact_match), ("f1", compared.f1)):
         low, high = difference.interval
         typer.echo(
             f"{name:32} {difference.points:+12.4f}  95 % {low:+.2f} to {high:+.2f}, p = {difference.p_value:.4f}"
         )
-    typer.echo(f"better on {found.wins:,}, worse on {found.losses:,}, equal on {found.ties:,} questions (by F1)")
+    typer.echo(f"better on {compared.wins:,}, worse on {compared.losses:,}, equal on {compared.ties:,} questions (F1)")

@@ -1,7 +1,8 @@
-"""`qa-fast show`: what examples become, what a data set is like, what is rejected and why."""
+"""`qa-fast show`: what examples become, the statistics of a data set, and which examples are rejected."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import sys
@@ -15,13 +16,18 @@ import typer
 from qa_fast.cli.featurize import limit_rust_threads
 from qa_fast.cli.records import column_pairs
 from qa_fast.errors import UserError
+from qa_fast.options import Option, option_of
 from qa_fast.parallel import processors
+from qa_fast.schema import FeatureConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Wide enough for every column where no terminal says how wide it is.
+# Wide enough for every column, for output that is no terminal.
 _PIPED_WIDTH = 120
+_FEATURE_OPTIONS: dict[str, Option] = {
+    field.name: option for field in dataclasses.fields(FeatureConfig) if (option := option_of(field))
+}
 
 
 def show(
@@ -29,87 +35,91 @@ def show(
         str,
         typer.Argument(help="'squad', a local file or folder, a Hub dataset id, or a folder of shards."),
     ],
-    ids: Annotated[list[str] | None, typer.Option("--id", help="Show this example; may be repeated.")] = None,
-    split: Annotated[list[str] | None, typer.Option("--split", help="Only this split; may be repeated.")] = None,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Show the examples that are left out, and why.")] = False,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Show the example with this id; may be repeated.")
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Show only this split; may be repeated.")] = None,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Show the rejected examples with the reasons.")] = False,
     statistics: Annotated[
-        bool, typer.Option("--stats", help="Lengths, windows, where answers stand, what comes twice.")
+        bool, typer.Option("--stats", help="Show statistics: lengths, windows, places of answers, duplicates.")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page that holds all this, with plots, into this file.")
+        Path | None, typer.Option("--html", help="Write a page with plots to this file instead of the terminal.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="So many examples of each split (3), or rejects (20).")
+        int | None,
+        typer.Option("--limit", help="Number of examples of each split (default 3) or rejected examples (20)."),
     ] = None,
-    tokens: Annotated[bool, typer.Option("--tokens", help="Every token, not those around answers alone.")] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Show all tokens of all windows, not only those around answers.")
+    ] = False,
     model: Annotated[
-        str | None, typer.Option("--model", help="Whose tokenizer; the shards', or 'minilm', by itself.")
+        str | None,
+        typer.Option("--model", help="Model whose tokenizer is used (default: that of the shards, or 'minilm')."),
     ] = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", help="Longest feature, in tokens (384).")] = None,
-    doc_stride: Annotated[
-        int | None, typer.Option("--doc-stride", help="OVERLAP of neighbouring windows, in tokens (128).")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option("--labels", help="'exact' or 'reference': which of the two training sees.")
-    ] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help=_FEATURE_OPTIONS["max_length"].help)] = None,
+    doc_stride: Annotated[int | None, typer.Option("--doc-stride", help=_FEATURE_OPTIONS["doc_stride"].help)] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help=_FEATURE_OPTIONS["labels"].help)] = None,
     columns: Annotated[
-        list[str] | None, typer.Option("--columns", help="Other column names, as question=NAME; may be repeated.")
+        list[str] | None,
+        typer.Option("--columns", help="Column names of the source, as question=NAME; may be repeated."),
     ] = None,
 ) -> None:
-    """Look at examples, their windows, tokens and labels, before training on them."""
+    """Show examples, their windows, tokens and labels before training on them."""
     if limit is not None and limit < 0:
-        raise UserError(f"--limit must not be negative; received {limit}: give 0 for none")
+        raise UserError(f"--limit must be at least 0; received {limit}: give 0 to show no examples")
     limit_rust_threads(processors())
     from rich.console import Console
 
-    notes = Console(stderr=True, highlight=False)
-    say = _quietly(notes)
-    from qa_fast.show.material import open_material
-    from qa_fast.show.view import gather
+    from qa_fast.show.gather import gather
+    from qa_fast.show.source import open_show_source
 
-    material = open_material(source, model, max_length, doc_stride, labels, column_pairs(columns), split, say)
+    stderr = Console(stderr=True, highlight=False)
+    opened = open_show_source(
+        source, model, max_length, doc_stride, labels, column_pairs(columns), split, _printer(stderr)
+    )
     count = limit if limit is not None else 20 if rejected else 3
     with_statistics = statistics or (html is not None and not ids and not rejected)
-    with _reading(notes) as progress:
-        view = gather(material, tuple(ids or ()), count, with_statistics, rejected, progress)
+    with _progress(stderr) as progress:
+        overview = gather(opened, tuple(ids or ()), count, with_statistics, rejected, progress)
     if html is not None:
         from qa_fast.html.page import save_page
-        from qa_fast.show.page import view_page
+        from qa_fast.show.page import overview_page
 
-        save_page(html, view_page(view, material.config))
+        save_page(html, overview_page(overview, opened.config))
         typer.echo(str(html))
         return
-    from qa_fast.show.terminal import draw
+    from qa_fast.show.terminal import print_overview
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # texts may be more than the terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not be able to show every text
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=_PIPED_WIDTH)
-    draw(view, material.config, console, tokens)
+    print_overview(overview, opened.config, console, tokens)
 
 
-def _quietly(notes: Console) -> Callable[[str], None]:
-    """Steps are told to a person who waits for them, not to a file."""
+def _printer(stderr: Console) -> Callable[[str], None]:
+    """Return a function that prints a line if standard error is a terminal."""
 
     def say(line: str) -> None:
-        if notes.is_terminal:
-            notes.print(line, markup=False, soft_wrap=True, style="dim")
+        if stderr.is_terminal:
+            stderr.print(line, markup=False, soft_wrap=True, style="dim")
 
     return say
 
 
 @contextmanager
-def _reading(notes: Console) -> Iterator[Callable[[str, int], None] | None]:
-    """A line that says how far reading is, on a terminal."""
-    if not notes.is_terminal:
+def _progress(stderr: Console) -> Iterator[Callable[[str, int], None] | None]:
+    """Show how many rows were read, if standard error is a terminal."""
+    if not stderr.is_terminal:
         yield None
         return
-    read: dict[str, int] = {}
-    with notes.status("reading") as status:
+    rows_by_split: dict[str, int] = {}
+    with stderr.status("reading") as status:
 
         def progress(split: str, rows: int) -> None:
-            read[split] = read.get(split, 0) + rows
-            status.update(", ".join(f"{name} {count:,}" for name, count in read.items()))
+            rows_by_split[split] = rows_by_split.get(split, 0) + rows
+            status.update(", ".join(f"{name} {count:,}" for name, count in rows_by_split.items()))
 
         yield progress

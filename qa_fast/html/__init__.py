@@ -1,4 +1,4 @@
-"""Self-contained pages: markup that texts cannot become, elements, charts, documents with marked spans.
+"""Self-contained HTML pages: escaped text, elements, charts and documents with marked spans.
 
-Knows nothing of question answering, numpy or Arrow; a page needs no script, no network and no other file.
+This room knows nothing of question answering, numpy or Arrow. A page needs no script, no network and no other file.
 """

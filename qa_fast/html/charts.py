@@ -1,8 +1,9 @@
-"""Small charts as SVG in the page: histogram, bars with intervals, lines.
+"""Small SVG charts: a histogram, horizontal bars with intervals, ranges on one axis, and lines.
 
-Colours are classes of the style sheet, so they follow light and dark. Each chart is a figure with its title, a
-sentence for those who cannot see it, and its numbers in a folded table. They are drawn 440 units wide, near to what a
-telephone and a column of a page show, so that their writing keeps its size.
+Colours are classes of the style sheet, so charts follow light and dark mode. Each chart is a figure with a title, a
+description for readers who cannot see it, and its numbers in a folded table. Charts are drawn 440 units wide, close to
+the width of a phone and of one column of a page, so that their text keeps its size. A plotting library would add two
+seconds to every page and an extra to the installation.
 """
 
 from __future__ import annotations
@@ -10,36 +11,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from qa_fast.html.axes import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    figure,
-    finite,
-    rectangle,
-    round_ticks,
-    scale,
-    shortened,
-    stroke,
-    svg,
-    writing,
-    x_axis,
-    y_axis,
-)
-from qa_fast.html.axes import (
-    percent as percent,
-)
-from qa_fast.html.axes import (
-    short as short,
-)
-from qa_fast.html.elements import table
-from qa_fast.html.markup import Html, Part, element, joined
+from qa_fast.html.elements import details, paragraph, table
+from qa_fast.html.markup import Html, element
 
-_SERIES = 6  # colours that the style sheet has
-_DASHES = (None, "7 4", "2 4", "9 3 2 3", "4 2", "1 3")
+_WIDTH, _HEIGHT = 440, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 40
+_DASHES = (None, "7 4")
+# Vertical space of one pointer's name above a histogram.
+_POINTER_HEIGHT = 13
+
+Scale = Callable[[float], float]
+Format = Callable[[float], str]
+Interval = tuple[float, float]
+
+
+def short(value: float) -> str:
+    """Write a number in few characters, for an axis: 1500 becomes 1.5k."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{sign}"
+    return f"{value:.3g}"
+
+
+def percent(value: float) -> str:
+    """Write a share in [0, 1] as a percentage."""
+    return f"{100 * value:.3g} %"
 
 
 def histogram(
@@ -48,283 +44,295 @@ def histogram(
     edges: Iterable[float],
     *,
     x_label: str = "",
-    note: str = "",
     pointers: Mapping[str, float] | None = None,
-    x_format: Callable[[float], str] = short,
+    x_format: Format = short,
     overflow: float = 0,
 ) -> Html:
-    """How often values fall between edges.
+    """Draw how often values fall between edges.
 
     Args:
-        title: Above it.
-        counts: For each of N bins.
-        edges: N + 1, increasing; of whole numbers where the values are such, a bin of width 1 then holds one of them.
-        x_label: What the values are, with their unit.
-        note: A quiet line below the title.
-        pointers: Values to point at with a line, by name: a median, a limit.
-        x_format: How values are written.
-        overflow: Values beyond the last edge, told in the note; they are not drawn.
+        title: Title of the figure.
+        counts: Counts of N bins.
+        edges: N + 1 increasing edges. If they are integers, a bin of width 1 is named by the one value it holds.
+        x_label: Name and unit of the values.
+        pointers: Values to mark with a named vertical line, such as a median or a limit.
+        x_format: Writes a value as text.
+        overflow: Number of values beyond the last edge. They are not drawn, and a note says so.
+
+    Raises:
+        ValueError: The numbers of counts and edges do not match.
     """
-    heights, bounds = [finite(count) or 0.0 for count in counts], list(edges)
-    is_whole = all(isinstance(edge, int) for edge in bounds)
+    heights, bounds = list(counts), list(edges)
     if len(bounds) != len(heights) + 1:
         raise ValueError(f"N counts need N + 1 edges; received {len(heights)} and {len(bounds)}")
-    if overflow:
-        note = f"{note}{'; ' * bool(note)}{short(overflow)} beyond {x_format(bounds[-1])} are not drawn"
+    note = f"{short(overflow)} beyond {x_format(bounds[-1])} are not drawn" if overflow else ""
     if not any(heights):
-        return figure(title, note, None, "No values.", None)
-    x = scale(bounds[0], bounds[-1], LEFT, WIDTH - RIGHT)
-    ticks = round_ticks(0, max(heights), is_whole=True)
-    pointers = {name: value for name, value in (pointers or {}).items() if bounds[0] <= value <= bounds[-1]}
-    y = scale(0, max(ticks[-1], max(heights)), HEIGHT - BOTTOM, TOP + 13 * len(pointers))  # their names above
-    bars = []
-
-    def bin_name(low: float, high: float) -> str:
-        return x_format(low) if is_whole and high - low == 1 else f"{x_format(low)} to {x_format(high)}"
-
-    for height, low, high in zip(heights, bounds, bounds[1:], strict=False):
-        gap = 1 if x(high) - x(low) > 4 else 0
+        return _empty(title, note)
+    is_whole = all(isinstance(edge, int) for edge in bounds)
+    inside = {name: value for name, value in (pointers or {}).items() if bounds[0] <= value <= bounds[-1]}
+    y_ticks = _round_ticks(0, max(heights), is_whole=True)
+    x = _scale(bounds[0], bounds[-1], _LEFT, _WIDTH - _RIGHT)
+    y = _scale(0, max(y_ticks[-1], *heights), _HEIGHT - _BOTTOM, _TOP + _POINTER_HEIGHT * len(inside))
+    shapes = _y_axis(y, y_ticks, short)
+    rows: list[tuple[str, int]] = []
+    for low, high, height in zip(bounds, bounds[1:], heights, strict=False):
         if height:
-            says = f"{bin_name(low, high)}: {height:,.0f}"
-            bars.append(rectangle(x(low), y(height), max(x(high) - x(low) - gap, 0.5), y(0) - y(height), 1, says))
-    drawn = [y_axis(y, ticks, short), *bars, x_axis(x, round_ticks(bounds[0], bounds[-1], is_whole), x_format, x_label)]
-    for row, (name, value) in enumerate(pointers.items()):
-        is_right = x(value) > WIDTH * 0.65
-        drawn.append(stroke(x(value), TOP - 8 + 13 * row, x(value), y(0), "pointer"))
-        drawn.append(writing(x(value) + (-4 if is_right else 4), TOP + 2 + 13 * row, f"{name} {x_format(value)}",
-                           "end" if is_right else "start", "value"))  # fmt: skip
-    peak = max(range(len(heights)), key=heights.__getitem__)
-    words = (
+            gap = 1 if x(high) - x(low) > 4 else 0
+            shapes.append(_rectangle(x(low), y(height), x(high) - x(low) - gap, y(0) - y(height), "1"))
+            is_single = is_whole and high - low == 1
+            rows.append((x_format(low) if is_single else f"{x_format(low)} to {x_format(high)}", round(height)))
+    shapes += _x_axis(x, _round_ticks(bounds[0], bounds[-1], is_whole), x_format, x_label)
+    for row, (name, value) in enumerate(inside.items()):
+        is_right = x(value) > _WIDTH * 0.65
+        baseline = _TOP + 2 + _POINTER_HEIGHT * row
+        shapes.append(_line(x(value), baseline - 10, x(value), y(0), "pointer"))
+        anchor, shift = ("end", -4) if is_right else ("start", 4)
+        shapes.append(_text(x(value) + shift, baseline, f"{name} {x_format(value)}", anchor, "value"))
+    peak = heights.index(max(heights))
+    description = (
         f"{sum(heights):,.0f} values from {x_format(bounds[0])} to {x_format(bounds[-1])}, most often from "
         f"{x_format(bounds[peak])} to {x_format(bounds[peak + 1])}"
     )
-    words += "".join(f"; {name} {x_format(value)}" for name, value in pointers.items())
-    rows = [
-        (bin_name(low, high), round(height))
-        for low, high, height in zip(bounds, bounds[1:], heights, strict=False)
-        if height
-    ]
-    return figure(
-        title, note, svg(drawn, HEIGHT, f"{title}: {words}"), words, table([x_label or "from, to", "count"], rows)
-    )
+    description += "".join(f"; {name} {x_format(value)}" for name, value in inside.items())
+    return _figure(title, note, description, shapes, _HEIGHT, table([x_label or "from, to", "count"], rows))
 
 
 def bars(
     title: str,
     labels: Iterable[str],
     values: Iterable[float],
-    intervals: Iterable[tuple[float, float] | None] | None = None,
+    intervals: Iterable[Interval] | None = None,
     *,
     note: str = "",
-    value_format: Callable[[float], str] = short,
-    low: float | None = None,
+    value_format: Format = short,
     high: float | None = None,
-    numbers_table: Html | None = None,
+    numbers: Html | None = None,
 ) -> Html:
-    """A bar for each label, from left to right.
+    """Draw one horizontal bar for each label.
 
     Args:
-        title: Above it.
-        labels: N names; long ones are cut in the picture and whole in the table.
-        values: N numbers; what is not finite gets no bar.
-        intervals: N pairs (from, to) drawn as whiskers, or None where there is none.
-        note: A quiet line below the title.
-        value_format: How values are written.
-        low: Where the axis begins; 0, or the least value, by itself.
-        high: Where it ends.
-        numbers_table: Folded away below in place of the chart's own, where there is more to tell.
+        title: Title of the figure.
+        labels: N names; long ones are shortened in the picture and complete in the table.
+        values: N finite numbers.
+        intervals: N pairs (from, to), drawn as whiskers.
+        note: A line below the title.
+        value_format: Writes a value as text.
+        high: End of the axis; by default the largest value.
+        numbers: The folded table; by default labels, values and intervals.
+
+    Raises:
+        ValueError: The numbers of labels, values and intervals do not match.
     """
-    names, numbers = list(labels), [finite(value) for value in values]
-    spans = list(intervals) if intervals is not None else [None] * len(names)
-    if not len(names) == len(numbers) == len(spans):
-        raise ValueError(f"N labels need N values and intervals; received {len(names)}, {len(numbers)}, {len(spans)}")
-    seen = [value for value in numbers if value is not None]
-    if not seen:
-        return figure(title, note, None, "No values.", None)
-    reach = seen + [edge for span in spans if span for edge in span if math.isfinite(edge)]
-    low = min(0.0, *reach) if low is None else low
-    high = max(0.0, *reach) if high is None else high
-    left = min(170.0, 14 + 6.6 * max(map(len, names)))
-    x = scale(low, high if high > low else low + 1, left, WIDTH - 62)
-    row_height, top = 24, 6
-    height = top + row_height * len(names) + 6
-    drawn: list[Html] = []
-    for row, (name, value, span) in enumerate(zip(names, numbers, spans, strict=True)):
-        middle = top + row_height * (row + 0.5)
-        drawn.append(writing(left - 8, middle + 4, shortened(name, int((left - 14) / 6.4)), "end", "name"))
-        end = x(low)
-        if value is not None:
-            base, tip = x(min(max(0.0, low), high)), x(min(max(value, low), high))
-            said = f"{name}: {value_format(value)}"
-            drawn.append(rectangle(min(base, tip), middle - 8, max(abs(tip - base), 0.5), 16, 1, said))
-            end = max(base, tip)
-        if span is not None and all(map(math.isfinite, span)):
-            a, b = (x(min(max(edge, low), high)) for edge in span)
-            drawn += [stroke(a, middle, b, middle, "whisker")]
-            drawn += [stroke(at, middle - 4, at, middle + 4, "whisker") for at in (a, b)]
-            end = max(end, b)
-        drawn.append(writing(end + 6, middle + 4, "–" if value is None else value_format(value), "start", "value"))
-    drawn.append(stroke(x(min(max(0.0, low), high)), top, x(min(max(0.0, low), high)), height - 6, "axis"))
-    written = ["–" if value is None else value_format(value) for value in numbers]
-    words = ", ".join(f"{name} {value}" for name, value in zip(names[:12], written, strict=False))
-    words += f" and {len(names) - 12} more" if len(names) > 12 else ""
-    rows: list[Sequence[Part]] = [
-        (name, value, f"{value_format(span[0])} to {value_format(span[1])}" if span else "")
-        for name, value, span in zip(names, written, spans, strict=True)
-    ]
-    header: list[Part] = ["", "value", "interval"]
-    if numbers_table is not None:
-        return figure(title, note, svg(drawn, height, f"{title}: {words}"), words, numbers_table)
-    if not any(spans):
-        header, rows = header[:2], [row[:2] for row in rows]
-    return figure(title, note, svg(drawn, height, f"{title}: {words}"), words, table(header, rows, numeric=(1, 2)))
+    names, lengths = list(labels), list(values)
+    whiskers = [None] * len(names) if intervals is None else list(intervals)
+    if not len(names) == len(lengths) == len(whiskers):
+        raise ValueError(
+            f"N labels need N values and intervals; received {len(names)}, {len(lengths)} and {len(whiskers)}"
+        )
+    if not names:
+        return _empty(title, note)
+    reach = [0.0, *lengths, *(edge for whisker in whiskers if whisker for edge in whisker)]
+    left, middles, shapes = _named_rows(names, 24)
+    bottom = middles[-1] + 12
+    x = _scale(min(reach), max(reach) if high is None else high, left, _WIDTH - 62)
+    for value, whisker, middle in zip(lengths, whiskers, middles, strict=True):
+        begin, end = sorted((x(0), x(value)))
+        shapes.append(_rectangle(begin, middle - 8, end - begin, 16, "1"))
+        if whisker is not None:
+            low, top = x(whisker[0]), x(whisker[1])
+            shapes.append(_line(low, middle, top, middle, "whisker"))
+            shapes += [_line(edge, middle - 4, edge, middle + 4, "whisker") for edge in (low, top)]
+            end = max(end, top)
+        shapes.append(_text(end + 6, middle + 4, value_format(value), "start", "value"))
+    shapes.append(_line(x(0), 4, x(0), bottom, "axis"))
+    texts = [value_format(value) for value in lengths]
+    description = ", ".join(f"{name} {text}" for name, text in zip(names[:12], texts, strict=False))
+    description += f" and {len(names) - 12} more" if len(names) > 12 else ""
+    if numbers is None and intervals is None:
+        numbers = table(["", "value"], zip(names, texts, strict=True), numeric=(1,))
+    elif numbers is None:
+        spans = [f"{value_format(low)} to {value_format(top)}" for low, top in filter(None, whiskers)]
+        numbers = table(["", "value", "interval"], zip(names, texts, spans, strict=True), numeric=(1, 2))
+    return _figure(title, note, description, shapes, bottom + 6, numbers)
 
 
 def ranges(
-    title: str,
-    labels: Iterable[str],
-    spans: Iterable[tuple[float, float]],
-    *,
-    x_label: str = "",
-    note: str = "",
-    band: tuple[float, float] | None = None,
-    band_label: str = "",
-    x_format: Callable[[float], str] = short,
+    title: str, labels: Iterable[str], spans: Iterable[Interval], *, x_label: str, band: Interval | None
 ) -> Html:
-    """Stretches of one axis below each other, such as the windows of a document.
+    """Draw spans of one axis below each other, such as the windows of a document.
 
     Args:
-        title: Above it.
+        title: Title of the figure.
         labels: N names.
         spans: N pairs (from, to).
-        x_label: What the axis counts.
-        note: A quiet line below the title.
-        band: A stretch that is marked across all of them.
-        band_label: What it is.
-        x_format: How its numbers are written.
+        x_label: Unit of the axis.
+        band: A span, such as an answer, that is marked across all rows.
+
+    Raises:
+        ValueError: The numbers of labels and spans do not match.
     """
     names, pairs = list(labels), list(spans)
     if len(names) != len(pairs):
         raise ValueError(f"N labels need N spans; received {len(names)} and {len(pairs)}")
     if not pairs:
-        return figure(title, note, None, "No values.", None)
-    low, high = min(0.0, *(pair[0] for pair in pairs)), max(pair[1] for pair in pairs)
-    row_height, left, top = 18, min(150.0, 14 + 6.6 * max(map(len, names))), 4
-    height = top + row_height * len(names) + BOTTOM
-    x = scale(low, high if high > low else low + 1, left, WIDTH - RIGHT - 12)
-    drawn = []
-    for row, (name, (begin, end)) in enumerate(zip(names, pairs, strict=True)):
-        middle = top + row_height * (row + 0.5)
-        drawn.append(writing(left - 8, middle + 4, shortened(name, int((left - 14) / 6.4)), "end", "name"))
-        says = f"{name}: {x_format(begin)} to {x_format(end)}"
-        drawn.append(rectangle(x(begin), middle - 6, max(x(end) - x(begin), 1), 12, 4, says))
-    if band:
-        width = max(x(band[1]) - x(band[0]), 2)
-        says = f"{band_label}: {x_format(band[0])} to {x_format(band[1])}"
-        drawn.append(rectangle(x(band[0]), top - 2, width, row_height * len(names) + 4, "band", says))
-    drawn.append(x_axis(x, round_ticks(low, high), x_format, x_label, left, height))
-    words = ", ".join(f"{name} {x_format(a)} to {x_format(b)}" for name, (a, b) in zip(names, pairs, strict=True))
-    words += f"; {band_label} {x_format(band[0])} to {x_format(band[1])}" if band else ""
-    rows = [(name, x_format(a), x_format(b)) for name, (a, b) in zip(names, pairs, strict=True)]
-    numbers = table(["", "from", "to"], rows, numeric=(1, 2))
-    return figure(title, note, svg(drawn, height, f"{title}: {words}"), words, numbers)
+        return _empty(title, "")
+    low, high = min(0.0, *(begin for begin, _ in pairs)), max(end for _, end in pairs)
+    left, middles, shapes = _named_rows(names, 18)
+    height = middles[-1] + 9 + _BOTTOM
+    x = _scale(low, high, left, _WIDTH - 2 * _RIGHT)
+    for (begin, end), middle in zip(pairs, middles, strict=True):
+        shapes.append(_rectangle(x(begin), middle - 6, x(end) - x(begin), 12, "3"))
+    if band is not None:
+        shapes.append(_rectangle(x(band[0]), 2, max(x(band[1]) - x(band[0]), 2), middles[-1] + 9, "band"))
+    shapes += _x_axis(x, _round_ticks(low, high), short, x_label, left, height)
+    rows = [(name, short(begin), short(end)) for name, (begin, end) in zip(names, pairs, strict=True)]
+    description = ", ".join(f"{name} {begin} to {end}" for name, begin, end in rows)
+    description += f"; marked {short(band[0])} to {short(band[1])}" if band is not None else ""
+    return _figure(title, "", description, shapes, height, table(["", "from", "to"], rows, numeric=(1, 2)))
 
 
-def line(
+def lines(
     title: str,
-    xs: Iterable[float],
-    ys_by_name: Mapping[str, Iterable[float]],
+    xs: Sequence[float],
+    ys_by_name: Mapping[str, Sequence[float]],
     *,
-    x_label: str = "",
-    note: str = "",
-    x_format: Callable[[float], str] = short,
-    y_format: Callable[[float], str] = short,
+    x_label: str,
     low: float | None = None,
     high: float | None = None,
 ) -> Html:
-    """One line a name, over the same values of x.
+    """Draw at most two lines of shares over the same shares.
 
     Args:
-        title: Above it.
-        xs: N numbers, increasing.
-        ys_by_name: N numbers for each name; what is not finite leaves a gap. At most six names.
-        x_label: What x is, with its unit.
-        note: A quiet line below the title.
-        x_format: How values of x are written.
-        y_format: How values of y are written.
-        low: Where the upright axis begins; by itself at 0 where values come near to it.
-        high: Where it ends.
+        title: Title of the figure.
+        xs: N increasing shares in [0, 1].
+        ys_by_name: N shares for each line, by its name.
+        x_label: Meaning of x.
+        low: Start of the y axis; by default 0, or the smallest value if that is far from 0.
+        high: End of the y axis; by default the largest value.
+
+    Raises:
+        ValueError: There are too many lines, or a line has too few values.
     """
-    at = [float(value) for value in xs]
-    lines = {name: [finite(value) for value in ys] for name, ys in ys_by_name.items()}
-    if len(lines) > _SERIES:
-        raise ValueError(f"a chart holds at most {_SERIES} lines; received {len(lines)}")
-    for name, ys in lines.items():
-        if len(ys) != len(at):
-            raise ValueError(f"a line needs a value for each of {len(at)} x; received {len(ys)} for {name!r}")
-    seen = [value for ys in lines.values() for value in ys if value is not None]
-    if not seen:
-        return figure(title, note, None, "No values.", None)
-    least, most = min(seen), max(seen)
+    if len(ys_by_name) > len(_DASHES):
+        raise ValueError(f"a chart holds at most {len(_DASHES)} lines; received {len(ys_by_name)}")
+    for name, ys in ys_by_name.items():
+        if len(ys) != len(xs):
+            raise ValueError(f"a line needs a value for each of {len(xs)} x; received {len(ys)} for {name!r}")
+    values = [value for ys in ys_by_name.values() for value in ys]
+    if not values:
+        return _empty(title, "")
+    least, most = min(values), max(values)
     low = (0.0 if 0 <= least <= 0.6 * most else least) if low is None else low
     high = most if high is None else high
-    ticks = round_ticks(low, high if high > low else low + (abs(low) or 1))
-    x = scale(at[0], at[-1] if at[-1] > at[0] else at[0] + 1, LEFT, WIDTH - RIGHT)
-    y = scale(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP)
-    drawn = [y_axis(y, ticks, y_format), x_axis(x, round_ticks(at[0], at[-1]), x_format, x_label)]
-    for number, (name, ys) in enumerate(lines.items()):
-        drawn += _curve(name, number, at, ys, x, y)
-    words = "; ".join(_course(name, ys, y_format) for name, ys in lines.items())
-    rows = [
-        (x_format(value), *("–" if ys[row] is None else y_format(ys[row] or 0.0) for ys in lines.values()))
-        for row, value in enumerate(at)
-    ]
-    names = table([x_label or "x", *lines], rows, numeric=range(1 + len(lines)))
-    keys = _names_of_lines(lines) if len(lines) > 1 else None
-    return figure(title, note, joined([keys, svg(drawn, HEIGHT, f"{title}: {words}")]), words, names)
+    y_ticks = _round_ticks(low, high if high > low else low + (abs(low) or 1))
+    x = _scale(xs[0], xs[-1], _LEFT, _WIDTH - _RIGHT)
+    y = _scale(min(low, y_ticks[0]), max(high, y_ticks[-1]), _HEIGHT - _BOTTOM, _TOP)
+    shapes = [*_y_axis(y, y_ticks, percent), *_x_axis(x, _round_ticks(xs[0], xs[-1]), percent, x_label)]
+    names, courses = [], []
+    for number, (name, ys) in enumerate(ys_by_name.items()):
+        points = [(round(x(value), 1), round(y(height), 1)) for value, height in zip(xs, ys, strict=True)]
+        shapes.append(_curve(number, "M" + "L".join(f"{across} {down}" for across, down in points)))
+        if len(points) <= 30:  # one point makes no visible line
+            shapes += [element("circle", cx=a, cy=b, r=2.5, class_=f"fill-{number + 1}") for a, b in points]
+        sample = element("svg", _curve(number, "M1 6H27"), viewBox="0 0 28 12", aria_hidden="true")
+        names.append(element("li", sample, " ", name))
+        courses.append(f"{name} from {percent(ys[0])} to {percent(ys[-1])}, at most {percent(max(ys))}")
+    rows = [[percent(value) for value in row] for row in zip(xs, *ys_by_name.values(), strict=True)]
+    numbers = table([x_label, *ys_by_name], rows, numeric=range(1 + len(ys_by_name)))
+    return _figure(title, "", "; ".join(courses), shapes, _HEIGHT, numbers, element("ul", *names, class_="key"))
 
 
-def _curve(
-    name: str,
-    number: int,
-    at: Sequence[float],
-    ys: Sequence[float | None],
-    x: Callable[[float], float],
-    y: Callable[[float], float],
+def _figure(
+    title: str,
+    note: str,
+    description: str,
+    shapes: Sequence[Html],
+    height: float,
+    numbers: Html,
+    legend: Html | None = None,
+) -> Html:
+    """Put shapes into a figure with its caption, description and folded numbers."""
+    picture = element(
+        "svg", *shapes, viewBox=f"0 0 {_WIDTH} {height:g}", role="img", aria_label=f"{title}: {description}"
+    )
+    folded = details("Numbers", paragraph(f"{description}.", kind="quiet"), numbers)
+    return element("figure", _caption(title, note), legend, picture, folded)
+
+
+def _empty(title: str, note: str) -> Html:
+    return element("figure", _caption(title, note), paragraph("No values.", kind="quiet"))
+
+
+def _caption(title: str, note: str) -> Html:
+    return element("figcaption", title, element("span", note, class_="quiet") if note else None)
+
+
+def _scale(low: float, high: float, begin: float, end: float) -> Scale:
+    """Map values between `low` and `high` to positions between `begin` and `end`."""
+    size = (high - low) or 1.0
+    return lambda value: begin + (value - low) / size * (end - begin)
+
+
+def _round_ticks(low: float, high: float, is_whole: bool = False) -> list[float]:
+    """Return about five round numbers from `low` to `high`; integers if the values are integers."""
+    rough = (high - low) / 5
+    if not rough > 0:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(times for times in (1, 2, 2.5, 5, 10) if times * power >= rough * 0.999)
+    if is_whole:
+        step = 5.0 if step == 2.5 else max(step, 1.0)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(step * number, 12) for number in range(first, last + 1)] or [low]
+
+
+def _y_axis(y: Scale, ticks: Sequence[float], written: Format) -> list[Html]:
+    """Draw rules across the picture with their numbers at the left."""
+    rules = [_line(_LEFT, y(tick), _WIDTH - _RIGHT, y(tick), "rule") for tick in ticks]
+    return rules + [_text(_LEFT - 7, y(tick) + 4, written(tick), "end") for tick in ticks]
+
+
+def _x_axis(
+    x: Scale, ticks: Sequence[float], written: Format, label: str, left: float = _LEFT, height: float = _HEIGHT
 ) -> list[Html]:
-    path, points, is_down = [], [], False
-    for value, height in zip(at, ys, strict=True):
-        if height is None:
-            is_down = False
-            continue
-        path.append(f"{'L' if is_down else 'M'}{x(value):.1f} {y(height):.1f}")
-        points.append((x(value), y(height)))
-        is_down = True
-    kind = f"curve stroke-{number + 1}"
-    drawn = [element("path", element("title", name), d=" ".join(path), class_=kind, stroke_dasharray=_DASHES[number])]
-    if len(points) <= 30:
-        drawn += [
-            element("circle", cx=round(a, 1), cy=round(b, 1), r=2.5, class_=f"fill-{number + 1}") for a, b in points
-        ]
-    return drawn
+    """Draw the axis at the bottom with its numbers and its label."""
+    base = height - _BOTTOM
+    shapes = [_line(left, base, _WIDTH - _RIGHT, base, "axis")]
+    shapes += [_line(x(tick), base, x(tick), base + 4, "axis") for tick in ticks]
+    shapes += [_text(x(tick), base + 16, written(tick), "middle") for tick in ticks]
+    return [*shapes, _text((left + _WIDTH - _RIGHT) / 2, height - 6, _shortened(label, 64), "middle")]
 
 
-def _course(name: str, ys: Sequence[float | None], y_format: Callable[[float], str]) -> str:
-    seen = [value for value in ys if value is not None]
-    if not seen:
-        return f"{name} has no values"
-    return f"{name} from {y_format(seen[0])} to {y_format(seen[-1])}, at most {y_format(max(seen))}"
+def _named_rows(names: Sequence[str], row_height: float) -> tuple[float, list[float], list[Html]]:
+    """Write names at the left of rows; return where the rows start, the middle of each, and the names' shapes."""
+    left = min(170.0, 14 + 6.6 * max(map(len, names)))
+    middles = [6 + row_height * (row + 0.5) for row in range(len(names))]
+    longest = int((left - 14) / 6.4)
+    texts = [
+        _text(left - 8, middle + 4, _shortened(name, longest), "end", "name")
+        for name, middle in zip(names, middles, strict=True)
+    ]
+    return left, middles, texts
 
 
-def _names_of_lines(lines: Mapping[str, object]) -> Html:
-    items = []
-    for number, name in enumerate(lines):
-        sample = element(
-            "svg",
-            element("path", d="M1 6H27", class_=f"curve stroke-{number + 1}", stroke_dasharray=_DASHES[number]),
-            viewBox="0 0 28 12",
-            class_="sample",
-            aria_hidden="true",
-        )
-        items.append(element("li", sample, " ", name))
-    return element("ul", *items, class_="key")
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: max(longest - 1, 1)] + "…"
+
+
+def _rectangle(x: float, y: float, width: float, height: float, fill: str) -> Html:
+    return element(
+        "rect", x=round(x, 1), y=round(y, 1), width=round(max(width, 0.5), 1), height=round(height, 1),
+        class_=f"fill-{fill}",
+    )  # fmt: skip
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Html:
+    return element("line", x1=round(x1, 1), y1=round(y1, 1), x2=round(x2, 1), y2=round(y2, 1), class_=kind)
+
+
+def _curve(number: int, path: str) -> Html:
+    return element("path", d=path, class_=f"curve stroke-{number + 1}", stroke_dasharray=_DASHES[number])
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str | None = None) -> Html:
+    return element("text", text, x=round(x, 1), y=round(y, 1), text_anchor=anchor, class_=kind)

@@ -1,8 +1,8 @@
-"""A text with its spans marked, however they overlap.
+"""A text with marked spans, which may overlap.
 
-The text is cut where any mark begins or ends, and each piece carries the kinds of all the marks over it; kinds that
-can meet are drawn so that both are seen, one as ground, one as line. Labels and ticks are drawn by the style sheet and
-are no part of the content, so what a reader selects and copies is the text alone.
+The text is cut at the ends of all marks, and each piece carries the kinds of all marks that cover it. The style sheet
+draws kinds that may overlap in different ways, one as a background and one as a line. Labels and ticks are drawn by
+the style sheet too and are not content, so a selection copies the text alone.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ from typing import NamedTuple
 
 from qa_fast.html.markup import Html, element
 
-# Gold: what is right. Predicted: what a model says. Wrong: a prediction that misses. Window: a stretch, whose ends
-# are labelled. Other kinds may be named, and are underlined.
-KINDS = ("gold", "predicted", "wrong", "window")
+_GAP = "\n…\n"
 
 
 class Mark(NamedTuple):
-    """A span of a text: characters [char_start, char_end), its kind, and what to call it."""
+    """A marked span of a text.
+
+    Attributes:
+        char_start: First character.
+        char_end: One past the last character.
+        kind: "gold" (right answer), "predicted", "wrong" (a prediction that misses), or "window" (a span whose ends
+            are labelled). Any other kind is underlined.
+        label: Shown when a pointer rests on the mark, and at both ends of a window.
+    """
 
     char_start: int
     char_end: int
@@ -26,29 +32,59 @@ class Mark(NamedTuple):
     label: str = ""
 
 
-def document(
-    text: str, marks: Iterable[tuple[int, int, str, str]] = (), name: str = "document", target: str | None = None
-) -> Html:
-    """The text with its marks, white space kept.
+def document(text: str, marks: Iterable[Mark] = (), name: str = "document", target: str | None = None) -> Html:
+    """Return the text with its marks and its white space.
 
     Args:
-        text: Any.
-        marks: (char_start, char_end, kind, label), in any order, overlapping as they like. A label is shown when one
-            points at the mark, and for windows at both ends.
-        name: What a screen reader calls it.
-        target: The id, for `elements.link`, of the first piece with a mark that is no window.
+        text: Any text.
+        marks: Marks in any order.
+        name: Name of the document for screen readers.
+        target: An id, for `elements.link`, given to the first marked piece that is more than a window.
 
     Raises:
-        ValueError: A mark that does not lie in the text.
+        ValueError: A mark is outside the text.
     """
-    given = [Mark(*mark) for mark in marks]
-    for mark in given:
+    ordered = sorted(marks)
+    for mark in ordered:
         if not 0 <= mark.char_start <= mark.char_end <= len(text):
-            raise ValueError(f"a mark must lie in the text of {len(text)} characters; received {mark}")
-    pieces = _pieces(text, sorted(given), target)
-    return element(
-        "div", *pieces, class_="document", dir="auto", tabindex="0", role="group", aria_label=name
-    )  # fmt: skip
+            raise ValueError(f"a mark must be within the text of {len(text)} characters; received {mark}")
+    pieces = _pieces(text, ordered, target)
+    return element("div", *pieces, class_="document", dir="auto", tabindex="0", role="group", aria_label=name)
+
+
+def excerpt(text: str, marks: Iterable[Mark], whole: int, around: int) -> tuple[str, list[Mark]]:
+    """Shorten a long text to the parts around its marks.
+
+    Args:
+        text: The whole text.
+        marks: Marks in any order.
+        whole: A text of at most this many characters is left whole.
+        around: Number of characters to keep at both sides of each mark.
+
+    Returns:
+        The text with gaps shown as "…", and the marks at their places in it.
+    """
+    ordered = sorted(marks)
+    if len(text) <= whole:
+        return text, ordered
+    kept: list[list[int]] = []
+    for mark in ordered or [Mark(around, around, "")]:
+        begin, end = max(0, mark.char_start - around), min(len(text), mark.char_end + around)
+        if kept and begin <= kept[-1][1]:
+            kept[-1][1] = max(kept[-1][1], end)
+        else:
+            kept.append([begin, end])
+    shortened, moved = "", []
+    for begin, end in kept:
+        shortened += _GAP if begin else ""
+        shift = len(shortened) - begin
+        moved += [
+            mark._replace(char_start=mark.char_start + shift, char_end=mark.char_end + shift)
+            for mark in ordered
+            if begin <= mark.char_start and mark.char_end <= end
+        ]
+        shortened += text[begin:end]
+    return shortened + (_GAP if kept[-1][1] < len(text) else ""), moved
 
 
 def _pieces(text: str, marks: Sequence[Mark], target: str | None) -> list[Html | str]:
@@ -60,22 +96,24 @@ def _pieces(text: str, marks: Sequence[Mark], target: str | None) -> list[Html |
         ends.setdefault(mark.char_end, []).append(mark)
     pieces: list[Html | str] = []
     active: list[Mark] = []
-    for at, cut in enumerate(cuts):
+    for cut, next_cut in zip(cuts, [*cuts[1:], len(text)], strict=True):
         for mark in ends.get(cut, ()):
             if mark in active:
                 active.remove(mark)
-            if mark.kind == "window" and mark.char_end > mark.char_start:
-                pieces.append(_tick(f"{mark.label}⟩"))
+                if mark.kind == "window":
+                    pieces.append(_tick(f"{mark.label}⟩"))
         for mark in begins.get(cut, ()):
-            if mark.kind == "window":
-                pieces.append(_tick(f"⟨{mark.label}" if mark.char_end > mark.char_start else f"⟨{mark.label}⟩"))
             if mark.char_end > mark.char_start:
                 active.append(mark)
-        if at + 1 < len(cuts):
-            piece = text[cut : cuts[at + 1]]
-            is_target = target is not None and any(mark.kind != "window" for mark in active)
-            pieces.append(_marked(piece, active, target if is_target else None) if active else piece)
-            target = None if is_target else target
+            if mark.kind == "window":
+                pieces.append(_tick(f"⟨{mark.label}" if mark in active else f"⟨{mark.label}⟩"))
+        piece = text[cut:next_cut]
+        if not active:
+            pieces.append(piece)
+            continue
+        is_target = any(mark.kind != "window" for mark in active)
+        pieces.append(_marked(piece, active, target if is_target else None))
+        target = None if is_target else target
     return pieces
 
 
@@ -92,31 +130,30 @@ def _tick(label: str) -> Html:
 
 
 class Chip(NamedTuple):
-    """A small piece beside others: its text, what stands below it, its kinds, and what is said when pointed at."""
+    """A small box such as a token: its text, a line below it, its kinds, and its tooltip."""
 
     text: str
     below: str
     kind: str = ""
-    says: str = ""
+    tooltip: str = ""
 
 
-def chips(pieces: Iterable[Chip], name: str) -> Html:
-    """Pieces in a row that wraps, such as the tokens of a text; kinds as those of marks, or "quiet"."""
-    made = (
+def chips(boxes: Iterable[Chip], name: str) -> Html:
+    """Return boxes in rows that wrap, such as the tokens of a text; `name` is for screen readers."""
+    items = (
         element(
             "li",
-            element("b", piece.text, dir="auto"),
-            element("i", piece.below),
-            class_=f"chip {piece.kind}".strip(),
-            title=piece.says or None,
+            element("b", box.text, dir="auto"),
+            element("i", box.below),
+            class_=f"chip {box.kind}".strip(),
+            title=box.tooltip or None,
         )
-        for piece in pieces
+        for box in boxes
     )
-    return element("ol", *made, class_="chips", tabindex="0", aria_label=name)
+    return element("ol", *items, class_="chips", tabindex="0", aria_label=name)
 
 
 def key(kinds: Mapping[str, str]) -> Html:
-    """What the kinds of marks mean: a short list, kind -> meaning."""
-    return element(
-        "ul", *(element("li", element("mark", word, class_=kind)) for kind, word in kinds.items()), class_="key"
-    )
+    """Return a short list that explains kinds of marks: kind -> meaning."""
+    items = (element("li", element("mark", meaning, class_=kind)) for kind, meaning in kinds.items())
+    return element("ul", *items, class_="key")

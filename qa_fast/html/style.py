@@ -1,20 +1,18 @@
-"""The style sheet of pages and of pieces for notebooks: colours as variables, light and dark."""
+"""The style sheets of pages and of notebook pieces: colours as variables, for light and dark mode."""
 
 from __future__ import annotations
 
 _LIGHT = """
   --paper: #ffffff; --ground: #f2f4f7; --ink: #1b1f27; --quiet: #5a6372; --line: #d3d9e2; --faint: #eef1f5;
   --accent: #1f5fbf; --gold: #ffe07a; --gold-ink: #1b1f27; --gold-edge: #a87900; --predicted: #cfe3ff;
-  --predicted-edge: #1f5fbf; --wrong: #a8201a; --wrong-ground: #fdecea; --right: #1a7f4b; --right-ground: #e3f5ea;
-  --series-1: #1f5fbf; --series-2: #c2570c; --series-3: #1a7f4b; --series-4: #7a3fb0; --series-5: #a8201a;
-  --series-6: #5a6372;
+  --predicted-edge: #1f5fbf; --wrong: #a8201a; --wrong-ground: #fdecea;
+  --series-1: #1f5fbf; --series-2: #c2570c; --series-3: #7a3fb0;
 """
 _DARK = """
   --paper: #191d24; --ground: #101318; --ink: #e6e9ef; --quiet: #a3adbd; --line: #343c49; --faint: #222832;
   --accent: #7fb0ff; --gold: #f2c84b; --gold-ink: #16130a; --gold-edge: #f2c84b; --predicted: #22406c;
-  --predicted-edge: #7fb0ff; --wrong: #ff9d94; --wrong-ground: #3a1d1c; --right: #74d3a0; --right-ground: #16301f;
-  --series-1: #7fb0ff; --series-2: #ffae6b; --series-3: #74d3a0; --series-4: #cfa3ff; --series-5: #ff9d94;
-  --series-6: #a3adbd;
+  --predicted-edge: #7fb0ff; --wrong: #ff9d94; --wrong-ground: #3a1d1c;
+  --series-1: #7fb0ff; --series-2: #ffae6b; --series-3: #cfa3ff;
 """
 
 PAGE = f"""
@@ -34,7 +32,7 @@ body.qa-fast {{ margin: 0; background: var(--ground); }}
 @media print {{ .qa-fast .card {{ break-inside: avoid; }} .qa-fast .document {{ max-height: none; }} }}
 """
 
-# A notebook has its own idea of light and dark, which need not be the system's. JupyterLab, VS Code, Colab, Sphinx.
+# A notebook may be light or dark whatever the system is. The selectors are those of JupyterLab, VS Code, Colab, Sphinx.
 NOTEBOOK = f"""
 .qa-fast-piece {{ {_LIGHT} color-scheme: light; max-width: 64rem; padding: .75rem 1rem; background: var(--paper);
   border: 1px solid var(--line); border-radius: .6rem; }}
@@ -50,14 +48,11 @@ SHARED = """
 .qa-fast *, .qa-fast *::before, .qa-fast *::after { box-sizing: border-box; }
 .qa-fast h2 { margin: 2rem 0 .6rem; font-size: 1.15rem; overflow-wrap: anywhere; }
 .qa-fast h3 { margin: 1.2rem 0 .4rem; font-size: 1rem; overflow-wrap: anywhere; }
-.qa-fast h4 { margin: 1rem 0 .3rem; font-size: .9375rem; overflow-wrap: anywhere; }
 .qa-fast p { margin: .5rem 0; overflow-wrap: anywhere; }
 .qa-fast .quiet { color: var(--quiet); font-size: .875em; }
 .qa-fast .score { font-size: 2.1rem; font-weight: 650; line-height: 1.15; font-variant-numeric: tabular-nums; }
 .qa-fast .whole { white-space: nowrap; }
 .qa-fast .lead { font-size: 1.15em; font-weight: 600; }
-.qa-fast code { font: .9em ui-monospace, "SF Mono", Menlo, Consolas, "Noto Sans Mono", monospace;
-  overflow-wrap: anywhere; }
 .qa-fast a { color: var(--accent); }
 .qa-fast .card { margin: 1rem 0; padding: 1rem 1.25rem; background: var(--paper); border: 1px solid var(--line);
   border-radius: .75rem; min-width: 0; }
@@ -107,24 +102,23 @@ SHARED = """
 .qa-fast .document { margin: .6rem 0; padding: .7rem .9rem; max-height: 30rem; overflow-y: auto; line-height: 1.75;
   white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; background: var(--faint);
   border-radius: .5rem; tab-size: 4; }
-.qa-fast .text { white-space: pre-wrap; unicode-bidi: plaintext; overflow-wrap: anywhere; }
 .qa-fast mark { background: var(--faint); color: inherit; padding: .08em 0; border-bottom: 2px solid var(--quiet); }
 .qa-fast mark.predicted { background: var(--predicted); border-bottom: 2px solid var(--predicted-edge); }
 .qa-fast mark.gold { background: var(--gold); color: var(--gold-ink); border-bottom: 2px solid transparent; }
 .qa-fast mark.gold.predicted { border-bottom-color: var(--predicted-edge); }
 .qa-fast mark.wrong { background: var(--wrong-ground); border-bottom: 2px solid var(--wrong); }
 .qa-fast mark.window { background: none; border-bottom: 0; padding: 0; }
-.qa-fast mark.shared { background: color-mix(in srgb, var(--series-4) 14%, transparent); }
+.qa-fast mark.shared { background: color-mix(in srgb, var(--series-3) 14%, transparent); }
 .qa-fast mark.gold.window { background: var(--gold); border-bottom: 2px solid transparent; padding: .08em 0; }
 .qa-fast mark.predicted.window { border-bottom: 2px solid var(--predicted-edge); padding: .08em 0; }
 .qa-fast mark.predicted.window:not(.gold) { background: var(--predicted); }
 .qa-fast .tick::before { content: attr(data-label); margin: 0 .15em; padding: 0 .35em; border-radius: .3em;
-  font-size: .7em; font-weight: 600; vertical-align: .15em; color: var(--paper); background: var(--series-4);
+  font-size: .7em; font-weight: 600; vertical-align: .15em; color: var(--paper); background: var(--series-3);
   unicode-bidi: isolate; }
 .qa-fast .key { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .4rem 0; color: var(--quiet);
   font-size: .875em; list-style: none; padding: 0; }
 .qa-fast .key mark { color: var(--ink); padding: .05em .5em; border-radius: .2em; }
-.qa-fast .key mark.window { color: var(--paper); background: var(--series-4); font-size: .85em; font-weight: 600; }
+.qa-fast .key mark.window { color: var(--paper); background: var(--series-3); font-size: .85em; font-weight: 600; }
 .qa-fast .key mark.shared { border-bottom: 0; }
 .qa-fast .key mark.gold { color: var(--gold-ink); }
 .qa-fast .chips { display: flex; flex-wrap: wrap; gap: .25rem; margin: .6rem 0; padding: .6rem; list-style: none;
@@ -158,13 +152,10 @@ SHARED = """
 .qa-fast svg .pointer { stroke: var(--series-2); stroke-width: 1.5; stroke-dasharray: 4 3; }
 .qa-fast svg .fill-band { fill: var(--gold); stroke: var(--gold-edge); stroke-width: .75; opacity: .85; }
 .qa-fast svg .fill-1 { fill: var(--series-1); } .qa-fast svg .fill-2 { fill: var(--series-2); }
-.qa-fast svg .fill-3 { fill: var(--series-3); } .qa-fast svg .fill-4 { fill: var(--series-4); }
-.qa-fast svg .fill-5 { fill: var(--series-5); } .qa-fast svg .fill-6 { fill: var(--series-6); }
+.qa-fast svg .fill-3 { fill: var(--series-3); }
 .qa-fast svg .stroke-1 { stroke: var(--series-1); } .qa-fast svg .stroke-2 { stroke: var(--series-2); }
-.qa-fast svg .stroke-3 { stroke: var(--series-3); } .qa-fast svg .stroke-4 { stroke: var(--series-4); }
-.qa-fast svg .stroke-5 { stroke: var(--series-5); } .qa-fast svg .stroke-6 { stroke: var(--series-6); }
 .qa-fast svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
-/* On a telephone a chart is drawn smaller than it was laid out: its writing must not be. */
+/* On a phone a chart is scaled down; its text must stay readable. */
 @media (max-width: 40rem) {
   .qa-fast svg text { font-size: 13.5px; }
   .qa-fast svg .name { font-size: 12px; }

@@ -1,10 +1,11 @@
-"""Beyond a score: which questions a model answers well, how it errs, what its confidence is worth, another beside it.
+"""Examines a score: scores by kinds of questions, mistakes, value of the confidence, and comparison with another model.
 
-Figures are pure functions over arrays (`intervals`, `groups`, `mistakes`, `risk`, `compare`), gathered by `analysis`;
-`page` shows them.
+`intervals`, `groups`, `mistakes`, `risk` and `compare` are pure functions over arrays. `analysis` collects their
+figures, and `page` shows them.
 """
 
-from qa_fast.report.analysis import Analysis, Other, analyse
+from qa_fast.report.analysis import Analysis, analyse
+from qa_fast.report.compare import Other
 from qa_fast.report.page import write_report
 
 __all__ = ["Analysis", "Other", "analyse", "write_report"]

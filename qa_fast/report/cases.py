@@ -1,55 +1,53 @@
-"""One question as a reader judges it: the answers given and wanted, both in the document, and what else was likely."""
+"""One question of a report: the predicted and the gold answers, both in the document, and the other candidates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 
-from qa_fast.html.documents import document
+from qa_fast.html.documents import Mark, document, excerpt
 from qa_fast.html.elements import details, facts, paragraph, table
 from qa_fast.html.markup import Html, Part, element
-from qa_fast.report.analysis import Against, Analysis
-from qa_fast.report.mistakes import CROSSING, KINDS, LONG, candidates_of
+from qa_fast.report.analysis import Analysis
+from qa_fast.report.mistakes import KINDS, RIGHT, touches_gold
 
-# Characters of a document that is shown whole, and around each span where it is not.
-_WHOLE, _AROUND = 4000, 700
+# Documents up to this length are shown whole, others around their marks.
+_WHOLE_CHARS, _CHARS_AROUND = 4000, 700
 _CANDIDATES = 5
-_NO_ANSWER = "no answer"
-_GAP = "\n…\n"
-
-Span = tuple[int, int]
 
 
-def case(analysis: Analysis, row: int, *, against: Against | None = None, is_open: bool = False) -> Html:
-    """A question that folds open.
+def question_case(analysis: Analysis, row: int, *, beside_other: bool = False, is_open: bool = False) -> Html:
+    """Return a question as a fold.
 
     Args:
-        analysis: That it is one of.
-        row: Which.
-        against: The other model, where the line that folds open is to set both beside each other.
-        is_open: Whether it is open at first.
+        analysis: The analysis of the result.
+        row: Row of the question.
+        beside_other: Whether the summary shows the other model's answer instead of the gold answer.
+        is_open: Whether the fold is open at first.
     """
-    result, golds = analysis.result, analysis.result.golds
-    prediction, answers = result.predictions[row], list(dict.fromkeys(golds.answers[row]))
-    told: list[tuple[str, Part]] = [
-        ("Predicted", _answer(prediction)),
-        ("Right", " · ".join(answers) or _NO_ANSWER),
-        ("Score", f"F1 {100 * analysis.overlap[row]:.0f}, confidence {share(analysis.confidence[row])}"),
+    result, golds, against = analysis.result, analysis.result.golds, analysis.against
+    prediction, answers = _answer(result.predictions[row]), list(dict.fromkeys(golds.answers[row]))
+    named: list[tuple[str, Part]] = [
+        ("Predicted", prediction),
+        ("Gold answers", " · ".join(map(_answer, answers)) or _answer("")),
+        ("Score", f"F1 {100 * analysis.overlap[row]:.0f}, confidence {share_text(analysis.confidence[row])}"),
     ]
-    if not analysis.exact[row]:
-        told.append(("What is wrong", _kind(analysis, row)))
-    if analysis.against is not None:
-        theirs = analysis.against
-        said = _answer(theirs.other.predictions[row])
-        told.insert(1, ("Other model", f"{said} (F1 {100 * theirs.overlap[row]:.0f})"))
-    ranked = [(_answer(found.text), share(found.probability)) for found in candidates_of(result, row, _CANDIDATES)]
-    text, marks = excerpt(result.contexts[result.context_index[row]], _marks(analysis, row))
-    beside = f"right: {answers[0] if answers else _NO_ANSWER}"
+    if analysis.kind[row] != RIGHT:
+        kind = list(KINDS)[analysis.kind[row]]
+        named.append(("Mistake", f"{kind}: {KINDS[kind]}"))
+    comparison = f"gold: {_answer(next(iter(answers), ''))}"
     if against is not None:
-        beside = f"other: {_answer(against.other.predictions[row])}"
-    summary: list[Part] = [element("b", golds.questions[row]), f" {_answer(prediction)} — {beside}"]
+        others = _answer(against.other.predictions[row])
+        named.insert(1, ("Other model", f"{others} (F1 {100 * against.overlap[row]:.0f})"))
+        if beside_other:
+            comparison = f"other: {others}"
+    ((_, candidates),) = result.n_best([row])
+    ranked = [(_answer(each["text"]), share_text(each["probability"])) for each in candidates[:_CANDIDATES]]
+    context = result.contexts[result.context_index[row]]
+    text, marks = excerpt(context, _marks(analysis, row, context), _WHOLE_CHARS, _CHARS_AROUND)
+    summary: list[Part] = [element("b", golds.questions[row]), f" {prediction} — {comparison}"]
     return details(
         summary,
-        facts(told),
+        facts(named),
         document(text, marks, name=golds.questions[row]),
         details("Candidates", table(["answer", "probability"], ranked, numeric=(1,))),
         paragraph(f"id {result.ids[row]}", kind="quiet"),
@@ -57,68 +55,31 @@ def case(analysis: Analysis, row: int, *, against: Against | None = None, is_ope
     )
 
 
-def share(value: float) -> str:
-    """A share as people read it, never rounded to all or nothing."""
+def share_text(value: float) -> str:
+    """Write a share as a percentage that is never rounded to 0 or 100."""
     if value >= 0.9995:
         return "> 99.9 %" if value < 1 else "100 %"
     return f"{100 * value:.1f} %" if value >= 0.0005 or value == 0 else "< 0.1 %"
 
 
-def excerpt(text: str, marks: Sequence[tuple[int, int, str, str]]) -> tuple[str, list[tuple[int, int, str, str]]]:
-    """A long text cut down to what stands around its marks.
-
-    Args:
-        text: Whole.
-        marks: (char_start, char_end, kind, label).
-
-    Returns:
-        The text with gaps shown as "…", and the marks where they stand in it.
-    """
-    if len(text) <= _WHOLE:
-        return text, list(marks)
-    kept: list[list[int]] = []
-    around = sorted((max(0, begin - _AROUND), min(len(text), end + _AROUND)) for begin, end, *_ in marks)
-    for begin, end in around or [(0, 2 * _AROUND)]:
-        if kept and begin <= kept[-1][1]:
-            kept[-1][1] = max(kept[-1][1], end)
-        else:
-            kept.append([begin, end])
-    pieces, moved = "", []
-    for begin, end in kept:
-        pieces += _GAP if begin else ""
-        shift = len(pieces) - begin
-        moved += [(a + shift, b + shift, *named) for a, b, *named in marks if begin <= a and b <= end]
-        pieces += text[begin:end]
-    return pieces + (_GAP if kept[-1][1] < len(text) else ""), moved  # type: ignore[return-value]
-
-
 def _answer(text: str) -> str:
-    return text or _NO_ANSWER
+    return text or "no answer"
 
 
-def _kind(analysis: Analysis, row: int) -> str:
-    name = list(KINDS)[analysis.kind[row]]
-    return f"{name}: {KINDS[name]}"
-
-
-def _marks(analysis: Analysis, row: int) -> list[tuple[int, int, str, str]]:
+def _marks(analysis: Analysis, row: int, context: str) -> Iterator[Mark]:
+    """Yield marks of the gold answers, of the prediction, and of the other model's answer if it occurs once."""
     result, golds = analysis.result, analysis.result.golds
-    context = result.contexts[result.context_index[row]]
+    prediction = result.predictions[row]
     spans = {(start, start + len(text)) for start, text in zip(golds.starts[row], golds.answers[row], strict=True)}
-    marks = [(begin, end, "gold", "right") for begin, end in sorted(_inside(spans, context))]
-    if result.predictions[row]:
-        touching = analysis.exact[row] > 0 or LONG <= analysis.kind[row] <= CROSSING
+    for begin, end in spans:
+        if 0 <= begin < end <= len(context):  # data sets hold spans outside their documents
+            yield Mark(begin, end, "gold", "gold answer")
+    if prediction:
+        is_near = analysis.exact[row] > 0 or touches_gold(analysis.kind[row])
         begin, end = int(result.spans.char_start[row, 0]), int(result.spans.char_end[row, 0])
-        marks.append((begin, end, "predicted" if touching else "wrong", "predicted"))
+        yield Mark(begin, end, "predicted" if is_near else "wrong", "predicted")
     if analysis.against is not None:
-        theirs = analysis.against.other.predictions[row]
-        # A text by id does not say where it stands; where it stands once there is no doubt.
-        if theirs and theirs != result.predictions[row] and context.count(theirs) == 1:
-            begin = context.index(theirs)
-            marks.append((begin, begin + len(theirs), "other", "other model"))
-    return marks
-
-
-def _inside(spans: Iterable[Span], context: str) -> list[Span]:
-    """Data sets hold spans that point beyond their documents; they are told as texts, not marked."""
-    return [(begin, end) for begin, end in spans if 0 <= begin < end <= len(context)]
+        others = analysis.against.other.predictions[row]
+        if others and others != prediction and context.count(others) == 1:
+            begin = context.index(others)
+            yield Mark(begin, begin + len(others), "other", "other model")

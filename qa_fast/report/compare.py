@@ -1,7 +1,8 @@
-"""Two models on the same questions: how much better one is, and how sure that is.
+"""Comparison of two models on the same questions, with intervals of the differences.
 
 Differences are taken question by question and resampled together (paired bootstrap, Koehn 2004; Efron and Tibshirani
-1993): what makes a question hard for both models falls out, so far smaller differences show than between two intervals.
+1993). The difficulty that a question has for both models cancels out, so much smaller differences can be shown than by
+comparing two intervals.
 """
 
 from __future__ import annotations
@@ -12,13 +13,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from qa_fast.errors import UserError
+from qa_fast.report.groups import Grouping
 from qa_fast.report.intervals import FEWEST_FOR_BOOTSTRAP, Float64s, bootstrap_means, middle_95
 from qa_fast.schema import Int64s
 
 RESAMPLES = 10_000
 _GROUP_RESAMPLES = 2000
-# Means that differ by rounding alone are equal.
+# Means that differ only by rounding are equal.
 _EQUAL = 1e-12
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another model's answers to the same E questions.
+
+    Attributes:
+        name: Name of the model or of the file.
+        predictions: Its answers; "" is no answer.
+        source: Where the answers come from, in words.
+    """
+
+    name: str
+    predictions: list[str]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,8 +46,8 @@ class Difference:
         points: The difference.
         interval: Its 95 % interval, the middle of the resamples.
         share_above: Share of the resamples in which the model is better.
-        share_below: Share in which the other is.
-        p_value: Two-sided: how readily resamples cross 0, at least 1 / (resamples + 1).
+        share_below: Share of the resamples in which the other model is better.
+        p_value: Two-sided p-value, at least 1 / (resamples + 1).
     """
 
     points: float
@@ -41,17 +58,26 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class GroupDifference:
+    """The difference of F1 in a group of questions; None in groups with fewer than 30 questions."""
+
+    name: str
+    count: int
+    f1: Difference | None
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """A model against another.
+    """The comparison of a model with another.
 
     Attributes:
         exact_match: Difference of exact match.
         f1: Difference of F1.
-        wins: Questions on which the model's F1 is higher.
-        losses: Questions on which the other's is.
-        ties: The rest.
-        resamples: How many.
-        seed: Of the resamples.
+        wins: Number of questions with a higher F1 of the model.
+        losses: Number of questions with a higher F1 of the other model.
+        ties: Number of the other questions.
+        resamples: Number of resamples.
+        seed: Seed of the resamples.
     """
 
     exact_match: Difference
@@ -75,14 +101,14 @@ def compare(
 
     Args:
         exact: float64[E], exact match of the model, 0 or 1.
-        overlap: float64[E], its F1 in [0, 1].
-        other_exact: float64[E].
-        other_overlap: float64[E].
-        resamples: Of the paired bootstrap.
+        overlap: float64[E], F1 of the model in [0, 1].
+        other_exact: float64[E], exact match of the other model.
+        other_overlap: float64[E], F1 of the other model.
+        resamples: Number of resamples of the paired bootstrap.
         seed: Equal seeds give equal figures.
 
     Raises:
-        ValueError: The scores are not of one length.
+        ValueError: The scores have different lengths.
     """
     if len({len(exact), len(overlap), len(other_exact), len(other_overlap)}) > 1:
         raise ValueError(
@@ -97,67 +123,75 @@ def compare(
 
 def _difference(gain: Float64s, means: Float64s) -> Difference:
     above, below = int((means > _EQUAL).sum()), int((means < -_EQUAL).sum())
-    # One more of each, as the sample itself is one: a p-value of 0 cannot be had from finitely many resamples.
+    # The sample itself counts as one resample: finitely many resamples cannot give a p-value of 0.
     crossing = (len(means) - max(above, below) + 1) / (len(means) + 1)
     low, high = middle_95(means)
-    points = float(np.mean(gain)) if len(gain) else 0.0
     return Difference(
-        100 * points, (100 * low, 100 * high), above / len(means), below / len(means), min(1.0, 2 * crossing)
-    )  # fmt: skip
+        points=100 * float(np.mean(gain)) if len(gain) else 0.0,
+        interval=(100 * low, 100 * high),
+        share_above=above / len(means),
+        share_below=below / len(means),
+        p_value=min(1.0, 2 * crossing),
+    )
 
 
-def compare_group(overlap: Float64s, other_overlap: Float64s, seed: int = 0) -> Difference | None:
-    """The difference of F1 in one group of questions; None below 30, where a bootstrap says too little.
+def compare_groups(
+    grouping: Grouping, overlap: Float64s, other_overlap: Float64s, seed: int = 0
+) -> list[GroupDifference]:
+    """Compare F1 in each group that holds a question.
 
     Args:
-        overlap: float64[n], F1 of the group's questions.
-        other_overlap: float64[n].
-        seed: Of the resamples, of which fewer are drawn than for all questions.
+        grouping: A grouping of E questions.
+        overlap: float64[E], F1 of the model.
+        other_overlap: float64[E], F1 of the other model.
+        seed: Seed of the resamples; fewer are drawn than for all questions.
     """
-    if len(overlap) < FEWEST_FOR_BOOTSTRAP:
-        return None
-    gain = overlap - other_overlap
-    return _difference(gain, bootstrap_means(gain[:, None], _GROUP_RESAMPLES, seed)[:, 0])
+    differences = []
+    for name, rows in grouping.rows():
+        gain = overlap[rows] - other_overlap[rows]
+        difference = None
+        if len(rows) >= FEWEST_FOR_BOOTSTRAP:
+            difference = _difference(gain, bootstrap_means(gain[:, None], _GROUP_RESAMPLES, seed)[:, 0])
+        differences.append(GroupDifference(name, len(rows), difference))
+    return differences
 
 
 def most_different(
     overlap: Float64s, other_overlap: Float64s, confidence: Float64s, most: int
-) -> tuple[Int64s, Int64s]:
-    """The questions that the two models differ on most.
+) -> tuple[Int64s, Int64s]:  # fmt: skip
+    """Return the questions on which two models differ most.
 
     Args:
-        overlap: float64[E], the model's F1.
-        other_overlap: float64[E].
-        confidence: float64[E]: of equal differences those come first that the model is surest of.
-        most: Rows in each answer.
+        overlap: float64[E], F1 of the model.
+        other_overlap: float64[E], F1 of the other model.
+        confidence: float64[E], confidence of the model; the most confident come first among equal differences.
+        most: Largest number of rows in each result.
 
     Returns:
-        Rows where the model is better, and rows where the other is, int64[at most `most`], largest difference first.
+        Rows where the model is better, and rows where the other model is, largest difference first; int64.
     """
     gain = overlap - other_overlap
-    found = []
-    for sign in (1, -1):
-        order = np.lexsort((-confidence, -sign * gain))
-        found.append(order[sign * gain[order] > _EQUAL][:most])
-    return found[0], found[1]
+    better = np.lexsort((-confidence, -gain))
+    worse = np.lexsort((-confidence, gain))
+    return better[gain[better] > _EQUAL][:most], worse[gain[worse] < -_EQUAL][:most]
 
 
 def aligned(ids: Sequence[str], predictions: Mapping[str, str], name: str) -> list[str]:
-    """Another model's answers in the order of the questions.
+    """Return another model's answers in the order of the questions.
 
     Args:
-        ids: Of the E questions.
-        predictions: Answer by id; those of other questions are left aside, so that a choice of questions can be
+        ids: Ids of the E questions.
+        predictions: Answers by id. Answers to other questions are ignored, so that a sample of the questions can be
             compared with answers to all.
-        name: What they come from, for the error.
+        name: Origin of the answers, for the error.
 
     Raises:
-        UserError: A question has no answer there.
+        UserError: The answer to a question is missing.
     """
-    missing = [one for one in ids if one not in predictions]
+    missing = [question_id for question_id in ids if question_id not in predictions]
     if missing:
         raise UserError(
             f"two models are compared on the same questions; {name} has no answer to {len(missing):,} of {len(ids):,} "
             f"(id={missing[0]} is the first): evaluate it with --out on the same split, --max-examples and --seed"
         )
-    return [predictions[one] for one in ids]
+    return [predictions[question_id] for question_id in ids]

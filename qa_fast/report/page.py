@@ -1,4 +1,4 @@
-"""The report as a page: scores, by groups, what confidence is worth, mistakes in their documents, a comparison."""
+"""The report as a page: scores, groups, confidence, mistakes in their documents, and a comparison."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from qa_fast.errors import UserError
 from qa_fast.html.elements import card, details, facts, grid, heading, paragraph
 from qa_fast.html.markup import Html, joined
 from qa_fast.html.page import page, save_page
-from qa_fast.report.analysis import MOST_SHOWN, Analysis, Other, analyse
-from qa_fast.report.sections import compared, confidence, group_chart, listed, mistakes, signed, span
+from qa_fast.report.analysis import MOST_SHOWN, Analysis, analyse
+from qa_fast.report.compare import Other
+from qa_fast.report.sections import comparison, confidence, group_chart, interval_text, listed, mistakes, signed
 from qa_fast.scoring.metrics import metric_rows
 from qa_fast.scoring.result import EvaluationResult
 
@@ -20,12 +21,13 @@ def check_report(path: Path) -> None:
     """Refuse a path that no report can be written to, before time is spent on scoring.
 
     Raises:
-        UserError: It is a folder, or its folder is not there.
+        UserError: The path is a folder, or its folder does not exist.
     """
-    # Not `Path.is_dir`, which raises for a name that is too long.
-    if os.path.isdir(path) or not os.path.isdir(path.absolute().parent):
-        state = "is a folder" if os.path.isdir(path) else f"lies in {path.absolute().parent}, which is no folder"
-        raise UserError(f"--report must be a file in a folder that is there; {path} {state}: choose another")
+    # Unlike `Path.is_dir`, `os.path.isdir` does not raise for a name that is too long.
+    folder = path.absolute().parent
+    if os.path.isdir(path) or not os.path.isdir(folder):
+        problem = f"{path} is a folder" if os.path.isdir(path) else f"directory {folder} does not exist"
+        raise UserError(f"--report must be a file in an existing folder; {problem}: choose another path")
 
 
 def write_report(
@@ -38,23 +40,23 @@ def write_report(
     most: int = MOST_SHOWN,
     seed: int = 0,
 ) -> Analysis:
-    """Write a report of an evaluation to an HTML file that needs no other; it appears whole or not at all.
+    """Write a report of an evaluation to a self-contained HTML file, which appears whole or not at all.
 
     Args:
         path: The file.
-        result: What `scoring.evaluate` gave.
+        result: From `qa_fast.evaluate`.
         other: Another model's answers to the same questions, to compare with.
-        name: Of the model.
-        about: What was scored and how, by name; shown as it is.
-        most: Questions shown of each kind.
-        seed: Of the bootstraps.
+        name: Name of the model.
+        about: Facts about the evaluation by name, shown as they are.
+        most: Questions to list of each kind.
+        seed: Seed of the bootstraps.
 
     Returns:
-        What the page tells; `to_dict` has its figures.
+        The figures of the page.
 
     Raises:
         UserError: The file cannot be written.
-        ValueError: The other's answers are not as many as the questions.
+        ValueError: The numbers of the other model's answers and of the questions differ.
     """
     path = Path(path).expanduser()
     check_report(path)
@@ -64,70 +66,68 @@ def write_report(
 
 
 def report_page(analysis: Analysis, name: str, about: Mapping[str, str | int]) -> str:
-    """The page.
+    """Return the page.
 
     Args:
-        analysis: What it tells.
-        name: Of the model.
-        about: What was scored and how.
+        analysis: The figures.
+        name: Name of the model.
+        about: Facts about the evaluation by name.
     """
     against = analysis.against
     parts = [
         _headline(analysis, about),
-        compared(analysis, against, name) if against is not None else None,
+        comparison(analysis, against, name) if against is not None else None,
         heading("By kinds of questions"),
         paragraph(
-            "F1, with the number of questions beside each name. Intervals are of 95 %, the bootstrap's (Efron 1979) or "
-            "Wilson's (1927) for exact match and below 30 questions.",
+            "F1 of each group, with the number of questions beside its name. The 95 % intervals are from the bootstrap "
+            "(Efron 1979), and from Wilson (1927) for exact match and for fewer than 30 questions.",
             kind="quiet",
         ),
         grid(*(group_chart(grouping, groups) for grouping, groups in analysis.groups), kind="two"),
-        heading("What confidence is worth"),
+        heading("Confidence"),
         confidence(analysis),
         heading("Mistakes"),
         mistakes(analysis),
         listed(
-            "Surest errors",
-            f"No word in common with a gold answer, none touched: {analysis.errors_in_all:,} questions, surest first.",
+            "Most confident errors",
+            "Predictions that share neither characters nor a word with a gold answer",
             analysis,
             analysis.errors,
         ),
         listed(
             "Near misses",
-            f"Wrong, but with a part or a word of a gold answer: {analysis.near_in_all:,} questions, surest first.",
+            "Wrong predictions that share characters or a word with a gold answer",
             analysis,
             analysis.near,
         ),
     ]
     data = f"{about['Data']}: " if "Data" in about else ""
-    return page(
-        name, *parts, subtitle=f"{data}exact match and F1 of {len(analysis.result.ids):,} questions, looked into"
-    )
+    return page(name, *parts, subtitle=f"{data}exact match and F1 of {len(analysis.result.ids):,} questions")
 
 
 def _headline(analysis: Analysis, about: Mapping[str, str | int]) -> Html:
     overall = analysis.overall
     tiles = [
-        _tile("Exact match", f"{overall.exact_match:.2f}", f"95 %: {_to(overall.exact_interval)}"),
-        _tile("F1", f"{overall.f1:.2f}", f"95 %: {_to(overall.f1_interval)}"),
+        _score_tile("Exact match", overall.exact_match, overall.exact_interval),
+        _score_tile("F1", overall.f1, overall.f1_interval),
     ]
     for grouping, groups in analysis.groups:
         if grouping.key == "answerable":
-            tiles += [
-                _tile(f"F1, {group.name}", f"{group.f1:.2f}", f"95 %: {_to(group.f1_interval)}") for group in groups
-            ]
+            tiles += [_score_tile(f"F1, {group.name}", group.f1, group.f1_interval) for group in groups]
     if analysis.against is not None:
         difference = analysis.against.comparison.f1
-        tiles.append(_tile("F1 against the other", signed(difference.points), f"95 %: {span(difference.interval)}"))
-    official = facts(metric_rows(analysis.result.metrics))
-    return joined(
-        [grid(*tiles, kind="tiles"), card(facts(about), details("Official metrics", official))]
-    )  # fmt: skip
+        tiles.append(
+            _tile("F1, difference from the other", signed(difference.points), interval_text(difference.interval))
+        )
+    official = details("Official metrics", facts(metric_rows(analysis.result.metrics)))
+    return joined([grid(*tiles, kind="tiles"), card(facts(about), official)])
 
 
-def _tile(name: str, value: str, note: str) -> Html:
-    return card(paragraph(name, kind="quiet"), paragraph(value, kind="score"), paragraph(note, kind="quiet"))
+def _score_tile(name: str, score: float, interval: tuple[float, float]) -> Html:
+    return _tile(name, f"{score:.2f}", f"{interval[0]:.1f} to {interval[1]:.1f}")
 
 
-def _to(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.1f} to {interval[1]:.1f}"
+def _tile(name: str, value: str, interval: str) -> Html:
+    return card(
+        paragraph(name, kind="quiet"), paragraph(value, kind="score"), paragraph(f"95 %: {interval}", kind="quiet")
+    )

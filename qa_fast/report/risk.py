@@ -1,7 +1,7 @@
-"""Whether a model knows when it is right: what it scores on the questions that it is surest of, and calibration.
+"""The value of a model's confidence: scores on the most confident predictions, and calibration.
 
-Confidence is the probability of what was predicted, a softmax over a question's kept candidates (and no answer, where
-it may be predicted). It ranks questions, and is no chance of being right before its calibration was looked at.
+Confidence is the probability of the prediction: a softmax over the kept candidates of a question, and no answer if that
+may be predicted. It ranks questions. It is the chance of being right only if the model is calibrated.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from qa_fast.scoring.result import EvaluationResult
 
 
 def confidence_of(result: EvaluationResult) -> Float64s:
-    """float64[E]: probability of each prediction, the span's or no answer's; 0 where nothing of it was read."""
-    shares, null_shares = result.spans.probabilities(with_null=result.allow_no_answer)
-    silent = np.array([not text for text in result.predictions], bool)
-    return np.where(result.spans.windows == 0, 0.0, np.where(silent, null_shares, shares[:, 0]))
+    """Return float64[E]: the probability of each prediction, a span or no answer; 0 for questions without a window."""
+    probabilities, null_probabilities = result.spans.probabilities(with_null=result.allow_no_answer)
+    is_empty = np.array([not text for text in result.predictions], bool)
+    predicted = np.where(is_empty, null_probabilities, probabilities[:, 0])
+    return np.where(result.spans.windows == 0, 0.0, predicted)
 
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """What is lost where only the surest questions are answered, for every number of them.
+    """The mean loss if only the k most confident predictions are given, for k = 1 … E.
 
     Attributes:
-        confidence: float64[E], falling: the least confidence of the k surest, k = 1 … E.
-        risk: float64[E], their mean loss.
+        confidence: float64[E], not increasing: the least confidence of the k predictions.
+        risk: float64[E], mean loss of the k predictions.
         aurc: Area under the curve: the mean of the risks.
         ideal: The area if confidence ordered the losses perfectly.
     """
@@ -42,14 +43,14 @@ class RiskCoverage:
 
     @property
     def excess(self) -> float:
-        """E-AURC: what the order of the confidences costs, whatever the model's accuracy."""
+        """E-AURC: the loss that is due to the order of the confidences, independent of the accuracy."""
         return self.aurc - self.ideal
 
     def at(self, coverages: Sequence[float]) -> list[tuple[float, int, float, float]]:
-        """Points of the curve: coverage, questions answered, their least confidence, their risk.
+        """Return points of the curve: coverage, number of predictions, their least confidence, their risk.
 
         Args:
-            coverages: In (0, 1]; so many of the questions, rounded up.
+            coverages: Shares of the questions in (0, 1]; numbers of predictions are rounded up.
         """
         total = len(self.risk)
         counts = [min(total, max(1, int(np.ceil(coverage * total - 1e-9)))) for coverage in coverages] if total else []
@@ -60,9 +61,9 @@ class RiskCoverage:
 
 
 def risk_coverage(confidence: Float64s, loss: Float64s) -> RiskCoverage:
-    """The risk-coverage curve (Geifman and El-Yaniv 2017), its area and ideal area (Geifman, Uziel, El-Yaniv 2019).
+    """Return the risk-coverage curve (Geifman and El-Yaniv 2017) and its areas (Geifman, Uziel, El-Yaniv 2019).
 
-    Questions of one confidence count with their mean loss, so that the curve does not hang on the order of the data.
+    Questions with equal confidence count with their mean loss, so that the curve does not depend on the order of data.
 
     Args:
         confidence: float64[E].
@@ -71,24 +72,24 @@ def risk_coverage(confidence: Float64s, loss: Float64s) -> RiskCoverage:
     if not len(loss):
         return RiskCoverage(confidence, loss, 0.0, 0.0)
     order = np.argsort(-confidence, kind="stable")
-    sure = confidence[order]
-    run = np.cumsum(np.concatenate([[0], np.diff(sure) != 0]))
-    evened = (np.bincount(run, weights=loss[order]) / np.bincount(run))[run]
+    falling = confidence[order]
+    tie = np.cumsum(np.concatenate([[0], np.diff(falling) != 0]))
+    mean_loss = (np.bincount(tie, weights=loss[order]) / np.bincount(tie))[tie]
     counts = np.arange(1, len(loss) + 1)
-    risk = np.cumsum(evened) / counts
+    risk = np.cumsum(mean_loss) / counts
     ideal = np.cumsum(np.sort(loss)) / counts
-    return RiskCoverage(sure, risk, float(risk.mean()), float(ideal.mean()))
+    return RiskCoverage(falling, risk, float(risk.mean()), float(ideal.mean()))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often predictions of about one confidence are right, in B bins of equal width.
+    """Confidence and accuracy of predictions in B bins of confidence of equal width.
 
     Attributes:
-        count: int64[B], predictions in each.
-        confidence: float64[B], their mean confidence; 0 in empty bins.
-        accuracy: float64[B], the share of them that is right; 0 in empty bins.
-        error: Expected calibration error: mean distance of the two, weighted by the counts.
+        count: int64[B], number of predictions.
+        confidence: float64[B], mean confidence; 0 in empty bins.
+        accuracy: float64[B], share of right predictions; 0 in empty bins.
+        error: Expected calibration error: mean distance of confidence and accuracy, weighted by the counts.
     """
 
     count: Int64s
@@ -98,17 +99,17 @@ class Calibration:
 
 
 def calibration(confidence: Float64s, correct: npt.NDArray[np.floating], bins: int = 10) -> Calibration:
-    """Reliability and expected calibration error (Guo et al. 2017).
+    """Return the calibration and its expected error (Guo et al. 2017).
 
     Args:
         confidence: float64[E] in [0, 1].
-        correct: float[E], 1 where the prediction is right.
-        bins: B.
+        correct: float[E], 1 if the prediction is right.
+        bins: B, the number of bins.
     """
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    safe = np.maximum(count, 1)
-    mean = np.bincount(place, weights=confidence, minlength=bins) / safe
-    right = np.bincount(place, weights=correct, minlength=bins) / safe
-    error = float(np.sum(count * np.abs(mean - right)) / max(1, len(confidence)))
-    return Calibration(count, mean, right, error)
+    bin_number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    count = np.bincount(bin_number, minlength=bins)
+    divisor = np.maximum(count, 1)
+    mean_confidence = np.bincount(bin_number, weights=confidence, minlength=bins) / divisor
+    accuracy = np.bincount(bin_number, weights=correct, minlength=bins) / divisor
+    error = float(np.sum(count * np.abs(mean_confidence - accuracy)) / max(1, len(confidence)))
+    return Calibration(count, mean_confidence, accuracy, error)

@@ -1,6 +1,1 @@
-"""Takes a model's spans and the gold answers of a split; gives the official SQuAD scores, and files of predictions."""
-
-from qa_fast.scoring.evaluation import evaluate
-from qa_fast.scoring.result import EvaluationResult
-
-__all__ = ["EvaluationResult", "evaluate"]
+"""Takes the spans of a model and the gold answers of a split; returns the official scores and files of predictions."""

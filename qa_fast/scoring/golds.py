@@ -1,7 +1,7 @@
-"""What was asked and what would have been right: questions, gold answers, and where in their documents they stand.
+"""Questions, gold answers and the places of the answers in their documents.
 
-Taken from a split's examples and windows, for scoring and for what is told beyond a score (`qa_fast.report`). Where
-several gold answers are given, lengths and places are those of the first, which windows are labelled by.
+They are read from a split's examples and windows, for scoring and for reports (`qa_fast.report`). If an example has
+several gold answers, lengths and places are those of the first, by which windows are labelled.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from qa_fast.shards import Split
 
 @dataclass(frozen=True)
 class Golds:
-    """E questions and their right answers.
+    """E questions and their gold answers.
 
     Attributes:
-        questions: The questions, as given.
-        answers: Gold answers of each; empty where it cannot be answered.
+        questions: The questions as given.
+        answers: The gold answers of each question; empty if it is unanswerable.
         starts: First character of each gold answer in its document.
-        document_tokens: int32[E], tokens of the document.
-        answer_tokens: int32[E], tokens that the first gold answer touches; 0 without one.
-        window: int32[E], number from 0 of the first window that holds the first gold answer whole; -1 without one.
+        document_tokens: int32[E], number of tokens of the document.
+        answer_tokens: int32[E], number of tokens that the first gold answer touches; 0 without one.
+        window: int32[E], number from 0 of the first window that holds the whole first gold answer; -1 without one.
     """
 
     questions: list[str]
@@ -43,18 +43,18 @@ class Golds:
 
 
 def golds_of(split: Split, chosen: Int64s, chunks: Sequence[Features]) -> Golds:
-    """The questions and answers of some examples.
+    """Read the questions and answers of some examples.
 
     Args:
         split: A split with its examples and contexts.
         chosen: int64[E], rows of the examples.
-        chunks: Their features, or those of all examples, whose `example_index` counts the split's examples.
+        chunks: Features of at least these examples, whose `example_index` counts all examples of the split.
     """
     assert split.examples is not None
     assert split.contexts is not None
     rows = pa.array(chosen)
-    taken = one_chunk(split.examples["answers"]).take(rows)
-    answers, starts = (taken.field(name).to_pylist() for name in ("text", "answer_start"))
+    gold = one_chunk(split.examples["answers"]).take(rows)
+    answers, starts = (gold.field(name).to_pylist() for name in ("text", "answer_start"))
     context_index = one_chunk(split.examples["context_index"]).to_numpy(zero_copy_only=False)[chosen]
     token_starts = ragged_from(one_chunk(split.contexts["token_char_start"]))
     token_ends = ragged_from(one_chunk(split.contexts["token_char_end"]))
@@ -77,34 +77,35 @@ def tokens_touched(
     char_start: npt.NDArray[np.integer],
     char_end: npt.NDArray[np.integer],
 ) -> Int32s:
-    """How many tokens each span of characters shares a character with.
+    """Count the tokens that share a character with each span.
 
-    One binary search for each end of all spans: documents are laid one after the other on a line, far enough apart.
+    The documents are placed one after the other on one axis, so that a single binary search finds the ends of all
+    spans.
 
     Args:
-        token_char_start: int32 Ragged[D], first character of each token; does not fall within a document.
-        token_char_end: int32 Ragged[D], one past its last.
-        document: int[E].
-        char_start: int[E].
-        char_end: int[E]; a span that is empty touches none.
+        token_char_start: int32 Ragged[D], first character of each token; not decreasing within a document.
+        token_char_end: int32 Ragged[D], one past the last character.
+        document: int[E], row of the document.
+        char_start: int[E], first character of the span.
+        char_end: int[E], one past the last character; an empty span touches no token.
 
     Returns:
         int32[E].
     """
-    apart = int(max(token_char_end.values.max(initial=0), np.max(char_end, initial=0))) + 1
-    line = np.repeat(np.arange(len(token_char_start)), token_char_start.lengths) * apart
-    shift = np.asarray(document, np.int64) * apart
+    distance = int(max(token_char_end.values.max(initial=0), np.max(char_end, initial=0))) + 1
+    token_shift = np.repeat(np.arange(len(token_char_start)), token_char_start.lengths) * distance
+    span_shift = np.asarray(document, np.int64) * distance
     begin, stop = token_char_start.offsets[0], token_char_start.offsets[-1]
-    first = np.searchsorted(line + token_char_end.values[begin:stop], shift + char_start, side="right")
-    last = np.searchsorted(line + token_char_start.values[begin:stop], shift + char_end, side="left")
+    first = np.searchsorted(token_shift + token_char_end.values[begin:stop], span_shift + char_start, side="right")
+    last = np.searchsorted(token_shift + token_char_start.values[begin:stop], span_shift + char_end, side="left")
     return np.where(char_end > char_start, np.maximum(last - first, 0), 0).astype(np.int32)
 
 
 def _first_windows(chunks: Sequence[Features], examples: int) -> Int32s:
-    """int32[E]: of each example the first window that is labelled with an answer; -1 where none is."""
-    most = np.iinfo(np.int32).max
-    found = np.full(examples, most, np.int32)
+    """Return int32[E]: the first window of each example that is labelled with an answer; -1 without one."""
+    none = np.iinfo(np.int32).max
+    window = np.full(examples, none, np.int32)
     for chunk in chunks:
-        held = chunk.start_positions >= chunk.context_start
-        np.minimum.at(found, chunk.example_index[held], chunk.window_index[held])
-    return np.where(found == most, np.int32(-1), found).astype(np.int32)
+        is_labelled = chunk.start_positions >= chunk.context_start
+        np.minimum.at(window, chunk.example_index[is_labelled], chunk.window_index[is_labelled])
+    return np.where(window == none, np.int32(-1), window).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Answers by question id in files: written in the formats that the official scripts read, and read back."""
+"""Files of predictions, in the formats that the official scripts read."""
 
 from __future__ import annotations
 
@@ -19,73 +19,72 @@ PREDICTIONS = "predictions.json"
 def write_predictions(out: str | Path, result: EvaluationResult) -> list[Path]:
     """Write predictions.json, nbest_predictions.json and na_prob.json, each whole or not at all.
 
-    `predictions.json` maps ids to texts, `na_prob.json` to probabilities (the official v2 script's `-n`, whose default
-    threshold 1.0 expects them), `nbest_predictions.json` to lists as `EvaluationResult.n_best` gives them.
+    `predictions.json` maps ids to texts and `na_prob.json` maps ids to probabilities (for `--na-prob-file` of the
+    official v2 script with its default threshold of 1.0). `nbest_predictions.json` maps ids to the lists of
+    `EvaluationResult.n_best`.
 
     Args:
-        out: Folder, made where it is missing.
-        result: What `evaluate_split` gave.
+        out: A folder, which is created if it does not exist.
+        result: From `evaluate_split`.
 
     Returns:
         The files.
 
     Raises:
-        UserError: The folder cannot be made or written to.
+        UserError: The folder cannot be created or written to.
     """
     folder = Path(out).expanduser()
-    probability = result.no_answer_probability.tolist()
     contents: dict[str, Iterable[tuple[str, Any]]] = {
         PREDICTIONS: zip(result.ids, result.predictions, strict=True),
         "nbest_predictions.json": result.n_best(),
-        "na_prob.json": zip(result.ids, probability, strict=True),
+        "na_prob.json": zip(result.ids, result.no_answer_probability.tolist(), strict=True),
     }
-    written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, items in contents.items():
             with whole_file(folder / name) as temporary:
                 _write_object(temporary, items)
-            written.append(folder / name)
     except OSError as error:
         raise UserError(
-            f"the output must be a folder that can be written to; {folder}: {error.strerror or error}: choose another"
+            f"the output must be a folder that can be written to; received {folder} ({error.strerror or error}): "
+            "choose another"
         ) from None
-    return written
+    return [folder / name for name in contents]
 
 
 def read_predictions(path: str | Path) -> dict[str, str]:
-    """The answers that `write_predictions` wrote, or any JSON object of texts by id.
+    """Read predictions that `write_predictions` wrote, or any JSON object of texts by id.
 
     Args:
-        path: Folder with a predictions.json, or such a file.
+        path: A folder with a predictions.json, or such a file.
 
     Returns:
-        Answer by question id; "" is no answer.
+        The answer of each question by id; "" is no answer.
 
     Raises:
-        UserError: There is no such file, or it holds something else.
+        UserError: The file does not exist, or is no JSON object of texts.
     """
     path = Path(path).expanduser()
     file = path / PREDICTIONS if path.is_dir() else path
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        predictions = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"predictions are read from a folder that 'qa-fast evaluate --out' wrote; {file}: "
+            f"predictions must be in a folder that 'qa-fast evaluate --out' wrote; {file}: "
             f"{error.strerror or error}: check the path"
         ) from None
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        predictions = None
+    if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
         raise UserError(
-            f"predictions must be a JSON object of texts by question id; {file} is none: write it again with "
+            f"predictions must be a JSON object of texts by question id; {file} is not: write it again with "
             "'qa-fast evaluate --out'"
         )
-    return found
+    return predictions
 
 
 def _write_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:
-    """A JSON object, one item a line, without holding all of them."""
+    """Write a JSON object with one item a line, without holding all items in memory."""
     with path.open("wb") as file:
         separator = b"{\n"
         for key, value in items:

@@ -1,34 +1,43 @@
-"""What an evaluation gives: predictions, candidates and scores of a split."""
+"""The result of an evaluation: predictions, candidates and scores of a split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from qa_fast.infer.decode import BestSpans, Float64s
-from qa_fast.schema import Int32s
+from qa_fast.schema import Int32s, Int64s
 from qa_fast.scoring.golds import Golds
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What a model predicts for E examples, and how good that is.
+    """Predictions of a model for E examples, and their scores.
 
     Attributes:
-        metrics: As `metrics.squad_v1` gives them or, where no answer may be predicted or right, `metrics.squad_v2`.
+        metrics: The metrics of `metrics.squad_v2` if no answer may be predicted or is right for an example, otherwise
+            those of `metrics.squad_v1`.
         ids: Ids of the examples.
-        predictions: The answer to each; "" is no answer.
-        spans: Candidates of each.
+        predictions: The answer to each example; "" is no answer.
+        spans: Candidates of each example.
         no_answer_probability: float64[E], on one scale with the candidates' probabilities.
         contexts: The documents [D].
-        context_index: int32[E], document of each example.
+        context_index: int32[E], the document of each example.
         allow_no_answer: Whether "" could be predicted.
-        features: Features that were predicted.
-        seconds: Wall clock from features to metrics.
-        golds: What was asked, and the right answers.
+        features: Number of features that were predicted.
+        seconds: Wall clock time from features to metrics.
+        golds: Questions and gold answers.
         engine: Name of the engine that `evaluate` opened.
-        precision: That it read in.
+        precision: Precision that the engine computed in.
+
+    Example:
+        >>> result = qa_fast.evaluate("shards", "model")
+        >>> result.exact_match, result.f1
+        >>> result.predictions[0], result.golds.answers[0]
+        >>> example_id, candidates = next(result.n_best())
     """
 
     metrics: dict[str, Any]
@@ -47,12 +56,12 @@ class EvaluationResult:
 
     @property
     def as_v2(self) -> bool:
-        """Whether the metrics are v2's, where no answer is an answer."""
+        """Whether the metrics are those of SQuAD v2, in which no answer can be right."""
         return "exact" in self.metrics
 
     @property
     def exact_match(self) -> float:
-        """Exact match in percent, under the name that either version gives it."""
+        """Exact match in percent; the metrics of the two versions name it differently."""
         return float(self.metrics["exact" if self.as_v2 else "exact_match"])
 
     @property
@@ -60,27 +69,39 @@ class EvaluationResult:
         """F1 in percent."""
         return float(self.metrics["f1"])
 
-    def n_best(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """For each example its id and its candidates, best first: text, probability, start_logit, end_logit.
+    def n_best(self, rows: Sequence[int] | None = None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield the id of each example and its candidates, best first: text, probability, start_logit, end_logit.
 
-        With `allow_no_answer` no answer stands among them in its place; so it does where there is no candidate.
+        With `allow_no_answer`, or if there is no candidate, the list also holds no answer at its rank.
+
+        Args:
+            rows: Rows of the examples; None means all.
         """
-        spans = self.spans
-        shares, null_shares = spans.probabilities(with_null=self.allow_no_answer)
+        rows = range(len(self.ids)) if rows is None else rows
+        spans = rows_of(self.spans, rows)
+        probabilities, null_probabilities = spans.probabilities(with_null=self.allow_no_answer)
         null_ranks = spans.null_rank().tolist()
-        for row, example_id in enumerate(self.ids):
-            context = self.contexts[self.context_index[row]]
+        for row, example in enumerate(rows):
+            context = self.contexts[self.context_index[example]]
             count = int(spans.count[row])
-            columns = (spans.char_start, spans.char_end, shares, spans.start_logit, spans.end_logit)
+            columns = (spans.char_start, spans.char_end, probabilities, spans.start_logit, spans.end_logit)
             candidates = [
-                {"text": context[begin:end], "probability": share, "start_logit": start, "end_logit": stop}
-                for begin, end, share, start, stop in zip(
+                {"text": context[begin:end], "probability": probability, "start_logit": start, "end_logit": stop}
+                for begin, end, probability, start, stop in zip(
                     *(column[row, :count].tolist() for column in columns), strict=True
                 )
             ]
             if self.allow_no_answer or not count:
-                null = {"text": "", "probability": float(null_shares[row])}
-                null["start_logit"] = float(spans.null_start_logit[row])
-                null["end_logit"] = float(spans.null_end_logit[row])
-                candidates.insert(null_ranks[row], null)
-            yield example_id, candidates
+                no_answer = {
+                    "text": "",
+                    "probability": float(null_probabilities[row]),
+                    "start_logit": float(spans.null_start_logit[row]),
+                    "end_logit": float(spans.null_end_logit[row]),
+                }
+                candidates.insert(null_ranks[row], no_answer)
+            yield self.ids[example], candidates
+
+
+def rows_of(spans: BestSpans, rows: Sequence[int] | Int64s) -> BestSpans:
+    """Return the candidates of some examples."""
+    return BestSpans(**{name: column[np.asarray(rows, np.int64)] for name, column in vars(spans).items()})

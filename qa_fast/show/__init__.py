@@ -1,1 +1,1 @@
-"""Looking before training: what an example becomes, what a data set is like, on a terminal, a page or in a notebook."""
+"""Shows examples, windows, tokens, labels and statistics of data: on a terminal, as a page, or in a notebook."""

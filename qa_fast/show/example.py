@@ -1,11 +1,10 @@
-"""One example as a record: its windows, tokens and both labels, from the very functions and kernels that featurize.
+"""One example as a record: its windows, tokens and labels, computed by the functions that featurize uses.
 
-Where shards are looked at, what they hold is compared with that, so what is shown is what training reads.
+If shards are shown, their features are compared with the computed ones, so that what is shown is what training reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,141 +18,128 @@ from qa_fast.features.windows import EncodedExamples, Windows, encode_examples, 
 from qa_fast.raw import EXAMPLES
 from qa_fast.schema import FeatureConfig, Int32s
 from qa_fast.shards import TRAIN, Split
-from qa_fast.show.records import Positions, Shown, Token, Window
+from qa_fast.show.records import Positions, ShownExample, Token, Window
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A feature as a shard holds it."""
+class StoredFeature:
+    """A feature in a shard: window number, token ids and label."""
 
     window_index: int
     ids: Int32s
     label: Positions
 
 
-def stored_features(split: Split, wanted: set[str]) -> dict[str, list[Stored]]:
-    """The features that a split holds of some examples, by id."""
+def stored_features(split: Split, wanted: set[str]) -> dict[str, list[StoredFeature]]:
+    """Return the features that a split holds of the wanted examples, by example id."""
     rows = pc.indices_nonzero(pc.is_in(split.ids, pa.array(list(wanted), pa.string()))).to_numpy()
-    found: dict[str, list[Stored]] = {}
-    for chunk, row, place in _places(split, rows.tolist()):
-        features = split.chunks[chunk]
-        at = Positions(int(features.start_positions[row]), int(features.end_positions[row]))
-        stored = Stored(int(features.window_index[row]), features.input_ids[row], at)
-        found.setdefault(split.ids[place].as_py(), []).append(stored)
-    return found
+    chunk_starts = np.cumsum([0, *(len(chunk) for chunk in split.chunks)])
+    features_by_id: dict[str, list[StoredFeature]] = {}
+    for row in rows.tolist():
+        number = int(np.searchsorted(chunk_starts, row, side="right")) - 1
+        chunk, at = split.chunks[number], row - int(chunk_starts[number])
+        positions = Positions(int(chunk.start_positions[at]), int(chunk.end_positions[at]))
+        feature = StoredFeature(int(chunk.window_index[at]), chunk.input_ids[at], positions)
+        features_by_id.setdefault(split.ids[row].as_py(), []).append(feature)
+    return features_by_id
 
 
-def first_ids(split: Split, count: int) -> list[str]:
-    """The ids of a split's first examples."""
-    ids: dict[str, None] = {}
-    for row in range(len(split)):
-        ids.setdefault(split.ids[row].as_py())
-        if len(ids) > count:
-            break
-    return list(ids)[:count]
-
-
-def _places(split: Split, rows: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Chunk, row in it, and row in the split."""
-    begins = np.cumsum([0, *(len(chunk) for chunk in split.chunks)])
-    for place in rows:
-        chunk = int(np.searchsorted(begins, place, side="right")) - 1
-        yield chunk, place - int(begins[chunk]), place
-
-
-def shown_example(
+def computed_example(
     split: str,
     row: dict[str, Any],
     is_repeated: bool,
     encoder: TextEncoder,
     config: FeatureConfig,
-    stored: list[Stored] | None = None,
-) -> Shown:
-    """One example, checked, encoded, cut and labelled.
+    stored: list[StoredFeature] | None = None,
+) -> ShownExample:
+    """Check, encode, cut and label one example.
 
     Args:
-        split: Its split.
-        row: id, question, context and answers, a dict of the lists text and answer_start.
-        is_repeated: Whether its id came before in the split.
-        encoder: The model's tokenizer.
-        config: Window sizes and the kind of labels that training sees.
-        stored: Its features in shards; None where no shards are looked at.
+        split: Name of its split.
+        row: id, question, context and answers, which is a dict of the lists text and answer_start.
+        is_repeated: Whether an earlier example of the split has the same id.
+        encoder: Encoder of the model's tokenizer.
+        config: Sizes of windows, and the kind of labels that training uses.
+        stored: Its features in shards; None if a source is shown.
     """
     answers = row["answers"] or {"text": [], "answer_start": []}
     given = tuple(zip(answers["answer_start"] or (), answers["text"] or (), strict=False))
-    shown = Shown(split, row["id"], row["question"], row["context"], given)
+    example = ShownExample(split, row["id"], row["question"], row["context"], given)
     table = pa.Table.from_pylist([row], schema=EXAMPLES)
     examples, rejects, repaired = check_examples(table, np.array([is_repeated]))
     if rejects:
-        return replace(shown, rejected=rejects[0].reason)
+        return replace(example, rejected=rejects[0].reason)
     encoded = encode_examples(examples, encoder)
-    notes = _repair(examples, given) if repaired else ()
-    shown = replace(
-        shown,
+    example = replace(
+        example,
         span=(int(examples.span_start[0]), int(examples.span_end[0])) if examples.span_start[0] >= 0 else None,
-        notes=notes,
+        notes=(_repair_note(examples, given[0][0]),) if repaired else (),
         question_tokens=len(encoded.questions.ids),
         document_tokens=len(encoded.contexts.ids),
     )
     rejected = no_room(encoded, encoder.template, config)
     if rejected:
-        return replace(shown, rejected=rejected[0][1].reason)
+        return replace(example, rejected=rejected[0][1].reason)
     windows = _windows(encoded, encoder, config, drop=config.drop_impossible and split == TRAIN)
     if stored is None:
-        return replace(shown, windows=windows)
-    windows, differing = _as_stored(windows, stored)
-    return replace(shown, windows=windows, notes=(*notes, *differing))
+        return replace(example, windows=windows)
+    windows, differences = _as_stored(windows, stored)
+    return replace(example, windows=windows, notes=(*example.notes, *differences))
 
 
-def _repair(examples: Examples, given: tuple[tuple[int, str], ...]) -> tuple[str, ...]:
+def _repair_note(examples: Examples, given_start: int) -> str:
     answer = examples.answers[0].as_py()
     start, text = answer["answer_start"][0], answer["text"][0]
-    was = f"answer_start={given[0][0]}"
-    return (f"The first answer does not stand at its {was}; it was put at {start}, where {text!r} stands.",)
+    return f"The first answer is not at its answer_start={given_start}; it was moved to {start}, where {text!r} is."
 
 
 def _windows(encoded: EncodedExamples, encoder: TextEncoder, config: FeatureConfig, drop: bool) -> tuple[Window, ...]:
     plans = plan(encoded, encoder.template, config)
-    exact, reference = (
-        label(encoded, plans, replace(config, labels=kind), encoder.space_led) for kind in ("exact", "reference")
-    )
     ids, _ = lay_out(
         encoded.questions, encoded.question_index, encoded.contexts, encoded.examples.context_index, plans,
         encoder.template, with_types=False,
     )  # fmt: skip
-    answerable = encoded.examples.answer_char_start[0] >= 0
-    made = []
+    exact, reference = (_labels(encoded, plans, encoder, config, mode) for mode in ("exact", "reference"))
+    is_answerable = encoded.examples.answer_char_start[0] >= 0
+    windows = []
     for row in range(len(plans)):
-        pair = [Positions(int(each.start_positions[row]), int(each.end_positions[row])) for each in (exact, reference)]
-        chosen = pair[config.labels == "reference"]
+        chosen = reference[row] if config.labels == "reference" else exact[row]
         cls_position = int(plans.cls_position[row])
         tokens = _tokens(encoded, plans, row, ids[row], encoder)
-        spans = [(token.char_start, token.char_end) for token in tokens if token.char_start != token.char_end]
-        made.append(
+        starts = [token.char_start for token in tokens if token.char_start != token.char_end]
+        ends = [token.char_end for token in tokens if token.char_start != token.char_end]
+        windows.append(
             Window(
                 index=int(plans.window_index[row]),
                 token_start=int(plans.token_start[row]),
                 token_end=int(plans.token_end[row]),
-                char_start=min((start for start, _ in spans if start is not None), default=0),
-                char_end=max((end for _, end in spans if end is not None), default=0),
+                char_start=min((start for start in starts if start is not None), default=0),
+                char_end=max((end for end in ends if end is not None), default=0),
                 tokens=tokens,
                 cls_position=cls_position,
                 label=chosen,
-                exact=pair[0],
-                reference=pair[1],
-                label_text=_text_of(encoded, tokens, chosen),
-                reference_text=_text_of(encoded, tokens, pair[1]),
+                exact=exact[row],
+                reference=reference[row],
+                label_text=_label_text(encoded, tokens, chosen),
                 cause=_cause(encoded, plans, row, config, encoder),
-                kept=not (drop and answerable and chosen.start == cls_position),
+                kept=not (drop and is_answerable and chosen.start == cls_position),
             )
         )
-    return tuple(made)
+    return tuple(windows)
+
+
+def _labels(
+    encoded: EncodedExamples, plans: Windows, encoder: TextEncoder, config: FeatureConfig, mode: str
+) -> list[Positions]:
+    """Return the label of each window under `--labels MODE`."""
+    labels = label(encoded, plans, replace(config, labels=mode), encoder.space_led)
+    return list(map(Positions, labels.start_positions.tolist(), labels.end_positions.tolist()))
 
 
 def _cause(
     encoded: EncodedExamples, plans: Windows, row: int, config: FeatureConfig, encoder: TextEncoder
 ) -> str | None:
-    """The kernels count causes; of a single window, the one that is counted is its own."""
+    """Return why the labels of a window differ. The kernels count causes, so the window is labelled alone."""
     counts = label(encoded, plans.take(slice(row, row + 1)), config, encoder.space_led).differences
     return next((cause for cause, count in counts.items() if count), None)
 
@@ -161,23 +147,34 @@ def _cause(
 def _tokens(
     encoded: EncodedExamples, plans: Windows, row: int, ids: Int32s, encoder: TextEncoder
 ) -> tuple[Token, ...]:  # fmt: skip
-    template, begin = encoder.template, int(plans.context_start[row])
-    first, end = int(plans.token_start[row]), begin + int(plans.token_end[row] - plans.token_start[row])
+    first, begin = int(plans.token_start[row]), int(plans.context_start[row])
+    end = begin + int(plans.token_end[row]) - first
+    # Offsets count from the first character that is no white space.
     lead = int(encoded.leading_chars[encoded.examples.context_index[0]])
+    starts = (encoded.contexts.char_start[first : first + end - begin] + lead).tolist()
+    ends = (encoded.contexts.char_end[first : first + end - begin] + lead).tolist()
+    return tuple(
+        replace(token, char_start=starts[token.position - begin], char_end=ends[token.position - begin])
+        if token.part == "context"
+        else token
+        for token in _tokens_without_places(ids, begin, end, encoder)
+    )
+
+
+def _tokens_without_places(ids: Int32s, context_start: int, context_end: int, encoder: TextEncoder) -> list[Token]:
+    """Return the tokens of a feature whose context is at positions [context_start, context_end)."""
     tokens = []
+    question_start = len(encoder.template.prefix)
+    question_end = context_start - len(encoder.template.middle)
     for position, token_id in enumerate(ids.tolist()):
-        text = token_text(encoder, token_id)
-        if begin <= position < end:
-            at = first + position - begin
-            start, stop = (int(edges[at]) + lead for edges in (encoded.contexts.char_start, encoded.contexts.char_end))
-            tokens.append(Token(position, token_id, text, "context", start, stop))
-        else:
-            tokens.append(Token(position, token_id, text, _part(position, begin, end, template)))
-    return tuple(tokens)
+        part = "question" if question_start <= position < question_end else "special"
+        part = "context" if context_start <= position < context_end else part
+        tokens.append(Token(position, token_id, token_text(encoder, token_id), part))
+    return tokens
 
 
 def token_text(encoder: TextEncoder, token_id: int) -> str:
-    """A token as its vocabulary writes it, but for byte-level ones, whose bytes are made into characters again."""
+    """Return a token as the vocabulary writes it; bytes of byte-level tokens are decoded to characters."""
     text = encoder.tokenizer.id_to_token(token_id) or ""
     if text.isascii() or (encoder.settings.get("decoder") or {}).get("type") != "ByteLevel":
         return text
@@ -185,77 +182,75 @@ def token_text(encoder: TextEncoder, token_id: int) -> str:
     return f"Ġ{decoded[1:]}" if decoded.startswith(" ") else decoded
 
 
-def _part(position: int, context_start: int, context_end: int, template: PairTemplate) -> str:
-    if context_start <= position < context_end:
-        return "context"
-    in_question = len(template.prefix) <= position < context_start - len(template.middle)
-    return "question" if in_question else "special"
-
-
-def _text_of(encoded: EncodedExamples, tokens: tuple[Token, ...], at: Positions) -> str | None:
-    """What of the context a label reads as; None at CLS and in the padding."""
-    covered = [token for token in tokens[at.start : at.end + 1] if token.char_start is not None]
-    if at.start >= len(tokens) or not covered or tokens[at.start].part != "context":
+def _label_text(encoded: EncodedExamples, tokens: tuple[Token, ...], positions: Positions) -> str | None:
+    """Return the text of the context at a label; None at CLS and in the padding."""
+    labelled = [token for token in tokens[positions.start : positions.end + 1] if token.char_start is not None]
+    if not labelled or tokens[positions.start].part != "context":
         return None
     context = encoded.examples.contexts[0].as_py()
-    return str(context[covered[0].char_start : covered[-1].char_end])
+    return str(context[labelled[0].char_start : labelled[-1].char_end])
 
 
-def _as_stored(windows: tuple[Window, ...], stored: list[Stored]) -> tuple[tuple[Window, ...], tuple[str, ...]]:
-    """The windows as shards hold them, and what is not as it would be made now."""
-    held = {feature.window_index: feature for feature in stored}
-    seen, notes = [], []
+def _as_stored(
+    windows: tuple[Window, ...], stored: list[StoredFeature]
+) -> tuple[tuple[Window, ...], tuple[str, ...]]:  # fmt: skip
+    """Mark the windows that shards do not hold, and describe the differences from the computed ones."""
+    stored_by_index = {feature.window_index: feature for feature in stored}
+    shown, notes = [], []
     for window in windows:
-        feature = held.pop(window.index, None)
+        feature = stored_by_index.pop(window.index, None)
         if feature is None:
-            seen.append(replace(window, kept=False))
+            shown.append(replace(window, kept=False))
             continue
-        made = np.array([token.token_id for token in window.tokens])
-        if not np.array_equal(feature.ids, made) or feature.label != window.label:
+        is_same = np.array_equal(feature.ids, np.array([token.token_id for token in window.tokens]))
+        if not is_same or feature.label != window.label:
+            tokens = "the same" if is_same else "different"
             notes.append(
-                f"The shards' window {window.index + 1} is not as it would be made now: its label is "
-                f"{feature.label.start} to {feature.label.end}, its tokens are "
-                f"{'the same' if np.array_equal(feature.ids, made) else 'others'}."
+                f"Window {window.index + 1} of the shards differs from what featurize makes now: its label is "
+                f"{feature.label.start} to {feature.label.end}, its tokens are {tokens}."
             )
-        seen.append(window)
-    notes += [f"The shards hold a window {index + 1}, which would not be cut now." for index in held]
-    return tuple(seen), tuple(notes)
+        shown.append(window)
+    notes += [f"The shards hold a window {index + 1} that featurize does not make now." for index in stored_by_index]
+    return tuple(shown), tuple(notes)
 
 
-def decoded_example(split: str, row_id: str, stored: list[Stored], encoder: TextEncoder) -> Shown:
-    """An example of which shards hold tokens and labels alone: its texts are what the tokens decode to.
+def decoded_example(split: str, row_id: str, stored: list[StoredFeature], encoder: TextEncoder) -> ShownExample:
+    """Return an example whose texts are not available: they are decoded from its tokens.
 
     Args:
-        split: Its split.
+        split: Name of its split.
         row_id: Its id.
         stored: Its features, at least one.
-        encoder: The tokenizer that they were made with.
+        encoder: The tokenizer that the features were made with.
     """
-    windows, question = [], ""
+    windows = []
     for feature in stored:
         begin, end = _context_of(feature.ids, encoder.template)
-        ids = feature.ids.tolist()
-        question = encoder.tokenizer.decode(ids[len(encoder.template.prefix) : begin - len(encoder.template.middle)])
-        tokens = tuple(
-            Token(at, each, token_text(encoder, each), _part(at, begin, end, encoder.template))
-            for at, each in enumerate(ids)
-        )
-        cls_position = int(encoder.template.cls_positions(np.array([len(ids)], np.int32))[0])
-        holds = feature.label.start != cls_position
-        reads = encoder.tokenizer.decode(ids[feature.label.start : feature.label.end + 1]) if holds else None
+        tokens = tuple(_tokens_without_places(feature.ids, begin, end, encoder))
+        cls_position = int(encoder.template.cls_positions(np.array([len(feature.ids)], np.int32))[0])
+        label_text = None
+        if feature.label.start != cls_position:
+            label_text = encoder.tokenizer.decode(feature.ids[feature.label.start : feature.label.end + 1].tolist())
         windows.append(
             Window(
-                feature.window_index, None, None, None, None, tokens, cls_position, feature.label, label_text=reads
+                feature.window_index, None, None, None, None, tokens, cls_position, feature.label, label_text=label_text
             )
         )  # fmt: skip
+    question_ids = [token.token_id for token in windows[0].tokens if token.part == "question"]
     answer = next((window.label_text for window in windows if window.label_text), None)
-    answers = ((-1, answer),) if answer is not None else ()
-    question_tokens = sum(token.part == "question" for token in windows[0].tokens)
-    return Shown(split, row_id, question, None, answers, question_tokens=question_tokens, windows=tuple(windows))
+    return ShownExample(
+        split,
+        row_id,
+        question=encoder.tokenizer.decode(question_ids),
+        context=None,
+        answers=((-1, answer),) if answer is not None else (),
+        question_tokens=len(question_ids),
+        windows=tuple(windows),
+    )
 
 
 def _context_of(ids: Int32s, template: PairTemplate) -> tuple[int, int]:
-    """Where the context begins and ends in a feature: behind the first special tokens that part a pair."""
+    """Return the positions of the context, which follows the first special tokens that separate a pair."""
     middle, end = template.middle.tolist(), len(ids) - len(template.suffix)
     for at in range(len(template.prefix), end):
         if ids[at : at + len(middle)].tolist() == middle:

@@ -1,7 +1,7 @@
-"""What notebooks show of examples, splits and answers: pieces of HTML from plain dicts and Arrow tables.
+"""What notebooks show of examples, splits, shards and answers: pieces of HTML from plain dicts and Arrow tables.
 
-They are meant for `_repr_html_`, so they are quick, take what is there without reading more, and never raise for what
-a data set may hold: what is misplaced or missing is said, not refused.
+The functions serve `_repr_html_`, so they are quick, use only what is in memory, and do not raise for anything that a
+data set may hold: they report a misplaced or missing value in the piece.
 """
 
 from __future__ import annotations
@@ -15,41 +15,48 @@ import pyarrow.compute as pc
 
 from qa_fast.buffers import one_chunk
 from qa_fast.html.charts import histogram, percent
-from qa_fast.html.documents import document, key
+from qa_fast.html.documents import Mark, document, excerpt, key
 from qa_fast.html.elements import details, facts, grid, heading, paragraph, table
 from qa_fast.html.markup import Html, Part
 from qa_fast.html.page import fragment
 from qa_fast.show.distribution import distribution
 from qa_fast.show.records import placed
-from qa_fast.show.wording import indexed_counts, quoted, row_names, share, train_first
+from qa_fast.show.wording import count_rows, index_counts, quoted, train_first, with_share
 
 _FIRST_ROWS = 5
-# A long document is shown around its answers: a notebook keeps all that it shows.
-_LONGEST, _AROUND = 20_000, 2_000
+_MOST_REJECTED = 50
+# Longer documents are shown around their marks, because a notebook file keeps all that it shows.
+_WHOLE_CHARS, _CHARS_AROUND = 20_000, 2_000
+_CELL_CHARS = 90
 
 
 def example_html(row: Mapping[str, Any], split: str | None = None) -> str:
-    """One raw example: its question, and its document with the answers marked.
+    """Return one raw example: its question, and its document with the answers marked.
 
     Args:
-        row: id, question, context and answers, a dict of the lists text and answer_start; what is missing is left out.
-        split: Its split, where that is known.
+        row: id, question, context and answers, which is a dict of the lists text and answer_start. Missing values are
+            left out.
+        split: Name of its split, if known.
     """
     context = str(row.get("context") or "")
     answers = row.get("answers") or {}
     given = list(zip(answers.get("answer_start") or (), answers.get("text") or (), strict=False))
     spans = sorted(set(placed(context, given)))
-    elsewhere = [text for start, text in dict.fromkeys(given) if not list(placed(context, [(start, text)]))]
-    parts: list[Part] = [_named(split, row.get("id")), paragraph(str(row.get("question") or ""), kind="lead")]
-    parts.append(_around(context, [(a, b, "gold", f"answer, characters {a} to {b}") for a, b in spans]))
-    parts.append(
-        facts([("answer", f"{quoted(context[a:b])}, characters {a} to {b}") for a, b in spans]) if spans else None
+    misplaced = [text for start, text in dict.fromkeys(given) if not list(placed(context, [(start, text)]))]
+    name = " · ".join(str(part) for part in (split, row.get("id")) if part is not None)
+    marks = [Mark(begin, end, "gold", f"answer, characters {begin} to {end}") for begin, end in spans]
+    places = [("answer", f"{quoted(context[begin:end])}, characters {begin} to {end}") for begin, end in spans]
+    return fragment(
+        paragraph(name, kind="quiet") if name else None,
+        paragraph(str(row.get("question") or ""), kind="lead"),
+        _document(context, marks),
+        facts(places) if places else None,
+        None if given else paragraph("No answer: the document does not hold one.", kind="quiet"),
+        [
+            paragraph(f"The answer {quoted(str(text))} is not at its answer_start.", kind="note bad")
+            for text in misplaced
+        ],
     )
-    if not given:
-        parts.append(paragraph("No answer: the document does not hold one.", kind="quiet"))
-    for text in elsewhere:
-        parts.append(paragraph(f"The answer {quoted(str(text))} does not stand where it says.", kind="note bad"))
-    return fragment(*parts)
 
 
 def answer_html(
@@ -58,129 +65,115 @@ def answer_html(
     question: str | None = None,
     gold: Iterable[tuple[int, str]] = (),
 ) -> str:
-    """Answers of a model in their document.
+    """Return answers of a model in their document.
 
     Args:
         answer: A dict of score, start, end and answer as `Answerer` returns it, or a list of them, best first.
-        context: The document as given to it.
-        question: What was asked.
-        gold: (first character, text) of the right answers, where they are known.
+        context: The document as given to the model.
+        question: The question.
+        gold: First character and text of the right answers, if known.
     """
-    found = [answer] if isinstance(answer, Mapping) else list(answer)
+    candidates = [answer] if isinstance(answer, Mapping) else list(answer)
     right = sorted(set(placed(context, gold)))
-    marks = [(a, b, "gold", f"right answer, characters {a} to {b}") for a, b in right]
+    marks = [Mark(begin, end, "gold", f"right answer, characters {begin} to {end}") for begin, end in right]
+    meanings = {"gold": "right answer"}
     rows: list[tuple[str, str, str]] = []
-    for number, each in enumerate(found):
-        start, end = (min(max(int(each[name]), 0), len(context)) for name in ("start", "end"))
-        if start < end and number == 0:
-            kind = "wrong" if right and not any(a < end and start < b for a, b in right) else "predicted"
-            marks.append((start, end, kind, f"answer, score {each['score']:.1%}"))
-        words = str(each["answer"]) if start < end else "no answer"
-        rows.append((words, f"{each['score']:.1%}", f"{start:,} to {end:,}" if start < end else ""))
-    meanings = {"predicted": "the model's answer", "wrong": "the model's answer", "gold": "right answer"}
-    kinds = {mark[2] for mark in marks}
-    shown_kinds = {kind: word for kind, word in meanings.items() if kind in kinds}
+    for number, candidate in enumerate(candidates):
+        start, end = (min(max(int(candidate[name]), 0), len(context)) for name in ("start", "end"))
+        is_answer = start < end
+        if is_answer and number == 0:
+            is_right = not right or any(begin < end and start < stop for begin, stop in right)
+            kind = "predicted" if is_right else "wrong"
+            marks.append(Mark(start, end, kind, f"answer, score {candidate['score']:.1%}"))
+            meanings = {kind: "the model's answer", **meanings}
+        words = str(candidate["answer"]) if is_answer else "no answer"
+        rows.append((words, f"{candidate['score']:.1%}", f"{start:,} to {end:,}" if is_answer else ""))
     return fragment(
         paragraph(question, kind="lead") if question else None,
-        key(shown_kinds) if right else None,
-        _around(context, marks),
+        key(meanings) if right else None,
+        _document(context, marks),
         table(("answer", "score", "characters"), rows, numeric=(1, 2)),
     )
 
 
 def split_html(name: str, rows: pa.Table, rejected: Sequence[Mapping[str, Any]] | None = None) -> str:
-    """A split's summary: counts, three plots and its first examples.
+    """Return a summary of a split: counts, three plots and its first examples.
 
     Args:
-        name: Of the split, or of the data set and it.
+        name: Name of the split.
         rows: Columns id, question, context (dictionary or plain) and answers; E rows.
-        rejected: Examples left out, dicts of id and reason; None where that is not known.
+        rejected: Rejected examples, dicts of id and reason; None if unknown.
     """
     contexts = one_chunk(rows["context"])
     if not pa.types.is_dictionary(contexts.type):
         contexts = contexts.dictionary_encode()
-    index = contexts.indices.to_numpy(zero_copy_only=False)
-    used = np.unique(index)
+    context_index = contexts.indices.to_numpy(zero_copy_only=False)
+    used = np.unique(context_index)
     chars = pc.fill_null(pc.utf8_length(contexts.dictionary), 0).to_numpy(zero_copy_only=False)
     answers = one_chunk(rows["answers"])
-    texts, starts = answers.field("text"), answers.field("answer_start")
-    counts = pc.fill_null(pc.list_value_length(texts), 0).to_numpy(zero_copy_only=False)
-    first = np.flatnonzero(
-        (counts > 0) & (pc.fill_null(pc.list_value_length(starts), 0).to_numpy(zero_copy_only=False) > 0)
+    starts = answers.field("answer_start")
+    answer_counts, start_counts = (
+        pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        for column in (answers.field("text"), starts)
     )
-    begins = pc.list_element(starts.take(pa.array(first)), 0).to_numpy(zero_copy_only=False)
-    inside = begins / np.maximum(chars[index[first]], 1)
-    lengths = {
-        "Questions": ("characters", pc.fill_null(pc.utf8_length(rows["question"]), 0).to_numpy()),
-        "Contexts": ("characters", chars[used]),
-    }
+    answered = np.flatnonzero((answer_counts > 0) & (start_counts > 0))
+    first_starts = pc.list_element(starts.take(pa.array(answered)), 0).to_numpy(zero_copy_only=False)
+    places = first_starts / np.maximum(chars[context_index[answered]], 1)
     plots: list[Html] = []
-    for title, (unit, values) in lengths.items():
-        spread = distribution(title, unit, values)
+    question_chars = pc.fill_null(pc.utf8_length(rows["question"]), 0).to_numpy()
+    for title, values in (("Questions", question_chars), ("Contexts", chars[used])):
+        spread = distribution(title, "characters", values)
         plots.append(
-            histogram(title, spread.counts, spread.edges, x_label=unit, pointers={"median": spread.median},
+            histogram(title, spread.counts, spread.edges, x_label=spread.unit, pointers={"median": spread.median},
                       overflow=spread.overflow)
         )  # fmt: skip
-    where = distribution("", "", inside[(inside >= 0) & (inside <= 1)].astype(np.float64))
+    spread = distribution("", "", places[(places >= 0) & (places <= 1)].astype(np.float64))
     plots.append(
-        histogram("Where answers begin", where.counts, where.edges, x_label="share of the context", x_format=percent)
+        histogram("Start of the answer", spread.counts, spread.edges, x_label="share of the context", x_format=percent)
     )
-    numbers: list[tuple[str, Part]] = [
+    counts: list[tuple[str, Part]] = [
         ("examples", rows.num_rows),
         ("contexts", len(used)),
-        ("unanswerable", share(int((counts == 0).sum()), rows.num_rows)),
+        ("unanswerable", with_share(int((answer_counts == 0).sum()), rows.num_rows)),
     ]
     if rejected is not None:
-        numbers.append(("rejected", len(rejected)))
+        counts.append(("rejected", len(rejected)))
     return fragment(
         heading(name, 3),
-        facts(numbers),
+        facts(counts),
         details("Plots", grid(*plots)) if rows.num_rows else None,
         _first_rows(rows.slice(0, _FIRST_ROWS).to_pylist(), rows.num_rows) if rows.num_rows else None,
-        _rejected(rejected or ()),
+        _rejected(rejected) if rejected else None,
     )
 
 
 def shards_html(name: str, manifest: Mapping[str, Any]) -> str:
-    """A folder of shards, by its index: what it was made from and of, and counts of its splits."""
-    config, splits = manifest["config"], manifest["splits"]
-    counts = {split: indexed_counts(splits[split]) for split in train_first(splits)}
-    rows = [[row, *(each.get(row, "") for each in counts.values())] for row in row_names(counts.values())]
+    """Return a summary of a folder of shards from its index: origin, options and counts of its splits."""
+    config, source = manifest["config"], manifest["source"]
+    counts = {split: index_counts(manifest["splits"][split]) for split in train_first(manifest["splits"])}
     return fragment(
         heading(name, 3),
         facts(
-            [
-                ("from", str(manifest["source"].get("origin", manifest["source"].get("name", "")))),
-                ("tokenizer", str(manifest["model"]["name"])),
-                ("windows", f"at most {config['max_length']} tokens, overlapping by {config['doc_stride']}"),
-                ("labels", str(config["labels"])),
-            ]
+            {
+                "source": str(source.get("origin", source.get("name", ""))),
+                "tokenizer": str(manifest["model"]["name"]),
+                "windows": f"up to {config['max_length']} tokens, overlap {config['doc_stride']}",
+                "labels": str(config["labels"]),
+            }
         ),
-        table(["", *counts], rows, numeric=range(1, 1 + len(counts))),
+        table(["", *counts], count_rows(counts), numeric=range(1, 1 + len(counts))),
     )
 
 
-def _named(split: str | None, row_id: Any) -> Html | None:
-    words = [str(each) for each in (split, row_id) if each is not None]
-    return paragraph(" · ".join(words), kind="quiet") if words else None
-
-
-def _around(context: str, marks: list[tuple[int, int, str, str]]) -> Html:
-    """The document, or of a long one what is around its marks, with a word of what is not shown."""
-    if len(context) <= _LONGEST:
-        return document(context, marks)
-    begin = max(min((mark[0] for mark in marks), default=0) - _AROUND, 0)
-    end = min(max((mark[1] for mark in marks), default=0) + _AROUND, len(context), begin + _LONGEST)
-    kept = [(a - begin, min(b, end) - begin, kind, label) for a, b, kind, label in marks if a < end]
-    said = f"Characters {begin:,} to {end:,} of {len(context):,}."
-    return Html(f"{document(context[begin:end], kept)}{paragraph(said, kind='quiet')}")
+def _document(context: str, marks: list[Mark]) -> Html:
+    return document(*excerpt(context, marks, _WHOLE_CHARS, _CHARS_AROUND))
 
 
 def _first_rows(rows: list[dict[str, Any]], total: int) -> Html:
     cells = [
         (
-            _short(row["question"]),
-            _short(next(iter((row["answers"] or {}).get("text") or ()), None), "none"),
+            _shortened(row["question"] or ""),
+            _shortened(next(iter((row["answers"] or {}).get("text") or ()), None) or "none"),
             str(row["id"]),
         )
         for row in rows
@@ -189,15 +182,12 @@ def _first_rows(rows: list[dict[str, Any]], total: int) -> Html:
     return table(("question", "answer", "id"), cells, caption)
 
 
-def _short(text: str | None, missing: str = "", longest: int = 90) -> str:
-    if text is None:
-        return missing
-    return text if len(text) <= longest else f"{text[:longest]}…"
+def _shortened(text: str) -> str:
+    return text if len(text) <= _CELL_CHARS else f"{text[:_CELL_CHARS]}…"
 
 
-def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Html | None:
-    if not rejected:
-        return None
-    rows = [(str(each["id"]), str(each["reason"])) for each in rejected[:50]]
-    more = paragraph(f"{len(rejected) - 50:,} more.", kind="quiet") if len(rejected) > 50 else None
+def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Html:
+    rows = [(str(each["id"]), str(each["reason"])) for each in rejected[:_MOST_REJECTED]]
+    remaining = len(rejected) - len(rows)
+    more = paragraph(f"{remaining:,} more.", kind="quiet") if remaining else None
     return details(f"Rejected: {len(rejected):,}", table(("id", "reason"), rows), more)

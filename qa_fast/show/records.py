@@ -1,7 +1,7 @@
-"""What there is to show, gathered once and drawn by the terminal and the page alike.
+"""What there is to show, gathered once and drawn by the terminal and by the page.
 
-Characters count in the context as given, tokens in the document or, where a name says position, in the feature; spans
-are half-open but for labels, whose end is the last token (inclusive), as in the shards.
+Characters count in the context as given. Tokens count in the document; positions count in the feature. Spans are
+half-open, except for labels, whose end is the last token (inclusive), as in the shards.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from qa_fast.show.distribution import Distribution
 
 
 class Positions(NamedTuple):
@@ -23,12 +25,12 @@ class Token:
     """One position of a feature.
 
     Attributes:
-        position: In the feature.
-        token_id: In the vocabulary.
-        text: As the vocabulary writes it, or as it reads where that is in bytes.
+        position: Position in the feature.
+        token_id: Id in the vocabulary.
+        text: The token as the vocabulary writes it; byte-level tokens as characters.
         part: "special", "question" or "context".
-        char_start: First character in the context, or None where the token is none of it or that is not known.
-        char_end: One past the last.
+        char_start: First character in the context; None outside the context, or if the context is not available.
+        char_end: One past the last character.
     """
 
     position: int
@@ -41,23 +43,22 @@ class Token:
 
 @dataclass(frozen=True)
 class Window:
-    """One feature.
+    """One feature. Attributes that need the texts are None if these are not available.
 
     Attributes:
-        index: 0 for an example's first.
-        token_start: First context token, in the document; None where that is not known.
-        token_end: One past the last.
-        char_start: First character of the context that it holds; None where that is not known.
-        char_end: One past the last.
-        tokens: All its positions.
-        cls_position: Where "no answer" is labelled.
-        label: What training sees.
-        exact: The label of `--labels exact`; None where it cannot be computed.
-        reference: That of `--labels reference`.
-        label_text: What of the context the label reads as; None at CLS.
-        reference_text: The same of `reference`.
-        cause: Why the two differ, one of `kernels.labels.CAUSES`; None where they do not.
-        kept: False where it was or would be left out because it does not hold its answer.
+        index: Number of the window within its example, from 0.
+        token_start: First token of the document that the window holds.
+        token_end: One past the last token.
+        char_start: First character of the context that the window holds.
+        char_end: One past the last character.
+        tokens: All tokens of the feature.
+        cls_position: Position that is labelled if the window holds no answer.
+        label: The label that training uses.
+        exact: The label of `--labels exact`.
+        reference: The label of `--labels reference`.
+        label_text: Text of the context at the label; None if the label is CLS.
+        cause: Why `exact` and `reference` differ, one of `kernels.labels.CAUSES`; None if they are equal.
+        kept: False if the window is left out because it does not hold the answer.
     """
 
     index: int
@@ -71,32 +72,31 @@ class Window:
     exact: Positions | None = None
     reference: Positions | None = None
     label_text: str | None = None
-    reference_text: str | None = None
     cause: str | None = None
     kept: bool = True
 
     @property
     def holds_answer(self) -> bool:
-        """Whether it is labelled with an answer."""
+        """Whether the window is labelled with an answer."""
         return self.label.start != self.cls_position
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One example, up to what a model is trained on.
+class ShownExample:
+    """One example with its windows.
 
     Attributes:
-        split: Its split.
-        id: As given.
-        question: As given, or decoded from tokens.
-        context: As given; None where it could not be had.
-        answers: (first character, text) of each, as given.
-        span: Characters of the first answer without white space at its ends, as checked; None: there is none.
-        rejected: Why it was or would be left out.
-        notes: What else to know, in sentences.
-        question_tokens: Tokens of the question.
-        document_tokens: Tokens of the context; None where not known.
-        windows: In order; none where it is rejected.
+        split: Name of the split.
+        id: Id as given.
+        question: Question as given, or decoded from tokens.
+        context: Context as given; None if it is not available.
+        answers: First character and text of each answer, as given.
+        span: Characters of the first answer after the checks, without surrounding white space; None without an answer.
+        rejected: Why the example is left out.
+        notes: Remarks, in sentences.
+        question_tokens: Number of tokens of the question.
+        document_tokens: Number of tokens of the context; None if it is not available.
+        windows: Its windows in order; empty if it is rejected.
     """
 
     split: str
@@ -113,15 +113,15 @@ class Shown:
 
 
 def placed(context: str, answers: Iterable[tuple[int | None, str | None]]) -> Iterator[tuple[int, int]]:
-    """The characters of the answers that stand in the context where they say they do."""
+    """Yield the spans of the answers whose text is in the context at their start."""
     for start, text in answers:
         if start is not None and text and start >= 0 and context.startswith(text, start):
             yield start, start + len(text)
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """An example left out: its split, id and why."""
+class RejectedExample:
+    """An example that is left out: its split, its id and the reason."""
 
     split: str
     id: str
@@ -129,67 +129,32 @@ class Rejected:
 
     @property
     def rule(self) -> str:
-        """The rule it broke, without what was received: as many of one kind have it."""
+        """The rule that the example breaks, without the values received, so that equal rules can be counted."""
         return self.reason.partition("; received")[0].partition(" at answer_start=")[0]
 
 
 @dataclass(frozen=True)
-class Distribution:
-    """How some numbers are spread.
-
-    Attributes:
-        name: What they are.
-        unit: What they count.
-        count: How many numbers.
-        least: The smallest; 0 where there is none, as for the others.
-        median: Half are below.
-        mean: Their mean.
-        p95: 95 of 100 are at most this.
-        p99: 99 of 100.
-        most: The largest.
-        edges: N + 1 edges of bins.
-        counts: Numbers in each of N bins.
-        overflow: Numbers beyond the last edge.
-    """
-
-    name: str
-    unit: str
-    count: int
-    least: float
-    median: float
-    mean: float
-    p95: float
-    p99: float
-    most: float
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    overflow: int
-
-
-@dataclass(frozen=True)
 class SplitStatistics:
-    """A split in numbers. Where no tokenizer was asked, what counts tokens or windows is empty.
+    """Figures of a split. Counts of tokens and windows are empty if no tokenizer was used.
 
     Attributes:
-        split: Its name.
-        rows: Examples read, the rejected ones included.
-        good: Examples that pass the checks; all below counts these.
-        rejected: How many broke which rule.
-        repaired: First answers that were put where their text stands.
-        unanswerable: Examples without an answer.
-        distinct: Distinct "questions", "contexts" and "pairs" of both.
-        shared: Of those, how many an earlier split has too.
-        distributions: By name, see `statistics`.
-        tallies: By name, how often each small number comes: windows of an example, answers of an example.
-        windows: Features.
-        windows_without_answer: Of answerable questions, those that do not hold the answer.
-        cut_answers: Answerable questions that no window holds the whole answer of.
-        tokens: Of all features, special ones included.
-        differences: Features labelled differently by `exact` and `reference`, by cause.
+        split: Name of the split.
+        good: Number of examples that pass the checks. All figures below count these.
+        rejected: Number of rejected examples, by rule.
+        repaired: Number of first answers that were moved to where their text is.
+        unanswerable: Number of examples without an answer.
+        distinct: Number of distinct "questions", "contexts" and "pairs" of both.
+        shared: How many of those are in an earlier split too.
+        distributions: Distributions by name, see `statistics.DISTRIBUTIONS`.
+        tallies: How often each number occurs, for the numbers of windows and of answers of an example.
+        windows: Number of features.
+        windows_without_answer: Number of windows of answerable questions that do not hold the answer.
+        cut_answers: Number of answerable questions whose answer is in no window as a whole.
+        tokens: Number of tokens of all features, special tokens included.
+        differences: Number of features that `exact` and `reference` label differently, by cause.
     """
 
     split: str
-    rows: int
     good: int
     rejected: dict[str, int]
     repaired: int
@@ -206,19 +171,18 @@ class SplitStatistics:
 
 
 @dataclass(frozen=True)
-class View:
-    """All that one command shows.
+class Overview:
+    """Everything that one command shows.
 
     Attributes:
-        title: What was looked at.
-        facts: About all of it, name -> value.
-        notes: What else to know, in sentences.
-        counts: Split -> its counts by name: read off an index, or computed.
-        statistics: Of each split, where they were asked for.
-        examples: In order.
-        rejected: Examples left out, where they were asked for; None where not.
-        rejected_total: How many there are in all.
-        rejected_rules: How many broke which rule.
+        title: Name of the source or of the shards.
+        facts: Facts about the whole, name -> value.
+        notes: Remarks, in sentences.
+        counts: Counts of each split by name, from the index of the shards or computed.
+        statistics: Statistics of each split, if requested.
+        examples: Examples in order.
+        rejected: The first rejected examples; None if they were not requested.
+        rejected_rules: Number of rejected examples in all, by rule.
     """
 
     title: str
@@ -226,7 +190,11 @@ class View:
     notes: tuple[str, ...] = ()
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     statistics: tuple[SplitStatistics, ...] = ()
-    examples: tuple[Shown, ...] = ()
-    rejected: tuple[Rejected, ...] | None = None
-    rejected_total: int = 0
+    examples: tuple[ShownExample, ...] = ()
+    rejected: tuple[RejectedExample, ...] | None = None
     rejected_rules: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rejected_count(self) -> int:
+        """Number of rejected examples in all."""
+        return sum(self.rejected_rules.values())

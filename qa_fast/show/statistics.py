@@ -1,7 +1,7 @@
-"""A split in numbers: lengths, windows, where answers stand, what comes twice.
+"""Figures of a split: lengths, windows, places of answers, duplicates.
 
-Tables are checked, encoded and cut by the functions that featurize does it with, side by side; what is kept of a table
-are a few arrays of numbers, and of its texts what a set of hashes needs, so memory grows by some 60 bytes an example.
+Tables are checked, encoded and cut by the functions that featurize uses, several at a time. Of each table only arrays
+of numbers and hashes of its texts are kept, so memory grows by about 60 bytes an example.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from qa_fast.encode import TextEncoder
 from qa_fast.features.examples import Examples, IdSet, check_examples
 from qa_fast.features.windows import Featurized, featurize_examples
 from qa_fast.parallel import in_order, processors
-from qa_fast.raw import Reject, SplitTable
+from qa_fast.raw import SplitTable
 from qa_fast.schema import FeatureConfig
 from qa_fast.show.distribution import distribution
-from qa_fast.show.material import Material
-from qa_fast.show.records import Rejected, SplitStatistics
+from qa_fast.show.records import RejectedExample, SplitStatistics
+from qa_fast.show.source import ShowSource
 
 # Name -> unit, in the order in which they are shown.
 DISTRIBUTIONS = {
@@ -35,184 +35,189 @@ DISTRIBUTIONS = {
     "contexts, tokens": "tokens",
     "answers, characters": "characters",
     "answers, tokens": "tokens",
-    "where answers begin": "share of the context",
+    "start of the answer": "share of the context",
     "windows, tokens": "tokens",
 }
-WINDOWS_OF, ANSWERS_OF = "windows of an example", "answers of an example"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Measured:
-    """What is kept of a table: numbers by distribution, texts that are counted once, and counts."""
+    """Figures of one table.
+
+    Attributes:
+        rows: Number of rows read.
+        rejects: The rejected examples.
+        counts: Counts by the name of a field of `SplitStatistics`.
+        numbers: Numbers of each distribution, except those of `per_context`.
+        per_context: Numbers of each distribution of contexts, one for each distinct context.
+        texts: Texts to count once, by kind.
+        tallies: Numbers to tally.
+        differences: Differences of the labels, by cause.
+    """
 
     rows: int
-    rejects: list[Reject]
-    repaired: int
+    rejects: list[RejectedExample]
+    counts: Counter[str]
     numbers: dict[str, np.ndarray]
     per_context: dict[str, np.ndarray]
     texts: dict[str, pa.Array]
     tallies: dict[str, np.ndarray]
-    counts: Counter[str]
     differences: Counter[str] = field(default_factory=Counter)
 
 
 def split_statistics(
-    material: Material, with_tokens: bool, progress: Callable[[str, int], None] | None = None
-) -> tuple[list[SplitStatistics], list[Rejected]]:
-    """Read, check and measure all the splits.
+    source: ShowSource, with_tokens: bool, progress: Callable[[str, int], None] | None = None
+) -> tuple[list[SplitStatistics], list[RejectedExample]]:
+    """Read, check and measure all splits.
 
     Args:
-        material: What is looked at; splits whose texts cannot be had are left out.
-        with_tokens: Also encode, cut and label, as featurizing does, which finds more rejects and takes longer.
-        progress: Told the split and how many rows more were done.
+        source: The source or shards. Splits without texts are left out.
+        with_tokens: Also encode, cut and label as featurize does, which takes longer and finds more rejects.
+        progress: Called with the split and the number of rows that were read since the last call.
 
     Returns:
-        The statistics of each split and every reject, in order.
+        The statistics of each split, and all rejected examples in order.
     """
-    shared = {kind: IdSet() for kind in ("questions", "contexts", "pairs")}
-    encoder = material.encoder if with_tokens else None
+    seen = {kind: IdSet() for kind in ("questions", "contexts", "pairs")}
+    encoder = source.encoder if with_tokens else None
     statistics, rejects = [], []
-    for split in material.splits:
-        if not material.has_texts(split):
+    for split in source.splits:
+        if not source.has_texts(split):
             continue
         measured = in_order(
-            lambda item: _measure(*item, encoder, material.config), _with_repeats(material.tables(split)), processors()
+            lambda item: _measure(*item, encoder, source.config), _with_repeats(source.tables(split)), processors()
         )
-        gathered = _Gathered(split, shared)
+        totals = _Totals(split, seen)
         for part in measured:
-            gathered.add(part)
-            rejects += [Rejected(split, each.id, each.reason) for each in part.rejects]
+            totals.add(part)
+            rejects += part.rejects
             if progress:
                 progress(split, part.rows)
-        statistics.append(gathered.finished())
+        statistics.append(totals.statistics())
     return statistics, rejects
 
 
 def _with_repeats(tables: Iterator[SplitTable]) -> Iterator[tuple[SplitTable, np.ndarray]]:
-    seen = IdSet()
+    known_ids = IdSet()
     for table in tables:
-        yield table, seen.add(one_chunk(table.rows["id"]))
+        yield table, known_ids.add(one_chunk(table.rows["id"]))
 
 
 def _measure(
     table: SplitTable, repeated: np.ndarray, encoder: TextEncoder | None, config: FeatureConfig
 ) -> _Measured:  # fmt: skip
     examples, misplaced, repaired = check_examples(table.rows, repeated)
-    rejects, done = [*table.unreadable, *misplaced], None
+    rejects, featurized = [*table.unreadable, *misplaced], None
     if encoder is not None and len(examples):
-        done = featurize_examples(examples, encoder, config)
-        rejects += done.rejects
-        examples = done.encoded.examples
-    rows = table.rows.num_rows + len(table.unreadable)
+        featurized = featurize_examples(examples, encoder, config)
+        rejects += featurized.rejects
+        examples = featurized.encoded.examples
     chars = pc.utf8_length(examples.contexts).to_numpy(zero_copy_only=False)
-    answered = examples.span_start >= 0
-    start, end = examples.span_start[answered], examples.span_end[answered]
-    numbers = {
-        "questions, characters": pc.utf8_length(examples.questions).to_numpy(zero_copy_only=False),
-        "answers, characters": end - start,
-        "where answers begin": start / np.maximum(chars[examples.context_index[answered]], 1),
-    }
-    tallies = {ANSWERS_OF: pc.list_value_length(examples.answers.field("text")).to_numpy(zero_copy_only=False)}
-    counts = Counter(good=len(examples), unanswerable=int((~answered).sum()))
-    per_context = {"contexts, characters": chars}
-    differences: Counter[str] = Counter()
-    if done is not None:
-        _measure_windows(done, answered, numbers, per_context, tallies, counts)
-        differences.update(done.labels.differences)
-    return _Measured(
-        rows, rejects, repaired, numbers, per_context, _texts(examples), tallies, counts, differences
-    )  # fmt: skip
+    is_answered = examples.span_start >= 0
+    start, end = examples.span_start[is_answered], examples.span_end[is_answered]
+    measured = _Measured(
+        rows=table.rows.num_rows + len(table.unreadable),
+        rejects=[RejectedExample(table.split, each.id, each.reason) for each in rejects],
+        counts=Counter(good=len(examples), repaired=repaired, unanswerable=int((~is_answered).sum())),
+        numbers={
+            "questions, characters": pc.utf8_length(examples.questions).to_numpy(zero_copy_only=False),
+            "answers, characters": end - start,
+            "start of the answer": start / np.maximum(chars[examples.context_index[is_answered]], 1),
+        },
+        per_context={"contexts, characters": chars},
+        texts=_texts(examples),
+        tallies={
+            "answers of an example": pc.list_value_length(examples.answers.field("text")).to_numpy(zero_copy_only=False)
+        },
+    )
+    if featurized is not None:
+        _measure_windows(featurized, is_answered, measured)
+    return measured
 
 
 def _texts(examples: Examples) -> dict[str, pa.Array]:
-    """What is counted once: questions, contexts, and pairs by the hash of their context, since those may be long."""
+    """Return the texts to count once. Pairs hold the hash of their context, since contexts may be long."""
     flat = text_buffers(examples.contexts)
     data = flat.values.data
     hashes = [xxhash.xxh3_128_hexdigest(data[a:b]) for a, b in itertools.pairwise(flat.offsets.tolist())]
-    of_rows = pa.array(hashes, pa.string()).take(pa.array(examples.context_index))
-    pairs = pc.binary_join_element_wise(of_rows, examples.questions.cast(pa.string()), "")
+    context_hashes = pa.array(hashes, pa.string()).take(pa.array(examples.context_index))
+    pairs = pc.binary_join_element_wise(context_hashes, examples.questions.cast(pa.string()), "")
     return {"questions": examples.questions, "contexts": examples.contexts, "pairs": pairs}
 
 
-def _measure_windows(
-    done: Featurized,
-    answered: np.ndarray,
-    numbers: dict[str, np.ndarray],
-    per_context: dict[str, np.ndarray],
-    tallies: dict[str, np.ndarray],
-    counts: Counter[str],
-) -> None:
-    windows, labels, encoded = done.windows, done.labels, done.encoded
-    holds = labels.start_positions != windows.cls_position
-    of = windows.example_index
-    answer_tokens = np.zeros(len(answered), np.int32)
-    np.maximum.at(answer_tokens, of[holds], (labels.end_positions - labels.start_positions + 1)[holds])
-    found = np.zeros(len(answered), bool)
-    found[of[holds]] = True
-    numbers["questions, tokens"] = np.diff(encoded.questions.offsets)[encoded.question_index]
-    numbers["answers, tokens"] = answer_tokens[found & (answer_tokens > 0)]
-    numbers["windows, tokens"] = windows.lengths
-    per_context["contexts, tokens"] = np.diff(encoded.contexts.offsets)
-    tallies[WINDOWS_OF] = np.bincount(of, minlength=len(answered))
-    counts["windows"] += len(windows)
-    counts["windows_without_answer"] += int((~holds & answered[of]).sum())
-    counts["cut_answers"] += int((answered & ~found).sum())
-    counts["tokens"] += int(windows.lengths.sum(dtype=np.int64))
+def _measure_windows(featurized: Featurized, is_answered: np.ndarray, measured: _Measured) -> None:
+    """Add the figures of tokens, windows and labels."""
+    windows, labels, encoded = featurized.windows, featurized.labels, featurized.encoded
+    example = windows.example_index
+    holds_answer = labels.start_positions != windows.cls_position
+    answer_tokens = np.zeros(len(is_answered), np.int32)
+    label_tokens = labels.end_positions - labels.start_positions + 1
+    np.maximum.at(answer_tokens, example[holds_answer], label_tokens[holds_answer])
+    is_held = np.zeros(len(is_answered), bool)
+    is_held[example[holds_answer]] = True
+    measured.numbers["questions, tokens"] = np.diff(encoded.questions.offsets)[encoded.question_index]
+    measured.numbers["answers, tokens"] = answer_tokens[is_held & (answer_tokens > 0)]
+    measured.numbers["windows, tokens"] = windows.lengths
+    measured.per_context["contexts, tokens"] = np.diff(encoded.contexts.offsets)
+    measured.tallies["windows of an example"] = np.bincount(example, minlength=len(is_answered))
+    measured.counts.update(
+        windows=len(windows),
+        windows_without_answer=int((~holds_answer & is_answered[example]).sum()),
+        cut_answers=int((is_answered & ~is_held).sum()),
+        tokens=int(windows.lengths.sum(dtype=np.int64)),
+    )
+    measured.differences.update(labels.differences)
 
 
-class _Gathered:
-    """The tables of a split, added up."""
+class _Totals:
+    """The figures of a split's tables, added up."""
 
-    def __init__(self, split: str, shared: dict[str, IdSet]) -> None:
-        self.split, self._shared = split, shared
-        self._own = {kind: IdSet() for kind in shared}
+    def __init__(self, split: str, seen: dict[str, IdSet]) -> None:
+        self._split, self._seen_before = split, seen
+        self._seen_here = {kind: IdSet() for kind in seen}
         self._numbers: dict[str, list[np.ndarray]] = {}
         self._tallies: dict[str, Counter[int]] = {}
         self._rules: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
-        self._distinct = dict.fromkeys(shared, 0)
-        self._in_earlier = dict.fromkeys(shared, 0)
+        self._distinct: Counter[str] = Counter(dict.fromkeys(seen, 0))
+        self._shared: Counter[str] = Counter(dict.fromkeys(seen, 0))
         self._differences: Counter[str] = Counter()
-        self._has_tokens = False
 
     def add(self, part: _Measured) -> None:
         self._counts.update(part.counts)
-        self._counts.update(rows=part.rows, repaired=part.repaired)
-        self._rules.update(Rejected(self.split, each.id, each.reason).rule for each in part.rejects)
+        self._rules.update(reject.rule for reject in part.rejects)
         self._differences.update(part.differences)
         is_new: dict[str, np.ndarray] = {}
         for kind, texts in part.texts.items():
-            is_new[kind] = ~self._own[kind].add(texts)
+            is_new[kind] = ~self._seen_here[kind].add(texts)
+            is_shared = self._seen_before[kind].add(texts.filter(pa.array(is_new[kind])))
             self._distinct[kind] += int(is_new[kind].sum())
-            in_earlier = self._shared[kind].add(texts.filter(pa.array(is_new[kind])))
-            self._in_earlier[kind] += int(in_earlier.sum())
+            self._shared[kind] += int(is_shared.sum())
         for name, values in part.numbers.items():
             self._numbers.setdefault(name, []).append(values)
-        for name, values in part.per_context.items():  # a context that several tables have counts once
+        for name, values in part.per_context.items():  # a context in several tables counts once
             self._numbers.setdefault(name, []).append(values[is_new["contexts"]])
         for name, values in part.tallies.items():
             numbers, times = np.unique(values, return_counts=True)
             self._tallies.setdefault(name, Counter()).update(dict(zip(numbers.tolist(), times.tolist(), strict=True)))
-        self._has_tokens |= "contexts, tokens" in part.per_context
 
-    def finished(self) -> SplitStatistics:
+    def statistics(self) -> SplitStatistics:
         counts = self._counts
         return SplitStatistics(
-            split=self.split,
-            rows=counts["rows"],
+            split=self._split,
             good=counts["good"],
             rejected=dict(self._rules.most_common()),
             repaired=counts["repaired"],
             unanswerable=counts["unanswerable"],
-            distinct=self._distinct,
-            shared=self._in_earlier,
+            distinct=dict(self._distinct),
+            shared=dict(self._shared),
             distributions={
                 name: distribution(name, unit, np.concatenate(self._numbers[name]))
                 for name, unit in DISTRIBUTIONS.items()
                 if name in self._numbers
             },
             tallies={name: dict(sorted(tally.items())) for name, tally in self._tallies.items()},
-            windows=counts["windows"] if self._has_tokens else None,
+            windows=counts.get("windows"),
             windows_without_answer=counts["windows_without_answer"],
             cut_answers=counts["cut_answers"],
             tokens=counts["tokens"],

@@ -1,7 +1,7 @@
-"""Draws what was gathered on a terminal: in colour there, plain when piped, wrapped to however narrow it is.
+"""Prints an overview on a terminal: in colour there, plain in a pipe, wrapped to any width.
 
-Texts of the data go through `shown`, so that none can move the cursor or change colours, and into `Text`, which knows
-no markup. Answers are also bracketed, since colour may be missing.
+Texts of the data pass through `visible`, so none can move the cursor or change colours, and into `Text`, which knows no
+markup. Answers are also bracketed, since colour may be missing.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from qa_fast.html.markup import shown
-from qa_fast.show.records import Distribution, Shown, SplitStatistics, Token, View, Window
+from qa_fast.html.markup import visible
+from qa_fast.show.distribution import Distribution
+from qa_fast.show.records import Overview, ShownExample, SplitStatistics, Token, Window
 from qa_fast.show.wording import (
     WINDOW_HEADER,
     answer_spans,
+    count_rows,
     counted,
     example_facts,
-    label_of,
-    row_names,
+    token_labels,
     window_notes,
     window_row,
 )
@@ -31,140 +32,144 @@ if TYPE_CHECKING:
 
     from qa_fast.schema import FeatureConfig
 
-# Of a long document, what is shown around each end of its answer, and tokens around its label.
-_AROUND_CHARS, _WHOLE_CHARS, _AROUND_TOKENS = 500, 3000, 4
+# Documents up to this length are printed whole, others around the ends of their answers.
+_WHOLE_CHARS, _CHARS_AROUND, _CHARS_AT_EDGES = 3000, 500, 120
+_TOKENS_AROUND = 4
+# Terminals narrower than this get tables with fewer columns.
+_WIDE = 90
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_PARTS = {"special": "dim", "question": "cyan", "context": ""}
+_SPARKLINE_WIDTH = 20
+_PART_STYLES = {"special": "dim", "question": "cyan", "context": ""}
 
 
-def draw(view: View, config: FeatureConfig, console: Console, all_tokens: bool = False) -> None:
-    """Print it.
+def print_overview(overview: Overview, config: FeatureConfig, console: Console, all_tokens: bool = False) -> None:
+    """Print an overview.
 
     Args:
-        view: From `gather`.
-        config: Window sizes.
-        console: Where to.
-        all_tokens: Every token of every window, not those around labels alone.
+        overview: From `gather`.
+        config: Sizes of windows.
+        console: Where to print.
+        all_tokens: Print every token of every window, and not only those around labels.
     """
-    console.print(Text(shown(view.title), style="bold"))
-    _facts(((name, str(value)) for name, value in view.facts.items()), console)
-    for note in view.notes:
-        console.print(Text(shown(note), style="yellow"))
-    if view.counts:
+    _print(console, overview.title, "bold")
+    _print_facts([(name, str(value)) for name, value in overview.facts.items()], console)
+    for note in overview.notes:
+        _print(console, note, "yellow")
+    if overview.counts:
         console.print()
-        _counts(view, console)
-    for split in view.statistics:
-        _statistics(split, console)
-    for example in view.examples:
-        _example(example, config, console, all_tokens)
-    if view.rejected is not None:
-        _rejected(view, console)
+        rows = [
+            [f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in count_rows(overview.counts)
+        ]  # fmt: skip
+        console.print(_table(["", *overview.counts], rows, range(1, 1 + len(overview.counts))))
+    for split in overview.statistics:
+        _print_statistics(split, console)
+    for example in overview.examples:
+        _print_example(example, config, console, all_tokens)
+    if overview.rejected is not None:
+        _print_rejected(overview, console)
 
 
-def _facts(pairs: Iterable[tuple[str, str]], console: Console) -> None:
+def _print(console: Console, line: str, style: str = "") -> None:
+    console.print(Text(visible(line), style=style))
+
+
+def _print_facts(pairs: Iterable[tuple[str, str]], console: Console) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in pairs:
-        grid.add_row(name, Text(shown(value)))
+        grid.add_row(name, Text(visible(value)))
     console.print(grid)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Iterable[int] = ()) -> Table:
+def _table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = (), styles: Sequence[str] = ()
+) -> Table:
+    """Return a table without borders; `right` are right-aligned columns, `styles` the styles of the rows."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    to_right = set(right)
-    for at, name in enumerate(header):
-        table.add_column(shown(name), justify="right" if at in to_right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in row))
+    for column, name in enumerate(header):
+        table.add_column(visible(name), justify="right" if column in right else "left", overflow="fold")
+    for number, row in enumerate(rows):
+        table.add_row(*(Text(visible(cell)) for cell in row), style=styles[number] if styles else None)
     return table
 
 
-def _counts(view: View, console: Console) -> None:
-    splits = list(view.counts)
-    rows = []
-    for name in row_names(view.counts.values()):
-        values = [view.counts[split].get(name, "") for split in splits]
-        rows.append([name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in values)])
-    console.print(_table(["", *splits], rows, range(1, 1 + len(splits))))
-
-
-def _statistics(split: SplitStatistics, console: Console) -> None:
+def _print_statistics(split: SplitStatistics, console: Console) -> None:
     console.print()
-    console.print(Text(shown(split.split), style="bold"))
+    _print(console, split.split, "bold")
+    header = ["", "least", "median", "mean", "95 %", "most", "histogram"]
     rows = []
     for name, spread in split.distributions.items():
-        digits = ".2f" if isinstance(spread.median, float) else ",.0f"
+        digits = ",.0f" if spread.is_whole else ".2f"
         numbers = (spread.least, spread.median, spread.mean, spread.p95, spread.most)
         rows.append([name, *(format(value, digits) for value in numbers), _sparkline(spread)])
-    header: Sequence[str] = ("", "least", "median", "mean", "95 %", "most", "spread")
-    if console.width < 90:  # what is left out is on the page
-        rows = [[row[0], row[2], row[4], row[5]] for row in rows]
-        header = ("", "median", "95 %", "most")
-    console.print(_table(header, rows, range(1, min(len(header), 6))))
+    columns = range(len(header)) if console.width >= _WIDE else (0, 2, 4, 5)
+    console.print(_table([header[at] for at in columns], [[row[at] for at in columns] for row in rows], range(1, 6)))
     for name, tally in split.tallies.items():
         parts = [f"{number}: {count:,}" for number, count in list(tally.items())[:8]]
-        console.print(Text(f"{name}  {'  '.join(parts)}{'  …' if len(tally) > 8 else ''}"))
+        _print(console, f"{name}  {'  '.join(parts)}{'  …' if len(tally) > 8 else ''}")
     for cause, count in split.differences.items():
-        console.print(Text(f"labels unlike the reference's, {cause}  {count:,}"))
+        _print(console, f"labels that differ from the reference, {cause}  {count:,}")
     for rule, count in split.rejected.items():
-        console.print(Text(f"rejected  {count:,}  {shown(rule)}"))
+        _print(console, f"rejected  {count:,}  {rule}")
 
 
-def _sparkline(spread: Distribution, width: int = 20) -> str:
-    """The histogram in a line of characters."""
-    size = -(-len(spread.counts) // width)
+def _sparkline(spread: Distribution) -> str:
+    """Return the histogram as a line of block characters."""
+    size = -(-len(spread.counts) // _SPARKLINE_WIDTH)
     sums = [sum(spread.counts[at : at + size]) for at in range(0, len(spread.counts), size)]
     top = max(sums)
-    return "".join(" " if not each else _BLOCKS[min(7, 8 * each // (top + 1))] for each in sums)
+    return "".join(" " if not total else _BLOCKS[8 * total // (top + 1)] for total in sums)
 
 
-def _example(example: Shown, config: FeatureConfig, console: Console, all_tokens: bool) -> None:
+def _print_example(example: ShownExample, config: FeatureConfig, console: Console, all_tokens: bool) -> None:
     console.print()
-    head = Text(shown(f"{example.split} · {example.id}"), style="dim")
-    console.print(head)
+    _print(console, f"{example.split} · {example.id}", "dim")
     if example.question:
-        console.print(Text(shown(example.question), style="bold"))
+        _print(console, example.question, "bold")
     if example.context is not None:
         console.print()
-        console.print(_document(example))
+        console.print(_document(example.context, answer_spans(example)))
         console.print()
-    _facts(example_facts(example, config), console)
+    _print_facts(example_facts(example, config), console)
     for note in (*example.notes, *window_notes(example)):
-        console.print(Text(shown(note), style="yellow"))
+        _print(console, note, "yellow")
     if example.windows:
         console.print()
-        _windows(example, console)
+        columns = range(len(WINDOW_HEADER)) if console.width >= _WIDE else (0, 1, 4, 6)
+        rows = [[cells[at] for at in columns] for cells in map(window_row, example.windows)]
+        styles = ["" if window.holds_answer else "dim" for window in example.windows]
+        console.print(_table([WINDOW_HEADER[at] for at in columns], rows, styles=styles))
     for window in example.windows:
         if all_tokens or window.holds_answer:
-            _tokens(window, len(example.windows) > 1, console, all_tokens)
+            console.print()
+            if len(example.windows) > 1:
+                _print(console, f"window {window.index + 1}", "bold")
+            _print_tokens(window, console, all_tokens)
 
 
-def _document(example: Shown) -> Text:
-    """The document with its answers bracketed; of a long one what is near them."""
-    assert example.context is not None
-    context, drawn = example.context, Text()
-    spans = _merged(example)
-    edges = [0, *(edge for span in spans for edge in span), len(context)]
-    for at, (begin, end) in enumerate(itertools.pairwise(edges)):
-        is_answer = at % 2 == 1
-        if is_answer:
-            drawn.append(f"⟦{shown(context[begin:end])}⟧", style="bold black on yellow")
-        elif len(context) <= _WHOLE_CHARS or end - begin <= 2 * _AROUND_CHARS:
-            drawn.append(shown(context[begin:end]))
+def _document(context: str, spans: Sequence[tuple[int, int]]) -> Text:
+    """Return the document with its answers bracketed; of a long document the text near the answers."""
+    text = Text()
+    edges = [0, *itertools.chain.from_iterable(_merged(spans)), len(context)]
+    for number, (begin, end) in enumerate(itertools.pairwise(edges)):
+        if number % 2 == 1:
+            text.append(f"⟦{visible(context[begin:end])}⟧", style="bold black on yellow")
+        elif len(context) <= _WHOLE_CHARS or end - begin <= 2 * _CHARS_AROUND:
+            text.append(visible(context[begin:end]))
         else:
-            first = begin + (_AROUND_CHARS if at else 120)
-            last = end - (_AROUND_CHARS if end < len(context) else 120)
-            drawn.append(shown(context[begin:first]))
-            drawn.append(f" [… {last - first:,} characters …] ", style="dim")
-            drawn.append(shown(context[last:end]))
-    return drawn
+            first = begin + (_CHARS_AROUND if begin else _CHARS_AT_EDGES)
+            last = end - (_CHARS_AROUND if end < len(context) else _CHARS_AT_EDGES)
+            text.append(visible(context[begin:first]))
+            text.append(f" [… {last - first:,} characters …] ", style="dim")
+            text.append(visible(context[last:end]))
+    return text
 
 
-def _merged(example: Shown) -> list[tuple[int, int]]:
-    """The stretches that answers cover, in order, those that touch as one."""
+def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Merge spans that overlap or touch."""
     merged: list[tuple[int, int]] = []
-    for begin, end in answer_spans(example):
+    for begin, end in spans:
         if merged and begin <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
@@ -172,55 +177,42 @@ def _merged(example: Shown) -> list[tuple[int, int]]:
     return merged
 
 
-def _windows(example: Shown, console: Console) -> None:
-    columns = range(len(WINDOW_HEADER)) if console.width >= 90 else (0, 1, 4, 6)
-    cells: list[list[Text]] = []
-    for window in example.windows:
-        values, style = window_row(window), "" if window.holds_answer else "dim"
-        cells.append([Text(shown(values[column]), style=style) for column in columns])
-    console.print(_table([WINDOW_HEADER[column] for column in columns], cells))
-
-
-def _tokens(window: Window, is_one_of_many: bool, console: Console, all_tokens: bool) -> None:
-    console.print()
-    if is_one_of_many:
-        console.print(Text(f"window {window.index + 1}", style="bold"))
-    rows, last = [], -1
+def _print_tokens(window: Window, console: Console, all_tokens: bool) -> None:
+    rows: list[Sequence[str]] = []
+    styles: list[str] = []
+    next_position = 0
     for token in window.tokens:
-        if not all_tokens and not _is_near(token, window):
+        if not all_tokens and not _is_near_label(token, window):
             continue
-        if token.position > last + 1:
-            rows.append([Text("…", style="dim"), *[Text("")] * 4])
-        rows.append(_token_row(token, window))
-        last = token.position
-    if last < len(window.tokens) - 1:
-        rows.append([Text("…", style="dim"), *[Text("")] * 4])
-    console.print(_table(("position", "token", "id", "characters", "label"), rows, (0, 2)))
+        if token.position > next_position:
+            rows.append(["…", "", "", "", ""])
+            styles.append("dim")
+        is_answer = window.holds_answer and window.label.start <= token.position <= window.label.end
+        place = "" if token.char_start is None else f"{token.char_start:,} to {token.char_end:,}"
+        rows.append([str(token.position), token.text, str(token.token_id), place, token_labels(token, window)])
+        styles.append("bold yellow" if is_answer else _PART_STYLES[token.part])
+        next_position = token.position + 1
+    if next_position < len(window.tokens):
+        rows.append(["…", "", "", "", ""])
+        styles.append("dim")
+    console.print(_table(("position", "token", "id", "characters", "label"), rows, (0, 2), styles))
 
 
-def _is_near(token: Token, window: Window) -> bool:
+def _is_near_label(token: Token, window: Window) -> bool:
     edges = [*window.label, *(window.reference or ()), *(window.exact or ())]
-    return token.position == 0 or any(abs(token.position - edge) <= _AROUND_TOKENS for edge in edges)
+    return token.position == 0 or any(abs(token.position - edge) <= _TOKENS_AROUND for edge in edges)
 
 
-def _token_row(token: Token, window: Window) -> list[Text]:
-    is_answer = window.holds_answer and window.label.start <= token.position <= window.label.end
-    style = "bold yellow" if is_answer else _PARTS[token.part]
-    place = "" if token.char_start is None else f"{token.char_start:,} to {token.char_end:,}"
-    cells = (str(token.position), token.text, str(token.token_id), place, label_of(token, window))
-    return [Text(shown(cell), style=style) for cell in cells]
-
-
-def _rejected(view: View, console: Console) -> None:
-    assert view.rejected is not None
+def _print_rejected(overview: Overview, console: Console) -> None:
+    assert overview.rejected is not None
     console.print()
-    if not view.rejected_total:
-        console.print(Text("No example is rejected."))
+    if not overview.rejected_count:
+        _print(console, "No example is rejected.")
         return
-    console.print(Text(f"{counted(view.rejected_total, 'example')} rejected", style="bold"))
-    if len(view.rejected_rules) > 1:
-        console.print(_table(("", ""), [(f"{count:,}", rule) for rule, count in view.rejected_rules.items()], (0,)))
-    rows = [(each.split, each.id or "without id", each.reason) for each in view.rejected]
+    _print(console, f"{counted(overview.rejected_count, 'example')} rejected", "bold")
+    if len(overview.rejected_rules) > 1:
+        console.print(_table(("", ""), [(f"{n:,}", rule) for rule, n in overview.rejected_rules.items()], (0,)))
+    rows = [(each.split, each.id or "without id", each.reason) for each in overview.rejected]
     console.print(_table(("split", "id", "reason"), rows))
-    if view.rejected_total > len(view.rejected):
-        console.print(Text(f"{view.rejected_total - len(view.rejected):,} more: raise --limit", style="dim"))
+    if overview.rejected_count > len(overview.rejected):
+        _print(console, f"{overview.rejected_count - len(overview.rejected):,} more: raise --limit", "dim")

@@ -1,146 +1,141 @@
-"""The words that the terminal and the page have in common."""
+"""Texts that the terminal, the page and notebooks have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from qa_fast.html.markup import shown
+from qa_fast.html.markup import visible
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import TRAIN
-from qa_fast.show.records import Positions, Shown, SplitStatistics, Token, Window, placed
+from qa_fast.show.records import Positions, ShownExample, SplitStatistics, Token, Window, placed
 
 # Why the two labels of a window differ (kernels.labels.CAUSES).
 CAUSES = {
-    "context_stripped": "the document begins with white space, which the reference takes off before it tokenizes but "
-    "does not count when it looks the answer up, so its label stands too far right",
-    "last_token": "the answer begins at the window's last token, where the reference walks on through the padding and "
-    "labels its last position",
-    "answer_trimmed": "the answer was given with white space at an end, which no token holds, so the reference takes "
-    "the token beside it too",
-    "no_token": "the answer's first or last character is in no token, since the tokenizer drops it, and the reference "
-    "takes the token beside it",
-    "split_character": "several tokens hold the answer's first or last character; the reference takes the inner one",
-    "unsorted_offsets": "in this document the tokenizer's offsets go back, behind a special token written in the text, "
-    "say, and the reference stops looking there",
-    "other": "for a reason that is not known",
+    "context_stripped": "the document begins with white space, which the reference removes before it tokenizes but "
+    "counts when it looks for the answer, so its label is too far right",
+    "last_token": "the answer begins at the last token of the window, where the reference continues into the padding "
+    "and labels the last position",
+    "answer_trimmed": "the answer was given with white space at an end, which is in no token, so the reference also "
+    "labels the token beside it",
+    "no_token": "the first or last character of the answer is in no token, because the tokenizer drops it, and the "
+    "reference labels the token beside it",
+    "split_character": "several tokens hold the first or last character of the answer, and the reference labels the "
+    "inner one",
+    "unsorted_offsets": "the offsets of the tokenizer are not sorted in this document, for example after a special "
+    "token in the text, and the reference stops its search there",
+    "other": "the cause is not known",
 }
+
+_MOST_ANSWERS = 6
 
 
 def quoted(text: str, longest: int = 120) -> str:
-    """A text in a line: what is not seen made visible, long ones cut."""
-    line = shown(" ".join(text.split("\n")))
+    """Return a text in quotation marks on one line, shortened, with invisible characters replaced."""
+    line = visible(" ".join(text.split("\n")))
     return f"“{line}”" if len(line) <= longest else f"“{line[:longest]}…”"
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """A number with its noun."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def share(part: float, whole: float) -> str:
-    """A part of a whole, as a count with its share."""
+def with_share(part: int, whole: int) -> str:
+    """Return a count and its share of the whole."""
     return f"{part:,} ({100 * part / whole:.3g} %)" if whole else f"{part:,}"
 
 
-def example_facts(example: Shown, config: FeatureConfig) -> list[tuple[str, str]]:
-    """Name and value of what there is to say of an example."""
+def example_facts(example: ShownExample, config: FeatureConfig) -> list[tuple[str, str]]:
+    """Return names and values of the facts of an example."""
     facts = []
     if example.rejected is not None:
-        facts.append(("rejected", shown(example.rejected)))
+        facts.append(("rejected", visible(example.rejected)))
     distinct = list(dict.fromkeys(example.answers))
-    for number, (start, text) in enumerate(distinct[:6]):
+    for number, (start, text) in enumerate(distinct[:_MOST_ANSWERS]):
         words = "null" if text is None else quoted(text)
         if start is not None and start >= 0:
             words += f", characters {start} to {start + len(text or '')}"
         facts.append(("answer" if number == 0 else "also", words))
-    if len(distinct) > 6:
-        facts.append(("also", f"{len(distinct) - 6} more"))
+    if len(distinct) > _MOST_ANSWERS:
+        facts.append(("also", f"{len(distinct) - _MOST_ANSWERS} more"))
     if not distinct and example.rejected is None:
-        facts.append(("answer", "none: labelled at CLS" if example.context is not None else "none in these windows"))
+        facts.append(("answer", "none, labelled at CLS" if example.context is not None else "none in these windows"))
     if example.windows:
         tokens = f"question {example.question_tokens:,}"
         if example.document_tokens is not None:
             tokens += f", document {example.document_tokens:,}"
         facts.append(("tokens", tokens))
         if len(example.windows) == 1:
-            words = f"one of {counted(len(example.windows[0].tokens), 'token')}"
+            words = f"1 of {counted(len(example.windows[0].tokens), 'token')}"
         else:
-            words = (
-                f"{len(example.windows):,}, of at most {config.max_length} tokens, overlapping by {config.doc_stride}"
-            )
+            words = f"{len(example.windows):,} of up to {config.max_length} tokens, overlap {config.doc_stride}"
         facts.append(("windows", words))
     return facts
 
 
-def answer_spans(example: Shown) -> list[tuple[int, int]]:
-    """The distinct stretches of the context that are answers, in order: where it says what the answer says."""
+def answer_spans(example: ShownExample) -> list[tuple[int, int]]:
+    """Return the distinct spans of the context that are answers, in order."""
     assert example.context is not None
     spans = set(placed(example.context, example.answers))
     return sorted(spans | {example.span} if example.span else spans)
 
 
-def position_words(at: Positions, window: Window) -> str:
-    """A label in words: positions in the feature, and what they are where they are no tokens of the document."""
-    if at == (window.cls_position, window.cls_position):
-        return f"CLS ({at.start})"
-    words = f"{at.start} to {at.end}"
-    return f"{words}, in the padding" if at.start >= len(window.tokens) else words
+def label_words(label: Positions, window: Window) -> str:
+    """Return the positions of a label, and whether they are CLS or padding."""
+    if label == (window.cls_position, window.cls_position):
+        return f"CLS ({label.start})"
+    words = f"{label.start} to {label.end}"
+    return f"{words}, in the padding" if label.start >= len(window.tokens) else words
 
 
-def reference_words(window: Window) -> str:
-    """How the other way of labelling has it."""
-    if window.exact is None or window.reference is None:
-        return "not known"
-    return "same" if window.exact == window.reference else position_words(window.reference, window)
-
-
-WINDOW_HEADER = ("window", "tokens", "characters", "length", "label", "reads", "reference")
+WINDOW_HEADER = ("window", "tokens", "characters", "length", "label", "labelled text", "reference")
 
 
 def window_row(window: Window) -> tuple[str, ...]:
-    """A window as a row below `WINDOW_HEADER`."""
-    reads = "" if window.label_text is None else quoted(window.label_text, 48)
-    label = position_words(window.label, window)
+    """Return the cells of a window below `WINDOW_HEADER`."""
+    label = label_words(window.label, window)
+    reference = "unknown"
+    if window.exact is not None and window.reference is not None:
+        reference = "same" if window.exact == window.reference else label_words(window.reference, window)
     return (
         str(window.index + 1),
         "" if window.token_start is None else f"{window.token_start:,} to {window.token_end:,}",
         "" if window.char_start is None else f"{window.char_start:,} to {window.char_end:,}",
         f"{len(window.tokens):,}",
         label if window.kept else f"{label}, left out",
-        reads,
-        reference_words(window),
+        "" if window.label_text is None else quoted(window.label_text, 48),
+        reference,
     )
 
 
-def window_notes(example: Shown) -> list[str]:
-    """What is odd about the windows of an example, in sentences."""
+def window_notes(example: ShownExample) -> list[str]:
+    """Return remarks about unusual windows of an example, in sentences."""
     notes = []
-    of_span = None if example.span is None or example.context is None else example.context[slice(*example.span)]
+    answer = None if example.span is None or example.context is None else example.context[slice(*example.span)]
     for window in example.windows:
         number = window.index + 1
         if window.cause is not None:
             assert window.exact is not None
             assert window.reference is not None
             notes.append(
-                f"Window {number}: exact labels say {position_words(window.exact, window)}, the reference "
-                f"{position_words(window.reference, window)}: {CAUSES[window.cause]} ({window.cause})."
+                f"Window {number}: the exact label is {label_words(window.exact, window)}, the reference label is "
+                f"{label_words(window.reference, window)}, because {CAUSES[window.cause]} ({window.cause})."
             )
-        if of_span is not None and window.label_text not in (None, of_span):
+        if answer is not None and window.label_text not in (None, answer):
             notes.append(
-                f"Window {number}: its label reads {quoted(window.label_text or '', 60)}, the answer is "
-                f"{quoted(of_span, 60)}: tokens do not end where it does."
+                f"Window {number}: the labelled text is {quoted(window.label_text or '', 60)}, the answer is "
+                f"{quoted(answer, 60)}, because tokens do not end where the answer does."
             )
-    kept = [window for window in example.windows if window.kept]
-    if of_span is not None and not any(window.holds_answer for window in example.windows):
-        notes.append("No window holds the whole answer, so the example is only ever labelled without one.")
-    if example.windows and not kept:
-        notes.append("All windows are left out: nothing of this example is trained on.")
+    if answer is not None and not any(window.holds_answer for window in example.windows):
+        notes.append("No window holds the whole answer, so all windows of the example are labelled without one.")
+    if example.windows and not any(window.kept for window in example.windows):
+        notes.append("All windows are left out, so training uses nothing of this example.")
     return list(dict.fromkeys(notes))
 
 
-def label_of(token: Token, window: Window) -> str:
-    """What is labelled at a token: start, end, and where the reference differs its own."""
+def token_labels(token: Token, window: Window) -> str:
+    """Return what is labelled at a token: start, end, and those of the other kind of label where it differs."""
     words = [name for name, at in zip(("start", "end"), window.label, strict=True) if at == token.position]
     other = window.reference if window.label == window.exact else window.exact
     if other is not None and other != window.label:
@@ -150,46 +145,47 @@ def label_of(token: Token, window: Window) -> str:
 
 
 def split_counts(split: SplitStatistics) -> dict[str, Any]:
-    """A split's counts, by name."""
+    """Return the counts of a split by name, from its statistics."""
     counts: dict[str, Any] = {
         "examples": split.good,
         "rejected": sum(split.rejected.values()),
         "repaired": split.repaired,
-        "unanswerable": share(split.unanswerable, split.good),
+        "unanswerable": with_share(split.unanswerable, split.good),
         "distinct questions": split.distinct["questions"],
         "distinct contexts": split.distinct["contexts"],
-        "pairs that come again": split.good - split.distinct["pairs"],
+        "repeated pairs": split.good - split.distinct["pairs"],
     }
     for kind, count in split.shared.items():
         if count:
             counts[f"{kind} in an earlier split"] = count
     if split.windows is not None:
         counts["windows"] = split.windows
-        counts["windows without their answer"] = share(split.windows_without_answer, split.windows)
-        counts["answers that no window holds"] = split.cut_answers
+        counts["windows without their answer"] = with_share(split.windows_without_answer, split.windows)
+        counts["answers in no window"] = split.cut_answers
         counts["tokens"] = split.tokens
-        counts["labels unlike the reference's"] = sum(split.differences.values())
+        counts["labels that differ from the reference"] = sum(split.differences.values())
     return counts
 
 
-def indexed_counts(about: dict[str, Any]) -> dict[str, Any]:
-    """A split's counts as an index of shards has them."""
+def index_counts(split: dict[str, Any]) -> dict[str, Any]:
+    """Return the counts of a split by name, from the index of shards."""
     return {
-        "examples": about["examples"],
-        "rejected": about["rejected"],
-        "repaired": about["repaired"],
-        "windows": about["features"],
-        "windows labelled without answer": share(about["impossible"], about["features"]),
-        "tokens": about["tokens"],
-        "labels unlike the reference's": sum(about["differences"].values()),
+        "examples": split["examples"],
+        "rejected": split["rejected"],
+        "repaired": split["repaired"],
+        "windows": split["features"],
+        "windows labelled without an answer": with_share(split["impossible"], split["features"]),
+        "tokens": split["tokens"],
+        "labels that differ from the reference": sum(split["differences"].values()),
     }
 
 
 def train_first(splits: Iterable[str]) -> list[str]:
-    """Names of splits, train first: what others have in common with it is then counted as theirs."""
+    """Return names of splits with train first, so that texts shared with it are counted for the others."""
     return sorted(splits, key=lambda split: split != TRAIN)
 
 
-def row_names(counts: Iterable[dict[str, Any]]) -> list[str]:
-    """The names of counts of several splits, in order."""
-    return list(dict.fromkeys(name for each in counts for name in each))
+def count_rows(counts: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    """Return the counts of several splits as rows: the name, and the count of each split or ""."""
+    names = dict.fromkeys(name for split in counts.values() for name in split)
+    return [[name, *(split.get(name, "") for split in counts.values())] for name in names]

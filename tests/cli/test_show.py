@@ -70,7 +70,7 @@ def test_rejects_and_statistics(show: Any, source: str) -> None:
     assert "contexts, tokens" in out
     assert "windows of an example" in out
     assert "·" not in out
-    assert show(source, "--limit", "-1")[2].startswith("error: --limit must not be negative")
+    assert show(source, "--limit", "-1")[2].startswith("error: --limit must be at least 0; received -1")
 
 
 def test_a_page_is_written_and_named(show: Any, source: str, tmp_path: Path) -> None:

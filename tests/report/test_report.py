@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from qa_fast.errors import UserError
 from qa_fast.report import groups, mistakes
-from qa_fast.report.compare import aligned, compare, compare_group, most_different
+from qa_fast.report.compare import aligned, compare, compare_groups, most_different
 from qa_fast.report.intervals import bootstrap_means, mean_interval, middle_95, wilson
 from qa_fast.report.risk import calibration, confidence_of, risk_coverage
 from qa_fast.schema import Features
@@ -171,22 +172,20 @@ def test_kinds_of_mistakes(result: EvaluationResult) -> None:
     exact, _ = scores(result)
     assert result.predictions == ["Grey herons nest", "", "beside the", "3€ 😀", "Grey herons"]
     kind = mistakes.kinds_of(result, exact, answerable_of(result.golds.answers))
-    assert kind.tolist() == [mistakes.LONG, mistakes.SILENT, mistakes.SHORT, mistakes.RIGHT, mistakes.UNCALLED]
+    assert kind.tolist() == [mistakes.LONG, mistakes.MISSING, mistakes.SHORT, mistakes.RIGHT, mistakes.UNWANTED]
     moved = evaluate_split(guesses({0: (1, 3), 1: (0, 0), 2: (4, 6), 3: (0, 0)}), make_split(ANSWERABLE))
     kind = mistakes.kinds_of(moved, scores(moved)[0], np.ones(4, bool))
     # The second gold answer of the first, "herons", lies within the prediction.
-    assert [list(mistakes.KINDS)[number] for number in kind] == ["too long", "elsewhere", "crossing", "elsewhere"]
+    assert [list(mistakes.KINDS)[number] for number in kind] == ["too long", "elsewhere", "overlapping", "elsewhere"]
     assert len(mistakes.KINDS) == mistakes.ELSEWHERE + 1
 
 
 def test_which_mistakes_are_shown_and_in_which_order() -> None:
-    kind = np.array([mistakes.RIGHT, mistakes.ELSEWHERE, mistakes.ELSEWHERE, mistakes.LONG, mistakes.SILENT, 6, 5])
+    kind = np.array([mistakes.RIGHT, mistakes.ELSEWHERE, mistakes.ELSEWHERE, mistakes.LONG, mistakes.MISSING, 6, 5])
     overlap = np.array([0, 0, 0.4, 0, 0, 0, 0.9])  # the first: v1.1's "the" for "a", right without a word in common
     confidence = np.array([1, 0.2, 0.3, 0.8, 0.9, 0.9, 0.1])
-    assert mistakes.confident_errors(kind, overlap, confidence, None).tolist() == [4, 5, 1]
-    assert mistakes.confident_errors(kind, overlap, confidence, 2).tolist() == [4, 5]
-    assert mistakes.near_misses(kind, overlap, confidence, None).tolist() == [3, 2, 6]
-    assert mistakes.near_misses(kind, overlap, confidence, 0).tolist() == []
+    assert mistakes.confident_errors(kind, overlap, confidence).tolist() == [4, 5, 1]
+    assert mistakes.near_misses(kind, overlap, confidence).tolist() == [3, 2, 6]
 
 
 def test_right_answers_further_down(result: EvaluationResult) -> None:
@@ -195,16 +194,14 @@ def test_right_answers_further_down(result: EvaluationResult) -> None:
     within = dict(mistakes.right_within(result, exact, answerable, (1, 20, 500)))
     assert within[1] == 25  # one of four
     assert set(within) == {1, 20}
-    texts = [[c.text for c in mistakes.candidates_of(result, row, 99) if c.text][:20] for row in range(4)]
+    texts = [[item["text"] for item in listed if item["text"]][:20] for _, listed in result.n_best(range(4))]
     by_hand = [any(text in gold for text in found) for found, gold in zip(texts, result.golds.answers, strict=False)]
     assert within[20] == 25 * sum(by_hand)
 
 
-def test_candidates_are_those_of_the_nbest_file(result: EvaluationResult) -> None:
-    for row, (_, listed) in enumerate(result.n_best()):
-        found = mistakes.candidates_of(result, row, 4)
-        assert [c.text for c in found] == [item["text"] for item in listed[:4]]
-        assert [c.probability for c in found] == pytest.approx([item["probability"] for item in listed[:4]])
+def test_the_candidates_of_one_question_are_those_of_the_nbest_file(result: EvaluationResult) -> None:
+    for row, (name, listed) in enumerate(result.n_best()):
+        assert list(result.n_best([row])) == [(name, listed)]
 
 
 def test_confidence_is_that_of_the_prediction(result: EvaluationResult) -> None:
@@ -306,12 +303,16 @@ def test_a_comparison_of_a_whole_split_is_quick() -> None:
 def test_a_group_is_compared_where_it_is_large_enough() -> None:
     generator = np.random.default_rng(7)
     one, two = generator.choice([0, 0.5, 1], (2, 60))
-    found = compare_group(one, two)
+    grouping = groups.Grouping("key", "title", "rule", ("all", "none"), np.zeros(60, np.int64))
+    (group,) = compare_groups(grouping, one, two)
+    assert (group.name, group.count) == ("all", 60)
+    found = group.f1
     assert found is not None
     assert found.points == pytest.approx(100 * (one - two).mean())
     whole = compare(one, one, two, two).f1
     assert found.interval == pytest.approx(whole.interval, abs=1.5)  # fewer resamples of the same
-    assert compare_group(one[:29], two[:29]) is None
+    small = replace(grouping, group=np.where(np.arange(60) < 29, 0, -1))
+    assert [(each.count, each.f1) for each in compare_groups(small, one, two)] == [(29, None)]
 
 
 def test_where_two_models_differ_most() -> None:

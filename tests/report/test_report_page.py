@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from qa_fast.builder.job import build_shards
 from qa_fast.cli import main
 from qa_fast.errors import UserError
+from qa_fast.html.documents import Mark, excerpt
 from qa_fast.report import Other, analyse, write_report
-from qa_fast.report.cases import excerpt, share
+from qa_fast.report.cases import share_text
 from qa_fast.report.page import report_page
 from qa_fast.schema import FeatureConfig, Features
 from qa_fast.scoring import evaluation as scoring
@@ -89,10 +90,11 @@ def test_errors_and_near_misses_stand_in_their_documents(result: EvaluationResul
     assert "Grey herons nest" in "".join(marked(page, "predicted"))
     assert "the frost comes" in marked(page, "gold")
     assert "Grey herons" in marked(page, "wrong")  # an answer to what has none
-    for told in ("Surest errors", "Near misses", "no answer", "too long", "answer to nothing", "id none"):
+    for told in ("Most confident errors", "Near misses", "no answer", "too long", "unwanted", "id none"):
         assert told in page
     few = analyse(result, most=1)
-    assert (len(few.near), len(few.errors), few.near_in_all, few.errors_in_all) == (1, 1, 2, 2)
+    assert (len(few.near), len(few.errors), few.most) == (2, 2, 1)
+    assert len(few.to_dict()["mistakes"]["near_misses"]) == 1
     assert report_page(few, "model", {}).count("Predicted</dt>") == 2
 
 
@@ -107,7 +109,7 @@ def test_a_comparison_on_the_page(result: EvaluationResult) -> None:
     for told in ("runs/better (read from a file)", "worse on 4 and equal on 1", "Where the other is better: 4"):
         assert told in page
     assert "Where this model is better" not in page
-    assert "Compared" not in Reader(report_page(analyse(result), "model", {})).text
+    assert "Comparison" not in Reader(report_page(analyse(result), "model", {})).text
     with pytest.raises(ValueError, match="every prediction must have its gold answers; received 1 predictions, 5"):
         analyse(result, Other("short", ["x"]))
 
@@ -136,7 +138,7 @@ def test_no_questions_and_nothing_wrong() -> None:
     )
     assert "0 questions" in report_page(analyse(nothing, Other("o", [])), "model", {})
     page = report_page(analyse(evaluate_split(oracle, full)), "model", {})
-    assert "Surest errors" not in page
+    assert "Most confident errors" not in page
     assert "F1, answerable" not in page
 
 
@@ -144,7 +146,7 @@ def test_gold_answers_that_point_beyond_the_document_are_told_but_not_marked(res
     golds = SimpleNamespace(**{**vars(result.golds), "starts": [[900] * len(starts) for starts in result.golds.starts]})
     page = report_page(analyse(EvaluationResult(**{**vars(result), "golds": golds})), "model", {})
     assert "the frost comes" in page
-    assert set(marked(page, "gold")) == {"a gold answer"}  # the key
+    assert set(marked(page, "gold")) == {"gold answer"}  # the key
 
 
 @given(
@@ -154,8 +156,8 @@ def test_gold_answers_that_point_beyond_the_document_are_told_but_not_marked(res
 )
 def test_excerpts_keep_what_is_marked(length: int, spans: list[tuple[int, int]], seed: int) -> None:
     text = "".join(chr(0x4E00 + number % 20000) for number in range(seed, seed + length))
-    marks = [(begin, begin + size, "gold", "") for begin, size in spans if begin + size <= length]
-    cut, moved = excerpt(text, marks)
+    marks = [Mark(begin, begin + size, "gold") for begin, size in spans if begin + size <= length]
+    cut, moved = excerpt(text, marks, 4000, 700)
     assert sorted(cut[a:b] for a, b, *_ in moved) == sorted(text[a:b] for a, b, *_ in marks)
     assert len(cut) <= max(4000, len(marks) * 1800 + 20)
     if length <= 4000:
@@ -165,15 +167,15 @@ def test_excerpts_keep_what_is_marked(length: int, spans: list[tuple[int, int]],
 
 
 def test_shares_are_never_rounded_to_certainty() -> None:
-    assert [share(value) for value in (0, 0.0004, 0.0005, 0.5, 0.9994, 0.99951, 1)] == [
+    assert [share_text(value) for value in (0, 0.0004, 0.0005, 0.5, 0.9994, 0.99951, 1)] == [
         "0.0 %", "< 0.1 %", "0.1 %", "50.0 %", "99.9 %", "> 99.9 %", "100 %",
     ]  # fmt: skip
 
 
 def test_where_a_report_cannot_be_written(tmp_path: Path, result: EvaluationResult) -> None:
-    with pytest.raises(UserError, match=r"--report must be a file in a folder that is there; .* is a folder: choose"):
+    with pytest.raises(UserError, match=r"--report must be a file in an existing folder; .* is a folder: choose"):
         write_report(tmp_path, result)
-    with pytest.raises(UserError, match=r"lies in .*missing, which is no folder: choose another"):
+    with pytest.raises(UserError, match=r"directory .*missing does not exist: choose another"):
         write_report(tmp_path / "missing" / "report.html", result)
     with pytest.raises(UserError, match="--report must be a file in a folder that can be written to"):
         write_report(tmp_path / ("x" * 300), result)
@@ -257,7 +259,7 @@ def test_written_answers_compare_as_the_model_does(evaluate: Any, tmp_path: Path
     assert {**against_answers, "other": "good"} == against_model
     code, out, _ = evaluate("poor", "--compare", str(tmp_path / "answers" / "predictions.json"), "--max-examples", "5")
     assert code == 0
-    assert re.search(r"against .*predictions\.json \(\d+ answers read\):\nexact match +-", out)
+    assert re.search(r"compared with .*predictions\.json \(\d+ answers read\):\nexact match +-", out)
     assert re.search(r"f1 +-\d+\.\d{4}  95 % -\d.* to .*, p = [01]\.\d{4}\nbetter on 0, worse on \d", out)
 
 

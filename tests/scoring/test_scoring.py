@@ -12,9 +12,11 @@ import pytest
 
 from qa_fast.buffers import list_array, offsets_of
 from qa_fast.errors import UserError
+from qa_fast.infer.decode import DEFAULT_MAX_ANSWER_LENGTH, DEFAULT_N_BEST
 from qa_fast.schema import Features, Ragged
 from qa_fast.scoring import evaluation as module
 from qa_fast.scoring.evaluation import best_texts, evaluate, evaluate_split
+from qa_fast.scoring.options import EvaluateConfig
 from qa_fast.scoring.predictions import write_predictions
 from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import Shards, Split, compatibility
@@ -241,7 +243,7 @@ def test_what_cannot_be_scored() -> None:
     split = make_split(ANSWERABLE)
     with pytest.raises(UserError, match="'train' does not"):
         evaluate_split(oracle, Split("train", split.chunks, split.ids))
-    with pytest.raises(UserError, match="max_examples must be at least 1; received 0"):
+    with pytest.raises(UserError, match="--max-examples must be at least 1; received 0"):
         evaluate_split(oracle, split, max_examples=0)
     with pytest.raises(UserError, match=r"'validation' has \d+, its examples count \d+: featurize again"):
         evaluate_split(oracle, Split("validation", split.chunks[:1], split.ids[:3], split.examples, split.contexts))
@@ -269,6 +271,19 @@ def test_a_missing_split_is_named_with_what_there_is(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "open_shards", lambda path: alone)
     with pytest.raises(UserError, match="made/shards has train: featurize one with '--split validation'"):
         evaluate("shards", "model")
+
+
+def test_options_are_a_record_or_keywords() -> None:
+    split = make_split(WITH_NONE)
+    by_name = evaluate_split(oracle, split, n_best=3, max_examples=3, seed=1)
+    by_record = evaluate_split(oracle, split, EvaluateConfig(n_best=3, max_examples=3), seed=1)
+    assert by_name.ids == by_record.ids
+    assert by_name.spans.score.shape == by_record.spans.score.shape == (3, 3)
+    assert (EvaluateConfig().n_best, EvaluateConfig().max_answer_length) == (DEFAULT_N_BEST, DEFAULT_MAX_ANSWER_LENGTH)
+    with pytest.raises(TypeError, match="most_examples"):
+        evaluate("shards", "model", most_examples=3)
+    with pytest.raises(UserError, match="--n-best must be at least 1; received 0"):
+        evaluate("shards", "model", n_best=0)
 
 
 def test_the_tokenizers_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,34 @@
+"""The options of an evaluation, declared once for the command line and for Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qa_fast.options import check_values, option
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The options of `qa-fast evaluate` and `qa_fast.evaluate`. Each field declares its meaning and bounds.
+
+    Example:
+        >>> EvaluateConfig(max_examples=500, seed=1)
+    """
+
+    n_best: int = option(20, "Number of candidates to keep for each question.", least=1)
+    max_answer_length: int = option(30, "Longest answer in tokens.", least=1)
+    null_threshold: float = option(
+        0.0, "Predict no answer if its score exceeds that of the best span by more than this, in logits."
+    )
+    max_examples: int | None = option(None, "Score a random sample of this many examples.", least=1)
+    seed: int = option(0, "Seed of the sample, and of the resamples of --report and --compare.", least=0)
+    precision: str = option("auto", "auto (the fastest on this device), float32, bfloat16, float16 or int8.")
+    engine: str = option("auto", "auto (the fastest on this device), keras, openvino or onnx.")
+
+    def check(self) -> None:
+        """Refuse values out of bounds. The engine and the precision are checked when the model is opened.
+
+        Raises:
+            UserError: A value is out of bounds.
+        """
+        check_values(self)

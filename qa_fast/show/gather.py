@@ -1,0 +1,88 @@
+"""Gathers everything that one command shows as a record that the terminal or the page draws."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from qa_fast.show.lookup import examples_by_id, first_examples, rejects_of
+from qa_fast.show.records import Overview, RejectedExample, SplitStatistics
+from qa_fast.show.source import ShowSource
+from qa_fast.show.statistics import split_statistics
+from qa_fast.show.wording import index_counts, split_counts
+
+Progress = Callable[[str, int], None]
+
+
+def gather(
+    source: ShowSource,
+    ids: Sequence[str] = (),
+    limit: int = 3,
+    with_statistics: bool = False,
+    with_rejected: bool = False,
+    progress: Progress | None = None,
+) -> Overview:
+    """Read what a command shows.
+
+    Args:
+        source: The source or shards.
+        ids: Show these examples; if empty, show the splits and the first examples of each.
+        limit: Number of examples of each split, and of rejected examples.
+        with_statistics: Also measure all texts of each split.
+        with_rejected: Show the rejected examples. Others are shown only if `ids` names them.
+        progress: Called with the split and the number of rows that were read since the last call.
+
+    Raises:
+        UserError: No split has one of the ids, or the data cannot be read.
+    """
+    overview = Overview(source.name, _facts(source))
+    if ids:
+        overview = replace(overview, examples=tuple(examples_by_id(source, ids)))
+    if not ids or with_statistics or with_rejected:
+        statistics, rejects = _measure(source, with_statistics, with_rejected, progress)
+        counts: dict[str, dict[str, Any]] = {}
+        if source.shards is not None:
+            splits = source.shards.manifest["splits"]
+            counts = {split: index_counts(splits[split]) for split in source.splits}
+        counts |= {each.split: split_counts(each) for each in statistics}
+        overview = replace(overview, counts=counts, statistics=tuple(statistics) if with_statistics else ())
+    if with_rejected:
+        rules = Counter(reject.rule for reject in rejects)
+        overview = replace(overview, rejected=tuple(rejects[:limit]), rejected_rules=dict(rules.most_common()))
+    elif not ids and limit:
+        overview = replace(overview, examples=tuple(first_examples(source, limit)))
+    return replace(overview, notes=source.notes)
+
+
+def _facts(source: ShowSource) -> dict[str, Any]:
+    config = source.config
+    facts: dict[str, Any] = {"source": source.origin}
+    if source.shards is not None:
+        facts["shards"] = f"made by qa-fast {source.shards.manifest.get('qa_fast_version')}"
+    facts["tokenizer"] = source.model
+    facts["windows"] = f"up to {config.max_length} tokens, overlap {config.doc_stride}"
+    facts["labels"] = config.labels
+    if config.drop_impossible:
+        facts["labels"] += ", without training windows that do not hold the answer"
+    return facts
+
+
+def _measure(
+    source: ShowSource, with_statistics: bool, with_rejected: bool, progress: Progress | None
+) -> tuple[list[SplitStatistics], list[RejectedExample]]:
+    """Return statistics and rejected examples; from the index of shards if it has them, otherwise from the examples."""
+    if source.shards is None:
+        return split_statistics(source, with_statistics or with_rejected, progress)
+    rejects = list(rejects_of(source)) if with_statistics or with_rejected else []
+    if not with_statistics:
+        return [], rejects
+    # Evaluation splits of shards no longer hold the rejected and the original examples; their index counts them.
+    index = source.shards.manifest["splits"]
+    statistics = []
+    for each in split_statistics(source, True, progress)[0]:
+        rules = Counter(reject.rule for reject in rejects if reject.split == each.split)
+        repaired = index[each.split]["repaired"]
+        statistics.append(replace(each, rejected=dict(rules.most_common()), repaired=repaired))
+    return statistics, rejects
