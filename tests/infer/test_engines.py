@@ -18,9 +18,7 @@ from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer import choose, graphs, open_engine
 from qa_fast.infer.choose import Way, fastest, fastest_way, ways
 from qa_fast.infer.graphs import GRAPH, Kind, graph_of, model_key, run_module
-from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.infer.streams import Streams
-from qa_fast.model.checkpoint import load_model
 from qa_fast.model.folder import folder_config
 from tests.infer.test_keras import collected
 from tests.small_models import TINY, make_features
@@ -38,6 +36,9 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 @pytest.mark.parametrize("name", TINY)
 def test_every_family_reads_alike(name: str, engine: str, tmp_path: Path) -> None:
+    from qa_fast.infer.keras_engine import KerasEngine
+    from qa_fast.model.checkpoint import load_model
+
     if engine == "openvino":
         pytest.importorskip("openvino")
     folder = make_model_folder(tmp_path / "model", name)

@@ -1,5 +1,7 @@
 """The model as Keras users know one: the trainer's losses by Keras' own loop, callbacks, files, refusals."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -7,24 +9,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 import qa_fast
 from qa_fast.batches import Batch
 from qa_fast.errors import UserError
-from qa_fast.model.dropout import dropout_key, traced_key
 from qa_fast.shards import open_shards
-from qa_fast.train import optimizer
-from qa_fast.train.learner import make_engine
-from qa_fast.train.optimizer import step_scalars
-from qa_fast.train.steps import make_micros
 from qa_fast.train.validate import LossMeter
 from tests.processes import elsewhere
 from tests.small_models import TINY_BERT, TINY_DISTILBERT, make_features, tiny_model
 from tests.small_runs import make_model_folder, make_shards
-from tests.train.test_steps import batches
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global batches, dropout_key, keras, make_engine, make_micros, optimizer, step_scalars, traced_key
+    import keras
+
+    from qa_fast.model.dropout import dropout_key, traced_key
+    from qa_fast.train import optimizer
+    from qa_fast.train.learner import make_engine
+    from qa_fast.train.optimizer import step_scalars
+    from qa_fast.train.steps import make_micros
+    from tests.train.test_steps import batches
+
 
 ROOT = str(Path(__file__).parents[2])
 STEPS = 6
@@ -75,19 +84,22 @@ def small(raw: dict = TINY_BERT, **options: object) -> qa_fast.SpanModel:
     return model
 
 
-class Adam(keras.optimizers.Adam):
-    """Keras' with the trainer's (torch's) epsilon, which stands beside the corrected root, not the uncorrected one."""
+def adam(rate: float) -> keras.optimizers.Adam:
+    """Return Keras' Adam with the epsilon of the trainer (and of torch), which is added to the corrected root."""
 
-    def update_step(self, gradient: object, variable: object, learning_rate: object) -> None:
-        step = keras.ops.cast(self.iterations + 1, "float32")
-        self.epsilon = optimizer.EPSILON * keras.ops.sqrt(1.0 - keras.ops.power(np.float32(0.999), step))
-        super().update_step(gradient, variable, learning_rate)
+    class Adam(keras.optimizers.Adam):
+        def update_step(self, gradient: object, variable: object, learning_rate: object) -> None:
+            step = keras.ops.cast(self.iterations + 1, "float32")
+            self.epsilon = optimizer.EPSILON * keras.ops.sqrt(1.0 - keras.ops.power(np.float32(0.999), step))
+            super().update_step(gradient, variable, learning_rate)
+
+    return Adam(rate)
 
 
 def fitted_losses(raw: dict = TINY_BERT, jit: object = "auto", **options: object) -> list[float]:
     """The loss of each step of `fit`; also run in other processes."""
     model = small(raw, seed=3, **options)
-    model.compile(Adam(1e-3), jit_compile=jit)
+    model.compile(adam(1e-3), jit_compile=jit)
     given = ((features(batch),) for batch in some_batches())
     return model.fit(given, epochs=STEPS, steps_per_epoch=1, verbose=0).history["loss"]
 
@@ -418,7 +430,7 @@ def mirrored_losses() -> list[float]:
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model = small(seed=3)
-        model.compile(Adam(1e-3))
+        model.compile(adam(1e-3))
     given = {name: np.concatenate([features(batch)[name] for batch in some_batches()]) for name in some()}
     dataset = tf.data.Dataset.from_tensor_slices(given).batch(6)
     assert model.distribute_strategy.num_replicas_in_sync == 2

@@ -1,18 +1,26 @@
 """Hugging Face folders in and out, against torch."""
 
+from __future__ import annotations
+
 import json
 import pickle
 import shutil
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from qa_fast.errors import UserError
-from qa_fast.model.checkpoint import load_model, save_model, state_dict
 from tests.small_models import TINY, tiny_batch
 from tests.torch_models import opened_by_torch, torch_folder, torch_logits
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global keras, load_model, save_model, state_dict
+    import keras
+
+    from qa_fast.model.checkpoint import load_model, save_model, state_dict
 
 
 def our_logits(folder: Path, *batch: np.ndarray) -> np.ndarray:

@@ -29,7 +29,6 @@ from qa_fast.hub.files import sort_files
 from qa_fast.infer import choose
 from qa_fast.infer.graphs import model_key
 from qa_fast.infer.quantization import FILE, Recipe, Rounding, read_recipe, write_recipe
-from qa_fast.model.checkpoint import checked_config, load_model, save_model, state_dict
 from qa_fast.model.families import read_encoder_config
 from qa_fast.model.folder import Tensors, folder_config, known_config
 from qa_fast.sources.hub import cached_model
@@ -37,6 +36,13 @@ from tests.hub.test_card import evaluated, manifest, trained_folder
 from tests.small_models import TINY, tiny_model
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 from tools.fuzz_folders import fuzz, opened
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global checked_config, load_model, save_model, state_dict
+    from qa_fast.model.checkpoint import checked_config, load_model, save_model, state_dict
+
 
 ROOT = Path(__file__).parents[2]
 DEEP = "[" * 900 + "]" * 900

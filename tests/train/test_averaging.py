@@ -1,30 +1,41 @@
 """Averages of the weights: their rule against plain formulas, and whole runs that score and save them."""
 
+from __future__ import annotations
+
 import os
 import signal
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-import qa_fast.train.loop as loop
-import qa_fast.train.saving as saving
 from bench.averaged_run import averaged_run
 from qa_fast.errors import UserError
-from qa_fast.model.checkpoint import load_model, state_dict
-from qa_fast.train import EpochReport, TrainConfig, train
-from qa_fast.train.averaging import EVERY, Average, published, share_of
-from qa_fast.train.learner import make_engine
-from qa_fast.train.optimizer import step_scalars
+from qa_fast.train import EpochReport, TrainConfig
 from qa_fast.train.state import checkpoints, read_checkpoint
-from qa_fast.train.steps import make_micros
+from tests.backend import JIT
 from tests.processes import elsewhere
 from tests.small_models import tiny_model
 from tests.small_runs import make_model_folder, make_shards
-from tests.train.test_steps import batches
 
-JIT = "off" if keras.backend.backend() == "tensorflow" else "auto"
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global Average, EVERY, batches, keras, load_model, loop, make_engine, make_micros, published, saving
+    global share_of, state_dict, step_scalars, train
+    import keras
+
+    import qa_fast.train.loop as loop
+    import qa_fast.train.saving as saving
+    from qa_fast.model.checkpoint import load_model, state_dict
+    from qa_fast.train import train
+    from qa_fast.train.averaging import EVERY, Average, published, share_of
+    from qa_fast.train.learner import make_engine
+    from qa_fast.train.optimizer import step_scalars
+    from qa_fast.train.steps import make_micros
+    from tests.train.test_steps import batches
+
+
 OPTIONS = {"batch_size": 4, "precision": "float32", "jit": JIT, "learning_rate": 1e-3, "log_every": 2}
 
 

@@ -1,9 +1,10 @@
 """The learning rate range test: its schedule, how a curve is read, and a whole one."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -13,9 +14,14 @@ from qa_fast.errors import UserError
 from qa_fast.train import TrainConfig
 from qa_fast.train.rates import HIGHEST, drawn, rate_test, read_curve
 from qa_fast.train.schedule import learning_rate_at
+from tests.backend import JIT
 from tests.small_runs import make_model_folder, make_shards
 
-JIT = "off" if keras.backend.backend() == "tensorflow" else "auto"
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global keras
+    import keras
 
 
 def test_rates_rise_by_a_factor() -> None:

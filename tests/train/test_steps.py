@@ -1,21 +1,31 @@
 """One optimisation step against torch and against itself: loss, AdamW, clipping, accumulation, devices."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from qa_fast.batches import Batch, BatchCutter
-from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
-from qa_fast.train.learner import make_engine
-from qa_fast.train.optimizer import span_loss, step_scalars, update
 from qa_fast.train.schedule import learning_rate_at
-from qa_fast.train.steps import make_micros
 from tests.processes import elsewhere
 from tests.small_models import TINY, TINY_BERT, make_features, tiny_model
 from tests.torch_models import opened_by_torch, torch_inputs
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global keras, load_model, make_engine, make_micros, save_model, short_path, span_loss, state_dict
+    global step_scalars, update
+    import keras
+
+    from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
+    from qa_fast.train.learner import make_engine
+    from qa_fast.train.optimizer import span_loss, step_scalars, update
+    from qa_fast.train.steps import make_micros
+
 
 ROOT = str(Path(__file__).parents[2])
 # What turns dropout off; ModernBERT's rates are 0 anyway.
