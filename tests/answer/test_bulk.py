@@ -156,6 +156,7 @@ def test_whole_parts_are_kept(tmp_path: Path, source: Path, model: Path, monkeyp
     assert not list(tmp_path.glob("bad/part-*"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path, source: Path, model: Path) -> None:
     answer_all(model, str(source), tmp_path / "whole", **FIXED)
     script = (

@@ -24,7 +24,7 @@ from tests.builder.test_build import contents, rejected
 
 CONFIG = FeatureConfig(max_length=48, doc_stride=12)
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,6 +23,8 @@ from tests.small_models import TINY, logits
 from tests.small_runs import authored_examples, make_model_folder, make_shards
 from tests.torch_models import opened_by_torch, torch_logits
 
+pytestmark = pytest.mark.slow
+
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""

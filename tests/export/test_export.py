@@ -152,6 +152,7 @@ def test_onnx_says_what_it_takes(exported: Callable[[str], Exported]) -> None:
     assert listed(made.graph.output) == [(name, real, sizes) for name in ("start_logits", "end_logits")]
 
 
+@pytest.mark.slow
 def test_a_keras_file_opens_without_this_package(
     bert: tuple[Path, SpanModel], exported: Callable[[str], Exported], tmp_path: Path
 ) -> None:
@@ -286,6 +287,7 @@ def test_command(bert: tuple[Path, SpanModel], tmp_path: Path) -> None:
     assert about["difference"] <= 1e-4
 
 
+@pytest.mark.slow
 def test_the_real_model(minilm_folder: Path, tmp_path: Path) -> None:
     """MiniLM with a head on it, as a training run would leave it."""
     from qa_fast.model.checkpoint import load_model

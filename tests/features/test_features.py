@@ -162,6 +162,7 @@ def test_empty_context_and_no_answer(kind: str) -> None:
     assert features.context_start[0] == features.context_end[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(384, 128), (128, 32), (64, 20)])
 def test_equals_reference_on_squad(minilm_folder: Path, squad_files: dict[str, Path], sizes: tuple[int, int]) -> None:
     from transformers import AutoTokenizer
@@ -175,6 +176,7 @@ def test_equals_reference_on_squad(minilm_folder: Path, squad_files: dict[str, P
     assert differences["other"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("kind", ["minilm", *KINDS])
 def test_equals_reference_on_xquad(language: str, kind: str, xquad: XQuAD, request: pytest.FixtureRequest) -> None:
@@ -191,6 +193,7 @@ def test_equals_reference_on_xquad(language: str, kind: str, xquad: XQuAD, reque
     assert differences["other"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_labelled_spans_turn_back_into_the_answers_of_xquad(language: str, kind: str, xquad: XQuAD) -> None:

@@ -236,6 +236,7 @@ def test_a_model_arrives_whole(model: Path, stand_in: StandIn, qa_push: Push) ->
     assert "POST /api/models/org/answers/branch/v2" in stand_in.asked
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(model: Path, stand_in: StandIn, tmp_path: Path) -> None:
     """As a user runs it: the Hub's address from HF_ENDPOINT, the token from the file that `hf auth login` writes."""
     (tmp_path / "hf").mkdir()

@@ -113,6 +113,7 @@ def test_a_graph_is_made_once_and_after_training_anew(bert: Path, tmp_path: Path
     assert not [path for path in second.parent.parent.iterdir() if path.name.startswith(".onnx-")]
 
 
+@pytest.mark.slow
 def test_starts_at_the_same_time_make_one_graph(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model")
     program = (
@@ -256,6 +257,7 @@ def test_a_real_measurement(bert: Path) -> None:
     assert float(out.split()[-1]) > 0
 
 
+@pytest.mark.slow
 def test_answering_needs_neither_tensorflow_nor_jax_nor_torch(bert: Path, tmp_path: Path) -> None:
     """From the command line, with those (and SciPy) hidden from every process: a graph is made and read."""
     (tmp_path / "sitecustomize.py").write_text(

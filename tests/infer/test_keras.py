@@ -103,6 +103,7 @@ def test_a_folder_is_opened_in_the_precision_asked_for(minilm_folder: Path) -> N
     np.testing.assert_allclose(half[1][0], full[1][0], atol=0.05)
 
 
+@pytest.mark.slow
 def test_jax_predicts_the_same() -> None:
     pytest.importorskip("jax")
     program = (

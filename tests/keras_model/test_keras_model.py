@@ -156,6 +156,7 @@ def on_jax() -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_jax_does_the_same() -> None:
     pytest.importorskip("jax")
     found = elsewhere(__name__, "print(json.dumps(t.on_jax()))", KERAS_BACKEND="jax")
@@ -385,6 +386,7 @@ def test_a_folder_opens_everywhere(workshop: Path, tmp_path: Path) -> None:
     assert answerer(*question)["score"] != pytest.approx(saved["score"])  # it reads the weights as they are now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["import qa_fast, keras", "import keras, qa_fast"])
 def test_a_file_opens_in_a_process_that_imported_the_package_alone(first: str, tmp_path: Path) -> None:
     model = small(TINY_BERT, name="mine")
@@ -437,6 +439,7 @@ def mirrored_losses() -> list[float]:
     return model.fit(dataset, epochs=STEPS, steps_per_epoch=1, verbose=0).history["loss"]
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one() -> None:
     """Masks, and the mean over labels that count in the whole batch, are those of one device."""
     pytest.importorskip("tensorflow")

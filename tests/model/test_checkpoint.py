@@ -35,6 +35,7 @@ def assert_same_logits(folder: Path, batch: tuple[np.ndarray, np.ndarray, np.nda
     assert np.abs(ours - theirs).max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_the_real_model_both_ways(tmp_path: Path, minilm_folder: Path) -> None:
     model, report = load_model(minilm_folder, seed=1)
     assert len(report.used) == 101

@@ -112,6 +112,7 @@ def test_a_device_s_share_of_the_rows_gets_its_share_of_the_mask() -> None:
     np.testing.assert_array_equal(whole[4:], part)
 
 
+@pytest.mark.slow
 def test_the_other_backend_gives_the_same_logits_and_masks() -> None:
     """Run in a process of its own: keras reads KERAS_BACKEND once."""
     pytest.importorskip("jax")

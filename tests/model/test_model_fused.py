@@ -6,6 +6,8 @@ import pytest
 from tests.processes import elsewhere
 from tests.small_models import TINY, tiny_batch, tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 def setup_module() -> None:
     pytest.importorskip("jax")

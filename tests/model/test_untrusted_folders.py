@@ -414,6 +414,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickled"])
 @pytest.mark.parametrize("way", WAYS)
 def test_sizes_are_compared_before_anything_is_built(folder: Path, way: str, pickled: bool) -> None:

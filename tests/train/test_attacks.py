@@ -655,6 +655,7 @@ def test_overwriting_keeps_the_folder_that_is_locked(workshop: Path, cut: Path, 
     assert (tmp_path / "link").is_symlink()
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = OPTIONS | {"max_steps": 60}

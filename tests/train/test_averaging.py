@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.averaged_run import averaged_run
 from qa_fast.errors import UserError
 from qa_fast.train import EpochReport, TrainConfig
 from qa_fast.train.state import checkpoints, read_checkpoint
@@ -21,12 +20,13 @@ from tests.small_runs import make_model_folder, make_shards
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global Average, EVERY, batches, keras, load_model, loop, make_engine, make_micros, published, saving
+    global Average, EVERY, averaged_run, batches, keras, load_model, loop, make_engine, make_micros, published, saving
     global share_of, state_dict, step_scalars, train
     import keras
 
     import qa_fast.train.loop as loop
     import qa_fast.train.saving as saving
+    from bench.averaged_run import averaged_run
     from qa_fast.model.checkpoint import load_model, state_dict
     from qa_fast.train import train
     from qa_fast.train.averaging import EVERY, Average, published, share_of
@@ -120,6 +120,7 @@ def test_averages_are_of_the_trained_weights_which_go_on(precision: str) -> None
     averages_of_run(precision)
 
 
+@pytest.mark.slow
 def test_jax_averages_the_same() -> None:
     pytest.importorskip("jax")
     flags = "--xla_force_host_platform_device_count=2"

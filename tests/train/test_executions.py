@@ -50,6 +50,7 @@ def steps_of(at_once: int) -> dict:
     return {"losses": losses, "sums": sums, "calls": calls, "devices": engine.devices}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_several_steps_are_those_steps(devices: int) -> None:
     flags = {"KERAS_BACKEND": "jax", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
@@ -113,6 +114,7 @@ def whole_run(folder: str) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_single_steps(tmp_path: Path) -> None:
     """Points of the curve, of 10 steps, do not break up what waits for its pack; ends of epochs do."""
     from qa_fast.model.checkpoint import load_model, state_dict

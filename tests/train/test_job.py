@@ -23,6 +23,8 @@ from tests.job_runs import Ended, command, ended, free_port, program, start
 from tests.small_models import make_features
 from tests.small_runs import make_model_folder, make_shards
 
+pytestmark = pytest.mark.cluster
+
 
 def setup_module() -> None:
     pytest.importorskip("jax")

@@ -207,6 +207,7 @@ def test_kernels_between_products_learn_in_bfloat16() -> None:
     np.testing.assert_allclose(plain, parts, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_jax_trains_the_same() -> None:
     pytest.importorskip("jax")
     theirs = elsewhere(__name__, "print(json.dumps(t.losses_of_run(jit='on', group=2)))", KERAS_BACKEND="jax")
@@ -214,6 +215,7 @@ def test_jax_trains_the_same() -> None:
     assert_same_run(losses_of_run(group=2), theirs)
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one_on_tensorflow() -> None:
     call = (
         "import tensorflow as tf; two = [tf.config.LogicalDeviceConfiguration()] * 2;"
@@ -225,6 +227,7 @@ def test_two_devices_train_as_one_on_tensorflow() -> None:
     assert_same_run(losses_of_run(group=2), theirs)
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one_on_jax() -> None:
     pytest.importorskip("jax")
     flags = "--xla_force_host_platform_device_count=2"

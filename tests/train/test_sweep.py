@@ -187,6 +187,7 @@ def test_sweeps_that_cannot_be(tmp_path: Path, made_up: None) -> None:
         in_a_process(["train", str(tmp_path / "nowhere"), "--json"])
 
 
+@pytest.mark.slow
 def test_a_whole_sweep(tmp_path: Path) -> None:
     make_shards(tmp_path / "shards", make_model_folder(tmp_path / "tiny"))
     arguments = ["sweep", str(tmp_path / "shards"), "--trials", "2", "--out", str(tmp_path / "sweep")]

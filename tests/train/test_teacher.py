@@ -193,6 +193,7 @@ def test_tensorflow_compiles_it(jit: str) -> None:
     np.testing.assert_allclose(taught_losses()["losses"], taught_losses(jit)["losses"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_jax_learns_the_same_from_a_teacher() -> None:
     pytest.importorskip("jax")
     flags = "--xla_force_host_platform_device_count=2"

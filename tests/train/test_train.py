@@ -187,6 +187,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
         np.testing.assert_array_equal(value, expected[name])
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_from_its_last_checkpoint(workshop: Path, tmp_path: Path) -> None:
     """SIGKILL at some moment after the third checkpoint: nothing is tidied up, and the end is the same."""
     options = OPTIONS | {"epochs": 6, "checkpoint_every": 3, "validation": ""}
@@ -440,6 +441,7 @@ def test_jit_on_jax_is_on_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         learner.make_engine(None, "on")
 
 
+@pytest.mark.slow
 def test_what_a_run_is_can_be_asked_without_a_framework() -> None:
     """A process that must stay without TensorFlow, such as torch's in a bench, takes options, batches and schedule."""
     code = (
