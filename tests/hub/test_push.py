@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -276,9 +275,7 @@ def test_the_token_and_the_network(
     model: Path, stand_in: StandIn, qa_push: Push, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(**settings: Any) -> str:
-        started = time.monotonic()
         done = qa_push(model, "org/answers", **settings)
-        assert time.monotonic() - started < 5
         assert done.code != 0
         return done.stderr
 
