@@ -16,11 +16,12 @@ def elsewhere(module: str, call: str, **environment: str) -> Any:
     """What a call prints last, as JSON.
 
     Args:
-        module: A module of tests, "t" in the call.
+        module: A module of tests, "t" in the call; its `setup_module` is called first, as pytest does.
         call: Python, such as "print(json.dumps(t.losses()))".
         environment: Variables to set there.
     """
-    program = f"import sys, json; sys.path.insert(0, {ROOT!r}); import {module} as t; {call}"
+    start = f"import sys, json; sys.path.insert(0, {ROOT!r}); import {module} as t; "
+    program = start + "getattr(t, 'setup_module', int)(); " + call
     run = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment,

@@ -1,13 +1,17 @@
 """Tiny random models, batches and features that several test files share."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import keras
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from qa_fast.model.encoder import SpanModel
 from qa_fast.model.families import read_encoder_config
 from qa_fast.schema import Features, Ragged
+
+if TYPE_CHECKING:
+    from qa_fast.model.encoder import SpanModel
 
 TINY_BERT = {
     "model_type": "bert",
@@ -77,6 +81,8 @@ TINY: dict[str, dict] = {
 
 
 def tiny_model(raw: dict = TINY_BERT, **options: object) -> SpanModel:
+    from qa_fast.model.encoder import SpanModel
+
     model = SpanModel(read_encoder_config(raw), **options)
     model.initialize(seed=3)
     return model
@@ -91,6 +97,8 @@ def tiny_batch(rows: int = 3, length: int = 16) -> tuple[np.ndarray, np.ndarray,
 
 
 def logits(model: SpanModel, *batch: np.ndarray, key: np.ndarray | None = None) -> np.ndarray:
+    import keras
+
     start, end = model(*batch, dropout_key=key)
     return np.stack([keras.ops.convert_to_numpy(start), keras.ops.convert_to_numpy(end)])
 

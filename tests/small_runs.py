@@ -6,9 +6,8 @@ from pathlib import Path
 from safetensors.numpy import load_file, save_file
 
 from qa_fast.builder.job import build_shards
-from qa_fast.model.checkpoint import save_model
-from qa_fast.model.encoder import SpanModel
 from qa_fast.model.families import family_of, read_encoder_config
+from qa_fast.schema import FeatureConfig
 from tests.small_models import TINY
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
@@ -57,6 +56,9 @@ TOKENIZERS = {
 
 def make_model_folder(folder: Path, name: str = "bert", **changes: object) -> Path:
     """A tiny random encoder without a head, with its tokenizer; `name` is a key of `small_models.TINY`."""
+    from qa_fast.model.checkpoint import save_model
+    from qa_fast.model.encoder import SpanModel
+
     tokenizer = small_tokenizer(TOKENIZERS[name])
     staging = save_folder(tokenizer, folder.parent / f"{folder.name}-parts")
     pad_token = json.loads((staging / "tokenizer_config.json").read_text())["pad_token"]
@@ -82,8 +84,6 @@ def make_model_folder(folder: Path, name: str = "bert", **changes: object) -> Pa
 
 def make_shards(folder: Path, model: Path, *, places: int = 8, validation: bool = True, max_length: int = 128) -> Path:
     """Shards of the authored examples; validation holds the same ones."""
-    from qa_fast.schema import FeatureConfig
-
     source = folder.parent / f"{folder.name}-source"
     source.mkdir(parents=True)
     lines = "".join(json.dumps(row) + "\n" for row in authored_examples(places))

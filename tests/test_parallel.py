@@ -59,7 +59,7 @@ def test_results_come_in_the_order_of_the_items(workers: int) -> None:
 
 
 def test_several_items_are_worked_on_at_once() -> None:
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
     assert list(in_order(lambda item: both.wait() * 0 + item, iter(range(4)), 2)) == [0, 1, 2, 3]
 
 

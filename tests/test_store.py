@@ -88,6 +88,7 @@ def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
     assert store.names_in(tmp_path) == [new.name, other.name, "b"]
 
 
+@pytest.mark.slow
 def test_scratch_of_dead_processes_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(store.tempfile, "tempdir", str(tmp_path))
@@ -100,6 +101,7 @@ def test_scratch_of_dead_processes_is_taken_away(tmp_path: Path, monkeypatch: py
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_readers_never_see_a_part(tmp_path: Path) -> None:
     path, ended = tmp_path / "a", threading.Event()
     texts = [bytes([65 + i]) * (1 << 20) for i in range(4)]
@@ -132,6 +134,7 @@ def test_what_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+@pytest.mark.cluster
 def test_from_an_object_store_to_an_object_store(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pieces, "BLOCK_BYTES", 1500)

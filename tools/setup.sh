@@ -9,8 +9,8 @@ python=${PYTHON:-python3}
 stamp="$venv/.qa-fast-$(echo "$extras" | tr -c 'a-z\n' '-')"
 say() { echo "setup: $*" >&2; }
 if [ ! -x "$venv/bin/python" ]; then
-  "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
-    echo "error: Python 3.11 to 3.13 is needed; $python is $("$python" --version 2>&1): set PYTHON=python3.12, say" >&2
+  "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || {
+    echo "error: Python must be 3.11 to 3.14; $python is $("$python" --version 2>&1): set PYTHON, such as PYTHON=python3.12" >&2
     exit 2
   }
   say "a virtual environment in $venv"

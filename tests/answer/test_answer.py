@@ -389,6 +389,7 @@ def test_the_longest_input_comes_from_the_model_folder(tmp_path: Path) -> None:
     assert max_positions_of(tmp_path) == 64
 
 
+@pytest.mark.slow
 def test_a_model_folder_answers_as_evaluate_predicts(minilm_folder: Path, tmp_path: Path) -> None:
     """The real model with an untrained head: the answers mean nothing, but both ways must come to the same ones."""
     pytest.importorskip("keras")

@@ -162,6 +162,7 @@ def test_finished_parts_are_kept(tmp_path: Path, source: Path, model: Path, monk
     assert not list(tmp_path.glob("bad/part-*"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed(tmp_path: Path, source: Path, model: Path) -> None:
     answer_all(model, str(source), tmp_path / "whole", **FIXED)
     script = (

@@ -18,6 +18,8 @@ from tests import sample
 from tests.object_store import s3_bucket
 from tests.small_runs import authored_examples, make_model_folder
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -442,6 +442,7 @@ def test_a_full_disk_leaves_nothing_behind(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_small_disk_runs_full(tmp_path: Path, model: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -490,6 +491,7 @@ def start(source: str, out: Path, model: str, stop: str) -> subprocess.Popen[str
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["validation", "train"])
 @pytest.mark.parametrize("had_old", [True, False])
 def test_a_killed_run_leaves_nothing_that_is_trusted(
@@ -520,6 +522,7 @@ def test_a_killed_run_leaves_nothing_that_is_trusted(
     assert contents(out) == contents(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_what_it_finished(tmp_path: Path, source: str, model: str) -> None:
     for stop, left in (("validation", False), ("train", True)):
         out = tmp_path / stop
@@ -534,6 +537,7 @@ def test_an_interrupted_run_keeps_what_it_finished(tmp_path: Path, source: str, 
             assert contents(out) == contents(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(tmp_path: Path, source: str, model: str) -> None:
     out = tmp_path / "out"
     run = start(source, out, model, "train")
@@ -545,6 +549,7 @@ def test_two_runs_at_once(tmp_path: Path, source: str, model: str) -> None:
     run.communicate()
 
 
+@pytest.mark.slow
 def test_many_runs_at_once_leave_one_whole_folder(tmp_path: Path, source: str, model: str) -> None:
     out, errors, results = tmp_path / "out", [], []
 

@@ -10,11 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("ray")
 import psutil
-import ray
+import pytest
 
 from qa_fast.builder import ray_engine as ray_data
 from qa_fast.builder.job import build_shards
@@ -27,11 +24,12 @@ from tests.builder.test_build import contents, rejected
 
 CONFIG = FeatureConfig(max_length=48, doc_stride=12)
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
@@ -137,6 +135,8 @@ def test_what_is_finished_is_kept(tmp_path: Path, source: str, model: str, monke
 
 
 def test_no_cluster_and_no_ray_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
 

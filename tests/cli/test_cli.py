@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -279,19 +278,16 @@ def test_output_that_nobody_reads(tmp_path: Path, source: str, model: str) -> No
     assert b"Exception ignored" not in err
 
 
-def test_help_is_quick_and_loads_no_framework() -> None:
+def test_help_loads_no_framework() -> None:
     code = (
-        "import sys, time\n"
-        "begun = time.perf_counter()\n"
+        "import sys\n"
         "from qa_fast.cli import main\n"
         "sys.argv = ['qa-fast', 'featurize', '--help']\n"
         "try:\n    main()\n"
         "except SystemExit as done:\n    assert not done.code\n"
         "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'transformers', 'pyarrow', 'numba', 'datasets', 'pandas'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-        "print(time.perf_counter() - begun)\n"
     )
-    begun = time.perf_counter()
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     options = (
@@ -300,7 +296,6 @@ def test_help_is_quick_and_loads_no_framework() -> None:
     for option in [*options.split(), "quiet", "json"]:
         assert f"--{option} " in done.stdout
     assert "the overlap, not the step" in done.stdout
-    assert time.perf_counter() - begun < 10
 
 
 def test_featurizing_loads_no_framework(tmp_path: Path, source: str, model: str) -> None:

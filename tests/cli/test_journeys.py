@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from qa_fast.answer.answerer import Answerer
-from qa_fast.export import export_model
 from qa_fast.hub.facts import read_facts
 from qa_fast.hub.sections import body
 from qa_fast.infer import open_engine
-from qa_fast.model.checkpoint import load_model
 from qa_fast.model.families import FAMILIES
 from qa_fast.scoring.evaluation import evaluate_split
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.model import ServedModel
 from qa_fast.shards import open_shards
-from qa_fast.train import TrainConfig, train
+from qa_fast.train import TrainConfig
+from tests.backend import JIT
 from tests.serve_doubles import running
 from tests.small_models import TINY, logits
 from tests.small_runs import authored_examples, make_model_folder, make_shards
 from tests.torch_models import opened_by_torch, torch_logits
 
-pytest.importorskip("fastapi")
+pytestmark = pytest.mark.slow
 
-JIT = "off" if keras.backend.backend() == "tensorflow" else "auto"
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global export_model, keras, load_model, train
+    import keras
+
+    from qa_fast.export import export_model
+    from qa_fast.model.checkpoint import load_model
+    from qa_fast.train import train
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name != "electra-wide"])

@@ -20,6 +20,8 @@ from nbclient import NotebookClient
 
 from tests.small_runs import authored_examples, make_model_folder
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -31,6 +31,7 @@ class Anchors(HTMLParser):
             self.loaded.append(str(found.get("src") or found.get("href")))
 
 
+@pytest.mark.slow
 def test_every_public_name_is_on_the_page(tmp_path: Path) -> None:
     pytest.importorskip("pdoc")
     done = subprocess.run(

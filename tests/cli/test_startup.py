@@ -80,6 +80,7 @@ def test_a_full_standard_output_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: standard output must be one that can be written")
 
 
+@pytest.mark.slow
 def test_the_helper_runs_nothing_of_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "random.py").write_text("open('ran', 'w')\n")
     script = "import sys; sys.path.remove(''); from qa_fast.kernels.load import load_kernels; load_kernels(True)"

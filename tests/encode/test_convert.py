@@ -12,7 +12,6 @@ import pytest
 
 from qa_fast.encode import convert, load_encoder
 from qa_fast.errors import MissingExtraError, UserError
-from qa_fast.model.checkpoint import load_model, save_model
 from tests.tokenizers_for_tests import CORPUS, NEED_SENTENCEPIECE, WITH_VOCABULARY, small_tokenizer, vocabulary_folder
 from tests.torch_models import torch_folder
 
@@ -77,6 +76,8 @@ def test_what_tokenizer_config_says_is_done(tmp_path: Path, model_type: str) -> 
 
 @pytest.mark.parametrize("model_type", WITH_VOCABULARY)
 def test_a_saved_model_s_folder_gives_the_same_tokens(tmp_path: Path, model_type: str) -> None:
+    from qa_fast.model.checkpoint import load_model, save_model
+
     name = "deberta-v3" if model_type == "deberta-v2" else model_type
     source = torch_folder(tmp_path / "source", name, vocab_size=1000)
     folder_of(source, model_type)
@@ -161,6 +162,8 @@ def test_a_damaged_vocabulary(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "roberta"])
 def test_a_folder_without_model_type(tmp_path: Path, model_type: str) -> None:
     """transformers would not open it; it does once the model is saved, and gives the tokens that it was trained on."""
+    from qa_fast.model.checkpoint import load_model, save_model
+
     name = "deberta-v3" if model_type == "deberta-v2" else model_type
     source = folder_of(torch_folder(tmp_path / "source", name, vocab_size=1000), model_type)
     known = load_encoder(source)

@@ -127,6 +127,7 @@ def test_words_around_the_size_of_a_key(size: int) -> None:
     assert_same("wordpiece", [*words, " ".join(words), *(word + "é" for word in words), "é" * (size // 2)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "normalizer",
     [

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from qa_fast.encode import load_encoder
 from qa_fast.features.examples import check_examples
@@ -34,6 +33,8 @@ XQuAD = Callable[[str], list[dict]]
 @cache
 def loaded(name: str):
     """The encoder and the transformers tokenizer of a kind's folder."""
+    from transformers import AutoTokenizer
+
     folder = Path(_KEEP.name) / name
     save_folder(small_tokenizer(name), folder)
     return load_encoder(folder, mode="words"), AutoTokenizer.from_pretrained(folder)
@@ -161,8 +162,11 @@ def test_empty_context_and_no_answer(kind: str) -> None:
     assert features.context_start[0] == features.context_end[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(384, 128), (128, 32), (64, 20)])
 def test_equals_reference_on_squad(minilm_folder: Path, squad_files: dict[str, Path], sizes: tuple[int, int]) -> None:
+    from transformers import AutoTokenizer
+
     from qa_fast.sources.read import read_examples
 
     table, _ = next(iter(read_examples(squad_files["train"], {})))
@@ -172,9 +176,12 @@ def test_equals_reference_on_squad(minilm_folder: Path, squad_files: dict[str, P
     assert differences["other"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("kind", ["minilm", *KINDS])
 def test_equals_reference_on_xquad(language: str, kind: str, xquad: XQuAD, request: pytest.FixtureRequest) -> None:
+    from transformers import AutoTokenizer
+
     rows = xquad(language)
     if kind == "minilm":
         folder = request.getfixturevalue("minilm_folder")
@@ -186,6 +193,7 @@ def test_equals_reference_on_xquad(language: str, kind: str, xquad: XQuAD, reque
     assert differences["other"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_labelled_spans_turn_back_into_the_answers_of_xquad(language: str, kind: str, xquad: XQuAD) -> None:

@@ -202,6 +202,7 @@ print(json.dumps(model.seen[-2 * len(made):]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "batching", "order"),
     [("jax", "grouped", "kept"), ("jax", "grouped", "mixed"), ("tensorflow", "fixed", "kept")],
@@ -249,6 +250,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_share_each_batch(shards: Shards) -> None:
     done = subprocess.run(
         [sys.executable, "-c", DISTRIBUTED, str(shards.folder)],

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -236,6 +235,7 @@ def test_a_model_arrives_whole(model: Path, stand_in: StandIn, qa_push: Push) ->
     assert "POST /api/models/org/answers/branch/v2" in stand_in.asked
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(model: Path, stand_in: StandIn, tmp_path: Path) -> None:
     """As a user runs it: the Hub's address from HF_ENDPOINT, the token from the file that `hf auth login` writes."""
     (tmp_path / "hf").mkdir()
@@ -275,9 +275,7 @@ def test_the_token_and_the_network(
     model: Path, stand_in: StandIn, qa_push: Push, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(**settings: Any) -> str:
-        started = time.monotonic()
         done = qa_push(model, "org/answers", **settings)
-        assert time.monotonic() - started < 5
         assert done.code != 0
         return done.stderr
 

@@ -18,9 +18,7 @@ from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer import choose, graphs, open_engine
 from qa_fast.infer.choose import Way, fastest, fastest_way, ways
 from qa_fast.infer.graphs import GRAPH, Kind, graph_of, model_key, run_module
-from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.infer.streams import Streams
-from qa_fast.model.checkpoint import load_model
 from qa_fast.model.folder import folder_config
 from tests.infer.test_keras import collected
 from tests.small_models import TINY, make_features
@@ -38,6 +36,9 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 @pytest.mark.parametrize("name", TINY)
 def test_every_family_reads_alike(name: str, engine: str, tmp_path: Path) -> None:
+    from qa_fast.infer.keras_engine import KerasEngine
+    from qa_fast.model.checkpoint import load_model
+
     if engine == "openvino":
         pytest.importorskip("openvino")
     folder = make_model_folder(tmp_path / "model", name)
@@ -112,6 +113,7 @@ def test_a_graph_is_made_once_and_after_training_anew(bert: Path, tmp_path: Path
     assert not [path for path in second.parent.parent.iterdir() if path.name.startswith(".onnx-")]
 
 
+@pytest.mark.slow
 def test_starts_at_the_same_time_make_one_graph(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model")
     program = (
@@ -255,6 +257,7 @@ def test_a_real_measurement(bert: Path) -> None:
     assert float(out.split()[-1]) > 0
 
 
+@pytest.mark.slow
 def test_answering_needs_neither_tensorflow_nor_jax_nor_torch(bert: Path, tmp_path: Path) -> None:
     """From the command line, with those (and SciPy) hidden from every process: a graph is made and read."""
     (tmp_path / "sitecustomize.py").write_text(

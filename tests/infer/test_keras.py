@@ -1,21 +1,30 @@
 """Prediction: every feature once, the same logits as one padded batch gives."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from qa_fast.errors import UserError
-from qa_fast.infer.keras_engine import KerasEngine, fitted
 from qa_fast.infer.shapes import MANY_BATCHES
-from qa_fast.model.checkpoint import load_model
 from qa_fast.model.precision import choose_precision, fastest, shortest
 from tests.small_models import TINY, make_features, tiny_model
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global KerasEngine, fitted, keras, load_model
+    import keras
+
+    from qa_fast.infer.keras_engine import KerasEngine, fitted
+    from qa_fast.model.checkpoint import load_model
+
 
 LENGTHS = [[5, 60, 33, 12, 2], [], [17, 64, 1]]
 
@@ -94,6 +103,7 @@ def test_a_folder_is_opened_in_the_precision_asked_for(minilm_folder: Path) -> N
     np.testing.assert_allclose(half[1][0], full[1][0], atol=0.05)
 
 
+@pytest.mark.slow
 def test_jax_predicts_the_same() -> None:
     pytest.importorskip("jax")
     program = (

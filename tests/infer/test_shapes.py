@@ -3,11 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("keras")
-
-from qa_fast.infer.keras_engine import KerasEngine, fixed
 from qa_fast.infer.shapes import Fixed
 from tests.small_models import TINY_BERT, make_features, tiny_model
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global KerasEngine, fixed
+    pytest.importorskip("keras")
+    from qa_fast.infer.keras_engine import KerasEngine, fixed
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,25 @@ import pytest
 
 # Haystack reads this when it is imported; without it every pipeline's run is reported.
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
-pytest.importorskip("haystack")
-
-from haystack import Document, ExtractedAnswer, Pipeline, component
-from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
-from haystack.core.component import Component
-from haystack.document_stores.in_memory import InMemoryDocumentStore
 
 from qa_fast.answer.answerer import Answerer, AnswerOptions
 from qa_fast.encode import TextEncoder
 from qa_fast.errors import UserError
-from qa_fast.integrations.haystack import ExtractiveReader
 from tests.answer.test_answer import EEL, HERON, LetterModel, letter_encoder
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global Component, Document, ExtractedAnswer, ExtractiveReader, InMemoryBM25Retriever, InMemoryDocumentStore
+    global Pipeline, component
+    pytest.importorskip("haystack")
+    from haystack import Document, ExtractedAnswer, Pipeline, component
+    from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
+    from haystack.core.component import Component
+    from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+    from qa_fast.integrations.haystack import ExtractiveReader
+
 
 ROOT = Path(__file__).parents[2]
 

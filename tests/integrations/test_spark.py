@@ -28,6 +28,8 @@ from qa_fast.schema import FeatureConfig
 from tests import sample
 from tests.small_runs import make_model_folder
 
+pytestmark = pytest.mark.cluster
+
 CONFIG = FeatureConfig(max_length=48, doc_stride=12)
 EXAMPLES = "id string, question string, context string, answers struct<text: array<string>, answer_start: array<int>>"
 

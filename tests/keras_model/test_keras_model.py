@@ -1,5 +1,7 @@
 """The model as Keras users know one: the trainer's losses by Keras' own loop, callbacks, files, refusals."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -7,24 +9,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 import qa_fast
 from qa_fast.batches import Batch
 from qa_fast.errors import UserError
-from qa_fast.model.dropout import dropout_key, traced_key
 from qa_fast.shards import open_shards
-from qa_fast.train import optimizer
-from qa_fast.train.learner import make_engine
-from qa_fast.train.optimizer import step_scalars
-from qa_fast.train.steps import make_micros
 from qa_fast.train.validate import LossMeter
 from tests.processes import elsewhere
 from tests.small_models import TINY_BERT, TINY_DISTILBERT, make_features, tiny_model
 from tests.small_runs import make_model_folder, make_shards
-from tests.train.test_steps import batches
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global batches, dropout_key, keras, make_engine, make_micros, optimizer, step_scalars, traced_key
+    import keras
+
+    from qa_fast.model.dropout import dropout_key, traced_key
+    from qa_fast.train import optimizer
+    from qa_fast.train.learner import make_engine
+    from qa_fast.train.optimizer import step_scalars
+    from qa_fast.train.steps import make_micros
+    from tests.train.test_steps import batches
+
 
 ROOT = str(Path(__file__).parents[2])
 STEPS = 6
@@ -75,19 +84,22 @@ def small(raw: dict = TINY_BERT, **options: object) -> qa_fast.SpanModel:
     return model
 
 
-class Adam(keras.optimizers.Adam):
-    """Keras' with the trainer's (torch's) epsilon, which stands beside the corrected root, not the uncorrected one."""
+def adam(rate: float) -> keras.optimizers.Adam:
+    """Return Keras' Adam with the epsilon of the trainer (and of torch), which is added to the corrected root."""
 
-    def update_step(self, gradient: object, variable: object, learning_rate: object) -> None:
-        step = keras.ops.cast(self.iterations + 1, "float32")
-        self.epsilon = optimizer.EPSILON * keras.ops.sqrt(1.0 - keras.ops.power(np.float32(0.999), step))
-        super().update_step(gradient, variable, learning_rate)
+    class Adam(keras.optimizers.Adam):
+        def update_step(self, gradient: object, variable: object, learning_rate: object) -> None:
+            step = keras.ops.cast(self.iterations + 1, "float32")
+            self.epsilon = optimizer.EPSILON * keras.ops.sqrt(1.0 - keras.ops.power(np.float32(0.999), step))
+            super().update_step(gradient, variable, learning_rate)
+
+    return Adam(rate)
 
 
 def fitted_losses(raw: dict = TINY_BERT, jit: object = "auto", **options: object) -> list[float]:
     """The loss of each step of `fit`; also run in other processes."""
     model = small(raw, seed=3, **options)
-    model.compile(Adam(1e-3), jit_compile=jit)
+    model.compile(adam(1e-3), jit_compile=jit)
     given = ((features(batch),) for batch in some_batches())
     return model.fit(given, epochs=STEPS, steps_per_epoch=1, verbose=0).history["loss"]
 
@@ -144,6 +156,7 @@ def on_jax() -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_jax_does_the_same() -> None:
     pytest.importorskip("jax")
     found = elsewhere(__name__, "print(json.dumps(t.on_jax()))", KERAS_BACKEND="jax")
@@ -373,6 +386,7 @@ def test_a_folder_opens_everywhere(workshop: Path, tmp_path: Path) -> None:
     assert answerer(*question)["score"] != pytest.approx(saved["score"])  # it reads the weights as they are now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["import qa_fast, keras", "import keras, qa_fast"])
 def test_a_file_opens_in_a_process_that_imported_the_package_alone(first: str, tmp_path: Path) -> None:
     model = small(TINY_BERT, name="mine")
@@ -418,13 +432,14 @@ def mirrored_losses() -> list[float]:
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model = small(seed=3)
-        model.compile(Adam(1e-3))
+        model.compile(adam(1e-3))
     given = {name: np.concatenate([features(batch)[name] for batch in some_batches()]) for name in some()}
     dataset = tf.data.Dataset.from_tensor_slices(given).batch(6)
     assert model.distribute_strategy.num_replicas_in_sync == 2
     return model.fit(dataset, epochs=STEPS, steps_per_epoch=1, verbose=0).history["loss"]
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one() -> None:
     """Masks, and the mean over labels that count in the whole batch, are those of one device."""
     pytest.importorskip("tensorflow")

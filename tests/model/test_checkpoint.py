@@ -1,18 +1,26 @@
 """Hugging Face folders in and out, against torch."""
 
+from __future__ import annotations
+
 import json
 import pickle
 import shutil
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from qa_fast.errors import UserError
-from qa_fast.model.checkpoint import load_model, save_model, state_dict
 from tests.small_models import TINY, tiny_batch
 from tests.torch_models import opened_by_torch, torch_folder, torch_logits
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global keras, load_model, save_model, state_dict
+    import keras
+
+    from qa_fast.model.checkpoint import load_model, save_model, state_dict
 
 
 def our_logits(folder: Path, *batch: np.ndarray) -> np.ndarray:
@@ -27,6 +35,7 @@ def assert_same_logits(folder: Path, batch: tuple[np.ndarray, np.ndarray, np.nda
     assert np.abs(ours - theirs).max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_the_real_model_both_ways(tmp_path: Path, minilm_folder: Path) -> None:
     model, report = load_model(minilm_folder, seed=1)
     assert len(report.used) == 101

@@ -7,21 +7,29 @@ import json
 import re
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from qa_fast.errors import UserError
-from qa_fast.export.formats import FORMATS
-from qa_fast.export.write import greatest_difference
-from qa_fast.graph.standard import standard_model
 from qa_fast.model.catalogue import CHECKPOINTS, markdown_rows
-from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
 from qa_fast.model.config import check_length
-from qa_fast.model.encoder import SpanModel
 from qa_fast.model.families import FAMILIES, family_of, read_encoder_config
 from tests.small_models import TINY, logits, tiny_batch, tiny_model
 from tests.torch_models import opened_by_torch, padded, torch_folder, torch_inputs, torch_logits, torch_model
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global FORMATS, SpanModel, greatest_difference, keras, load_model, save_model, short_path, standard_model
+    global state_dict
+    import keras
+
+    from qa_fast.export.formats import FORMATS
+    from qa_fast.export.write import greatest_difference
+    from qa_fast.graph.standard import standard_model
+    from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
+    from qa_fast.model.encoder import SpanModel
+
 
 ROOT = Path(__file__).parents[2]
 # ModernBERT looks 6 tokens to either side here, DeBERTa's exact buckets end at 4 and its logarithmic ones at 64 (12

@@ -9,23 +9,40 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("kernels are called by TensorFlow's graphs alone", allow_module_level=True)
+from tests.backend import BACKEND
 
-import tensorflow as tf
+pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="kernels are called by TensorFlow's graphs alone")
 
-from qa_fast.model import kernel_calls, kernel_parts
-from qa_fast.model.dropout import dropout_key, keep_mask, site_key
-from qa_fast.model.islands import PartRunner
-from qa_fast.model.kernel_calls import CHUNKS, FEW, _Buffers, empty, share_out, spread
-from qa_fast.model.kernel_parts import run_by_kernels
-from qa_fast.model.parts import activation_part, after_part, embed_norm_part, heads_part, merge_part, probabilities_part
-from qa_fast.train.optimizer import step_scalars
-from qa_fast.train.updates import KernelUpdate, PlainUpdate
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global CHUNKS, FEW, KEY, KernelUpdate, PartRunner, PlainUpdate, _Buffers, activation_part, after_part
+    global dropout_key, embed_norm_part, empty, heads_part, keep_mask, keras, kernel_calls, kernel_parts
+    global merge_part, probabilities_part, run_by_kernels, share_out, site_key, spread, step_scalars, tf
+    import keras
+    import tensorflow as tf
+
+    from qa_fast.model import kernel_calls, kernel_parts
+    from qa_fast.model.dropout import dropout_key, keep_mask, site_key
+    from qa_fast.model.islands import PartRunner
+    from qa_fast.model.kernel_calls import CHUNKS, FEW, _Buffers, empty, share_out, spread
+    from qa_fast.model.kernel_parts import run_by_kernels
+    from qa_fast.model.parts import (
+        activation_part,
+        after_part,
+        embed_norm_part,
+        heads_part,
+        merge_part,
+        probabilities_part,
+    )
+    from qa_fast.train.optimizer import step_scalars
+    from qa_fast.train.updates import KernelUpdate, PlainUpdate
+
+    KEY = site_key(dropout_key(0, 1, row_start=5), 3)
+
 
 B, L, H, HEADS, INNER = 3, 21, 48, 4, 96
 LENGTHS = np.array([21, 7, 13])
@@ -33,10 +50,14 @@ THERE = np.arange(L) < LENGTHS[:, None]  # bool[B, L]
 SEEN = THERE[:, None, None, :]
 # To both sides; of the second row's last queries none sees anything.
 NEAR = SEEN & (np.abs(np.arange(L)[:, None] - np.arange(L)) < 4)
-KEY = site_key(dropout_key(0, 1, row_start=5), 3)
 # What a result and a gradient may differ by, of the largest number: other sums and polynomials; in bfloat16 one
 # rounding more or less, of 1 / 256.
 CLOSE = {"float32": 5e-6, "bfloat16": 1e-2}
+
+CASES = [
+    *("probabilities", "no dropout", "a window", "heads", "merge", "after", "embeddings", "masked embeddings"),
+    *("gelu", "gelu_new", "relu", "silu"),
+]
 
 
 def normal(*shape: int, dtype: str = "float32", seed: int = 0) -> Any:
@@ -95,7 +116,7 @@ def results_and_gradients(run: Callable[..., Any], tensors: tuple[Any, ...]) -> 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", list(cases("float32")))
+@pytest.mark.parametrize("name", CASES)
 def test_a_kernel_computes_its_part(name: str, dtype: str) -> None:
     part, tensors, static = cases(dtype)[name]
     found = results_and_gradients(lambda *given: run_by_kernels(part, given, static), tensors)
@@ -181,10 +202,10 @@ def test_what_has_no_kernel_is_left_to_others() -> None:
     )
 
 
-@pytest.mark.parametrize("numbers", [1, FEW])
-def test_rows_are_shared_out_once(numbers: int) -> None:
+@pytest.mark.parametrize("numbers", ["one", "few"])
+def test_rows_are_shared_out_once(numbers: str) -> None:
     seen: list[tuple[int, int, int]] = []
-    spread(lambda *chunk: seen.append(chunk), 21, numbers)
+    spread(lambda *chunk: seen.append(chunk), 21, 1 if numbers == "one" else FEW)
     assert sorted(chunk for chunk, _, _ in seen) == list(range(CHUNKS))
     assert sorted(row for _, begin, end in seen for row in range(begin, end)) == list(range(21))
 

@@ -1,21 +1,30 @@
 """The encoder against what it must be: masks, dropout, parts, backends."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from qa_fast.errors import UserError
 from qa_fast.model.config import check_length
-from qa_fast.model.dropout import drop, dropout_key, keep_mask, site_key
-from qa_fast.model.encoder import SpanModel
 from qa_fast.model.families import read_encoder_config
 from tests.small_models import TINY_BERT, TINY_DISTILBERT, logits, tiny_batch, tiny_model
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global SpanModel, drop, dropout_key, keep_mask, keras, site_key
+    import keras
+
+    from qa_fast.model.dropout import drop, dropout_key, keep_mask, site_key
+    from qa_fast.model.encoder import SpanModel
+
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -103,6 +112,7 @@ def test_a_device_s_share_of_the_rows_gets_its_share_of_the_mask() -> None:
     np.testing.assert_array_equal(whole[4:], part)
 
 
+@pytest.mark.slow
 def test_the_other_backend_gives_the_same_logits_and_masks() -> None:
     """Run in a process of its own: keras reads KERAS_BACKEND once."""
     pytest.importorskip("jax")

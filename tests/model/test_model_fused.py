@@ -6,7 +6,12 @@ import pytest
 from tests.processes import elsewhere
 from tests.small_models import TINY, tiny_batch, tiny_model
 
-pytest.importorskip("jax")
+pytestmark = pytest.mark.slow
+
+
+def setup_module() -> None:
+    pytest.importorskip("jax")
+
 
 # Families of which some block, or every one, is computed in one piece.
 WHOLE = ["bert", "distilbert", "roberta", "electra", "albert", "modernbert"]

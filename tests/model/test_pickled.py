@@ -19,7 +19,12 @@ from qa_fast.errors import UserError
 from qa_fast.model import pickled
 from qa_fast.model.pickled import PickledTensors
 
-torch = pytest.importorskip("torch")
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global torch
+    torch = pytest.importorskip("torch")
+
 
 FORMATS = {"zip": True, "legacy": False}
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

@@ -1,10 +1,18 @@
 """Buckets of distances against transformers' own rules, and scores over distances against looking each up."""
 
-import keras
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
-from qa_fast.model.relative import bias_buckets, disentangled_buckets, falling, rising, skewed
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global bias_buckets, disentangled_buckets, falling, keras, rising, skewed
+    import keras
+
+    from qa_fast.model.relative import bias_buckets, disentangled_buckets, falling, rising, skewed
+
 
 DISTANCES = np.arange(-600, 600)
 

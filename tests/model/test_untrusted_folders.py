@@ -29,7 +29,6 @@ from qa_fast.hub.files import sort_files
 from qa_fast.infer import choose
 from qa_fast.infer.graphs import model_key
 from qa_fast.infer.quantization import FILE, Recipe, Rounding, read_recipe, write_recipe
-from qa_fast.model.checkpoint import checked_config, load_model, save_model, state_dict
 from qa_fast.model.families import read_encoder_config
 from qa_fast.model.folder import Tensors, folder_config, known_config
 from qa_fast.sources.hub import cached_model
@@ -37,6 +36,13 @@ from tests.hub.test_card import evaluated, manifest, trained_folder
 from tests.small_models import TINY, tiny_model
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 from tools.fuzz_folders import fuzz, opened
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global checked_config, load_model, save_model, state_dict
+    from qa_fast.model.checkpoint import checked_config, load_model, save_model, state_dict
+
 
 ROOT = Path(__file__).parents[2]
 DEEP = "[" * 900 + "]" * 900
@@ -246,7 +252,7 @@ def test_a_card_and_a_push_open_only_plain_files(tmp_path: Path, name: str, kind
         path.symlink_to(outside)
     for read in PUSHED[name]:
         with (
-            no_longer_than(5),
+            no_longer_than(60),
             pytest.raises(UserError, match=r"must be plain files; .* is none|is a link to '.*outside': put the file"),
         ):
             read(folder)
@@ -289,7 +295,7 @@ def test_a_model_in_the_hub_s_cache_is_plain_files(
         os.mkfifo(folder / name)
     else:
         (folder / name).symlink_to(outside)
-    with no_longer_than(5):
+    with no_longer_than(60):
         if name.endswith(".index.json"):  # as one that is broken: then it is the file itself or nothing
             assert cached_model("a/b") is None
         else:
@@ -302,7 +308,7 @@ def test_keys_of_a_folder_are_made_of_plain_files(folder: Path) -> None:
         key(folder)
         (folder / name).unlink()
         os.mkfifo(folder / name)
-        with no_longer_than(5), pytest.raises(UserError, match=r"must be plain files"):
+        with no_longer_than(60), pytest.raises(UserError, match=r"must be plain files"):
             key(folder)
 
 
@@ -401,16 +407,17 @@ from pathlib import Path
 from qa_fast.errors import UserError
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 folder = Path(sys.argv[1])
-try:
-    {way}
-except UserError as error:
-    print(error)
+for way in sys.argv[2:]:
+    try:
+        exec(way)
+    except UserError as error:
+        print(error)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickled"])
-@pytest.mark.parametrize("way", WAYS)
-def test_sizes_are_compared_before_anything_is_built(folder: Path, way: str, pickled: bool) -> None:
+def test_sizes_are_compared_before_anything_is_built(folder: Path, pickled: bool) -> None:
     if pickled:
         torch = pytest.importorskip("torch")
         tensors = {name: torch.tensor(value) for name, value in load_file(folder / "model.safetensors").items()}
@@ -418,14 +425,16 @@ def test_sizes_are_compared_before_anything_is_built(folder: Path, way: str, pic
         torch.save(tensors, folder / "pytorch_model.bin")
     changed(folder, "config.json", vocab_size=2**24, hidden_size=2**16, num_hidden_layers=1000)
     run = subprocess.run(
-        [sys.executable, "-c", LIMITED.format(way=WAYS[way]), str(folder)],
+        [sys.executable, "-c", LIMITED, str(folder), *WAYS.values()],
         env=os.environ | {"KERAS_BACKEND": "numpy", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert "word_embeddings.weight must have the size that config.json says" in run.stdout, run.stderr[-2000:]
+    lines = run.stdout.splitlines()
+    assert len(lines) == len(WAYS), run.stderr[-2000:]
+    assert all("word_embeddings.weight must have the size that config.json says" in line for line in lines)
 
 
 def test_training_compares_first(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

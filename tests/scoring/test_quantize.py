@@ -143,6 +143,7 @@ def folder_config_of_bert() -> object:
     return read_encoder_config(TINY_BERT)
 
 
+@pytest.mark.slow
 def test_the_command(workshop: tuple[Path, Path]) -> None:
     assert command._MOST_LOST == MOST_LOST == inspect.signature(quantize).parameters["most_lost"].default
     model, shards = workshop

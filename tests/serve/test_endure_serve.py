@@ -17,6 +17,8 @@ pytest.importorskip("fastapi")
 from qa_fast.serve.limits import Limits
 from tests.serve_doubles import Client, KeywordModel, running
 
+pytestmark = pytest.mark.slow
+
 TOOL = Path(__file__).parents[2] / "tools" / "endure_serve.py"
 
 

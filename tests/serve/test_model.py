@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("keras")
 pytest.importorskip("fastapi")
 
 from qa_fast.answer.answerer import Answerer, AnswerOptions, Result
 from qa_fast.encode import load_encoder
-from qa_fast.model.checkpoint import save_model
 from qa_fast.schema import Features
 from qa_fast.serve.batcher import AbandonedError
 from qa_fast.serve.limits import Limits
@@ -24,6 +22,14 @@ from qa_fast.serve.reading import Reading
 from tests.sample import DOCUMENTS, model_folder
 from tests.serve_doubles import running
 from tests.small_models import TINY_BERT, tiny_model
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global save_model
+    pytest.importorskip("keras")
+    from qa_fast.model.checkpoint import save_model
+
 
 PAIRS = [(question, context) for context, questions in DOCUMENTS for _, question, _ in questions]
 LONG = " ".join(context for _, context in PAIRS) * 6

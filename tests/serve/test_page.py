@@ -20,6 +20,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from qa_fast.serve.limits import Limits
 from tests.serve_doubles import Client, KeywordModel, running
 
+pytestmark = pytest.mark.browser
+
 TEXT = "The harbour was dug in 1874. 🌊 A widow paid for the harbour; the 🚢 came later."
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

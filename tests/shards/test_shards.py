@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -161,6 +160,8 @@ def test_columns_are_those_of_the_schema(out: Path) -> None:
 
 
 def test_datasets_opens_the_folder(out: Path) -> None:
+    import datasets
+
     opened = datasets.load_from_disk(str(out))
     assert isinstance(opened, datasets.DatasetDict)
     assert list(opened) == ["validation", "train"]
@@ -176,6 +177,8 @@ def test_datasets_opens_the_folder(out: Path) -> None:
 
 
 def test_features_of_one_length_are_one_array_in_numpy(tmp_path: Path, model: Path) -> None:
+    import datasets
+
     context, questions = sample.DOCUMENTS[0]
     sample.write(tmp_path / "train.json", sample.squad([(context, questions[:1]), (f"{context} ", questions[1:2])]))
     build_shards(str(tmp_path / "train.json"), tmp_path / "out", str(model), FeatureConfig(24, 4))
@@ -184,6 +187,8 @@ def test_features_of_one_length_are_one_array_in_numpy(tmp_path: Path, model: Pa
 
 
 def test_models_without_token_types(tmp_path: Path) -> None:
+    import datasets
+
     model = save_folder(small_tokenizer("byte-level"), tmp_path / "model")
     sample.write(tmp_path / "dev.json", sample.squad())
     build_shards(str(tmp_path / "dev.json"), tmp_path / "out", str(model), FeatureConfig(64, 12))

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -322,6 +321,8 @@ def test_folders(tmp_path: Path) -> None:
 
 
 def test_what_datasets_saved(tmp_path: Path) -> None:
+    import datasets
+
     table = datasets.Dataset.from_list(sample.rows())
     table.save_to_disk(tmp_path / "one", num_shards=2)
     table.filter(lambda row: row["id"] != "en-1", cache_file_name=str(tmp_path / "one" / "cache-1.arrow"))

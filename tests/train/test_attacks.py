@@ -3,6 +3,8 @@
 Either it is one line that says what to do, or the run goes on and comes to the weights of an unbroken one.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -15,23 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import qa_fast.train.loop as loop
-import qa_fast.train.record as record
-import qa_fast.train.saving as saving
 from qa_fast import store
 from qa_fast.builder.staging import locked
 from qa_fast.errors import UserError
 from qa_fast.shards import open_shards
 from qa_fast.shards.format import CHECKSUM, file_checksum
-from qa_fast.train import TrainConfig, train
-from qa_fast.train.job import Job
-from qa_fast.train.opening import Course, open_sources, set_course
+from qa_fast.train import TrainConfig
 from qa_fast.train.setup import clear_out, prepare_out
 from qa_fast.train.state import (
     ARRAYS,
@@ -43,8 +39,23 @@ from qa_fast.train.state import (
     read_checkpoint,
     write_checkpoint,
 )
+from tests.backend import JIT
 from tests.shard_files import shard_file
 from tests.small_runs import make_model_folder, make_shards
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global Course, Job, keras, loop, open_sources, record, saving, set_course, train
+    import keras
+
+    import qa_fast.train.loop as loop
+    import qa_fast.train.record as record
+    import qa_fast.train.saving as saving
+    from qa_fast.train import train
+    from qa_fast.train.job import Job
+    from qa_fast.train.opening import Course, open_sources, set_course
+
 
 resource = pytest.importorskip("resource")  # POSIX
 
@@ -55,7 +66,7 @@ OPTIONS: dict[str, Any] = {
     "max_steps": STEPS,
     "batching": "fixed",
     "precision": "float32",
-    "jit": "off" if keras.backend.backend() == "tensorflow" else "auto",
+    "jit": JIT,
     "learning_rate": 1e-3,
     "log_every": 2,
     "checkpoint_every": 1,
@@ -554,28 +565,28 @@ def within(function: Callable[..., Any], size: int) -> Callable[..., Any]:
 
 FULL = {
     "checkpoint": (
-        saving,
+        "saving",
         "write_checkpoint",
         50_000,
         r"a checkpoint needs a folder that can be written, with room; ",
     ),
-    "checkpoint-state": (saving, "write_checkpoint", 0, r"a checkpoint needs a folder that can be written, with "),
+    "checkpoint-state": ("saving", "write_checkpoint", 0, r"a checkpoint needs a folder that can be written, with "),
     "model": (
-        saving,
+        "saving",
         "save_model",
         50_000,
         r"the output must be a folder that can be written, with room; .*make room, or",
     ),
-    "picture": (record, "draw", 100, r"a run's record needs a folder that can be written, with room; .*training"),
+    "picture": ("record", "draw", 100, r"a run's record needs a folder that can be written, with room; .*training"),
     "figures": (
-        record,
+        "record",
         "write_json",
         10,
         r"a run's record needs a folder that can be written, with room; .*train",
     ),
-    "card": (record, "write_card", 10, r"a run's record needs a folder that can be written, with room; .*train"),
+    "card": ("record", "write_card", 10, r"a run's record needs a folder that can be written, with room; .*train"),
     "events": (
-        record,
+        "record",
         "EventLog",
         10,
         r"a run's record needs a folder that can be written, with room; .*training",
@@ -587,7 +598,8 @@ FULL = {
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     workshop: Path, cut: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    module, name, size, match = FULL[what]
+    room, name, size, match = FULL[what]
+    module = {"saving": saving, "record": record}[room]
     with monkeypatch.context() as patch:
         patch.setattr(module, name, within(getattr(module, name), size))
         with pytest.raises(UserError, match=match) as error:
@@ -608,7 +620,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
 def test_a_full_disk_before_the_first_checkpoint(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "write_checkpoint", within(saving.write_checkpoint, 50_000))
+    monkeypatch.setattr("saving", "write_checkpoint", within(saving.write_checkpoint, 50_000))
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"File too large: make room; no checkpoint was written yet to --resume from"):
         train(workshop / "shards", TrainConfig(out=str(out), **OPTIONS))
@@ -643,12 +655,13 @@ def test_overwriting_keeps_the_folder_that_is_locked(workshop: Path, cut: Path, 
     assert (tmp_path / "link").is_symlink()
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = OPTIONS | {"max_steps": 60}
     program = (
         f"import sys; sys.path.insert(0, {ROOT!r});"
-        "from qa_fast.train import TrainConfig, train;"
+        "from qa_fast.train import TrainConfig;"
         f"train({str(workshop / 'shards')!r}, TrainConfig(out={str(out)!r}, epochs=60, **{options!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)

@@ -1,16 +1,24 @@
 """Which attention a training run takes, and what it says of it."""
 
+from __future__ import annotations
+
 import dataclasses
 
-import keras
 import pytest
 
 from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.families import read_encoder_config
 from qa_fast.train import TrainConfig
-from qa_fast.train.attention import against_device, choose_attention
 from tests.small_models import TINY
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global against_device, choose_attention, keras
+    import keras
+
+    from qa_fast.train.attention import against_device, choose_attention
 
 
 def config_of(name: str, **changes: object) -> EncoderConfig:

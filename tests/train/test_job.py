@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 
 from qa_fast.batches import BatchCutter, training_plan
 from qa_fast.errors import UserError
-from qa_fast.model.checkpoint import load_model, save_model
 from qa_fast.model.families import read_encoder_config
 from qa_fast.train import JobConfig
 from qa_fast.train.setup import check_same
@@ -24,7 +23,12 @@ from tests.job_runs import Ended, command, ended, free_port, program, start
 from tests.small_models import make_features
 from tests.small_runs import make_model_folder, make_shards
 
-pytest.importorskip("jax")
+pytestmark = pytest.mark.cluster
+
+
+def setup_module() -> None:
+    pytest.importorskip("jax")
+
 
 # All dropouts are on, with the tiny model's own rates. One width: every other one is compiled in every process.
 # Adam blows the rounding of small gradients up to shares of the learning rate.
@@ -231,6 +235,8 @@ def test_processes_must_do_the_same(workshop: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def taught(workshop: Path) -> list[str]:
     """Options that have everything at once: a mix, a teacher, scores within epochs, and patience."""
+    from qa_fast.model.checkpoint import load_model, save_model
+
     make_shards(workshop / "own", workshop / "tiny", places=3, validation=False)
     encoder = make_model_folder(workshop / "teacher-encoder", num_hidden_layers=1)
     teacher, _ = load_model(encoder)

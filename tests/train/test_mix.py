@@ -1,30 +1,40 @@
 """Several folders of shards trained on together: what an epoch holds, and what is refused."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 import signal
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-import qa_fast.train.loop as loop
-import qa_fast.train.teacher as teacher
 from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.infer.open import open_engine
-from qa_fast.model.checkpoint import load_model, save_model, state_dict
 from qa_fast.shards import open_shards
-from qa_fast.train import TrainConfig, train
-from qa_fast.train.job import Job
-from qa_fast.train.lessons import lessons_of
+from qa_fast.train import TrainConfig
 from qa_fast.train.mix import Mix, Part, epoch_rows, epoch_size, open_mix, select_mix
+from tests.backend import JIT
 from tests.memory_place import memory_place
 from tests.small_runs import make_model_folder, make_shards
 
-JIT = "off" if keras.backend.backend() == "tensorflow" else "auto"
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global Job, keras, lessons_of, load_model, loop, save_model, state_dict, teacher, train
+    import keras
+
+    import qa_fast.train.loop as loop
+    import qa_fast.train.teacher as teacher
+    from qa_fast.model.checkpoint import load_model, save_model, state_dict
+    from qa_fast.train import train
+    from qa_fast.train.job import Job
+    from qa_fast.train.lessons import lessons_of
+
+
 OPTIONS = {"batch_size": 4, "precision": "float32", "jit": JIT, "learning_rate": 1e-3, "log_every": 2}
 
 

@@ -1,5 +1,7 @@
 """Scoring within epochs, stopping early, and where the head starts from."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -7,18 +9,26 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-import qa_fast.train.loop as loop
-import qa_fast.train.saving as saving
 from qa_fast.errors import UserError
-from qa_fast.model.checkpoint import load_model, read_head, save_model, state_dict
-from qa_fast.train import EpochReport, TrainConfig, train
+from qa_fast.train import EpochReport, TrainConfig
+from tests.backend import JIT
 from tests.small_runs import make_model_folder, make_shards
 
-JIT = "off" if keras.backend.backend() == "tensorflow" else "auto"
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global keras, load_model, loop, read_head, save_model, saving, state_dict, train
+    import keras
+
+    import qa_fast.train.loop as loop
+    import qa_fast.train.saving as saving
+    from qa_fast.model.checkpoint import load_model, read_head, save_model, state_dict
+    from qa_fast.train import train
+
+
 OPTIONS = {"batch_size": 4, "precision": "float32", "jit": JIT, "learning_rate": 1e-3, "log_every": 2}
 
 

@@ -1,21 +1,31 @@
 """One optimisation step against torch and against itself: loss, AdamW, clipping, accumulation, devices."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from qa_fast.batches import Batch, BatchCutter
-from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
-from qa_fast.train.learner import make_engine
-from qa_fast.train.optimizer import span_loss, step_scalars, update
 from qa_fast.train.schedule import learning_rate_at
-from qa_fast.train.steps import make_micros
 from tests.processes import elsewhere
 from tests.small_models import TINY, TINY_BERT, make_features, tiny_model
 from tests.torch_models import opened_by_torch, torch_inputs
+
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global keras, load_model, make_engine, make_micros, save_model, short_path, span_loss, state_dict
+    global step_scalars, update
+    import keras
+
+    from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
+    from qa_fast.train.learner import make_engine
+    from qa_fast.train.optimizer import span_loss, step_scalars, update
+    from qa_fast.train.steps import make_micros
+
 
 ROOT = str(Path(__file__).parents[2])
 # What turns dropout off; ModernBERT's rates are 0 anyway.
@@ -197,6 +207,7 @@ def test_kernels_between_products_learn_in_bfloat16() -> None:
     np.testing.assert_allclose(plain, parts, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_jax_trains_the_same() -> None:
     pytest.importorskip("jax")
     theirs = elsewhere(__name__, "print(json.dumps(t.losses_of_run(jit='on', group=2)))", KERAS_BACKEND="jax")
@@ -204,6 +215,7 @@ def test_jax_trains_the_same() -> None:
     assert_same_run(losses_of_run(group=2), theirs)
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one_on_tensorflow() -> None:
     call = (
         "import tensorflow as tf; two = [tf.config.LogicalDeviceConfiguration()] * 2;"
@@ -215,6 +227,7 @@ def test_two_devices_train_as_one_on_tensorflow() -> None:
     assert_same_run(losses_of_run(group=2), theirs)
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one_on_jax() -> None:
     pytest.importorskip("jax")
     flags = "--xla_force_host_platform_device_count=2"

@@ -202,6 +202,7 @@ def test_another_file_in_the_place_of_the_study(tmp_path: Path, made_up: None, t
     assert (tmp_path / JOURNAL).read_text() == text
 
 
+@pytest.mark.slow
 def test_a_whole_sweep(tmp_path: Path) -> None:
     make_shards(tmp_path / "shards", make_model_folder(tmp_path / "tiny"))
     arguments = ["sweep", str(tmp_path / "shards"), "--trials", "2", "--out", str(tmp_path / "sweep")]

@@ -1,5 +1,7 @@
 """Learning from a teacher: its loss against torch's, its logits beside the shards, and whole runs."""
 
+from __future__ import annotations
+
 import itertools
 import json
 import os
@@ -7,30 +9,39 @@ import shutil
 import signal
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-import qa_fast.train.loop as loop
-import qa_fast.train.teacher as teacher_module
 from qa_fast.batches import Batch, BatchCutter
 from qa_fast.buffers import offsets_of
 from qa_fast.errors import UserError
 from qa_fast.infer.open import open_engine
 from qa_fast.infer.quantization import FILE as INT8_RECIPE
-from qa_fast.model.checkpoint import load_model, save_model, state_dict
 from qa_fast.shards import open_shards
-from qa_fast.train import TrainConfig, train
-from qa_fast.train.learner import make_engine
-from qa_fast.train.lessons import Lessons
-from qa_fast.train.optimizer import micro_loss, soft_loss, step_scalars
-from qa_fast.train.steps import Micro, make_micros
-from qa_fast.train.teacher import TeacherLogits, check_teacher, teacher_logits
+from qa_fast.train import TrainConfig
+from tests.backend import JIT
 from tests.processes import elsewhere
 from tests.small_models import make_features, tiny_model
 from tests.small_runs import make_model_folder, make_shards
 
-JIT = "off" if keras.backend.backend() == "tensorflow" else "auto"
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global Lessons, Micro, TeacherLogits, check_teacher, keras, load_model, loop, make_engine, make_micros
+    global micro_loss, save_model, soft_loss, state_dict, step_scalars, teacher_logits, teacher_module, train
+    import keras
+
+    import qa_fast.train.loop as loop
+    import qa_fast.train.teacher as teacher_module
+    from qa_fast.model.checkpoint import load_model, save_model, state_dict
+    from qa_fast.train import train
+    from qa_fast.train.learner import make_engine
+    from qa_fast.train.lessons import Lessons
+    from qa_fast.train.optimizer import micro_loss, soft_loss, step_scalars
+    from qa_fast.train.steps import Micro, make_micros
+    from qa_fast.train.teacher import TeacherLogits, check_teacher, teacher_logits
+
+
 OPTIONS = {"batch_size": 4, "precision": "float32", "jit": JIT, "learning_rate": 1e-3, "log_every": 1, "dropout": 0.0}
 LENGTHS = np.array([9, 16, 3, 12, 7])
 
@@ -182,6 +193,7 @@ def test_tensorflow_compiles_it(jit: str) -> None:
     np.testing.assert_allclose(taught_losses()["losses"], taught_losses(jit)["losses"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_jax_learns_the_same_from_a_teacher() -> None:
     pytest.importorskip("jax")
     flags = "--xla_force_host_platform_device_count=2"

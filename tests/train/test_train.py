@@ -1,5 +1,7 @@
 """Whole runs: what they leave behind, resuming, refusals."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -9,27 +11,34 @@ import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 import qa_fast.train
-import qa_fast.train.learner as learner
-import qa_fast.train.loop as loop
-import qa_fast.train.loss_scale as loss_scale
-import qa_fast.train.saving as saving
 from qa_fast.errors import UserError
-from qa_fast.model.checkpoint import load_model, state_dict
 from qa_fast.model.families import read_encoder_config
 from qa_fast.shards import open_shards
-from qa_fast.train import EpochReport, StepReport, TrainConfig, train
+from qa_fast.train import EpochReport, StepReport, TrainConfig
 from qa_fast.train.state import checkpoints, read_checkpoint
+from tests.backend import BACKEND, JIT
 from tests.small_models import TINY_BERT
 from tests.small_runs import make_model_folder, make_shards
 
-MAKE_MICROS = loop.make_micros
+
+def setup_module() -> None:
+    """Import the frameworks when the first test runs, not when tests are collected."""
+    global keras, learner, load_model, loop, loss_scale, saving, state_dict, train
+    import keras
+
+    import qa_fast.train.learner as learner
+    import qa_fast.train.loop as loop
+    import qa_fast.train.loss_scale as loss_scale
+    import qa_fast.train.saving as saving
+    from qa_fast.model.checkpoint import load_model, state_dict
+    from qa_fast.train import train
+
+
 ROOT = str(Path(__file__).parents[2])
-JIT = "off" if keras.backend.backend() == "tensorflow" else "auto"
 OPTIONS = {"batch_size": 4, "precision": "float32", "jit": JIT, "learning_rate": 1e-3, "log_every": 2}
 
 
@@ -55,7 +64,7 @@ class Watch:
             self.rows += [batch.rows[batch.rows >= 0].tolist() for batch in batches]
             if next(steps) == stop_at:
                 os.kill(os.getpid(), signal.SIGINT)
-            return MAKE_MICROS(batches, *rest)
+            return learner.make_micros(batches, *rest)
 
         monkeypatch.setattr(loop, "make_micros", make_micros)
 
@@ -178,6 +187,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
         np.testing.assert_array_equal(value, expected[name])
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_from_its_last_checkpoint(workshop: Path, tmp_path: Path) -> None:
     """SIGKILL at some moment after the third checkpoint: nothing is tidied up, and the end is the same."""
     options = OPTIONS | {"epochs": 6, "checkpoint_every": 3, "validation": ""}
@@ -244,7 +254,7 @@ def test_float16_scales_its_loss(workshop: Path, tmp_path: Path, monkeypatch: py
     assert result.loss < result.metrics["history"]["losses"][0]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a choice on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a choice on TensorFlow")
 def test_float16_is_compiled_where_kernels_have_none(workshop: Path, tmp_path: Path) -> None:
     """What `--precision float16` takes on a CPU by itself."""
     options = {"precision": "float16", "jit": "parts", "max_steps": 2, "batching": "fixed"}
@@ -431,6 +441,7 @@ def test_jit_on_jax_is_on_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         learner.make_engine(None, "on")
 
 
+@pytest.mark.slow
 def test_what_a_run_is_can_be_asked_without_a_framework() -> None:
     """A process that must stay without TensorFlow, such as torch's in a bench, takes options, batches and schedule."""
     code = (
