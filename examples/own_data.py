@@ -28,10 +28,10 @@ UNANSWERABLE = 38
 # What is wrong with three of the training questions: the answer's start, its spelling, and an answer left empty.
 MISTAKES = ("answer_start is 7 characters too large", "the answer is spelt otherwise", "the answer is an empty text")
 
-FIRST = "Ane Jon Mette Ole Ida Per Eva Nis Karen Lars Signe Bo Tove Emil Ruth Anton Gerda Viggo Ellen Knud".split()
-LAST = "Skou Brandt Lund Friis Holm Dahl Krag Bov Ravn Juhl Toft Winther Bang Kjær Mørk Storm Vang Due Aagaard".split()
-TOWNS = "Hammerby Egense Vrold Sandvig Østerby Fjelsted Grimstrup Nakkehage Tolne Rødvig Skelby Bredal".split()
-MONTHS = "January February March April May June July August September October November December".split()
+FIRST = "Ane Jon Mette Ole Ida Per Eva Nis Karen Lars Signe Bo Tove Emil Ruth Anton Gerda Viggo Ellen Knud".split()  # noqa: SIM905
+LAST = "Skou Brandt Lund Friis Holm Dahl Krag Bov Ravn Juhl Toft Winther Bang Kjær Mørk Storm Vang Due Aagaard".split()  # noqa: SIM905
+TOWNS = "Hammerby Egense Vrold Sandvig Østerby Fjelsted Grimstrup Nakkehage Tolne Rødvig Skelby Bredal".split()  # noqa: SIM905
+MONTHS = "January February March April May June July August September October November December".split()  # noqa: SIM905
 TRADES = ("ship's carpenter", "schoolteacher", "midwife", "grocer", "land surveyor", "clockmaker", "notary", "weaver")
 
 
