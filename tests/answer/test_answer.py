@@ -352,9 +352,9 @@ def test_what_the_pipeline_called_otherwise_is_named(encoder: TextEncoder) -> No
         ask(b"where?")
 
 
-def test_the_readmes_way_from_the_pipeline_runs(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    shown = readme.partition("### Coming from `pipeline")[2].partition("```python\n")[2].partition("```")[0]
+def test_the_documented_way_from_the_pipeline_runs(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "migration.md").read_text("utf-8")
+    shown = page.partition("## The pipeline")[2].partition("```python\n")[2].partition("```")[0]
     asked: list[Any] = []
     monkeypatch.setattr(Answerer, "from_pretrained", lambda path: asked.append(path) or pond(encoder))
     found: dict[str, Any] = {"text": HERON, "questions": ["where?", "why?"]}
@@ -365,7 +365,7 @@ def test_the_readmes_way_from_the_pipeline_runs(encoder: TextEncoder, monkeypatc
     assert [set(answer) for answer in found["each"]] == [{"answer", "start", "end", "score"}] * 2
 
 
-def test_a_score_is_what_the_readme_says(encoder: TextEncoder) -> None:
+def test_a_score_is_what_the_documentation_says(encoder: TextEncoder) -> None:
     """A share of the best spans and no answer; the pipeline's was a product of two softmaxes over a window."""
     text = "p d"
     found = answerer(encoder, {"p": 2, "d": 1}, {"p": 1, "d": 3}, null=1)(question="x?", context=text, top_k=9)
