@@ -128,7 +128,7 @@ def test_every_block_of_python_compiles_and_imports_what_exists(block: Block) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 def test_the_commands_of_a_page_run(name: str, tmp_path: Path) -> None:
-    """In order and in one folder. `squad` and `minilm` are a small data set and a tiny model: a local path goes first."""
+    """In order, in one folder where `squad` and `minilm` are local: a small data set and a tiny model."""
     pytest.importorskip("tensorflow")
     rows = authored_examples()
     sample.write(tmp_path / "squad" / "train.jsonl", rows[:18])
