@@ -353,9 +353,9 @@ def test_unknown_arguments_are_refused_by_name(encoder: TextEncoder) -> None:
         ask(b"where?")
 
 
-def test_the_migration_example_of_the_readme_runs(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    shown = readme.partition("### Coming from `pipeline")[2].partition("```python\n")[2].partition("```")[0]
+def test_the_documented_way_from_the_pipeline_runs(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "migration.md").read_text("utf-8")
+    shown = page.partition("## The pipeline")[2].partition("```python\n")[2].partition("```")[0]
     asked: list[Any] = []
     monkeypatch.setattr(Answerer, "from_pretrained", lambda path: asked.append(path) or pond(encoder))
     found: dict[str, Any] = {"text": HERON, "questions": ["where?", "why?"]}

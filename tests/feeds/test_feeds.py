@@ -53,11 +53,13 @@ def test_a_row_is_what_datasets_reads(shards: Shards) -> None:
         shards["train"][:2]
 
 
-def test_the_readmes_way_through_datasets_pads(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_way_through_datasets_pads(
+    shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("datasets", "torch"):
         pytest.importorskip(module)
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    shown = readme.partition("With `datasets` the columns come as they are")[2].partition("```python\n")[2]
+    page = (Path(__file__).parents[2] / "docs" / "featurizing.md").read_text("utf-8")
+    shown = page.partition("The `datasets` library opens the shards, too.")[2].partition("```python\n")[2]
     (tmp_path / "shards").symlink_to(shards.folder)
     (tmp_path / "model").symlink_to(shards.folder.parent / "model")
     monkeypatch.chdir(tmp_path)

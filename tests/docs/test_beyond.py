@@ -1,4 +1,4 @@
-"""README's "Beyond one machine", run as it is written: an object store, Ray, two processes of training, Spark."""
+"""docs/beyond.md, run as it is written: an object store, Ray, two training processes, Spark."""
 
 from __future__ import annotations
 
@@ -23,18 +23,14 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 
 
-def section() -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.split(r"^## ", text, flags=re.M)[
-        [*map(str.strip, re.findall(r"^## (.*)", text, re.M))].index("Beyond one machine") + 1
-    ]
-
-
 def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", section(), re.M | re.S)
-    return found
+    """The only block of a language on the page."""
+    page = (ROOT / "docs" / "beyond.md").read_text(encoding="utf-8")
+    (code,) = re.findall(rf"^```{language}\n(.*?)^```", page, re.M | re.S)
+    return code
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     with s3_bucket(monkeypatch) as bucket:
@@ -68,6 +64,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["processes"] == 2
 
 
+@pytest.mark.slow
 def test_the_recipes_for_spark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sql = pytest.importorskip("pyspark.sql")
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):

@@ -1,0 +1,152 @@
+"""The pages of docs/ and the README: their commands parse and run, their Python compiles and imports what exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+import typer
+
+from qa_fast.cli.app import app
+from tests import sample
+from tests.small_runs import authored_examples, make_model_folder
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Pages whose commands run here. docs/beyond.md needs an object store and has a test of its own; the README and the
+# migration page name single commands without their surroundings.
+RUN = ("getting-started", "your-data", "featurizing", "training", "evaluating", "answering")
+
+
+class Block(NamedTuple):
+    """A block of code on a page, and whether a comment before it says that it is not run."""
+
+    page: str
+    line: int
+    language: str
+    code: str
+    runs: bool
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of code of a page, in order."""
+    pattern = re.compile(r"(?P<skip><!-- not run: .+ -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(page.name, text[: match.start("code")].count("\n"), match["language"], match["code"], not match["skip"])
+        for match in pattern.finditer(text)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def command_lines(block: Block) -> list[list[str]]:
+    """The `qa-fast` commands of a block of shell commands or of a console, as words."""
+    lines = block.code.replace("\\\n", " ").splitlines()
+    if block.language == "console":
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    words = [shlex.split(line, comments=True) for line in lines if line.lstrip().startswith("qa-fast ")]
+    return [[word for word in line if word not in ("&", "…")] for line in words]
+
+
+def mentions() -> list[tuple[str, str]]:
+    """Each `qa-fast …` inside a sentence or table, with its page."""
+    found = []
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        found += [(page.name, code) for code in re.findall(r"`(qa-fast [^`\n]+)`", prose)]
+    return found
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command with the real command line, without running it; unknown options and values fail."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    name, arguments = words[1], words[2:]
+    command = group.commands[name]  # type: ignore[attr-defined]
+    if "--help" not in arguments:
+        command.make_context(name, list(arguments))
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if command_lines(block)], ids=lambda block: f"{block.page}-{block.line}"
+)
+def test_every_command_parses(block: Block) -> None:
+    for words in command_lines(block):
+        parse(words)
+
+
+@pytest.mark.parametrize(("page", "code"), mentions())
+def test_every_command_and_option_in_the_text_exists(page: str, code: str) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    name, *words = code.removeprefix("qa-fast ").split()
+    if name in ("COMMAND", "--help"):
+        return
+    options = {option for parameter in commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
+    for word in words:
+        assert not word.startswith("-") or word in options | {"--help"}, f"{page}: {word}"
+
+
+def test_every_option_named_alone_belongs_to_a_command() -> None:
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    known = {option for command in commands for parameter in command.params for option in parameter.opts}
+    known |= {option for command in commands for parameter in command.params for option in parameter.secondary_opts}
+    for page in PAGES:
+        if page.name == "migration.md":  # its tables name the options of other programs
+            continue
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        for code in re.findall(r"`(--[a-z-]+)", prose):
+            assert code in known | {"--help"}, f"{page.name}: {code}"
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if block.language == "python"], ids=lambda block: f"{block.page}-{block.line}"
+)
+def test_every_block_of_python_compiles_and_imports_what_exists(block: Block) -> None:
+    tree = ast.parse(block.code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qa_fast"):
+            if "haystack" in node.module:
+                pytest.importorskip("haystack")
+            module = importlib.import_module(node.module)
+            assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "qa_fast":
+            assert hasattr(importlib.import_module("qa_fast"), node.attr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUN)
+def test_the_commands_of_a_page_run(name: str, tmp_path: Path) -> None:
+    """In order, in one folder where `squad` and `minilm` are local: a small data set and a tiny model."""
+    pytest.importorskip("tensorflow")
+    rows = authored_examples()
+    sample.write(tmp_path / "squad" / "train.jsonl", rows[:18])
+    sample.write(tmp_path / "squad" / "validation.jsonl", rows[18:])
+    make_model_folder(tmp_path / "minilm", max_position_embeddings=512)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    code = [block.code for block in blocks(ROOT / "docs" / f"{name}.md") if block.language == "sh" and block.runs]
+    assert code
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "qa-fast").write_text(f'#!/bin/sh\nexec {sys.executable} -m qa_fast.cli "$@"\n')
+    (commands / "qa-fast").chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "QA_FAST_CACHE": str(tmp_path / "cache"),
+    }
+    done = subprocess.run(
+        ["bash", "-e", "-x", "-c", "".join(code)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]

@@ -1,0 +1,101 @@
+"""Tables of the documentation site that are generated from the package: an extension of Python-Markdown.
+
+A line `<!-- options: COMMAND -->` of a page becomes the tables of that command's arguments and options, and a line
+`<!-- models -->` the table of checkpoints. mkdocs.yml names this module, so that `python -m zensical build` finds it
+when it is run in the root of the repository.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from markdown import Extension, Markdown
+from markdown.preprocessors import Preprocessor
+
+from qa_fast.cli.app import app
+from qa_fast.model.catalogue import markdown_rows
+
+MARKER = re.compile(r"<!-- (?:options: (?P<command>[a-z]+)|(?P<models>models)) -->")
+
+
+def commands() -> dict[str, Any]:
+    """The sub-commands of `qa-fast` by name, as click has them."""
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def option_tables(name: str) -> list[str]:
+    """The arguments and options of a command as Markdown, one table for each heading of its `--help`."""
+    command = commands()[name]
+    context = typer.Context(command, info_name=name)
+    sections: dict[str, list[str]] = {"Arguments": [], "Options": []}
+    for parameter in command.get_params(context):
+        if parameter.name == "help":
+            continue
+        argument = parameter.param_type_name == "argument"
+        heading = getattr(parameter, "rich_help_panel", None) or ("Arguments" if argument else "Options")
+        spelling = _argument(parameter, context) if argument else _option(parameter, context)
+        cells = (f"`{spelling}`", _default(parameter), parameter.help or "")
+        sections.setdefault(heading, []).append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+    lines = []
+    for heading, rows in sections.items():
+        if rows:
+            lines += ["", f"**{heading}**", "", "| | default | meaning |", "|---|---|---|", *rows, ""]
+    return lines
+
+
+def _argument(parameter: Any, context: typer.Context) -> str:
+    """How an argument is written, such as `SOURCE`."""
+    return re.sub(r"[{}\[\]]", "", parameter.make_metavar(context)).upper()
+
+
+def _option(parameter: Any, context: typer.Context) -> str:
+    """The names of an option and what it takes, such as `-q, --question <str>`."""
+    names = ", ".join([*parameter.opts, *parameter.secondary_opts])
+    return names if parameter.is_flag else f"{names} {parameter.make_metavar(context)}"
+
+
+def _default(parameter: Any) -> str:
+    """The default value as the command line would take it; "" for a flag, "required" where there must be one."""
+    if parameter.required:
+        return "required"
+    value = parameter.default
+    if value is None or value is False or callable(value) or value == ():
+        return ""
+    return f"`{value}`" if value != "" else "empty"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+class SiteTables(Preprocessor):
+    """Replaces the markers of a page."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        """The lines of the page with each marker replaced by its table."""
+        return [new for line in lines for new in self._replaced(line)]
+
+    def _replaced(self, line: str) -> Iterator[str]:
+        marker = MARKER.fullmatch(line.strip())
+        if marker is None:
+            yield line
+        elif marker["models"]:
+            yield from ["", *markdown_rows(), ""]
+        else:
+            yield from option_tables(marker["command"])
+
+
+class SiteTablesExtension(Extension):
+    """Registers `SiteTables`, before HTML comments are taken out of the page."""
+
+    def extendMarkdown(self, md: Markdown) -> None:
+        """Add the preprocessor."""
+        md.preprocessors.register(SiteTables(md), "site_tables", 40)
+
+
+def makeExtension(**settings: Any) -> SiteTablesExtension:
+    """What Python-Markdown calls to load the extension."""
+    return SiteTablesExtension(**settings)
