@@ -35,11 +35,13 @@ def locked(folder: Path, not_writable: Callable[[Path, OSError], UserError], *, 
     try:
         yield
     finally:
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if descriptor is not None:
-            os.close(descriptor)
+        try:
+            if made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _locked_descriptor(folder: Path, not_writable: Callable[[Path, OSError], UserError], wait: bool) -> int | None:

@@ -1,6 +1,7 @@
-"""All of a source's shards, by an engine: what an earlier run finished is kept, and what repeats an id is made again.
+"""Makes all blocks of a source with an engine, and turns the finished blocks into one folder of shards.
 
-The blocks' facts are then one folder's: counts added up, rejects in the source's order, the index last.
+Blocks that an interrupted run finished are kept. A block that repeats an id of an earlier block is made again without
+the repeated rows. The folder's index adds up the counts of all blocks; rejects keep the order of the source.
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ from qa_fast.sources import Source
 from qa_fast.sources.pieces import Block
 
 Job = tuple[Block, Int64s | None]
-"""A block and the rows to leave out of it."""
+"""A block, and the rows to leave out of it."""
 BlockEngine = Callable[[Iterator[Job]], Iterator[tuple[Block, BlockFacts]]]
 """Makes the shards of jobs and yields the facts of each block, in any order. It decides nothing about the bits."""
-Made = list[tuple[Block, BlockFacts]]
+MadeBlocks = list[tuple[Block, BlockFacts]]
+"""All blocks in the order of the source, each with its facts."""
 
 
 class Jobs(Iterator[Job]):
-    """The blocks of a source that are still to be made; those that are there already are noted on the way.
+    """Iterates over the blocks of a source that must be made, and notes those that are finished already.
 
     Attributes:
         order: All blocks so far.
-        kept: Of them, those that were there, with what became of them.
-        journal: Knows what is there; None where nothing can be.
-        report: Told of rows that were there.
+        kept: Those of them that were finished already, with their facts.
+        journal: Knows which blocks are finished; None if none can be.
+        report: Receives the rows of finished blocks as progress.
     """
 
     def __init__(self, blocks: Iterable[Block]) -> None:
@@ -62,49 +64,45 @@ class Jobs(Iterator[Job]):
         raise StopIteration
 
 
-def make_all(journal: Journal, jobs: Jobs, engine: BlockEngine, report: Reporter) -> Made:
-    """Make the shards of all blocks that are not there yet.
+def make_all(journal: Journal, jobs: Jobs, engine: BlockEngine, report: Reporter) -> MadeBlocks:
+    """Make the shards of all blocks that are not finished yet.
 
     Args:
-        journal: Of the build.
-        jobs: The source's blocks.
-        engine: Makes what is missing.
-        report: Told what was kept.
-
-    Returns:
-        Each block with what became of it, in the source's order.
+        journal: The journal of the build.
+        jobs: The blocks of the source.
+        engine: Makes the missing shards.
+        report: Receives a message if shards were kept.
 
     Raises:
-        UserError: A block cannot be read, or its shard not be written; what is finished stays, for the next run.
+        UserError: A block cannot be read, or its shard not written. Finished blocks are kept for the next run.
     """
-    done = dict(engine(jobs))
+    facts = dict(engine(jobs))
     if jobs.kept:
-        report.say(f"{len(jobs.kept)} of {len(jobs.order)} shards were there from an interrupted run, and are whole")
-    done |= jobs.kept
-    order = jobs.order
-    again = []
-    for _, of_split in itertools.groupby(order, key=attrgetter("split")):
-        split_blocks = list(of_split)
-        repeats = repeated_rows(journal, split_blocks)
-        for number, block in enumerate(split_blocks):
-            rows = repeats.get(number)
-            if done[block].without != digest(rows):
-                again.append((block, np.zeros(0, np.int64) if rows is None else rows))
-    for block, facts in engine(iter(again)) if again else ():
-        done[block] = facts
-    return [(block, done[block]) for block in order]
+        report.say(f"{len(jobs.kept)} of {len(jobs.order)} shards were finished by an interrupted run and are kept")
+    facts |= jobs.kept
+    again: list[Job] = []
+    for _, blocks_of_split in itertools.groupby(jobs.order, key=attrgetter("split")):
+        blocks = list(blocks_of_split)
+        repeats = repeated_rows(journal, blocks)
+        for number, block in enumerate(blocks):
+            rows = repeats.get(number, np.zeros(0, np.int64))
+            if facts[block].without != digest(rows):
+                again.append((block, rows))
+    if again:
+        facts |= dict(engine(iter(again)))
+    return [(block, facts[block]) for block in jobs.order]
 
 
 def put_together(
-    journal: Journal, source: Source, made: Made, about: dict[str, Any], strict: bool = False
+    journal: Journal, source: Source, made: MadeBlocks, head: dict[str, Any], strict: bool = False
 ) -> dict[str, Any]:
-    """Make finished blocks a folder of shards; the index vouches for it at the end.
+    """Turn finished blocks into a folder of shards, and write its index last.
 
     Args:
-        journal: Of the build.
-        source: What was featurized.
+        journal: The journal of the build.
+        source: The source that was featurized.
         made: All its blocks.
-        about: What the index says besides the splits.
+        head: The index without its splits and rejects.
         strict: Make any rejected example an error.
 
     Returns:
@@ -115,42 +113,39 @@ def put_together(
     """
     splits: dict[str, dict[str, Any]] = {}
     for split in source.splits:
-        of_split = [facts for block, facts in made if block.split == split]
+        facts_of_split = [facts for block, facts in made if block.split == split]
         counts = SplitCounts()
-        for facts in of_split:
+        for facts in facts_of_split:
             counts.add(SplitCounts(**facts.counts))
-        first = next((facts.first_reject for facts in of_split if facts.first_reject), None)
-        if strict and first:
-            raise UserError(
-                f"--strict allows no rejected example; received {counts.rejected} in {split}, the first "
-                f"{first[0] or 'without id'}: {first[1]}"
-            )
+        reject = next((facts.first_reject for facts in facts_of_split if facts.first_reject), None)
+        first = f"the first {reject[0] or 'without id'}: {reject[1]}" if reject else ""
+        if strict and reject:
+            raise UserError(f"--strict allows no rejected example; received {counts.rejected} in {split}, {first}")
         if counts.features == 0:
-            why = f", the first {first[0] or 'without id'}: {first[1]}" if first else ""
             raise UserError(
                 f"a split must hold at least one good example; {source.name} {split} has none "
-                f"({counts.rejected} rejected{why}): check --columns and the file"
+                f"({counts.rejected} rejected{f', {first}' if first else ''}): check --columns and the file"
             )
         # Facts that were read from a file have their keys in another order, which the index must not have.
-        files = [{name: file[name] for name in FILE_FACTS} for facts in of_split for file in facts.files]
+        files = [{name: file[name] for name in FILE_FACTS} for facts in facts_of_split for file in facts.files]
         splits[split] = {**counts.to_dict(), "shards": files}
-    index = {**about, "splits": splits, "rejected": _write_rejects(journal, made)}
-    write_for_datasets(journal.out, {split: list(said["shards"]) for split, said in splits.items()})
+    index = {**head, "splits": splits, "rejected": _write_rejects(journal, made)}
+    write_for_datasets(journal.out, {split: facts["shards"] for split, facts in splits.items()})
     commit(journal.out, index)
     journal.clear()
     return index
 
 
-def _write_rejects(journal: Journal, made: Made) -> dict[str, Any] | None:
-    """All rejects in one file, in the source's order; what tells that it is whole, or None where there are none."""
-    place = journal.out / REJECTED
-    with_some = [block for block, facts in made if facts.counts["rejected"]]
-    if not with_some:
-        store.remove(place)
+def _write_rejects(journal: Journal, made: MadeBlocks) -> dict[str, Any] | None:
+    """Write all rejects into one file and return its size and checksum; None if there are no rejects."""
+    path = journal.out / REJECTED
+    blocks = [block for block, facts in made if facts.counts["rejected"]]
+    if not blocks:
+        store.remove(path)
         return None
     checksum, size = xxhash.xxh3_128(), 0
-    with store.whole_file(place) as local, local.open("wb") as file:
-        for block in with_some:
+    with store.whole_file(path) as local, local.open("wb") as file:
+        for block in blocks:
             lines = journal.rejected(block)
             checksum.update(lines)
             size += len(lines)

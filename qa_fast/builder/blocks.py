@@ -1,7 +1,7 @@
-"""Blocks of a source to shards: read, checked, featurized side by side, written in order, each noted when it is there.
+"""Makes the shards of blocks: reads, checks, featurizes and writes them, and notes each finished block in the journal.
 
-`ShardMaker` is all that a process needs to make the shard of any block, and pickles; `make_shards` is the local engine,
-threads that share the tables of all blocks. Kernels are loaded with this module, so `build` imports it late.
+`ShardMaker` is all that a process needs to make the shard of any block, and can be pickled. `local_engine` makes the
+shards with the threads of this machine. Kernels are loaded with this module, so `job` imports it late.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from qa_fast.shards.journal import BlockFacts, Journal
 from qa_fast.sources.pieces import Block
 from qa_fast.sources.read import BlockTable, read_tables
 
-# Told: the block, and how many more of its rows are done.
 Progress = Callable[[Block, int], None]
+"""Called with a block and the number of its rows that were finished since the last call."""
 
 
 @dataclass(frozen=True)
 class ShardMaker:
-    """All that decides a block's shard, and where it is put.
+    """Everything that decides the shard of a block, and the folder it is written to.
 
     Attributes:
         encoder: The tokenizer.
         config: Window sizes and kind of labels.
-        columns: Ours -> theirs.
-        out: The shards' folder.
-        fingerprint: Of the build.
+        columns: Our column names -> those of the source.
+        out: The folder of the shards.
+        fingerprint: The fingerprint of the build.
     """
 
     encoder: TextEncoder
@@ -56,23 +56,23 @@ class ShardMaker:
 
     @cached_property
     def journal(self) -> Journal:
-        """Where finished blocks are noted."""
+        """The journal of the build."""
         return Journal(self.out, self.fingerprint)
 
     def make(self, block: Block, left_out: Int64s | None = None, strict: bool = False) -> BlockFacts:
-        """Make one block's shard; nothing of it is in its place before all is.
+        """Make the shard of one block. Its files appear in their places once all of them are complete.
 
         Args:
-            block: Of the source.
-            left_out: Rows to leave out since their ids came before, in other blocks.
+            block: A block of the source.
+            left_out: Rows to leave out because earlier blocks have their ids.
             strict: Make any rejected example an error.
 
         Raises:
-            UserError: The block cannot be read, or its shard not be written.
+            UserError: The block cannot be read, or its shard not written.
         """
         clock = StageClock()
         tables = read_tables([(block, left_out)], self.columns, clock)
-        ((_, facts),) = make_shards(self, tables, 1, strict, clock)
+        ((_, facts),) = _make_shards(self, tables, 1, strict, clock, None)
         return facts
 
 
@@ -84,58 +84,46 @@ def local_engine(
     progress: Progress | None,
     tables: Iterator[BlockTable] | None = None,
 ) -> BlockEngine:
-    """Return an engine that uses the threads of this machine: one reads, several featurize, one writes.
+    """Return an engine that uses the threads of this machine.
 
     Args:
-        maker: Makes the shards.
-        workers: Number of threads that featurize.
+        maker: Decides the shards.
+        workers: Number of threads that featurize; with more than one, another thread reads and another writes.
         strict: Make any rejected example an error.
         clock: Times the stages.
         progress: Called for each table.
-        tables: The tables of the engine's first call where reading them has begun.
+        tables: The tables of the engine's first call, if reading them has begun.
     """
     begun = [] if tables is None else [tables]
 
     def run(jobs: Iterator[Job]) -> Iterator[tuple[Block, BlockFacts]]:
         read = begun.pop() if begun else read_tables(jobs, maker.columns, clock)
-        return make_shards(maker, read, workers, strict, clock, progress)
+        return _make_shards(maker, read, workers, strict, clock, progress)
 
     return run
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A table, featurized."""
+    """A table with its features; the end of a block has none."""
 
     table: BlockTable
-    done: FeaturizedTable | None
+    featurized: FeaturizedTable | None
 
 
-def make_shards(
+def _make_shards(
     maker: ShardMaker,
     tables: Iterator[BlockTable],
     workers: int,
-    strict: bool = False,
-    clock: StageClock | None = None,
-    progress: Progress | None = None,
+    strict: bool,
+    clock: StageClock,
+    progress: Progress | None,
 ) -> Iterator[tuple[Block, BlockFacts]]:
-    """Make the shards of blocks, on this machine's threads, and note each.
-
-    Args:
-        maker: The recipe.
-        tables: As `read_tables` gives them.
-        workers: Threads that featurize; where there are more than one, another reads and another writes beside them.
-        strict: Make any rejected example an error.
-        clock: Times the stages.
-        progress: Told of each table.
-
-    Yields:
-        Each block with what became of it, in order.
+    """Make the shards of blocks from the tables that `read_tables` yields; yield each block with its facts, in order.
 
     Raises:
-        UserError: A block cannot be read, or its shard not be written.
+        UserError: A block cannot be read, or its shard not written.
     """
-    clock = clock or StageClock()
 
     def prepare(table: BlockTable) -> _Prepared:
         if table.rows is None:
@@ -145,12 +133,12 @@ def make_shards(
 
     prepared: Any = in_order(prepare, _with_repeats(tables, clock), workers)
     with contextlib.closing(prepared):
-        while (facts := _write_block(maker, prepared, strict, clock, progress)) is not None:
-            yield facts
+        while (made := _write_block(maker, prepared, strict, clock, progress)) is not None:
+            yield made
 
 
 def _with_repeats(tables: Iterator[BlockTable], clock: StageClock) -> Iterator[BlockTable]:
-    """The tables with which of their ids came before in the block, which only one after the other can tell."""
+    """Add to each table which of its ids came before in the same block; this needs the tables in order."""
     seen, row = IdSet(), 0
     for table in tables:
         if table.rows is None:
@@ -169,7 +157,7 @@ def _with_repeats(tables: Iterator[BlockTable], clock: StageClock) -> Iterator[B
 def _write_block(
     maker: ShardMaker, prepared: Iterator[_Prepared], strict: bool, clock: StageClock, progress: Progress | None
 ) -> tuple[Block, BlockFacts] | None:
-    """Write what comes up to the next block's end; None behind the last."""
+    """Write all tables up to the end of the next block; return None after the last block."""
     first = next(prepared, None)
     if first is None:
         return None
@@ -180,10 +168,10 @@ def _write_block(
             writer = BlockWriter(folder, block.split, maker.fingerprint, block.number)
             stack.callback(writer.abort)
         part: _Prepared | None = first
-        while part is not None and part.done is not None:
-            _write_table(part.done, writer, clock)
-            counts.add(part.done.counts)
-            rejects += part.done.rejects
+        while part is not None and part.featurized is not None:
+            _write_table(part.featurized, writer, clock)
+            counts.add(part.featurized.counts)
+            rejects += part.featurized.rejects
             if strict and rejects:
                 raise UserError(
                     f"--strict allows no rejected example; received {len(rejects)} or more in {block.split}, the "
@@ -196,7 +184,7 @@ def _write_block(
             if progress:
                 progress(block, part.table.rows.num_rows)
             part = next(prepared, None)
-        assert part is not None  # a block's end
+        assert part is not None  # the end of the block
         with clock("write"):
             files = writer.close()
             for file in files:
@@ -209,7 +197,7 @@ def _write_block(
 
 
 def _folder_for(maker: ShardMaker, stack: contextlib.ExitStack) -> Path:
-    """Where files are written before they are whole: beside their places, or on this machine."""
+    """Return a temporary folder for incomplete files: on the disk of the shards, or on this machine."""
     if not store.is_local(maker.out):
         return stack.enter_context(store.scratch())
     maker.journal.folder.mkdir(parents=True, exist_ok=True)
@@ -217,9 +205,9 @@ def _folder_for(maker: ShardMaker, stack: contextlib.ExitStack) -> Path:
     return Path(stack.enter_context(folder))
 
 
-def _write_table(done: FeaturizedTable, writer: BlockWriter, clock: StageClock) -> None:
-    for batch in done.batches:
+def _write_table(table: FeaturizedTable, writer: BlockWriter, clock: StageClock) -> None:
+    for batch in table.batches:  # which may be computed only now, and is not writing
         with clock("write"):
             writer.add_features(batch)
     with clock("write"):
-        writer.add_examples(done.examples, done.contexts, done.leading_chars, done.feature_counts)
+        writer.add_examples(table.examples, table.contexts, table.leading_chars, table.feature_counts)

@@ -1,9 +1,8 @@
-"""Raw examples in, features out: a recipe that pickles, for one process or for thousands.
+"""Turns tables of raw examples into tables of features, in one process or in many.
 
-A `Featurizer` is the tokenizer's bytes and the options, nothing else; tokenizer and kernels are loaded in the process
-that first uses it. What it makes of a table depends on that table alone, so any engine may hand tables to any
-worker in any order: rows carry `example_id` and `window_index`, and sorted by them they are the same. `pipeline` puts
-tables through one, too.
+A `Featurizer` holds the tokenizer and the options and can be pickled; kernels are loaded by the process that first uses
+it. The features of a table depend on that table alone, so any engine may give tables to any worker in any order: rows
+carry `example_id` and `window_index`, and sorted by these they are always the same.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError
 from qa_fast.model.folder import known_config
 from qa_fast.progress import StageClock
-from qa_fast.raw import Reject
+from qa_fast.raw import EXAMPLES, Reject
 from qa_fast.schema import EVALUATION_COLUMNS, FeatureConfig, Int32s, canonical_json
 from qa_fast.shards.format import FORMAT_VERSION, TRAIN
 from qa_fast.version import __version__
@@ -30,21 +29,20 @@ from qa_fast.version import __version__
 if TYPE_CHECKING:
     from qa_fast.encode import EncodedTexts, TextEncoder
     from qa_fast.features.examples import Examples
-    from qa_fast.features.windows import Featurized
 
 
 @dataclass
 class SplitCounts:
-    """What became of some examples of a split.
+    """Counts of some examples of a split and of their features.
 
     Attributes:
         examples: Examples that have features.
-        features: Windows.
+        features: Features.
         impossible: Features labelled at CLS.
-        rejected: Examples left out.
-        repaired: First answers put where their text stands.
-        tokens: Tokens of all features, special ones included.
-        differences: Features that `exact` and `reference` labels differ on, by cause.
+        rejected: Examples that were left out.
+        repaired: Examples whose first answer was moved to where its text occurs.
+        tokens: Tokens of all features, including special ones.
+        differences: Cause -> features whose `exact` and `reference` labels differ.
     """
 
     examples: int = 0
@@ -56,7 +54,7 @@ class SplitCounts:
     differences: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: SplitCounts) -> None:
-        """Add what became of others."""
+        """Add the counts of other examples."""
         for name, value in vars(other).items():
             if name != "differences":
                 setattr(self, name, getattr(self, name) + value)
@@ -64,21 +62,21 @@ class SplitCounts:
             self.differences[cause] = self.differences.get(cause, 0) + count
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts as the index holds them."""
+        """Return the counts as the index holds them."""
         return {**vars(self), "differences": dict(sorted(self.differences.items()))}
 
 
 @dataclass(frozen=True)
 class FeaturizedTable:
-    """What came of a table.
+    """The features of a table of examples, and what evaluation needs with them.
 
     Attributes:
-        batches: Its features, `Featurizer.schema`; made as they are asked for where there are many.
-        rejects: Examples left out, with the reasons.
-        counts: How many of what.
-        examples: The checked examples that features were cut from.
+        batches: The features, in `Featurizer.schema`; an iterator that computes them if there are many.
+        rejects: Examples that were left out, with the reasons.
+        counts: Counts of examples and features.
+        examples: The checked examples that the features were cut from.
         contexts: Their encoded documents [D].
-        leading_chars: int32[D], white space taken off each document before it was encoded.
+        leading_chars: int32[D], white space removed from the start of each document before it was encoded.
         feature_counts: int32[E], features of each example.
     """
 
@@ -95,14 +93,18 @@ class Featurizer:
     """Turns tables of question-answering examples into tables of features.
 
     Args:
-        model: Whose tokenizer: "minilm", a local model folder, or a Hub model id.
+        model: The model whose tokenizer is used: "minilm", a local folder, or a Hub model id.
         config: Window sizes and kind of labels.
         split: "train" leaves out the columns that evaluation needs, and follows `config.drop_impossible`.
-        encode: See `encode.load_encoder`; the features are the same.
-        columns: Ours -> theirs, for tables with other column names.
+        encode: How texts are tokenized; see `BuildOptions.encode`. The features are the same.
+        columns: Our column names -> those of the tables, where they differ.
 
     Raises:
-        UserError: No usable tokenizer there, or options that do not go together.
+        UserError: The model has no usable tokenizer, or the options contradict each other.
+
+    Example:
+        >>> featurizer = Featurizer("minilm", FeatureConfig(max_length=512))
+        >>> features = featurizer(load("squad")["train"].to_arrow())
     """
 
     def __init__(
@@ -123,10 +125,10 @@ class Featurizer:
 
     @classmethod
     def of_encoder(cls, encoder: TextEncoder, config: FeatureConfig, split: str) -> Featurizer:
-        """With a tokenizer that is loaded already.
+        """Make a featurizer with a tokenizer that is loaded already.
 
         Raises:
-            UserError: The options do not go together.
+            UserError: The options contradict each other.
         """
         made = cls.__new__(cls)
         made._settle(encoder, config, split, None)
@@ -138,19 +140,80 @@ class Featurizer:
         self.encoder, self.config, self.split, self.columns = encoder, config, split, dict(columns or {})
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The features of a table of examples.
+        """Return the features of a table of examples.
 
         Args:
             table: Columns id, question, context and answers (a struct of lists, or a list of structs, of text and
-                answer_start), of any Arrow types that can mean that. Ids must be there and unique, since features are
-                told apart by them; a repeated one is seen within a table only.
+                answer_start), of any suitable Arrow types. Ids are required and must be unique, since they tell
+                features apart; only repetitions within the table are found.
 
         Returns:
-            Columns of `schema`. Examples that are rejected have no rows; `featurize` tells them.
+            Columns of `schema`. Rejected examples have no rows; `featurize` returns them.
 
         Raises:
-            UserError: A column is missing or no such data.
+            UserError: A column is missing or of an unsuitable type.
         """
+        rows, unreadable = self._normalized(table)
+        return pa.Table.from_batches(self.featurize(rows, unreadable=unreadable).batches, self.schema)
+
+    def featurize(
+        self,
+        table: pa.Table,
+        repeated: np.ndarray | None = None,
+        unreadable: Sequence[Reject] = (),
+        clock: StageClock | None = None,
+    ) -> FeaturizedTable:
+        """Return the features of a table of examples, with rejects and counts. Several threads may call this at once.
+
+        Args:
+            table: E examples, as for calling the featurizer. A table with the schema `raw.EXAMPLES` is used as it is.
+            repeated: bool[E], examples to leave out because their ids occurred before; None searches the table.
+            unreadable: Rejects to report with those of the table.
+            clock: Times the stages.
+
+        Raises:
+            UserError: A column is missing or of an unsuitable type.
+        """
+        from qa_fast.features.examples import IdSet, check_examples
+        from qa_fast.features.windows import BATCH_TOKENS, featurize_examples
+        from qa_fast.shards.write import feature_batch
+
+        if table.schema != EXAMPLES:
+            table, more = self._normalized(table)
+            unreadable = [*unreadable, *more]
+        clock = clock or StageClock()
+        with clock("check"):
+            if repeated is None:
+                repeated = IdSet().add(one_chunk(table["id"]))
+            checked, misplaced, repaired = check_examples(table, repeated)
+        drop = self.config.drop_impossible and self.split == TRAIN
+        features = featurize_examples(checked, self.encoder, self.config, drop, clock)
+        examples, tokens = features.encoded.examples, int(features.windows.lengths.sum(dtype=np.int64))
+        laid_out = clock.each("lay out", features.batches(self.encoder))
+        batches: Iterable[pa.RecordBatch] = (feature_batch(part, examples.ids, self.split) for part in laid_out)
+        if tokens <= BATCH_TOKENS:
+            batches = list(batches)
+        rejects = [*unreadable, *misplaced, *features.rejects]
+        return FeaturizedTable(
+            batches=batches,
+            rejects=rejects,
+            counts=SplitCounts(
+                examples=len(examples),
+                features=len(features.windows),
+                impossible=int((features.labels.start_positions == features.windows.cls_position).sum()),
+                rejected=len(rejects),
+                repaired=repaired,
+                tokens=tokens,
+                differences=dict(features.labels.differences),
+            ),
+            examples=examples,
+            contexts=features.encoded.contexts,
+            leading_chars=features.encoded.leading_chars,
+            feature_counts=np.bincount(features.windows.example_index, minlength=len(examples)).astype(np.int32),
+        )
+
+    def _normalized(self, table: pa.Table) -> tuple[pa.Table, list[Reject]]:
+        """Bring a table to the schema `raw.EXAMPLES`; rows whose bytes are not UTF-8 become rejects."""
         from qa_fast.sources.rows import column_names, normalize_table
 
         names = column_names(table.column_names, self.columns, "the table")
@@ -159,55 +222,11 @@ class Featurizer:
                 f"a table to featurize must have a column id; received {', '.join(table.column_names)}: add one, or "
                 "name it in columns"
             )
-        rows, unreadable = normalize_table(table, names, "", 0, "the table")
-        return pa.Table.from_batches(self.featurize(rows, unreadable=unreadable).batches, self.schema)
-
-    def featurize(
-        self,
-        rows: pa.Table,
-        repeated: np.ndarray | None = None,
-        unreadable: Sequence[Reject] = (),
-        clock: StageClock | None = None,
-    ) -> FeaturizedTable:
-        """The features of a table of raw examples, with what was rejected and counted; threads may do so at once.
-
-        Args:
-            rows: Columns of `raw.EXAMPLES`; E rows.
-            repeated: bool[E], rows whose id came before; None looks within the table.
-            unreadable: Rows beside these that are no examples at all.
-            clock: Times the stages.
-        """
-        from qa_fast.features.examples import IdSet, check_examples
-        from qa_fast.features.windows import BATCH_TOKENS, featurize_examples
-        from qa_fast.shards.write import feature_batch
-
-        clock = clock or StageClock()
-        with clock("check"):
-            if repeated is None:
-                repeated = IdSet().add(one_chunk(rows["id"]))
-            examples, misplaced, repaired = check_examples(rows, repeated)
-        drop = self.config.drop_impossible and self.split == TRAIN
-        done = featurize_examples(examples, self.encoder, self.config, drop, clock)
-        ids = done.encoded.examples.ids
-        laid_out = clock.each("lay out", done.batches(self.encoder))
-        batches: Iterable[pa.RecordBatch] = (feature_batch(features, ids, self.split) for features in laid_out)
-        if done.windows.lengths.sum(dtype=np.int64) <= BATCH_TOKENS:
-            batches = list(batches)
-        rejects = [*unreadable, *misplaced, *done.rejects]
-        kept = done.encoded.examples
-        return FeaturizedTable(
-            batches=batches,
-            rejects=rejects,
-            counts=_counted(done, repaired, len(rejects)),
-            examples=kept,
-            contexts=done.encoded.contexts,
-            leading_chars=done.encoded.leading_chars,
-            feature_counts=np.bincount(done.windows.example_index, minlength=len(kept)).astype(np.int32),
-        )
+        return normalize_table(table, names, "", 0, "the table")
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """Of the features: `schema.FEATURE_COLUMNS`, and but for train `schema.EVALUATION_COLUMNS`."""
+        """The schema of the features: `FEATURE_COLUMNS`, and in every split except train `EVALUATION_COLUMNS`."""
         columns = [("input_ids", pa.list_(pa.int32()))]
         if self.encoder.has_token_types:
             columns.append(("token_type_ids", pa.list_(pa.int8())))
@@ -219,7 +238,7 @@ class Featurizer:
 
     @property
     def decides(self) -> dict[str, Any]:
-        """All that decides the features' bits besides the examples."""
+        """Everything besides the examples that decides the bits of the features."""
         return {
             "format": FORMAT_VERSION,
             "version": __version__,
@@ -230,27 +249,15 @@ class Featurizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of `decides` and the split: equal ones make equal features of equal tables."""
+        """SHA-256, in hex, of `decides` and the split. Equal fingerprints make equal features from equal tables."""
         return hashlib.sha256(canonical_json(self.decides | {"split": self.split}).encode()).hexdigest()
 
 
-def _counted(done: Featurized, repaired: int, rejected: int) -> SplitCounts:
-    return SplitCounts(
-        examples=len(done.encoded.examples),
-        features=len(done.windows),
-        impossible=int((done.labels.start_positions == done.windows.cls_position).sum()),
-        rejected=rejected,
-        repaired=repaired,
-        tokens=int(done.windows.lengths.sum(dtype=np.int64)),
-        differences=dict(done.labels.differences),
-    )
-
-
 def check_room(config: FeatureConfig, encoder: TextEncoder) -> None:
-    """Refuse an overlap that leaves a window no room to move on.
+    """Refuse an overlap that is not smaller than the room for context in a window.
 
     Raises:
-        UserError: It is too large.
+        UserError: The overlap is too large.
     """
     room = config.max_length - encoder.template.special_tokens
     if config.doc_stride >= room:
@@ -261,14 +268,14 @@ def check_room(config: FeatureConfig, encoder: TextEncoder) -> None:
 
 
 def check_longest(config: FeatureConfig, folder: Path) -> None:
-    """Refuse windows that the model cannot take; of a model that is not supported, only the tokenizer counts.
+    """Refuse windows longer than the model's longest input. A model of an unknown family has no limit here.
 
     Raises:
-        UserError: They are longer than its longest input.
+        UserError: The windows are too long.
     """
-    known = known_config(folder)
-    if known is not None and config.max_length > known.max_length:
+    encoder = known_config(folder)
+    if encoder is not None and config.max_length > encoder.max_length:
         raise UserError(
-            f"--max-length must be at most {known.max_length}, the longest input of {folder.name}; received "
+            f"--max-length must be at most {encoder.max_length}, the longest input of {folder.name}; received "
             f"{config.max_length}: lower it, or choose another --model"
         )

@@ -1,9 +1,8 @@
-"""Ray: blocks are shared out over actors, which read, featurize and write each a shard; the driver holds no rows.
+"""Makes blocks with Ray: actors read, featurize and write one shard at a time, and the driver holds no rows.
 
-Ray Data does the scheduling: it hands a block to whichever actor is free, starts an actor again that died, and gives
-its block to another. What goes over Ray is a block's description one way and its facts the other; rows go from the
-source through one actor to the store. qa-fast must be installed where the actors run, and source and output be places
-that they reach.
+Ray Data does the scheduling: it gives a block to whichever actor is free, restarts an actor that died, and gives its
+block to another. Only the description of a block and its facts travel over Ray; rows go from the source through one
+actor to the store. qa-fast must be installed where the actors run, and they must be able to reach source and output.
 """
 
 from __future__ import annotations
@@ -34,42 +33,40 @@ def ray_engine(
     report: Reporter,
     progress: Progress | None = None,
 ) -> BlockEngine:
-    """An engine of actors.
+    """Return an engine that uses actors.
 
     Args:
-        maker: The recipe of a shard.
-        workers: Actors, a core each; None takes all cores of the cluster.
+        maker: Decides the shards.
+        workers: Number of actors, each on one core; None takes all cores of the cluster.
         strict: Make any rejected example an error.
-        address: Of the cluster, as `connected` takes it.
-        report: Told how many shards were there already.
-        progress: Told of each block.
+        address: Address of the cluster; see `connected`.
+        report: Receives a message if shards were kept.
+        progress: Called for each block.
     """
 
     def run(jobs: Iterator[Job]) -> Iterator[tuple[Block, BlockFacts]]:
-        listed = list(jobs)
-        if not listed:
+        items = [pickle.dumps(job) for job in jobs]
+        if not items:
             return
         kept = 0
         with (
-            connected(address, workers) as cores,
-            contextlib.closing(
-                mapped([pickle.dumps(job) for job in listed], _Worker, (maker, strict), min(cores, len(listed)))
-            ) as results,
+            connected(address, workers) as actors,
+            contextlib.closing(mapped(items, _Worker, (maker, strict), min(actors, len(items)))) as results,
         ):
             for result in results:
-                block, facts, was_there = pickle.loads(result)
-                kept += was_there
+                block, facts, was_finished = pickle.loads(result)
+                kept += was_finished
                 if progress:
                     progress(block, facts.rows)
                 yield block, facts
         if kept:
-            report.say(f"{kept} of {len(listed)} shards were there from an interrupted run, and are whole")
+            report.say(f"{kept} of {len(items)} shards were finished by an interrupted run and are kept")
 
     return run
 
 
 class _Worker:
-    """One actor: makes the shards of the blocks that it is given."""
+    """One actor, which makes the shards of the blocks that it receives."""
 
     def __init__(self, maker: ShardMaker, strict: bool) -> None:
         self.maker, self.strict = maker, strict
@@ -77,7 +74,7 @@ class _Worker:
     def __call__(self, job: bytes) -> bytes:
         block, left_out = pickle.loads(job)
         facts = self.maker.journal.finished(block)
-        # In a first pass nothing is known of repeated ids: whether the right ones were left out is seen later.
+        # In the first pass repeated ids are not known yet: whether the right rows were left out is checked later.
         kept = facts is not None and (left_out is None or facts.without == digest(left_out))
         if not kept:
             try:
@@ -89,21 +86,21 @@ class _Worker:
 
 @contextlib.contextmanager
 def connected(address: str | None, workers: int | None) -> Iterator[int]:
-    """A connection to a cluster; one that is started here ends with the block.
+    """Connect to a cluster; one that is started here ends with the context.
 
     Args:
         address: "auto", "host:port" or "ray://host:port"; None takes the cluster that RAY_ADDRESS names, or starts one
             on this machine.
-        workers: Actors wanted; None takes a core each of all there are.
+        workers: Number of actors to use; None takes one for each core of the cluster.
 
     Yields:
-        How many actors to have.
+        The number of actors to use.
 
     Raises:
-        UserError: No such cluster.
+        UserError: There is no such cluster.
         MissingExtraError: Ray is not installed.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a line about a change to come, each time
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about a coming change, each time
     try:
         import ray
         import ray.data
@@ -111,15 +108,15 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         raise MissingExtraError("--engine ray", "ray", error.name or "ray") from None
     was_connected = ray.is_initialized()
     if not was_connected:
-        where: dict[str, Any] = {"address": address}
+        cluster: dict[str, Any] = {"address": address}
         if address is None and not os.environ.get("RAY_ADDRESS"):
-            where = {"num_cpus": max(workers or processors(), 1), "include_dashboard": False}
+            cluster = {"num_cpus": max(workers or processors(), 1), "include_dashboard": False}
         try:
-            ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(**cluster, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"--address must be a Ray cluster that runs; received {address or os.environ.get('RAY_ADDRESS')}: "
+                f"--address must be a running Ray cluster; received {address or os.environ.get('RAY_ADDRESS')}: "
                 f"{reason[:300]}: start one with 'ray start --head', or leave it out for one on this machine"
             ) from None
     try:
@@ -136,21 +133,21 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
 def mapped(
     items: list[bytes], worker: Callable[..., Any], arguments: tuple[Any, ...], actors: int, cores: int = 1
 ) -> Generator[bytes, None, None]:
-    """What actors make of items, each as soon as it is done.
+    """Yield the results of actors, each as soon as it is finished, in any order.
 
-    An actor that dies is started again and its item done anew; a `UserError` within one is raised here.
+    An actor that dies is restarted and its item done again. A `UserError` in an actor is raised here.
 
     Args:
-        items: Descriptions of work, small.
+        items: Small descriptions of work.
         worker: A class whose objects are called with an item and return bytes.
-        arguments: Of the class.
-        actors: How many.
-        cores: Of each.
+        arguments: Arguments of the class.
+        actors: Number of actors.
+        cores: Cores of each actor.
     """
     import ray.data
 
     data = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-    done = data.map_batches(
+    results = data.map_batches(
         _Caller,
         fn_constructor_args=(worker, pickle.dumps(arguments)),
         batch_size=1,
@@ -158,7 +155,7 @@ def mapped(
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=cores,
     )
-    for row in done.iter_rows():
+    for row in results.iter_rows():
         kind, payload = pickle.loads(row["result"])
         if kind is not None:
             raise kind(payload)
@@ -166,7 +163,7 @@ def mapped(
 
 
 class _Caller:
-    """Calls a worker with each item; the user's mistakes are results, which Ray does not try again."""
+    """Calls a worker with each item. A `UserError` is returned as a result, which Ray does not retry."""
 
     def __init__(self, worker: Callable[..., Any], arguments: bytes) -> None:
         self._work = worker(*pickle.loads(arguments))

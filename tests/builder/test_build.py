@@ -516,7 +516,7 @@ def test_a_killed_run_leaves_nothing_that_is_trusted(
     said: list[str] = []
     report = Reporter(said.append)
     assert not build_shards(source, out, model, CONFIG, overwrite=True, report=report).up_to_date
-    kept = "1 of 2 shards were there from an interrupted run, and are whole"
+    kept = "1 of 2 shards were finished by an interrupted run and are kept"
     assert (kept in said) == (stop == "train")  # which comes second
     build_shards(source, tmp_path / "fresh", model, CONFIG)
     assert contents(out) == contents(tmp_path / "fresh")
@@ -541,7 +541,9 @@ def test_an_interrupted_run_keeps_what_it_finished(tmp_path: Path, source: str, 
 def test_two_runs_at_once(tmp_path: Path, source: str, model: str) -> None:
     out = tmp_path / "out"
     run = start(source, out, model, "train")
-    with pytest.raises(UserError, match=r"one run at a time may write .*; another is at it: wait for it, or stop it"):
+    with pytest.raises(
+        UserError, match=r"one run at a time may write .*; another run holds it: wait until it ends, or stop it"
+    ):
         build_shards(source, out, model, CONFIG)
     assert run.poll() is None  # and the first is not disturbed
     assert any(out.glob(".qa_fast-partial/*/writing-*/*"))

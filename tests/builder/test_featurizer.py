@@ -101,6 +101,11 @@ def test_rejects_and_repeats_are_told(model: Path) -> None:
     done = featurizer.featurize(pa.table(columns, schema=normal))
     assert [reject.id for reject in done.rejects] == [rows[1]["id"], rows[0]["id"]]
     assert (done.counts.examples, done.counts.rejected) == (2, 2)
+    plain = featurizer.featurize(table_of(rows))  # of other Arrow types, as the featurizer itself takes it
+    assert plain.counts == done.counts
+    assert plain.rejects == done.rejects
+    with pytest.raises(UserError, match="the table must have the columns question, context, answers"):
+        featurizer.featurize(table_of(rows).drop_columns("question"))
 
 
 def test_fingerprints_tell_recipes_apart(model: Path) -> None:

@@ -129,7 +129,7 @@ def test_what_is_finished_is_kept(tmp_path: Path, source: str, model: str, monke
     said: list[str] = []
     build_shards(source, out, model, CONFIG, engine="ray", workers=2, report=Reporter(said.append))
     assert contents(out) == contents(tmp_path / "local")
-    assert sum("were there from an interrupted run, and are whole" in line for line in said) == 1
+    assert sum("were finished by an interrupted run and are kept" in line for line in said) == 1
     there = {path: stamp for path, stamp in stamps.items() if path.exists()}  # a block may hold repeated ids alone
     assert {path for path, stamp in there.items() if path.stat().st_mtime_ns != stamp} == {broken}
 
@@ -145,7 +145,7 @@ def test_no_cluster_and_no_ray_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(ray, "init", refuses)
     with (
-        pytest.raises(UserError, match=r"--address must be a Ray cluster that runs; received 10\.0\.0\.1:6379: Could"),
+        pytest.raises(UserError, match=r"--address must be a running Ray cluster; received 10\.0\.0\.1:6379: Could"),
         ray_data.connected("10.0.0.1:6379", None),
     ):
         pass

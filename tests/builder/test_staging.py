@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from qa_fast import store
+from qa_fast import locks, store
 from qa_fast.builder import staging
 from qa_fast.builder.staging import check_out, check_replaceable, commit, finished, leave, locked, sweep_others
 from qa_fast.errors import UserError
@@ -178,7 +178,7 @@ def test_what_a_failed_run_leaves(tmp_path: Path) -> None:
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "out"),
-        pytest.raises(UserError, match=r"one run at a time may write .*out; another is at it"),
+        pytest.raises(UserError, match=r"one run at a time may write .*out; another run holds it"),
         locked(tmp_path / "out"),
     ):
         pass
@@ -192,7 +192,7 @@ def test_one_run_at_a_time_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     lease = out / ".qa_fast-partial" / "lease.json"
     with (
         locked(out),
-        pytest.raises(UserError, match=r"one run at a time may write memory:.*; another is at it \(process \d+ on"),
+        pytest.raises(UserError, match=r"one run at a time may write memory:.*; another run holds it \(process \d+ on"),
         locked(out),
     ):
         pass
@@ -217,10 +217,10 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def unable(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(staging.fcntl, "flock", unable)
+    monkeypatch.setattr(locks.fcntl, "flock", unable)
     make(tmp_path, "new", ("train",))
     assert finished(tmp_path) is not None
-    monkeypatch.setattr(staging, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     make(tmp_path, "third", ("train",))
     assert contents(tmp_path)[f"train/{data_name('third')}"] == "third"
 
@@ -270,14 +270,16 @@ def test_own_files_in_the_way_are_never_touched(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "mine.txt").write_text("mine")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"nothing of yours where shards are written; .* holds test/mine\.txt: move"):
+    with pytest.raises(
+        UserError, match=r"none of your own files where shards are written; .* holds test/mine\.txt: move"
+    ):
         make(tmp_path, "new", ("train", "test"))
     (tmp_path / "train" / "thesis.docx").write_text("mine")
-    with pytest.raises(UserError, match=r"holds train/thesis\.docx: move that away, or choose another --out"):
+    with pytest.raises(UserError, match=r"holds train/thesis\.docx: move them, or choose another --out"):
         make(tmp_path, "new", ("train",))
     (tmp_path / "train" / "thesis.docx").unlink()
     (tmp_path / "validation").write_text("mine")
-    with pytest.raises(UserError, match="holds validation: move that away"):
+    with pytest.raises(UserError, match="holds validation: move them"):
         make(tmp_path, "new", ("train", "validation"))
     (tmp_path / "validation").unlink()
     assert contents(tmp_path) == before
