@@ -1,4 +1,4 @@
-"""Where downloaded files are kept, and how they get there: whole, checked, or not at all."""
+"""The cache of downloaded files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from qa_fast.store import local_path
 
 
 def cache_folder() -> Path:
-    """The folder for downloads: $QA_FAST_CACHE, else $XDG_CACHE_HOME/qa-fast, else ~/.cache/qa-fast."""
-    named = os.environ.get("QA_FAST_CACHE")
-    if named:
+    """Return the folder for downloads: $QA_FAST_CACHE, else $XDG_CACHE_HOME/qa-fast, else ~/.cache/qa-fast."""
+    if named := os.environ.get("QA_FAST_CACHE"):
         return local_path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else local_path("~/.cache")) / "qa-fast"
 
 
 def put(data: bytes, path: Path) -> None:
-    """Write a file so that it is there whole or not at all, also when several processes write it at once.
+    """Write a file into the cache whole or not at all, also if several processes write it at once.
 
     Raises:
         UserError: The cache folder cannot be written.
@@ -28,7 +27,12 @@ def put(data: bytes, path: Path) -> None:
     try:
         store.write_whole(path, data)
     except OSError as error:
-        raise UserError(
-            f"the cache folder must be one that can be written, with room; {path.parent}: {error.strerror}: "
-            "name another in the environment variable QA_FAST_CACHE"
-        ) from None
+        raise not_writable(path.parent, error) from None
+
+
+def not_writable(folder: Path, error: OSError) -> UserError:
+    """Return the error for a folder of the cache in which writing failed."""
+    return UserError(
+        f"the cache folder must be one that can be written, with room; {folder}: {error.strerror or error}: "
+        "name another in the environment variable QA_FAST_CACHE"
+    )

@@ -1,4 +1,4 @@
-"""Files and folders, here or elsewhere: which are data, which split each is, and about how many rows it has."""
+"""The data files in a folder or at a URL, the split of each, and its approximate number of rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from qa_fast import store
 from qa_fast.errors import UserError
 
 DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".ipc")
-_NO_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
-# In folders that qa-fast made, finished or not.
+NO_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
+# Files that mark a folder which qa-fast made, finished or not.
 _MADE = {"qa_fast.json", "qa_fast_answers.json", ".qa_fast-partial"}
 _SPLIT_WORDS = {
     "train": "train",
@@ -29,14 +29,13 @@ _SPLIT_WORDS = {
 
 
 def find_splits(path: Path) -> dict[str, list[Path]]:
-    """The data files of a file or folder, by split.
+    """Return the data files of a file or folder, by split.
 
-    A name with the word train, dev, val, validation or test in it says the split; a folder's name does where the
-    file's does not; a single file whose name says nothing is "train". A folder that `datasets` saved says its splits
-    and files itself.
+    The split is the word train, dev, val, validation or test in the name of the file or else of its folders, and
+    "train" if there is none. A folder that `datasets` saved names its splits and files itself.
 
     Raises:
-        UserError: No such path, or no data files in it.
+        UserError: The path does not exist, or has no data files.
     """
     with store.reached(path, "SOURCE"):
         if store.is_file(path):
@@ -44,20 +43,20 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
         if not store.is_folder(path):
             raise UserError(
                 "SOURCE must be 'squad', a dataset id on the Hub, or a local file or folder, or a URL; "
-                f"received {path}, which is not there"
+                f"received {path}, which does not exist"
             )
         if store.is_file(path / "qa_fast.json"):
             raise UserError(
-                f"SOURCE must hold questions and contexts; {path} holds shards, which are featurized already"
+                f"SOURCE must hold questions and contexts; {path} holds shards, which are already featurized"
             )
         splits = _saved_splits(path)
         if splits:
             return splits
         below = sorted(path.rglob("*"), key=str)
-        # What was made of such a folder may have been put inside it, and is no source.
+        # Shards and answers may have been written into the folder of their source, and are not part of it.
         made = [str(file.parent) + "/" for file in below if file.name in _MADE]
         for file in below:
-            if file.suffix.lower() not in DATA_ENDINGS or file.name in _NO_DATA or not file.is_file():
+            if file.suffix.lower() not in DATA_ENDINGS or file.name in NO_DATA or not file.is_file():
                 continue
             name = str(file.relative_to(path))
             if not any(part.startswith(".") for part in Path(name).parts) and not str(file).startswith(tuple(made)):
@@ -68,21 +67,21 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
 
 
 def _saved_splits(path: Path) -> dict[str, list[Path]]:
-    """The splits of a folder that `datasets` saved; its caches lie beside the data and are not read."""
+    """Return the splits of a folder that `datasets` saved; caches beside the data are not read."""
     splits: dict[str, list[Path]] = {}
     for state in sorted([path / "state.json", *path.glob("*/state.json")]):
         try:
-            about = json.loads(state.read_text(encoding="utf-8"))
-            files = [state.parent / file["filename"] for file in about["_data_files"]]
-            name = state.parent.name if state.parent != path else about.get("_split") or "train"
+            saved = json.loads(state.read_text(encoding="utf-8"))
+            files = [state.parent / file["filename"] for file in saved["_data_files"]]
+            name = state.parent.name if state.parent != path else saved.get("_split") or "train"
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # another tool's file of this name
+            continue  # a file of this name by another tool
         splits[str(name)] = files
     return splits
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file's name says, or the nearest of the folders' in its relative path."""
+    """Return the split named in a relative path: by the file's name, or else by the nearest folder; None if neither."""
     for part in reversed(Path(name).parts):
         for word in re.split(r"[^a-z]+", part.lower()):
             if word in _SPLIT_WORDS:
@@ -91,14 +90,14 @@ def split_of(name: str) -> str | None:
 
 
 def row_count(path: Path, question: str = "question") -> int | None:
-    """About how many rows a file has, for a progress bar.
+    """Return the approximate number of rows of a file, for a progress bar.
 
     Args:
-        path: Parquet, whose footer says it, or JSON, where the question's key is counted.
-        question: Its key.
+        path: A Parquet file, whose footer holds it, or a JSON file, in which the key of questions is counted.
+        question: The key of questions.
 
     Returns:
-        None where that cannot be told without reading the file, or fetching it.
+        None for other files and remote files, which must be read or fetched to know it.
     """
     if not store.is_local(path):
         return None
@@ -117,4 +116,4 @@ def row_count(path: Path, question: str = "question") -> int | None:
                 )
                 return sum(1 for _ in key.finditer(data))
     except (OSError, ValueError, pa.ArrowException):
-        return None  # reading it will say what is wrong
+        return None  # reading the file reports the error

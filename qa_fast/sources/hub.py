@@ -1,7 +1,7 @@
-"""Files from the Hugging Face Hub, noticed to be out of reach within seconds.
+"""Files from the Hugging Face Hub. A Hub that cannot be reached is noticed within seconds.
 
-huggingface_hub retries and waits, which is right for a shaky line and wrong behind a proxy that will never let a
-request through; so one short question comes first, and only if it is answered are files fetched.
+huggingface_hub retries and waits, which suits an unreliable connection, but not a proxy that never lets a request
+through. So one short request comes first, and files are fetched only if it is answered.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 from qa_fast.errors import UserError
 from qa_fast.model.files import checked_files, plain_file, read_object
 from qa_fast.sources.cache import cache_folder, put
-from qa_fast.sources.files import split_of
+from qa_fast.sources.files import NO_DATA, split_of
 
 _REACH_SECONDS = 4.0
 _DATA_ENDINGS = (".parquet", ".jsonl", ".json", ".arrow")
-_NO_DATA = {"dataset_infos.json", "dataset_info.json", "state.json", "dataset_dict.json"}
-# What a model folder needs; other weights of a repository (ONNX, TensorFlow) stay where they are.
+# The files of a tokenizer and a configuration. Other weights in a repository (ONNX, TensorFlow) are not fetched.
 _TOKENIZER_FILES = ["*.json", "*.txt", "*.model"]
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model")
-# The weights' file, which may be split as its index says -> what to fetch; torch's pickles where there is nothing else.
+# File of weights, which may be split into parts listed by an index -> patterns of the files to fetch. The first entry
+# that a repository has is used: pickles are fetched only if there is no safetensors file.
 _WEIGHT_FILES = {
     "model.safetensors": ["*.safetensors"],
     "pytorch_model.bin": ["pytorch_model.bin", "pytorch_model-*-of-*.bin"],
@@ -33,15 +33,15 @@ _WEIGHT_FILES = {
 
 
 class HubUnreachableError(Exception):
-    """The Hub did not answer, or is switched off; the message says which."""
+    """The Hub did not answer or is switched off; the message says which."""
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset's data files, on this machine.
+    """The data files of a dataset, on this machine.
 
     Attributes:
-        revision: The commit that they are of.
+        revision: The commit of the files.
         files: Name in the repository -> local path, in reading order.
     """
 
@@ -50,7 +50,7 @@ class HubDataset:
 
     @property
     def splits(self) -> dict[str, list[Path]]:
-        """The files by the split that their names and folders say."""
+        """Split -> files, by the names of files and folders."""
         splits: dict[str, list[Path]] = {}
         for name, path in self.files.items():
             splits.setdefault(split_of(name) or "train", []).append(path)
@@ -58,12 +58,17 @@ class HubDataset:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE asks to leave the Hub alone."""
+    """Tell whether HF_HUB_OFFLINE switches the Hub off."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def _ask(kind: str, repo_id: str) -> Any:
-    """The repository's description, or HubUnreachableError within seconds; a refusal is a UserError."""
+    """Return the description of a repository.
+
+    Raises:
+        HubUnreachableError: The Hub did not answer within seconds.
+        UserError: There is no such repository, or the user may not read it.
+    """
     if is_offline():
         raise HubUnreachableError("HF_HUB_OFFLINE is set")
     from huggingface_hub import HfApi
@@ -71,19 +76,24 @@ def _ask(kind: str, repo_id: str) -> Any:
 
     api = HfApi()
     try:
-        question = api.dataset_info if kind == "dataset" else api.model_info
-        return question(repo_id, timeout=_REACH_SECONDS)
+        request = api.dataset_info if kind == "dataset" else api.model_info
+        return request(repo_id, timeout=_REACH_SECONDS)
     except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as error:
         raise UserError(
             f"{repo_id!r} must be a {kind} on the Hub that you may read, or a local path; received "
             f"{type(error).__name__}: check the name, or log in with `hf auth login`"
         ) from None
-    except Exception as error:  # whatever the HTTP library of the day raises for no route, no name, no time
+    except Exception as error:  # the HTTP library's errors for no route, no name and no time differ by version
         raise HubUnreachableError(_first_line(error)) from None
 
 
 def _fetch(download: Callable[..., str], *args: Any, **options: Any) -> Path:
-    """Download, with the many ways in which that fails told apart: no answer, or no room to keep it."""
+    """Download a file or snapshot.
+
+    Raises:
+        HubUnreachableError: The Hub did not answer, or the connection broke.
+        UserError: The Hub's cache cannot be written.
+    """
     try:
         return Path(download(*args, **options))
     except Exception as error:
@@ -100,14 +110,14 @@ def _first_line(error: Exception) -> str:
 
 
 def fetch_dataset(repo_id: str) -> HubDataset:
-    """Fetch a dataset's data files.
+    """Fetch the data files of a dataset.
 
     Args:
-        repo_id: "org/name", or "org/name:config" where it has several configurations.
+        repo_id: "org/name", or "org/name:config" for a dataset with several configurations.
 
     Raises:
-        HubUnreachableError: No answer, or the line broke.
-        UserError: No such dataset, no data files in it, or a choice of configuration is needed.
+        HubUnreachableError: The Hub did not answer, or the connection broke.
+        UserError: There is no such dataset, it has no data files, or a configuration must be named.
     """
     from huggingface_hub import hf_hub_download
 
@@ -115,21 +125,21 @@ def fetch_dataset(repo_id: str) -> HubDataset:
     info = _ask("dataset", name)
     chosen = _choose(repo_id, config, sorted(sibling.rfilename for sibling in info.siblings or []))
     options = {"repo_type": "dataset", "revision": info.sha}
-    fetched = HubDataset(str(info.sha), {file: _fetch(hf_hub_download, name, file, **options) for file in chosen})
-    record = {"revision": fetched.revision, "files": {file: str(path) for file, path in fetched.files.items()}}
+    dataset = HubDataset(str(info.sha), {file: _fetch(hf_hub_download, name, file, **options) for file in chosen})
+    record = {"revision": dataset.revision, "files": {file: str(path) for file, path in dataset.files.items()}}
     with contextlib.suppress(UserError):  # without the record, the next run asks the Hub again
         put(json.dumps(record).encode(), _record(repo_id))
-    return fetched
+    return dataset
 
 
 def cached_dataset(repo_id: str) -> HubDataset | None:
-    """The files that an earlier `fetch_dataset` left in the Hub's cache, if all are still there."""
+    """Return the files that an earlier `fetch_dataset` left in the Hub's cache; None if one is missing."""
     try:
         record = json.loads(_record(repo_id).read_bytes())
-        found = HubDataset(record["revision"], {name: Path(path) for name, path in record["files"].items()})
+        dataset = HubDataset(record["revision"], {name: Path(path) for name, path in record["files"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found if found.files and all(path.is_file() for path in found.files.values()) else None
+    return dataset if dataset.files and all(path.is_file() for path in dataset.files.values()) else None
 
 
 def _record(repo_id: str) -> Path:
@@ -137,12 +147,12 @@ def _record(repo_id: str) -> Path:
 
 
 def _choose(repo_id: str, config: str, files: list[str]) -> list[str]:
-    """The data files of one configuration, of the best kind that the dataset has."""
-    data: list[str] = []
-    for ending in _DATA_ENDINGS:
-        data = [file for file in files if file.endswith(ending) and PurePosixPath(file).name not in _NO_DATA]
-        if data:
-            break
+    """Return the data files of one configuration, of the first kind in `_DATA_ENDINGS` that the dataset has."""
+    by_kind = (
+        [file for file in files if file.endswith(ending) and PurePosixPath(file).name not in NO_DATA]
+        for ending in _DATA_ENDINGS
+    )
+    data = next(filter(None, by_kind), [])
     if not data:
         raise UserError(
             f"dataset {repo_id} must hold Parquet, JSON or Arrow files; found {', '.join(files[:8]) or 'no files'}"
@@ -150,22 +160,21 @@ def _choose(repo_id: str, config: str, files: list[str]) -> list[str]:
     configs = sorted({_config_of(file) for file in data})
     if config in configs:
         return [file for file in data if _config_of(file) == config]
-    name = repo_id.partition(":")[0]
+    name, names = repo_id.partition(":")[0], ", ".join(filter(None, configs))
     if config:
         raise UserError(
             f"dataset {name} must have the configuration that is named; received {config!r}, found "
-            f"{', '.join(filter(None, configs)) or 'a single one without a name'}"
+            f"{names or 'a single one without a name'}"
         )
     if len(configs) > 1:
         raise UserError(
-            f"dataset {name} has several configurations; received none: name one, as {name}:CONFIG, "
-            f"of {', '.join(filter(None, configs))}"
+            f"dataset {name} has several configurations; received none: write {name}:CONFIG to choose one of {names}"
         )
     return data
 
 
 def _config_of(file: str) -> str:
-    """The folder that names a file's configuration: its first that is no split's and not just `data`."""
+    """Return the folder that names a file's configuration: the first one not named after a split, nor `data`."""
     folders = PurePosixPath(file).parts[:-1]
     return next((folder for folder in folders if folder != "data" and folder.lower() not in _SPLIT_FOLDERS), "")
 
@@ -174,13 +183,13 @@ _SPLIT_FOLDERS = ("train", "dev", "val", "validation", "test")
 
 
 def fetch_model(repo_id: str, weights: bool = True) -> Path:
-    """Fetch a model's config, tokenizer and, if asked, weights; the local folder.
+    """Fetch the configuration and tokenizer of a model and, if asked, its weights; return the local folder.
 
-    Weights come in safetensors, or where the repository has none, in torch's own format; never in both.
+    Weights are fetched as safetensors or, if the repository has none, in PyTorch's format.
 
     Raises:
-        HubUnreachableError: No answer, or the line broke.
-        UserError: No such model, or none with weights in a format that is read.
+        HubUnreachableError: The Hub did not answer, or the connection broke.
+        UserError: There is no such model, or its weights are in no format that can be read.
     """
     from huggingface_hub import snapshot_download
 
@@ -188,7 +197,7 @@ def fetch_model(repo_id: str, weights: bool = True) -> Path:
     patterns = _TOKENIZER_FILES
     if weights:
         patterns = patterns + _weight_patterns(repo_id, [sibling.rfilename for sibling in info.siblings or []])
-    # No revision: only then does the Hub's cache note which snapshot is the current one, for `cached_model`.
+    # Without a revision, since only then does the Hub's cache note the current snapshot, which `cached_model` needs.
     return _fetch(snapshot_download, repo_id, allow_patterns=patterns)
 
 
@@ -208,16 +217,16 @@ def _index_of(name: str) -> str:
 
 
 def cached_model(repo_id: str, weights: bool = True) -> Path | None:
-    """The folder of a model that an earlier download left in the Hub's cache, if what is needed is there.
+    """Return the folder of a model in the Hub's cache; None if a needed file is missing.
 
     Raises:
-        UserError: One of its files is no plain file of the folder.
+        UserError: A file is not a regular file inside the folder.
     """
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=_TOKENIZER_FILES))
-    except Exception:  # not cached: one kind of error a version
+    except Exception:  # not cached: the error differs by version
         return None
     whole = plain_file(folder, "config.json") is not None and bool(checked_files(folder, _VOCABULARIES))
     return folder if whole and (not weights or _has_weights(folder)) else None
@@ -226,7 +235,7 @@ def cached_model(repo_id: str, weights: bool = True) -> Path | None:
 def _has_weights(folder: Path) -> bool:
     for name in _WEIGHT_FILES:
         names = {name}
-        # No index, or a broken one: then it is the file itself or nothing.
+        # Without an index, or with a damaged one, only the single file counts.
         with contextlib.suppress(UserError, LookupError, TypeError, AttributeError):
             names = set((read_object(folder, _index_of(name)) or {})["weight_map"].values())
         if plain_file(folder, name) is not None or all(plain_file(folder, str(file)) is not None for file in names):

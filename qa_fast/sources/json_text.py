@@ -1,12 +1,12 @@
-"""SQuAD-format and flat JSON to tables of examples.
+"""Reads SQuAD-format and flat JSON into tables of examples.
 
-Told apart by content: an object whose "data" holds articles with paragraphs is nested SQuAD (v1.1 or v2); a list, or an
-object whose "data" is a list of rows, is flat; an object a line is JSON lines, which are read one at a time.
+The form is recognised by the content. An object whose "data" holds articles with paragraphs is nested SQuAD (v1.1 or
+v2). A list, or an object whose "data" is a list of rows, is flat. A file with an object on each line is JSON lines,
+which are read line by line.
 """
 
 from __future__ import annotations
 
-import codecs
 import gc
 import io
 import json
@@ -15,20 +15,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import orjson
-import pyarrow as pa
 
 from qa_fast.errors import UserError
 from qa_fast.raw import Reject
 from qa_fast.sources.nested import nested_tables
-from qa_fast.sources.pieces import Piece, is_object
+from qa_fast.sources.pieces import BOM, JSON_LINES, WHOLE_JSON, Piece, is_lines
 from qa_fast.sources.rows import Batch, RowCollector, column_names
-
-_BOM = codecs.BOM_UTF8
 
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """No garbage collection while millions of small objects without cycles are made: it halves the time."""
+    """Pause garbage collection while millions of small objects without cycles are made, which halves the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -38,65 +35,39 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def read_json(data: pa.Buffer, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
-    """Read a whole .json or .jsonl file of examples.
+def read_json(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
+    """Read the examples of a piece of JSON.
 
     Args:
-        data: UTF-8, with or without a byte order mark.
-        piece: Where it stands.
-        columns: Ours -> theirs, for flat rows.
+        data: The bytes of the piece with its opening and closing: UTF-8, with or without a byte order mark.
+        piece: The piece.
+        columns: Our column names -> those of flat rows, where they differ.
         answered: Whether rows must have answers.
 
     Yields:
-        Tables of `raw.EXAMPLES` and the rows that could not enter them.
+        Tables of `raw.EXAMPLES`, each with its rejects.
 
     Raises:
-        UserError: Not JSON (with the position), not UTF-8, or not of a known shape.
+        UserError: The text is not JSON (with the position), not UTF-8, or of an unknown form.
     """
-    tables = nested_tables(data)
+    tables = None if piece.kind == JSON_LINES else nested_tables(data)
     if tables is not None:
         for table in tables:
             yield table, []
-        return
-    text = data.to_pybytes()
-    mark = len(_BOM) if text.startswith(_BOM) else 0
-    text = text[mark:]
-    lines = io.BytesIO(text)
-    start, second = _next_line(lines), _next_line(lines)
-    if not start:
+    elif piece.kind == JSON_LINES or (piece.kind == WHOLE_JSON and is_lines(data)):
+        yield from _from_lines(data, piece, columns, answered)
+    elif not data.removeprefix(BOM).strip():
         raise UserError(f"{piece.path} must hold examples; it is empty")
-    if second and is_object(start):
-        yield from read_lines(text, piece, columns, answered)
-        return
-    try:
-        batches = _from_document(text, piece, columns, answered, mark)
-    except UserError:
-        # One bad line, the first, must not make JSON lines one bad document.
-        if not (start.startswith(b"{") and is_object(second)):
-            raise
-        yield from read_lines(text, piece, columns, answered)
-        return
-    del text, start, second, lines
-    yield from batches
+    else:
+        yield from _from_document(data, piece, columns, answered)
 
 
-def read_document(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
-    """Read a piece of a document, which its opening and closing have made one of its own; as `read_json`."""
-    tables = nested_tables(pa.py_buffer(data))
-    if tables is not None:
-        for table in tables:
-            yield table, []
-        return
-    mark = len(_BOM) if data.startswith(_BOM) else 0
-    yield from _from_document(data[mark:], piece, columns, answered, mark)
-
-
-def read_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
-    """Read whole lines, each an object; a bad one is a reject. As `read_json`."""
+def _from_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    """Read whole lines, each an object; a bad line becomes a reject."""
     bad: list[Reject] = []
 
     def rows() -> Iterator[tuple[int, Any]]:
-        for number, line in enumerate(io.BytesIO(data.removeprefix(_BOM)), piece.first):
+        for number, line in enumerate(io.BytesIO(data.removeprefix(BOM)), piece.first):
             if line.strip():
                 try:
                     yield number, parse_json(line, f"line {number + 1}")
@@ -108,28 +79,21 @@ def read_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered: 
         bad.clear()
 
 
-def _next_line(file: io.BytesIO) -> bytes:
-    """The next line that is not blank, without white space at its ends; empty behind the last."""
-    for line in file:
-        if stripped := line.strip():
-            return stripped
-    return b""
-
-
-def _from_document(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool, mark: int) -> list[Batch]:
-    """All rows of one JSON document; the parsed document is gone before the first table is used."""
-    where = piece.path
+def _from_document(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool) -> list[Batch]:
+    """Return all rows of one JSON document, as a list so that the parsed document is freed before they are used."""
+    where, text = piece.path, data.removeprefix(BOM)
     with paused_collector():
-        # What opens a piece from the middle of a file is not in the file.
-        document = parse_json(data, where, mark + piece.begin - len(piece.opening), piece.begin > 0)
+        # The opening of a piece from the middle of a file is not part of the file.
+        before = len(data) - len(text) + piece.begin - len(piece.opening)
+        document = parse_json(text, where, before, piece.begin > 0)
         rows = document.get("data") if isinstance(document, dict) else document
         if isinstance(document, dict) and "data" not in document:
             rows = [document]  # a single row: JSON lines with one line
         if not isinstance(rows, list):
-            found = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
+            form = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
             raise UserError(
                 f"{where} must be SQuAD JSON (an object with a list 'data'), a list of rows, or JSON lines; "
-                f"found {found[:200]}"
+                f"found {form[:200]}"
             )
         if any(isinstance(article, dict) and "paragraphs" in article for article in rows):
             return list(_from_articles(rows, piece))
@@ -137,19 +101,18 @@ def _from_document(data: bytes, piece: Piece, columns: Mapping[str, str], answer
 
 
 def parse_json(data: bytes, where: str, before: int = 0, inside: bool = False) -> Any:
-    """Parse JSON, saying where it breaks.
+    """Parse JSON, and report the position of an error.
 
-    Python's own parser is the second try: it lets lone surrogates through, which then reject their row and not the
-    file.
+    Python's own parser is tried second: it accepts lone surrogates, so that they reject their row and not the file.
 
     Args:
         data: The text.
         where: Its name, for the message.
-        before: Bytes that stood before it in its file.
-        inside: Whether it begins in the middle of its file, so that its own lines are not the file's.
+        before: Number of bytes before it in its file.
+        inside: Whether it begins in the middle of its file, so that its line numbers are not those of the file.
 
     Raises:
-        UserError: Not UTF-8, or not JSON.
+        UserError: The text is not UTF-8, or not JSON.
     """
     try:
         return orjson.loads(data)
@@ -170,7 +133,7 @@ def parse_json(data: bytes, where: str, before: int = 0, inside: bool = False) -
     except RecursionError:
         reason = "it is nested too deeply"
     except ValueError as error:
-        if not isinstance(error, json.JSONDecodeError):  # Python's limit on the digits of a number
+        if not isinstance(error, json.JSONDecodeError):  # Python limits the digits of a number
             reason = "a number has too many digits"
     at = f"line {fast.lineno}, column {fast.colno}"
     if inside:
@@ -216,8 +179,8 @@ def _from_rows(
             continue
         if names is None:
             names = column_names(list(row), columns, piece.path, answered)
-        given = row.get(names["answers"]) if "answers" in names else None
-        texts, starts = _answers(given, row.get("is_impossible"))
+        answers = row.get(names["answers"]) if "answers" in names else None
+        texts, starts = _answers(answers, row.get("is_impossible"))
         row_id = row.get(names["id"]) if "id" in names else f"{piece.id_prefix}{number}"
         collector.add(row_id, row.get(names["question"]), row.get(names["context"]), texts, starts)
         if collector.full:
@@ -227,7 +190,7 @@ def _from_rows(
 
 
 def _answers(answers: Any, is_impossible: Any) -> tuple[Any, Any]:
-    """Texts and starts of a row's answers, in either of the two layouts; none where it is marked impossible."""
+    """Return the texts and starts of a row's answers, in either of two layouts; empty if it is marked impossible."""
     if is_impossible or answers is None:
         return [], []
     if isinstance(answers, dict):

@@ -1,13 +1,15 @@
-"""Files cut into pieces that any process reads on its own, and pieces gathered into blocks that make a shard each.
+"""Cuts files into pieces that any process can read on its own, and gathers pieces into blocks, one for each shard.
 
-What a block holds hangs on the files alone, so one process and many, a first run and one that goes on, make the same
-shards. Cutting costs a footer's reading for Parquet, a pass over the bytes for JSON (about 1 GB/s), and nothing for a
-file smaller than a block, which is one piece.
+The content of a block depends only on the files, so one process and many, a first run and a continued one, make the
+same shards. Cutting reads the footer of a Parquet file and all bytes of a JSON file (about 1 GB/s). A file smaller than
+a block is one piece and costs nothing.
 """
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,17 +22,18 @@ from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.sources.rows import TABLE_ROWS
 
-# Bytes of source that make a shard: so many for a shard's fixed costs not to count, so few that many workers find work
-# and little is lost with one. Of JSON like SQuAD's they are 47,000 questions and make 45 MB of features.
-# What libraries raise for files that are damaged or out of reach; names of columns may be no UTF-8 any more.
+BOM = codecs.BOM_UTF8
+# The errors of libraries for files that are damaged or out of reach; the name of a column may not be UTF-8.
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+# Bytes of a source in one shard: enough to make the fixed costs of a shard negligible, few enough for many workers to
+# find work and for little to be lost with one shard. 16 MiB of SQuAD's JSON make 45 MB of features.
 BLOCK_BYTES = 1 << 24
-# Uncompressed bytes of Parquet row groups, or of Arrow batches, and rows, that make a piece.
+# Largest piece of Parquet row groups or Arrow batches, in uncompressed bytes and in rows.
 _GROUP_BYTES = 1 << 26
 _PIECE_ROWS = 4 * TABLE_ROWS
-# Bytes looked at to tell JSON lines from a document; of one line there may be more than fit.
+# Bytes that are read to tell JSON lines from a document. A single line may be longer.
 _HEAD_BYTES = 1 << 24
-# A piece must be held in memory several times over; a document with no place to cut for so long is refused.
+# A piece is held in memory several times, so a document without a place to cut in so many bytes is refused.
 MOST_PIECE_BYTES = 1 << 28
 
 PARQUET, ARROW_FILE, ARROW_STREAM = "Parquet", "Arrow file", "Arrow stream"
@@ -39,19 +42,19 @@ WHOLE_JSON, JSON_LINES, JSON_DOCUMENT = "JSON", "JSON lines", "JSON document"
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a file.
+    """A part of a file that can be read on its own.
 
     Attributes:
         path: Local path or URL.
-        kind: One of this module's kinds.
-        size: Bytes of the source that it holds, about.
+        kind: One of the kinds of this module.
+        size: Approximate bytes of the source in it.
         begin: First byte, row group or record batch.
-        end: One past the last; -1 is the file's end.
+        end: One past the last; -1 means the end of the file.
         first: Number of its first row in the file: row, line, or element of the document.
-        paragraph: Of a document: number of its first member of "paragraphs", where it begins among them.
-        opening: What makes bytes from the middle of a document one of their own, before them.
-        closing: And behind them.
-        id_prefix: Names rows without ids, before their number.
+        paragraph: Number of its first member of "paragraphs", if it begins inside of an article.
+        opening: Text that completes bytes from the middle of a document at their start.
+        closing: Text that completes them at their end.
+        id_prefix: Prefix of the ids of rows without ids, before their number.
     """
 
     path: str
@@ -68,13 +71,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Block:
-    """What makes one shard.
+    """The part of a source that becomes one shard.
 
     Attributes:
         split: "train", "validation", ...
-        number: Of its split's blocks, in the order of the source.
-        pieces: In that order.
-        limit: At most so many rows of it; None is all.
+        number: Its place among the blocks of the split, in the order of the source.
+        pieces: Its pieces, in the order of the source.
+        limit: Largest number of rows to read; None reads all.
     """
 
     split: str
@@ -84,31 +87,31 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Tells the block from all others of its source."""
+        """A name that is unique within the source."""
         return f"{self.split}-{self.number:05d}"
 
     @property
     def size(self) -> int:
-        """Bytes of the source that it holds, about."""
+        """Approximate bytes of the source in it."""
         return sum(piece.size for piece in self.pieces)
 
 
 def blocks_of(splits: Mapping[str, Sequence[Path]], block_bytes: int | None = None) -> Iterator[Block]:
-    """Cut the files of all splits into blocks, one split after the other; made as they are asked for.
+    """Yield the blocks of all splits in order.
 
     Args:
         splits: Split -> files, in reading order.
         block_bytes: Bytes of a block; None takes `BLOCK_BYTES`.
 
     Raises:
-        UserError: A file cannot be read, or is one that cannot be cut and is too large to be read whole.
+        UserError: A file cannot be read, or it has no place to cut and is too large to be read whole.
     """
     block_bytes = block_bytes or BLOCK_BYTES
     for split, paths in splits.items():
         number, size = 0, 0
         pending: list[Piece] = []
         for at, path in enumerate(paths):
-            # Rows without ids are numbered, and two files must not give the same.
+            # Rows without ids are numbered, and ids must differ between files.
             for piece in pieces_of(path, f"row-{at}-" if len(paths) > 1 else "row-", block_bytes):
                 if pending and size + piece.size > block_bytes:
                     yield Block(split, number, tuple(pending))
@@ -120,10 +123,10 @@ def blocks_of(splits: Mapping[str, Sequence[Path]], block_bytes: int | None = No
 
 
 def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = None) -> Iterator[Piece]:
-    """Cut one file; its kind is told by its first bytes, not by its name.
+    """Yield the pieces of one file, whose kind is recognised by its first bytes and not by its name.
 
     Raises:
-        UserError: It cannot be read, or cannot be cut and is too large to be read whole.
+        UserError: It cannot be read, or it has no place to cut and is too large to be read whole.
     """
     kind, block_bytes = "JSON", block_bytes or BLOCK_BYTES
     try:
@@ -139,7 +142,7 @@ def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = Non
                 yield from _of_arrow(path, size, head.startswith(b"ARROW1"), id_prefix, block_bytes)
             elif size <= block_bytes:
                 yield Piece(str(path), WHOLE_JSON, size, id_prefix=id_prefix)
-            elif _is_lines(path):
+            elif is_lines(store.read_range(path, 0, _HEAD_BYTES)):
                 yield from _of_lines(path, size, id_prefix, block_bytes)
             else:
                 yield from _of_document(path, size, id_prefix, block_bytes)
@@ -148,11 +151,11 @@ def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = Non
 
 
 def not_whole(path: Path, kind: str, error: Exception) -> UserError:
-    """What to say of a file that cannot be read.
+    """Return the error for a file that cannot be read.
 
     Args:
         path: The file.
-        kind: What it should be: JSON, Parquet, Arrow.
+        kind: The kind it should have: JSON, Parquet or Arrow.
         error: One of `UNREADABLE`.
     """
     if isinstance(error, OSError) and error.filename:
@@ -162,7 +165,7 @@ def not_whole(path: Path, kind: str, error: Exception) -> UserError:
 
 
 def _of_parquet(path: Path, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
-    """Runs of row groups."""
+    """Yield runs of row groups."""
     import pyarrow.parquet as pq
 
     with store.open_random(path) as opened, pq.ParquetFile(opened) as file:
@@ -172,14 +175,14 @@ def _of_parquet(path: Path, id_prefix: str, block_bytes: int) -> Iterator[Piece]
 
 
 def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
-    """Runs of record batches; a remote stream, which is read from its start each time, in one."""
+    """Yield runs of record batches; a remote stream, which can only be read from its start, is one piece."""
     kind = ARROW_FILE if is_file else ARROW_STREAM
     whole = Piece(str(path), kind, size, id_prefix=id_prefix)
     if size <= block_bytes or not (is_file or store.is_local(path)):
         yield whole
         return
     if store.is_local(path):
-        opened: pa.NativeFile = pa.memory_map(os.fsencode(path))  # nothing but the batches' lengths is looked at
+        opened: pa.NativeFile = pa.memory_map(os.fsencode(path))  # only the lengths of batches are read
     else:
         opened = store.open_random(path)
     with opened as mapped:
@@ -190,13 +193,19 @@ def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str, block_bytes:
             batches = iter(pa.ipc.open_stream(mapped))
         sizes = []
         for batch in batches:
-            batch.validate()  # the ends of its buffers, without which not even its size can be asked for
+            batch.validate()  # its size is only known if its buffers have valid ends
             sizes.append((batch.num_rows, batch.nbytes))
     yield from _runs(replace(whole, size=0), sizes, block_bytes)
 
 
 def _runs(piece: Piece, sizes: list[tuple[int, int]], block_bytes: int) -> Iterator[Piece]:
-    """Runs of groups of rows, each of so many rows and bytes."""
+    """Yield runs of groups with a limited number of rows and bytes.
+
+    Args:
+        piece: A piece with the attributes that all runs share.
+        sizes: Rows and bytes of each group.
+        block_bytes: Bytes of a block, to which the limits are proportional.
+    """
     most_rows, most = (limit * block_bytes // BLOCK_BYTES for limit in (_PIECE_ROWS, _GROUP_BYTES))
     begin = rows = size = row = 0
     for number, (more_rows, more) in enumerate(sizes):
@@ -208,37 +217,31 @@ def _runs(piece: Piece, sizes: list[tuple[int, int]], block_bytes: int) -> Itera
 
 
 def _weight(rows: int, size: int) -> int:
-    """Bytes that the rows would have as JSON, about: contexts that repeat are written once there, as here."""
+    """Return the approximate bytes that rows would have as JSON, in which repeated contexts are written once too."""
     return max(size * BLOCK_BYTES // _GROUP_BYTES, rows * BLOCK_BYTES // _PIECE_ROWS)
 
 
-def _is_lines(path: Path) -> bool:
-    """Whether a long file is JSON lines: its first line is an object, and it is not the only one.
+def is_lines(head: bytes) -> bool:
+    """Tell from the start of a file whether it is JSON lines and not one document.
 
-    One bad line, the first, must not make JSON lines one bad document.
+    A bad first line does not turn JSON lines into one bad document. In a document, a line that is an object can be
+    followed only by a comma, a bracket or a brace.
     """
-    with store.open_bytes(path) as file:
-        head = file.read(_HEAD_BYTES)
-    lines = [line.strip() for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")[:64]]
-    lines = [line for line in lines if line][:3]
-    if len(lines) < 2:
+    lines = re.split(rb"\s*\n\s*", head.removeprefix(BOM).strip(), maxsplit=3)[:3]
+    if len(lines) < 2 or not lines[0].startswith(b"{"):
         return False
-    return is_object(lines[0]) or (lines[0].startswith(b"{") and all(is_object(line) for line in lines[1:]))
+    return _is_object(lines[0]) or (_is_object(lines[1]) and not lines[-1].startswith((b",", b"]", b"}")))
 
 
-def is_object(line: bytes) -> bool:
-    """Whether a line is a JSON object of its own."""
-    line = line.strip()
-    if not (line.startswith(b"{") and line.endswith(b"}")):
-        return False
+def _is_object(line: bytes) -> bool:
     try:
-        return isinstance(orjson.loads(line), dict)
+        return line.endswith(b"}") and isinstance(orjson.loads(line), dict)
     except orjson.JSONDecodeError:
         return False
 
 
 def _of_lines(path: Path, size: int, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
-    """Runs of whole lines."""
+    """Yield runs of whole lines."""
     begin = first = 0
     with store.open_bytes(path) as file:
         while begin < size:
@@ -254,7 +257,7 @@ def _of_lines(path: Path, size: int, id_prefix: str, block_bytes: int) -> Iterat
 
 
 def _of_document(path: Path, size: int, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
-    """Pieces of one document, at its elements or at the paragraphs within them."""
+    """Yield pieces of one document, cut between its elements or between the paragraphs in them."""
     from qa_fast.kernels import json_cuts
 
     state = np.zeros(json_cuts.STATE, np.int64)
@@ -262,14 +265,14 @@ def _of_document(path: Path, size: int, id_prefix: str, block_bytes: int) -> Ite
     piece = Piece(str(path), JSON_DOCUMENT, 0, id_prefix=id_prefix)
     with store.open_bytes(path) as file:
         while data := file.read(block_bytes):
-            found = json_cuts.find_cuts(np.frombuffer(data, np.uint8), block_bytes, state, *out)
-            for position, element, paragraph, nested in zip(*(each[:found].tolist() for each in out), strict=True):
+            cuts = json_cuts.find_cuts(np.frombuffer(data, np.uint8), block_bytes, state, *out)
+            for position, element, paragraph, nested in zip(*(part[:cuts].tolist() for part in out), strict=True):
                 is_list = state[json_cuts.BASE] == 1
                 inside = paragraph >= 0
                 closing = (b"]}" if inside else b"") + (b"]" if is_list else b"]}")
                 yield replace(piece, size=position - piece.begin, end=position - 1, closing=closing)  # not the comma
                 opening = b"[" if is_list else b'{"data":['
-                # An empty element says of what kind the others are, where the piece itself might not.
+                # An empty article shows that the elements are articles, in case the piece itself does not.
                 opening += b'{"paragraphs":[' if inside else b'{"paragraphs":[]},' if nested else b""
                 ahead = 0 if inside or not nested else 1
                 piece = replace(
@@ -283,6 +286,6 @@ def _of_document(path: Path, size: int, id_prefix: str, block_bytes: int) -> Ite
 def _too_long(path: Path, at: int) -> UserError:
     return UserError(
         f"a JSON file of more than {BLOCK_BYTES >> 20} MiB must be JSON lines, a list of examples, or SQuAD's nested "
-        f"form, with a place to cut every {MOST_PIECE_BYTES >> 20} MiB; {path} has none behind byte {at}: split what "
-        "stands there"
+        f"form, with a place to cut every {MOST_PIECE_BYTES >> 20} MiB; {path} has none after byte {at}: split the "
+        "element or line there"
     )

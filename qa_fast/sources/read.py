@@ -1,4 +1,4 @@
-"""Pieces of files to tables of examples: Parquet, Arrow IPC and JSON."""
+"""Reads pieces of Parquet, Arrow IPC and JSON files into tables of examples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qa_fast import store
 from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
 from qa_fast.schema import Int64s
-from qa_fast.sources.json_text import read_document, read_json, read_lines
+from qa_fast.sources.json_text import read_json
 from qa_fast.sources.pieces import (
     ARROW_FILE,
     ARROW_STREAM,
@@ -31,33 +31,33 @@ from qa_fast.sources.pieces import (
 )
 from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded_tables, column_names, normalize_table
 
-# Uncompressed bytes of a Parquet row group that is read at once; a larger one is read some rows at a time, more slowly.
+# Uncompressed bytes of row groups that are read at once; larger ones are read some rows at a time, which is slower.
 _GROUP_BYTES = 1 << 27
 
 
 def read_examples(
     path: Path, columns: Mapping[str, str], id_prefix: str = "row-", answered: bool = True
 ) -> Iterator[Batch]:
-    """Read one file's examples; its kind is told by its first bytes, not by its name.
+    """Read the examples of one file, whose kind is recognised by its first bytes and not by its name.
 
     Args:
         path: JSON, JSON lines, Parquet, or Arrow IPC (file or stream).
-        columns: Ours -> theirs.
-        id_prefix: Names rows without ids, before their number.
+        columns: Our column names -> those of the file, where they differ.
+        id_prefix: Prefix of the ids of rows without ids, before their number.
         answered: Whether rows must have answers.
 
     Yields:
-        Tables of `raw.EXAMPLES`, and the rows that could not enter them.
+        Tables of `raw.EXAMPLES`, each with its rejects.
 
     Raises:
-        UserError: Not of these kinds, damaged, not readable, or without the needed columns.
+        UserError: The file is of another kind, damaged, not readable, or lacks a column.
     """
     for piece in pieces_of(path, id_prefix):
         yield from read_piece(piece, columns, answered)
 
 
 def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
-    """Read a block's examples, as `read_examples`; no more of them than its limit."""
+    """Read the examples of a block up to its limit; see `read_examples`."""
     left = block.limit
     for piece in block.pieces:
         for table, rejects in read_piece(piece, columns, answered):
@@ -70,15 +70,15 @@ def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) 
 
 @dataclass(frozen=True)
 class BlockTable:
-    """Some rows of a block, or, without rows, its end.
+    """Some rows of a block; one without rows marks the end of the block.
 
     Attributes:
         block: The block.
-        left_out: Rows of the block that are to be left out, counted from 0.
-        rows: Columns of `raw.EXAMPLES`.
-        unreadable: Rows beside these that are no examples at all.
-        hashes: uint64[2n], of the ids, once they were looked at.
-        repeated: bool[n], rows to leave out since their ids came before.
+        left_out: Rows of the block to leave out, counted from 0.
+        rows: n rows with the columns of `raw.EXAMPLES`.
+        unreadable: Rejects for rows that could not enter the table.
+        hashes: uint64[2n], the hashes of the ids, once they were computed.
+        repeated: bool[n], rows to leave out because their ids occurred before.
     """
 
     block: Block
@@ -92,11 +92,11 @@ class BlockTable:
 def read_tables(
     blocks: Iterable[tuple[Block, Int64s | None]], columns: Mapping[str, str], clock: StageClock
 ) -> Iterator[BlockTable]:
-    """The tables of blocks, and an end behind those of each.
+    """Yield the tables of blocks, and after those of each block its end.
 
     Args:
-        blocks: With the rows to leave out of each.
-        columns: Ours -> theirs.
+        blocks: Blocks with the rows to leave out of them.
+        columns: Our column names -> those of the source, where they differ.
         clock: Times the reading.
     """
     for block, left_out in blocks:
@@ -106,7 +106,7 @@ def read_tables(
 
 
 def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
-    """Read a piece's examples, as `read_examples`."""
+    """Read the examples of a piece; see `read_examples`."""
     path = store.place(piece.path)
     try:
         with store.reached(path, "SOURCE"):
@@ -115,18 +115,10 @@ def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) 
         raise not_whole(path, piece.kind.split()[0], error) from None
 
 
-def _whole_json(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
-    data = pa.py_buffer(path.read_bytes())  # no map: a file that is cut short meanwhile would take the process along
-    yield from read_json(data, piece, columns, answered)
-
-
-def _json_lines(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
-    yield from read_lines(store.read_range(path, piece.begin, piece.end), piece, columns, answered)
-
-
-def _json_document(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
-    data = piece.opening + store.read_range(path, piece.begin, piece.end) + piece.closing
-    yield from read_document(data, piece, columns, answered)
+def _json(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    # Not mapped: if the file were truncated meanwhile, the process would crash.
+    data = path.read_bytes() if piece.kind == WHOLE_JSON else store.read_range(path, piece.begin, piece.end)
+    yield from read_json(piece.opening + data + piece.closing, piece, columns, answered)
 
 
 def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
@@ -136,7 +128,7 @@ def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: boo
         names = column_names(file.schema_arrow.names, columns, str(path), answered)
         is_nested = pa.types.is_nested(file.schema_arrow.field(names["context"]).type)
         sizes = [file.metadata.row_group(group).total_byte_size for group in range(piece.begin, piece.end)]
-    # Dictionary pages are read as they are: a context that many questions share is decoded once.
+    # Dictionary pages are read as they are, so that a context which many questions share is decoded once.
     as_read = [] if is_nested else [names["context"]]
     wanted = list(names.values())
     with store.open_random(path) as opened, pq.ParquetFile(opened, read_dictionary=as_read) as file:
@@ -168,7 +160,7 @@ def _arrow(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool)
         pending: list[pa.RecordBatch] = []
         first_row, rows, size = piece.first, 0, 0
         for batch in batches:
-            batch.validate()  # the ends of its buffers, without which not even its size can be asked for
+            batch.validate()  # its size is only known if its buffers have valid ends
             for begin in range(0, batch.num_rows, TABLE_ROWS):
                 part = batch.slice(begin, TABLE_ROWS).select(wanted)
                 if pending and (rows + part.num_rows > TABLE_ROWS or size + part.nbytes > TABLE_CONTEXT_CHARS):
@@ -184,7 +176,7 @@ def _arrow(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool)
 def _normalized(
     table: pa.Table, names: Mapping[str, str], id_prefix: str, first_row: int, where: str
 ) -> Iterator[Batch]:
-    """The table as tables of `EXAMPLES`; its rejects come with the first."""
+    """Yield a table as tables of `EXAMPLES`; its rejects come with the first."""
     whole, rejects = normalize_table(table, names, id_prefix, first_row, where)
     if not whole.num_rows:
         yield whole, rejects
@@ -197,7 +189,7 @@ _READERS = {
     PARQUET: _parquet,
     ARROW_FILE: _arrow,
     ARROW_STREAM: _arrow,
-    WHOLE_JSON: _whole_json,
-    JSON_LINES: _json_lines,
-    JSON_DOCUMENT: _json_document,
+    WHOLE_JSON: _json,
+    JSON_LINES: _json,
+    JSON_DOCUMENT: _json,
 }

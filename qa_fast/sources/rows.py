@@ -1,13 +1,12 @@
-"""Rows of examples, gathered into Arrow tables of bounded size.
+"""Gathers rows of examples into Arrow tables of bounded size.
 
-`RowCollector` takes rows one at a time, from JSON readers; `normalize_table` takes whole Arrow tables, from Parquet
-and Arrow files, without a Python object per row. Both give tables with the columns of `raw.EXAMPLES`, contexts
-dictionary-encoded, so that a context shared by many questions is held once.
+`RowCollector` takes single rows from JSON readers. `normalize_table` takes whole Arrow tables from Parquet and Arrow
+files, without a Python object for each row. Both make tables with the columns of `raw.EXAMPLES`, in which a context
+that many questions share is stored once, by dictionary encoding.
 """
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -17,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_fast.buffers import offsets_of, one_chunk, used_rows
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.schema import Int64s
 
-# A table is closed when it holds this much: enough for its fixed costs not to count, little enough for many tables to
-# be on their way in as many threads.
+# A table ends when it holds so much: enough to make its fixed costs negligible, little enough for many tables to be in
+# memory at once, one for each thread.
 TABLE_ROWS = 10 * 1024
 TABLE_CONTEXT_CHARS = 1 << 24
 
@@ -34,7 +33,7 @@ _INT32_MAX = 2**31 - 1
 
 
 class RowCollector:
-    """Columns under construction: one collector a table."""
+    """Collects the rows of one table."""
 
     def __init__(self) -> None:
         self._ids: list[str] = []
@@ -49,18 +48,18 @@ class RowCollector:
 
     @property
     def full(self) -> bool:
-        """Whether the table should be closed before more is added."""
+        """Whether the table should end here."""
         return len(self._ids) >= TABLE_ROWS or self._chars >= TABLE_CONTEXT_CHARS
 
     def add(self, row_id: Any, question: Any, context: Any, texts: Any, starts: Any) -> None:
-        """Add one example, or a reject where a value is not of its kind.
+        """Add one example, or a reject if a value is of the wrong type.
 
         Args:
-            row_id: Text or a number.
+            row_id: Text or a whole number.
             question: Text.
             context: Text.
-            texts: Answers' texts, list of str; empty where unanswerable.
-            starts: Answers' first characters, list of int.
+            texts: Texts of the answers, list of str; empty for an unanswerable question.
+            starts: First characters of the answers, list of int.
         """
         if isinstance(row_id, int) and not isinstance(row_id, bool):
             row_id = str(row_id)
@@ -81,7 +80,7 @@ class RowCollector:
         self._starts.append(starts)
 
     def table(self) -> pa.Table:
-        """The rows so far as a table of `EXAMPLES`."""
+        """Return the rows as a table of `EXAMPLES`."""
         answers = pa.StructArray.from_arrays(
             [pa.array(self._texts, ANSWERS_TYPE.field(0).type), pa.array(self._starts, ANSWERS_TYPE.field(1).type)],
             fields=list(ANSWERS_TYPE),
@@ -94,31 +93,23 @@ class RowCollector:
 
 
 def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any) -> str | None:
-    """Why a row cannot be an example, if it cannot."""
+    """Return the reason why a row cannot be an example; None if it can."""
     for name, value in (("id", row_id), ("question", question), ("context", context)):
         if not isinstance(value, str):
-            return f"{name} must be text; received {_shown(value)}"
+            return f"{name} must be text; received {shown(value)}"
         if not value.isascii() and not _is_utf8(value):
             return f"{name} must be valid Unicode; received a lone surrogate"
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        return f"answers need as many answer_start as text; received {_shown(texts)} and {_shown(starts)}"
+        return f"answers need as many answer_start as text; received {shown(texts)} and {shown(starts)}"
     for text in texts:
         if not isinstance(text, str):
-            return f"an answer's text must be text; received {_shown(text)}"
+            return f"an answer's text must be text; received {shown(text)}"
         if not text.isascii() and not _is_utf8(text):
             return "an answer's text must be valid Unicode; received a lone surrogate"
     for start in starts:
         if not isinstance(start, int) or isinstance(start, bool) or abs(start) > _INT32_MAX:
-            return f"answer_start must be a whole number of characters; received {_shown(start)}"
+            return f"answer_start must be a whole number of characters; received {shown(start)}"
     return None
-
-
-def _shown(value: Any) -> str:
-    """The start of what stands there; nothing of any size or depth is written out for it."""
-    cut = reprlib.Repr()
-    cut.maxlevel, cut.maxlist, cut.maxdict, cut.maxstring = 2, 4, 4, 60
-    shown = cut.repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _is_utf8(text: str) -> bool:
@@ -129,50 +120,51 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def column_names(found: list[str], columns: Mapping[str, str], where: str, answered: bool = True) -> dict[str, str]:
-    """Which column of the source holds what.
+def column_names(present: list[str], columns: Mapping[str, str], where: str, answered: bool = True) -> dict[str, str]:
+    """Find the columns of a source.
 
     Args:
-        found: The source's column names.
-        columns: The user's mapping, ours -> theirs.
+        present: The column names of the source.
+        columns: The user's mapping of our column names -> those of the source.
         where: The source, for the message.
-        answered: Whether answers must be among them.
+        answered: Whether answers are required.
 
     Returns:
-        Ours -> theirs for question, context, answers and, where they are there, id and is_impossible.
+        Our column name -> that of the source, for question, context, answers and, if present, id and is_impossible.
 
     Raises:
-        UserError: A column is missing; names those found.
+        UserError: A column is missing.
     """
     names = {ours: columns.get(ours, ours) for ours in (*OPTIONAL, *REQUIRED)}
     required = REQUIRED if answered else REQUIRED[:-1]
     missing = [
-        theirs for ours, theirs in names.items() if theirs not in found and (ours in required or ours in columns)
+        theirs for ours, theirs in names.items() if theirs not in present and (ours in required or ours in columns)
     ]
     if missing:
         raise UserError(
             f"{where} must have the columns {', '.join(required)} and, if it has ids, id; missing "
-            f"{', '.join(missing)}, found {', '.join(sorted(found))[:500] or 'none'}: map other names with "
+            f"{', '.join(missing)}, found {', '.join(sorted(present))[:500] or 'none'}: map other names with "
             "--columns question=NAME"
         )
-    return {ours: theirs for ours, theirs in names.items() if theirs in found}
+    return {ours: theirs for ours, theirs in names.items() if theirs in present}
 
 
 def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, first_row: int, where: str) -> Batch:
     """Bring an Arrow table to the columns and types of `EXAMPLES`.
 
     Args:
-        table: Any Arrow types that can mean the same: large strings, answers as struct of lists or list of structs.
-        names: Ours -> theirs, from `column_names`.
-        id_prefix: Names rows where there is no id column, before their number.
+        table: A table of any suitable Arrow types, such as large strings, and answers as a struct of lists or a list
+            of structs.
+        names: Our column names -> those of the table, from `column_names`.
+        id_prefix: Prefix of the ids of rows without an id column, before their number.
         first_row: Number of the table's first row in its source.
         where: The source, for the message.
 
     Returns:
-        The table, and rejects for rows whose bytes are not UTF-8 (Arrow does not check them when it reads).
+        The table, and rejects for rows whose bytes are not UTF-8, which Arrow does not check when it reads.
 
     Raises:
-        UserError: A column's type cannot mean what its name says, or its buffers are damaged.
+        UserError: A column is of an unsuitable type, or its buffers are damaged.
     """
     try:
         valid = True
@@ -200,7 +192,7 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
 
 
 def _is_valid(column: pa.ChunkedArray) -> bool:
-    """Whether the column's texts are UTF-8; an ArrowInvalid where it is damaged in other ways."""
+    """Tell whether the texts of a column are UTF-8; raise ArrowInvalid if it is damaged in other ways."""
     try:
         column.validate(full=True)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -211,7 +203,7 @@ def _is_valid(column: pa.ChunkedArray) -> bool:
 
 
 def _without_invalid_rows(table: pa.Table) -> Batch:
-    """The rows whose texts are UTF-8, and rejects for the others. Slow, and only for tables that have such rows."""
+    """Return the rows whose texts are UTF-8, and rejects for the others. This is slow, and rarely needed."""
     ids, questions, context, answers = (one_chunk(column) for column in table.columns)
     texts = answers.field("text")
     of_answers = np.repeat(np.arange(len(texts)), pc.list_value_length(texts).to_numpy(zero_copy_only=False))
@@ -232,7 +224,7 @@ def _without_invalid_rows(table: pa.Table) -> Batch:
 
 
 def _invalid(strings: pa.Array) -> np.ndarray:
-    """bool[n]: not UTF-8."""
+    """Return bool[n], which strings are not UTF-8."""
     out = np.zeros(len(strings), bool)
     for row, value in enumerate(strings.cast(pa.binary()).to_pylist()):
         try:
@@ -243,12 +235,11 @@ def _invalid(strings: pa.Array) -> np.ndarray:
 
 
 def _text(column: pa.ChunkedArray, numbers: bool = False) -> pa.Array:
-    """The column as one string array, null as the empty text."""
+    """Return a column as one string array, with null as the empty text."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    known = _is_text(kind) or pa.types.is_null(kind) or (numbers and pa.types.is_integer(kind))
-    if not known:
+    if not (_is_text(kind) or pa.types.is_null(kind) or (numbers and pa.types.is_integer(kind))):
         raise pa.ArrowInvalid(f"expected text, found {column.type}")
-    # Not "safe": bytes that are no UTF-8 are for the caller to find, row by row.
+    # Not "safe", since the caller looks for bytes that are not UTF-8 row by row.
     array = one_chunk(column.cast(pa.string(), safe=False))
     return pc.fill_null(array, "") if array.null_count else array
 
@@ -261,11 +252,11 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    """The column with each distinct text once, null as the empty text."""
+    """Return a column with each distinct text once, and null as the empty text."""
     if not pa.types.is_dictionary(column.type):
         if not _is_text(column.type):
             raise pa.ArrowInvalid(f"expected text, found {column.type}")
-        column = column.dictionary_encode()  # before the chunks are joined: joined texts may exceed 2 GiB
+        column = column.dictionary_encode()  # before chunks are joined, since joined texts may exceed 2 GiB
     if column.null_count or not _is_text(column.type.value_type):
         return _text(column).dictionary_encode()
     array = one_chunk(column.unify_dictionaries())
@@ -276,58 +267,51 @@ def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
 
 
 def _answers(column: pa.Array, impossible: pa.Array | None) -> pa.Array:
-    """Answers as struct<text: list, answer_start: list>; none where they are null or marked impossible."""
+    """Return answers as struct<text: list, answer_start: list>, empty if they are null or marked impossible."""
     if pa.types.is_struct(column.type):
         texts, starts = pc.struct_field(column, "text"), pc.struct_field(column, "answer_start")
         if not (_is_list(texts.type) and _is_list(starts.type)):
             texts, starts = _as_single_lists(texts), _as_single_lists(starts)
     elif _is_list(column.type) and pa.types.is_struct(column.type.value_type):
         lengths = pc.list_value_length(column)
-        values = column.flatten()  # leaves out what stands behind a null
-        texts = _lists(pc.struct_field(values, "text"), lengths)
-        starts = _lists(pc.struct_field(values, "answer_start"), lengths)
+        values = column.flatten()  # without values behind a null
+        texts = lists_of_lengths(pc.struct_field(values, "text"), lengths)
+        starts = lists_of_lengths(pc.struct_field(values, "answer_start"), lengths)
     else:
         raise pa.ArrowInvalid(f"expected answers as a struct of lists or a list of structs, found {column.type}")
-    lists = [_without_nulls(texts, impossible), _without_nulls(starts, impossible)]
-    return pa.StructArray.from_arrays(
-        [
-            lists[0].cast(ANSWERS_TYPE.field(0).type, safe=False),
-            _in_range(lists[1]).cast(ANSWERS_TYPE.field(1).type),
-        ],
-        fields=list(ANSWERS_TYPE),
-    )
+    texts = _without_nulls(texts, impossible).cast(ANSWERS_TYPE.field(0).type, safe=False)
+    starts = _in_range(_without_nulls(starts, impossible)).cast(ANSWERS_TYPE.field(1).type)
+    return pa.StructArray.from_arrays([texts, starts], fields=list(ANSWERS_TYPE))
 
 
 def _no_answers(rows: int) -> pa.Array:
-    empty = [pa.ListArray.from_arrays(np.zeros(rows + 1, np.int32), pa.array([], field.type.value_type))
-             for field in ANSWERS_TYPE]  # fmt: skip
-    return pa.StructArray.from_arrays(empty, fields=list(ANSWERS_TYPE))
+    return pa.repeat(pa.scalar({"text": [], "answer_start": []}, ANSWERS_TYPE), rows)
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
-def _lists(values: pa.Array, lengths: pa.Array) -> pa.ListArray:
-    """Lists of the given lengths [n] over the values; a null length is 0."""
+def lists_of_lengths(values: pa.Array, lengths: pa.Array) -> pa.ListArray:
+    """Return lists of the lengths [n] over values; a null length is 0."""
     counts = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
     return pa.ListArray.from_arrays(pa.array(offsets_of(counts).astype(np.int32)), values)
 
 
 def _as_single_lists(values: pa.Array) -> pa.ListArray:
-    """Each value as a list of one, null as an empty list."""
-    return _lists(values.drop_null(), values.is_valid().cast(pa.int32()))
+    """Return each value as a list of one, and null as an empty list."""
+    return lists_of_lengths(values.drop_null(), values.is_valid().cast(pa.int32()))
 
 
 def _without_nulls(lists: pa.Array, impossible: pa.Array | None) -> pa.Array:
-    """The lists, empty where they are null or the row is marked impossible."""
+    """Return the lists, empty if they are null or the row is marked impossible."""
     if impossible is not None and pc.any(impossible).as_py():
         lists = pc.if_else(pc.fill_null(impossible, False), pa.scalar(None, lists.type), lists)
-    return _lists(lists.flatten(), pc.list_value_length(lists)) if lists.null_count else lists
+    return lists_of_lengths(lists.flatten(), pc.list_value_length(lists)) if lists.null_count else lists
 
 
 def _in_range(starts: pa.Array) -> pa.Array:
-    """Lists of starts, each held within what an int32 can say; one that is outside is outside of any context too."""
+    """Limit starts to the range of int32. A start outside of it is outside of every context too."""
     values = starts.flatten()
     if not (pa.types.is_int64(values.type) or pa.types.is_uint64(values.type) or pa.types.is_uint32(values.type)):
         return starts
@@ -335,29 +319,29 @@ def _in_range(starts: pa.Array) -> pa.Array:
     if bounds["min"].as_py() is None or (bounds["min"].as_py() >= -_INT32_MAX and bounds["max"].as_py() <= _INT32_MAX):
         return starts
     clipped = np.clip(pc.fill_null(values, -1).to_numpy(zero_copy_only=False), -_INT32_MAX, _INT32_MAX)
-    return _lists(pa.array(clipped.astype(np.int32)), pc.list_value_length(starts))
+    return lists_of_lengths(pa.array(clipped.astype(np.int32)), pc.list_value_length(starts))
 
 
 def bounded_tables(table: pa.Table) -> Iterator[pa.Table]:
-    """Cut a table of `EXAMPLES` into ones that a `RowCollector` would have closed, each with its own contexts only."""
+    """Cut a table of `EXAMPLES` where a `RowCollector` would end its tables, each with only its own contexts."""
     context = one_chunk(table["context"])
     index = context.indices.to_numpy(zero_copy_only=False)
     for begin, end in pairwise(table_cuts(index, pc.binary_length(context.dictionary).to_numpy())):
         rows, new_index = used_rows(index[begin:end], len(context.dictionary))
-        in_a_row = len(rows) == rows[-1] - rows[0] + 1  # then a view will do
         contexts = context.dictionary
-        contexts = contexts.slice(rows[0], len(rows)) if in_a_row else contexts.take(pa.array(rows))
+        contiguous = len(rows) == rows[-1] - rows[0] + 1  # then a view suffices
+        contexts = contexts.slice(rows[0], len(rows)) if contiguous else contexts.take(pa.array(rows))
         part = table.slice(begin, end - begin)
         column = pa.DictionaryArray.from_arrays(pa.array(new_index, pa.int32()), contexts)
         yield part.set_column(part.schema.get_field_index("context"), EXAMPLES.field("context"), column)
 
 
 def table_cuts(context_index: np.ndarray, context_chars: Int64s) -> list[int]:
-    """Where to cut a long table into ones that a `RowCollector` would have closed.
+    """Return where to cut a long table, as a `RowCollector` would end its tables.
 
     Args:
-        context_index: int32[E].
-        context_chars: int64[D], the size of each context; a row counts the context that no row before it had.
+        context_index: int32[E], the context of each row.
+        context_chars: int64[D], the size of each context, which the first row that has it counts.
 
     Returns:
         Row numbers, from 0 to E.
@@ -367,7 +351,7 @@ def table_cuts(context_index: np.ndarray, context_chars: Int64s) -> list[int]:
     used, first_row = np.unique(context_index, return_index=True)
     sizes[first_row] = context_chars[used]
     ends = np.cumsum(sizes)
-    most = -(-rows // -(-rows // TABLE_ROWS)) if rows else 0  # equal tables rather than full ones and a short one
+    most = -(-rows // -(-rows // TABLE_ROWS)) if rows else 0  # equal tables instead of full ones and a short one
     cuts = [0]
     while cuts[-1] < rows:
         begin = cuts[-1]

@@ -345,12 +345,12 @@ def test_another_tools_state_file_is_no_data(tmp_path: Path) -> None:
 
 
 def test_paths_without_data(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"received .*nowhere, which is not there"):
+    with pytest.raises(UserError, match=r"received .*nowhere, which does not exist"):
         find_splits(tmp_path / "nowhere")
     with pytest.raises(UserError, match="must hold JSON, JSONL, Parquet or Arrow files; found none in"):
         find_splits(tmp_path)
     (tmp_path / "qa_fast.json").write_text("{}")
-    with pytest.raises(UserError, match="holds shards, which are featurized already"):
+    with pytest.raises(UserError, match="holds shards, which are already featurized"):
         find_splits(tmp_path)
 
 
@@ -391,6 +391,6 @@ def test_a_file_whose_name_says_no_split_is_told_how_to_be_named(tmp_path: Path)
     path = sample.write(tmp_path / "questions.json", sample.squad_v2())
     told: list[str] = []
     assert list(resolve_source(str(path), say=told.append).splits) == ["train"]
-    assert told[-1].endswith("its name says no split, so it is train; '--split validation' makes it that")
+    assert told[-1].endswith("the file name contains no split, so it is read as train; pass --split to name another")
     assert list(resolve_source(str(path), splits=["validation"], say=told.append).splits) == ["validation"]
     assert "no split" not in told[-1]

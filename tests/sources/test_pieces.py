@@ -110,7 +110,7 @@ def test_a_document_without_a_place_to_cut_is_refused(tmp_path: Path, monkeypatc
     path = tmp_path / "a.json"
     for text in ('{"rows": [' + "1," * 5000 + "1]}", '[{"question": "' + "x" * 10_000 + '"}]'):
         path.write_text(text)
-        with pytest.raises(UserError, match=r"must be JSON lines, a list of examples, .* has none behind byte 0"):
+        with pytest.raises(UserError, match=r"must be JSON lines, a list of examples, .* has none after byte 0"):
             list(pieces_of(path))
     path.write_text('{"a": 1}\n{"a": "' + "x" * 10_000 + '"}')
     with pytest.raises(UserError, match=r"has none behind byte \d+: split what stands there"):
@@ -214,7 +214,7 @@ def test_files_elsewhere_are_read_and_cut_alike(tmp_path: Path, monkeypatch: pyt
             assert rows_of(read_examples(away / "b.json", {})) == rows_of(read_examples(tmp_path / "b.json", {})), (
                 layout
             )
-    with pytest.raises(UserError, match=r"SOURCE must name what is there; memory://.*none\.json is not there"):
+    with pytest.raises(UserError, match=r"SOURCE must exist; memory://.*none\.json does not exist"):
         rows_of(read_examples(away / "none.json", {}))
 
 
@@ -229,3 +229,26 @@ def test_rows_without_answers_are_read_where_none_are_needed(tmp_path: Path) -> 
         assert not rejects
         with pytest.raises(UserError, match="missing answers"):
             rows_of(read_examples(path, {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": 1}\n{"b": 2}', True),
+        ('\ufeff\n {"a": 1}\r\n\n\n{"b": 2}\n', True),
+        ('{"a": 1}\nbad\nbad', True),
+        ('{"a": \n{"b": 2}', True),
+        ('{"a": \n{"b": 2}\nbad', True),
+        ('{"a": 1}', False),
+        ('{"a": 1}\n', False),
+        ('{"data": [\n{"b": 2}\n]}', False),
+        ('{"data": [\n{"b": 2}\n, {"b": 3}]}', False),
+        ('{"data":\n{"b": 2}\n}', False),
+        ('[{"a": 1},\n{"b": 2}]', False),
+        ('{\n"a": 1\n}', False),
+        ("", False),
+        ("\n\n", False),
+    ],
+)
+def test_lines_are_told_from_a_document(text: str, expected: bool) -> None:
+    assert pieces.is_lines(text.encode()) == expected
