@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qa_fast.scoring.result import EvaluationResult
     from qa_fast.shards import Shards, Split, open_shards
 
-# In the order of the work: the reference page keeps it.
+# In the order of the stages, which the reference page keeps.
 __all__ = [  # noqa: RUF022
     "load",
     "Dataset",
@@ -48,7 +48,7 @@ __all__ = [  # noqa: RUF022
 settle_tensorflow()
 settle_keras()
 
-# Name -> module, imported when it is first asked for: importing the package stays cheap.
+# Name -> module, which is imported when the name is first accessed, so that importing the package stays fast.
 _LAZY = {
     "Answerer": "qa_fast.answer.answerer",
     "Batches": "qa_fast.feeds",

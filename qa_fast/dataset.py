@@ -1,7 +1,8 @@
-"""A data set as it is, before any tokenizer: splits of examples with row access, to look at and to hand on.
+"""Raw data sets: splits of examples with access to rows, before any tokenizer is used.
 
-The rows are those that `featurize` reads, in its columns and order, unchecked; `rejected` tells which of them it leaves
-out, whatever the tokenizer, and why. They stay in Arrow, each document once, so all of SQuAD takes tens of megabytes.
+The rows are those that `featurize` reads, with its columns and in its order, unchecked. `rejected` lists the rows that
+it leaves out with every tokenizer, and why. Rows stay in Arrow, with each document once, so all of SQuAD takes tens of
+megabytes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from qa_fast.sources import resolve_source
 
 
 class Example(dict[str, Any]):
-    """One example; a notebook shows its answer marked in its document."""
+    """One example; a notebook shows it with the answer marked in the document."""
 
     def __init__(self, row: dict[str, Any], split: str) -> None:
         super().__init__(row)
@@ -38,7 +39,12 @@ class Examples(Sequence[dict[str, Any]]):
     Attributes:
         name: "train", "validation", ...
         table: Columns id, question, context (each document stored once) and answers.
-        unreadable: Rows of the source that are no examples at all, which `table` does not hold.
+        unreadable: Rejects for rows of the source that are not in `table`, since they are no examples.
+
+    Example:
+        >>> examples = load("squad")["validation"]
+        >>> examples[0]["question"]
+        >>> examples[:100].to_pandas()
     """
 
     def __init__(self, name: str, table: pa.Table, unreadable: Sequence[Reject] = ()) -> None:
@@ -54,7 +60,7 @@ class Examples(Sequence[dict[str, Any]]):
     def __getitem__(self, row: slice) -> Examples: ...
 
     def __getitem__(self, row: int | slice) -> dict[str, Any] | Examples:
-        """One example as a dict, or with a slice some of them.
+        """Return one example as a dict, or with a slice several as `Examples`.
 
         Returns:
             {"id", "question", "context", "answers": {"text": [...], "answer_start": [...]}}; starts count characters.
@@ -78,10 +84,10 @@ class Examples(Sequence[dict[str, Any]]):
         return split_html(self.name, self.table)
 
     def find(self, example_id: str) -> dict[str, Any]:
-        """The example with an id.
+        """Return the example with an id.
 
         Raises:
-            UserError: There is none.
+            UserError: There is no such example.
         """
         row = pc.index(self.table["id"], pa.scalar(str(example_id), pa.string())).as_py()
         if row < 0:
@@ -89,11 +95,11 @@ class Examples(Sequence[dict[str, Any]]):
         return self[row]
 
     def to_arrow(self) -> pa.Table:
-        """The rows as an Arrow table; `context` is a dictionary column, each document stored once."""
+        """Return the rows as an Arrow table; `context` is a dictionary column, each document stored once."""
         return self.table
 
     def to_pandas(self) -> Any:
-        """The rows as a pandas DataFrame.
+        """Return the rows as a pandas DataFrame.
 
         Raises:
             UserError: pandas is not installed.
@@ -103,22 +109,22 @@ class Examples(Sequence[dict[str, Any]]):
         except ImportError:
             raise UserError("to_pandas needs pandas, which is not installed: pip install pandas") from None
         frame = self.table.to_pandas()
-        frame["context"] = frame["context"].astype(object)  # texts, not a category of pandas'
+        frame["context"] = frame["context"].astype(object)  # strings instead of a categorical column
         return frame
 
     @cached_property
     def rejected(self) -> list[Reject]:
-        """Rows that no tokenizer could use, with the reasons; looked for when first asked for.
+        """The rows that no tokenizer could use, with the reasons; computed when first accessed.
 
-        `featurize` leaves these out, and questions too long for a window, which only a tokenizer can tell.
+        `featurize` leaves these out, and also questions that are too long for a window, which depends on the tokenizer.
         """
         from qa_fast.features.examples import IdSet, check_examples
 
-        seen, found = IdSet(), list(self.unreadable)
+        ids, rejects = IdSet(), list(self.unreadable)
         for batch in self.table.to_batches():
             part = pa.Table.from_batches([batch])
-            found += check_examples(part, seen.add(part["id"].combine_chunks()))[1]
-        return found
+            rejects += check_examples(part, ids.add(part["id"].combine_chunks()))[1]
+        return rejects
 
     @property
     def _documents(self) -> int:
@@ -127,21 +133,25 @@ class Examples(Sequence[dict[str, Any]]):
 
 
 class Dataset(Mapping[str, Examples]):
-    """Splits of examples by name.
+    """The splits of a data set by name.
 
     Attributes:
-        source: As it was asked for.
+        source: The name that was passed to `load`.
         origin: Where the files came from, in words.
+
+    Example:
+        >>> dataset = load("squad")
+        >>> dataset["train"][0]["question"]
     """
 
     def __init__(self, source: str, origin: str, splits: dict[str, Examples]) -> None:
         self.source, self.origin, self._splits = source, origin, splits
 
     def __getitem__(self, name: str) -> Examples:
-        """A split.
+        """Return a split.
 
         Raises:
-            UserError: There is none of that name.
+            UserError: There is no split of that name.
         """
         if name not in self._splits:
             raise UserError(f"the split must be one of {', '.join(self)}; received {name!r} for {self.source}")
@@ -154,7 +164,7 @@ class Dataset(Mapping[str, Examples]):
         return len(self._splits)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A split, or `default`."""
+        """Return a split, or `default` if there is none of that name."""
         return self._splits.get(name, default)
 
     def __contains__(self, name: object) -> bool:
@@ -178,29 +188,33 @@ def load(
     max_examples: int | None = None,
     say: Callable[[str], None] = on_stderr,
 ) -> Dataset:
-    """Read a data set as it is.
+    """Read a raw data set.
 
     Args:
-        source: "squad", a local file or folder, or a Hub dataset id: any SOURCE of `qa-fast featurize`.
-        columns: Ours -> theirs, for data with other column names.
-        splits: Only this, or these; for a single file, one split names it.
-        max_examples: At most so many examples of each split, the first ones.
-        say: Told in lines where the files come from.
+        source: "squad", a local file or folder, a URL, or a Hub dataset id: any SOURCE of `qa-fast featurize`.
+        columns: Our column names -> those of the data, where they differ.
+        splits: The split or splits to read; None reads all. For a single file: the name to give its split.
+        max_examples: Number of examples to read from the start of each split; None reads all.
+        say: Called with messages about where the files come from.
 
     Raises:
-        UserError: Nothing there, or nothing in it that is question-answering data.
+        UserError: The source does not exist, or is no question-answering data.
+
+    Example:
+        >>> dataset = load("squad", splits="validation", max_examples=100)
+        >>> dataset["validation"][0]["context"]
     """
     if max_examples is not None and max_examples < 1:
         raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out for all")
-    found = resolve_source(str(source), columns, splits, say)
-    tables: dict[str, list[pa.Table]] = {split: [] for split in found.splits}
-    unreadable: dict[str, list[Reject]] = {split: [] for split in found.splits}
-    for part in found.tables(max_examples):
+    files = resolve_source(str(source), columns, splits, say)
+    tables: dict[str, list[pa.Table]] = {split: [] for split in files.splits}
+    unreadable: dict[str, list[Reject]] = {split: [] for split in files.splits}
+    for part in files.tables(max_examples):
         tables[part.split].append(part.rows)
         unreadable[part.split] += part.unreadable
     return Dataset(
         str(source),
-        found.origin,
+        files.origin,
         {
             split: Examples(split, pa.concat_tables(parts) if parts else EXAMPLES.empty_table(), unreadable[split])
             for split, parts in tables.items()

@@ -1,6 +1,6 @@
-"""Threads: one item ahead of its use, and work spread over several while the results keep their order.
+"""Threads: prepare items ahead of their use, and spread work over several threads while results keep their order.
 
-Both pay where the work releases the GIL, as kernels, Arrow, files and checksums do.
+Both are faster if the work releases the GIL, as kernels, Arrow, file access and checksums do.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _END: Any = object()
 _THREADS = "qa-fast"
-# Items beside those being worked on: read, or done and not taken yet; so that no thread waits for another's end.
+# Additional items that are read, or finished and not used yet, so that no thread waits for another one.
 _WAITING = 2
 
 
 def processors() -> int:
-    """How many this process may use: those it is bound to, or fewer where QA_FAST_PROCESSORS says so."""
-    said = os.environ.get("QA_FAST_PROCESSORS", "")
-    if said.isdecimal() and int(said):
-        return int(said)
+    """Return how many processors this process may use: QA_FAST_PROCESSORS, or those that it is bound to."""
+    setting = os.environ.get("QA_FAST_PROCESSORS", "")
+    if setting.isdecimal() and int(setting):
+        return int(setting)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Ahead(Iterator[Item], Generic[Item]):
-    """The items of an iterator, each made in another thread while the one before it is in use; the first at once.
+    """Iterates over items that another thread makes ahead of their use, beginning at once.
 
-    A few items wait at most, so memory stays bounded. An error in making an item is raised where that item would come.
-    Whoever stops early must call `close`, which leaves no thread behind.
+    Few items wait at any time, so memory is bounded. An error in making an item is raised in its place. A caller that
+    stops early must call `close`, which ends the thread.
 
     Args:
         items: Its `next` is called by one other thread at a time.
-        depth: How many items may wait.
+        depth: Largest number of items that wait.
     """
 
     def __init__(self, items: Iterator[Item], depth: int = 1) -> None:
@@ -53,20 +53,20 @@ class Ahead(Iterator[Item], Generic[Item]):
         return item
 
     def close(self) -> None:
-        """Wait for the item that is being made, and make no more; it is not to be asked for another."""
+        """Wait for the item that is being made, and make no more. No item may be requested afterwards."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def in_order(work: Callable[[Item], Result], items: Iterator[Item], workers: int) -> Iterator[Result]:
-    """The results of the work on each item, in the items' order.
+    """Yield the results of work on items, in the order of the items.
 
-    A few items more than `workers` are on their way at any time, so memory stays bounded. An error is raised where its
-    result would come; a consumer that stops early leaves no thread behind.
+    Few more items than `workers` are processed at any time, so memory is bounded. An error is raised in place of its
+    result. If the caller stops early, all threads end.
 
     Args:
         work: Called by several threads at once.
-        items: Its `next` is called by one other thread at a time; with one worker by this one.
-        workers: Threads for the work; one reads the items beside them. With one worker there is no thread but this.
+        items: Its `next` is called by one other thread at a time; with one worker by this thread.
+        workers: Number of threads that work; another one reads the items. With one worker this thread does everything.
     """
     if workers == 1:
         yield from map(work, items)
@@ -74,19 +74,19 @@ def in_order(work: Callable[[Item], Result], items: Iterator[Item], workers: int
     pool = ThreadPoolExecutor(workers, _THREADS)
     try:
         with closing(items if isinstance(items, Ahead) else Ahead(items)) as coming:
-            under_way: deque[Future[Result]] = deque()
+            pending: deque[Future[Result]] = deque()
             failed: Exception | None = None
             while failed is None:
                 try:
-                    under_way.append(pool.submit(work, next(coming)))
+                    pending.append(pool.submit(work, next(coming)))
                 except StopIteration:
                     break
-                except Exception as error:  # in reading; what was read before comes first
+                except Exception as error:  # in reading: the results of earlier items are yielded first
                     failed = error
-                if len(under_way) > workers + _WAITING:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                if len(pending) > workers + _WAITING:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
             if failed is not None:
                 raise failed
     finally:

@@ -1,4 +1,4 @@
-"""What a build says of itself while it runs: lines, examples done, and where the time goes."""
+"""What a long task reports while it runs: messages, progress, and the time of its stages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Reporter:
-    """Where a build says what it does: a line, or so many more examples of a split done, of a total if it is known."""
+    """Receives the reports of a build.
+
+    Attributes:
+        say: Called with each message.
+        progress: Called with a split, the number of examples finished since the last call, and the total if known.
+    """
 
     say: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int | None], None] | None = None
 
 
 class StageClock:
-    """Adds up wall time by stage, of all threads."""
+    """Adds up the wall time of each stage over all threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -30,17 +35,17 @@ class StageClock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count the time within to the stage."""
-        begun = time.perf_counter()
+        """Add the time of the context to a stage."""
+        started = time.perf_counter()
         try:
             yield
         finally:
-            took = time.perf_counter() - begun
+            elapsed = time.perf_counter() - started
             with self._lock:
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + took
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
 
     def each(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
-        """The items, the time to make each one counted to the stage."""
+        """Yield items, and add the time to make each of them to a stage."""
         while True:
             with self(stage):
                 try:
@@ -51,5 +56,5 @@ class StageClock:
 
 
 def on_stderr(line: str) -> None:
-    """Say a line on standard error: the default of functions that Python users call."""
+    """Print a message on standard error: the default of functions for Python users."""
     print(line, file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-"""Where bytes lie: local paths, and the URLs that fsspec knows (s3://, gs://, hf://, memory://), alike.
+"""Files at local paths and at the URLs that fsspec knows (s3://, gs://, hf://, memory://), used alike.
 
-A file appears whole or not at all: locally it is written under a temporary name beside its place and renamed, elsewhere
-it is written here and uploaded in one piece, which object stores show only when it is whole. Whatever a run that was
-killed left under a temporary name is swept by a later write into the same folder. A place is a `Path`, or
-universal_pathlib's `UPath`, which has the same methods.
+A file appears whole or not at all. A local file is written under a temporary name in the same folder and renamed. A
+remote file is written on this machine and uploaded in one piece, which object stores show only when it is complete.
+Temporary files of runs that were killed are deleted by a later write into the same folder. A path is a `Path`, or a
+`UPath` of universal_pathlib, which has the same methods.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from qa_fast.errors import UnreachableError, UserError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp")
-# A temporary file of this age belongs to nobody: writing one takes seconds, and its process may be of another machine.
+# A temporary file of this age is not in use any more. Its process may be on another machine and cannot be looked up.
 _STALE_SECONDS = 24 * 3600.0
-# What is read at a time of a file that is only passed on or counted.
+# Bytes that are read at a time from a file that is copied.
 _COPY_BYTES = 1 << 22
 
 
 def is_url(name: str | os.PathLike[str]) -> bool:
-    """Whether a name says by which protocol it is to be had."""
+    """Tell whether a name begins with a protocol."""
     return _URL.match(str(name)) is not None
 
 
 def is_local(path: Path) -> bool:
-    """Whether a place is a path of this machine."""
+    """Tell whether a path is on this machine."""
     return isinstance(path, Path)
 
 
 def local_path(name: str) -> Path:
-    """A name as a path, `~` resolved where there is a home to resolve it to."""
+    """Return a name as a path, with `~` expanded if the user exists and has a home folder."""
     try:
         return Path(name).expanduser()
     except RuntimeError:  # no such user, or no home
@@ -52,7 +52,7 @@ def local_path(name: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; a name that no file can have, or in a folder that may not be looked into, is none."""
+    """Tell whether a path is a file; an impossible name, or one in a folder that cannot be read, is not."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -60,7 +60,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; as `is_file`."""
+    """Tell whether a path is a folder; see `is_file`."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -68,16 +68,16 @@ def is_folder(path: Path) -> bool:
 
 
 def place(name: str | os.PathLike[str]) -> Path:
-    """What a name means: a local path, or a place that fsspec reaches.
+    """Return the path that a name means.
 
     Args:
-        name: A path, or a URL; `file://` ones are local paths.
+        name: A path or a URL; `file://` URLs are local paths.
 
     Returns:
-        A `Path`, or a `UPath`, which is used alike.
+        A `Path` or a `UPath`, which are used alike.
 
     Raises:
-        UserError: A protocol that fsspec does not know, or whose package is not installed.
+        UserError: fsspec does not know the protocol, or its package is not installed.
     """
     if not isinstance(name, str):
         return cast(Path, name) if hasattr(name, "joinpath") else Path(name)
@@ -88,21 +88,26 @@ def place(name: str | os.PathLike[str]) -> Path:
     try:
         from upath import UPath
 
-        found = UPath(name)
-        _ = found.fs  # the file system's package is imported here
+        remote = UPath(name)
+        _ = remote.fs  # imports the package of the file system
     except ImportError as error:
         raise UserError(f"a URL needs the package of its protocol; {name}: {_first_line(error)}") from None
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"a URL must be one that fsspec knows, such as s3://bucket/name; {name}: {error}") from None
-    return cast(Path, found)
+    return cast(Path, remote)
 
 
 @contextlib.contextmanager
 def reached(path: Path, what: str = "a URL") -> Iterator[None]:
-    """Turn whatever a remote file system raises within into one line; errors on local paths pass.
+    """Turn every error of a remote file system into a `UserError`; errors on local paths are not changed.
+
+    Args:
+        path: The path that is used in the context.
+        what: What the path is, for the message.
 
     Raises:
-        UnreachableError: The place is remote and something went wrong there.
+        UserError: A remote file does not exist.
+        UnreachableError: Another error happened on a remote path.
     """
     if is_local(path):
         yield
@@ -112,18 +117,18 @@ def reached(path: Path, what: str = "a URL") -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{what} must name what is there; {path} is not there") from None
-    except Exception as error:  # each file system's own: botocore's, aiohttp's, OSError
+        raise UserError(f"{what} must exist; {path} does not exist") from None
+    except Exception as error:  # file systems raise errors of their own, such as botocore's and aiohttp's
         reason = f"{type(error).__name__}: {_first_line(error)}"
         raise UnreachableError(f"{what} must be one that can be reached and used; {path}: {reason[:300]}") from None
 
 
 def refusal(error: BaseException) -> str:
-    """Why a disk did not take or give a file, in few words: an `OSError`'s, or safetensors', which wraps one."""
+    """Return a short reason why a file could not be read or written, from an `OSError` or safetensors' own error."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    told = re.search(r"I/O error: (.+?) \(os error \d+\)", str(error))
-    return told[1] if told else _first_line(error)
+    wrapped = re.search(r"I/O error: (.+?) \(os error \d+\)", str(error))
+    return wrapped[1] if wrapped else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
@@ -131,51 +136,51 @@ def _first_line(error: BaseException) -> str:
 
 
 def open_random(path: Path) -> pa.NativeFile:
-    """A file for reading here and there, as Arrow's readers do; a local one is not mapped into memory."""
+    """Open a file for random access by Arrow's readers; a local file is not memory-mapped."""
     if is_local(path):
         return pa.OSFile(os.fsencode(path))
     return pa.PythonFile(open_bytes(path), "r")
 
 
 def read_range(path: Path, begin: int, end: int) -> bytes:
-    """Bytes [begin, end) of a file; fewer where it is shorter."""
+    """Return the bytes [begin, end) of a file; fewer if it is shorter."""
     with open_bytes(path) as file:
         file.seek(begin)
         return file.read(end - begin)
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """A file for reading from its start on, or from where one seeks to."""
+    """Open a file for reading; it can seek."""
     if getattr(path, "protocol", "") == "memory":
-        return io.BytesIO(path.read_bytes())  # all who open a file there share one position in it
+        return io.BytesIO(path.read_bytes())  # every open file there shares one position
     file: Any = path.open("rb")
-    # fsspec's own files have no readline of at most so many bytes.
+    # The files of fsspec have no readline with a limit.
     return cast(BinaryIO, file if is_local(path) else io.BufferedReader(file, _COPY_BYTES))
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file."""
+    """Return the size of a file in bytes."""
     return int(path.stat().st_size)
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def identity(path: Path) -> str:
-    """What tells whether a file is as it was.
+    """Return a hash that changes if a file changes.
 
     Returns:
-        The SHA-256 of a local file's bytes, in hex; of a remote one, which would have to be fetched for that, a hash of
-        what its file system says of it: size, and version, ETag or time.
+        For a local file the SHA-256 of its bytes, in hex. For a remote file, which would have to be fetched for that, a
+        hash of what its file system reports: size, and version, ETag or time.
     """
     if is_local(path):
         return file_sha256(path)
     file_system = cast(Any, path).fs
     info = file_system.info(cast(Any, path).path)
-    known = (
+    names = [
         "size",
         "ETag",
         "etag",
@@ -186,21 +191,22 @@ def identity(path: Path) -> str:
         "sha256",
         "LastModified",
         "created",
-    )
-    said = {name: str(info[name]) for name in known if info.get(name) is not None}
-    return "said-" + hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:40]
+    ]
+    reported = {name: str(info[name]) for name in names if info.get(name) is not None}
+    return "said-" + hashlib.sha256(json.dumps(reported, sort_keys=True).encode()).hexdigest()[:40]
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
-    """A local file to write, which is put at `path` when the block ends well and is taken away when it does not.
+    """Yield a local path to write a file to. It is moved to `path` at the end, or deleted if an error is raised.
 
     Args:
-        path: Its place.
-        make_folder: Make the folder that it is to be in, where that is missing.
+        path: The final path.
+        make_folder: Make its folder if it is missing.
 
     Raises:
-        OSError: As writing does; of a remote place a UserError.
+        OSError: A local file cannot be written.
+        UserError: A remote file cannot be written.
     """
     if is_local(path):
         if make_folder:
@@ -221,10 +227,10 @@ def whole_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
 
 
 def put_file(local: Path, path: Path) -> None:
-    """Move a local file to its place: a rename where that is possible, else an upload.
+    """Move a local file to `path`: rename it, or upload it if `path` is remote.
 
     Raises:
-        UserError: The place is remote and could not be written.
+        UserError: `path` is remote and could not be written.
     """
     if is_local(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,12 +253,12 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # A file's name may hold bytes that are no UTF-8; \udcff is how JSON writes them too.
+    # The name of a file may contain bytes that are not UTF-8, which JSON writes as \udcff, too.
     write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's value, or None where there is none, or none that can be read."""
+    """Return the value of a JSON file; None if there is no such file or it cannot be read."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -260,13 +266,13 @@ def read_json(path: Path) -> Any:
 
 
 def remove(path: Path) -> None:
-    """Take a file away, or a link to anything; it may be gone already."""
+    """Delete a file or a link, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
 
 
 def remove_folder(path: Path) -> None:
-    """Take away a folder and all in it; a link is taken away itself. It may be gone already."""
+    """Delete a folder and everything in it, if it exists; a link is deleted and not followed."""
     if not is_local(path):
         remote = cast(Any, path)
         with contextlib.suppress(FileNotFoundError):
@@ -279,7 +285,7 @@ def remove_folder(path: Path) -> None:
 
 
 def names_in(path: Path) -> list[str]:
-    """Names in a folder, in order; none where it is not there."""
+    """Return the sorted names in a folder; none if it does not exist."""
     try:
         return sorted({child.name for child in path.iterdir()} - {""})
     except (FileNotFoundError, NotADirectoryError):
@@ -288,7 +294,7 @@ def names_in(path: Path) -> list[str]:
 
 @contextlib.contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """A file of this machine with the same bytes: itself, or a copy that goes when the block ends."""
+    """Yield a local file with the same bytes: the file itself, or a copy that is deleted at the end."""
     if is_local(path):
         yield path
         return
@@ -301,7 +307,7 @@ def fetch(path: Path, local: Path) -> None:
     """Copy a remote file to a local path.
 
     Raises:
-        UserError: It is not there, or the line broke.
+        UserError: It does not exist, or the connection broke.
     """
     with reached(path), open_bytes(path) as source, local.open("wb") as target:
         shutil.copyfileobj(source, target, _COPY_BYTES)
@@ -309,12 +315,11 @@ def fetch(path: Path, local: Path) -> None:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A local folder for what is on its way; those that killed processes left are taken away on the way in."""
-    base = Path(tempfile.gettempdir())
-    for left in base.glob("qa-fast-[0-9]*-*"):
-        owner = left.name.split("-")[2]
+    """Yield a temporary local folder, and delete those of processes that were killed."""
+    for other in Path(tempfile.gettempdir()).glob("qa-fast-[0-9]*-*"):
+        owner = other.name.split("-")[2]
         if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(other, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"qa-fast-{os.getpid()}-"))
     try:
         yield folder
@@ -328,16 +333,16 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        pass  # somebody else's, so it is there
+        pass  # it belongs to another user, so it exists
     return True
 
 
 def sweep(folder: Path, seconds: float = _STALE_SECONDS) -> None:
-    """Take away temporary files that nobody can be writing any more.
+    """Delete temporary files that are not in use any more.
 
     Args:
-        folder: A local one.
-        seconds: Age from which on that is so; 0 for whoever holds the folder alone.
+        folder: A local folder.
+        seconds: Smallest age of the files to delete; 0 if no other process writes into the folder.
     """
     now = time.time()
     with contextlib.suppress(OSError), os.scandir(folder) as entries:

@@ -1,3 +1,3 @@
-"""The one place that holds the package's version."""
+"""The version of the package."""
 
 __version__ = "0.1.0"

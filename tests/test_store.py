@@ -184,7 +184,7 @@ def test_a_damaged_file_elsewhere_is_noticed(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match=rf"must be as featurize left it; train/{name} is damaged: featurize again"):
         open_shards(str(out)).split("train")
     store.remove(out / "train" / name)
-    with pytest.raises(UserError, match=rf"{name} is not there"):
+    with pytest.raises(UserError, match=rf"{name} does not exist"):
         open_shards(str(out)).split("train")
     with pytest.raises(UserError, match=r"SHARDS must be a folder that 'qa-fast featurize' made; memory:.* has no qa"):
         open_shards(str(out / "train"))

@@ -1,4 +1,4 @@
-"""All features of a split as the tutorial's dict of padded arrays."""
+"""All features of a split as a dict of padded arrays."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from qa_fast.feeds.passes import LABELS, Columns, columns_of
 
 
 def padded_arrays(name: str, cutter: BatchCutter, typed: bool, max_length: int, say: Callable[[str], None]) -> Columns:
-    """All features of a split, padded to one length; see `Split.to_numpy`.
+    """Return all features of a split, padded to one length; see `Split.to_numpy`.
 
     Args:
-        name: The split's name, for the line about memory.
-        cutter: Of the split's features; none may be longer than `max_length`.
+        name: The name of the split, for the message about memory.
+        cutter: Cuts batches of the split's features, none of which may be longer than `max_length`.
         typed: Whether the model has token types.
         max_length: L.
-        say: Called with a line that says how much memory the arrays take.
+        say: Called with a message about the memory that the arrays take.
 
     Raises:
         UserError: The arrays do not fit into memory.
@@ -36,7 +36,7 @@ def padded_arrays(name: str, cutter: BatchCutter, typed: bool, max_length: int, 
     if available is not None and needed > available:
         raise UserError(
             f"the arrays must fit into memory; {_size(needed)} are needed, {_size(available)} are free: lower "
-            "max_length, or take batches with to_tf_dataset, to_torch, to_keras or batches"
+            "max_length, or use to_tf_dataset, to_torch, to_keras or batches"
         )
     return columns_of(cutter.cut(np.arange(features), max_length), typed)
 
@@ -46,7 +46,7 @@ def _size(count: float) -> str:
 
 
 def _memory_available() -> int | None:
-    """Bytes that can be taken without swapping, where the system says."""
+    """Return the bytes that can be allocated without swapping; None if the system does not report them."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -10,39 +10,39 @@ from qa_fast.errors import UserError
 from qa_fast.feeds.passes import Batches, Columns
 
 
-def keras_batches(made: Batches) -> KerasBatches:
-    """Batches for `fit`; see `Split.to_keras`."""
-    if keras.backend.backend() == "tensorflow" and made.order.batching != "fixed":
-        # Keras hands them to tf.data with the shapes of the first two.
+def keras_batches(batches: Batches) -> KerasBatches:
+    """Return batches for `fit`; see `Split.to_keras`."""
+    if keras.backend.backend() == "tensorflow" and batches.order.batching != "fixed":
+        # Keras passes them to tf.data with the shapes of the first two batches.
         raise UserError(
-            "to_keras takes batching='fixed' where KERAS_BACKEND is tensorflow, since Keras wants one width there; "
-            f"received {made.order.batching!r}: take to_tf_dataset"
+            "to_keras needs batching='fixed' if KERAS_BACKEND is tensorflow, since Keras requires one width there; "
+            f"received {batches.order.batching!r}: use to_tf_dataset instead"
         )
-    return KerasBatches(made)
+    return KerasBatches(batches)
 
 
 class KerasBatches(keras.utils.PyDataset):
-    """One pass an epoch of `Model.fit`.
+    """Batches as a data set of Keras; each epoch of `Model.fit` is one pass over them.
 
-    A pass has ended when each of its batches was asked for: Keras looks at the first before it begins, asks in any
-    order where it shuffles, and calls `on_epoch_end` before the first epoch, too.
+    An epoch ends when each of its batches was requested once. `on_epoch_end` does not tell, since Keras also calls it
+    before the first epoch. Keras inspects the first batch beforehand, and requests batches in any order if it shuffles.
 
     Args:
-        made: The batches.
+        batches: The batches.
     """
 
-    def __init__(self, made: Batches) -> None:
+    def __init__(self, batches: Batches) -> None:
         super().__init__()
-        self._made, self._asked, self._lock = made, set[int](), threading.Lock()
+        self._batches, self._requested, self._lock = batches, set[int](), threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._made)
+        return len(self._batches)
 
     def __getitem__(self, number: int) -> tuple[Columns]:
         with self._lock:
-            epoch = self._made.epoch
-            self._asked.add(number)
-            if len(self._asked) == len(self._made):
-                self._asked.clear()
-                self._made.epoch = epoch + 1
-        return (self._made.cut(epoch, number),)
+            epoch = self._batches.epoch
+            self._requested.add(number)
+            if len(self._requested) == len(self._batches):
+                self._requested.clear()
+                self._batches.epoch = epoch + 1
+        return (self._batches.cut(epoch, number),)

@@ -12,12 +12,12 @@ from qa_fast.feeds.passes import AHEAD, LABELS, Batches
 
 
 def tf_dataset(made: Batches) -> Any:
-    """Batches as a `tf.data.Dataset`; see `Split.to_tf_dataset`."""
+    """Return batches as a `tf.data.Dataset`; see `Split.to_tf_dataset`."""
     try:
         import tensorflow as tf
     except ImportError:
         raise UserError(
-            "to_tf_dataset needs TensorFlow, which is not installed: pip install 'qa-fast[train]', or take to_keras, "
+            "to_tf_dataset needs TensorFlow, which is not installed: pip install 'qa-fast[train]', or use to_keras, "
             "to_torch or batches"
         ) from None
 
@@ -53,9 +53,9 @@ def tf_dataset(made: Batches) -> Any:
 
     options = tf.data.Options()
     options.deterministic = True
-    # One process cuts all batches; of several replicas each takes its rows of every batch.
+    # One process makes all batches, and each of several replicas takes its rows of every batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    # A batch counts as read when it is asked for, not when it was cut ahead: nothing may run ahead of `deliver`.
+    # A batch counts as read when it is requested and not when it is prefetched, so nothing may run ahead of `deliver`.
     options.experimental_optimization.inject_prefetch = False
     ahead = tf.data.Dataset.range(1).flat_map(numbers_of_pass).map(load, num_parallel_calls=1).prefetch(AHEAD)
     dataset = ahead.map(deliver)

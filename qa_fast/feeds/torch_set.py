@@ -10,34 +10,34 @@ import torch
 
 from qa_fast.feeds.passes import Batches
 
-# Of a `DataLoader`, at most.
+# Largest number of workers of a `DataLoader`.
 _WORKERS = 1024
 
 
 class TorchBatches(torch.utils.data.IterableDataset):
-    """One pass a `for`; the workers of a `DataLoader(..., batch_size=None)` share it, batch by batch.
+    """Batches as a data set of torch. Iterating is one epoch, which the workers of a `DataLoader` share batch by batch.
 
-    A loader starts its workers anew for each pass unless it is told to keep them. So passes are counted in memory that
-    all of them share: a worker notes the pass that it has read to its end, and reads the first that some have not.
+    A loader restarts its workers for each epoch by default, so epochs are counted in shared memory: each worker records
+    how many epochs it has read to their end, and reads the first epoch that some worker has not.
 
     Args:
-        made: The batches.
+        batches: The batches.
     """
 
-    def __init__(self, made: Batches) -> None:
+    def __init__(self, batches: Batches) -> None:
         super().__init__()
-        self._made = made
-        self._ended = torch.full((_WORKERS,), made.epoch, dtype=torch.int64).share_memory_()
+        self._batches = batches
+        self._ended = torch.full((_WORKERS,), batches.epoch, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
-        return len(self._made)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = torch.utils.data.get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        made, epoch = self._made, int(self._ended[:workers].min())
-        made.epoch = epoch
-        batches = (made.cut(epoch, at) for at in range(number, len(made), workers)) if worker else iter(made)
-        for columns in batches:
+        batches, epoch = self._batches, int(self._ended[:workers].min())
+        batches.epoch = epoch
+        own = (batches.cut(epoch, at) for at in range(number, len(batches), workers)) if worker else iter(batches)
+        for columns in own:
             yield {name: torch.from_numpy(value.astype(np.int64)) for name, value in columns.items()}
-        self._ended[number::workers] = epoch + 1  # also for workers that another loader has more of
+        self._ended[number::workers] = epoch + 1  # also for the additional workers of a larger loader

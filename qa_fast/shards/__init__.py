@@ -1,16 +1,15 @@
-"""Shards: Arrow files that `datasets.load_from_disk` opens, that describe themselves, and that appear whole.
+"""Shards: Arrow files that describe themselves, appear as a whole, and can be opened by `datasets.load_from_disk`.
 
-    OUT/qa_fast.json                      the index, written last: without it nothing here is trusted
+    OUT/qa_fast.json                      the index, written last: without it nothing in the folder is trusted
     OUT/dataset_dict.json                 {"splits": [...]}
-    OUT/rejected.jsonl                    only where examples were rejected
-    OUT/<split>/data-FFFFFFFF-00000.arrow features (schema.FEATURE_COLUMNS), a file for each block of the source
+    OUT/rejected.jsonl                    only if examples were rejected
+    OUT/<split>/data-FFFFFFFF-00000.arrow features (schema.FEATURE_COLUMNS), one file for each block of the source
     OUT/<split>/state.json, dataset_info.json
-    OUT/<split>/examples-…, contexts-…    for every split but train: what evaluation needs, once each
-    OUT/.qa_fast-partial/                 only while a build is under way, or was interrupted
+    OUT/<split>/examples-…, contexts-…    what evaluation needs, in every split except train
+    OUT/.qa_fast-partial/                 only while a build runs, or after it was interrupted
 
-FFFFFFFF tells the build: one that differs never writes the same names, so the old files stay until the new are whole.
-
-Files are Arrow IPC streams of few, large record batches; read through a memory map without a copy.
+FFFFFFFF identifies the build. Different builds never write the same names, so old files stay until the new ones are
+complete. Files are Arrow IPC streams of few, large record batches, which are memory-mapped without a copy.
 """
 
 from qa_fast.shards.format import CHECKSUM, FORMAT_VERSION, INDEX, REJECTED, TRAIN, damaged_file

@@ -1,4 +1,4 @@
-"""Do shards and a model belong together? Asked by all that give a model features which somebody made before."""
+"""Checks that shards and a model fit each other, before features are passed to the model."""
 
 from __future__ import annotations
 
@@ -11,35 +11,39 @@ from qa_fast.shards import Shards, Split
 
 
 def other_tokenizer(shards: Shards, folder: Path) -> tuple[str, str] | None:
-    """The first digits of the hashes of the shards' tokenizer and a model folder's; None where they are the same."""
+    """Compare the tokenizer of shards with that of a model folder.
+
+    Returns:
+        The first digits of the hashes of both, or None if the tokenizers are the same.
+    """
     theirs, own = shards.manifest["model"]["tokenizer_hash"], load_encoder(folder).tokenizer_hash
     return None if theirs == own else (theirs[:12], own[:12])
 
 
 def check_tokenizer(shards: Shards, folder: Path) -> None:
-    """Hold that shards were made with a model folder's tokenizer.
+    """Refuse shards that were not made with the tokenizer of a model folder.
 
     Raises:
-        UserError: They were made with another.
+        UserError: They were made with another tokenizer.
     """
     differing = other_tokenizer(shards, folder)
     if differing:
         raise UserError(
             "shards and model must have the same tokenizer; the shards were made with that of "
             f"{shards.manifest['model']['name']} ({differing[0]}), {folder} has another ({differing[1]}): featurize "
-            f"again with --model {folder}, or take the model that the shards name"
+            f"again with --model {folder}, or use the model that the shards name"
         )
 
 
 def check_features(shards: Shards, split: Split, encoder: EncoderConfig, model: Path) -> None:
-    """Refuse features that a model cannot be given: it would look beyond its tables, or learn from nothing.
+    """Refuse features that a model cannot read: it would read outside of its tables, or have nothing to learn from.
 
-    Labels behind a feature's end are no mistake: `--labels reference` has some in the padding.
+    Labels after the end of a feature are allowed, since `--labels reference` puts some into the padding.
 
     Args:
-        shards: Where the split is of.
-        split: To train on or to score.
-        encoder: What the model is.
+        shards: The shards of the split.
+        split: The split to train on or to score.
+        encoder: The configuration of the model.
         model: Its folder.
 
     Raises:
@@ -51,12 +55,12 @@ def check_features(shards: Shards, split: Split, encoder: EncoderConfig, model: 
         columns = [("a token's id", "its vocabulary", ids.values, encoder.embedding.vocab_size)]
         if chunk.token_type_ids is not None and types > 1:
             columns.append(("a token's type", "its types", chunk.token_type_ids.values, types))
-        for what, table, values, size in columns:
+        for subject, table, values, size in columns:
             for value in (int(values.min(initial=0)), int(values.max(initial=0))):
                 if not 0 <= value < size:
                     raise UserError(
-                        f"{what} must be one of the model's, 0 to {size - 1:,} ({table}, as {model} has it); received "
-                        f"{value:,} in {split.name} of {shards.folder}: featurize again with --model {model}"
+                        f"{subject} must be one of the model's, 0 to {size - 1:,} ({table}, as {model} has it); "
+                        f"received {value:,} in {split.name} of {shards.folder}: featurize again with --model {model}"
                     )
         labels = (chunk.start_positions, chunk.end_positions)
         lowest = min(int(column.min(initial=0)) for column in labels)

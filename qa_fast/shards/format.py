@@ -1,4 +1,4 @@
-"""What stands where in a folder of shards, and whether it stands there as the index says."""
+"""The names of files in a folder of shards, the form of the index, and checks of files against it."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ TRAIN = "train"
 REJECTED = "rejected.jsonl"
 SPLITS = "dataset_dict.json"
 CHECKSUM = "xxh3_128"
-# What dataset_info.json says in the folder of a split.
+# The description in the dataset_info.json of a split.
 DESCRIPTION = "Made by qa-fast featurize."
-# What an index says of a file: its name within the split, its block's number, rows, bytes and checksum.
+# What the index records about a file: name within the split, number of its block, rows, bytes and checksum.
 FILE_FACTS = ("file", "block", "rows", "bytes", CHECKSUM)
-# The kinds of files that a block makes: features, and what evaluation needs of the examples and of their contexts.
+# The kinds of files of a block: features, and the examples and contexts that evaluation needs.
 DATA, EXAMPLES, CONTEXTS = "data", "examples", "contexts"
-# Of a fingerprint, enough to tell the files of one build from another's in the same folder.
+# Digits of a fingerprint that tell the files of different builds in the same folder apart.
 _NAME_DIGITS = 8
 _NAME = re.compile(rf"({DATA}|{EXAMPLES}|{CONTEXTS})-[0-9a-f]{{{_NAME_DIGITS}}}-\d{{5,}}\.arrow")
 
 
 def file_name(kind: str, fingerprint: str, number: int) -> str:
-    """The name of a block's file: builds that differ never write the same one."""
+    """Return the name of a block's file. Different builds never write the same name."""
     return f"{kind}-{fingerprint[:_NAME_DIGITS]}-{number:05d}.arrow"
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a name is one that `file_name` gives."""
+    """Tell whether a name is one that `file_name` returns."""
     return _NAME.fullmatch(name) is not None
 
 
 def kind_of(name: str) -> str:
-    """The kind that a file's name says."""
+    """Return the kind in a file's name."""
     return name.partition("-")[0]
 
 
 def number_of(name: str) -> int:
-    """The block's number that a file's name says."""
+    """Return the number of the block in a file's name."""
     return int(name.removesuffix(".arrow").rpartition("-")[2])
 
 
 def is_index(value: Any) -> bool:
-    """Whether a JSON value is an index, each part of its kind; a file's name is then one in its split's folder."""
+    """Tell whether a JSON value is an index whose parts have the right types, and whose file names are safe to open."""
     if not isinstance(value, dict) or not isinstance(value.get("splits"), dict) or not value["splits"]:
         return False
     model, config = value.get("model", {}), value.get("config", {})
     if not isinstance(model, dict) or not isinstance(config, dict):
         return False
-    # What is there is of its kind; null is not what is left out. Numbers of tokens become int32.
+    # These may be missing, but not null. Ids and lengths of tokens become int32.
     numbers = [(model, "pad_token_id"), (model, "cls_token_id"), (config, "max_length")]
     texts = [(model, "tokenizer_hash"), (model, "name")]
     return (
         all(_is_count(part[key], below=2**31) for part, key in numbers if key in part)
         and all(isinstance(part[key], str) for part, key in texts if key in part)
-        and all(_is_split(name, about) for name, about in value["splits"].items())
+        and all(_is_split(name, facts) for name, facts in value["splits"].items())
     )
 
 
-def _is_split(name: str, about: Any) -> bool:
-    if name in ("", ".", "..") or "/" in name or "\0" in name or not isinstance(about, dict):
+def _is_split(name: str, facts: Any) -> bool:
+    if name in ("", ".", "..") or "/" in name or "\0" in name or not isinstance(facts, dict):
         return False
-    files = about.get("shards")
+    files = facts.get("shards")
     return isinstance(files, list) and all(
         isinstance(file, dict)
         and isinstance(file.get("file"), str)
@@ -84,20 +84,20 @@ def _is_count(value: Any, below: int = 2**62) -> bool:
 
 
 def damaged_file(folder: Path, manifest: dict[str, Any], contents: bool = False) -> str | None:
-    """The first file that is missing or not as the index says, if there is one.
+    """Return the first file that is missing or differs from the index; None if all files are whole.
 
     Args:
-        folder: Of the shards.
+        folder: The folder of the shards.
         manifest: Its index.
-        contents: Compare checksums, which reads every file, and not lengths only.
+        contents: Compare checksums, which reads every file, instead of only lengths.
     """
     if not (folder / SPLITS).is_file():
         return SPLITS
     rejected = manifest.get("rejected")
     if contents and rejected and not is_whole(folder / REJECTED, rejected, contents):
         return REJECTED
-    for split, about in manifest["splits"].items():
-        for file in about["shards"]:
+    for split, facts in manifest["splits"].items():
+        for file in facts["shards"]:
             if not is_whole(folder / split / file["file"], file, contents):
                 return f"{split}/{file['file']}"
         for name in ("state.json", "dataset_info.json"):
@@ -106,17 +106,17 @@ def damaged_file(folder: Path, manifest: dict[str, Any], contents: bool = False)
     return None
 
 
-def is_whole(path: Path, about: dict[str, Any], contents: bool) -> bool:
-    """Whether a file has the length, and if asked the bytes, that an index says."""
+def is_whole(path: Path, facts: dict[str, Any], contents: bool) -> bool:
+    """Tell whether a file has the length and, with `contents`, the checksum that an index records."""
     try:
-        if not path.is_file() or store.size_of(path) != about["bytes"]:
+        if not path.is_file() or store.size_of(path) != facts["bytes"]:
             return False
-        return not contents or file_checksum(path) == about[CHECKSUM]
+        return not contents or file_checksum(path) == facts[CHECKSUM]
     except FileNotFoundError:
         return False
 
 
 def file_checksum(path: Path) -> str:
-    """XXH3 of a file's bytes, 128 bits in hex."""
+    """Return the 128-bit XXH3 of a file's bytes, in hex."""
     with store.open_bytes(path) as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]

@@ -1,12 +1,12 @@
-"""What a build under way has finished: a fact file for each block, written when the block's shard is in its place.
+"""Records the finished blocks of a running build: a fact file for each block, written after the block's shard.
 
-A later run with the same fingerprint keeps the blocks whose facts are there and whose files are as the facts say, so a
-build that was killed goes on from there, whichever process made which block. It is a folder inside the shards', and is
-taken away once the index vouches for them.
+A later run with the same fingerprint keeps the blocks whose files agree with their facts, so a build that was killed
+continues from there, whichever process made which block. The journal is a folder inside that of the shards, and is
+deleted once the index lists them.
 
     OUT/.qa_fast-partial/FFFFFFFFFFFFFFFF/train-00000.json            counts, files with checksums, the first reject
     OUT/.qa_fast-partial/FFFFFFFFFFFFFFFF/train-00000.ids.npy         uint64[n, 3], sorted: hash of each id, and its row
-    OUT/.qa_fast-partial/FFFFFFFFFFFFFFFF/train-00000.rejected.jsonl  only where examples were rejected
+    OUT/.qa_fast-partial/FFFFFFFFFFFFFFFF/train-00000.rejected.jsonl  only if examples were rejected
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _NAME_DIGITS = 16
 
 @dataclass(frozen=True)
 class BlockFacts:
-    """What became of a block.
+    """The outcome of a block.
 
     Attributes:
-        rows: Raw examples, good or not.
-        counts: As `featurizer.SplitCounts.to_dict`.
-        files: As `BlockWriter.close` gives them.
-        first_reject: Id and reason of the first, if any.
-        without: Hash of the rows that were left out since their ids came before, in other blocks.
+        rows: Raw examples, rejected ones included.
+        counts: Its `SplitCounts.to_dict()`.
+        files: The facts that `BlockWriter.close` returns.
+        first_reject: Id and reason of the first reject, if any.
+        without: Hash of the rows that were left out because earlier blocks have their ids.
     """
 
     rows: int
@@ -54,9 +54,9 @@ class Journal:
     """The fact files of one build.
 
     Args:
-        out: The shards' folder.
-        fingerprint: Of the build.
-        with_ids: Whether hashes of ids are kept, and each split's files lie in a folder of its own.
+        out: The folder of the shards.
+        fingerprint: The fingerprint of the build.
+        with_ids: Whether hashes of ids are kept, and the files of each split are in a folder of their own.
     """
 
     def __init__(self, out: Path, fingerprint: str, with_ids: bool = True) -> None:
@@ -64,7 +64,7 @@ class Journal:
         self.folder = out / PARTIAL / fingerprint[:_NAME_DIGITS]
 
     def open(self) -> None:
-        """Make the folder, which marks `out` as one that a build is at; take away what other builds left."""
+        """Make the folder, which marks `out` as being written by a build, and delete the journals of other builds."""
         if store.is_local(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         for name in store.names_in(self.out / PARTIAL):
@@ -72,11 +72,11 @@ class Journal:
                 store.remove_folder(self.out / PARTIAL / name)
 
     def finished(self, block: Block, contents: bool = True) -> BlockFacts | None:
-        """What is known of a block, if its files are whole.
+        """Return the facts of a block; None if it is not finished or its files are not whole.
 
         Args:
-            block: Of this build's source.
-            contents: Compare checksums, which reads the files, and not lengths only.
+            block: A block of the source.
+            contents: Compare checksums, which reads the files, instead of only lengths.
         """
         facts = self.known(block)
         if facts is None or (self.with_ids and not self._place(block, "ids.npy").is_file()):
@@ -86,20 +86,20 @@ class Journal:
         return facts if whole else None
 
     def known(self, block: Block) -> BlockFacts | None:
-        """What the block's fact file says, if there is one."""
-        said = store.read_json(self._place(block, "json"))
+        """Return the content of a block's fact file; None if there is none."""
+        facts = store.read_json(self._place(block, "json"))
         try:
-            return BlockFacts(**said)
+            return BlockFacts(**facts)
         except TypeError:
             return None
 
     def write(self, block: Block, facts: BlockFacts, hashes: np.ndarray | None, rejects: list[Reject]) -> None:
-        """Note a block whose files are in their places.
+        """Record a block whose files are in their places.
 
         Args:
             block: The block.
-            facts: What became of it.
-            hashes: uint64[2n], of its rows' ids in their order, where they are kept.
+            facts: Its facts.
+            hashes: uint64[2n], the hashes of its rows' ids in order, or None if they are not kept.
             rejects: Its rejects.
         """
         rejected = self._place(block, "rejected.jsonl")
@@ -116,7 +116,7 @@ class Journal:
         store.write_whole(self._place(block, "json"), canonical_json(asdict(facts)).encode())
 
     def rejected(self, block: Block) -> bytes:
-        """The lines of a block's rejects."""
+        """Return the lines of a block's rejects."""
         try:
             return self._place(block, "rejected.jsonl").read_bytes()
         except FileNotFoundError:
@@ -124,12 +124,12 @@ class Journal:
 
     @contextlib.contextmanager
     def ids(self, block: Block) -> Iterator[Path]:
-        """A local file that numpy loads as uint64[n, 3]: both words of each id's hash, and its row; sorted by these."""
+        """Yield a local file that numpy loads as uint64[n, 3]: both words of each id's hash and its row, sorted."""
         with store.local_copy(self._place(block, "ids.npy")) as local:
             yield local
 
     def clear(self) -> None:
-        """Take the fact files away."""
+        """Delete the journals in `out`."""
         store.remove_folder(self.out / PARTIAL)
 
     def _place(self, block: Block, ending: str) -> Path:

@@ -1,4 +1,4 @@
-"""Opening a folder of shards: files are read through a memory map without a copy."""
+"""Opens a folder of shards. Files are memory-mapped without a copy."""
 
 from __future__ import annotations
 
@@ -33,12 +33,18 @@ from qa_fast.shards.split import Split
 
 @dataclass(frozen=True)
 class Shards:
-    """A folder of shards.
+    """A folder of shards: its splits by name.
 
     Attributes:
-        folder: Where it is, or is copied to split by split.
-        manifest: What qa_fast.json says.
-        remote: Where it lies, if that is elsewhere.
+        folder: The local folder, to which splits of remote shards are copied when they are opened.
+        manifest: The index, the content of qa_fast.json.
+        remote: The remote folder, if there is one.
+
+    Example:
+        >>> shards = open_shards("shards")
+        >>> list(shards)
+        ['validation', 'train']
+        >>> shards["train"][0]["input_ids"]
     """
 
     folder: Path
@@ -48,11 +54,11 @@ class Shards:
 
     @property
     def names(self) -> list[str]:
-        """The splits."""
+        """The names of the splits."""
         return list(self.manifest["splits"])
 
     def __getitem__(self, name: str) -> Split:
-        """As `split`."""
+        """Open a split; see `split`."""
         return self.split(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -65,7 +71,7 @@ class Shards:
         return name in self.names
 
     def __fspath__(self) -> str:
-        return str(self.folder)  # so that whatever takes a folder of shards takes this
+        return str(self.folder)  # so that every function that takes a folder of shards takes this
 
     def __repr__(self) -> str:
         splits = self.manifest["splits"].items()
@@ -81,7 +87,7 @@ class Shards:
         """Open a split.
 
         Raises:
-            UserError: There is none of that name, or a file of it is missing or not as long as it was made.
+            UserError: There is no split of that name, or one of its files is missing or of another length.
         """
         if name not in self.manifest["splits"]:
             raise UserError(f"the split must be one of {', '.join(self.names)}; received {name!r} for {self.folder}")
@@ -92,12 +98,12 @@ class Shards:
         return self._opened[name]
 
     def check_contents(self, name: str) -> None:
-        """Compare a split's files with the index's checksums, which reads them all: some GB a second.
+        """Compare the files of a split with the checksums of the index; this reads them, at some GB a second.
 
         Raises:
-            UserError: One is not what featurize wrote.
+            UserError: A file differs from what featurize wrote.
         """
-        self.split(name)  # one that lies elsewhere is here from then on
+        self.split(name)  # copies a remote split to the local folder
         damaged = damaged_file(self.folder, {"splits": {name: self.manifest["splits"][name]}}, contents=True)
         if damaged:
             raise UserError(
@@ -109,23 +115,28 @@ def open_shards(path: str | os.PathLike[str]) -> Shards:
     """Open a folder that `qa-fast featurize` made.
 
     Args:
-        path: The folder, here or a URL.
+        path: The folder, a local path or a URL.
 
     Returns:
         Its splits by name; `shards["train"][0]` is a feature.
 
     Raises:
-        UserError: Not such a folder, an unfinished one, or one of another format version.
+        UserError: The folder is not of shards, unfinished, or of another format version.
+
+    Example:
+        >>> shards = open_shards("shards")
+        >>> for batch in shards["train"].batches(32):
+        ...     batch["input_ids"]
     """
     place = store.place(path)
     folder = place if store.is_local(place) else local_folder(place)
     index = folder / INDEX
     try:
-        there = index.is_file()
+        finished = index.is_file()
     except OSError as error:  # a name that no file can have
         raise UserError(f"SHARDS must be a folder that 'qa-fast featurize' made; {error.strerror}: {folder}") from None
-    if not there:
-        state = "is not there" if not folder.exists() else f"has no {INDEX} (not made by qa-fast, or not finished)"
+    if not finished:
+        state = "does not exist" if not folder.exists() else f"has no {INDEX} (not made by qa-fast, or not finished)"
         raise UserError(f"SHARDS must be a folder that 'qa-fast featurize' made; {folder} {state}: run featurize first")
     try:
         manifest = json.loads(index.read_text(encoding="utf-8"))
@@ -152,16 +163,16 @@ def _open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
             f"{folder.parent} must be as featurize left it; {damaged} is missing or cut short: featurize again"
         )
     try:
-        found = _assembled(name, files, {file["file"]: _table(folder / file["file"]) for file in files})
+        split = _assembled(name, files, {file["file"]: _table(folder / file["file"]) for file in files})
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder} must be as featurize left it; it is damaged ({reason}): featurize again") from None
     model, config = manifest.get("model", {}), manifest.get("config", {})
     return replace(
-        found,
+        split,
         pad_id=model.get("pad_token_id") or 0,
         cls_id=model.get("cls_token_id"),
-        max_length=config.get("max_length", found.max_length),
+        max_length=config.get("max_length", split.max_length),
         tokenizer_hash=model.get("tokenizer_hash"),
     )
 
@@ -181,7 +192,7 @@ def _assembled(name: str, files: list[dict[str, Any]], tables: dict[str, pa.Tabl
     for batch in features.to_batches():
         runs = pc.run_end_encode(batch.column("example_id"))
         run_ends, values = runs.run_ends.to_numpy(), runs.values
-        # An example's windows may go on in the next batch.
+        # The windows of an example may continue in the next batch.
         first = example + (values[0].as_py() != last)
         example_index = np.repeat(np.arange(first, first + len(run_ends), dtype=np.int32), np.diff(run_ends, prepend=0))
         example, last = first + len(run_ends) - 1, values[-1].as_py()
@@ -190,7 +201,7 @@ def _assembled(name: str, files: list[dict[str, Any]], tables: dict[str, pa.Tabl
 
 
 def _joined(examples: dict[int, pa.Table], contexts: dict[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
-    """The examples and contexts of all blocks; a block's examples count its own contexts."""
+    """Join the examples and contexts of all blocks; the examples of a block refer to its own contexts."""
     before, parts = 0, []
     for block, table in examples.items():
         shifted = pc.add(table["context_index"], pa.scalar(before, pa.int32()))
@@ -202,7 +213,7 @@ def _joined(examples: dict[int, pa.Table], contexts: dict[int, pa.Table]) -> tup
 def _table(path: Path) -> pa.Table:
     with pa.memory_map(os.fsencode(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
         table = stream.read_all()
-    table.validate(full=True)  # reads offsets and texts, not the ids: what kernels index with must be in bounds
+    table.validate(full=True)  # reads offsets and texts, with which kernels index, but not the token ids
     return table
 
 

@@ -1,7 +1,7 @@
-"""Shards that lie elsewhere, for reading: each split's files are copied to the cache when it is first opened.
+"""Reads remote shards: the files of a split are copied to the cache when the split is first opened.
 
-Training goes through the features in an order of its own, again and again, so they are fetched once, checked against
-the index's checksums, and then mapped into memory like local ones: a split need not fit into memory, but on the disk.
+Training reads the features repeatedly and in its own order. So they are fetched once, checked against the checksums of
+the index, and then memory-mapped like local ones. A split must fit on the disk, but not into memory.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.shards.format import INDEX, SPLITS, is_whole
-from qa_fast.sources.cache import cache_folder
+from qa_fast.sources.cache import cache_folder, not_writable
 
-# Files fetched at a time: one line rarely takes all that an object store gives.
+# Files fetched at a time, since a single connection rarely reaches the speed of an object store.
 _AT_A_TIME = 4
 
 
 def local_folder(place: Path) -> Path:
-    """The folder in the cache where the shards of a place are kept, with their index; nothing more is fetched yet.
+    """Return the folder in the cache for remote shards, with their index; nothing else is fetched yet.
 
     Args:
-        place: No local path.
+        place: The remote folder.
 
     Raises:
-        UserError: There is no index, or the place cannot be reached.
+        UserError: There is no index, or the folder cannot be reached.
     """
     with store.reached(place, "SHARDS"):
         if not (place / INDEX).is_file():
@@ -43,22 +43,22 @@ def local_folder(place: Path) -> Path:
 
 
 def fetch_split(place: Path, folder: Path, name: str, files: list[dict[str, Any]]) -> None:
-    """Have a split's files in the cache.
+    """Fetch the files of a split that are not in the cache yet.
 
     Args:
-        place: Where the shards lie.
-        folder: As `local_folder` gave it.
+        place: The remote folder of the shards.
+        folder: The folder in the cache, from `local_folder`.
         name: The split.
-        files: What the index says of them.
+        files: The facts of its files in the index.
 
     Raises:
-        UserError: A file is not there, or not as the index says, or there is no room for it.
+        UserError: A file is missing, differs from the index, or the cache cannot be written.
     """
 
     def fetch(file: dict[str, Any]) -> None:
         local = folder / name / file["file"]
         if is_whole(local, file, contents=False):
-            return  # written whole, and checked then
+            return  # its checksum was verified when it was fetched
         with store.whole_file(local) as temporary:
             store.fetch(place / name / file["file"], temporary)
             if not is_whole(temporary, file, contents=True):
@@ -66,18 +66,12 @@ def fetch_split(place: Path, folder: Path, name: str, files: list[dict[str, Any]
                     f"{place} must be as featurize left it; {name}/{file['file']} is damaged: featurize again"
                 )
 
-    def fetch_beside(names: tuple[str, ...]) -> None:
-        for beside in names:
-            if not (folder / beside).is_file():
-                with store.whole_file(folder / beside) as temporary:
-                    store.fetch(place / beside, temporary)
-
     try:
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             list(pool.map(fetch, files))
-        fetch_beside((SPLITS, f"{name}/state.json", f"{name}/dataset_info.json"))
+        for beside in (SPLITS, f"{name}/state.json", f"{name}/dataset_info.json"):
+            if not (folder / beside).is_file():
+                with store.whole_file(folder / beside) as temporary:
+                    store.fetch(place / beside, temporary)
     except OSError as error:
-        raise UserError(
-            f"the cache folder must be one that can be written, with room; {folder}: {error.strerror or error}: "
-            "name another in the environment variable QA_FAST_CACHE"
-        ) from None
+        raise not_writable(folder, error) from None

@@ -1,4 +1,4 @@
-"""One split of a folder of shards: its features row by row, and for training loops."""
+"""One split of a folder of shards: its features as rows, and as batches for training loops."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """One split's features, memory-mapped: `split[0]` is a dict, and the rest is for training loops.
+    """The memory-mapped features of one split: rows as dicts, and batches for training loops.
 
     Attributes:
         name: "train", "validation", ...
-        chunks: Features of each record batch, in order; views without a copy. `example_index` counts the split's
-            examples, from 0.
-        ids: string [F], each feature's example id.
+        chunks: Features of each record batch in order, views without a copy. `example_index` numbers the examples of
+            the split from 0.
+        ids: string [F], the example id of each feature.
         examples: Table of `schema.EXAMPLE_COLUMNS`, or None for train.
         contexts: Table of `schema.CONTEXT_COLUMNS`, or None for train.
-        pad_id: Token id behind a row's end.
-        cls_id: Token id of CLS, where it is known.
-        max_length: Longest feature in tokens that these were made with.
-        tokenizer_hash: Of the tokenizer that made them, where it is known.
+        pad_id: Token id of padding.
+        cls_id: Token id of CLS, if known.
+        max_length: The `max_length` in tokens that the features were made with.
+        tokenizer_hash: Hash of the tokenizer that made the features, if known.
+
+    Example:
+        >>> split = open_shards("shards")["train"]
+        >>> split[0]["start_positions"]
+        >>> dataset = split.to_tf_dataset(batch_size=32)
     """
 
     name: str
@@ -52,7 +57,7 @@ class Split:
 
     @cached_property
     def lengths(self) -> Int32s:
-        """int32[F], tokens of each feature."""
+        """int32[F], the number of tokens of each feature."""
         parts = [chunk.input_ids.lengths for chunk in self.chunks]
         return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
 
@@ -62,9 +67,9 @@ class Split:
         return any(chunk.token_type_ids is not None for chunk in self.chunks)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """One feature as a dict of `schema.FEATURE_COLUMNS`, and of `EVALUATION_COLUMNS` in every split but train."""
+        """Return a feature: `schema.FEATURE_COLUMNS` and, in every split except train, `EVALUATION_COLUMNS`."""
         if isinstance(row, slice):
-            raise UserError("a row must be a number; received a slice: take batches(), or to_numpy() for all rows")
+            raise UserError("a row must be a number; received a slice: use batches(), or to_numpy() for all rows")
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.name} has {len(self):,} features; received row {row}")
         row %= len(self)
@@ -73,14 +78,15 @@ class Split:
             if at < len(chunk):
                 break
             at -= len(chunk)
-        found: dict[str, Any] = {"input_ids": chunk.input_ids[at].tolist()}
+        feature: dict[str, Any] = {"input_ids": chunk.input_ids[at].tolist()}
         if chunk.token_type_ids is not None:
-            found["token_type_ids"] = chunk.token_type_ids[at].tolist()
-        found["start_positions"], found["end_positions"] = int(chunk.start_positions[at]), int(chunk.end_positions[at])
-        found["example_id"], found["window_index"] = example_id, int(chunk.window_index[at])
+            feature["token_type_ids"] = chunk.token_type_ids[at].tolist()
+        feature["start_positions"] = int(chunk.start_positions[at])
+        feature["end_positions"] = int(chunk.end_positions[at])
+        feature["example_id"], feature["window_index"] = example_id, int(chunk.window_index[at])
         if self.examples is not None:
-            found |= {name: int(getattr(chunk, name)[at]) for name in EVALUATION_COLUMNS}
-        return found
+            feature |= {name: int(getattr(chunk, name)[at]) for name in EVALUATION_COLUMNS}
+        return feature
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[row] for row in range(len(self)))
@@ -89,18 +95,18 @@ class Split:
         return f"Split({self.name!r}, {len(self):,} features of at most {self.max_length} tokens)"
 
     def to_numpy(self, max_length: int | None = None, *, say: Callable[[str], None] = on_stderr) -> Columns:
-        """The tutorial's dict of arrays: all features, padded to one length.
+        """Return all features as arrays, padded to one length.
 
         Args:
-            max_length: L; None takes what the shards were made with.
-            say: Told how much memory the arrays take, before it is taken.
+            max_length: L; None takes the `max_length` that the shards were made with.
+            say: Called with a message about the memory that the arrays take, before it is allocated.
 
         Returns:
-            input_ids, attention_mask and, where the model has them, token_type_ids int32[F, L]; start_positions and
+            input_ids, attention_mask and, if the model has token types, token_type_ids int32[F, L]; start_positions and
             end_positions int32[F].
 
         Raises:
-            UserError: A feature is longer, or the arrays do not fit into memory.
+            UserError: A feature is longer than L, or the arrays do not fit into memory.
         """
         from qa_fast.feeds import padded_arrays
 
@@ -118,79 +124,79 @@ class Split:
         epoch: int = 0,
         drop_remainder: bool = False,
     ) -> Batches:
-        """Batches as dicts of numpy arrays, for JAX or a loop of one's own; each `for` over them is one pass.
+        """Return batches as dicts of numpy arrays, for JAX or your own training loop. Iterating over them is one epoch.
 
-        Pass by pass these are the batches of `qa-fast train` with the same seed.
+        With the same seed these are the batches of `qa-fast train`.
 
         Args:
             batch_size: B.
-            shuffle: Draw a new order in each pass, from (lengths, seed, epoch) alone; None shuffles train only.
-            batching: "grouped" puts features of like lengths together, as wide as they need; "fixed" pads all to
-                `max_length`, the tutorial's way.
-            max_length: None takes what the shards were made with.
-            seed: Of the orders.
-            epoch: Of the first pass.
+            shuffle: Use a new order in each epoch, which depends only on lengths, seed and epoch; None shuffles only
+                train.
+            batching: "grouped" puts features of similar lengths together and pads them to the longest; "fixed" pads all
+                features to `max_length`.
+            max_length: None takes the `max_length` that the shards were made with.
+            seed: Seed of the orders.
+            epoch: Number of the first epoch.
             drop_remainder: Leave out a last batch of fewer rows.
 
         Returns:
-            An iterable with a length; its dicts are as those of `to_numpy`, of int32[B, L] and int32[B].
+            An iterable with a length. Its dicts have the keys of `to_numpy`, with int32[B, L] and int32[B].
 
         Raises:
-            UserError: An option is not usable, or a feature is longer than `max_length`.
+            UserError: An option is out of bounds, or a feature is longer than `max_length`.
         """
-        from qa_fast.feeds import Batches, Order  # late, as in the methods here: kernels are loaded with it
+        from qa_fast.feeds import Batches, Order  # imported late in all methods here, since it loads kernels
 
         shuffled = self.name == TRAIN if shuffle is None else shuffle
         order = Order(batch_size, shuffled, batching, max_length or self.max_length, seed, drop_remainder)
         return Batches(self._cutter(order.max_length), order, self.typed, epoch)
 
     def to_tf_dataset(self, batch_size: int = 16, **options: Any) -> Any:
-        """A `tf.data.Dataset` of dicts, for `Model.fit` and loops of one's own.
+        """Return a `tf.data.Dataset` of dicts, for `Model.fit` and your own training loops.
 
-        Deterministic, cut ahead of its use, of known cardinality, and usable with `tf.distribute`; each pass is one
-        epoch with an order of its own.
+        It is deterministic, prefetched, of known cardinality, and usable with `tf.distribute`. Each pass over it is one
+        epoch with its own order.
 
         Args:
             batch_size: B.
-            options: As those of `batches`.
+            options: The other options of `batches`.
 
         Raises:
-            UserError: As for `batches`, or TensorFlow is not installed.
+            UserError: An option is wrong, see `batches`, or TensorFlow is not installed.
         """
         from qa_fast.feeds.tf_data import tf_dataset
 
         return tf_dataset(self.batches(batch_size, **options))
 
     def to_keras(self, batch_size: int = 16, **options: Any) -> Any:
-        """A `keras.utils.PyDataset` for `Model.fit` where there is no TensorFlow, as on JAX.
+        """Return a `keras.utils.PyDataset` for `Model.fit` without TensorFlow, for example on JAX.
 
-        On TensorFlow Keras wants all batches of one width: only `batching="fixed"` works there; take `to_tf_dataset`.
-
-        Pass `shuffle=False` to `fit`: the order is drawn here, and Keras would put the batches of a pass in another.
+        On TensorFlow, Keras requires all batches to have one width, so only `batching="fixed"` works there; use
+        `to_tf_dataset` instead. Pass `shuffle=False` to `fit`, since otherwise Keras reorders the batches.
 
         Args:
             batch_size: B.
-            options: As those of `batches`.
+            options: The other options of `batches`.
 
         Raises:
-            UserError: As for `batches`, or batches of several widths are asked for on TensorFlow.
+            UserError: An option is wrong, see `batches`, or batches of several widths are requested on TensorFlow.
         """
         from qa_fast.feeds.keras_set import keras_batches
 
         return keras_batches(self.batches(batch_size, **options))
 
     def to_torch(self, batch_size: int = 16, **options: Any) -> Any:
-        """A torch `IterableDataset` of batches of int64 tensors, which transformers' models take as `model(**batch)`.
+        """Return a torch `IterableDataset` of batches of int64 tensors, which models of transformers take as keywords.
 
-        Read it as it is or through `DataLoader(dataset, batch_size=None, num_workers=N)`. Each process of a distributed
-        job reads all of it.
+        Iterate over it directly or through `DataLoader(dataset, batch_size=None, num_workers=N)`. Each process of a
+        distributed job reads all batches.
 
         Args:
             batch_size: B.
-            options: As those of `batches`.
+            options: The other options of `batches`.
 
         Raises:
-            UserError: As for `batches`, or torch is not installed.
+            UserError: An option is wrong, see `batches`, or torch is not installed.
         """
         try:
             from qa_fast.feeds.torch_set import TorchBatches
@@ -199,10 +205,10 @@ class Split:
         return TorchBatches(self.batches(batch_size, **options))
 
     def _cutter(self, max_length: int) -> BatchCutter:
-        """Cuts batches of these features.
+        """Return a cutter of batches of these features.
 
         Raises:
-            UserError: One of them is longer than `max_length`.
+            UserError: A feature is longer than `max_length`.
         """
         from qa_fast.batches import BatchCutter
 

@@ -1,4 +1,4 @@
-"""Writing a block's files: Arrow IPC streams of few, large record batches, with their checksums."""
+"""Writes the files of a block: Arrow IPC streams of few, large record batches, with their checksums."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import xxhash
 
 from qa_fast.buffers import list_array
 from qa_fast.raw import ANSWERS_TYPE
-from qa_fast.schema import Features, Int32s, Ragged
+from qa_fast.schema import EVALUATION_COLUMNS, Features, Int32s, Ragged
 from qa_fast.shards.format import (
     CHECKSUM,
     CONTEXTS,
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class _HashingFile:
-    """A file that is written from its start to its end, with its checksum as it goes: a second reading costs more.
+    """A file that is written from start to end and computes its checksum meanwhile, so that it is not read again.
 
-    XXH3 tells a damaged file as surely as SHA-256 does, in a seventh of the time, which here is a tenth of the whole.
+    XXH3 detects damage as reliably as SHA-256 in a seventh of the time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class _HashingFile:
         return self._file.closed
 
     def write(self, data: bytes | pa.Buffer) -> int:
-        """Write all of it."""
+        """Write all bytes; return their number."""
         view = memoryview(data).cast("B")
         self.checksum.update(view)
         while len(view):  # a single call may write less
@@ -56,7 +56,7 @@ class _HashingFile:
         return size
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing, since nothing is buffered."""
 
     def close(self) -> None:
         """Close the file."""
@@ -67,10 +67,10 @@ class BlockWriter:
     """Writes the files of one block into a folder; they are complete after `close`.
 
     Args:
-        folder: Where they are written; there already.
-        split: "train" has features alone.
-        fingerprint: Of the build.
-        number: Of the block in its split.
+        folder: An existing local folder.
+        split: The split; "train" has only features.
+        fingerprint: The fingerprint of the build.
+        number: The number of the block in its split.
     """
 
     def __init__(self, folder: Path, split: str, fingerprint: str, number: int) -> None:
@@ -81,16 +81,16 @@ class BlockWriter:
         self._contexts = 0
 
     def add_features(self, batch: pa.RecordBatch) -> None:
-        """Append features, as `feature_batch` gives them."""
+        """Append features that `feature_batch` returned."""
         self._write(DATA, batch)
 
     def add_examples(self, examples: Examples, contexts: EncodedTexts, leading_chars: Int32s, counts: Int32s) -> None:
-        """Append what evaluation needs; does nothing for train.
+        """Append the examples and contexts that evaluation needs; do nothing for train.
 
         Args:
             examples: E examples over D contexts.
             contexts: The encoded contexts [D].
-            leading_chars: int32[D], white space taken off each context before encoding.
+            leading_chars: int32[D], white space removed from the start of each context before it was encoded.
             counts: int32[E], features of each example.
         """
         if self.split == TRAIN:
@@ -145,17 +145,17 @@ class BlockWriter:
         return files
 
     def abort(self) -> None:
-        """Let go of the open files; what was written stays where it is."""
+        """Close the files; what was written stays."""
         for sink, _ in self._streams.values():
             sink.close()
 
 
 def write_for_datasets(out: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
-    """Write what `datasets` needs to open the folder, beside the shards.
+    """Write the files beside the shards with which `datasets` opens the folder.
 
     Args:
         out: The folder.
-        splits: Files of each split, as `BlockWriter.close` gives them.
+        splits: Split -> facts of its files, from `BlockWriter.close`.
     """
     for split, files in splits.items():
         data = [file for file in files if kind_of(file["file"]) == DATA]
@@ -168,7 +168,7 @@ def write_for_datasets(out: Path, splits: dict[str, list[dict[str, Any]]]) -> No
             "_output_all_columns": False,
             "_split": split,
         }
-        # No "features" on purpose: `datasets` then reads the types off the Arrow schema, in every version of it.
+        # Without "features", so that every version of `datasets` takes the types from the Arrow schema.
         info = {"citation": "", "description": DESCRIPTION, "homepage": "", "license": ""}
         write_json(out / split / "dataset_info.json", info)
         write_json(out / split / "state.json", state)
@@ -176,12 +176,12 @@ def write_for_datasets(out: Path, splits: dict[str, list[dict[str, Any]]]) -> No
 
 
 def feature_batch(features: Features, ids: pa.Array, split: str) -> pa.RecordBatch:
-    """Features as the columns of a data file.
+    """Return features as the columns of a data file.
 
     Args:
         features: F features.
-        ids: string [E], ids of the examples that `features.example_index` counts.
-        split: Every split but train has the columns that evaluation needs.
+        ids: string [E], ids of the examples that `features.example_index` refers to.
+        split: The split; every split except train has the columns that evaluation needs.
     """
     columns: dict[str, pa.Array] = {"input_ids": list_array(features.input_ids, pa.int32())}
     if features.token_type_ids is not None:
@@ -191,7 +191,5 @@ def feature_batch(features: Features, ids: pa.Array, split: str) -> pa.RecordBat
     columns["example_id"] = ids.take(pa.array(features.example_index))
     columns["window_index"] = pa.array(features.window_index)
     if split != TRAIN:
-        columns["context_start"] = pa.array(features.context_start)
-        columns["context_end"] = pa.array(features.context_end)
-        columns["document_token_start"] = pa.array(features.document_token_start)
+        columns |= {name: pa.array(getattr(features, name)) for name in EVALUATION_COLUMNS}
     return pa.RecordBatch.from_pydict(columns)

@@ -230,7 +230,7 @@ def test_fit_reads_whole_passes(shards: Shards, backend: str, batching: str, ord
 
 
 def test_widths_that_keras_on_tensorflow_does_not_take(split: Split) -> None:
-    with pytest.raises(UserError, match="to_keras takes batching='fixed' where KERAS_BACKEND is tensorflow"):
+    with pytest.raises(UserError, match="to_keras needs batching='fixed' if KERAS_BACKEND is tensorflow"):
         split.to_keras(4)
 
 

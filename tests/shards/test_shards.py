@@ -209,7 +209,7 @@ def test_checksums_are_those_of_the_files(out: Path) -> None:
 
 def test_folders_that_are_no_shards(tmp_path: Path, out: Path) -> None:
     with pytest.raises(
-        UserError, match=r"must be a folder that 'qa-fast featurize' made; .* is not there: run featurize"
+        UserError, match=r"must be a folder that 'qa-fast featurize' made; .* does not exist: run featurize"
     ):
         open_shards(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"has no qa_fast.json .not made by qa-fast, or not finished."):

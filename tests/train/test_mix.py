@@ -91,7 +91,7 @@ def test_names_with_weights(workshop: Path, tmp_path: Path) -> None:
     for weight in ("0", "-1", "nan", "inf"):
         with pytest.raises(UserError, match=r"a folder's weight.* must be above 0; received '.*small:"):
             open_mix([large, f"{small}:{weight}"])
-    with pytest.raises(UserError, match=r"made; .*small:half is not there"):
+    with pytest.raises(UserError, match=r"made; .*small:half does not exist"):
         open_mix([f"{small}:half"])
     with pytest.raises(UserError, match=r"must be given shards; received no folder"):
         open_mix([])
@@ -113,7 +113,7 @@ def test_weights_stand_behind_urls_too(workshop: Path, tmp_path: Path, monkeypat
     assert [len(pool) for pool in mix.pools] == [24, 9]
     with pytest.raises(UserError, match=r"a folder's weight.* must be above 0; received 'memory://.*:-2'"):
         open_mix([f"{there}:-2"])
-    with pytest.raises(UserError, match=r"has no qa_fast.json|is not there"):
+    with pytest.raises(UserError, match=r"has no qa_fast.json|does not exist"):
         open_mix([f"{there}:half"])
     train(workshop / "large", TrainConfig(out=str(tmp_path / "tuned"), max_steps=1, validation="", **OPTIONS))
     teacher.teacher_logits(tmp_path / "tuned", parts[1].shards, mix.pools[1] - 24, lambda line: None)
