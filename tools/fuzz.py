@@ -1,13 +1,13 @@
-"""Mutated files, shards, model folders and requests, to see that each ends in an answer or in one line.
+"""Tests the readers of files, shards, model folders and requests with mutated inputs.
 
     python tools/fuzz.py --minutes 2 --seed 0 [--targets files,shards,folders,requests]
 
-Each input is a good one with some bytes or values changed: flipped, cut off, repeated, set to what is hard (deep
-nesting, huge numbers, lone surrogates, null), or spliced from two. It may be accepted, rejected row by row, or refused
-with a `UserError` of one line; anything else (another exception, a process that dies, that takes more memory than its
-limit or more than ten seconds of a processor) is a finding, which is printed with the seed that makes it again. Every
-target runs in a process of its own with a limit on memory, and is started again where it died. Ends with 1 if anything
-was found.
+Each input is a good one with some bytes or values changed: flipped, cut off, repeated, or replaced by a difficult value
+(deep nesting, huge numbers, lone surrogates, null). It may be accepted, rejected row by row, or refused with a
+`UserError` of one line. Anything else is a finding: another exception, a process that dies, needs more memory than its
+limit, or takes more than ten seconds of processor time. Findings are printed with the number that reproduces them with
+the same seed. Every target runs in its own process with limited memory, which is restarted if it dies. The exit code is
+1 if there are findings.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from qa_fast.errors import UserError  # noqa: E402
 from tests import sample  # noqa: E402
 
-# Of one target's process; what loads the kernels and a tokenizer takes a fifth of it.
+# Limit of a target's process; kernels and a tokenizer take a fifth of it.
 MEMORY_BYTES = 3 << 30
 SLOW_SECONDS = 10.0
 HARD: tuple[Any, ...] = (
@@ -44,7 +44,7 @@ HARD: tuple[Any, ...] = (
 
 
 def mutated_bytes(data: bytes, chance: random.Random) -> bytes:
-    """The bytes with a few changes."""
+    """Return the bytes with a few changes."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(changed) + 1)
@@ -67,7 +67,7 @@ def mutated_bytes(data: bytes, chance: random.Random) -> bytes:
 
 
 def mutated_value(value: Any, chance: random.Random) -> Any:
-    """The JSON value with one part of it replaced, left out, or doubled."""
+    """Return the JSON value with one part replaced, removed, or repeated."""
     copy = json.loads(json.dumps(value))
     at, above, key = copy, None, None
     for _ in range(chance.randint(1, 8)):
@@ -97,7 +97,7 @@ def _dumped(value: Any) -> bytes:
 
 
 def files_target(work: Path) -> Callable[[random.Random], None]:
-    """Sources of every kind, through reading, checking and featurizing."""
+    """Read, check and featurize sources of every kind."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -134,7 +134,7 @@ def files_target(work: Path) -> Callable[[random.Random], None]:
 
 
 def shards_target(work: Path) -> Callable[[random.Random], None]:
-    """Shards and their index, through opening, rows and batches."""
+    """Open shards, and read their rows and batches."""
     from qa_fast.builder.job import build_shards
     from qa_fast.schema import FeatureConfig
     from qa_fast.shards import open_shards
@@ -149,7 +149,7 @@ def shards_target(work: Path) -> Callable[[random.Random], None]:
             victim.write_bytes(_dumped(mutated_value(json.loads(good[victim]), chance)))
         else:
             data = mutated_bytes(good[victim], chance)
-            # An index tells a file of another length; damage that keeps it is the reader's to find.
+            # The index detects another length, so the length is kept, and the reader must find the damage.
             victim.write_bytes((data + good[victim][len(data) :])[: len(good[victim])])
         try:
             split = open_shards(work / "out").split("validation")
@@ -164,9 +164,10 @@ def shards_target(work: Path) -> Callable[[random.Random], None]:
 
 
 def requests_target(work: Path) -> Callable[[random.Random], None]:
-    """Bodies of requests, through the web API; its answers must be JSON, and none of them a failure."""
+    """Send request bodies to the web API, which must answer with JSON and without a server error."""
     from fastapi.testclient import TestClient
 
+    from qa_fast.serve.app import create_app
     from qa_fast.serve.limits import Limits
     from tests.serve_doubles import KeywordModel
 
@@ -176,10 +177,7 @@ def requests_target(work: Path) -> Callable[[random.Random], None]:
         {"inputs": [{"question": "Where?", "context": context}] * 2, "parameters": None},
         {"question": "Where?", "context": context, "top_k": 3},
     ]
-    stack = contextlib.ExitStack()
-    from qa_fast.serve.app import create_app
-
-    client = stack.enter_context(TestClient(create_app(KeywordModel(), Limits()), raise_server_exceptions=True))
+    client = contextlib.ExitStack().enter_context(TestClient(create_app(KeywordModel(), Limits())))
 
     def run(chance: random.Random) -> None:
         value = chance.choice(good)
@@ -195,7 +193,7 @@ def requests_target(work: Path) -> Callable[[random.Random], None]:
 
 
 def folders_target(work: Path) -> Callable[[random.Random], None]:
-    """Model folders, through all that is read of them before a model is built."""
+    """Read model folders as far as before a model is built."""
     import fuzz_folders
 
     from tests.small_runs import make_model_folder
@@ -218,31 +216,35 @@ TARGETS = {
 
 
 def _work(name: str, seed: int, begin: int, ends: float, results: Any) -> None:
-    """A target's process: inputs from number `begin` on; tells each before and after."""
+    """Run a target in its own process, from input number `begin` on, and report the start and outcome of each input."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     with tempfile.TemporaryDirectory() as folder:
         run, number = TARGETS[name](Path(folder)), begin
         while time.time() < ends:
             results.put(("begun", number, time.time()))
-            outcome, told = "accepted", ""
-            began = time.process_time()  # of this process alone: others may keep the machine busy
+            outcome, message = "accepted", ""
+            started = time.process_time()  # only of this process, since the machine may be busy
             try:
                 run(random.Random(f"{name}-{seed}-{number}"))
             except UserError as error:
-                outcome, told = "refused", str(error)
-                if "\n" in told or len(told) > 2000:
+                outcome, message = "refused", str(error)
+                if "\n" in message or len(message) > 2000:
                     outcome = "finding"
             except BaseException as error:
-                outcome, told = "finding", f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
-            seconds = time.process_time() - began
+                outcome, message = "finding", f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
+            seconds = time.process_time() - started
             if seconds > SLOW_SECONDS and number > begin:  # the first compiles kernels
-                outcome, told = "finding", f"took {seconds:.0f} s"
-            results.put((outcome, number, told[:3000]))
+                outcome, message = "finding", f"took {seconds:.0f} s"
+            results.put((outcome, number, message[:3000]))
             number += 1
 
 
 def watch(name: str, seed: int, minutes: float) -> tuple[dict[str, int], list[str]]:
-    """Run a target for so long; how many inputs ended how, and the findings."""
+    """Run a target for some minutes.
+
+    Returns:
+        The number of inputs by outcome, and the findings.
+    """
     ends, number, findings = time.time() + 60 * minutes, 0, []
     counts = {"accepted": 0, "refused": 0, "finding": 0}
     while time.time() < ends:
@@ -252,23 +254,22 @@ def watch(name: str, seed: int, minutes: float) -> tuple[dict[str, int], list[st
         begun: float | None = None
         while process.is_alive() or not results.empty():
             try:
-                kind, at, told = results.get(timeout=1)
-            except Exception:  # empty
+                outcome, number, message = results.get(timeout=1)
+            except Exception:  # nothing was reported, or the process died within a report
                 if begun is not None and time.time() - begun > 12 * SLOW_SECONDS:
                     process.kill()
                     process.join()
-                    findings.append(f"{name} {number}: still at it after {12 * SLOW_SECONDS:.0f} s")
+                    findings.append(f"{name} {number}: not finished after {12 * SLOW_SECONDS:.0f} s")
                     break
                 continue
-            number = at
-            if kind == "begun":
-                begun = told
+            if outcome == "begun":
+                begun = message
                 continue
             begun = None
+            counts[outcome] += 1
+            if outcome == "finding":
+                findings.append(f"{name} {number}: {message}")
             number += 1
-            counts[kind] += 1
-            if kind == "finding":
-                findings.append(f"{name} {at}: {told}")
         process.join()
         if process.exitcode and time.time() < ends:
             findings.append(f"{name} {number}: the process died ({process.exitcode})")
@@ -278,24 +279,24 @@ def watch(name: str, seed: int, minutes: float) -> tuple[dict[str, int], list[st
 
 
 def main() -> None:
-    """Fuzz, count, print."""
+    """Run the targets and print the counts and findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2.0, help="for all targets together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", default=",".join(TARGETS))
     options = parser.parse_args()
     multiprocessing.set_start_method("spawn")
-    names, found = options.targets.split(","), []
+    names, findings = options.targets.split(","), []
     print(f"{'target':10} {'inputs':>8} {'accepted':>9} {'refused':>8} {'findings':>9}")
     for name in names:
-        counts, findings = watch(name, options.seed, options.minutes / len(names))
+        counts, more = watch(name, options.seed, options.minutes / len(names))
         print(
             f"{name:10} {sum(counts.values()):8,} {counts['accepted']:9,} {counts['refused']:8,} {counts['finding']:9,}"
         )
-        found += findings
-    for finding in found[:50]:
+        findings += more
+    for finding in findings[:50]:
         print(f"\n{finding}")
-    sys.exit(bool(found))
+    sys.exit(bool(findings))
 
 
 if __name__ == "__main__":

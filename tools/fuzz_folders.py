@@ -1,13 +1,14 @@
-"""Opens damaged copies of a model folder, and prints what ends in anything but one line for the user.
+"""Opens damaged copies of a model folder, and prints those that do not end in success or a one-line error.
 
     python tools/fuzz_folders.py MODEL [COUNT] [SEED]
 
-Each input is the folder with one file changed: bytes flipped or cut off, or a value of its JSON swapped for a strange
-one (of a safetensors file, in its header). `fuzz` is the same as a function.
+Each input is the folder with one file changed: bytes flipped or cut off, or a value replaced in its JSON, which in a
+safetensors file is the header. `fuzz` does the same as a function.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ FILES = (
     "model.safetensors.index.json",
     "quantization.safetensors",
 )
-# Longer than any sound folder takes to be opened by `opened`.
+# Seconds; `opened` opens every good folder faster.
 _SLOW = 20.0
 _STRANGE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3, 7, 2**31, 2**32, 2**40, 2**63, 2**64, 10**400, 1e-300, 1e30, 0.5, -0.5,
@@ -40,7 +41,7 @@ _STRANGE: tuple[Any, ...] = (
 
 
 class Finding(NamedTuple):
-    """An input that did not end well: the file, what was changed, and what it ended in."""
+    """An input with an unexpected outcome: the file, its change, and the outcome."""
 
     file: str
     change: str
@@ -48,17 +49,17 @@ class Finding(NamedTuple):
 
 
 def fuzz(folder: Path, count: int, seed: int, say: Callable[[str], None] = lambda _: None) -> list[Finding]:
-    """Open `count` damaged copies of a model folder.
+    """Open damaged copies of a model folder and return the findings.
 
     Args:
-        folder: A sound one; it is left as it is.
-        count: Inputs.
-        seed: The same gives the same inputs.
-        say: Told each finding.
+        folder: A good folder, which is not changed.
+        count: Number of copies.
+        seed: The same seed makes the same copies.
+        say: Called with each finding.
     """
     from qa_fast.errors import UserError
 
-    random, found = Random(seed), []
+    random, findings = Random(seed), []
     names = [name for name in FILES if (folder / name).is_file()]
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "model"
@@ -68,7 +69,7 @@ def fuzz(folder: Path, count: int, seed: int, say: Callable[[str], None] = lambd
             whole = (folder / name).read_bytes()
             data, change = mutated(whole, name, random)
             (copy / name).write_bytes(data)
-            begun, end = time.monotonic(), ""
+            started, end = time.monotonic(), ""
             try:
                 opened(copy)
             except UserError as error:
@@ -76,20 +77,20 @@ def fuzz(folder: Path, count: int, seed: int, say: Callable[[str], None] = lambd
                     end = f"a message of {len(str(error))} characters: {str(error)[:300]!r}"
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # panics of Rust's are no `Exception`
+            except BaseException as error:  # a panic in Rust is no `Exception`
                 at = traceback.extract_tb(error.__traceback__)[-1]
                 end = f"{type(error).__name__}: {str(error)[:200]} ({at.filename}:{at.lineno})"
-            if not end and time.monotonic() - begun > _SLOW:
-                end = f"took {time.monotonic() - begun:.0f} s"
+            if not end and time.monotonic() - started > _SLOW:
+                end = f"took {time.monotonic() - started:.0f} s"
             if end:
-                found.append(Finding(name, change, end))
-                say(" | ".join(found[-1]))
+                findings.append(Finding(name, change, end))
+                say(" | ".join(findings[-1]))
             (copy / name).write_bytes(whole)
-    return found
+    return findings
 
 
 def opened(folder: Path) -> None:
-    """All that is read of a model folder before a model is built."""
+    """Read everything that is read of a model folder before a model is built."""
     from qa_fast.answer.answerer import max_positions_of
     from qa_fast.encode import load_encoder
     from qa_fast.errors import UserError
@@ -117,7 +118,7 @@ def opened(folder: Path) -> None:
 
 
 def mutated(data: bytes, name: str, random: Random) -> tuple[bytes, str]:
-    """A file's bytes with one thing changed, and what that was."""
+    """Return the bytes of a file with one change, and a description of the change."""
     is_tensors = name.endswith(".safetensors")
     head = 8 + struct.unpack("<Q", data[:8])[0] if is_tensors else len(data)
     kind = random.choice(("flip", "cut", "swap", "swap", "swap", "drop"))
@@ -137,7 +138,7 @@ def mutated(data: bytes, name: str, random: Random) -> tuple[bytes, str]:
 
 
 def swapped(value: Any, kind: str, random: Random) -> str:
-    """Swap or drop a value somewhere in parsed JSON; what was done."""
+    """Replace or remove a value somewhere in parsed JSON, and return a description of the change."""
     path: list[Any] = []
     while True:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
@@ -157,13 +158,16 @@ def swapped(value: Any, kind: str, random: Random) -> str:
 
 
 def main() -> None:
-    """Of the command line."""
+    """Open the copies and print the findings."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("count", type=int, nargs="?", default=2000)
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    options = parser.parse_args()
     os.environ.setdefault("KERAS_BACKEND", "numpy")
-    given = sys.argv[1:]
-    folder, count, seed = Path(given[0]), int((given[1:] or [2000])[0]), int((given[2:] or [0])[0])
-    found = fuzz(folder, count, seed, print)
-    print(f"{count} inputs (seed {seed}), {len(found)} findings")
-    sys.exit(bool(found))
+    findings = fuzz(options.model, options.count, options.seed, print)
+    print(f"{options.count} inputs (seed {options.seed}), {len(findings)} findings")
+    sys.exit(bool(findings))
 
 
 if __name__ == "__main__":

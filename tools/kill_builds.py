@@ -1,12 +1,12 @@
-"""Kill featurizing at random moments, again and again, and see that what comes of it in the end is an unbroken run's.
+"""Kills featurizing at random moments, and checks that the final folder equals that of an uninterrupted run.
 
     python tools/kill_builds.py --kills 30 --engine local
-    python tools/kill_builds.py --kills 30 --engine ray      # the driver, or one of its workers, in turn by chance
+    python tools/kill_builds.py --kills 30 --engine ray      # kills the driver or a worker, at random
 
-Each run goes on from where the last one was killed, until one gets to its end; then the folder is compared, byte by
-byte, with an unbroken run's, and the next begins anew. Whenever a run was killed, the folder must not be trusted. The
-source is made here: ids that repeat, rows that are rejected, files of three kinds. Prints one table; ends with 1 if
-anything differs.
+Each run continues the one that was killed before it, until one finishes. Then the folder is compared byte by byte with
+that of an uninterrupted run, and the next run starts from nothing. After each kill, an index may list only files that
+are whole. The source is generated: it has repeated ids, rejected rows and files of three kinds. Prints one table; the
+exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests import sample  # noqa: E402
 
-# A small source of many blocks: what a build is stopped in the middle of is then mostly a block, not the start-up.
+# Small blocks, so that most builds are killed within a block and not during the start.
 RUN = """
 import sys
 from qa_fast.sources import pieces
@@ -43,7 +43,7 @@ build_shards(sys.argv[1], sys.argv[2], sys.argv[3], FeatureConfig(64, 16), worke
 
 
 def make_source(folder: Path, copies: int) -> None:
-    """Files of three kinds, with ids that repeat across blocks and rows that are rejected."""
+    """Write files of three kinds, with ids that repeat across blocks and rows that are rejected."""
     rows = [{**row, "id": f"{row['id']}-{i}"} for i in range(copies) for row in sample.rows()]
     for at in range(0, len(rows), 97):
         rows[at] = {**rows[at], "question": ""}
@@ -54,12 +54,12 @@ def make_source(folder: Path, copies: int) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Return the bytes of every file in a folder and its subfolders."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def start(source: Path, out: Path, model: Path, engine: str) -> subprocess.Popen[bytes]:
-    """A run in a process group of its own."""
+    """Start a run in its own process group."""
     command = [sys.executable, "-c", RUN, str(source), str(out), str(model), engine]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     quiet = subprocess.DEVNULL
@@ -67,7 +67,7 @@ def start(source: Path, out: Path, model: Path, engine: str) -> subprocess.Popen
 
 
 def kill(run: subprocess.Popen[bytes], chance: random.Random, engine: str) -> str:
-    """Kill the driver with all that it started, or one worker of Ray's alone; says which."""
+    """Kill the driver with all its child processes, or only one worker of Ray, and return which."""
     process = psutil.Process(run.pid)
     below = process.children(recursive=True)
     workers = [child for child in below if child.is_running() and "MapWorker" in " ".join(child.cmdline()[:1])]
@@ -86,11 +86,11 @@ def kill(run: subprocess.Popen[bytes], chance: random.Random, engine: str) -> st
 
 
 def main() -> None:
-    """Kill, go on, compare."""
+    """Kill runs, continue them, and compare the folders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
-    parser.add_argument("--copies", type=int, default=2500, help="times the sample's questions are repeated")
+    parser.add_argument("--copies", type=int, default=2500, help="number of copies of the sample's questions")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, counted = random.Random(options.seed), Counter[str]()
@@ -98,10 +98,10 @@ def main() -> None:
         work = Path(name)
         make_source(work / "source", options.copies)
         model = sample.model_folder(work / "model")
-        began = time.monotonic()
+        started = time.monotonic()
         if start(work / "source", work / "whole", model, options.engine).wait():
-            sys.exit("the unbroken run failed")
-        whole, seconds = contents(work / "whole"), time.monotonic() - began
+            sys.exit("the uninterrupted run failed")
+        whole, seconds = contents(work / "whole"), time.monotonic() - started
         out = work / "out"
         while counted["kills"] < options.kills:
             run = start(work / "source", out, model, options.engine)
@@ -115,13 +115,11 @@ def main() -> None:
                 if killed == "a worker":
                     run.wait()
                 elif (out / "qa_fast.json").exists():
-                    counted["killed behind the index"] += 1
-                    vouched = json.loads((out / "qa_fast.json").read_bytes())
-                    for split, about in vouched["splits"].items():
-                        for file in about["shards"]:
-                            counted["wrong"] += (
-                                contents(out).get(f"{split}/{file['file']}") != whole[f"{split}/{file['file']}"]
-                            )
+                    counted["kills after the index"] += 1
+                    index = json.loads((out / "qa_fast.json").read_bytes())
+                    for split, facts in index["splits"].items():
+                        for name in (f"{split}/{file['file']}" for file in facts["shards"]):
+                            counted["wrong"] += contents(out).get(name) != whole[name]
                 counted["shards that a killed run left"] += len(list(out.glob("*/data-*.arrow")))
             if run.returncode == 0:
                 counted["whole folders"] += 1
@@ -132,9 +130,9 @@ def main() -> None:
             counted["whole folders"] += 1
             counted["wrong"] += contents(out) != whole
         blocks = len([file for file in whole if "/data-" in file])
-    print(f"engine {options.engine}, {blocks} shards, an unbroken run takes {seconds:.1f} s, seed {options.seed}")
-    for what in sorted(counted.keys() | {"wrong"}):
-        print(f"{what:32} {counted[what]:6}")
+    print(f"engine {options.engine}, {blocks} shards, an uninterrupted run takes {seconds:.1f} s, seed {options.seed}")
+    for name in sorted(counted.keys() | {"wrong"}):
+        print(f"{name:32} {counted[name]:6}")
     sys.exit(bool(counted["wrong"]))
 
 
