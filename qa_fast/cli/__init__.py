@@ -1,4 +1,4 @@
-"""The command line: a thin skin, one module a command, options mapped one to one to the library's."""
+"""The command line: one module for each command, which passes its options to the library."""
 
 from qa_fast.cli.app import app, main
 

@@ -1,4 +1,4 @@
-"""`python -m qa_fast.cli`: the `qa-fast` command without its script."""
+"""Runs the `qa-fast` command as `python -m qa_fast.cli`."""
 
 from qa_fast.cli.app import run
 

@@ -1,11 +1,9 @@
-"""The `qa-fast` command: its sub-commands, and how their errors reach the user."""
+"""The `qa-fast` command: its subcommands, and how their errors are reported."""
 
 from __future__ import annotations
 
 import errno
-import os
 import sys
-from contextlib import nullcontext
 from typing import Annotated, NoReturn
 
 import typer
@@ -20,7 +18,7 @@ from qa_fast.cli.quantize import quantize
 from qa_fast.cli.records import GroupedCommand
 from qa_fast.cli.serve import serve
 from qa_fast.cli.show import show
-from qa_fast.cli.startup import leave, without
+from qa_fast.cli.startup import is_short, leave, start_quickly
 from qa_fast.cli.sweep import sweep
 from qa_fast.cli.train import train
 from qa_fast.cli.warmup import warmup
@@ -64,11 +62,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except MemoryError as error:  # numpy's and Arrow's own, too
+    except MemoryError as error:  # including the errors of numpy and Arrow
         reason = (str(error).strip() or "it ran out").splitlines()[0]
-        print(f"error: there must be memory enough; {reason}: free some, or pass less at a time", file=sys.stderr)
+        print(f"error: there must be enough memory; {reason}: free some, or process less at a time", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # the reader of our output, `head` say, has had enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
@@ -79,14 +77,12 @@ def main() -> None:
 
 
 def run() -> NoReturn:
-    """The process's entry: `main`, with a quick start and a quick end where nothing speaks against them."""
-    short = sys.argv[1:2] in (["featurize"], ["show"], ["answer"])
-    short = short and not {"ray", "--engine=ray"}.intersection(sys.argv[2:])  # which needs what is left out, and time
-    if short:  # as fast as Arrow's own pool here, and 50 MB less at the peak
-        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    """Run `main` as a process of its own, in which short commands start and end quickly."""
+    short = is_short(sys.argv[1:])
+    if short:
+        start_quickly()
     try:
-        with without("pandas", "scipy.linalg") if short else nullcontext():
-            main()
+        main()
     except SystemExit as stop:
         if not short or not isinstance(stop.code, int | None):
             raise

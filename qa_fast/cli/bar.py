@@ -1,4 +1,4 @@
-"""The progress bar of commands that read a split."""
+"""The progress bar of commands that read the features of a split."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def with_bar(work: Any) -> Any:
-    """Run `work(progress)` with a progress bar of features on standard error."""
+    """Return the result of `work(progress)`, with a progress bar of features on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`qa-fast featurize`: a source to shards, with a progress bar and a table of what came of it."""
+"""`qa-fast featurize`: turns a source into shards, with a progress bar and a table of the results."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from qa_fast.builder.job import BuildResult
     from qa_fast.progress import Reporter
 
+_COUNTS = ("examples", "features", "impossible", "rejected", "repaired", "tokens")
+
 
 @with_records
 def featurize(
     source: Annotated[
         str,
-        typer.Argument(
-            help="'squad', a file or folder (SQuAD JSON, JSONL, Parquet, Arrow), here or a URL, or a Hub dataset id."
-        ),
+        typer.Argument(help="'squad', a file, folder or URL (SQuAD JSON, JSONL, Parquet, Arrow), or a Hub dataset id."),
     ],
     *,
-    out: Annotated[str, typer.Option("--out", help="Folder to write the shards to, here or a URL.")] = "shards",
+    out: Annotated[str, typer.Option("--out", help="Folder or URL to write the shards to.")] = "shards",
     model: Annotated[
-        str, typer.Option("--model", help="Whose tokenizer: 'minilm', a local model folder, or a Hub model id.")
+        str, typer.Option("--model", help="Model whose tokenizer is used: 'minilm', a local folder, or a Hub id.")
     ] = "minilm",
     config: FeatureConfig,
     options: BuildOptions,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")] = False,
 ) -> None:
     """Turn question-answering data into Arrow shards of model inputs."""
     from qa_fast.builder.job import build
 
-    options = replace(options, workers=options.workers or None)  # --workers 0 takes all processors, too
+    options = replace(options, workers=options.workers or None)  # --workers 0 takes all processors
     workers = options.workers or processors()
     limit_rust_threads(workers)
     few_arenas(workers)
@@ -61,25 +61,20 @@ def featurize(
 
 
 def limit_rust_threads(workers: int) -> None:
-    """The tokenizers library reads its number of threads from the environment, at its first use."""
+    """Set the number of threads of the tokenizers library, which reads it from the environment at its first use."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(workers))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if workers > 1 else "false")
 
 
 def summary(result: BuildResult) -> dict[str, Any]:
-    """The outcome, for scripts: counts by split, rates and where the shards are."""
+    """Return the results for scripts: counts by split, times, rates and the folder."""
     splits = {}
-    for name, about in result.manifest["splits"].items():
-        padded = about["features"] * result.manifest["config"]["max_length"]
+    for name, facts in result.manifest["splits"].items():
+        padded = facts["features"] * result.manifest["config"]["max_length"]
         splits[name] = {
-            "examples": about["examples"],
-            "features": about["features"],
-            "impossible": about["impossible"],
-            "rejected": about["rejected"],
-            "repaired": about["repaired"],
-            "tokens": about["tokens"],
-            "padding_avoided": round(1 - about["tokens"] / padded, 4) if padded else 0.0,
-            "label_differences": about["differences"],
+            **{count: facts[count] for count in _COUNTS},
+            "padding_avoided": round(1 - facts["tokens"] / padded, 4) if padded else 0.0,
+            "label_differences": facts["differences"],
         }
     examples = sum(split["examples"] for split in splits.values())
     return {
@@ -97,7 +92,7 @@ def summary(result: BuildResult) -> dict[str, Any]:
 
 @contextmanager
 def _reporting(silent: bool) -> Iterator[Reporter]:
-    """Lines and a progress bar on standard error."""
+    """Yield a reporter that writes messages and a progress bar to standard error."""
     from qa_fast.progress import Reporter
 
     if silent:
@@ -129,7 +124,7 @@ def _rate_column() -> Any:
     from rich.text import Text
 
     class RateColumn(ProgressColumn):
-        """Examples done and examples a second."""
+        """Shows the number of finished examples and the examples per second."""
 
         def render(self, task: Task) -> Text:
             speed = f", {task.speed:,.0f}/s" if task.speed else ""
@@ -139,30 +134,29 @@ def _rate_column() -> Any:
 
 
 def _print_table(result: BuildResult) -> None:
-    """A short table of what was made."""
+    """Print a short table of the results."""
     from rich.console import Console
     from rich.table import Table
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be more than the terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not be able to show the name of a folder
     outcome = summary(result)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for split in outcome["splits"]:
         table.add_column(split, justify="right")
-    rows = ("examples", "features", "impossible", "rejected", "repaired", "tokens")
-    for row in rows:
+    for row in _COUNTS:
         table.add_row(row, *(f"{split[row]:,}" for split in outcome["splits"].values()))
     table.add_row("padding avoided", *(f"{split['padding_avoided']:.1%}" for split in outcome["splits"].values()))
     console = Console(highlight=False)
     console.print(table)
     if any(split["rejected"] for split in outcome["splits"].values()):
         console.print(f"rejected examples and why: {result.out / 'rejected.jsonl'}", markup=False, soft_wrap=True)
-    done = "already there"
+    state = "already there"
     if not result.up_to_date:
-        done = (
+        state = (
             f"{result.seconds:.2f} s: fetching {result.fetch_seconds:.2f}, "
             f"loading kernels {result.compile_seconds:.2f}, featurizing {result.featurize_seconds:.2f} "
             f"({outcome['examples_per_second']:,} examples/s)"
         )
-    console.print(f"{result.out}: {done}", markup=False, soft_wrap=True)
+    console.print(f"{result.out}: {state}", markup=False, soft_wrap=True)

@@ -57,7 +57,7 @@ def with_records(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters_of(record: type) -> list[inspect.Parameter]:
-    """One keyword parameter for each field of a record that the command line has."""
+    """Return a keyword parameter for each field of a record that is an option of the command line."""
     types = get_type_hints(record)
     parameters = []
     for field in dataclasses.fields(record):

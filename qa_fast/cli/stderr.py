@@ -1,8 +1,8 @@
-"""Notes of TensorFlow and Ray about themselves, kept off the user's terminal.
+"""Keeps internal messages of TensorFlow and Ray off the terminal.
 
-Its C++ parts write a few lines on start that no setting of theirs silences. They go to file descriptor 2, so that
-descriptor becomes a pipe whose reader drops the known lines and passes on everything else; Python's own `sys.stderr`,
-and with it progress bars, keeps the terminal.
+Their C++ parts write a few lines at the start that no setting silences. The lines go to file descriptor 2, so that
+descriptor becomes a pipe, whose reader drops the known lines and passes on everything else. Python's own `sys.stderr`,
+and with it progress bars, stays connected to the terminal.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import threading
 _NOTES = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog|"
     rb"[IW]\d{4} [\d:. ]+\d+ \S+\.cc:\d+\]|"
-    # What a processor lacks, called an error: it is found out on purpose, by trying (model/precision.py).
+    # A missing feature of the processor, which model/precision.py finds by trying.
     rb"E\d{4} [\d:. ]+\d+ util\.cc:\d+\] oneDNN supports DT_|"
     rb"To enable the following |"
-    # Ray's, of actors whose arguments this process keeps for as long as they live.
+    # Ray's note on actors whose arguments this process keeps as long as they live.
     rb"\[\S+ \S+ E \d+ \d+\] core_worker\.cc:\d+: Actor with class name: 'MapWorker"
 )
-_begun = False
+_filtering = False
 
 
 def hush_native_notes() -> None:
-    """Filter what native code writes to standard error from here on; once a process, and only where that works."""
-    global _begun
-    if _begun or os.name != "posix":
+    """Filter what native code writes to standard error from now on; at most once, and only on POSIX systems."""
+    global _filtering
+    if _filtering or os.name != "posix":
         return
     try:
         if sys.stderr.fileno() != 2:
-            return  # somebody else, a test runner say, has taken standard error over
+            return  # another program, such as a test runner, has replaced standard error
     except (AttributeError, OSError, ValueError):
         return
-    _begun = True
+    _filtering = True
     sys.stderr.flush()
     terminal = os.dup(2)
     reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""`qa-fast warmup`: compile every kernel once, for container images and for the first run's sake."""
+"""`qa-fast warmup`: compiles all kernels, so that a container image has them or the first run is fast."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import typer
 
 
 def warmup() -> None:
-    """Compile all kernels into Numba's cache (set NUMBA_CACHE_DIR to choose where)."""
+    """Compile all kernels into Numba's cache. The environment variable NUMBA_CACHE_DIR sets its folder."""
     import importlib
     import pkgutil
 
     import qa_fast.kernels
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for module in pkgutil.iter_modules(qa_fast.kernels.__path__, "qa_fast.kernels."):
         importlib.import_module(module.name)
-    typer.echo(f"kernels ready in {time.perf_counter() - begun:.1f} s")
+    typer.echo(f"kernels ready in {time.perf_counter() - started:.1f} s")

@@ -23,7 +23,7 @@ from qa_fast.errors import UserError
 from qa_fast.sources.rows import TABLE_ROWS
 
 BOM = codecs.BOM_UTF8
-# The errors of libraries for files that are damaged or out of reach; the name of a column may not be UTF-8.
+# The errors of libraries for files that are damaged or unreachable; the name of a column may not be UTF-8.
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 # Bytes of a source in one shard: enough to make the fixed costs of a shard negligible, few enough for many workers to
 # find work and for little to be lost with one shard. 16 MiB of SQuAD's JSON make 45 MB of features.

@@ -328,5 +328,5 @@ def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
             module.main()
         assert stop.value.code == 2
         told = capsys.readouterr().err
-        assert told.startswith("error: there must be memory enough; ")
+        assert told.startswith("error: there must be enough memory; ")
         assert told.count("\n") == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qa_fast.cli.startup import without
+from qa_fast.cli.startup import is_short
 from tests import sample
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
@@ -39,14 +38,36 @@ def test_featurize_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     assert not [name for name in imported if name.startswith(unused)]
 
 
-def test_without_hides_modules_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "bulky_library.py").write_text("size = 5\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with without("bulky_library"), pytest.raises(ModuleNotFoundError, match="No module named 'bulky_library'"):
-        importlib.import_module("bulky_library")
-    assert importlib.import_module("bulky_library").size == 5
-    with without("bulky_library"):
-        assert importlib.import_module("bulky_library").size == 5  # what is loaded stays
+@pytest.mark.parametrize(
+    ("line", "short"),
+    [
+        ("featurize squad --engine local", True),
+        ("answer --question Who? --engine onnx", True),
+        ("show rays.json", True),
+        ("featurize squad --engine ray", False),
+        ("featurize squad --engine=ray", False),
+        ("answer --input a --output b --engine ray:onnx", False),
+        ("answer --input a --output b --engine=ray:openvino", False),
+        ("train shards", False),
+        ("--help", False),
+        ("", False),
+    ],
+)
+def test_commands_on_ray_import_all_that_it_needs(line: str, short: bool) -> None:
+    assert is_short(line.split()) == short
+
+
+def test_pandas_is_missing_in_a_short_command_alone() -> None:
+    script = (
+        "from qa_fast.cli import startup\n"
+        "startup.start_quickly()\n"
+        "import pyarrow, numba\n"
+        "print(pyarrow.array([1, 2]).to_numpy().sum())\n"
+        "import pandas\n"
+    )
+    done = run("-c", script)
+    assert done.stdout == "3\n"
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'pandas'\n")
 
 
 def test_the_exit_code_of_a_mistake_outlives_the_quick_end(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_document_without_a_place_to_cut_is_refused(tmp_path: Path, monkeypatc
         with pytest.raises(UserError, match=r"must be JSON lines, a list of examples, .* has none after byte 0"):
             list(pieces_of(path))
     path.write_text('{"a": 1}\n{"a": "' + "x" * 10_000 + '"}')
-    with pytest.raises(UserError, match=r"has none behind byte \d+: split what stands there"):
+    with pytest.raises(UserError, match=r"has none after byte \d+: split the element or line there"):
         list(pieces_of(path))
 
 
