@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qa_fast.answer.answerer import Answerer
     from qa_fast.builder.featurizer import Featurizer
     from qa_fast.builder.job import BuildResult, build_shards, featurize
+    from qa_fast.builder.options import BuildOptions
     from qa_fast.dataset import Dataset, Examples, load
     from qa_fast.feeds import Batches
     from qa_fast.keras_model.span_model import SpanModel
@@ -39,6 +40,7 @@ __all__ = [  # noqa: RUF022
     "Answerer",
     "build_shards",
     "BuildResult",
+    "BuildOptions",
     "FeatureConfig",
     "Featurizer",
     "UserError",
@@ -52,6 +54,7 @@ settle_keras()
 _LAZY = {
     "Answerer": "qa_fast.answer.answerer",
     "Batches": "qa_fast.feeds",
+    "BuildOptions": "qa_fast.builder.options",
     "BuildResult": "qa_fast.builder.job",
     "Dataset": "qa_fast.dataset",
     "EvaluationResult": "qa_fast.scoring.result",

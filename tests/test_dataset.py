@@ -1,4 +1,4 @@
-"""Data sets as they are: rows, splits, what would be rejected."""
+"""Raw data sets: rows, splits, and which rows would be rejected."""
 
 from __future__ import annotations
 

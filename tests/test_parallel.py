@@ -1,4 +1,4 @@
-"""Threads that keep the order of what they make."""
+"""Threads that keep the order of their results."""
 
 from __future__ import annotations
 

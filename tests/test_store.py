@@ -1,4 +1,4 @@
-"""Places here and elsewhere: written whole, read back, and told when they cannot be reached."""
+"""Local and remote files are written whole and read back, and unreachable ones are reported."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,30 @@ class BuildResult:
     def featurize_seconds(self) -> float:
         """Wall time without fetching files and loading kernels."""
         return self.seconds - self.fetch_seconds - self.compile_seconds
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The options of a build, and what it reports to.
+
+    Attributes:
+        config: Window sizes and kind of labels.
+        options: The other options.
+        report: Receives messages and progress.
+        phases: Times fetching files and loading kernels.
+        stages: Times the stages of featurizing.
+    """
+
+    config: FeatureConfig
+    options: BuildOptions
+    report: Reporter
+    phases: StageClock = field(default_factory=StageClock)
+    stages: StageClock = field(default_factory=StageClock)
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that featurize."""
+        return self.options.workers or processors()
 
 
 @dataclass(frozen=True)
@@ -158,7 +182,7 @@ def featurize(
         >>> shards = featurize("squad", max_length=512, doc_stride=128)
         >>> shards["train"][0]["input_ids"]
     """
-    names = {field.name for field in fields(FeatureConfig)}.intersection(options)
+    names = {option.name for option in fields(FeatureConfig)}.intersection(options)
     config = FeatureConfig(**{name: options.pop(name) for name in names})
     result = build(str(source), out, str(model), config, BuildOptions(**options), Reporter(say))
     return open_shards(result.out)
@@ -174,49 +198,39 @@ def build(
 ) -> BuildResult:
     """Featurize a source into a folder of shards; see `build_shards`, which takes the options as keywords."""
     started = time.perf_counter()
-    report = report or Reporter()
-    phases, stages = StageClock(), StageClock()
+    run = _Run(config, options, report or Reporter())
     named = None if out is None else store.place(out)
     config.check()
     options.check()
     if named is not None:
         check_out(named)
-    with phases("fetch"):
-        files = resolve_source(source, options.columns, options.splits, report.say)
-        folder = resolve_model(model, report.say, weights=False)
+    with run.phases("fetch"):
+        files = resolve_source(source, options.columns, options.splits, run.report.say)
+        folder = resolve_model(model, run.report.say, weights=False)
     with contextlib.ExitStack() as stack:
-        inputs = _open(files, folder, named, options, report, phases, stages, stack)
-        head = _settle(inputs, model, config, options.max_examples)
+        inputs = _open(run, files, folder, named, stack)
+        head = _settle(run, inputs, model)
         place = named or _place_in_cache(head)
         stack.enter_context(locked(place, wait=named is None))
-        manifest = _reusable(place, head, options, report)
+        manifest = _reusable(run, place, head)
         up_to_date = manifest is not None
         if manifest is None:
             check_replaceable(place, files.splits)
-            manifest = _make(place, head, inputs, config, options, report, stages)
+            manifest = _make(run, place, head, inputs)
     return BuildResult(
         out=place,
         manifest=manifest,
         up_to_date=up_to_date,
         seconds=time.perf_counter() - started,
-        fetch_seconds=phases.seconds["fetch"],
-        compile_seconds=phases.seconds["compile"],
-        stage_seconds={} if up_to_date else stages.seconds,
+        fetch_seconds=run.phases.seconds["fetch"],
+        compile_seconds=run.phases.seconds["compile"],
+        stage_seconds={} if up_to_date else run.stages.seconds,
     )
 
 
-def _open(
-    source: Source,
-    folder: Path,
-    out: Path | None,
-    options: BuildOptions,
-    report: Reporter,
-    phases: StageClock,
-    stages: StageClock,
-    stack: contextlib.ExitStack,
-) -> _Inputs:
+def _open(run: _Run, source: Source, folder: Path, out: Path | None, stack: contextlib.ExitStack) -> _Inputs:
     """Load the kernels and the tokenizer while another thread reads the source, if there are several workers."""
-    threads = options.workers or processors()
+    options, threads = run.options, run.threads
     jobs = Jobs(source.blocks() if options.max_examples is None else source.first_blocks(options.max_examples))
     describe, tables = source.describe, None
     if threads > 1:
@@ -224,25 +238,25 @@ def _open(
         if options.engine == LOCAL and out is not None and not store.names_in(out):
             from qa_fast.sources.read import read_tables
 
-            ahead = Ahead(read_tables(jobs, source.columns, stages), _TABLES_AHEAD)
+            ahead = Ahead(read_tables(jobs, source.columns, run.stages), _TABLES_AHEAD)
             tables = stack.enter_context(contextlib.closing(ahead))
-    with phases("compile"):  # which takes longer than reading most sources
+    with run.phases("compile"):  # which takes longer than reading most sources
         from qa_fast.kernels.load import load_kernels
 
         load_kernels(side_by_side=threads > 1)
     from qa_fast.encode import load_encoder
 
-    encoder = load_encoder(folder, options.encode, report.say)
+    encoder = load_encoder(folder, options.encode, run.report.say)
     return _Inputs(source, folder, encoder, jobs, tables, describe())
 
 
-def _settle(inputs: _Inputs, model: str, config: FeatureConfig, max_examples: int | None) -> Manifest:
+def _settle(run: _Run, inputs: _Inputs, model: str) -> Manifest:
     """Return the index without its splits: everything that decides the shards, and its fingerprint.
 
     Raises:
         UserError: Options and model do not fit each other.
     """
-    encoder = inputs.encoder
+    config, encoder = run.config, inputs.encoder
     check_room(config, encoder)
     check_longest(config, inputs.model)
     decided_by = {
@@ -250,7 +264,7 @@ def _settle(inputs: _Inputs, model: str, config: FeatureConfig, max_examples: in
         "source": inputs.about_source["sha256"],
         "columns": inputs.source.columns,
         "splits": list(inputs.source.splits),
-        "max_examples": max_examples,
+        "max_examples": run.options.max_examples,
     }
     is_folder = store.local_path(model) == inputs.model
     return {
@@ -280,7 +294,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _reusable(out: Path, head: Manifest, options: BuildOptions, report: Reporter) -> Manifest | None:
+def _reusable(run: _Run, out: Path, head: Manifest) -> Manifest | None:
     """Return the index of finished shards that are the same as this build's; None if they must be made.
 
     Raises:
@@ -290,7 +304,7 @@ def _reusable(out: Path, head: Manifest, options: BuildOptions, report: Reporter
     if index is None:
         return None
     if index.get("fingerprint") != head["fingerprint"]:
-        if options.overwrite:
+        if run.options.overwrite:
             return None
         raise UserError(
             f"{out} holds shards made with other inputs or options ({_changes(index, head['decided_by'])}): "
@@ -298,19 +312,19 @@ def _reusable(out: Path, head: Manifest, options: BuildOptions, report: Reporter
         )
     damaged = damaged_file(out, index, contents=store.is_local(out))
     if damaged is not None:
-        report.say(f"{out}: {damaged} is missing or damaged, featurizing again")
+        run.report.say(f"{out}: {damaged} is missing or damaged, featurizing again")
         return None
     rejected = sum(split["rejected"] for split in index["splits"].values())
-    if options.strict and rejected:
+    if run.options.strict and rejected:
         raise UserError(
             f"--strict allows no rejected example; {out} was made with {rejected} of them: "
             f"see {out / REJECTED} and correct the source"
         )
-    report.say(f"{out} is up to date: same source, model and options")
+    run.report.say(f"{out} is up to date: same source, model and options")
     if index.get("model") != head["model"]:
         index = {**index, "model": head["model"]}
         store.write_json(out / INDEX, index)
-        report.say(f"{out}: its index now names {head['model']['name']}, which has the same tokenizer")
+        run.report.say(f"{out}: its index now names {head['model']['name']}, which has the same tokenizer")
     return index
 
 
@@ -328,15 +342,7 @@ def _changes(index: Manifest, decided_by: dict[str, Any]) -> str:
     return ", ".join(changed) or "another version"
 
 
-def _make(
-    out: Path,
-    head: Manifest,
-    inputs: _Inputs,
-    config: FeatureConfig,
-    options: BuildOptions,
-    report: Reporter,
-    stages: StageClock,
-) -> Manifest:
+def _make(run: _Run, out: Path, head: Manifest, inputs: _Inputs) -> Manifest:
     """Make the shards of all blocks, commit them, and return the index.
 
     Raises:
@@ -345,15 +351,15 @@ def _make(
     # Imported late, since it loads the kernels.
     from qa_fast.builder.blocks import ShardMaker, local_engine
 
-    source, jobs, strict = inputs.source, inputs.jobs, options.strict
-    maker = ShardMaker(inputs.encoder, config, source.columns, out, head["fingerprint"])
+    source, jobs, options, report = inputs.source, inputs.jobs, run.options, run.report
+    maker = ShardMaker(inputs.encoder, run.config, source.columns, out, head["fingerprint"])
     progress = _progress(report, source, options.max_examples)
     if options.engine == RAY:
         from qa_fast.builder.ray_engine import ray_engine
 
-        make = ray_engine(maker, options.workers, strict, options.address, report, progress)
+        make = ray_engine(maker, options.workers, options.strict, options.address, report, progress)
     else:
-        make = local_engine(maker, options.workers or processors(), strict, stages, progress, inputs.tables)
+        make = local_engine(maker, run.threads, options.strict, run.stages, progress, inputs.tables)
         if inputs.tables is None:  # Ray's actors look for finished blocks themselves, side by side
             jobs.journal, jobs.report = maker.journal, report
     try:
@@ -361,13 +367,13 @@ def _make(
             sweep_others(out, maker.fingerprint)
             maker.journal.open()
             made = make_all(maker.journal, jobs, make, report)
-            return put_together(maker.journal, source, made, head, strict)
+            return put_together(maker.journal, source, made, head, options.strict)
     except BaseException as error:
         with contextlib.suppress(OSError, UserError):
             # After a correction of the input or the options, the fingerprint is another one.
             may_go_on = not isinstance(error, UserError) or isinstance(error, UnreachableError)
             if kept := leave(out, maker.journal, source.splits, may_go_on):
-                report.say(f"{out}: {kept} finished shards are kept; the same command goes on from them")
+                report.say(f"{out}: {kept} finished shards are kept; the same command continues from them")
         if isinstance(error, OSError):
             raise not_writable(out, error) from None
         raise

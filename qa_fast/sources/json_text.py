@@ -35,7 +35,7 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def read_json(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
+def read_json_piece(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
     """Read the examples of a piece of JSON.
 
     Args:

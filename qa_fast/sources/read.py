@@ -15,7 +15,7 @@ from qa_fast import store
 from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
 from qa_fast.schema import Int64s
-from qa_fast.sources.json_text import read_json
+from qa_fast.sources.json_text import read_json_piece
 from qa_fast.sources.pieces import (
     ARROW_FILE,
     ARROW_STREAM,
@@ -118,7 +118,7 @@ def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) 
 def _json(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
     # Not mapped: if the file were truncated meanwhile, the process would crash.
     data = path.read_bytes() if piece.kind == WHOLE_JSON else store.read_range(path, piece.begin, piece.end)
-    yield from read_json(piece.opening + data + piece.closing, piece, columns, answered)
+    yield from read_json_piece(piece.opening + data + piece.closing, piece, columns, answered)
 
 
 def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:

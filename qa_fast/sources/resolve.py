@@ -131,10 +131,10 @@ def resolve_source(
             "--columns maps id, question, context or answers to a column of yours; "
             f"received {', '.join(sorted(unknown))}"
         )
-    path, is_there = _look(name)
-    if name == "squad" and not is_there:
+    path, exists = _look(name)
+    if name == "squad" and not exists:
         source = _squad(columns, say)
-    elif is_there or store.is_url(name) or not _is_hub_id(name):
+    elif exists or store.is_url(name) or not _is_hub_id(name):
         paths = files.find_splits(path)
         if store.is_file(path) and splits and len(splits) == 1:
             paths = {splits[0]: [path]}
@@ -217,12 +217,12 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     Raises:
         UserError: There is no such model.
     """
-    path, is_there = _look(name)
-    if is_there and path.is_dir():
+    path, exists = _look(name)
+    if exists and path.is_dir():
         return path if store.is_local(path) else _fetched(path, say, weights)
     if name in ("minilm", MINILM_ID):
         return _minilm(say, weights)
-    if is_there or not _is_hub_id(name):
+    if exists or not _is_hub_id(name):
         raise UserError(
             f"MODEL must be 'minilm', a local model folder, or a model id on the Hub; received {name}, which is neither"
         )

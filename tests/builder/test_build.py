@@ -1,4 +1,4 @@
-"""Whole builds: options, counts, rejects, second runs, and runs that are stopped, killed or out of room."""
+"""Whole builds: options, counts, rejects, repeated runs, and runs that are stopped, killed or run out of disk space."""
 
 from __future__ import annotations
 

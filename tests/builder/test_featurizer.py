@@ -1,4 +1,4 @@
-"""The recipe that pickles: any cut of the tables, in any process, gives the rows of the local engine."""
+"""Featurizers: tables cut in any way, in any process, give the rows that a build makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray: the same shards as the threads of this machine make, on a real cluster of it."""
+"""Ray makes the same shards as local threads, on a real cluster on this machine."""
 
 from __future__ import annotations
 

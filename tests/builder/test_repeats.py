@@ -1,4 +1,4 @@
-"""Ids that came before in another block: found over all blocks, whatever is gone through at a time."""
+"""Ids that repeat across blocks are found, however many are compared at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder replaced whole or left as it was: the steps of it, each cut short."""
+"""A folder is replaced as a whole or left as it was, wherever a run is interrupted."""
 
 from __future__ import annotations
 

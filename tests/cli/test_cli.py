@@ -1,4 +1,4 @@
-"""`qa-fast featurize`, as its user meets it: options, output, exit codes, and no traceback whatever comes."""
+"""`qa-fast featurize` on the command line: options, output, exit codes, and never a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny random checkpoint of every family through the whole product, and back into torch."""
+"""A tiny random checkpoint of every family goes through all commands, and back into torch."""
 
 from __future__ import annotations
 

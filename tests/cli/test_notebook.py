@@ -1,4 +1,4 @@
-"""The notebook runs as written, in a kernel of its own."""
+"""The notebook runs as it is, in its own kernel."""
 
 from __future__ import annotations
 

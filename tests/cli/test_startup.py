@@ -1,4 +1,4 @@
-"""What a short command imports, where kernels are cached, and how it ends."""
+"""What short commands import, how they end, and where kernels are cached."""
 
 from __future__ import annotations
 

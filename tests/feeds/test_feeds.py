@@ -1,4 +1,4 @@
-"""Feeds for other people's loops: the tutorial's columns, orders that hang on (lengths, seed, epoch) alone."""
+"""Feeds for other training loops: their columns, and orders that depend only on lengths, seed and epoch."""
 
 from __future__ import annotations
 

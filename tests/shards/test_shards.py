@@ -1,4 +1,4 @@
-"""Shards on disk: what was written is what is read, by us and by `datasets`; damage is noticed."""
+"""Shards on disk: qa-fast and `datasets` read what was written, and damage is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet, Arrow, folders and splits: `sources.files`, and the Arrow side of `sources.rows`."""
+"""Reading Parquet, Arrow, folders and splits: `sources.files`, and the Arrow side of `sources.rows`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that are asked for on the Hub, against a small stand-in for it on this machine."""
+"""Names of data sets and models on the Hub, which a small local server replaces here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON in all its layouts, good and bad: `sources.json_text`, `sources.nested` and the row collector."""
+"""JSON in all its forms, good and bad: `sources.json_text`, `sources.nested` and the row collector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files out of wheels: fetched with pip or uv from a folder that stands in for the package index."""
+"""Files from wheels, which pip or uv fetch from a folder that replaces the package index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files cut into pieces: `sources.pieces`, `kernels.json_cuts`, and the readers of pieces."""
+"""Cutting files into pieces, and reading the pieces: `sources.pieces` and `kernels.json_cuts`."""
 
 from __future__ import annotations
 
