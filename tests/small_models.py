@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.model.families import read_encoder_config
 from qa_fast.schema import Features, Ragged
 
@@ -76,8 +76,8 @@ TINY: dict[str, dict] = {
 }
 
 
-def tiny_model(raw: dict = TINY_BERT, **options: object) -> SpanModel:
-    model = SpanModel(read_encoder_config(raw), **options)
+def tiny_model(raw: dict = TINY_BERT, **options: object) -> EncoderModel:
+    model = EncoderModel(read_encoder_config(raw), **options)
     model.initialize(seed=3)
     return model
 
@@ -90,7 +90,7 @@ def tiny_batch(rows: int = 3, length: int = 16) -> tuple[np.ndarray, np.ndarray,
     return input_ids, lengths, types
 
 
-def logits(model: SpanModel, *batch: np.ndarray, key: np.ndarray | None = None) -> np.ndarray:
+def logits(model: EncoderModel, *batch: np.ndarray, key: np.ndarray | None = None) -> np.ndarray:
     start, end = model(*batch, dropout_key=key)
     return np.stack([keras.ops.convert_to_numpy(start), keras.ops.convert_to_numpy(end)])
 

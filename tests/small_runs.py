@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from qa_fast.builder.job import build_shards
 from qa_fast.model.checkpoint import save_model
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.model.families import family_of, read_encoder_config
 from tests.small_models import TINY
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
@@ -70,7 +70,7 @@ def make_model_folder(folder: Path, name: str = "bert", **changes: object) -> Pa
         raw |= {"hidden_size": 64, "intermediate_size": 128}
     raw |= changes
     (staging / "config.json").write_text(json.dumps(raw))
-    model = SpanModel(read_encoder_config(raw))
+    model = EncoderModel(read_encoder_config(raw))
     model.initialize(1)
     save_model(model, folder, staging)
     weights = load_file(folder / "model.safetensors")

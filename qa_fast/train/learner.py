@@ -9,7 +9,7 @@ import numpy as np
 
 from qa_fast.errors import UserError
 from qa_fast.model.checkpoint import load_weights, start_head
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.train.averaging import Average
 from qa_fast.train.job import Job
 from qa_fast.train.lessons import Lessons, lessons_of
@@ -29,7 +29,7 @@ class Learner:
         average: Of the weights, None without one.
     """
 
-    model: SpanModel
+    model: EncoderModel
     engine: Engine
     lessons: Lessons | None
     average: Average | None
@@ -53,7 +53,7 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
     if config.average != "none":
         average = Average(config.average, course.material.steps, config.average_decay, config.average_share)
     with job.agreed():
-        model = SpanModel(course.sources.encoder, precision=course.precision.value)
+        model = EncoderModel(course.sources.encoder, precision=course.precision.value)
         if beginning.arrays is not None:
             _check_arrays(beginning.arrays, model, averaged=average is not None)
         report = load_weights(model, models["--model"], seed=config.seed)
@@ -73,7 +73,7 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
     return learner
 
 
-def _check_arrays(arrays: Arrays, model: SpanModel, *, averaged: bool) -> None:
+def _check_arrays(arrays: Arrays, model: EncoderModel, *, averaged: bool) -> None:
     """Hold what a checkpoint holds against the model.
 
     Raises:
@@ -105,7 +105,7 @@ def _bring_to(learner: Learner, beginning: Beginning, job: Job) -> None:
 
 
 def make_engine(
-    model: SpanModel, jit: str, attention: str = "exact", temperature: float | None = None, at_once: int = 1
+    model: EncoderModel, jit: str, attention: str = "exact", temperature: float | None = None, at_once: int = 1
 ) -> Engine:
     """The engine of Keras' backend, on all devices.
 

@@ -18,7 +18,7 @@ from qa_fast.graph.standard import standard_model
 from qa_fast.model.catalogue import CHECKPOINTS, markdown_rows
 from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
 from qa_fast.model.config import check_length
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.model.families import FAMILIES, family_of, read_encoder_config
 from tests.small_models import TINY, logits, tiny_batch, tiny_model
 from tests.torch_models import opened_by_torch, padded, torch_folder, torch_inputs, torch_logits, torch_model
@@ -42,7 +42,7 @@ def test_every_family_is_tested() -> None:
 
 
 def described(model_type: str) -> str:
-    """A family's row in ARCHITECTURE.md, from what its file does."""
+    """A family's row in docs/design.md, from what its file does."""
     family = FAMILIES[model_type]
     config = read_encoder_config(TINY["deberta-v3" if model_type == "deberta-v2" else model_type])
     about, kind = config.embedding, config.attention.positions
@@ -62,7 +62,7 @@ def described(model_type: str) -> str:
 
 
 def test_the_table_of_families_is_true() -> None:
-    lines = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").splitlines()
     start = lines.index(next(line for line in lines if line.startswith("| model_type |")))
     rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]))
     assert rows == [described(kind) for kind in FAMILIES]
@@ -203,7 +203,7 @@ def test_short_precisions_stay_finite_on_long_padded_batches(name: str, precisio
     assert np.isfinite(logits(model, padded(ids, lengths, model.config.pad_id), lengths, types)).all()
 
 
-def randomized(raw: dict) -> SpanModel:
+def randomized(raw: dict) -> EncoderModel:
     model = tiny_model(raw)
     generator = np.random.default_rng(1)
     for variable in model.trainable_variables:

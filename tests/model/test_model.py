@@ -13,7 +13,7 @@ import pytest
 from qa_fast.errors import UserError
 from qa_fast.model.config import check_length
 from qa_fast.model.dropout import drop, dropout_key, keep_mask, site_key
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.model.families import read_encoder_config
 from tests.small_models import TINY_BERT, TINY_DISTILBERT, logits, tiny_batch, tiny_model
 
@@ -55,7 +55,7 @@ def test_parts_compute_the_same_values_and_gradients() -> None:
         model = tiny_model(parts=parts)
 
         @tf.function
-        def step(model: SpanModel = model) -> tuple:
+        def step(model: EncoderModel = model) -> tuple:
             with tf.GradientTape() as tape:
                 start, end = model(*batch, dropout_key=key)
                 loss = tf.reduce_mean(start * start + tf.sin(end))
