@@ -123,14 +123,14 @@ def run_torch(asked: argparse.Namespace, family: str) -> dict[str, float]:
 def run_ours(asked: argparse.Namespace, family: str) -> dict[str, float]:
     from qa_fast.batches import Batch
     from qa_fast.infer.keras_engine import KerasEngine
-    from qa_fast.model.encoder import SpanModel
+    from qa_fast.model.encoder import EncoderModel
     from qa_fast.model.families import read_encoder_config
     from qa_fast.train.learner import make_engine
     from qa_fast.train.optimizer import step_scalars
     from qa_fast.train.steps import make_micros
 
     config = read_encoder_config({"model_type": family} | FAMILIES[family])
-    model = SpanModel(config, precision=asked.precision)
+    model = EncoderModel(config, precision=asked.precision)
     model.initialize(0)
     data = batch_of(asked)
     there = np.arange(asked.length) < data["lengths"][:, None]

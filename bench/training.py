@@ -79,7 +79,7 @@ def timed(step: Any, batches: list[Batch], began: float) -> dict[str, float]:
 
 
 def run_ours(raw: dict[str, Any], batches: list[Batch], asked: argparse.Namespace) -> dict[str, float]:
-    from qa_fast.model.encoder import SpanModel
+    from qa_fast.model.encoder import EncoderModel
     from qa_fast.model.families import read_encoder_config
     from qa_fast.train.learner import make_engine
     from qa_fast.train.optimizer import step_scalars
@@ -87,7 +87,7 @@ def run_ours(raw: dict[str, Any], batches: list[Batch], asked: argparse.Namespac
 
     began = time.perf_counter()
     config = read_encoder_config(raw)
-    model = SpanModel(config, precision=asked.precision)
+    model = EncoderModel(config, precision=asked.precision)
     model.initialize(0)
     engine = make_engine(model, asked.jit)
     numbers = iter(range(1_000_000))

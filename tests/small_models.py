@@ -11,7 +11,7 @@ from qa_fast.model.families import read_encoder_config
 from qa_fast.schema import Features, Ragged
 
 if TYPE_CHECKING:
-    from qa_fast.model.encoder import SpanModel
+    from qa_fast.model.encoder import EncoderModel
 
 TINY_BERT = {
     "model_type": "bert",
@@ -80,10 +80,10 @@ TINY: dict[str, dict] = {
 }
 
 
-def tiny_model(raw: dict = TINY_BERT, **options: object) -> SpanModel:
-    from qa_fast.model.encoder import SpanModel
+def tiny_model(raw: dict = TINY_BERT, **options: object) -> EncoderModel:
+    from qa_fast.model.encoder import EncoderModel
 
-    model = SpanModel(read_encoder_config(raw), **options)
+    model = EncoderModel(read_encoder_config(raw), **options)
     model.initialize(seed=3)
     return model
 
@@ -96,7 +96,7 @@ def tiny_batch(rows: int = 3, length: int = 16) -> tuple[np.ndarray, np.ndarray,
     return input_ids, lengths, types
 
 
-def logits(model: SpanModel, *batch: np.ndarray, key: np.ndarray | None = None) -> np.ndarray:
+def logits(model: EncoderModel, *batch: np.ndarray, key: np.ndarray | None = None) -> np.ndarray:
     import keras
 
     start, end = model(*batch, dropout_key=key)

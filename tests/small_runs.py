@@ -57,7 +57,7 @@ TOKENIZERS = {
 def make_model_folder(folder: Path, name: str = "bert", **changes: object) -> Path:
     """A tiny random encoder without a head, with its tokenizer; `name` is a key of `small_models.TINY`."""
     from qa_fast.model.checkpoint import save_model
-    from qa_fast.model.encoder import SpanModel
+    from qa_fast.model.encoder import EncoderModel
 
     tokenizer = small_tokenizer(TOKENIZERS[name])
     staging = save_folder(tokenizer, folder.parent / f"{folder.name}-parts")
@@ -72,7 +72,7 @@ def make_model_folder(folder: Path, name: str = "bert", **changes: object) -> Pa
         raw |= {"hidden_size": 64, "intermediate_size": 128}
     raw |= changes
     (staging / "config.json").write_text(json.dumps(raw))
-    model = SpanModel(read_encoder_config(raw))
+    model = EncoderModel(read_encoder_config(raw))
     model.initialize(1)
     save_model(model, folder, staging)
     weights = load_file(folder / "model.safetensors")

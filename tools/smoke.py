@@ -100,10 +100,10 @@ def main() -> None:
             return
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         from qa_fast.model.checkpoint import save_model
-        from qa_fast.model.encoder import SpanModel
+        from qa_fast.model.encoder import EncoderModel
         from qa_fast.model.families import read_encoder_config
 
-        model = SpanModel(read_encoder_config(json.loads((folder / "encoder" / "config.json").read_text())))
+        model = EncoderModel(read_encoder_config(json.loads((folder / "encoder" / "config.json").read_text())))
         model.initialize(1)
         save_model(model, folder / "model", folder / "encoder")
         question = next(iter(QUESTIONS))

@@ -18,7 +18,7 @@ from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.graph.standard import draw, standard_model
 from qa_fast.model.checkpoint import short_path
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Reader = Callable[[Arrays], dict[str, npt.NDArray[np.float32]]]
@@ -42,12 +42,12 @@ class Format:
     mark: str
     ids_dtype: str
     needs_tensorflow: bool
-    write: Callable[[SpanModel, Path], None]
+    write: Callable[[EncoderModel, Path], None]
     open: Callable[[Path], Reader]
     told: str
 
 
-def _write_keras(model: SpanModel, path: Path) -> None:
+def _write_keras(model: EncoderModel, path: Path) -> None:
     standard_model(model).save(path)
 
 
@@ -60,7 +60,7 @@ def _open_keras(path: Path) -> Reader:
     return read
 
 
-def _write_saved_model(span_model: SpanModel, path: Path) -> None:
+def _write_saved_model(span_model: EncoderModel, path: Path) -> None:
     import tensorflow as tf
 
     model = standard_model(span_model)
@@ -96,7 +96,7 @@ def _open_saved_model(path: Path) -> Reader:
     return read
 
 
-def _write_onnx(model: SpanModel, path: Path) -> None:
+def _write_onnx(model: EncoderModel, path: Path) -> None:
     """Our own writer; ONNX Runtime, which checks the file, is found missing before the work is done."""
     try:
         import onnx  # noqa: F401

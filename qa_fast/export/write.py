@@ -20,7 +20,7 @@ from qa_fast.export.formats import FORMATS, Arrays, Format, Reader
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.graph.standard import input_names
 from qa_fast.model.checkpoint import load_model
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.schema import Int32s
 from qa_fast.sources import resolve_model
 
@@ -86,7 +86,7 @@ def export_model(model: str | Path, format_name: str, out: str | Path, *, overwr
         return _export(span_model, format_name, path)
 
 
-def _export(model: SpanModel, name: str, out: Path) -> Exported:
+def _export(model: EncoderModel, name: str, out: Path) -> Exported:
     kind = FORMATS[name]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def _export(model: SpanModel, name: str, out: Path) -> Exported:
     return Exported(out, name, size, difference, input_names(model.config), kind.ids_dtype, kind.told)
 
 
-def greatest_difference(model: SpanModel, read: Reader, ids_dtype: str) -> float:
+def greatest_difference(model: EncoderModel, read: Reader, ids_dtype: str) -> float:
     """How far an export's logits are from the model's.
 
     Args:
@@ -137,7 +137,7 @@ def greatest_difference(model: SpanModel, read: Reader, ids_dtype: str) -> float
     return float(np.max(worst))
 
 
-def _inputs(model: SpanModel, ids: Int32s, mask: Int32s, types: Int32s, dtype: str) -> Arrays:
+def _inputs(model: EncoderModel, ids: Int32s, mask: Int32s, types: Int32s, dtype: str) -> Arrays:
     return {
         name: values.astype(dtype) for name, values in zip(input_names(model.config), (ids, mask, types), strict=False)
     }

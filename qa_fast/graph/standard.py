@@ -1,8 +1,8 @@
 """A span model drawn as a graph of Keras' own layers and operations: what is exported opens without this package.
 
-`SpanModel` is made for training: variables, fused parts, dropout keys, lengths in place of masks. What is handed on is
-the same function in the words that every Keras user, converter and server knows: Embedding, Dense, LayerNormalization
-and Keras' operations, with named inputs and outputs. Both are one description, `model.encoder.Encoder`; here its
+`EncoderModel` is made for training: variables, fused parts, dropout keys, lengths in place of masks. The exported model
+is the same function made of what every Keras user, converter and server knows: Embedding, Dense, LayerNormalization and
+Keras' operations, with named inputs and outputs. Both come from one description, `model.encoder.Encoder`; here its
 weights are standard layers, and its input is symbolic.
 """
 
@@ -17,7 +17,7 @@ from keras import layers, ops
 from qa_fast.graph.names import INPUTS, OUTPUTS
 from qa_fast.model.checkpoint import short_path
 from qa_fast.model.config import EncoderConfig
-from qa_fast.model.encoder import Encoder, SpanModel
+from qa_fast.model.encoder import Encoder, EncoderModel
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.weights import Linear, Norm
 
@@ -68,7 +68,7 @@ def draw(config: EncoderConfig, ids_dtype: str = "int32", padded: bool = True) -
     return Drawing(keras.Model(inputs, outputs, name="span_model"), paths, shapes)
 
 
-def standard_model(model: SpanModel, ids_dtype: str = "int32") -> keras.Model:
+def standard_model(model: EncoderModel, ids_dtype: str = "int32") -> keras.Model:
     """The same function as `model`, in standard layers with its weights; see `draw`."""
     drawing = draw(model.config, ids_dtype)
     weights = {short_path(variable): ops.convert_to_numpy(variable) for variable in model.trainable_variables}

@@ -21,7 +21,7 @@ from qa_fast.infer.engine import Prediction
 from qa_fast.infer.shapes import Effort, Fitted, Fixed, blank
 from qa_fast.model.checkpoint import load_model
 from qa_fast.model.config import check_length
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.model.islands import parts_mode
 from qa_fast.model.precision import choose_precision, on_cpu
 from qa_fast.schema import Features, Int64s
@@ -47,7 +47,7 @@ class KerasEngine:
     name = "keras"
     at_once = 1
 
-    def __init__(self, model: SpanModel, shapes: Fitted | Fixed | None = None) -> None:
+    def __init__(self, model: EncoderModel, shapes: Fitted | Fixed | None = None) -> None:
         self.model, self.precision = model, model.precision
         self.shapes = shapes or fitted(model)
         self._at_a_time = _AT_A_TIME_CPU if on_cpu() else 1
@@ -107,12 +107,12 @@ class KerasEngine:
         return self._functions[effort]
 
 
-def fitted(model: SpanModel, batch_tokens: int | None = None) -> Fitted:
+def fitted(model: EncoderModel, batch_tokens: int | None = None) -> Fitted:
     """Shapes for a data set on this device; `batch_tokens` padded tokens a batch at most."""
     return Fitted(batch_tokens or (BATCH_TOKENS_CPU if on_cpu() else BATCH_TOKENS_GPU), model.config.max_length)
 
 
-def fixed(model: SpanModel, batch_tokens: int | None = None) -> Fixed:
+def fixed(model: EncoderModel, batch_tokens: int | None = None) -> Fixed:
     """Shapes for a process that lives long on this device; `batch_tokens` as for `fitted`."""
     # TensorFlow on a GPU would compile the whole model for each shape, many seconds each; it runs well without.
     compiled = on_cpu() or keras.backend.backend() != "tensorflow"
@@ -129,7 +129,7 @@ def _fetched(batch: Batch, logits: tuple[Any, Any]) -> Prediction:
     return Prediction(batch.rows.astype(np.int32), start, end, batch.lengths)
 
 
-def _tensorflow(model: SpanModel, effort: Effort) -> Callable[..., tuple[Any, Any]]:
+def _tensorflow(model: EncoderModel, effort: Effort) -> Callable[..., tuple[Any, Any]]:
     """One graph for all shapes; with kernels for its parts (CPU), or compiled for each shape (GPU)."""
     import tensorflow as tf
 
@@ -149,7 +149,7 @@ def _tensorflow(model: SpanModel, effort: Effort) -> Callable[..., tuple[Any, An
     return compute
 
 
-def _jax(model: SpanModel) -> Callable[..., tuple[Any, Any]]:
+def _jax(model: EncoderModel) -> Callable[..., tuple[Any, Any]]:
     import jax
 
     @jax.jit

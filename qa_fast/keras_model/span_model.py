@@ -67,7 +67,7 @@ class SpanModel(keras.Model):
         name: Of the Keras model.
 
     Attributes:
-        network: The `model.encoder.SpanModel` in it, for engines and exports.
+        network: The `model.encoder.EncoderModel` in it, for engines and exports.
         source: What is saved along with the weights.
         report: What became of a checkpoint's weights; None where none was read.
     """
@@ -88,7 +88,7 @@ class SpanModel(keras.Model):
         self.dropout, self.seed = dropout, seed
         self.report: LoadReport | None = None
         parts = read_encoder_config(dict(config))
-        self.network = encoder.SpanModel(
+        self.network = encoder.EncoderModel(
             parts if dropout is None else parts.with_dropout(dropout), chosen, name="network"
         )
         # Of the forward passes in training. Replicas of a distribution strategy count alike.

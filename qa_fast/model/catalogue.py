@@ -1,7 +1,7 @@
-"""Checkpoints that people start from, with figures that others published: what `qa-fast models` prints.
+"""Checkpoints to start from, with published scores: `qa-fast models` prints them.
 
-Scores are exact match / F1 on the development sets, as the source beside each says; a dash stands where it gives one of
-them only. An encoder's score is that of a model which its source fine-tuned from it.
+Scores are exact match / F1 on the development sets according to the source of each; a dash replaces a score that the
+source does not give. An encoder's score is that of a model which its source fine-tuned from it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ class Checkpoint:
     """One checkpoint.
 
     Attributes:
-        name: Its Hub id.
-        family: Its `model_type`.
-        parameters: In millions, with a span head.
+        name: Hub id.
+        family: `model_type`.
+        parameters: Millions of parameters, with a span head.
         longest: Longest input in tokens.
         squad_1: "EM / F1" on SQuAD v1.1, or "".
         squad_2: "EM / F1" on SQuAD v2, or "".
-        source: Where those stand.
-        when: When to pick it.
-        trained: Whether it answers as it is; else it is to be trained first.
+        source: Source of the scores.
+        when: When to choose it.
+        trained: Whether it answers questions without further training.
     """
 
     name: str
@@ -123,11 +123,11 @@ CHECKPOINTS = (
 
 
 def markdown_rows() -> list[str]:
-    """The table of the README, header first."""
+    """Return the table of the README, header first."""
     head = "| checkpoint | family | parameters, M | longest | SQuAD v1.1 | SQuAD v2 | when to pick it | scores from |"
     rows = [
-        f"| {each.name} | {each.family} | {each.parameters:g} | {each.longest:,} | {each.squad_1} | {each.squad_2} | "
-        f"{each.when} | {each.source} |"
-        for each in CHECKPOINTS
+        f"| {one.name} | {one.family} | {one.parameters:g} | {one.longest:,} | {one.squad_1} | {one.squad_2} | "
+        f"{one.when} | {one.source} |"
+        for one in CHECKPOINTS
     ]
     return [head, "|---|---|---|---|---|---|---|---|", *rows]

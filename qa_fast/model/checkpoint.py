@@ -1,7 +1,7 @@
-"""Hugging Face model folders to Keras and back: `config.json`, weights, tokenizer files; see `model/folder.py`.
+"""Load Hugging Face model folders into Keras models, and save Keras models as such folders.
 
-A family's list of slots (`model/families`) serves both directions; no family is told apart here. Tensors are read one
-slot at a time.
+A family's list of slots (`model/families`) serves both directions, so that this module does not depend on the family.
+Weights are read one slot at a time.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import numpy.typing as npt
 
 from qa_fast.errors import UserError, shown
 from qa_fast.model.config import EncoderConfig
-from qa_fast.model.encoder import SpanModel, fresh_matrix, weight_shapes
+from qa_fast.model.encoder import EncoderModel, fresh_matrix, weight_shapes
 from qa_fast.model.families import Slot, family_of
 from qa_fast.model.folder import Tensors, folder_config, read_json_config, tokenizer_files
 from qa_fast.store import local_path, refusal
 
 Floats = npt.NDArray[np.float32]
 
-# Longer lists of names are told by what they begin with.
+# Longer lists of names are abbreviated to their first parts.
 _MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint's weights.
+    """How a checkpoint's weights were used.
 
     Attributes:
-        used: Names taken from the file.
-        left_out: Names in the file that a span model has no place for.
-        made: Names that the file lacks and that were freshly initialised.
+        used: Names that were read from the file.
+        left_out: Names in the file that the model has no place for.
+        made: Names that the file lacks and that were initialised.
     """
 
     used: tuple[str, ...]
@@ -47,15 +47,14 @@ class LoadReport:
     made: tuple[str, ...]
 
     def message(self) -> str:
-        """One line for the user."""
-        parts = [f"{len(self.used)} weights used"]
-        parts.append(f"left out: {_listed(self.left_out)}" if self.left_out else "none left out")
-        parts.append(f"newly made: {_listed(self.made)}" if self.made else "none newly made")
-        return "; ".join(parts)
+        """Return one line for the user."""
+        left_out = f"left out: {_listed(self.left_out)}" if self.left_out else "none left out"
+        made = f"newly made: {_listed(self.made)}" if self.made else "none newly made"
+        return f"{len(self.used)} weights used; {left_out}; {made}"
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The names, or where they are many, what they begin with and how many."""
+    """Return the names; if there are many, their first parts and how many names share each."""
     if len(names) <= _MOST_LISTED:
         return ", ".join(names)
     counts = Counter(name.split(".")[0] for name in names)
@@ -64,45 +63,44 @@ def _listed(names: Sequence[str]) -> str:
 
 def load_model(
     folder: str | Path, *, precision: str = "float32", parts: bool = False, seed: int = 0
-) -> tuple[SpanModel, LoadReport]:
+) -> tuple[EncoderModel, LoadReport]:
     """Build a span model from a Hugging Face folder.
 
     Args:
-        folder: Holds `config.json` and `model.safetensors`, or else `pytorch_model.bin` (or its sharded form).
-        precision: Compute dtype, see `SpanModel`.
-        parts: Run each element-wise part as one kernel, see `SpanModel`.
-        seed: For a head that the checkpoint lacks.
+        folder: Holds `config.json` and `model.safetensors` or `pytorch_model.bin`, whole or sharded.
+        precision: Compute dtype, see `EncoderModel`.
+        parts: Run each element-wise part as one kernel, see `EncoderModel`.
+        seed: Seed of a head that the checkpoint lacks.
 
     Returns:
-        The model, its weights float32, and what became of the file's weights.
+        The model with float32 weights, and how the file's weights were used.
 
     Raises:
-        UserError: The family is not supported, the weights are missing, damaged, of other sizes, or pickled
-            with more than tensors.
+        UserError: The family is not supported, or the weights are missing, damaged or of other sizes.
     """
     folder = Path(folder)
     config = checked_config(folder)
-    model = SpanModel(config, precision=precision, parts=parts)
+    model = EncoderModel(config, precision=precision, parts=parts)
     return model, load_weights(model, folder, seed=seed)
 
 
 def checked_config(folder: str | Path) -> EncoderConfig:
-    """The encoder's parts, once their sizes are known to be those of the folder's weights.
+    """Return the encoder's configuration after comparing its sizes with the folder's weights.
 
-    To be asked before anything is built: config.json may ask for any amount of memory, while the weights are there.
-    Only the heads of the weights' files are read.
+    Call it before anything is built, since config.json may demand any amount of memory. It reads only the headers of
+    the weights' files.
 
     Raises:
         UserError: See `load_model`.
     """
     config = folder_config(folder)
     with Tensors(Path(folder)) as tensors:
-        _found(tensors, config, weight_shapes(config), Path(folder))
+        _slot_names(tensors, config, weight_shapes(config), Path(folder))
     return config
 
 
-def load_weights(model: SpanModel, folder: str | Path, *, seed: int = 0) -> LoadReport:
-    """Fill a model's weights from a Hugging Face folder; see `load_model`."""
+def load_weights(model: EncoderModel, folder: str | Path, *, seed: int = 0) -> LoadReport:
+    """Read a model's weights from a Hugging Face folder; see `load_model`."""
     variables = {short_path(variable): variable for variable in model.trainable_variables}
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
     return read_weights(folder, model.config, shapes, lambda path, value: variables[path].assign(value), seed=seed)
@@ -116,14 +114,14 @@ def read_weights(
     *,
     seed: int = 0,
 ) -> LoadReport:
-    """Hand on a folder's weights, one at a time.
+    """Read a folder's weights, one at a time.
 
     Args:
         folder: See `load_model`.
-        config: The model's parts.
-        shapes: Of each weight, by its path ("block_0/qkv_kernel").
-        take: Told each path and float32 value.
-        seed: For a head that the checkpoint lacks; biases and norms of such a head are not handed on.
+        config: The encoder's configuration.
+        shapes: Shape of each weight, by its path ("block_0/qkv_kernel").
+        take: Called with each path and float32 value.
+        seed: Seed of a head that the checkpoint lacks; `take` does not receive biases and norms of such a head.
 
     Raises:
         UserError: See `load_model`.
@@ -133,58 +131,58 @@ def read_weights(
     used: list[str] = []
     made: list[str] = []
     with Tensors(folder) as tensors:
-        for slot, names in _found(tensors, config, shapes, folder):
+        for slot, names in _slot_names(tensors, config, shapes, folder):
             if not names:
-                if slot.transposed:  # a bias starts at 0 and a norm's scale at 1, as they are
+                if slot.transposed:  # biases and norms keep their initial values
                     take(slot.path, fresh_matrix(generator, shapes[slot.path], config))
                 made += slot.names
                 continue
-            value = _laid_out(slot, [tensors.read(name) for name in names])
-            take(slot.path, np.ascontiguousarray(value))
+            take(slot.path, _read_slot(tensors, slot, names))
             used += names
         taken = set(used)
         left_out = [name for name in tensors if name not in taken and not name.endswith("position_ids")]
     return LoadReport(tuple(used), tuple(left_out), tuple(made))
 
 
-def _found(
+def _slot_names(
     tensors: Tensors, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path
 ) -> list[tuple[Slot, list[str]]]:
-    """Every slot with its tensors' names, none for a head that is absent; their shapes are what is wanted.
+    """Return every slot with the names of its tensors, none for an absent head, after comparing their shapes.
 
     Args:
-        tensors: Those of the folder.
-        config: The model's parts.
-        shapes: Of each weight, by its path.
-        folder: For messages.
+        tensors: The folder's tensors.
+        config: The encoder's configuration.
+        shapes: Shape of each weight, by its path.
+        folder: The folder, for messages.
 
     Raises:
-        UserError: A tensor is missing or of another shape.
+        UserError: A tensor is missing or has another shape.
     """
     family, result = family_of(config.family), list[tuple[Slot, list[str]]]()
     for slot in family.slots(config):
-        found = [tensors.find(name, family.prefix) for name in slot.names]
-        names = [name for name in found if name is not None]
-        if len(names) < len(found) and slot.head:
+        present = {name: tensors.find(name, family.prefix) for name in slot.names}
+        names = [name for name in present.values() if name is not None]
+        missing = [name for name, name_in_file in present.items() if name_in_file is None]
+        if missing and slot.head:
             result.append((slot, []))
             continue
-        if len(names) < len(found):
+        if missing:
             raise UserError(
-                f"the weights of a {family.model_type} model must hold {slot.names[found.index(None)]}; those in "
-                f"{str(folder)!r} do not: check that config.json belongs to the weights"
+                f"the weights of a {family.model_type} model must hold {missing[0]}; those in {str(folder)!r} do not: "
+                "check that config.json belongs to the weights"
             )
-        shape = _side_by_side([tensors.shape(name) for name in names], slot.transposed)
+        shape = _combined_shape([tensors.shape(name) for name in names], slot.transposed)
         if shape != shapes[slot.path]:
             raise UserError(
-                f"{slot.names[0]} must have the size that config.json says, {shapes[slot.path]} as laid out "
-                f"here; received {shown(shape)} in {str(folder)!r}: check that config.json belongs to the weights"
+                f"{slot.names[0]} must have the size that config.json says, {shapes[slot.path]} in our layout; "
+                f"received {shown(shape)} in {str(folder)!r}: check that config.json belongs to the weights"
             )
         result.append((slot, names))
     return result
 
 
-def _side_by_side(parts: Sequence[tuple[int, ...]], transposed: bool) -> tuple[int, ...]:
-    """The shape of what tensors become in a slot; that of the one that does not fit, where they do not fit together."""
+def _combined_shape(parts: Sequence[tuple[int, ...]], transposed: bool) -> tuple[int, ...]:
+    """Return the shape of a slot's tensors together; if they do not fit together, that of the first misfit."""
     for part in parts:
         if not part or part[1:] != parts[0][1:] or (transposed and len(part) != 2):
             return part
@@ -193,32 +191,28 @@ def _side_by_side(parts: Sequence[tuple[int, ...]], transposed: bool) -> tuple[i
 
 
 def read_head(folder: str | Path) -> dict[str, Floats]:
-    """The weights of a folder's question answering head, float32, by their path ("head/output_kernel").
+    """Read the weights of a folder's question answering head, float32, by their path ("head/output_kernel").
 
     Raises:
         UserError: The folder cannot be read, or its weights have no such head.
     """
     folder = Path(folder)
-    config = checked_config(folder)
-    family = family_of(config.family)
+    config = folder_config(folder)
     head: dict[str, Floats] = {}
     with Tensors(folder) as tensors:
-        for slot in family.slots(config):
-            if not slot.head:
-                continue
-            found = [tensors.find(name, family.prefix) for name in slot.names]
-            names = [name for name in found if name is not None]
-            if len(names) < len(found):
+        for slot, names in _slot_names(tensors, config, weight_shapes(config), folder):
+            if slot.head and not names:
                 raise UserError(
                     f"the model must have a question answering head ({slot.names[0]}); {str(folder)!r} has none: name "
                     "one that was fine-tuned, such as 'qa-fast train' writes"
                 )
-            head[slot.path] = np.ascontiguousarray(_laid_out(slot, [tensors.read(name) for name in names]))
+            if slot.head:
+                head[slot.path] = _read_slot(tensors, slot, names)
     return head
 
 
-def start_head(model: SpanModel, folder: str | Path) -> None:
-    """Give a model the head of another folder's.
+def start_head(model: EncoderModel, folder: str | Path) -> None:
+    """Give a model the question answering head of another model's folder.
 
     Raises:
         UserError: See `read_head`, or the head is of another size or kind.
@@ -230,29 +224,31 @@ def start_head(model: SpanModel, folder: str | Path) -> None:
     ours = {slot.path: tuple(variables[slot.path].shape) for slot in slots if slot.head}
     if theirs != ours:
         raise UserError(
-            f"--init-head must be a model whose head is like that of the one to train, {_told(ours)}; {str(folder)!r} "
-            f"has {_told(theirs)}: name a model of the same width and kind"
+            f"--init-head must be a model whose head is like that of the one to train, {_sizes(ours)}; {str(folder)!r} "
+            f"has {_sizes(theirs)}: name a model of the same width and kind"
         )
     for path, value in head.items():
         variables[path].assign(value)
 
 
-def _told(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{path} {'x'.join(map(str, shape))}" for path, shape in shapes.items())
 
 
-def _laid_out(slot: Slot, arrays: Sequence[Floats]) -> Floats:
-    """Tensors of a file as the one weight that they are here."""
-    return np.concatenate([array.T for array in arrays], -1) if slot.transposed else np.concatenate(arrays)
+def _read_slot(tensors: Tensors, slot: Slot, names: Sequence[str]) -> Floats:
+    """Read the tensors of a slot as one weight in our layout."""
+    arrays = [tensors.read(name) for name in names]
+    value = np.concatenate([array.T for array in arrays], -1) if slot.transposed else np.concatenate(arrays)
+    return np.ascontiguousarray(value)
 
 
 def short_path(variable: Any) -> str:
-    """A weight's name without the model's own: "block_0/qkv_kernel"."""
+    """Return a weight's path without the model's name, such as "block_0/qkv_kernel"."""
     return "/".join(variable.path.split("/")[-2:])
 
 
-def state_dict(model: SpanModel) -> dict[str, Floats]:
-    """The model's weights under their Hugging Face names and layouts, float32."""
+def state_dict(model: EncoderModel) -> dict[str, Floats]:
+    """Return the model's weights in float32, under their Hugging Face names and in their layouts."""
     import keras
 
     variables = {short_path(variable): variable for variable in model.trainable_variables}
@@ -264,16 +260,16 @@ def state_dict(model: SpanModel) -> dict[str, Floats]:
     return tensors
 
 
-def save_model(model: SpanModel, out: str | Path, source: str | Path, *, replace: bool = False) -> None:
+def save_model(model: EncoderModel, out: str | Path, source: str | Path, *, replace: bool = False) -> None:
     """Write a folder that `transformers.AutoModelForQuestionAnswering.from_pretrained` opens.
 
-    A new folder is written under a temporary name and renamed, so that it is whole or not there. In a folder that
-    exists, each file is replaced so, the weights last.
+    A new folder is written under a temporary name and renamed, so that it appears whole or not at all. In an existing
+    folder each file is replaced in this way, the weights last.
 
     Args:
-        model: What to save.
-        out: The folder.
-        source: The folder that the model was read from: its config and tokenizer files go along.
+        model: The model.
+        out: The folder to write.
+        source: The folder that the model was read from; its config and tokenizer files are copied.
         replace: Allow `out` to exist.
 
     Raises:
@@ -291,7 +287,7 @@ def save_model(model: SpanModel, out: str | Path, source: str | Path, *, replace
         ) from None
 
 
-def _save_model(model: SpanModel, out: Path, source: Path, replace: bool) -> None:
+def _save_model(model: EncoderModel, out: Path, source: Path, replace: bool) -> None:
     from safetensors.numpy import save_file
 
     if out.exists() and not replace:
@@ -313,10 +309,7 @@ def _save_model(model: SpanModel, out: Path, source: Path, replace: bool) -> Non
 
 
 def span_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The `config.json` of a span model made from another model's.
-
-    Everything is kept but what belonged to that model's own head and to the place it came from.
-    """
+    """Return the `config.json` of a span model made from another model's, without fields of its head and its origin."""
     dropped = ("_name_or_path", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype")
     config = {key: value for key, value in raw.items() if key not in dropped}
     return config | {"architectures": [family_of(raw["model_type"]).architecture], "dtype": "float32"}

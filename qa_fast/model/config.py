@@ -1,8 +1,8 @@
-"""What an encoder is made of, part by part; a family's file (`families/`) reads it from a Hugging Face `config.json`.
+"""The configuration of an encoder; a family's file (`families/`) reads it from a Hugging Face `config.json`.
 
-The layers read these records and know no family. Each record is one part: how tokens become vectors, what attention
-knows of positions, the feed-forward part, the norms, the head. A dropout rate of None says that a family has no dropout
-at that place, as against one of 0, which `--dropout` may replace.
+The layers read these records and know no family. Each record describes one module: embeddings, attention and its
+positions, feed-forward, norms, head. A dropout rate of None means that a family has no dropout at that place; a rate of
+0 may be replaced by `--dropout`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from qa_fast.errors import UserError
 
-# Names in config.json, and what is computed.
+# Names in config.json, and the functions that they mean.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -27,18 +27,18 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """How a token becomes a vector.
+    """Embeddings.
 
     Attributes:
         vocab_size: Rows of the word embedding.
-        width: W of all embeddings; where it is not H, or `projected`, a product with [W, H] follows the norm.
-        positions: Rows of the position embedding; 0 where there is none.
-        position_offset: Row of the first token; rows before it are no token's.
-        padding_position: Row that padding stands at, -1 where padding counts on like other tokens.
-        types: Rows of the token type embedding; with 1 every token has type 0, with 0 there is none.
-        pad_id: Token id behind an input's end; its embedding gets no gradient.
-        dropout: Rate behind the norm.
-        projected: Whether the product with [W, H] is there.
+        width: W, width of all embeddings.
+        positions: Rows of the position embedding; 0 without one.
+        position_offset: Position row of the first token.
+        padding_position: Position row of padding; -1 if padding is counted like other tokens.
+        types: Rows of the token type embedding; with 1 every token has type 0, with 0 there is no such embedding.
+        pad_id: Token id of padding; its embedding gets no gradient.
+        dropout: Rate after the norm.
+        projected: Whether a product with [W, H] follows the norm.
         masked: Whether padding becomes a vector of zeros.
     """
 
@@ -56,11 +56,11 @@ class EmbeddingConfig:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Positions as rotations of queries and keys, and how far each block looks.
+    """Positions as rotations of queries and keys, and the attention window of each block.
 
     Attributes:
-        thetas: Base of the wave lengths, one a block.
-        windows: Tokens that a block looks to either side, one a block; 0 is all.
+        thetas: For each block, the base of the wave lengths.
+        windows: For each block, how many tokens to either side a token sees; 0 means all.
     """
 
     thetas: tuple[float, ...]
@@ -72,8 +72,8 @@ class BucketBias:
     """A learnt bias for each head and bucket of distances, the same in every block.
 
     Attributes:
-        buckets: How many; half of them for each direction.
-        furthest: Distance from which on all share the last bucket.
+        buckets: Number of buckets, half of them for each direction.
+        furthest: The distance from which all distances share the last bucket.
     """
 
     buckets: int
@@ -82,13 +82,13 @@ class BucketBias:
 
 @dataclass(frozen=True)
 class Disentangled:
-    """Queries also meet vectors of distances, and keys too: DeBERTa's attention.
+    """DeBERTa's attention: queries and keys also have scores with vectors of distances.
 
     Attributes:
-        buckets: Of distances in one direction, exact up to half of it, then logarithmic; 0: each distance is its own.
+        buckets: Buckets in one direction, exact up to half their number, then logarithmic; 0: one for each distance.
         furthest: Distance of the last bucket.
-        content_to_position: Whether queries meet distances.
-        position_to_content: Whether keys meet distances.
+        content_to_position: Whether queries have scores with distances.
+        position_to_content: Whether keys have scores with distances.
         shared: Whether distances use the projections of the content.
         normalized: Whether a norm follows the vectors of distances.
         dropout: Rate on the vectors of distances.
@@ -104,7 +104,7 @@ class Disentangled:
 
     @property
     def span(self) -> int:
-        """Vectors of distances in one direction."""
+        """Return S, the number of vectors of distances in one direction."""
         return self.buckets or self.furthest
 
 
@@ -113,11 +113,11 @@ class AttentionConfig:
     """Self-attention.
 
     Attributes:
-        heads: H is a multiple of it.
+        heads: Number of heads, a divisor of H.
         dropout: Rate on the probabilities.
-        output_dropout: Rate behind the output product.
-        bias: Whether its products have biases.
-        positions: What it knows of positions beyond the embeddings.
+        output_dropout: Rate after the output product.
+        bias: Whether the products have biases.
+        positions: How attention uses positions, besides the position embedding.
     """
 
     heads: int
@@ -129,14 +129,14 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class FeedForwardConfig:
-    """The part behind attention.
+    """Feed-forward, the second half of a block.
 
     Attributes:
-        width: Of its inner vectors.
+        width: Width of the inner vectors.
         activation: A key of `ACTIVATIONS`.
-        dropout: Rate behind the outer product.
+        dropout: Rate after the outer product.
         inner_dropout: Rate on the inner vectors.
-        bias: Whether its products have biases.
+        bias: Whether the products have biases.
         gated: Whether a second inner product multiplies the activated first.
     """
 
@@ -154,8 +154,8 @@ class NormConfig:
 
     Attributes:
         epsilon: Added to the variance.
-        bias: Whether norms have one.
-        before: Norms stand before each part and behind the last block, not behind each sum.
+        bias: Whether norms have a shift.
+        before: Whether norms precede each half of a block and follow the last block, instead of following each sum.
     """
 
     epsilon: float
@@ -169,8 +169,8 @@ class HeadConfig:
 
     Attributes:
         dropout: Rate before that product.
-        activation: Of a dense layer and norm before it, a key of `ACTIVATIONS`; "" where there is none.
-        bias: Whether that dense layer has one.
+        activation: Activation of a dense layer and norm before the product, a key of `ACTIVATIONS`; "" without them.
+        bias: Whether that dense layer has a bias.
     """
 
     dropout: float | None = None
@@ -185,12 +185,12 @@ class EncoderConfig:
     Attributes:
         family: `model_type` of the Hugging Face config.
         hidden_size: H, width of the residual stream.
-        order: Which block's weights each step of the stack uses; (0, 1, 2, …) where no weights are shared.
+        order: For each step of the stack, the block whose weights it uses; (0, 1, 2, …) if no weights are shared.
         max_length: Longest input in tokens.
-        initializer_range: Standard deviation of freshly made weights.
+        initializer_range: Standard deviation of new weights.
         embedding: Tokens to vectors.
-        attention: First part of a block.
-        feed_forward: Second part of a block.
+        attention: First half of a block.
+        feed_forward: Second half of a block.
         norm: All norms.
         head: Vectors to logits.
     """
@@ -208,26 +208,26 @@ class EncoderConfig:
 
     @property
     def blocks(self) -> int:
-        """Blocks with weights of their own."""
+        """Return the number of blocks with weights of their own."""
         return max(self.order, default=-1) + 1
 
     @property
     def pad_id(self) -> int:
-        """Token id behind an input's end."""
+        """Return the token id of padding."""
         return self.embedding.pad_id
 
     @property
     def takes_types(self) -> bool:
-        """Whether token types are an input."""
+        """Return whether token types are an input."""
         return self.embedding.types > 1
 
     def with_dropout(self, rate: float) -> EncoderConfig:
-        """The same with `rate` at every place that has a dropout."""
+        """Return a copy with `rate` at every place that has a dropout."""
         changed: EncoderConfig = _with_dropout(self, rate)
         return changed
 
     def shortened(self, vocab_size: int) -> EncoderConfig:
-        """The same with one block and at most `vocab_size` words, to time a block."""
+        """Return a copy with one block and at most `vocab_size` words, to time a block."""
         words = min(self.embedding.vocab_size, vocab_size)
         pad = min(self.embedding.pad_id, words - 1)
         return dataclasses.replace(
@@ -236,7 +236,7 @@ class EncoderConfig:
 
 
 def _with_dropout(part: Any, rate: float) -> Any:
-    """A record with the rate in all its dropouts and those of the records in it."""
+    """Return a record with the rate in all its dropouts, also in the records within it."""
     values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
     changes = {name: _with_dropout(value, rate) for name, value in values.items() if dataclasses.is_dataclass(value)}
     changes |= {name: rate for name, value in values.items() if name.endswith("dropout") and value is not None}
@@ -244,10 +244,10 @@ def _with_dropout(part: Any, rate: float) -> Any:
 
 
 def check_length(config: EncoderConfig, max_length: int) -> None:
-    """Refuse features longer than the model can take.
+    """Refuse features that are longer than the model's longest input.
 
     Raises:
-        UserError: `max_length` exceeds the model's longest input.
+        UserError: `max_length` exceeds it.
     """
     if max_length > config.max_length:
         raise UserError(

@@ -1,8 +1,8 @@
-"""DeBERTa's attention: content meets content, and content meets distances, both ways (He et al. 2021, equation 4).
+"""DeBERTa's attention: scores of content with content, and of content with distances (He et al. 2021, equation 4).
 
-A distance's score is needed for every pair of tokens, though a pair's distance is the same along a diagonal. So scores
-over all 2 L distances are products of matrices, and `relative.skewed` shifts their rows into place; transformers
-gathers each pair's score instead. Where a graph is drawn for export L is not known, and pairs are gathered, as there.
+All pairs of tokens on a diagonal have the same distance. The scores over all 2 L distances are therefore products of
+matrices, and `relative.skewed` shifts their rows into place; transformers gathers the score of each pair instead. A
+graph drawn for export does not know L and gathers pairs like transformers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Distances(NamedTuple):
     """Vectors of distances, for all blocks.
 
     Attributes:
-        for_queries: [2 L, H], from L - 1 down to -L; or all 2 S of them where a graph is drawn.
-        for_keys: [2 L, H], from 1 - L up to L; or the same 2 S.
-        pairs: int32[L, L], the row of each pair among the 2 S, where a graph is drawn.
+        for_queries: [2 L, H], from L - 1 down to -L; in a drawn graph all 2 S of them.
+        for_keys: [2 L, H], from 1 - L up to L; in a drawn graph all 2 S of them.
+        pairs: int32[L, L], the row of each pair among the 2 S, in a drawn graph; None elsewhere.
     """
 
     for_queries: Any
@@ -37,20 +37,20 @@ class Distances(NamedTuple):
 
 
 class DisentangledViews:
-    """What every block of DeBERTa is told: the vectors of distances."""
+    """The views of DeBERTa: the vectors of distances."""
 
-    def __init__(self, config: EncoderConfig, about: Disentangled, make: Maker) -> None:
-        self._about, self._blocks, self._epsilon = about, len(config.order), config.norm.epsilon
-        self._buckets = disentangled_buckets(about.buckets, about.furthest, config.max_length + 1)
-        self.distances = make.table("distances", 2 * about.span, config.hidden_size)
-        self.norm = make.norm("norm", config.hidden_size, config.norm.epsilon) if about.normalized else None
+    def __init__(self, config: EncoderConfig, positions: Disentangled, make: Maker) -> None:
+        self._rows, self._blocks, self._epsilon = 2 * positions.span, len(config.order), config.norm.epsilon
+        self._buckets = disentangled_buckets(positions.buckets, positions.furthest, config.max_length + 1)
+        self.distances = make.table("distances", self._rows, config.hidden_size)
+        self.norm = make.norm("norm", config.hidden_size, config.norm.epsilon) if positions.normalized else None
 
-    def __call__(self, ids: Any, there: Any, sites: Sites, dtype: str) -> list[View]:
-        """One view a block, all the same."""
+    def __call__(self, ids: Any, mask: Any, sites: Sites, dtype: str) -> list[View]:
+        """Return the same view for each block."""
         if is_layer(self.distances):
-            # Numbers that hang on the input, or the graph would hold their rows as they are before it has its weights.
-            every = ops.zeros_like(ids[0, :1]) + np.arange(2 * self._about.span, dtype=np.int32)
-            rows = self._normed(look_up(self.distances, every))
+            # They must depend on the input: the graph would otherwise hold rows from before the weights are read.
+            all_rows = ops.zeros_like(ids[0, :1]) + np.arange(self._rows, dtype=np.int32)
+            rows = self._normed(look_up(self.distances, all_rows))
             distances = Distances(rows, rows, all_pairs(self._buckets, ids))
         else:
             rows = as_dtype(self._normed(self.distances), dtype)  # [2 S, H]
@@ -58,8 +58,8 @@ class DisentangledViews:
                 ops.take(rows, falling(self._buckets, ids), axis=0), ops.take(rows, rising(self._buckets, ids), axis=0)
             )
         visible = None
-        if there is not None:  # padding sees nothing here
-            visible = ops.logical_and(there[:, None, None, :], there[:, None, :, None])
+        if mask is not None:  # padding sees nothing here
+            visible = ops.logical_and(mask[:, None, None, :], mask[:, None, :, None])
         return [View(visible, distances=distances)] * self._blocks
 
     def _normed(self, rows: Any) -> Any:
@@ -69,16 +69,16 @@ class DisentangledViews:
 def distances_part(
     scores: Any, by_query: Any, by_key: Any, visible: Any, pairs: Any, drop_key: Any, *, rate: float
 ) -> Any:
-    """Three kinds of scores to probabilities: [B, heads, L, L] in the dtype of `scores`.
+    """Turn three kinds of scores into probabilities, [B, heads, L, L] in the dtype of `scores`.
 
     Args:
-        scores: [B, heads, L, L], of content and content.
-        by_query: [B, heads, L, 2 L], of each query and the distances; None where there are none.
-        by_key: [B, heads, L, 2 L], of each key and the distances; None where there are none.
+        scores: [B, heads, L, L], each query with each key.
+        by_query: [B, heads, L, 2 L], each query with the distances; or None.
+        by_key: [B, heads, L, 2 L], each key with the distances; or None.
         visible: bool[B, 1, L, L], see `View`.
-        pairs: See `Distances`; the last axis of `by_query` and `by_key` is then 2 S.
-        drop_key: Of the dropout.
-        rate: Of the dropout.
+        pairs: See `Distances`; if it is not None, the last axis of `by_query` and `by_key` is 2 S.
+        drop_key: Key of the dropout site.
+        rate: Rate of dropout.
     """
     x = as_dtype(scores, "float32")
     if by_query is not None:
@@ -86,7 +86,7 @@ def distances_part(
     if by_key is not None:
         keys = _placed(by_key, None if pairs is None else ops.transpose(pairs))
         x = x + as_dtype(ops.transpose(keys, (0, 1, 3, 2)), "float32")
-    # What is not seen gets no gradient either, as in transformers' masked fill.
+    # Invisible keys get no gradient either, as with the masked fill in transformers.
     x = x if visible is None else x * as_dtype(visible, "float32")
     return softmax_over(x, visible, drop_key, rate, scores.dtype)
 
@@ -98,44 +98,44 @@ def _placed(scores: Any, pairs: Any) -> Any:
 
 
 class DisentangledAttention:
-    """Takes the place of `attention.SelfAttention`: [B, L, H] to [B, L, H]."""
+    """DeBERTa's counterpart of `attention.SelfAttention`: [B, L, H] to [B, L, H]."""
 
     def __init__(self, config: EncoderConfig, make: Maker, run: PartRunner) -> None:
-        about = config.attention.positions
-        assert isinstance(about, Disentangled)
-        hidden, self.about, self._run, self._distances = config.hidden_size, config.attention, run, about
-        self._hidden = hidden
+        positions = config.attention.positions
+        assert isinstance(positions, Disentangled)
+        hidden = self._hidden = config.hidden_size
+        self.config, self._positions, self._run = config.attention, positions, run
         self.qkv = make.linear("qkv", hidden, 3 * hidden)
         self.output = make.linear("output", hidden, hidden)
         self.distance_key = self.distance_query = None
-        if about.content_to_position and not about.shared:
+        if positions.content_to_position and not positions.shared:
             self.distance_key = make.linear("distance_key", hidden, hidden)
-        if about.position_to_content and not about.shared:
+        if positions.position_to_content and not positions.shared:
             self.distance_query = make.linear("distance_query", hidden, hidden)
-        kinds = 1 + about.content_to_position + about.position_to_content
-        self._scale = (hidden // self.about.heads * kinds) ** -0.5
+        kinds = 1 + positions.content_to_position + positions.position_to_content
+        self._scale = (hidden // self.config.heads * kinds) ** -0.5
 
     def __call__(self, x: Any, view: View, sites: Sites) -> Any:
-        """See `SelfAttention`."""
-        run, about, distances, hidden = self._run, self.about, view.distances, self._hidden
+        """Let every token attend to the keys that the view shows."""
+        run, config, distances = self._run, self.config, view.distances
         qkv = product(x, self.qkv.kernel)  # [B, L, 3H]
-        query, key, value = run(heads_part, qkv, self.qkv.bias, None, None, heads=about.heads, scale=self._scale)
+        query, key, value = run(heads_part, qkv, self.qkv.bias, None, None, heads=config.heads, scale=self._scale)
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # [B, heads, L, L]
         by_query = by_key = None
-        drop_key, rate = sites(3, self._distances.dropout)
-        if self._distances.content_to_position:
-            keys = self._projected(drop(distances.for_queries, drop_key, rate), self.distance_key, hidden)
+        drop_key, rate = sites(3, self._positions.dropout)
+        if self._positions.content_to_position:
+            keys = self._projected(drop(distances.for_queries, drop_key, rate), self.distance_key, self._hidden)
             by_query = ops.matmul(query, ops.transpose(keys, (0, 2, 1)))  # [B, heads, L, 2 L]
-        if self._distances.position_to_content:
+        if self._positions.position_to_content:
             queries = self._projected(drop(distances.for_keys, drop_key, rate), self.distance_query, 0)
             by_key = ops.matmul(key, ops.transpose(queries * self._scale, (0, 2, 1)))  # [B, heads, L, 2 L]
-        drop_key, rate = sites(0, about.dropout)
+        drop_key, rate = sites(0, config.dropout)
         weights = run(distances_part, scores, by_query, by_key, view.visible, distances.pairs, drop_key, rate=rate)
         context = run(merge_part, ops.matmul(weights, value))  # [B, L, H]
         return product(context, self.output.kernel)
 
     def _projected(self, rows: Any, own: Linear | None, begin: int) -> Any:
-        """[2 L, H] to [heads, 2 L, D], by weights of its own or by the content's from column `begin` on."""
+        """Project [2 L, H] to [heads, 2 L, D], by its own weights or by the content's from column `begin` on."""
         y = rows_product(rows, own) if own is not None else rows_product(rows, self.qkv, begin, begin + self._hidden)
-        heads = self.about.heads
+        heads = self.config.heads
         return ops.transpose(ops.reshape(y, (-1, heads, self._hidden // heads)), (1, 0, 2))

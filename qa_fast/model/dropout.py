@@ -1,9 +1,8 @@
 """Dropout whose masks are a pure function of (key, site, position), the same bits on every backend and device count.
 
 Instead of a stateful generator, each element's index goes through an integer mixing function (C. Wellons' lowbias32
-construction with the constants 0x21f0aaad and 0xd35a2d97). That makes resuming exact without any generator state, lets
-the backward pass make the mask again instead of keeping it, and fuses into the surrounding loop under XLA.
-The key says (seed, step); `row_start` is the number of batch rows on the devices before this one.
+construction with the constants 0x21f0aaad and 0xd35a2d97). Resuming is therefore exact without a generator state, the
+backward pass recomputes the mask instead of keeping it, and XLA fuses the mask into the surrounding loop.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ def _mix(x: int) -> int:
 
 
 def dropout_key(seed: int, step: int, row_start: int = 0) -> np.ndarray:
-    """The key of one optimisation step's (or micro step's) masks.
+    """Return the key of all masks of one forward pass in training.
 
     Args:
         seed: The run's seed.
-        step: Counts every forward pass of training since its beginning.
-        row_start: Batch rows that other devices hold before the first of these.
+        step: Number of forward passes of the training run before this one.
+        row_start: Number of batch rows on the devices before this one.
 
     Returns:
         uint32[2]: (mixed seed and step, row_start).
@@ -38,12 +37,12 @@ def dropout_key(seed: int, step: int, row_start: int = 0) -> np.ndarray:
 
 
 def traced_key(seed: int, step: Any, row_start: Any = 0) -> Any:
-    """`dropout_key` of a step that is a tensor: uint32[2], the same bits.
+    """Return `dropout_key` for a step that is a tensor: uint32[2], the same bits.
 
     Args:
         seed: The run's seed.
         step: Integer scalar.
-        row_start: As of `dropout_key`, a number or a tensor.
+        row_start: See `dropout_key`; a number or a tensor.
     """
     x = ops.cast(step, "uint32") * np.uint32(0x85EBCA6B) + np.uint32(_mix((seed + 0x9E3779B9) & _MASK))
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
@@ -53,9 +52,9 @@ def traced_key(seed: int, step: Any, row_start: Any = 0) -> Any:
 
 
 def site_key(key: Any, site: int) -> Any:
-    """The key of one dropout within the model: uint32[2] to uint32[3]; no two sites share a mask.
+    """Return the key of one dropout site of the model: uint32[2] to uint32[3]; no two sites share a mask.
 
-    A tensor, not a number compiled in, so that all blocks of a model can run the same compiled parts.
+    It is a tensor instead of a constant, so that all blocks of a model can run the same compiled parts.
     """
     key = ops.convert_to_tensor(key)
     first = ops.bitwise_xor(key[0], np.uint32(_mix(2 * site + 1)))
@@ -63,16 +62,16 @@ def site_key(key: Any, site: int) -> Any:
 
 
 def least_bits(rate: float) -> np.uint32:
-    """What an element's mixed bits must reach for it to stay, at a `rate` in [0, 1)."""
+    """Return the least mixed bits of an element that stays, for a `rate` in [0, 1)."""
     return np.uint32(rate * 2**32)
 
 
 def keep_mask(shape: tuple[Any, ...], key: Any, rate: float) -> Any:
-    """Which elements stay.
+    """Decide which elements stay.
 
     Args:
-        shape: Of the tensor to drop from; the first axis counts batch rows.
-        key: uint32[3] of `site_key`.
+        shape: Shape of the tensor; the first axis counts batch rows.
+        key: uint32[3], see `site_key`.
         rate: Probability of dropping, in [0, 1).
 
     Returns:
@@ -82,7 +81,7 @@ def keep_mask(shape: tuple[Any, ...], key: Any, rate: float) -> Any:
     for size in shape[1:]:
         row_size = row_size * size
     flat = ops.cast(ops.arange(shape[0] * row_size, dtype="int32"), "uint32") + key[2] * ops.cast(row_size, "uint32")
-    # The key enters twice, so that two keys' masks are not one sequence read from two places.
+    # The key enters twice, so that the masks of two keys are not one sequence with two offsets.
     x = flat * np.uint32(0x9E3779B1) + key[0]
     x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(16))) * np.uint32(0x21F0AAAD)
     x = ops.bitwise_xor(x, key[1])
@@ -92,7 +91,7 @@ def keep_mask(shape: tuple[Any, ...], key: Any, rate: float) -> Any:
 
 
 def drop(x: Any, key: Any, rate: float) -> Any:
-    """Inverted dropout: dropped elements are 0, the others divided by (1 - rate); `x` itself when rate is 0."""
+    """Set dropped elements to 0 and divide the others by (1 - rate); return `x` itself if the rate is 0."""
     if rate == 0.0:
         return x
     return ops.where(keep_mask(ops.shape(x), key, rate), x * (1.0 / (1.0 - rate)), ops.zeros((), dtype=x.dtype))

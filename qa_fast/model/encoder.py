@@ -1,8 +1,8 @@
 """The encoder with a span head: token ids in, start and end logits out.
 
-`Encoder` is the one description of the network; what its weights are, variables or standard layers, is its maker's to
-say. `SpanModel` is a Keras model around it: subclassed rather than functional, since the dropout key is an argument
-like any other, so that a forward pass is a pure function of weights and arguments, without a generator's state.
+`Encoder` is the only description of the network; its maker decides whether weights are variables or standard layers.
+`EncoderModel` is a Keras model around it. It is subclassed instead of functional because the dropout key is an argument
+of the forward pass, which is therefore a pure function of weights and arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from qa_fast.model.attention import BiasViews, RotaryViews, SelfAttention, View, keys_of
+from qa_fast.model.attention import BiasViews, RotaryViews, SelfAttention, View, visible_keys
 from qa_fast.model.config import BucketBias, Disentangled, EncoderConfig, Rotary
 from qa_fast.model.disentangled import DisentangledAttention, DisentangledViews
 from qa_fast.model.islands import PartRunner, parts_mode
@@ -27,7 +27,7 @@ _SITES = 5
 
 
 class Block:
-    """Attention and the feed-forward part, each closed by the residual sum and a norm: twice [B, L, H] to the same."""
+    """Attention and feed-forward, each followed by the residual sum and a norm: two [B, L, H] to two [B, L, H]."""
 
     def __init__(self, config: EncoderConfig, make: Maker, run: PartRunner) -> None:
         disentangled = isinstance(config.attention.positions, Disentangled)
@@ -38,7 +38,7 @@ class Block:
         self.close_feed_forward = Close(config, make, run, "ffn_norm")
 
     def __call__(self, residual: Any, x: Any, view: View, sites: Sites) -> tuple[Any, Any]:
-        """The residual stream and the next block's input, from those of the one before."""
+        """Return the residual stream and the next block's input, from those of the block before."""
         y = self.attention(x, view, sites)
         residual, x = self.close_attention(y, self.attention.output.bias, residual, sites(1, self._dropouts[0]))
         y = self.feed_forward(x, sites)
@@ -49,8 +49,8 @@ class Encoder:
     """Embeddings, blocks and head.
 
     Args:
-        config: Its parts.
-        maker: Of each part's weights, by the part's name ("embeddings", "relative", "block_0", …, "head").
+        config: The encoder's configuration.
+        maker: Returns the maker of a module's weights, by its name ("embeddings", "relative", "block_0", …, "head").
         run: Runs element-wise parts.
         dtype: Compute dtype.
     """
@@ -58,44 +58,44 @@ class Encoder:
     def __init__(self, config: EncoderConfig, maker: Callable[[str], Maker], run: PartRunner, dtype: str) -> None:
         self.config, self._dtype = config, dtype
         self.embeddings = Embeddings(config, maker("embeddings"), run)
-        about = config.attention.positions
+        positions = config.attention.positions
         self._views: Callable[..., list[View]] | None = None
-        if isinstance(about, Rotary):
-            self._views = RotaryViews(config, about)
-        elif isinstance(about, BucketBias):
-            self._views = BiasViews(config, about, maker("relative"))
-        elif isinstance(about, Disentangled):
-            self._views = DisentangledViews(config, about, maker("relative"))
+        if isinstance(positions, Rotary):
+            self._views = RotaryViews(config, positions)
+        elif isinstance(positions, BucketBias):
+            self._views = BiasViews(config, positions, maker("relative"))
+        elif isinstance(positions, Disentangled):
+            self._views = DisentangledViews(config, positions, maker("relative"))
         self.blocks = [Block(config, maker(f"block_{index}"), run) for index in range(config.blocks)]
         self.head = SpanHead(config, maker("head"), run)
 
-    def __call__(self, input_ids: Any, there: Any, token_type_ids: Any, dropout_key: Any = None) -> tuple[Any, Any]:
-        """Score a padded batch, see `SpanModel.call`.
+    def __call__(self, input_ids: Any, mask: Any, token_type_ids: Any, dropout_key: Any = None) -> tuple[Any, Any]:
+        """Score a padded batch, see `EncoderModel.call`.
 
-        `there` is bool[B, L], where tokens are, or None where a graph is drawn for rows without padding.
+        `mask` is bool[B, L], True for tokens; None in a graph drawn for rows without padding.
         """
         config = self.config
         outside = Sites(dropout_key, 0)
-        x = residual = self.embeddings(input_ids, token_type_ids, there, outside, self._dtype)  # [B, L, H]
+        x = residual = self.embeddings(input_ids, token_type_ids, mask, outside, self._dtype)  # [B, L, H]
         if self._views is None:
-            views = [View(keys_of(there))] * len(config.order)
+            views = [View(visible_keys(mask))] * len(config.order)
         else:
-            views = self._views(input_ids, there, outside, self._dtype)
+            views = self._views(input_ids, mask, outside, self._dtype)
         for step, index in enumerate(config.order):
             residual, x = self.blocks[index](residual, x, views[step], Sites(dropout_key, 1 + _SITES * step))
         return self.head(x, Sites(dropout_key, 1 + _SITES * len(config.order)))
 
 
-class SpanModel(keras.Model):
+class EncoderModel(keras.Model):
     """An encoder that scores every token as an answer's start and end.
 
     Args:
-        config: Its parts.
-        precision: Compute dtype: "float32", "bfloat16" or "float16". Weights are float32 always.
+        config: The encoder's configuration.
+        precision: Compute dtype: "float32", "bfloat16" or "float16". Weights are always float32.
         parts: Run each element-wise part as one kernel (see `islands`).
-        name: Of the Keras model.
+        name: The Keras model's name.
 
-    All weights are 0 and norms 1 until `checkpoint.load_model` or `initialize` fills them.
+    All weights are 0 and norms 1 until `checkpoint.load_model` or `initialize` sets them.
     """
 
     def __init__(
@@ -131,21 +131,20 @@ class SpanModel(keras.Model):
 
         Args:
             input_ids: int32[B, L].
-            lengths: int32[B], tokens of each row that are there; at least 1.
-            token_type_ids: int[B, L], or None where the family has no token types.
-            dropout_key: uint32[2] of `dropout.dropout_key`; None computes without dropout.
+            lengths: int32[B], the number of tokens in each row, at least 1.
+            token_type_ids: int[B, L]; None if the family has no token types.
+            dropout_key: uint32[2], see `dropout.dropout_key`; None computes without dropout.
 
         Returns:
-            start_logits float32[B, L], end_logits float32[B, L]. What stands at and beyond a row's length means
-            nothing.
+            start_logits float32[B, L], end_logits float32[B, L]; values at and beyond a row's length have no meaning.
         """
         input_ids, lengths = ops.convert_to_tensor(input_ids), ops.convert_to_tensor(lengths)
-        there = token_positions(input_ids)[None, :] < lengths[:, None]
-        return self.encoder(input_ids, there, token_type_ids, dropout_key)
+        mask = token_positions(input_ids)[None, :] < lengths[:, None]
+        return self.encoder(input_ids, mask, token_type_ids, dropout_key)
 
 
 def weight_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight by its path ("block_0/qkv_kernel"); nothing is allocated."""
+    """Return the shape of every weight by its path ("block_0/qkv_kernel"), without allocating any."""
     shapes: dict[str, tuple[int, ...]] = {}
     Encoder(config, lambda part: Shapes(part, shapes), PartRunner(), "float32")
     return shapes
@@ -154,5 +153,5 @@ def weight_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
 def fresh_matrix(
     generator: np.random.Generator, shape: tuple[int, ...], config: EncoderConfig
 ) -> npt.NDArray[np.float32]:
-    """float32 matrix of `shape`, normal with the config's standard deviation."""
+    """Return a float32 matrix from a normal distribution with the config's standard deviation."""
     return generator.standard_normal(shape, dtype=np.float32) * np.float32(config.initializer_range)

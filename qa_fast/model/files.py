@@ -1,7 +1,7 @@
-"""What is opened of a model folder, and how: plain files of its own, JSON that is an object of sane depth.
+"""Open files of a model folder safely: only plain files of its own, and JSON objects of bounded size and depth.
 
-A model folder comes from anybody. Its files may be links to files of the user's, pipes that never end, or JSON made to
-exhaust whoever parses it; all of that is refused here, before anything is opened, for every file that is read.
+A model folder may come from anybody. Its files may be links to the user's own files, endless pipes, or JSON that
+exhausts the parser. They are refused here before they are opened.
 """
 
 from __future__ import annotations
@@ -15,81 +15,75 @@ import orjson
 
 from qa_fast.errors import UserError, shown
 
-# The largest tokenizer.json in use has 33 MB; config.json and the like have a few KB, indexes of weights 0.2 MB.
+# The largest tokenizer.json in use has 33 MB.
 _MOST_BYTES = 1 << 29
 _MOST_DEPTH = 64
-# What is as large as a vocabulary is not walked through for its depth: the Rust library, which reads it, stops at 128.
-_BY_OTHERS = ("tokenizer.json",)
+# Too large to be searched for its depth in Python; the tokenizers library, which reads it, stops at a depth of 128.
+_DEPTH_UNCHECKED = ("tokenizer.json",)
+_AGAIN = "download the model again"
 
 
 def plain_file(folder: Path, name: str, below: str = "") -> Path | None:
-    """A file of a folder by its bare name; None where there is none.
+    """Return the path of a file of a folder, or None if there is no such file.
 
-    A link is followed to another file of the folder, and from a snapshot in the Hub's cache to its blobs: there each
-    file is a link to `../../blobs/…`, and nothing else in a folder has reason to lead out of it.
+    A link may lead to another file of the folder, or from a snapshot in the Hub's cache to its blobs, where each file
+    is a link to `../../blobs/…`.
 
     Args:
         folder: The model folder.
-        name: The file's; it may come from anybody.
-        below: The folder within the model folder that the file stands in, a path of our own choice such as "training"
-            (never one out of a file); it must be no link either.
+        name: The file's name, which may come from anybody.
+        below: Path of the file's folder within the model folder, such as "training"; never taken from a file.
 
     Raises:
-        UserError: It is a folder, a pipe or a device, or lies elsewhere.
+        UserError: It is a folder, a pipe or a device, or a link to another place.
     """
     path = folder / below / name
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
-        raise UserError(f"a model's files must lie in its folder itself; received {shown(name)}: {_AGAIN}")
+        raise UserError(f"a model's files must be in its folder; received {shown(name)}: {_AGAIN}")
     try:
         kind = path.stat().st_mode
         real = Path(os.path.realpath(path, strict=True))
         home = Path(os.path.realpath(folder, strict=True))
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"a model's files must be readable; {path}: {error.strerror}: check the folder") from None
     if not stat.S_ISREG(kind):
-        raise UserError(f"a model's files must be plain files; {str(path)!r} is none: {_AGAIN}")
+        raise UserError(f"a model's files must be plain files; {str(path)!r} is not: {_AGAIN}")
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home / below
     if real.parent not in (home / below, blobs):
         raise UserError(
-            f"a model's files must lie in its folder itself; {str(path)!r} is a link to {str(real)!r}: put the "
-            "file there"
+            f"a model's files must be in its folder; {str(path)!r} is a link to {str(real)!r}: put the file there"
         )
     return path
 
 
-_AGAIN = "download the model again"
-
-
 def checked_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """Those of the names that are there, see `plain_file`."""
-    found = {name: plain_file(folder, name) for name in names}
-    return {name: path for name, path in found.items() if path is not None}
+    """Return the paths of the files that exist, by name; see `plain_file`."""
+    paths = {name: plain_file(folder, name) for name in names}
+    return {name: path for name, path in paths.items() if path is not None}
 
 
 def folder_within(folder: Path, name: str) -> Path:
-    """A folder of ours in a model folder, to write to; made if it is not there.
+    """Return a folder within a model folder, to write to; make it if it does not exist.
 
     Raises:
-        UserError: A file or a link is there in its place: what is written would go to wherever the link leads.
+        UserError: It is a file, or a link, which might lead to any place.
     """
     path = folder / name
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UserError(
-            f"a model's {name} must be a folder in the model's own; {str(path)!r} is a link or a file: remove it"
+            f"a model's {name} must be a folder within the model's; {str(path)!r} is a link or a file: remove it"
         )
     path.mkdir(exist_ok=True)
     return path
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any] | None:
-    """The JSON object in a folder's file; None where there is no such file.
+    """Read the JSON object in a folder's file; return None if there is no such file.
 
     Raises:
-        UserError: It is no plain file, no JSON, no object, or too large or deep to be meant.
+        UserError: It is not a plain file, not JSON, not an object, or too large or too deep.
     """
     path = plain_file(folder, name)
     if path is None:
@@ -97,7 +91,7 @@ def read_object(folder: Path, name: str) -> dict[str, Any] | None:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise UserError(f"{name} must have at most {_MOST_BYTES >> 20} MB; {str(path)!r} has more: {_AGAIN}")
-        # Not Python's own parser: that one takes numbers of any length and NaN, and breaks off in deep nesting.
+        # Python's own parser accepts NaN and numbers of any length, and fails on deep nesting.
         value = orjson.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"a model's files must be readable; {path}: {error.strerror}: check the folder") from None
@@ -105,17 +99,17 @@ def read_object(folder: Path, name: str) -> dict[str, Any] | None:
         raise UserError(f"{name} must be JSON; {str(path)!r} is not ({error}): {_AGAIN}") from None
     if not isinstance(value, dict):
         raise UserError(f"{name} must be a JSON object; {str(path)!r} is not: {_AGAIN}")
-    if name not in _BY_OTHERS and _is_deeper(value, _MOST_DEPTH):
+    if name not in _DEPTH_UNCHECKED and _is_deeper(value, _MOST_DEPTH):
         raise UserError(f"{name} must not be nested deeper than {_MOST_DEPTH}; {str(path)!r} is: {_AGAIN}")
     return value
 
 
 def _is_deeper(value: Any, most: int) -> bool:
-    """Whether values stand in values to a greater depth."""
+    """Return whether values are nested more than `most` deep."""
     level = [value]
     for _ in range(most):
-        inner = [part.values() if isinstance(part, dict) else part for part in level]
-        level = [each for part in inner for each in part if isinstance(each, dict | list)]
+        children = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [child for part in children for child in part if isinstance(child, dict | list)]
         if not level:
             return False
     return True

@@ -1,7 +1,7 @@
-"""What lies in a Hugging Face model folder: `config.json`, the tokenizer's files, the weights' files.
+"""Read a Hugging Face model folder: `config.json`, the tokenizer's files, the weights' files.
 
-Nothing here loads a framework. Weights are read a tensor at a time, by the safetensors library, or by `pickled` where
-a folder has only torch's own format.
+No framework is loaded. Weights are read one tensor at a time, by the safetensors library, or by `pickled` if a folder
+has only torch's own format.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ TOKENIZER_FILES = (
     "spm.model",
 )
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
-# Safetensors' names of the types that are read.
+# Types that are read, as safetensors names them.
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# Weights of other frameworks, which are not read.
-_OTHERS = ("tf_model.h5", "model.ckpt.index", "flax_model.msgpack", "rust_model.ot")
+# Weights of other frameworks, which are not supported.
+_UNSUPPORTED = ("tf_model.h5", "model.ckpt.index", "flax_model.msgpack", "rust_model.ot")
 
 
 def read_json_config(folder: str | Path) -> dict[str, Any]:
-    """Parse a model folder's `config.json`; it says the `model_type` where that can be known.
+    """Read a model folder's `config.json`, with a `model_type` if it can be inferred.
 
     Raises:
-        UserError: There is none, or it is not a JSON object in a plain file.
+        UserError: The file is missing, or is not a JSON object in a plain file.
     """
     raw = read_object(Path(folder), "config.json")
     if raw is None:
@@ -54,25 +54,25 @@ def read_json_config(folder: str | Path) -> dict[str, Any]:
 
 
 def tokenizer_files(folder: Path) -> dict[str, Path]:
-    """The tokenizer's files that a folder holds, by name.
+    """Return the tokenizer's files in a folder, by name.
 
     Raises:
-        UserError: One is no plain file of the folder.
+        UserError: One is not a plain file of the folder.
     """
     return checked_files(folder, TOKENIZER_FILES)
 
 
 def folder_config(folder: str | Path) -> EncoderConfig:
-    """The encoder's parts, by a model folder's `config.json`.
+    """Return the encoder's configuration according to a model folder's `config.json`.
 
     Raises:
-        UserError: There is no such file, or no supported model in it.
+        UserError: The file is missing, or does not describe a supported model.
     """
     return read_encoder_config(read_json_config(folder))
 
 
 def known_config(folder: str | Path) -> EncoderConfig | None:
-    """The same for a folder that need not hold a supported model; None where it does not."""
+    """Return `folder_config`, or None if the folder does not hold a supported model."""
     try:
         raw = read_json_config(folder)
         return read_encoder_config(raw) if str(raw.get("model_type")) in FAMILIES else None
@@ -81,10 +81,10 @@ def known_config(folder: str | Path) -> EncoderConfig | None:
 
 
 class Tensors:
-    """The tensors of a folder's weights by name, read when asked for; close it, or use it in a `with`.
+    """The tensors of a folder's weights by name, read on demand; close it, or use it in a `with`.
 
     Raises:
-        UserError: There are none, a file is damaged, or a pickled one asks for more than tensors.
+        UserError: There are no weights, or a file is damaged or asks for more than tensors.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -92,7 +92,7 @@ class Tensors:
         self._names: dict[Any, Path] = {}
         with contextlib.ExitStack() as opened:
             for path in weight_files(folder):
-                with _whole(path):
+                with _damage_reported(path):
                     file = opened.enter_context(_open(path))
                     self._names[file] = path
                     self._files |= dict.fromkeys(file.keys(), file)
@@ -108,14 +108,14 @@ class Tensors:
         return iter(self._files)
 
     def find(self, name: str, prefix: str) -> str | None:
-        """The name under which the file holds a weight; None where it does not.
+        """Return the name under which the files hold a weight, or None.
 
         Args:
-            name: As in a model with a head.
-            prefix: That a file of the bare encoder lacks.
+            name: The weight's name in a model with a head.
+            prefix: First part of the names, which a file of the bare encoder lacks.
         """
         for known in (name, name.removeprefix(f"{prefix}.")):
-            # Files of 2019 call a norm's weights gamma and beta.
+            # In files of 2019 a norm's weights are called gamma and beta.
             old = known.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
             for candidate in (known, old):
                 if candidate in self._files:
@@ -123,17 +123,17 @@ class Tensors:
         return None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, as the file's head says it: its numbers are not read.
+        """Return a tensor's shape, without reading its numbers.
 
         Raises:
-            UserError: Its numbers are no floats.
+            UserError: The numbers are not floats.
         """
         file = self._files[name]
         if isinstance(file, PickledTensors):
             return file.shape(name)
-        with _whole(self._names[file]):
-            about = file.get_slice(name)
-            shape, dtype = tuple(about.get_shape()), about.get_dtype()
+        with _damage_reported(self._names[file]):
+            header = file.get_slice(name)
+            shape, dtype = tuple(header.get_shape()), header.get_dtype()
         if dtype not in _FLOATS:
             raise UserError(
                 f"weights must be floats ({', '.join(_FLOATS)}); {shown(name)} in {str(self._names[file])!r} is "
@@ -142,21 +142,21 @@ class Tensors:
         return shape
 
     def read(self, name: str) -> Floats:
-        """A tensor in float32."""
+        """Read a tensor as float32."""
         file = self._files[name]
-        with _whole(self._names[file]):
+        with _damage_reported(self._names[file]):
             value: Floats = file.get_tensor(name).astype(np.float32, copy=False)
         return value
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """What a damaged file raises, in the user's words."""
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Raise what a damaged file causes as a `UserError`."""
     from safetensors import SafetensorError
 
     try:
         yield
-    except UserError:  # torch's own files say what is wrong with them
+    except UserError:  # from `pickled`
         raise
     except (OSError, SafetensorError, ValueError, TypeError, OverflowError) as error:
         raise UserError(
@@ -168,16 +168,16 @@ def _whole(path: Path) -> Iterator[None]:
 def _open(path: Path) -> Any:
     if path.suffix != ".safetensors":
         return PickledTensors(path)
-    from safetensors import safe_open  # here, since most who read a config read no weights
+    from safetensors import safe_open  # slow to import; most callers read only the config
 
     return safe_open(path, framework="numpy")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a folder's weights; pickled ones where there are no others.
+    """Return the files of a folder's weights: safetensors, or else torch's own.
 
     Raises:
-        UserError: There are none, or one is no plain file of the folder.
+        UserError: There are none, or one is not a plain file of the folder.
     """
     for name in (SAFETENSORS, PICKLED):
         whole = plain_file(folder, name)
@@ -186,7 +186,7 @@ def weight_files(folder: Path) -> list[Path]:
         index = read_object(folder, f"{name}.index.json")
         if index is not None:
             return [_part(folder, part) for part in _files_of(index, folder / f"{name}.index.json")]
-    others = [name for name in _OTHERS if (folder / name).exists()]
+    others = [name for name in _UNSUPPORTED if (folder / name).exists()]
     if others:
         raise UserError(
             f"weights must be in {SAFETENSORS} or {PICKLED}; {str(folder)!r} holds only {others[0]}, which is not read "
@@ -196,7 +196,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _files_of(index: Mapping[str, Any], path: Path) -> list[str]:
-    """The files that an index names."""
+    """Return the names of files in an index."""
     weights = index.get("weight_map")
     if not isinstance(weights, dict) or not weights or not all(type(name) is str for name in weights.values()):
         raise UserError(

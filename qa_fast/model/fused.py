@@ -1,11 +1,10 @@
-"""Attention's inner product, softmax and product in one piece, by what JAX offers for it.
+"""Fused attention: scores, softmax and the product with values as one operation of JAX.
 
-`jax.nn.dot_product_attention` runs cuDNN's kernel on a card: scores are never written to memory, so that the tensors of
-[B, heads, L, L] that plain attention reads and writes are gone, forward and backward. What it gives up: the public
-function has no dropout of probabilities, and of positions it knows how many keys a row has. A block with a bias by
-distance (MPNet, DeBERTa) or a window to both sides (ModernBERT's local blocks) is therefore computed the plain way.
-Only keys are bounded by a row's length, not queries: the loss runs over all L positions, as that of transformers does,
-so what padding sees must stay what it is elsewhere.
+`jax.nn.dot_product_attention` runs cuDNN's kernel on a GPU, which never writes the scores, [B, heads, L, L], to memory.
+The function has no dropout of probabilities, and its only mask is the number of keys in each row. A block with a bias
+by distance (MPNet, DeBERTa) or a local window (ModernBERT) is therefore computed without it. The length of a row bounds
+its keys but not its queries: the loss covers all L positions, as in transformers, so that padding must see what it sees
+without fused attention.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from typing import Any
 from keras import ops
 
 
-def in_one_piece(query: Any, key: Any, value: Any, lengths: Any, implementation: str) -> Any:
-    """Attention over the first `lengths` keys of each row, without dropout.
+def fused_attention(query: Any, key: Any, value: Any, lengths: Any, implementation: str) -> Any:
+    """Attend to the first `lengths` keys of each row, without dropout.
 
     Args:
         query: [B, L, heads, D], scaled.
         key: [B, L, heads, D].
         value: [B, L, heads, D].
         lengths: int32[B], at least 1.
-        implementation: "cudnn", or "xla", which computes the same from products.
+        implementation: "cudnn"; or "xla", which computes the same from products.
 
     Returns:
         [B, L, heads, D].
@@ -35,5 +34,5 @@ def in_one_piece(query: Any, key: Any, value: Any, lengths: Any, implementation:
 
 
 def row_lengths(visible: Any) -> Any:
-    """Of the keys that every query sees, bool[B, 1, 1, L] with all of them in front, how many: int32[B]."""
+    """Count the visible keys of each row: bool[B, 1, 1, L], with the visible ones first, to int32[B]."""
     return ops.sum(ops.cast(visible[:, 0, 0, :], "int32"), axis=-1)

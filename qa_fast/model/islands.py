@@ -1,10 +1,10 @@
-"""How the element-wise parts between two matrix products are run: as they stand, by our kernels, or compiled by XLA.
+"""Run the element-wise parts between two matrix products: operation by operation, as our kernels, or compiled by XLA.
 
-On CPUs with bfloat16 tiles (AMX) TensorFlow's own matrix products are four times faster than XLA's, and fused loops
-several times faster than TensorFlow's operations one by one. Under jit mode "parts" each such part becomes one kernel
-inside an otherwise plain graph (`kernel_parts`; what has none there, one of XLA's), and its backward pass computes it
-again from its inputs, which is cheaper than keeping what lies between. JAX compiles whole programs only, so there parts
-run as they stand.
+On CPUs with bfloat16 tiles (AMX) TensorFlow's matrix products are four times faster than XLA's, and fused loops are
+several times faster than TensorFlow's separate operations. Under jit mode "parts" each part therefore becomes one
+kernel inside an otherwise plain graph: ours (`kernel_parts`), or XLA's where we have none. Its backward pass recomputes
+the part from its inputs, which is cheaper than keeping intermediate values. JAX compiles whole programs only, so parts
+run operation by operation there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ Run = Callable[..., Any]
 
 
 def parts_mode(fused: bool, *, xla: bool = True) -> str:
-    """How parts run that are to be one kernel each, see `PartRunner`: by our own on CPUs, by XLA's where it may."""
+    """Return the mode of a `PartRunner` on this device.
+
+    Args:
+        fused: Whether each part should be one kernel.
+        xla: Whether XLA may compile parts.
+    """
     if not fused:
         return "plain"
     if on_cpu():
@@ -32,15 +37,14 @@ def parts_mode(fused: bool, *, xla: bool = True) -> str:
 class PartRunner:
     """Runs element-wise parts: `run(function, *tensors, **static)`.
 
-    `function` must be a pure module-level function of its tensors and hashable `static` values, returning a tensor or a
-    tuple of tensors. A tensor may be None: the function is told so.
+    `function` must be a pure module-level function of tensors, some of which may be None, and of hashable `static`
+    values. It returns a tensor or a tuple of tensors.
 
     Attributes:
-        parts: "plain", as they stand; "compiled", each by XLA; "kernels", by kernels of our own on the CPU and those
-            that have none by XLA; or "kernels or plain", those as they stand (TensorFlow only; elsewhere ignored). Read
-            when a graph is traced.
-        attention: "exact", or "cudnn" or "xla" for attention in one piece and without dropout where a block allows it
-            (JAX only, see `fused`). Read when a function is traced.
+        parts: How parts run under TensorFlow: "plain" (operation by operation), "compiled" (by XLA), "kernels" (by our
+            CPU kernels, others by XLA) or "kernels or plain". Read when a graph is traced; other backends ignore it.
+        attention: "exact"; or "cudnn" or "xla" for fused attention without dropout where a block allows it (JAX only,
+            see `fused`). Read when a function is traced.
     """
 
     def __init__(self, parts: str = "plain") -> None:
@@ -50,7 +54,7 @@ class PartRunner:
 
     @contextmanager
     def tracing(self, *, parts: str | None = None, attention: str | None = None) -> Iterator[None]:
-        """Trace with other `parts` or another `attention` than usual; None leaves them."""
+        """Change `parts` or `attention` while a function is traced; None changes nothing."""
         before = self.parts, self.attention
         self.parts, self.attention = parts or self.parts, attention or self.attention
         try:
@@ -59,35 +63,36 @@ class PartRunner:
             self.parts, self.attention = before
 
     def __call__(self, function: Callable[..., Any], *tensors: Any, **static: Any) -> Any:
-        """Call `function`, compiled or as it stands."""
+        """Run the part `function`."""
         if self.parts == "plain" or keras.backend.backend() != "tensorflow":
             return function(*tensors, **static)
         if self.parts.startswith("kernels"):
             from qa_fast.model.kernel_parts import run_by_kernels
 
-            found = run_by_kernels(function, tensors, static)
-            if found is not None:
-                return found
+            result = run_by_kernels(function, tensors, static)
+            if result is not None:
+                return result
         if self.parts == "kernels or plain":
             return function(*tensors, **static)
         present = tuple(tensor is not None for tensor in tensors)
         key = (function, present, tuple(sorted(static.items())))
         if key not in self._compiled:
-            self._compiled[key] = _tensorflow_island(_of_those(function, present, static))
+            self._compiled[key] = _tensorflow_island(_without_absent(function, present, static))
         return self._compiled[key](*(tensor for tensor in tensors if tensor is not None))
 
 
-def _of_those(function: Callable[..., Any], present: tuple[bool, ...], static: dict[str, Any]) -> Run:
-    """The function of those of its tensors that are there."""
+def _without_absent(function: Callable[..., Any], present: tuple[bool, ...], static: dict[str, Any]) -> Run:
+    """Return `function` as a function of those tensors alone that are not None."""
 
     def call(*tensors: Any) -> Any:
-        given = iter(tensors)
-        return function(*(next(given) if there else None for there in present), **static)
+        remaining = iter(tensors)
+        return function(*(next(remaining) if is_present else None for is_present in present), **static)
 
     return call
 
 
 def _tensorflow_island(function: Run) -> Run:
+    """Return `function` compiled by XLA, with a gradient that recomputes it."""
     import tensorflow as tf
 
     @tf.function(jit_compile=True)
@@ -104,15 +109,10 @@ def _tensorflow_island(function: Run) -> Run:
     @tf.custom_gradient
     def island(*tensors: Any) -> Any:
         def gradient(*upstream: Any) -> Any:
-            floating = [i for i, tensor in enumerate(tensors) if tensor.dtype.is_floating]
-            chosen = iter(_backward(tensors, floating, upstream))
-            return [next(chosen) if i in floating else None for i in range(len(tensors))]
+            gradients = backward(tensors, upstream)
+            return [d if x.dtype.is_floating else None for d, x in zip(gradients, tensors, strict=True)]
 
         return forward(*tensors), gradient
-
-    def _backward(tensors: Any, floating: list[int], upstream: Any) -> list[Any]:
-        gradients = backward(tensors, upstream)
-        return [gradients[i] for i in floating]
 
     def call(*tensors: Any) -> Any:
         return island(*[tf.convert_to_tensor(tensor) for tensor in tensors])

@@ -1,7 +1,7 @@
-"""Kernels called from within TensorFlow's graphs: arrays handed over without a copy, and threads to share them.
+"""Call kernels from TensorFlow's graphs, without copying arrays, and share their work among threads.
 
-TensorFlow calls a Python function with views of its own buffers, and takes what comes back without a copy where it is
-aligned. Kernels release the GIL.
+TensorFlow calls a Python function with views of its own buffers, and uses the returned arrays without a copy if they
+are aligned. Kernels release the GIL.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from qa_fast.parallel import processors
 Array = npt.NDArray[Any]
 Job = TypeVar("Job")
 
-# How the rows of a tensor are shared out: sums over rows are taken chunk by chunk and must not hang on which thread was
-# free. More chunks than threads, since one of them may be at work on a product meanwhile.
+# Rows are shared out in a fixed number of chunks: sums over rows are taken by chunk and must not depend on which thread
+# was free. There are more chunks than threads, since a thread may be busy with a product meanwhile.
 CHUNKS = 8
-# Numbers below which a second thread is not worth waking.
+# For fewer numbers than this, waking a second thread does not pay.
 FEW = 1 << 15
-_ALIGNED = 64  # TensorFlow copies what is aligned to less
+_ALIGNED = 64  # TensorFlow copies arrays with a smaller alignment
 _KEPT_BYTES = 1 << 30
 
 
 def spread(work: Callable[[int, int, int], None], rows: int, numbers: int) -> None:
-    """Call `work(chunk, begin, end)` for every chunk of `rows`, several at a time where their `numbers` are many."""
+    """Call `work(chunk, begin, end)` for every chunk of `rows`, in several threads if there are many `numbers`."""
 
     def on_chunk(chunk: int) -> None:
         work(chunk, rows * chunk // CHUNKS, rows * (chunk + 1) // CHUNKS)
@@ -43,25 +43,25 @@ def spread(work: Callable[[int, int, int], None], rows: int, numbers: int) -> No
 
 
 def share_out(work: Callable[[Job], None], jobs: Iterable[Job], most: int) -> None:
-    """Call `work` for every job, in as many threads as there are processors but `most` at once."""
-    waiting = _Shared(jobs)
+    """Call `work` for every job, in one thread for each processor, but at most in `most`."""
+    shared = _Shared(jobs)
 
     def drain() -> None:
-        for job in waiting:
+        for job in shared:
             work(job)
 
     others = [_pool().submit(drain) for _ in range(min(processors(), most) - 1)]
     try:
         drain()
-    finally:  # also after an error: nobody may be writing still to what the caller then lets go of
-        waiting.end()
+    finally:  # after an error too: no thread may still write to arrays that the caller then releases
+        shared.end()
         wait(others)
     for other in others:
         other.result()
 
 
 class _Shared(Iterator[Job]):
-    """An iterator that several threads may ask."""
+    """An iterator for several threads."""
 
     def __init__(self, items: Iterable[Job]) -> None:
         self._items, self._lock = iter(items), Lock()
@@ -71,7 +71,7 @@ class _Shared(Iterator[Job]):
             return next(self._items)
 
     def end(self) -> None:
-        """Give no more."""
+        """Stop producing items."""
         with self._lock:
             self._items = iter(())
 
@@ -82,10 +82,10 @@ def _pool() -> ThreadPoolExecutor:
 
 
 class _Buffers:
-    """Memory for results, kept for the next when TensorFlow has let go of it.
+    """Memory for results, which is used again once TensorFlow has released it.
 
-    The pages of a large array that is new are given to the process one by one as they are first written: 13,000 of them
-    in a step of a small model, a twentieth of its time.
+    The operating system maps the pages of a new array one by one as they are first written, which took a twentieth of
+    the time of a small model's step.
     """
 
     def __init__(self) -> None:
@@ -93,45 +93,45 @@ class _Buffers:
         self._lock = Lock()
 
     def take(self, size: int) -> Array:
-        """uint8[`size` or more] that nobody else uses."""
-        whole = _rounded(size + _ALIGNED)
+        """Return an unused uint8[`size` or more]."""
+        rounded = _rounded(size + _ALIGNED)
         with self._lock:
-            some = self._kept.setdefault(whole, [])
-            self._kept.move_to_end(whole)
-            for at in range(len(some)):
-                if sys.getrefcount(some[at]) == _FREE:
-                    return some[at]
-            self._drop(whole)
-            raw = np.empty(whole, np.uint8)
-            some.append(raw)
+            buffers = self._kept.setdefault(rounded, [])
+            self._kept.move_to_end(rounded)
+            for number in range(len(buffers)):
+                if sys.getrefcount(buffers[number]) == _FREE:
+                    return buffers[number]
+            self._drop(rounded)
+            raw = np.empty(rounded, np.uint8)
+            buffers.append(raw)
             return raw
 
     def _drop(self, more: int) -> None:
-        """Forget buffers that are free, of the sizes that were not asked for longest, while all are too many."""
-        total = more + sum(size * len(some) for size, some in self._kept.items())
-        for size, some in list(self._kept.items()):
+        """Release unused buffers, least recently used sizes first, until `more` bytes fit below the limit."""
+        total = more + sum(size * len(buffers) for size, buffers in self._kept.items())
+        for size, buffers in list(self._kept.items()):
             while total > _KEPT_BYTES:
-                free = [at for at in range(len(some)) if sys.getrefcount(some[at]) == _FREE]
+                free = [number for number in range(len(buffers)) if sys.getrefcount(buffers[number]) == _FREE]
                 if not free:
                     break
-                del some[free[0]]
+                del buffers[free[0]]
                 total -= size
 
 
-# References to an array that a list alone holds, as they are counted above.
+# The count of references, as taken above, of an array that only a list holds.
 _PROBE = [np.empty(1, np.uint8)]
 _FREE = sys.getrefcount(_PROBE[0])
 _BUFFERS = _Buffers()
 
 
 def _rounded(size: int) -> int:
-    """A size of which there are four between two powers of two."""
+    """Round up to one of the four sizes between two powers of two."""
     step = 1 << max(0, size.bit_length() - 3)
     return -(-size // step) * step
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """An array that TensorFlow takes without a copy."""
+    """Return an uninitialised array that TensorFlow uses without a copy."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = _BUFFERS.take(size)
     begin = -raw.ctypes.data % _ALIGNED
@@ -144,20 +144,23 @@ def call(
     """Call a function of arrays in a graph.
 
     Args:
-        function: Of arrays, to a tuple of arrays; bfloat16 is uint16 to it, as to the kernels.
-        tensors: What it is given.
-        results: dtype and static shape of each tensor that comes back.
-        pure: It changes nothing, and may be called once for several equal calls.
+        function: Takes arrays and returns a tuple of arrays; bfloat16 arrays are uint16, as in the kernels.
+        tensors: Its arguments.
+        results: dtype and static shape of each result.
+        pure: Whether the function has no side effects, so that equal calls may be merged.
+
+    Returns:
+        The results as tensors.
     """
 
     def with_arrays(*arrays: Array) -> tuple[Array, ...]:
         return tuple(_typed(array) for array in function(*map(_bits, arrays)))
 
-    found = tf.numpy_function(with_arrays, tensors, [dtype for dtype, _ in results], stateful=not pure)
-    tensors = [found] if tf.is_tensor(found) else list(found)
-    for tensor, (_, shape) in zip(tensors, results, strict=True):
+    output = tf.numpy_function(with_arrays, tensors, [dtype for dtype, _ in results], stateful=not pure)
+    outputs = [output] if tf.is_tensor(output) else list(output)
+    for tensor, (_, shape) in zip(outputs, results, strict=True):
         tensor.set_shape(shape)
-    return tensors
+    return outputs
 
 
 def _bits(array: Array) -> Array:

@@ -1,8 +1,8 @@
-"""Element-wise parts of the encoder as kernels of our own, forwards and backwards, inside TensorFlow's graphs on CPUs.
+"""Run element-wise parts of the encoder as Numba kernels, forward and backward, inside TensorFlow's graphs on CPUs.
 
-XLA compiles such parts too (see `islands`), but anew for every width of a batch, and it sums over rows in several
-passes. A kernel is compiled once for a machine, reads and writes each tensor once, and makes in its backward pass again
-what is cheaper to make than to keep.
+XLA compiles such parts too (see `islands`), but again for every width of a batch, and it sums over rows in several
+passes. A kernel is compiled once for a machine and reads and writes each tensor once. Its backward pass recomputes what
+is cheaper to compute than to keep.
 """
 
 from __future__ import annotations
@@ -25,28 +25,31 @@ from qa_fast.model.parts import activation_part, after_part, embed_norm_part, he
 
 Part = Callable[..., Any]
 _KINDS = {"gelu": GELU, "gelu_tanh": GELU_TANH, "relu": RELU, "silu": SILU}
-_STORED: dict[str, Any] = {"float32": np.float32, "bfloat16": np.uint16}  # compute dtypes, as kernels store them
+# Compute dtypes, and the dtypes as which kernels store them.
+_STORED: dict[str, Any] = {"float32": np.float32, "bfloat16": np.uint16}
 
 
-def run_by_kernels(function: Part, tensors: tuple[Any, ...], static: dict[str, Any]) -> Any:
-    """What a part gives, by its kernels; None where there are none for such tensors.
+def run_by_kernels(part: Part, tensors: tuple[Any, ...], static: dict[str, Any]) -> Any:
+    """Run a part by its kernels.
 
     Args:
-        function: The part.
-        tensors: What it is called with, None among it.
-        static: Its other arguments.
+        part: A function of `model.parts`.
+        tensors: Its tensors, some of which may be None.
+        static: Its keyword arguments.
+
+    Returns:
+        What the part returns; None if no kernel computes it for such arguments.
     """
-    found = _TABLE.get(function)
-    if found is None:
+    if part not in _KERNELS:
         return None
-    fits, part = found
-    given = tuple(None if tensor is None else tf.convert_to_tensor(tensor) for tensor in tensors)
-    floats = {tensor.dtype for tensor in given if tensor is not None and tensor.dtype.is_floating}
-    return part(*given, **static) if floats <= set(map(tf.as_dtype, _STORED)) and fits(given, static) else None
+    fits, run = _KERNELS[part]
+    tensors = tuple(None if tensor is None else tf.convert_to_tensor(tensor) for tensor in tensors)
+    floats = {tensor.dtype for tensor in tensors if tensor is not None and tensor.dtype.is_floating}
+    return run(*tensors, **static) if floats <= set(map(tf.as_dtype, _STORED)) and fits(*tensors, **static) else None
 
 
 def _dropout(rate: float) -> tuple[np.uint32, np.float32]:
-    """What the kernels are told of a rate. Made here, in float64, as `dropout.drop` does: the same elements go."""
+    """Return the least bits of an element that stays, and its factor, computed in float64 as by `dropout.drop`."""
     return least_bits(rate), np.float32(1.0 / (1.0 - rate))
 
 
@@ -54,33 +57,41 @@ def _like(tensor: Any) -> tuple[Any, Any]:
     return tensor.dtype, tensor.shape
 
 
+def _on_rows(kernel: Callable[..., None], rows: int, size: int, *arguments: Any, sums: Array | None = None) -> None:
+    """Run a kernel on chunks of `rows` that have `size` numbers in all.
+
+    The kernel gets the arguments, the sums of its chunk (if there are any), and the chunk's first row and end.
+    """
+
+    def work(chunk: int, begin: int, end: int) -> None:
+        kernel(*arguments, *(() if sums is None else (sums[chunk],)), begin, end)
+
+    spread(work, rows, size)
+
+
 # Attention.
 
 
+def _fits_probabilities(scores: Any, visible: Any, bias: Any, key: Any, **_: Any) -> bool:
+    return visible is not None and bias is None
+
+
 def _probabilities(scores: Any, visible: Any, bias: Any, key: Any, *, rate: float) -> Any:
-    """See `parts.probabilities_part`."""
-    least, factor = _dropout(rate)
+    """Compute `parts.probabilities_part`."""
+    keep = _dropout(rate)
 
     def forward(scores: Array, visible: Array, key: Array) -> tuple[Array, ...]:
         rows = _rows(scores)
+        count = rows.shape[0] * rows.shape[1]
         weights, sums = empty(scores.shape, scores.dtype), empty((*rows.shape[:2], 2), np.float32)
-        seen, given = visible[:, 0], weights.reshape(rows.shape)
-        spread(
-            lambda _, begin, end: weigh(rows, seen, key, least, factor, given, sums, begin, end),
-            rows.shape[0] * rows.shape[1],
-            scores.size,
-        )
+        _on_rows(weigh, count, scores.size, rows, visible[:, 0], key, *keep, _rows(weights), sums)
         return weights, sums
 
     def backward(scores: Array, visible: Array, key: Array, sums: Array, upstream: Array) -> tuple[Array, ...]:
         rows = _rows(scores)
+        count = rows.shape[0] * rows.shape[1]
         out = empty(scores.shape, scores.dtype)
-        seen, given, above = visible[:, 0], out.reshape(rows.shape), _rows(upstream)
-        spread(
-            lambda _, begin, end: weigh_back(rows, seen, key, least, factor, sums, above, given, begin, end),
-            rows.shape[0] * rows.shape[1],
-            scores.size,
-        )
+        _on_rows(weigh_back, count, scores.size, rows, visible[:, 0], key, *keep, sums, _rows(upstream), _rows(out))
         return (out,)
 
     @tf.custom_gradient
@@ -96,37 +107,35 @@ def _probabilities(scores: Any, visible: Any, bias: Any, key: Any, *, rate: floa
 
 
 def _rows(scores: Array) -> Array:
-    """[B, heads, L, L] as [B, heads * L, L]."""
+    """Reshape [B, heads, L, L] to [B, heads * L, L]."""
     batch, heads, length, keys = scores.shape
     return scores.reshape(batch, heads * length, keys)
 
 
+def _fits_heads(qkv: Any, bias: Any, cos: Any, sin: Any, *, tokens_first: bool = False, **_: Any) -> bool:
+    return bias is not None and cos is None and not tokens_first
+
+
 def _heads(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float, tokens_first: bool = False) -> Any:
-    """See `parts.heads_part`."""
-    factor, wide = np.float32(scale), qkv.shape[-1]
+    """Compute `parts.heads_part`."""
+    factor, total = np.float32(scale), qkv.shape[-1]
 
     def forward(qkv: Array, bias: Array) -> tuple[Array, ...]:
         batch, length, width = qkv.shape
         out = empty((3, batch, heads, length, width // 3 // heads), qkv.dtype)
-        rows = qkv.reshape(-1, width)
-        spread(lambda _, begin, end: split_heads(rows, bias, factor, out, begin, end), len(rows), qkv.size)
+        _on_rows(split_heads, batch * length, qkv.size, _flat(qkv), bias, factor, out)
         return out[0], out[1], out[2]
 
     def backward(query: Array, key: Array, value: Array) -> tuple[Array, ...]:
         batch, _, length, size = query.shape
         width = 3 * heads * size
         out, sums = empty((batch, length, width), query.dtype), np.zeros((CHUNKS, width), np.float32)
-        rows = out.reshape(-1, width)
-        spread(
-            lambda chunk, begin, end: split_heads_back(query, key, value, factor, rows, sums[chunk], begin, end),
-            len(rows),
-            out.size,
-        )
+        _on_rows(split_heads_back, batch * length, out.size, query, key, value, factor, _flat(out), sums=sums)
         return out, sums.sum(axis=0)
 
     @tf.custom_gradient
     def part(qkv: Any, bias: Any) -> Any:
-        shape = [None, heads, None, wide // 3 // heads]
+        shape = [None, heads, None, total // 3 // heads]
         parts = call(forward, [qkv, bias], [(qkv.dtype, shape)] * 3)
 
         def gradient(*upstream: Any) -> Any:
@@ -138,20 +147,19 @@ def _heads(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float,
 
 
 def _merge(context: Any) -> Any:
-    """See `parts.merge_part`."""
+    """Compute `parts.merge_part`."""
     heads, size = context.shape[1], context.shape[3]
 
     def forward(context: Array) -> tuple[Array, ...]:
         batch, _, length, _ = context.shape
         out = empty((batch, length, heads * size), context.dtype)
-        rows = out.reshape(-1, heads * size)
-        spread(lambda _, begin, end: join_heads(context, rows, begin, end), len(rows), out.size)
+        _on_rows(join_heads, batch * length, out.size, context, _flat(out))
         return (out,)
 
     def backward(upstream: Array) -> tuple[Array, ...]:
-        batch, length, width = upstream.shape
-        out, rows = empty((batch, heads, length, size), upstream.dtype), upstream.reshape(-1, width)
-        spread(lambda _, begin, end: join_heads_back(rows, out, begin, end), len(rows), out.size)
+        batch, length, _ = upstream.shape
+        out = empty((batch, heads, length, size), upstream.dtype)
+        _on_rows(join_heads_back, batch * length, out.size, _flat(upstream), out)
         return (out,)
 
     @tf.custom_gradient
@@ -165,53 +173,29 @@ def _merge(context: Any) -> Any:
 # Norms and activations.
 
 
-def _after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float) -> Any:
-    """See `parts.after_part`."""
-    (least, factor), tiny = _dropout(rate), np.float32(epsilon)
+def _fits_after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, **_: Any) -> bool:
+    return _same_dtype(x, residual) and _same_dtype(bias, gamma, beta)
 
-    def forward(
-        x: Array, bias: Array, residual: Array, gamma: Array, beta: Array, key: Array
-    ) -> tuple[Array, ...]:  # fmt: skip
-        rows, others, length = _flat(x), _flat(residual), x.shape[1]
+
+def _after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float) -> Any:
+    """Compute `parts.after_part`."""
+    keep, small = _dropout(rate), np.float32(epsilon)
+
+    def forward(*arrays: Array) -> tuple[Array, ...]:
+        x, bias, residual, gamma, beta, key = arrays
+        rows, length = _flat(x), x.shape[1]
         out, moments = empty(x.shape, x.dtype), empty((len(rows), 2), np.float32)
-        given = _flat(out)
-        spread(
-            lambda _, begin, end: add_and_norm(
-                rows, bias, others, gamma, beta, key, length, least, factor, tiny, given, moments, begin, end
-            ),
-            len(rows),
-            x.size,
-        )
+        arguments = rows, bias, _flat(residual), gamma, beta, key, length, *keep, small, _flat(out), moments
+        _on_rows(add_and_norm, len(rows), x.size, *arguments)
         return out, moments
 
-    def backward(
-        x: Array, bias: Array, residual: Array, gamma: Array, key: Array, moments: Array, upstream: Array
-    ) -> tuple[Array, ...]:
-        rows, others, above, length = _flat(x), _flat(residual), _flat(upstream), x.shape[1]
+    def backward(*arrays: Array) -> tuple[Array, ...]:
+        x, bias, residual, gamma, key, moments, upstream = arrays
+        rows, length = _flat(x), x.shape[1]
         out, out_residual = empty(x.shape, x.dtype), empty(x.shape, x.dtype)
-        given, beside = _flat(out), _flat(out_residual)
         sums = np.zeros((CHUNKS, 3, rows.shape[1]), np.float32)
-        spread(
-            lambda chunk, begin, end: add_and_norm_back(
-                rows,
-                bias,
-                others,
-                gamma,
-                key,
-                length,
-                least,
-                factor,
-                moments,
-                above,
-                given,
-                beside,
-                sums[chunk],
-                begin,
-                end,
-            ),
-            len(rows),
-            x.size,
-        )
+        arguments = rows, bias, _flat(residual), gamma, key, length, *keep, moments, _flat(upstream)
+        _on_rows(add_and_norm_back, len(rows), x.size, *arguments, _flat(out), _flat(out_residual), sums=sums)
         return out, out_residual, *sums.sum(axis=0)
 
     @tf.custom_gradient
@@ -220,52 +204,42 @@ def _after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *,
         normed, moments = call(forward, tensors, [_like(x), (tf.float32, [None, 2])])
 
         def gradient(upstream: Any) -> Any:
-            given = [x, bias, residual, gamma, key, moments, upstream]
+            tensors = [x, bias, residual, gamma, key, moments, upstream]
             results = [_like(x), _like(residual), _like(bias), _like(gamma), _like(beta)]
-            of_x, of_residual, *of_weights = call(backward, given, results)
-            return of_x, of_weights[0], of_residual, *of_weights[1:]
+            d_x, d_residual, d_bias, d_gamma, d_beta = call(backward, tensors, results)
+            return d_x, d_bias, d_residual, d_gamma, d_beta
 
         return normed, gradient
 
     return part(x, bias, residual, gamma, beta)
 
 
+def _fits_embed_norm(x: Any, mask: Any, gamma: Any, beta: Any, key: Any, *, masked: bool, dtype: str, **_: Any) -> bool:
+    return _same_dtype(x, gamma, beta) and dtype in _STORED and (mask is not None or not masked)
+
+
 def _embed_norm(
     x: Any, mask: Any, gamma: Any, beta: Any, key: Any, *, masked: bool, epsilon: float, rate: float, dtype: str
 ) -> Any:
-    """See `parts.embed_norm_part`."""
-    (least, factor), tiny = _dropout(rate), np.float32(epsilon)
+    """Compute `parts.embed_norm_part`."""
+    keep, small = _dropout(rate), np.float32(epsilon)
     mask = mask if masked else tf.zeros([0], tf.bool)
-    stored = _STORED[dtype]
 
     def forward(x: Array, mask: Array, gamma: Array, beta: Array, key: Array) -> tuple[Array, ...]:
         rows, length = _flat(x), x.shape[1]
-        there = mask.reshape(-1) if masked else np.ones(len(rows), np.bool_)
-        out, moments = empty(x.shape, stored), empty((len(rows), 2), np.float32)
-        given = _flat(out)
-        spread(
-            lambda _, begin, end: norm_and_drop(
-                rows, there, gamma, beta, key, length, least, factor, tiny, given, moments, begin, end
-            ),
-            len(rows),
-            x.size,
-        )
+        is_token = mask.reshape(-1) if masked else np.ones(len(rows), np.bool_)
+        out, moments = empty(x.shape, _STORED[dtype]), empty((len(rows), 2), np.float32)
+        arguments = rows, is_token, gamma, beta, key, length, *keep, small, _flat(out), moments
+        _on_rows(norm_and_drop, len(rows), x.size, *arguments)
         return out, moments
 
-    def backward(
-        x: Array, mask: Array, gamma: Array, key: Array, moments: Array, upstream: Array
-    ) -> tuple[Array, ...]:  # fmt: skip
-        rows, above, length = _flat(x), _flat(upstream), x.shape[1]
-        there = mask.reshape(-1) if masked else np.ones(len(rows), np.bool_)
+    def backward(*arrays: Array) -> tuple[Array, ...]:
+        x, mask, gamma, key, moments, upstream = arrays
+        rows, length = _flat(x), x.shape[1]
+        is_token = mask.reshape(-1) if masked else np.ones(len(rows), np.bool_)
         out, sums = empty(x.shape, np.float32), np.zeros((CHUNKS, 2, rows.shape[1]), np.float32)
-        given = _flat(out)
-        spread(
-            lambda chunk, begin, end: norm_and_drop_back(
-                rows, there, gamma, key, length, least, factor, moments, above, given, sums[chunk], begin, end
-            ),
-            len(rows),
-            x.size,
-        )
+        arguments = rows, is_token, gamma, key, length, *keep, moments, _flat(upstream), _flat(out)
+        _on_rows(norm_and_drop_back, len(rows), x.size, *arguments, sums=sums)
         return out, *sums.sum(axis=0)
 
     @tf.custom_gradient
@@ -274,32 +248,31 @@ def _embed_norm(
         normed, moments = call(forward, [x, mask, gamma, beta, key], results)
 
         def gradient(upstream: Any) -> Any:
-            given = [x, mask, gamma, key, moments, upstream]
-            return call(backward, given, [_like(x), _like(gamma), _like(beta)])
+            tensors = [x, mask, gamma, key, moments, upstream]
+            return call(backward, tensors, [_like(x), _like(gamma), _like(beta)])
 
         return normed, gradient
 
     return part(x, gamma, beta)
 
 
+def _fits_activation(x: Any, bias: Any, key: Any, *, rate: float, **_: Any) -> bool:
+    return bias is not None and not rate
+
+
 def _activation(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
-    """See `parts.activation_part`."""
+    """Compute `parts.activation_part`."""
     kind = _KINDS[ACTIVATIONS[name]]
 
     def forward(x: Array, bias: Array) -> tuple[Array, ...]:
         rows, out = _flat(x), empty(x.shape, x.dtype)
-        given = _flat(out)
-        spread(lambda _, begin, end: activate(rows, bias, kind, given, begin, end), len(rows), x.size)
+        _on_rows(activate, len(rows), x.size, rows, bias, kind, _flat(out))
         return (out,)
 
     def backward(x: Array, bias: Array, upstream: Array) -> tuple[Array, ...]:
-        rows, above, out = _flat(x), _flat(upstream), empty(x.shape, x.dtype)
-        given, sums = _flat(out), np.zeros((CHUNKS, rows.shape[1]), np.float32)
-        spread(
-            lambda chunk, begin, end: activate_back(rows, bias, kind, above, given, sums[chunk], begin, end),
-            len(rows),
-            x.size,
-        )
+        rows, out = _flat(x), empty(x.shape, x.dtype)
+        sums = np.zeros((CHUNKS, rows.shape[1]), np.float32)
+        _on_rows(activate_back, len(rows), x.size, rows, bias, kind, _flat(upstream), _flat(out), sums=sums)
         return out, sums.sum(axis=0)
 
     @tf.custom_gradient
@@ -311,28 +284,22 @@ def _activation(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
 
 
 def _flat(array: Array) -> Array:
-    """[B, L, H] as [B * L, H]."""
+    """Reshape [B, L, H] to [B * L, H]."""
     return array.reshape(-1, array.shape[-1])
 
 
-def _same(*tensors: Any) -> bool:
-    """Whether all are there and of one dtype."""
+def _same_dtype(*tensors: Any) -> bool:
+    """Return whether no tensor is None and all have one dtype."""
     return all(tensor is not None for tensor in tensors) and len({tensor.dtype for tensor in tensors}) == 1
 
 
-# What each part's kernels cannot do is left to XLA: biases by distance, rotations, dropout of inner vectors, absent
-# biases.
-_TABLE: dict[Part, tuple[Callable[[tuple[Any, ...], dict[str, Any]], bool], Part]] = {
-    probabilities_part: (lambda of, _: of[1] is not None and of[2] is None, _probabilities),
-    heads_part: (
-        lambda of, how: of[1] is not None and of[2] is None and not how.get("tokens_first"),
-        _heads,
-    ),
-    merge_part: (lambda of, _: True, _merge),
-    after_part: (lambda of, _: _same(of[0], of[2]) and _same(of[1], *of[3:5]), _after),
-    embed_norm_part: (
-        lambda of, how: _same(of[0], *of[2:4]) and (of[1] is not None or not how["masked"]) and how["dtype"] in _STORED,
-        _embed_norm,
-    ),
-    activation_part: (lambda of, how: of[1] is not None and not how["rate"], _activation),
+# For each part, whether its kernels can compute it, and how. Biases by distance, rotations, dropout of inner vectors
+# and absent biases are left to XLA.
+_KERNELS: dict[Part, tuple[Callable[..., bool], Part]] = {
+    probabilities_part: (_fits_probabilities, _probabilities),
+    heads_part: (_fits_heads, _heads),
+    merge_part: (lambda context: True, _merge),
+    after_part: (_fits_after, _after),
+    embed_norm_part: (_fits_embed_norm, _embed_norm),
+    activation_part: (_fits_activation, _activation),
 }

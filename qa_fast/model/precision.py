@@ -1,7 +1,7 @@
-"""Which compute dtype is fast on this device: measured, not believed.
+"""Choose the compute dtype that is fast on this device, by measurement.
 
-Names of devices tell little (a CPU may or may not have bfloat16 tiles, a GPU may emulate bfloat16), so a product of
-two matrices is timed in each dtype. bfloat16 goes before float16, since it needs no loss scaling.
+The name of a device says little (a CPU may lack bfloat16 tiles, a GPU may emulate bfloat16), so a product of two
+matrices is timed in each dtype. bfloat16 is preferred to float16, since it needs no loss scaling.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from qa_fast.errors import UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-# Casts and element-wise work eat part of what faster products win.
+# Casts and element-wise work cost part of the time that faster products save.
 WORTHWHILE = 1.3
-# Two times that are this near each other were not disturbed, most likely.
+# The two shortest times are most likely undisturbed if they are this close.
 _ALIKE = 1.05
 _TURNS, _MOST_TURNS = 5, 25
 
@@ -28,7 +28,7 @@ class Choice:
 
     Attributes:
         value: The setting.
-        reason: For the user, one line.
+        reason: One line for the user.
     """
 
     value: str
@@ -36,13 +36,13 @@ class Choice:
 
 
 def choose_precision(asked: str = "auto") -> Choice:
-    """Settle the compute dtype.
+    """Choose the compute dtype.
 
     Args:
         asked: One of `PRECISIONS`.
 
     Raises:
-        UserError: `asked` is none of them.
+        UserError: `asked` is not one of them.
     """
     if asked not in PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}; received {asked!r}")
@@ -52,25 +52,25 @@ def choose_precision(asked: str = "auto") -> Choice:
 
 
 def fastest(seconds: dict[str, float], *, accelerator: bool) -> Choice:
-    """The dtype to choose given the time of a product in each; float16 only where there is an accelerator."""
+    """Choose a dtype by the time of a product in each; float16 only on an accelerator."""
     gains = {name: seconds["float32"] / seconds[name] for name in ("bfloat16", "float16")}
-    told = f"a product of matrices is {gains['bfloat16']:.1f} times as fast in bfloat16 as in float32 on this device"
+    reason = f"matrix products are {gains['bfloat16']:.1f} times as fast in bfloat16 as in float32 on this device"
     if gains["bfloat16"] >= WORTHWHILE:
-        return Choice("bfloat16", told)
+        return Choice("bfloat16", reason)
     if accelerator and gains["float16"] >= WORTHWHILE:
-        return Choice("float16", f"{told}, {gains['float16']:.1f} times in float16")
-    return Choice("float32", told)
+        return Choice("float16", f"{reason}, {gains['float16']:.1f} times in float16")
+    return Choice("float32", reason)
 
 
 def on_cpu() -> bool:
-    """Whether the backend computes on the CPU."""
+    """Return whether the backend computes on the CPU."""
     import keras
 
     return not any(name.lower().startswith(("gpu", "cuda", "tpu")) for name in keras.distribution.list_devices())
 
 
 def product_seconds(size: int) -> dict[str, float]:
-    """Shortest of some times of a `size` by `size` product, in seconds, for each dtype."""
+    """Return the shortest time of a `size` by `size` product in each dtype, in seconds."""
     from keras import ops
 
     values = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
@@ -85,16 +85,16 @@ def product_seconds(size: int) -> dict[str, float]:
 
 
 def shortest(once: Callable[[str], float], names: Sequence[str]) -> dict[str, float]:
-    """The shortest time of each: of five, but of more where what else runs here may be in all of them.
+    """Return the shortest time of each name: of five, or of more if other work may have slowed all of them.
 
     Args:
-        once: Takes a name's time, in seconds.
-        names: Timed in turns, so that what else runs here for a while slows all of them.
+        once: Takes the time of a name, in seconds.
+        names: Names, timed in turns, so that other work slows all of them alike.
     """
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(_MOST_TURNS):
-        if turn >= _TURNS and all(np.partition(seen, 1)[1] <= _ALIKE * min(seen) for seen in times.values()):
+        if turn >= _TURNS and all(np.partition(taken, 1)[1] <= _ALIKE * min(taken) for taken in times.values()):
             break
-        for name, seen in times.items():
-            seen.append(once(name))
-    return {name: min(seen) for name, seen in times.items()}
+        for name, taken in times.items():
+            taken.append(once(name))
+    return {name: min(taken) for name, taken in times.items()}

@@ -1,8 +1,7 @@
-"""Distances between tokens, for the families whose attention knows them: which bucket each is in, and how a row of
-scores over distances becomes a row of scores over tokens.
+"""Distances between tokens, for families whose attention uses them: their buckets, and scores over distances.
 
-Scores over distances [..., L, 2 L] are skewed into scores over tokens [..., L, L] by two slices and a reshape, which
-copy memory in order; to gather them one by one, as the reference does, costs a look-up each, and more so backwards.
+Scores over distances [..., L, 2 L] become scores over tokens [..., L, L] by two slices and a reshape, which copy memory
+in order. The reference gathers them one by one, which is slower, above all in the backward pass.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from qa_fast.schema import Int32s
 
 @cache
 def bias_buckets(buckets: int, furthest: int, longest: int) -> Int32s:
-    """MPNet's (T5's) bucket of each distance, query minus key.
+    """Return MPNet's (T5's) bucket of each distance, query minus key.
 
-    Half of the buckets are for each direction; of those half are exact, the others grow logarithmically.
+    Each direction has half of the buckets: half of those hold one distance each, the others grow logarithmically.
     Source: `relative_position_bucket` of transformers' MPNet, in its float32 arithmetic.
 
     Returns:
-        int32[2 longest]: of the distances from -longest to longest - 1.
+        int32[2 longest], for the distances from -longest to longest - 1.
     """
     distance = np.arange(-longest, longest)
     half = buckets // 2
@@ -40,13 +39,13 @@ def bias_buckets(buckets: int, furthest: int, longest: int) -> Int32s:
 
 @cache
 def disentangled_buckets(buckets: int, furthest: int, longest: int) -> Int32s:
-    """DeBERTa's row of each distance, query minus key, among its 2 S vectors of distances.
+    """Return the row of each distance, query minus key, among DeBERTa's 2 S vectors of distances.
 
-    With buckets, distances up to half of them are exact, the others logarithmic.
+    With buckets, distances up to half their number are exact, and the others logarithmic.
     Source: `make_log_bucket_position` of transformers' DeBERTa-v2, in its float32 arithmetic.
 
     Returns:
-        int32[2 longest]: of the distances from -longest to longest - 1; values in [0, 2 S).
+        int32[2 longest] in [0, 2 S), for the distances from -longest to longest - 1.
     """
     distance = np.arange(-longest, longest)
     span = buckets or furthest
@@ -61,19 +60,19 @@ def disentangled_buckets(buckets: int, furthest: int, longest: int) -> Int32s:
 
 
 def falling(buckets: Int32s, ids: Any) -> Any:
-    """int32[2 L]: the buckets of the distances L - 1, L - 2, …, -L, in the order that `skewed` reads."""
+    """Return the buckets of the distances L - 1, L - 2, …, -L as int32[2 L], in the order that `skewed` reads."""
     length, longest = ops.shape(ids)[1], len(buckets) // 2
     return ops.convert_to_tensor(buckets[::-1].copy())[longest - length : longest + length]
 
 
 def rising(buckets: Int32s, ids: Any) -> Any:
-    """int32[2 L]: the buckets of the distances 1 - L, 2 - L, …, L; `skewed` then reads them key by query."""
+    """Return the buckets of the distances 1 - L, 2 - L, …, L as int32[2 L]; `skewed` reads them key by query."""
     length, longest = ops.shape(ids)[1], len(buckets) // 2
     return ops.convert_to_tensor(buckets)[longest - length + 1 : longest + length + 1]
 
 
 def skewed(scores: Any) -> Any:
-    """Scores over distances to scores over tokens: [B, heads, L, 2 L] to [B, heads, L, L].
+    """Turn scores over distances into scores over tokens: [B, heads, L, 2 L] to [B, heads, L, L].
 
     Row i of the result is row i of the scores from column L - 1 - i on.
     """
@@ -84,7 +83,7 @@ def skewed(scores: Any) -> Any:
 
 
 def all_pairs(buckets: Int32s, ids: Any) -> Any:
-    """int32[L, L]: the bucket of each query's distance from each key, where a graph is drawn and L is not known."""
+    """Return the bucket of each query's distance from each key, int32[L, L], in a drawn graph that does not know L."""
     positions = token_positions(ids)
     distance = positions[:, None] - positions[None, :] + len(buckets) // 2
     return ops.take(buckets, distance, axis=0)

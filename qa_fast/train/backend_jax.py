@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.train.optimizer import micro_loss, update
 from qa_fast.train.steps import Floats, Met, Micro
 
@@ -56,7 +56,7 @@ class JaxEngine:
 
     def __init__(
         self,
-        model: SpanModel,
+        model: EncoderModel,
         attention: str = "exact",
         devices: Sequence[Any] | None = None,
         temperature: float | None = None,

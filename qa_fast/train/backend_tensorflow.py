@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.model.islands import parts_mode
 from qa_fast.train.optimizer import micro_loss
 from qa_fast.train.steps import Floats, Met, Micro
@@ -52,7 +52,7 @@ class TensorFlowEngine:
         temperature: Of a teacher, see `optimizer.micro_loss`.
     """
 
-    def __init__(self, model: SpanModel, jit: str, devices: Sequence[str], temperature: float | None = None) -> None:
+    def __init__(self, model: EncoderModel, jit: str, devices: Sequence[str], temperature: float | None = None) -> None:
         self.model = model
         self._temperature = temperature
         self.devices = len(devices)

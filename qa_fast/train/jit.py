@@ -15,7 +15,7 @@ import numpy as np
 from qa_fast.batches import Batch
 from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.model.precision import Choice, on_cpu
 from qa_fast.train.optimizer import step_scalars
 from qa_fast.train.steps import make_micros
@@ -61,7 +61,7 @@ def _block_seconds(config: EncoderConfig, precision: str, mode: str, rows: int, 
     from qa_fast.train.backend_tensorflow import TensorFlowEngine, training_devices
 
     small = config.shortened(512)
-    model = SpanModel(small, precision=precision)
+    model = EncoderModel(small, precision=precision)
     model.initialize(0)
     engine = TensorFlowEngine(model, mode, training_devices()[:1])
     generator = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from qa_fast.errors import UserError
 from qa_fast.model.checkpoint import load_weights, start_head
-from qa_fast.model.encoder import SpanModel
+from qa_fast.model.encoder import EncoderModel
 from qa_fast.train.job import Job
 from qa_fast.train.lessons import Lessons, lessons_of
 from qa_fast.train.opening import Arrays, Beginning, Course
@@ -27,7 +27,7 @@ class Learner:
         lessons: A teacher's, None without one.
     """
 
-    model: SpanModel
+    model: EncoderModel
     engine: Engine
     lessons: Lessons | None
 
@@ -47,7 +47,7 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
     if "--teacher" in models:
         lessons = lessons_of(models["--teacher"], course.material.mix, config, job, say)
     with job.agreed():
-        model = SpanModel(course.sources.encoder, precision=course.precision.value)
+        model = EncoderModel(course.sources.encoder, precision=course.precision.value)
         if beginning.arrays is not None:
             _check_arrays(beginning.arrays, model)
         report = load_weights(model, models["--model"], seed=config.seed)
@@ -67,7 +67,7 @@ def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) 
     return learner
 
 
-def _check_arrays(arrays: Arrays, model: SpanModel) -> None:
+def _check_arrays(arrays: Arrays, model: EncoderModel) -> None:
     """Hold what a checkpoint holds against the model.
 
     Raises:
@@ -94,7 +94,7 @@ def _bring_to(learner: Learner, beginning: Beginning, job: Job) -> None:
 
 
 def make_engine(
-    model: SpanModel, jit: str, attention: str = "exact", temperature: float | None = None, at_once: int = 1
+    model: EncoderModel, jit: str, attention: str = "exact", temperature: float | None = None, at_once: int = 1
 ) -> Engine:
     """The engine of Keras' backend, on all devices.
 

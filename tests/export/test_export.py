@@ -26,21 +26,21 @@ from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global Exported, FORMATS, SpanModel, export_model, formats, keras, save_model, standard_model, write
+    global Exported, FORMATS, EncoderModel, export_model, formats, keras, save_model, standard_model, write
     import keras
 
     from qa_fast.export import FORMATS, Exported, export_model, formats, write
     from qa_fast.graph.standard import standard_model
     from qa_fast.model.checkpoint import save_model
-    from qa_fast.model.encoder import SpanModel
+    from qa_fast.model.encoder import EncoderModel
 
 
 needs_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="written on TensorFlow only")
 
 
-def random_model(raw: dict) -> SpanModel:
+def random_model(raw: dict) -> EncoderModel:
     """A tiny model with no weight left at 0 or 1, so that none can be forgotten unseen."""
-    model = SpanModel(read_encoder_config(raw))
+    model = EncoderModel(read_encoder_config(raw))
     model.initialize(3)
     generator = np.random.default_rng(1)
     for variable in model.trainable_variables:
@@ -49,7 +49,7 @@ def random_model(raw: dict) -> SpanModel:
     return model
 
 
-def model_folder(folder: Path, raw: dict = TINY_BERT) -> tuple[Path, SpanModel]:
+def model_folder(folder: Path, raw: dict = TINY_BERT) -> tuple[Path, EncoderModel]:
     source = save_folder(small_tokenizer("wordpiece"), folder.parent / f"{folder.name}-source")
     (source / "config.json").write_text(json.dumps(raw))
     model = random_model(raw)
@@ -58,11 +58,11 @@ def model_folder(folder: Path, raw: dict = TINY_BERT) -> tuple[Path, SpanModel]:
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SpanModel]:
+def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EncoderModel]:
     return model_folder(tmp_path_factory.mktemp("export") / "bert")
 
 
-def batch_for(model: SpanModel, dtype: str = "int32") -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def batch_for(model: EncoderModel, dtype: str = "int32") -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Named inputs, which positions count, and the model's own logits."""
     ids, lengths, types = tiny_batch(rows=5, length=23)
     there = np.arange(23) < lengths[:, None]
@@ -91,7 +91,7 @@ def test_standard_layers_hold_no_code_of_ours() -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(bert: tuple[Path, SpanModel], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+def exported(bert: tuple[Path, EncoderModel], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
     """A model exported to a format, once for all tests."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("written on TensorFlow only")
@@ -107,7 +107,7 @@ def exported(bert: tuple[Path, SpanModel], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("name", ["keras", "onnx", "saved-model"])
-def test_formats(name: str, bert: tuple[Path, SpanModel], exported: Callable[[str], Exported]) -> None:
+def test_formats(name: str, bert: tuple[Path, EncoderModel], exported: Callable[[str], Exported]) -> None:
     made, model = exported(name), bert[1]
     assert 0 <= made.difference <= 1e-4
     assert made.size == sum(path.stat().st_size for path in [made.out, *made.out.rglob("*")] if path.is_file())
@@ -154,7 +154,7 @@ def test_onnx_says_what_it_takes(exported: Callable[[str], Exported]) -> None:
 
 @pytest.mark.slow
 def test_a_keras_file_opens_without_this_package(
-    bert: tuple[Path, SpanModel], exported: Callable[[str], Exported], tmp_path: Path
+    bert: tuple[Path, EncoderModel], exported: Callable[[str], Exported], tmp_path: Path
 ) -> None:
     inputs, there, expected = batch_for(bert[1])
     np.savez(tmp_path / "inputs.npz", **inputs)
@@ -178,7 +178,7 @@ def test_distilbert(tmp_path: Path) -> None:
     assert made.difference <= 1e-4
 
 
-def test_an_earlier_export_is_replaced_when_asked(bert: tuple[Path, SpanModel], tmp_path: Path) -> None:
+def test_an_earlier_export_is_replaced_when_asked(bert: tuple[Path, EncoderModel], tmp_path: Path) -> None:
     out = tmp_path / "model.keras"
     out.write_bytes(b"earlier")
     with pytest.raises(UserError, match=r"--out must not exist; .* does: choose another, or pass --overwrite"):
@@ -206,7 +206,7 @@ def test_an_earlier_folder_is_replaced_when_asked(tmp_path: Path, monkeypatch: p
 
 
 def test_an_export_with_other_logits_is_not_kept(
-    bert: tuple[Path, SpanModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bert: tuple[Path, EncoderModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def off_by(amount: float) -> None:
         def open_wrong(path: Path) -> formats.Reader:
@@ -230,7 +230,7 @@ def test_an_export_with_other_logits_is_not_kept(
     assert (tmp_path / "model.keras").read_bytes() == b"earlier"
 
 
-def test_what_cannot_be(bert: tuple[Path, SpanModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be(bert: tuple[Path, EncoderModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = bert
     with pytest.raises(UserError, match="--format must be one of keras, saved-model, onnx; received 'h5'"):
         export_model(folder, "h5", tmp_path / "model.h5")
@@ -264,7 +264,7 @@ def test_a_model_without_a_head_is_refused(tmp_path: Path) -> None:
 
 
 @needs_tensorflow
-def test_a_missing_exporter(bert: tuple[Path, SpanModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_exporter(bert: tuple[Path, EncoderModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     pytest.importorskip("onnx")
     with pytest.raises(MissingExtraError, match=r"no module named 'onnxruntime'\): pip install 'qa-fast\[export\]'"):
@@ -272,7 +272,7 @@ def test_a_missing_exporter(bert: tuple[Path, SpanModel], tmp_path: Path, monkey
     assert not list(tmp_path.iterdir())
 
 
-def test_command(bert: tuple[Path, SpanModel], tmp_path: Path) -> None:
+def test_command(bert: tuple[Path, EncoderModel], tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(export)
     out = tmp_path / "model.keras"

@@ -20,7 +20,7 @@ from tests.torch_models import opened_by_torch, padded, torch_folder, torch_inpu
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global FORMATS, SpanModel, greatest_difference, keras, load_model, save_model, short_path, standard_model
+    global FORMATS, EncoderModel, greatest_difference, keras, load_model, save_model, short_path, standard_model
     global state_dict
     import keras
 
@@ -28,7 +28,7 @@ def setup_module() -> None:
     from qa_fast.export.write import greatest_difference
     from qa_fast.graph.standard import standard_model
     from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
-    from qa_fast.model.encoder import SpanModel
+    from qa_fast.model.encoder import EncoderModel
 
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_every_family_is_tested() -> None:
 
 
 def described(model_type: str) -> str:
-    """A family's row in ARCHITECTURE.md, from what its file does."""
+    """A family's row in docs/design.md, from what its file does."""
     family = FAMILIES[model_type]
     config = read_encoder_config(TINY["deberta-v3" if model_type == "deberta-v2" else model_type])
     about, kind = config.embedding, config.attention.positions
@@ -208,7 +208,7 @@ def test_short_precisions_stay_finite_on_long_padded_batches(name: str, precisio
     assert np.isfinite(logits(model, padded(ids, lengths, model.config.pad_id), lengths, types)).all()
 
 
-def randomized(raw: dict) -> SpanModel:
+def randomized(raw: dict) -> EncoderModel:
     model = tiny_model(raw)
     generator = np.random.default_rng(1)
     for variable in model.trainable_variables:

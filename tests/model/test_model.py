@@ -19,11 +19,11 @@ from tests.small_models import TINY_BERT, TINY_DISTILBERT, logits, tiny_batch, t
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global SpanModel, drop, dropout_key, keep_mask, keras, site_key
+    global EncoderModel, drop, dropout_key, keep_mask, keras, site_key
     import keras
 
     from qa_fast.model.dropout import drop, dropout_key, keep_mask, site_key
-    from qa_fast.model.encoder import SpanModel
+    from qa_fast.model.encoder import EncoderModel
 
 
 ROOT = str(Path(__file__).parents[2])
@@ -64,7 +64,7 @@ def test_parts_compute_the_same_values_and_gradients() -> None:
         model = tiny_model(parts=parts)
 
         @tf.function
-        def step(model: SpanModel = model) -> tuple:
+        def step(model: EncoderModel = model) -> tuple:
             with tf.GradientTape() as tape:
                 start, end = model(*batch, dropout_key=key)
                 loss = tf.reduce_mean(start * start + tf.sin(end))

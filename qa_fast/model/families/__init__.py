@@ -1,6 +1,6 @@
-"""The families of encoders: one file each, and here the one table of them.
+"""The families of encoders: one file each, and the table of all families.
 
-Everything that differs between families stands in these files; to add one, write its file and list it here.
+These files hold everything that differs between families. To add a family, write its file and list it here.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def with_model_type(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A parsed `config.json` with the `model_type` of its weights.
+    """Return a parsed `config.json` with the `model_type` of its weights.
 
-    Files of 2019 have none, but name the class that wrote them. Some ModernBERT checkpoints call themselves "bert"; a
-    setting that no BERT has gives them away. A wrong guess is noticed when the weights are read, by their names.
+    Files of 2019 have no model_type, but name the class that wrote them. Some ModernBERT checkpoints say
+    "bert" and have a setting that BERT lacks. A wrong guess is noticed by the weights' names.
     """
     if raw.get("model_type") == BERT.model_type and "global_attn_every_n_layers" in raw:
         return {**raw, "model_type": MODERNBERT.model_type}
@@ -60,10 +60,10 @@ def with_model_type(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def family_of(model_type: Any) -> Family:
-    """The family of a `model_type`.
+    """Return the family of a `model_type`.
 
     Raises:
-        UserError: It is none of those supported, which the message lists.
+        UserError: The family is not supported; the message lists those that are.
     """
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
@@ -76,15 +76,9 @@ def family_of(model_type: Any) -> Family:
 def read_encoder_config(raw: Mapping[str, Any]) -> EncoderConfig:
     """Read a parsed `config.json`.
 
-    Args:
-        raw: The JSON object.
-
-    Returns:
-        The encoder's parts.
-
     Raises:
         UserError: The family is not supported, a field is missing, of another type or out of range, or the config
-            asks for something the layers do not do (another activation, relative positions).
+            asks for something that the layers do not support (another activation, relative positions).
     """
     raw = with_model_type(raw)
     family = family_of(raw.get("model_type"))

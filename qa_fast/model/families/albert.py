@@ -1,4 +1,4 @@
-"""ALBERT: narrow embeddings, and few blocks that are run again and again (Lan et al. 2020)."""
+"""ALBERT: narrow embeddings, and few blocks that run several times each (Lan et al. 2020)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qa_fast.model.fields import MOST_BLOCKS, Fields
 
 
 def _read(fields: Fields) -> EncoderConfig:
-    # ALBERT's own defaults, where they are not BERT's.
+    # Defaults that differ from BERT's.
     defaults = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = read_bert(fields.under(embedding_size=128, **defaults))
     layers = len(config.order)
@@ -24,7 +24,7 @@ def _read(fields: Fields) -> EncoderConfig:
             f"inner_group_num must be 1, as in every published ALBERT; received {inner!r} in config.json: choose "
             "another checkpoint"
         )
-    # transformers' rule, also where the groups do not divide the layers.
+    # The rule of transformers, which also applies if the groups do not divide the layers.
     order = [int(step / (layers / groups)) for step in range(layers)]
     return dataclasses.replace(
         config,

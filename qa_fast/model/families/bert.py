@@ -1,4 +1,4 @@
-"""BERT, and with it MiniLM, BGE and others that kept its layout (Devlin et al. 2019)."""
+"""BERT, and models with its layout such as MiniLM and BGE (Devlin et al. 2019)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from qa_fast.model.fields import MOST_BLOCKS, MOST_POSITIONS, MOST_TOKENS, MOST_
 
 
 def unprojected(fields: Fields) -> Fields:
-    """The same with embeddings as wide as the rest, whatever it says of them."""
+    """Return a copy whose embeddings are as wide as the residual stream, whatever the file says."""
     return fields.over(embedding_size=fields.size("hidden_size"))
 
 
 def read_bert(fields: Fields) -> EncoderConfig:
-    """Read a config.json in BERT's words, which most families share."""
+    """Read a config.json with BERT's field names, which most families share."""
     dropout = fields.rate("hidden_dropout_prob", 0.1)
     positions = fields.size("max_position_embeddings", 512, most=MOST_POSITIONS)
     hidden = fields.size("hidden_size")
@@ -55,7 +55,7 @@ def read_bert(fields: Fields) -> EncoderConfig:
 
 
 def bert_embeddings(config: EncoderConfig, base: str) -> list[Slot]:
-    """The embeddings' slots under BERT's names; `base` is "bert.embeddings", say."""
+    """Return the embeddings' slots under BERT's names; `base` is, for example, "bert.embeddings"."""
     embedding = config.embedding
     slots = table("embeddings/words", f"{base}.word_embeddings")
     if embedding.positions:
@@ -66,7 +66,7 @@ def bert_embeddings(config: EncoderConfig, base: str) -> list[Slot]:
 
 
 def bert_blocks(config: EncoderConfig, base: str, qkv: tuple[str, str, str] = ("query", "key", "value")) -> list[Slot]:
-    """The blocks' slots under BERT's names; `base` is "bert.encoder.layer", say."""
+    """Return the blocks' slots under BERT's names; `base` is, for example, "bert.encoder.layer"."""
     query, key, value = qkv
     return blocks(
         config.blocks,
@@ -81,7 +81,7 @@ def bert_blocks(config: EncoderConfig, base: str, qkv: tuple[str, str, str] = ("
 
 
 def bert_slots(prefix: str, config: EncoderConfig) -> list[Slot]:
-    """All slots under BERT's names."""
+    """Return all slots under BERT's names."""
     slots = bert_embeddings(config, f"{prefix}.embeddings")
     if config.embedding.projected:
         slots += linear("embeddings/projection", f"{prefix}.embeddings_project")

@@ -1,4 +1,4 @@
-"""DeBERTa-v2 and v3: attention between content and distances in place of positions (He et al. 2021, 2023)."""
+"""DeBERTa-v2 and v3: attention between content and distances instead of positions (He et al. 2021, 2023)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qa_fast.model.fields import MOST_POSITIONS, Fields
 
 
 def _read(fields: Fields) -> EncoderConfig:
-    # Its own defaults, where they are not BERT's.
+    # Defaults that differ from BERT's.
     config = read_bert(fields.under(type_vocab_size=0, layer_norm_eps=1e-7))
     kernel = fields.size("conv_kernel_size", 0, least=0)
     if kernel or config.embedding.projected:
@@ -24,13 +24,13 @@ def _read(fields: Fields) -> EncoderConfig:
         )
     if not fields.flag("relative_attention", False):
         raise UserError(
-            "a deberta-v2 model must have relative_attention, as every published one; config.json says it has not: "
-            "choose another checkpoint"
+            "a deberta-v2 model must have relative_attention, as every published one does; config.json switches it "
+            "off: choose another checkpoint"
         )
     if not fields.flag("position_biased_input", True):
         config = dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, positions=0))
     embedding = dataclasses.replace(config.embedding, masked=True)
-    kinds = {kind.strip().lower() for kind in fields.texts("pos_att_type", apart="|")}
+    kinds = {kind.strip().lower() for kind in fields.texts("pos_att_type", separator="|")}
     furthest = fields.size("max_relative_positions", -1, least=-1, most=MOST_POSITIONS)
     furthest = furthest if furthest > 0 else config.max_length
     buckets = max(0, fields.size("position_buckets", -1, least=-1, most=MOST_POSITIONS))

@@ -1,4 +1,4 @@
-"""DistilBERT: BERT in half as many blocks, without token types, under names of its own (Sanh et al. 2019)."""
+"""DistilBERT: BERT with half as many blocks, no token types, and its own names of weights (Sanh et al. 2019)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _read(fields: Fields) -> EncoderConfig:
             pad_id=fields.pad_id(0),
             dropout=dropout,
         ),
-        # It has no dropout behind attention's output.
+        # DistilBERT has no dropout after attention's output.
         attention=AttentionConfig(
             fields.size("n_heads"), dropout=fields.rate("attention_dropout", 0.1), output_dropout=None
         ),

@@ -1,4 +1,4 @@
-"""ELECTRA: BERT's blocks behind embeddings that may be narrower, then projected (Clark et al. 2020)."""
+"""ELECTRA: BERT's blocks after embeddings that may be narrower and projected (Clark et al. 2020)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a family is: how its config.json is read, where its weights stand, and what it is called."""
+"""A family: how its config.json is read, where its weights are in a file, and its names."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from qa_fast.model.fields import Fields
 
 @dataclass(frozen=True)
 class Family:
-    """One `model_type` of Hugging Face's.
+    """One `model_type` of Hugging Face.
 
     Attributes:
-        model_type: As config.json says it.
-        name: As people write it.
-        architecture: transformers' class for question answering.
-        prefix: What the encoder's weights begin with in that class, and lack in a file of the bare encoder.
-        read: config.json to the encoder's parts; a KeyError names what is missing, a UserError what is of another
-            type or out of range.
-        slots: All weights in the model's order, under the names of `architecture`.
+        model_type: The value in config.json.
+        name: The name for people.
+        architecture: The class of transformers for question answering.
+        prefix: First part of the names of the encoder's weights in that class; a file of the bare encoder lacks it.
+        read: Reads config.json; raises KeyError for a missing field and UserError for an invalid one.
+        slots: Returns all weights in the model's order, under the names of `architecture`.
     """
 
     model_type: str

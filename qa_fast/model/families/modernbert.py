@@ -1,4 +1,4 @@
-"""ModernBERT: rotary positions, near sight between far sight, gates, hardly a bias (Warner et al. 2024)."""
+"""ModernBERT: rotary positions, local and global attention, gates, few biases (Warner et al. 2024)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from qa_fast.model.families.family import Family
 from qa_fast.model.families.slots import Slot, linear, norm, table
 from qa_fast.model.fields import MOST_BLOCKS, MOST_POSITIONS, MOST_TOKENS, Fields
 
-_FAR, _NEAR = "full_attention", "sliding_attention"
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 
 
 def _read(fields: Fields) -> EncoderConfig:
     layers, dropout = fields.size("num_hidden_layers", most=MOST_BLOCKS), fields.rate("attention_dropout", 0.0)
     every = fields.size("global_attn_every_n_layers", 3)
-    kinds = fields.texts("layer_types") or [_NEAR if index % every else _FAR for index in range(layers)]
-    if len(kinds) < layers or not set(kinds) <= {_FAR, _NEAR}:
+    kinds = fields.texts("layer_types") or [_LOCAL if index % every else _GLOBAL for index in range(layers)]
+    if len(kinds) < layers or not set(kinds) <= {_GLOBAL, _LOCAL}:
         raise UserError(
-            f"layer_types must say {_FAR} or {_NEAR} for each of {layers} layers; received {shown(kinds)} in "
+            f"layer_types must be {_GLOBAL} or {_LOCAL} for each of {layers} layers; received {shown(kinds)} in "
             "config.json: use the config.json that belongs to the weights"
         )
-    thetas = {_FAR: _theta(fields, _FAR, "global", 160_000.0), _NEAR: _theta(fields, _NEAR, "local", 10_000.0)}
-    near = fields.size("local_attention", 128, least=2, most=MOST_POSITIONS) // 2
+    thetas = {_GLOBAL: _theta(fields, _GLOBAL, "global", 160_000.0), _LOCAL: _theta(fields, _LOCAL, "local", 10_000.0)}
+    window = fields.size("local_attention", 128, least=2, most=MOST_POSITIONS) // 2
     return EncoderConfig(
         family="modernbert",
         hidden_size=fields.size("hidden_size"),
@@ -51,7 +51,7 @@ def _read(fields: Fields) -> EncoderConfig:
             bias=fields.flag("attention_bias", False),
             positions=Rotary(
                 thetas=tuple(thetas[kind] for kind in kinds[:layers]),
-                windows=tuple(near if kind == _NEAR else 0 for kind in kinds[:layers]),
+                windows=tuple(window if kind == _LOCAL else 0 for kind in kinds[:layers]),
             ),
         ),
         feed_forward=FeedForwardConfig(
@@ -72,16 +72,16 @@ def _read(fields: Fields) -> EncoderConfig:
 
 
 def _theta(fields: Fields, kind: str, old: str, default: float) -> float:
-    """The base of the rotations: under transformers 5's name, the one before it, or the default."""
-    about, scaling = fields.within("rope_parameters").within(kind), fields.within("rope_scaling").raw
-    if about.text("rope_type", "default") != "default" or scaling:
+    """Read the base of the rotations, under the name of transformers 5 or the earlier one; else take the default."""
+    parameters, scaling = fields.within("rope_parameters").within(kind), fields.within("rope_scaling").raw
+    if parameters.text("rope_type", "default") != "default" or scaling:
         raise UserError(
-            f"rotary positions must be of rope_type 'default'; received {shown(about.raw or scaling)} in "
+            f"rotary positions must be of rope_type 'default'; received {shown(parameters.raw or scaling)} in "
             "config.json: choose another checkpoint"
         )
-    for known, name in ((about, "rope_theta"), (fields, f"{old}_rope_theta")):
-        if known.raw.get(name) is not None:
-            return known.positive(name, default)
+    for source, name in ((parameters, "rope_theta"), (fields, f"{old}_rope_theta")):
+        if source.raw.get(name) is not None:
+            return source.positive(name, default)
     return default
 
 
@@ -91,14 +91,14 @@ def _slots(config: EncoderConfig) -> list[Slot]:
     slots += norm("embeddings/norm", "model.embeddings.norm", bias)
     for index in range(config.blocks):
         ours, theirs = f"block_{index}", f"model.layers.{index}"
-        # Norms stand before the parts there; here each belongs to the sum that feeds it.
-        behind = "model.final_norm" if index + 1 == config.blocks else f"model.layers.{index + 1}.attn_norm"
+        # Their norms belong to the half of a block that they precede, ours to the sum that they follow.
+        next_norm = "model.final_norm" if index + 1 == config.blocks else f"model.layers.{index + 1}.attn_norm"
         slots += linear(f"{ours}/qkv", f"{theirs}.attn.Wqkv", bias=dense)
         slots += linear(f"{ours}/output", f"{theirs}.attn.Wo", bias=dense)
         slots += norm(f"{ours}/attention_norm", f"{theirs}.mlp_norm", bias)
         slots += linear(f"{ours}/inner", f"{theirs}.mlp.Wi", bias=inner)
         slots += linear(f"{ours}/outer", f"{theirs}.mlp.Wo", bias=inner)
-        slots += norm(f"{ours}/ffn_norm", behind, bias)
+        slots += norm(f"{ours}/ffn_norm", next_norm, bias)
     slots += linear("head/dense", "head.dense", bias=config.head.bias, head=True)
     slots += norm("head/norm", "head.norm", bias, head=True)
     return slots + linear("head/output", "classifier", head=True)

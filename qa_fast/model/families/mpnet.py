@@ -1,4 +1,4 @@
-"""MPNet: BERT's blocks, with a bias for distances in buckets; positions as RoBERTa counts them (Song et al. 2020)."""
+"""MPNet: BERT's blocks with a bias for each bucket of distances, and RoBERTa's positions (Song et al. 2020)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from qa_fast.errors import UserError
 from qa_fast.model.config import BucketBias, EncoderConfig
 from qa_fast.model.families.bert import bert_embeddings, read_bert, unprojected
 from qa_fast.model.families.family import Family
-from qa_fast.model.families.roberta import behind_padding
+from qa_fast.model.families.roberta import after_padding
 from qa_fast.model.families.slots import Slot, blocks, span_head, table
 from qa_fast.model.fields import Fields
 
-# transformers fixes all three, whatever the config says.
+# transformers uses these three values whatever the config says.
 _PAD_ID, _BUCKETS, _FURTHEST = 1, 32, 128
 
 
@@ -21,11 +21,11 @@ def _read(fields: Fields) -> EncoderConfig:
     buckets = fields.size("relative_attention_num_buckets", _BUCKETS)
     if buckets != _BUCKETS:
         raise UserError(
-            f"relative_attention_num_buckets must be {_BUCKETS}, which transformers takes for granted; received "
+            f"relative_attention_num_buckets must be {_BUCKETS}, the value that transformers assumes; received "
             f"{buckets} in config.json: choose another checkpoint"
         )
     bias = BucketBias(_BUCKETS, _FURTHEST)
-    return behind_padding(
+    return after_padding(
         dataclasses.replace(config, attention=dataclasses.replace(config.attention, positions=bias)), _PAD_ID
     )
 

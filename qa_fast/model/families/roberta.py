@@ -1,4 +1,4 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT's blocks, positions that begin behind the padding id (Liu et al. 2019)."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT's blocks, positions that begin after the padding id (Liu et al. 2019)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from qa_fast.model.families.family import Family
 from qa_fast.model.fields import Fields
 
 
-def behind_padding(config: EncoderConfig, pad_id: int) -> EncoderConfig:
-    """The same with positions from `pad_id` + 1 on, padding at row `pad_id`: fairseq's way of counting."""
+def after_padding(config: EncoderConfig, pad_id: int) -> EncoderConfig:
+    """Return a copy with positions from `pad_id` + 1 on and padding at row `pad_id`, as in fairseq."""
     embedding = dataclasses.replace(
         config.embedding, pad_id=pad_id, position_offset=pad_id + 1, padding_position=pad_id
     )
@@ -19,7 +19,7 @@ def behind_padding(config: EncoderConfig, pad_id: int) -> EncoderConfig:
 
 
 def _read(fields: Fields) -> EncoderConfig:
-    return behind_padding(read_bert(unprojected(fields)), fields.pad_id(1))
+    return after_padding(read_bert(unprojected(fields)), fields.pad_id(1))
 
 
 def _family(model_type: str, name: str, architecture: str) -> Family:

@@ -1,4 +1,4 @@
-"""Where weights stand in a Hugging Face file: the pieces that a family's list of slots is put together from."""
+"""Slots: where weights are in a Hugging Face file. A family's list of slots is built from these functions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one weight of ours stands in a Hugging Face file.
+    """Where one of our weights is in a Hugging Face file.
 
     Attributes:
         path: Our name, such as "block_0/qkv_kernel".
-        names: Their names; several are laid side by side along our last axis.
-        transposed: Theirs is [out, in], ours [in, out].
-        head: Belongs to the span head, which a checkpoint may lack.
+        names: Names in the file; several tensors are concatenated along our last axis.
+        transposed: Whether the file has [out, in] where we have [in, out].
+        head: Whether the weight belongs to the span head, which a checkpoint may lack.
     """
 
     path: str
@@ -23,7 +23,7 @@ class Slot:
 
 
 def linear(path: str, *names: str, bias: bool = True, head: bool = False) -> list[Slot]:
-    """The kernel and bias of a product; several modules of theirs side by side are one of ours."""
+    """Return the kernel and bias of a product, which may combine several modules of the file."""
     slots = [Slot(f"{path}_kernel", tuple(f"{name}.weight" for name in names), transposed=True, head=head)]
     if bias:
         slots.append(Slot(f"{path}_bias", tuple(f"{name}.bias" for name in names), head=head))
@@ -31,18 +31,18 @@ def linear(path: str, *names: str, bias: bool = True, head: bool = False) -> lis
 
 
 def norm(path: str, name: str, bias: bool = True, head: bool = False) -> list[Slot]:
-    """The scale and shift of a norm."""
+    """Return the scale and shift of a norm."""
     slots = [Slot(f"{path}_gamma", (f"{name}.weight",), head=head)]
     return [*slots, Slot(f"{path}_beta", (f"{name}.bias",), head=head)] if bias else slots
 
 
 def table(path: str, name: str) -> list[Slot]:
-    """The rows of an embedding."""
+    """Return the rows of an embedding."""
     return [Slot(path, (f"{name}.weight",))]
 
 
 def span_head(name: str = "qa_outputs") -> list[Slot]:
-    """The product with [H, 2] that most families end in."""
+    """Return the final product with [H, 2] of most families."""
     return linear("head/output", name, head=True)
 
 
@@ -57,17 +57,17 @@ def blocks(
     outer: str,
     ffn_norm: str,
 ) -> list[Slot]:
-    """The slots of blocks with norms behind their sums, under a family's names.
+    """Return the slots of blocks whose norms follow the sums.
 
     Args:
-        count: How many.
-        base: What a block's names begin with, its number as "{}".
-        qkv: The products of query, key and value.
-        output: Attention's output product.
-        attention_norm: The norm behind it.
-        inner: First product of the feed-forward part.
-        outer: Its second.
-        ffn_norm: The norm behind it.
+        count: Number of blocks.
+        base: First part of a block's names, with "{}" for its number.
+        qkv: Names of the products of query, key and value.
+        output: Name of attention's output product.
+        attention_norm: Name of the norm after attention.
+        inner: Name of the first product of feed-forward.
+        outer: Name of the second product.
+        ffn_norm: Name of the norm after feed-forward.
     """
     slots = []
     for index in range(count):
