@@ -1,7 +1,7 @@
 """Checked examples to model inputs: encode each distinct text once, cut windows, find labels, lay out ids.
 
-Four stages that can be timed on their own: `encode_examples` (Rust), `plan` (windows), `label` and `lay_out`
-(Numba over flat arrays). Peak memory is the encoded texts plus one output; there is no Python object per feature.
+These are four stages that can be timed separately: `encode_examples` (Rust and Numba), `plan`, `label` and `lay_out`
+(Numba over flat arrays). Peak memory is the encoded texts and one output; no Python object is made for each feature.
 """
 
 from __future__ import annotations
