@@ -94,7 +94,7 @@ def _find_split(
         scratch.starts[i] = -1
     scratch.scores[0] = 0.0
     plain = True
-    start = np.int64(0)
+    start = 0
     while plain and start < size:
         width = lead if start == 0 else char_width(scratch.text[start])
         plain = False
