@@ -1,10 +1,10 @@
-"""Which features go into which batch, and the batches themselves.
+"""The order of features in batches, and padded batches.
 
-An order is a pure function of (lengths, seed, epoch): shuffle, split into pools of some batches, sort each pool by
-length, cut it into batches, shuffle the batches. So neighbours have like lengths (a few percent of padding instead of
-55% on SQuAD) while an epoch stays random. Widths come from a small set, since compilers compile once per shape. A batch
-holds a constant number of rows, not of tokens: then the learning rate means what it means elsewhere and the loss per
-feature stays comparable. The last, short batch is filled with rows of no weight.
+An order is a pure function of lengths, seed and epoch: shuffle, split into pools of several batches, sort each pool by
+length, cut it into batches, shuffle the batches. Rows of a batch then have similar lengths, so padding is a few percent
+instead of 55% on SQuAD, while an epoch stays random. Widths come from a small set, since compilers compile once for
+each shape. A batch has a constant number of rows, not of tokens, so that the learning rate means what it means
+elsewhere and the loss per feature stays comparable. The last batch is filled with padding rows, which have no weight.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from qa_fast.parallel import Ahead
 from qa_fast.schema import Features, Int8s, Int32s, Int64s
 
 POOL_BATCHES = 64
-WIDTHS = 12  # SQuAD pads by 10% with 8, 7% with 12, 6% with 16; each costs a compilation
-MULTIPLE = 16  # of tokens: bfloat16 tiles and tensor cores are this wide
+WIDTHS = 12  # padding on SQuAD is 10% with 8 widths, 7% with 12, 6% with 16; each width costs a compilation
+MULTIPLE = 16  # tokens: bfloat16 tiles and tensor cores are this wide
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch; a padding row has row -1, length 1 and no meaning.
+    """A padded batch. A padding row has row -1 and length 1; its tokens have no meaning.
 
     Attributes:
         rows: int64[B], feature rows over all chunks.
         input_ids: int32[B, L].
-        token_type_ids: int8[B, L], 0 where the features have none.
+        token_type_ids: int8[B, L], 0 if the features have none.
         lengths: int32[B].
         starts: int32[B], label positions as they are in the features.
         ends: int32[B].
@@ -54,8 +54,8 @@ class Plan:
     """An order of batches.
 
     Attributes:
-        rows: One int64[B] for each batch; -1 fills up.
-        widths: int32 for each batch, L.
+        rows: int64[B] for each batch; -1 is a padding row.
+        widths: int32[batches], L of each batch.
     """
 
     rows: Sequence[Int64s]
@@ -65,12 +65,12 @@ class Plan:
         return len(self.rows)
 
     def share(self, part: int, parts: int, devices: int) -> Plan:
-        """What one of several processes cuts: its rows of every batch, as many as each other's.
+        """Return the plan of one of several processes: its rows of every batch, as many as those of each other process.
 
         Args:
-            part: Which process, from 0.
-            parts: How many there are.
-            devices: Of all of them; batches are filled up to a multiple of it.
+            part: The process, from 0.
+            parts: The number of processes.
+            devices: The devices of all processes; batches are filled up to a multiple of this number.
         """
         if parts == 1:
             return self
@@ -82,18 +82,18 @@ class Plan:
 
 
 def bucket_widths(lengths: Int32s, count: int = WIDTHS, multiple: int = MULTIPLE) -> Int32s:
-    """The at most `count` widths that pad the given lengths least.
+    """Return the at most `count` widths that pad the given lengths least.
 
-    Exact, by dynamic programming over the multiples of `multiple` up to the longest (cost: their number squared times
-    `count`).
+    The result is exact, by dynamic programming over the multiples of `multiple` up to the longest length. Cost: their
+    number squared, times `count`.
 
     Args:
         lengths: int32[F].
-        count: How many widths.
-        multiple: Widths are multiples of it.
+        count: The most widths.
+        multiple: Widths are multiples of this number.
 
     Returns:
-        int32, increasing; the last holds the longest feature. One width of `multiple` where there is no feature.
+        int32[.], increasing; the last width holds the longest feature. Without features, one width of `multiple`.
     """
     steps = np.maximum(1, -(-lengths.astype(np.int64) // multiple))
     highest = max(1, int(steps.max(initial=1)))
@@ -104,7 +104,7 @@ def bucket_widths(lengths: Int32s, count: int = WIDTHS, multiple: int = MULTIPLE
     cost[0] = 0
     choices = []
     for _ in range(min(count, highest)):
-        # Making width `top` the next one pads everything between the width before it and itself to `top`.
+        # If `top` is the next width, everything above the previous width and up to `top` is padded to `top`.
         options = cost[:, None] + (below[None, :] - below[:, None]) * np.arange(highest + 1)[None, :]
         options[np.tril_indices(highest + 1)] = np.inf
         choices.append(np.argmin(options, axis=0))
@@ -131,18 +131,18 @@ def training_plan(
     pool_batches: int = POOL_BATCHES,
     alike: int = 1,
 ) -> Plan:
-    """One epoch's batches: every selected feature once.
+    """Return the batches of one epoch, in which every selected feature occurs once.
 
     Args:
         lengths: int32[F].
         selected: int64, the features to train on.
         batch_size: B.
-        seed: Of the run.
-        epoch: Counts from 0.
-        widths: Allowed L, increasing, the last at least the longest selected feature. A single one is the tutorial's
-            way (`--batching fixed`): then nothing is sorted.
+        seed: Seed of the run.
+        epoch: The epoch, from 0.
+        widths: Allowed L, increasing, the last at least the longest selected feature. With a single width
+            (`--batching fixed`, as in the tutorial) nothing is sorted.
         pool_batches: Batches whose rows are sorted together.
-        alike: How many batches of one width follow each other, as far as there are so many.
+        alike: Number of batches of one width that follow each other, as far as there are enough.
 
     Returns:
         The order; only its last batch can hold padding rows.
@@ -168,29 +168,29 @@ def training_plan(
 
 
 def _width_of(batches: Int64s, lengths: Int32s, widths: Int32s) -> Int64s:
-    """int64 for each of batches [n, B], which of the widths it has."""
+    """Return int64[n]: which of the widths each of batches [n, B] has."""
     longest = np.where(batches >= 0, lengths[batches], 0).max(axis=1, initial=0)
     return np.searchsorted(widths, longest)
 
 
 def _in_packs(widths: Int32s, alike: int, generator: np.random.Generator) -> Int64s:
-    """The order of batches, given by their widths, in which packs of `alike` are of one; the packs are shuffled.
+    """Return an order of batches, given by their widths, in shuffled packs of `alike` batches of one width.
 
-    What is left of each width, a pack that is not full, comes last, so that full ones begin at multiples of `alike`.
+    The remaining batches of each width, which do not fill a pack, come last, so full packs begin at multiples of
+    `alike`.
     """
     by_width = [np.flatnonzero(widths == width) for width in np.unique(widths)]
-    full = [pack for some in by_width for pack in some[: len(some) // alike * alike].reshape(-1, alike)]
-    rest = [some[len(some) // alike * alike :] for some in by_width]
+    full = [pack for rows in by_width for pack in rows[: len(rows) // alike * alike].reshape(-1, alike)]
+    rest = [rows[len(rows) // alike * alike :] for rows in by_width]
     order = [full[number] for number in generator.permutation(len(full))]
     order += [rest[number] for number in generator.permutation(len(rest))]
     return np.concatenate(order) if order else np.zeros(0, np.int64)
 
 
 def prediction_plan(lengths: Int32s, batch_tokens: int, widths: Int32s) -> Plan:
-    """Batches for prediction: every feature once, grouped by width, about `batch_tokens` padded tokens each.
+    """Return batches for prediction: every feature once, grouped by width, about `batch_tokens` padded tokens each.
 
-    The numbers of rows are powers of two, so that few features are not padded to a full batch and yet few shapes come
-    up.
+    The numbers of rows are powers of two, so that a small batch needs little padding and yet there are few shapes.
     """
     plan_rows: list[Int64s] = []
     plan_widths: list[int] = []
@@ -211,8 +211,8 @@ class BatchCutter:
     """Cuts padded batches from chunks of features without copying the chunks.
 
     Args:
-        chunks: Features whose rows are counted over all chunks.
-        pad_id: Token id behind a row's end.
+        chunks: Features; their rows are numbered over all chunks.
+        pad_id: Token id behind the end of a row.
     """
 
     def __init__(self, chunks: Sequence[Features], pad_id: int) -> None:
@@ -231,7 +231,7 @@ class BatchCutter:
         self.ends = _joined([chunk.end_positions for chunk in chunks])
 
     def labels_that_count(self, rows: Int64s) -> tuple[int, int]:
-        """Of a batch's rows, how many starts and how many ends lie within their feature."""
+        """Return how many starts and how many ends of a batch's rows are inside their features."""
         present = rows[rows >= 0]
         starts, ends = (
             int(((column[present] >= 0) & (column[present] < self.lengths[present])).sum())
@@ -240,11 +240,11 @@ class BatchCutter:
         return starts, ends
 
     def cut(self, rows: Int64s, width: int) -> Batch:
-        """One batch.
+        """Return one batch.
 
         Args:
             rows: int64[B], feature rows; -1 for padding rows.
-            width: L; must be at least the rows' lengths.
+            width: L, at least the length of each row.
         """
         rows = np.ascontiguousarray(rows, np.int64)
         present = rows >= 0
@@ -263,15 +263,15 @@ def _flat(values: npt.NDArray[Any], dtype: type, name: str) -> npt.NDArray[Any]:
 
 
 def _joined(parts: Sequence[npt.NDArray[Any]]) -> Int32s:
-    # Padding rows look up row -1, so there is always one row.
+    # Padding rows look up row -1, so there must always be a row.
     return np.concatenate([*parts, np.zeros(0 if sum(map(len, parts)) else 1, np.int32)]).astype(np.int32)
 
 
 def batches_of(cutter: BatchCutter, plan: Plan, first: int = 0) -> Iterator[Batch]:
-    """The plan's batches from the `first` on, cut ahead of their use.
+    """Yield the batches of a plan, from number `first` on, cut ahead of their use.
 
-    Through `tf.data` where TensorFlow is the backend (its threads release the interpreter while the kernel runs), by a
-    thread elsewhere. One call of the kernel makes one whole batch in either.
+    They are cut through `tf.data` if TensorFlow is the backend (its threads release the interpreter while the kernel
+    runs), else by a thread.
     """
     import keras
 
@@ -295,10 +295,10 @@ def _through_tf_data(cutter: BatchCutter, plan: Plan, first: int) -> Iterator[Ba
 
 
 def prefetch(make: Callable[[int], Item], first: int, last: int, depth: int = 4) -> Iterator[Item]:
-    """`make(first)` to `make(last - 1)` in order, up to `depth` of them made ahead by one thread.
+    """Yield `make(first)` to `make(last - 1)` in order, made by one thread up to `depth` items ahead.
 
-    An exception in `make` is raised where its item is asked for, and no more are made. A caller that stops early leaves
-    no thread behind.
+    An exception in `make` is raised when its item is asked for, and ends the work. A caller that stops early leaves no
+    thread behind.
     """
     with closing(Ahead((make(number) for number in range(first, last)), depth)) as items:
         yield from items

@@ -1,7 +1,7 @@
 """Views between Arrow arrays and flat numpy buffers.
 
 Arrow's string and list arrays are a values buffer and an offsets buffer, which is the layout of `schema.Ragged`;
-these functions hand those buffers over without copying the values.
+these functions pass those buffers on without copying the values.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from qa_fast.schema import Int32s, Int64s, Ragged
 
 
 def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """The column as a single array; copies only where there are several chunks."""
+    """Return the column as a single array; copy only if there are several chunks."""
     if isinstance(column, pa.ChunkedArray):
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     return column
 
 
 def text_buffers(strings: pa.Array) -> Ragged:
-    """The UTF-8 bytes of a string array.
+    """Return the UTF-8 bytes of a string array.
 
     Args:
         strings: Arrow string or large_string [n]; a null row counts as empty.
@@ -39,42 +39,46 @@ def text_buffers(strings: pa.Array) -> Ragged:
 
 
 def strings_from(text: Ragged) -> pa.Array:
-    """The inverse of `text_buffers`: large_string [n] over the given bytes, which must be UTF-8."""
+    """Return large_string [n] over bytes of UTF-8, without a copy: the inverse of `text_buffers`."""
     offsets = np.ascontiguousarray(text.offsets, np.int64)
     return pa.LargeStringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text.values))
 
 
 def list_array(rows: Ragged, value_type: pa.DataType) -> pa.Array:
-    """A list array [n] over the ragged values, with 32-bit offsets as `datasets` expects."""
+    """Return a list array [n] over the ragged values, with 32-bit offsets, as `datasets` expects.
+
+    Raises:
+        ValueError: There are too many values for 32-bit offsets.
+    """
     if rows.offsets[-1] - rows.offsets[0] >= 2**31:
-        raise ValueError(f"a record batch holds less than 2**31 values; received {rows.offsets[-1]}")
+        raise ValueError(f"a record batch must hold less than 2**31 values; received {rows.offsets[-1]}")
     start, end = int(rows.offsets[0]), int(rows.offsets[-1])
     values = pa.array(rows.values[start:end], type=value_type)
     return pa.ListArray.from_arrays(pa.array((rows.offsets - start).astype(np.int32)), values)
 
 
 def ragged_from(column: pa.Array) -> Ragged:
-    """The numbers of a list array [n] without nulls, as a view."""
+    """Return the numbers of a list array [n] without nulls, as a view."""
     offsets = column.offsets.to_numpy().astype(np.int64)
     return Ragged(column.values.to_numpy(zero_copy_only=True), offsets)
 
 
 def offsets_of(lengths: np.ndarray) -> Int64s:
-    """int64[n + 1] offsets for rows of the given lengths [n]."""
+    """Return the offsets int64[n + 1] of rows of the given lengths [n]."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def used_rows(index: np.ndarray, size: int) -> tuple[Int64s, Int32s]:
-    """Which of `size` rows an index [n] names, int64[.], and the index into those alone, int32[n]."""
+    """Return which of `size` rows an index [n] uses, int64[.], and the index into only those rows, int32[n]."""
     used = np.zeros(size, bool)
     used[index] = True
     return np.flatnonzero(used), (np.cumsum(used, dtype=np.int32) - np.int32(1))[index]
 
 
 def grown(array: np.ndarray, size: int) -> np.ndarray:
-    """The array [n, ...] itself if it has `size` rows, else one of at least twice its length that begins with it."""
+    """Return the array [n, ...] if it has `size` rows, else a copy with at least twice as many rows."""
     if size <= len(array):
         return array
     larger = np.empty((max(size, 2 * len(array)), *array.shape[1:]), array.dtype)

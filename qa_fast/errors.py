@@ -1,7 +1,7 @@
-"""What a user can do something about, told in one line.
+"""Errors that the user can correct, each with a message of one line.
 
-A message says the rule, what was received, and what to do. The command line prints it without a
-traceback and exits with code 2; a library caller catches `UserError`.
+A message states the rule, the value received, and what to do. The command line prints it without a traceback and exits
+with code 2; a library caller catches `UserError`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _DIGITS = 60
 
 
 class UserError(ValueError):
-    """Input, options or surroundings that the user can put right; the message says how.
+    """A fault in the input, the options or the environment that the user can correct; the message says how.
 
-    A `ValueError`, as other libraries raise for these; so an `except ValueError` around code that may raise it lets it
-    pass first.
+    It is a `ValueError`, as other libraries raise in these cases. Code that catches `ValueError` for another reason
+    must therefore let a `UserError` pass first.
     """
 
 
@@ -24,7 +24,7 @@ class MissingExtraError(UserError):
     """A command needs packages that an extra of qa-fast installs.
 
     Args:
-        what: The command or feature, as the user names it.
+        what: The command or feature, as users call it.
         extra: The extra's name in pyproject.toml.
         module: The module whose import failed.
     """
@@ -36,11 +36,11 @@ class MissingExtraError(UserError):
 
 
 class UnreachableError(UserError):
-    """A place elsewhere could not be reached or used; the same command may do better later."""
+    """A remote place could not be reached or used; the same command may succeed later."""
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """A value as a message shows it: on one line, and short however long or deep it is."""
+    """Return a value as a message shows it: on one line, and short however long or deeply nested it is."""
     if isinstance(value, int) and abs(value) >= 10**_DIGITS:  # Python refuses to write out thousands of digits
         return f"a number of more than {_DIGITS} digits"
     brief = reprlib.Repr()

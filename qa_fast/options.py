@@ -22,17 +22,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Option:
-    """What a field declares beside its name, type and default.
+    """The declaration of a field, apart from its name, type and default.
 
     Attributes:
         help: One sentence for `--help`, the API's documentation and the documentation site.
         group: Heading under which `--help` lists the option; "" lists it first.
-        choices: The values that a text may have; empty where any text is valid.
+        choices: The values that a text may have; empty if any text is valid.
         least: Smallest value that is allowed.
         above: The value must be greater than this.
         most: Largest value that is allowed.
         below: The value must be less than this.
-        hint: Ends the error message of a value out of bounds, such as "try 5e-5".
+        hint: The end of the error message for a value out of bounds, such as "try 5e-5".
         command: Whether the command line has the option.
         flag: Name on the command line if it is not the field's, such as "--max-length" or "--words/--no-words".
     """
@@ -50,7 +50,7 @@ class Option:
 
     @property
     def bounds(self) -> str:
-        """The allowed range in words, such as "at least 0 and below 1"; "" where there is none."""
+        """The allowed range in words, such as "at least 0 and below 1"; "" without bounds."""
         parts = []
         for words, bound in (
             ("at least", self.least),
@@ -63,7 +63,7 @@ class Option:
         return " and ".join(parts)
 
     def allows(self, value: float) -> bool:
-        """Whether a number is within the bounds; not a number is not."""
+        """Return whether a number is within the bounds; NaN never is."""
         return (
             value == value
             and (self.least is None or value >= self.least)
@@ -74,11 +74,11 @@ class Option:
 
 
 def option(default: Any, help: str, **declared: Any) -> Any:
-    """A dataclass field that declares an option.
+    """Return a dataclass field that declares an option.
 
     Args:
         default: The field's default value.
-        help: See `Option`, as for the others.
+        help: See `Option`.
         declared: The other attributes of `Option`.
 
     Example:
@@ -90,23 +90,23 @@ def option(default: Any, help: str, **declared: Any) -> Any:
 
 
 def option_of(field: dataclasses.Field[Any]) -> Option | None:
-    """What a field declares; None for a plain field."""
+    """Return the declaration of a field; None for a plain field."""
     return field.metadata.get(_KEY)
 
 
 def flag_of(name: str) -> str:
-    """A field's name as the command line spells it: `max_length` is `--max-length`."""
+    """Return a field's name as the command line spells it: `--max-length` for `max_length`."""
     return "--" + name.replace("_", "-")
 
 
 def check_values(record: Any) -> None:
-    """Refuse values that are not among the choices or out of bounds. None is allowed where it is the default.
+    """Refuse values that are not among the choices or are out of bounds. None is allowed if it is the default.
 
     Args:
         record: A dataclass whose fields were made by `option`.
 
     Raises:
-        UserError: The first field with such a value, by the option's name on the command line.
+        UserError: A value is not allowed; the message names the option as the command line spells it.
     """
     for field in dataclasses.fields(record):
         declared, value = option_of(field), getattr(record, field.name)

@@ -1,4 +1,4 @@
-"""Raw examples as every source gives them: Arrow tables of one schema, and rejects for rows that could not enter."""
+"""Raw examples as every source returns them: Arrow tables of one schema, and rejects for unusable rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EXAMPLES = pa.schema(
 
 @dataclass(frozen=True)
 class Reject:
-    """An example that was left out, or that no feature could be cut from.
+    """An example that was left out because it is invalid or because no feature can be cut from it.
 
     Attributes:
         id: The example's id.
-        reason: The rule it broke and what it held.
+        reason: The rule that it broke and the value received.
     """
 
     id: str
@@ -33,7 +33,7 @@ class SplitTable:
     Attributes:
         split: "train", "validation", ...
         rows: Columns of `EXAMPLES`.
-        unreadable: Rows beside these that are no examples at all.
+        unreadable: Other rows, which are not examples at all.
     """
 
     split: str

@@ -7,8 +7,8 @@ Letters of dimensions, used in every docstring of the package:
     L feature length in tokens              B batch size
     H hidden size                           U distinct texts
 
-One ragged layout everywhere: flat `values` and `offsets` of n + 1, which is Arrow's own, so that columns
-move between numpy, Numba and Arrow without a copy and without a Python object per row.
+Rows of unequal length have one layout everywhere: flat `values` and `offsets` of n + 1. It is Arrow's own, so columns
+move between numpy, Numba and Arrow without a copy and without a Python object for each row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ragged:
     """Rows of unequal length in one flat array.
 
     Attributes:
-        values: Flat array, all rows one after the other.
+        values: Flat array of all rows, one after the other.
         offsets: int64[n + 1], non-decreasing; row i is `values[offsets[i]:offsets[i + 1]]`.
     """
 
@@ -64,7 +64,7 @@ class Features:
 
     Attributes:
         input_ids: int32 Ragged[F], special tokens included.
-        token_type_ids: int8 Ragged[F] over the same offsets, or None where the model has none.
+        token_type_ids: int8 Ragged[F] over the same offsets, or None if the model has none.
         start_positions: int32[F], position within the feature of the answer's first token.
         end_positions: int32[F], position within the feature of the answer's last token (inclusive).
         example_index: int32[F], row of the example that the feature was cut from.
@@ -89,7 +89,7 @@ class Features:
         return len(self.start_positions)
 
     def part(self, begin: int, end: int) -> Features:
-        """The features [begin, end), without a copy; their rows count from 0."""
+        """Return the features [begin, end), without a copy; their rows count from 0."""
         columns: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             column = getattr(self, field.name)
@@ -102,9 +102,9 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """The options that decide the content of a shard, beside the examples and the tokenizer.
+    """The options that, with the examples and the tokenizer, decide the content of a shard.
 
-    Each field declares its meaning and bounds; see `options`. `doc_stride` is the OVERLAP of two neighbouring windows
+    Each field declares its meaning and bounds; see `options`. `doc_stride` is the overlap of two neighbouring windows
     in context tokens, as in tokenizers, and not the step from one window to the next.
 
     Example:
@@ -144,15 +144,15 @@ class FeatureConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values."""
+        """Return the fields as JSON-ready values."""
         return dataclasses.asdict(self)
 
 
-# Name -> what it holds. Feature columns stand in `<split>/data-*.arrow`; the evaluation columns are written for
-# every split but train. Units are tokens unless a name says otherwise.
+# Columns by name, with type and meaning. Feature columns are in `<split>/data-*.arrow`; the evaluation columns are
+# written for every split except train. Units are tokens unless a name says otherwise.
 FEATURE_COLUMNS: dict[str, str] = {
     "input_ids": "list<int32>, [L]: question and window with special tokens, unpadded",
-    "token_type_ids": "list<int8>, [L]: 0 question, 1 context; only where the model has them",
+    "token_type_ids": "list<int8>, [L]: 0 question, 1 context; only if the model has them",
     "start_positions": "int32: position of the answer's first token, or of CLS",
     "end_positions": "int32: position of the answer's last token (inclusive), or of CLS",
     "example_id": "string: id of the example",
@@ -163,13 +163,13 @@ EVALUATION_COLUMNS: dict[str, str] = {
     "context_end": "int32: one past the position of its last context token",
     "document_token_start": "int32: index in the document's tokens of the feature's first context token",
 }
-# Beside the data files, not listed in state.json: what scoring needs, once per example and once per document.
+# Columns that scoring needs, in files of their own that state.json does not list: once for each example and document.
 EXAMPLE_COLUMNS: dict[str, str] = {
     "id": "string",
     "question": "string, as given",
     "context_index": "int32: row in the same block's contexts; in an opened split, in all of them",
-    "answers": "struct<text: list<string>, answer_start: list<int32>>; characters; empty where unanswerable",
-    "feature_count": "int32: features of this example; they follow each other in the data files in this order",
+    "answers": "struct<text: list<string>, answer_start: list<int32>>; characters; empty if unanswerable",
+    "feature_count": "int32: features of this example, which follow each other in the data files",
 }
 CONTEXT_COLUMNS: dict[str, str] = {
     "context": "string, as given (not stripped)",
@@ -179,5 +179,5 @@ CONTEXT_COLUMNS: dict[str, str] = {
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal strings (for fingerprints)."""
+    """Return JSON with sorted keys and no spaces, so that equal values have equal fingerprints."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Texts to token ids and character offsets, through the Rust tokenizer."""
+"""Take texts and a tokenizer; return token ids and character offsets."""
 
 from qa_fast.encode.direct import EncodedTexts
 from qa_fast.encode.encoder import TextEncoder, load_encoder

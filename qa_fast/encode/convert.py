@@ -1,8 +1,8 @@
-"""The tokenizer.json of a model folder that lacks one, or whose settings disagree with it, as transformers makes it.
+"""Tokenizers that transformers converts, for model folders without tokenizer.json or with settings that contradict it.
 
-Older folders hold a vocabulary alone: a SentencePiece model, vocab.txt, or vocab.json and merges.txt. transformers
-knows each family's way from there, and its result is taken as it is. Where files are missing it says nothing and makes
-a tokenizer of a few special tokens, to which every word is unknown; that is noticed here.
+Older folders hold only a vocabulary: a SentencePiece model, vocab.txt, or vocab.json and merges.txt. transformers knows
+how each family turns it into a tokenizer, and its result is used as it is. If files are missing, transformers silently
+makes a tokenizer of a few special tokens, to which every word is unknown; this module detects that.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from qa_fast.model.files import read_object
 from qa_fast.model.folder import tokenizer_files
 
 SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model")
-# What transformers asks for before it opens a SentencePiece model.
+# Modules that transformers needs to open a SentencePiece model.
 _NEEDED = ("sentencepiece", "google.protobuf")
 
 
 def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The parsed tokenizer.json that transformers makes of a model folder.
+    """Return the parsed tokenizer.json that transformers makes of a model folder.
 
     Args:
-        folder: What is asked of it, see `load_encoder`.
-        config: Its parsed config.json; empty where there is none.
+        folder: The model folder; see `load_encoder`.
+        config: Its parsed config.json; empty if there is none.
 
     Raises:
-        UserError: The folder holds no tokenizer, or not all of its files.
+        UserError: The folder holds no tokenizer, or lacks some of its files.
         MissingExtraError: It holds a SentencePiece model, and the packages that read one are not installed.
     """
     files = tokenizer_files(folder)
@@ -44,12 +44,12 @@ def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
     try:
         with _copy(files, config) as copied:
-            # Without an answer it would ask on the terminal whether to run the folder's code.
+            # Without trust_remote_code it would ask on the terminal whether to run the folder's code.
             loaded = AutoTokenizer.from_pretrained(str(copied), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises many kinds for one cause: the folder is not a tokenizer's
+    except Exception as error:  # the library raises many kinds for one cause: there is no tokenizer
         reason = shown(str(error).strip().splitlines()[0], 300) if str(error).strip() else type(error).__name__
-        if model and "tiktoken" in reason:  # what a model that is damaged is taken for in the end
-            reason = f"{model} is no whole SentencePiece model"
+        if model and "tiktoken" in reason:  # the last format that the library tries for a damaged model
+            reason = f"{model} is not a complete SentencePiece model"
         raise UserError(
             f"a model folder must hold a tokenizer; {folder} holds none that loads ({reason}): "
             "give a folder with tokenizer.json"
@@ -71,19 +71,19 @@ def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _copy(files: dict[str, Path], config: dict[str, Any]) -> Iterator[Path]:
-    """A folder of what transformers may see of a model folder: it opens what it likes there, and what files name.
+    """Make a temporary folder with the files that transformers may see, since it opens any file that others name.
 
-    So no file that leads elsewhere, no name of a file in tokenizer_config.json, no code, and of config.json only whose
-    model it is, and that also where it stands between the lines.
+    The copy has no link, no code, no file name in tokenizer_config.json, and only the model type of config.json, which
+    is added if the other fields imply it.
     """
     known = with_model_type(config)
     with tempfile.TemporaryDirectory(prefix="qa-fast-") as scratch:
         copied = Path(scratch)
         for name, path in files.items():
             shutil.copyfile(path, copied / name)
-        said = {name: known[name] for name in ("model_type", "tokenizer_class") if name in known}
-        if said:
-            (copied / "config.json").write_bytes(orjson.dumps(said))
+        identity = {name: known[name] for name in ("model_type", "tokenizer_class") if name in known}
+        if identity:
+            (copied / "config.json").write_bytes(orjson.dumps(identity))
         names = read_object(copied, "tokenizer_config.json")
         if names is not None:
             kept = {name: value for name, value in names.items() if not name.endswith(("_file", "_files", "auto_map"))}
@@ -92,15 +92,15 @@ def _copy(files: dict[str, Path], config: dict[str, Any]) -> Iterator[Path]:
 
 
 def _checked_files(folder: Path) -> str | None:
-    """The SentencePiece model of a folder without tokenizer.json, if any; says what is missing before it is used."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if "vocab.json" in there and not there & {"merges.txt", "vocab.txt", *SENTENCEPIECE}:
+    """Return the SentencePiece model of a folder without tokenizer.json, if it has one; refuse an incomplete folder."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if "vocab.json" in names and not names & {"merges.txt", "vocab.txt", *SENTENCEPIECE}:
         raise UserError(
             f"vocab.json needs merges.txt beside it; {folder} has none: fetch the tokenizer's files again, or give a "
             "folder with tokenizer.json"
         )
-    model = next((name for name in SENTENCEPIECE if name in there), None)
-    if model is None or there & {"vocab.txt", "vocab.json"}:
+    model = next((name for name in SENTENCEPIECE if name in names), None)
+    if model is None or names & {"vocab.txt", "vocab.json"}:
         return None
     for module in _NEEDED:
         if _is_absent(module):
@@ -111,5 +111,5 @@ def _checked_files(folder: Path) -> str | None:
 def _is_absent(module: str) -> bool:
     try:
         return find_spec(module) is None
-    except ModuleNotFoundError:  # the package above it
+    except ModuleNotFoundError:  # its parent package is absent
         return True

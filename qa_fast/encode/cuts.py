@@ -1,8 +1,8 @@
-"""Where texts may be cut: a rule for each kind of pre-tokenizer, and which tokenizers it is known to hold for.
+"""Where texts may be cut: a rule for each kind of pre-tokenizer, and the tokenizers that it is known to hold for.
 
-A cut is only ever made between two ASCII characters of certain classes, where the pre-tokenizer is certain to part
-them and no normaliser on the allow-list looks across. What stands in tokenizer.json decides; whatever is not on
-the list is encoded the direct way, text by text, and `choose_rule` says why.
+A cut is made only between two ASCII characters of certain classes, where the pre-tokenizer always parts them and no
+normaliser on the allow-list looks across. tokenizer.json decides which rule applies. If no rule does, texts are encoded
+one by one, and `choose_rule` says why.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _SOLID = (LETTER, DIGIT, PUNCTUATION, APOSTROPHE)
 # Characters that compatibility normalisation turns into the brackets that added tokens begin with.
 _LOOKALIKES = {"[": ("［", "﹇"), "<": ("＜", "﹤", "≮")}
 _UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-# NFC makes these three of ASCII's characters out of others, and none besides.
+# The only ASCII characters that NFC makes out of others: three of them, as a set of a regular expression.
 _MADE_BY_NFC = "[;`K]"
-# What makes one space of white space in a row, which no cut parts.
+# Expressions that turn a run of white space into one space; no cut parts such a run.
 _RUNS = ({"Regex": " {2,}"}, {"Regex": r"\s{2,}|[\n\r\t]"})
 
 
@@ -44,13 +44,12 @@ class CutRule:
     """How texts are cut and units encoded.
 
     Attributes:
-        name: For messages.
-        cuts: uint8[CLASSES * CLASSES], 1 where the first class may be parted from the second.
-        drop_space: Whether white space has no tokens; each character of it is then parted from the others.
-        joiner: What may stand between units that are encoded in one string: a space where the pre-tokenizer drops it,
-            else nothing.
+        name: Name of the rule.
+        cuts: uint8[CLASSES * CLASSES], 1 if the first class may be parted from the second.
+        drop_space: Whether white space has no tokens; each of its characters is then a unit.
+        joiner: The text between units that are encoded in one string: a space if the pre-tokenizer drops it, else "".
         variants: Which of a text's units differ from the others: FIRST, LAST, both or neither.
-        settings: Variant -> the tokenizer.json for its units; the original for the variant with all bits.
+        settings: The tokenizer.json for the units of each variant; the original for the variant with all bits.
         triggers: Strings whose presence makes a text one unit.
     """
 
@@ -64,11 +63,11 @@ class CutRule:
 
 
 class NotAllowedError(Exception):
-    """This tokenizer is not one whose units are known to be independent; the message says why."""
+    """The units of this tokenizer are not known to be independent; the message says why."""
 
 
 def byte_classes() -> np.ndarray:
-    """uint8[256]: the class of each byte. Control characters are opaque, but for the three common line and tab ones."""
+    """Return uint8[256]: the class of each byte. Control characters are opaque, except tab, newline and return."""
     classes = np.full(256, OPAQUE, np.uint8)
     for byte in range(0x21, 0x7F):
         char = chr(byte)
@@ -80,13 +79,13 @@ def byte_classes() -> np.ndarray:
 
 
 def choose_rule(settings: dict[str, Any]) -> CutRule:
-    """The rule for a tokenizer.
+    """Return the rule for a tokenizer.
 
     Args:
         settings: The parsed tokenizer.json.
 
     Raises:
-        NotAllowedError: There is none; the direct way is to be taken.
+        NotAllowedError: There is no rule, and texts must be encoded directly.
     """
     if (settings.get("model") or {}).get("dropout"):
         raise NotAllowedError("its BPE model drops merges at random")
@@ -104,7 +103,7 @@ def choose_rule(settings: dict[str, Any]) -> CutRule:
 
 
 def _bert(settings: dict[str, Any]) -> CutRule:
-    """BERT: white space parts words, punctuation stands alone; both neighbours of a cut survive normalisation."""
+    """Return the rule of BERT: white space parts words, and each punctuation mark is a word of its own."""
     for normalizer in normalizers_of(settings):
         _require(normalizer, "BertNormalizer", "Lowercase", "StripAccents", *_UNICODE_FORMS)
     if trimming_processors(settings) and any(map(_ends_in_space, _tokens(settings))):
@@ -116,9 +115,10 @@ def _bert(settings: dict[str, Any]) -> CutRule:
 
 
 def _byte_level(settings: dict[str, Any]) -> CutRule:
-    """Byte-level BPE with GPT-2's pattern: white space leads the word behind it; letters, digits and marks part.
+    """Return the rule of byte-level BPE with GPT-2's pattern.
 
-    Nothing is cut behind an apostrophe that a letter follows, since the pattern takes contractions together.
+    White space belongs to the word behind it; letters, digits and marks are parted. No cut is made behind an apostrophe
+    that a letter follows, since the pattern keeps contractions together.
     """
     for normalizer in normalizers_of(settings):
         _require(normalizer, *_UNICODE_FORMS)
@@ -141,7 +141,7 @@ def _byte_level(settings: dict[str, Any]) -> CutRule:
 
 
 def trimming_processors(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The post-processors that do not count a token's spaces to it."""
+    """Return the post-processors that leave the spaces of a token out of its offsets."""
     processor = settings.get("post_processor") or {}
     return [
         step
@@ -151,17 +151,17 @@ def trimming_processors(settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tokens(settings: dict[str, Any]) -> list[str]:
-    """All tokens, those added included."""
+    """Return all tokens, including added ones."""
     return [*settings["model"].get("vocab", ()), *(token["content"] for token in settings.get("added_tokens", []))]
 
 
 def _ends_in_space(token: str) -> bool:
-    """Whether a post-processor that trims would trim the token: it takes Ġ for a space, as in byte-level tokens."""
+    """Return whether a post-processor would trim the token: it takes Ġ for a space, as in byte-level tokens."""
     return any(char == "Ġ" or char.isspace() for char in (token[:1], token[-1:]))
 
 
 def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> CutRule:
-    """Metaspace: a unit is a space and the text behind it."""
+    """Return the rule of Metaspace: a unit is a space and the text behind it."""
     if not metaspace.get("split", True):
         raise NotAllowedError("its Metaspace does not split")
     strips = 0
@@ -182,24 +182,24 @@ def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> CutRule:
 
 
 def _dropped_characters(character_map: str) -> list[str]:
-    """Those that a normaliser of sentencepiece's drops: control characters, as a rule.
+    """Return the characters that a sentencepiece normaliser drops: control characters, as a rule.
 
-    Where it drops a text's first ones, the Rust library counts the offsets of all the text without them, so a text with
-    one is taken whole. Only Unicode's first plane is asked for, in a tenth of a second: sentencepiece's own tables drop
-    nothing beyond.
+    If it drops characters at the start of a text, the Rust library counts the offsets of the whole text without them,
+    so a text with such a character is one unit. Only the first plane of Unicode is tried, which takes a tenth of a
+    second: the tables of sentencepiece drop nothing beyond it.
     """
     from tokenizers.normalizers import Precompiled
 
-    mark = "\ue000"  # of private use: of no table, and joined to nothing
+    mark = "\ue000"  # a private-use character, which is in no table and is joined to nothing
     chars = [chr(code) for code in (*range(1, 0xD800), *range(0xE001, 0x10000))]
     normalized = Precompiled(base64.b64decode(character_map)).normalize_str(mark.join(chars)).split(mark)
     return [char for char, text in zip(chars, normalized, strict=True) if not text]
 
 
 def _stays_in_units(replace: dict[str, Any]) -> bool:
-    """Whether a replacement neither looks across a cut nor changes what is beside one.
+    """Return whether a replacement neither looks across a cut nor changes a character beside one.
 
-    Besides runs of white space that is marks for marks, as ALBERT's quotes.
+    That holds for runs of white space, and for marks that become marks, such as ALBERT's quotes.
     """
     content = replace.get("content") or ""
     if replace.get("pattern") in _RUNS:
@@ -209,7 +209,7 @@ def _stays_in_units(replace: dict[str, Any]) -> bool:
 
 
 def _with_strip(settings: dict[str, Any], variant: int) -> dict[str, Any]:
-    """The settings with Strip only at the ends of a text that a unit of this variant touches."""
+    """Return the settings with Strip only at those ends of a text that a unit of this variant touches."""
     changed = copy.deepcopy(settings)
     for normalizer in normalizers_of(changed):
         if normalizer["type"] == "Strip":
@@ -219,7 +219,7 @@ def _with_strip(settings: dict[str, Any], variant: int) -> dict[str, Any]:
 
 
 def normalizers_of(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The steps of a tokenizer's normaliser."""
+    """Return the steps of a tokenizer's normaliser."""
     normalizer = settings.get("normalizer")
     if not normalizer:
         return []
@@ -233,11 +233,11 @@ def _require(normalizer: dict[str, Any], *allowed: str) -> None:
 
 
 def _triggers(settings: dict[str, Any]) -> tuple[str, ...]:
-    """What must not be cut through: added tokens, which are looked for in the whole text before anything else.
+    """Return strings that every text with an added token contains, since no cut may go through an added token.
 
-    Any part of a token will do, and few are better than many: the scan compares each at every place. A token that is
-    looked for after normalisation may be spelt in other characters; any text with its first one, or a look-alike, is
-    then taken whole.
+    The tokenizer looks for added tokens in the whole text before anything else. Any part of a token is enough, and few
+    strings are better than many, as the scan compares each at every place. A token that is looked for after
+    normalisation may be spelt in other characters; its first character and the look-alikes are then triggers.
     """
     normalizers = {normalizer.get("type") for normalizer in normalizers_of(settings)}
     triggers: list[str] = []
@@ -257,7 +257,7 @@ def _triggers(settings: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _unnumbered(content: str) -> str:
-    """A token without the number at its end: of `[unused0]` to `[unused99]` one is left."""
+    """Return a token without the number at its end, so that `[unused0]` to `[unused99]` become one."""
     return re.sub(r"(?<=\w)\d+\W*$", "", content)
 
 

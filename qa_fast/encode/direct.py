@@ -1,8 +1,8 @@
-"""The direct way: every text through the Rust tokenizer as it is. Always right, and the yardstick for the other way."""
+"""Encoding each text through the Rust tokenizer: always right, and the yardstick for the fast way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ from qa_fast.schema import Int32s, Int64s
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Encoding objects of this many texts are alive at a time; more costs memory and gains nothing.
+# Encoding objects of this many texts exist at a time; more cost memory and gain nothing.
 _TEXTS_A_CALL = 1024
 
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """U texts as T tokens, special tokens not included.
+    """U texts as T tokens, without special tokens.
 
     Attributes:
         ids: int32[T].
@@ -38,14 +38,8 @@ class EncodedTexts:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @classmethod
-    def of(cls, tokens: Int32s, offsets: Int64s) -> EncodedTexts:
-        """From kernels' tokens, int32[3 * T]: id, first character and one past the last, side by side."""
-        columns = tokens.reshape(-1, 3)
-        return cls(columns[:, 0], columns[:, 1], columns[:, 2], offsets)
-
     def take(self, rows: Int32s) -> EncodedTexts:
-        """The given texts, in that order; a text may come several times."""
+        """Return the given texts, in that order; a text may be taken several times."""
         counts = np.diff(self.offsets)[rows]
         offsets = offsets_of(counts)
         index = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)
@@ -56,7 +50,7 @@ def encode_strings(tokenizer: Tokenizer, strings: list[str]) -> EncodedTexts:
     """Encode each string on its own, without special tokens.
 
     Args:
-        tokenizer: Without truncation and padding.
+        tokenizer: A tokenizer that neither truncates nor pads.
         strings: U texts.
     """
     counts, ids, bounds = [], [], []
@@ -73,6 +67,26 @@ def encode_strings(tokenizer: Tokenizer, strings: list[str]) -> EncodedTexts:
         np.ascontiguousarray(both[:, 1]),
         offsets_of(np.concatenate(counts) if counts else np.zeros(0, np.int64)),
     )
+
+
+def encode_units(
+    kernel: Callable[[np.ndarray, Int64s, Int32s], int], units: int, most_tokens: int
+) -> tuple[np.ndarray, EncodedTexts]:
+    """Tokenize units by a kernel.
+
+    Args:
+        kernel: Writes `out_done` uint8[U], `out_offsets` int64[U + 1] and `out_tokens` int32[most_tokens, 3], and
+            returns the number of tokens; see `kernels.wordpiece.split_units`.
+        units: U.
+        most_tokens: The most tokens that there can be.
+
+    Returns:
+        bool[U], the units that the kernel could do, and the tokens of all units; the others have none.
+    """
+    done, offsets = np.empty(units, np.uint8), np.empty(units + 1, np.int64)
+    tokens = np.empty((most_tokens, 3), np.int32)
+    ids, char_start, char_end = tokens[: kernel(done, offsets, tokens)].T
+    return done.astype(bool), EncodedTexts(ids, char_start, char_end, offsets)
 
 
 def _flat(rows: Iterable[Iterable[int]], total: int) -> Int32s:

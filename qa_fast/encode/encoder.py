@@ -1,8 +1,8 @@
 """Texts to flat token ids and character offsets.
 
-`TextEncoder` owns a Rust tokenizer and what the other stages need to know of it. `encode` gives each text's tokens
-without special ones; windows and special tokens are laid out later, by kernels, from these flat arrays, so that a
-text that occurs many times is encoded once.
+`TextEncoder` owns a Rust tokenizer and the facts about it that other stages need. `encode` returns the tokens of each
+text without special tokens. Kernels later lay out windows and special tokens from these flat arrays, so a text that
+occurs many times is encoded once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import orjson
 import pyarrow as pa
 
 from qa_fast.encode.convert import converted
-from qa_fast.encode.cuts import NotAllowedError, choose_rule
+from qa_fast.encode.cuts import NotAllowedError, choose_rule, trimming_processors
 from qa_fast.encode.direct import EncodedTexts, encode_strings
 from qa_fast.encode.template import PairTemplate, probe_template
 from qa_fast.encode.untrusted import check_ids, check_rows, check_settings, one_line
@@ -33,24 +33,24 @@ from qa_fast.schema import ENCODE_MODES
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Texts that the fast way is compared on with the direct one before it is trusted with the rest.
+# Texts on which the fast way is compared with the direct one before it is used for the rest.
 _CHECKED_TEXTS = 48
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A Rust tokenizer with what featurizing needs to know of it.
+    """A Rust tokenizer and the facts about it that featurizing needs.
 
     Attributes:
-        tokenizer: Without truncation and padding.
-        settings: The parsed tokenizer.json, less truncation and padding.
+        tokenizer: The tokenizer, which neither truncates nor pads.
+        settings: The parsed tokenizer.json, without truncation and padding.
         template: Special tokens around a pair.
         cls_id: Id of CLS.
         pad_id: Id of the padding token.
         has_token_types: Whether the model takes token_type_ids.
         tokenizer_hash: SHA-256 of `settings`: equal hashes give equal tokens.
-        space_led: uint8[vocabulary] marking ids that begin with a space, where the post-processor trims offsets and
-            adds a prefix space; else empty. See `kernels.labels.head_start`.
+        space_led: uint8[vocabulary], 1 for ids that begin with a space, if the post-processor trims offsets and adds a
+            prefix space; else empty. See `kernels.labels.head_start`.
         way: How texts are encoded.
     """
 
@@ -68,26 +68,26 @@ class TextEncoder:
         """Encode each text on its own.
 
         Args:
-            texts: string [U], without white space at the start.
-            with_chars: Whether character offsets are wanted; they may be empty otherwise.
+            texts: string [U], without leading white space.
+            with_chars: Whether character offsets are wanted; without them their arrays may be empty.
 
         Returns:
-            Their tokens, in order, offsets in characters of each text.
+            The tokens in order, with offsets in characters of each text.
         """
         with one_line():
             return self.way.encode(texts, with_chars)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as what it was made of; what has been learnt of units stays behind."""
+        """Pickle the arguments of `encoder_of`; known units are left behind."""
         made_of = (canonical_settings(self.settings), self.cls_id, self.pad_id, self.has_token_types, self.way.mode)
         return encoder_of, made_of
 
 
 class Way:
-    """How texts are encoded: by their units where that is known to be exact, else directly.
+    """Encodes texts by their units if that is known to be exact, else directly.
 
-    The choice is made from tokenizer.json and checked once on a sample of the first texts; `reason` says why the direct
-    way is taken, if it is.
+    The choice is made from tokenizer.json and checked once on a sample of the first texts. `reason` says why texts are
+    encoded directly; it is None if they are not.
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any], mode: str, say: Callable[[str], None]) -> None:
@@ -108,7 +108,7 @@ class Way:
             with self._lock:
                 if self._words is not None and not self._checked:
                     self._check(texts)
-        words = self._words  # another thread's check may take it away
+        words = self._words  # the check of another thread may remove it
         if words is not None:
             return words.encode(texts, with_chars)
         distinct = texts.dictionary_encode()
@@ -116,14 +116,14 @@ class Way:
         return encoded.take(distinct.indices.to_numpy(zero_copy_only=False))
 
     def _check(self, texts: pa.Array) -> None:
-        """Compare both ways on texts spread over the given ones."""
+        """Compare both ways on a sample of the texts."""
         assert self._words is not None
         rows = np.unique(np.linspace(0, len(texts) - 1, min(_CHECKED_TEXTS, len(texts))).astype(np.int64))
         sample = texts.take(pa.array(rows))
         fast, slow = self._words.encode(sample), encode_strings(self._tokenizer, sample.to_pylist())
         if not same_tokens(fast, slow):
             self._fall_back("its units do not give the tokens of the whole texts")
-        self._checked = len(texts) > 0  # last: other threads go on as soon as they see it
+        self._checked = len(texts) > 0  # last: other threads continue as soon as they see it
 
     def _fall_back(self, reason: str) -> None:
         if self.mode == "words":
@@ -135,7 +135,7 @@ class Way:
 
 
 def same_tokens(left: EncodedTexts, right: EncodedTexts) -> bool:
-    """Whether two encodings of the same texts agree in every id, offset and count."""
+    """Return whether two encodings of the same texts agree in every id, offset and count."""
     return all(
         np.array_equal(getattr(left, name), getattr(right, name))
         for name in ("ids", "char_start", "char_end", "offsets")
@@ -146,14 +146,14 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
     """Read the tokenizer of a model folder.
 
     Args:
-        folder: Holds tokenizer.json, or what transformers can make a fast tokenizer from; config.json and
-            tokenizer_config.json are read where present.
-        mode: "auto", "direct" (text by text) or "words" (by distinct units, an error where that is not exact).
-        say: Called with a line where the direct way must be taken.
+        folder: Holds tokenizer.json, or files that transformers can make a fast tokenizer from; config.json and
+            tokenizer_config.json are read if present.
+        mode: "auto", "direct" (text by text) or "words" (by distinct units; an error if that is not exact).
+        say: Called with a line if texts must be encoded directly.
 
     Raises:
-        UserError: No tokenizer there, not a fast one, one without a CLS or padding token, one with ids that the model
-            of config.json has no rows for, or one with settings that `untrusted` refuses.
+        UserError: The folder has no tokenizer, or one that is not fast, lacks a CLS or padding token, has ids that the
+            model of config.json has no rows for, or has settings that `untrusted` refuses.
     """
     if mode not in ENCODE_MODES:
         raise UserError(f"--encode must be one of {', '.join(ENCODE_MODES)}; received {mode!r}")
@@ -184,7 +184,7 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
     elif "type_vocab_size" in config:
         has_types = Fields(config).size("type_vocab_size", least=0, most=MOST_TYPES) > 1
     elif "model_type" in config:
-        has_types = False  # models that have token types say how many
+        has_types = False  # models with token types state their number
     else:
         has_types = bool(template.part_types.max(initial=0) > 0)
     with one_line(folder):
@@ -192,15 +192,15 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
 
 
 def canonical_settings(settings: dict[str, Any]) -> bytes:
-    """tokenizer.json with sorted keys: equal bytes, equal tokens."""
+    """Return tokenizer.json with sorted keys: equal bytes mean equal tokens."""
     return orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
 
 
 def encoder_of(settings: bytes, cls_id: int, pad_id: int, has_token_types: bool, mode: str = "auto") -> TextEncoder:
-    """An encoder from what one was made of, without a model folder.
+    """Return an encoder without reading a model folder.
 
     Args:
-        settings: Of `canonical_settings`.
+        settings: A tokenizer.json, as `canonical_settings` returns it.
         cls_id: Id of CLS.
         pad_id: Id of the padding token.
         has_token_types: Whether the model takes token_type_ids.
@@ -239,7 +239,7 @@ def _assembled(
 
 
 def _agrees(settings: dict[str, Any], names: dict[str, Any]) -> bool:
-    """Whether tokenizer.json works as tokenizer_config.json says; transformers follows the latter."""
+    """Return whether tokenizer.json does what tokenizer_config.json says; transformers follows the latter."""
     pre = settings.get("pre_tokenizer") or {}
     space = pre.get("add_prefix_space")
     if pre.get("type") == "ByteLevel" and names.get("add_prefix_space", space) != space:
@@ -252,7 +252,7 @@ def _agrees(settings: dict[str, Any], names: dict[str, Any]) -> bool:
         ("strip_accents", "strip_accents"),
         ("tokenize_chinese_chars", "handle_chinese_chars"),
     )
-    return all(names[said] == normalizer.get(done) for said, done in pairs if said in names)
+    return all(names[name] == normalizer.get(field) for name, field in pairs if name in names)
 
 
 def _special_id(tokenizer: Tokenizer, folder: Path, role: str, named: Any, usual: tuple[str, ...]) -> int:
@@ -263,24 +263,20 @@ def _special_id(tokenizer: Tokenizer, folder: Path, role: str, named: Any, usual
             "tokenizer_config.json"
         )
     for token in (content,) if content else usual:
-        found = tokenizer.token_to_id(token)
-        if found is not None:
-            return int(found)
-    what = f"{shown(content)}, which is not in its vocabulary" if content else "none named"
+        token_id = tokenizer.token_to_id(token)
+        if token_id is not None:
+            return int(token_id)
+    received = f"{shown(content)}, which is not in its vocabulary" if content else "none named"
     raise UserError(
-        f"the tokenizer must have a {role} token; received {what} ({folder}): "
+        f"the tokenizer must have a {role} token; received {received} ({folder}): "
         "name one in tokenizer_config.json, or choose a model made for question answering"
     )
 
 
 def _space_led(tokenizer: Tokenizer, settings: dict[str, Any]) -> np.ndarray:
-    processors = [settings.get("post_processor") or {}]
-    processors += processors[0].get("processors", [])
-    concerned = any(
-        p.get("type") in ("RobertaProcessing", "ByteLevel") and p.get("trim_offsets") and p.get("add_prefix_space")
-        for p in processors
-    )
-    if not concerned:
+    """Return `TextEncoder.space_led`."""
+    steps = trimming_processors(settings)
+    if not any(step.get("trim_offsets") and step.get("add_prefix_space") for step in steps):
         return np.zeros(0, np.uint8)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     marks = np.zeros(max(vocabulary.values()) + 1, np.uint8)

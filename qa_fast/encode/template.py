@@ -1,7 +1,7 @@
-"""The special tokens around a question and its context, read off the tokenizer by probing it once.
+"""The special tokens around a question and its context, found by encoding one pair with the tokenizer.
 
-Every pair encoding is `prefix question middle context suffix`; asking the tokenizer's own post-processor for one
-pair tells the ids and type ids of all five parts, whatever kind of post-processor it is.
+Every pair is encoded as `prefix question middle context suffix`. The encoding of one pair therefore shows the ids and
+type ids of all five parts, whatever kind of post-processor the tokenizer has.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairTemplate:
-    """What stands around a question and its context.
+    """The special tokens around a question and its context.
 
     Attributes:
         prefix: int32[.], special ids before the question.
@@ -40,16 +40,16 @@ class PairTemplate:
 
     @property
     def special_tokens(self) -> int:
-        """How many special tokens a pair gets."""
+        """The number of special tokens in a pair."""
         return len(self.prefix) + len(self.middle) + len(self.suffix)
 
     @property
     def highest_id(self) -> int:
-        """Of the special tokens; -1 where there is none."""
+        """The highest id of a special token; -1 if there is none."""
         return int(np.concatenate([self.prefix, self.middle, self.suffix]).max(initial=-1))
 
     def cls_positions(self, feature_lengths: Int32s) -> Int32s:
-        """int32[F]: the position of CLS in features of the given lengths int32[F]."""
+        """Return int32[F]: the position of CLS in features of the given lengths int32[F]."""
         if self.cls_in_prefix:
             return np.full(len(feature_lengths), self.cls_offset, np.int32)
         return (feature_lengths - len(self.suffix) + self.cls_offset).astype(np.int32)
@@ -59,11 +59,11 @@ def probe_template(tokenizer: Tokenizer, cls_id: int) -> PairTemplate:
     """Read the template off a tokenizer.
 
     Args:
-        tokenizer: Without truncation and padding.
+        tokenizer: A tokenizer that neither truncates nor pads.
         cls_id: Id of its CLS token.
 
     Raises:
-        UserError: A pair does not come out as question, then context, or holds no CLS.
+        UserError: A pair is not encoded as question, then context, or holds no CLS.
     """
     pair = tokenizer.encode("a", "b")
     ids, types = np.array(pair.ids, np.int32), np.array(pair.type_ids, np.int8)

@@ -1,1 +1,1 @@
-"""Takes Arrow tables of examples and an encoder; gives model inputs as flat arrays: cut into windows and labelled."""
+"""Take Arrow tables of examples and an encoder; return windowed and labelled model inputs as flat arrays."""

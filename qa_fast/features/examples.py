@@ -1,12 +1,13 @@
-"""Examples as flat buffers, checked: what is right goes on, what is wrong is rejected with its reason.
+"""Checks of raw examples: good ones become flat buffers, bad ones are rejected with a reason.
 
-`check_examples` takes one table of raw examples (columns of `EXAMPLES`) and returns the good rows as
-`Examples`, ready for the kernels, and a `Reject` for each other row. Checks run in kernels over whole columns;
-Python looks only at the rows that failed one.
+`check_examples` takes one table of raw examples (columns of `EXAMPLES`) and returns the good rows as `Examples`, ready
+for the kernels, and a `Reject` for each other row. Kernels check whole columns; Python looks only at the rows that
+failed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,11 +20,15 @@ from qa_fast.kernels import hashing, text
 from qa_fast.raw import ANSWERS_TYPE, Reject
 from qa_fast.schema import Int32s, Int64s
 
-# Longest texts in bytes of UTF-8: working memory is some fifty times a context's bytes, more of a question's. No
-# model takes a question of a thousandth of this, and books are a tenth of such a context.
+# Longest texts in bytes of UTF-8. Working memory is some fifty times the bytes of a context, and more for a question.
+# No model takes a question of a thousandth of this limit, and books have a tenth of the limit for contexts.
 MOST_CONTEXT_BYTES = 1 << 24
 MOST_QUESTION_BYTES = 1 << 20
 MOST_ID_BYTES = 1 << 16
+
+
+# Rows that break a rule, bool[E], and the reason for one of them.
+Rule = tuple[np.ndarray, Callable[[int], str]]
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,10 @@ class Examples:
         questions: string [E], as given.
         contexts: string [D], as given.
         context_index: int32[E].
-        answers: struct [E] of `ANSWERS_TYPE`, repaired where a repair was made.
-        answer_char_start: int64[E], first answer's start in characters of the context as given; -1: unanswerable.
-        answer_chars: int32[E], first answer's length in characters; 0: unanswerable.
-        span_start: int32[E], first answer without white space at its ends, in the context as given; -1: unanswerable.
+        answers: struct [E] of `ANSWERS_TYPE`, after repairs.
+        answer_char_start: int64[E], start of the first answer in characters of the context as given; -1: unanswerable.
+        answer_chars: int32[E], length of the first answer in characters; 0: unanswerable.
+        span_start: int32[E], start of the first answer without surrounding white space; -1: unanswerable.
         span_end: int32[E], one past its last character.
     """
 
@@ -56,7 +61,7 @@ class Examples:
         return len(self.context_index)
 
     def take(self, rows: Int64s) -> Examples:
-        """The given rows, in that order; contexts stay as they are."""
+        """Return the given rows, in that order; contexts stay as they are."""
         indices = pa.array(rows)
         return replace(
             self,
@@ -71,7 +76,7 @@ class Examples:
         )
 
     def without_unused_contexts(self) -> Examples:
-        """The same examples over the contexts that they use, so that no others are encoded and stored."""
+        """Return the same examples over the contexts that they use, so that no others are encoded and stored."""
         rows, index = used_rows(self.context_index, len(self.contexts))
         if len(rows) == len(self.contexts):
             return self
@@ -79,14 +84,14 @@ class Examples:
 
 
 def id_hashes(ids: pa.Array) -> np.ndarray:
-    """uint64[2n]: 127 bits of hash of each text, high and low word (see `kernels.hashing`)."""
+    """Return 127 bits of hash of each text, high and low word: uint64[2n]; see `kernels.hashing`."""
     flat, out = text_buffers(ids), np.zeros(2 * len(ids), np.uint64)
     hashing.hash_texts(flat.values, flat.offsets, out)
     return out
 
 
 class IdSet:
-    """The ids seen so far, at 18 to 37 bytes each (see `kernels.hashing`)."""
+    """A set of ids, at 18 to 37 bytes each; see `kernels.hashing`."""
 
     def __init__(self) -> None:
         self._slots = np.zeros(2 * (1 << 12), np.uint64)
@@ -99,14 +104,14 @@ class IdSet:
             ids: string [n].
 
         Returns:
-            bool[n], True where the id came before, in this call or an earlier one.
+            bool[n], True if the id occurred before, in this call or an earlier one.
         """
         return self.add_hashes(id_hashes(ids))
 
     def add_hashes(self, hashes: np.ndarray) -> np.ndarray:
-        """As `add`, of ids hashed already: uint64[2n]."""
+        """Remember ids that are already hashed, uint64[2n]; see `add`."""
         rows, capacity = len(hashes) // 2, len(self._slots) // 2
-        while 8 * (self._entries + rows) > 7 * capacity:  # fuller is slower, emptier takes more memory
+        while 8 * (self._entries + rows) > 7 * capacity:  # a fuller table is slower, an emptier one takes more memory
             capacity *= 2
         if 2 * capacity > len(self._slots):
             larger = np.zeros(2 * capacity, np.uint64)
@@ -123,57 +128,55 @@ def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, lis
 
     Args:
         table: Columns of `EXAMPLES`; E rows.
-        repeated: bool[E], rows whose id came before, as `IdSet.add` says.
+        repeated: bool[E], rows whose id occurred before, as `IdSet.add` returns them.
 
     Returns:
-        The good examples, the rejects in row order, and how many first answers were repaired: an answer that does not
-        stand at its start is put where `_place` finds it. Other answers are not looked at.
+        The good examples, the rejects in row order, and the number of first answers that were repaired: an answer that
+        is not at its start is moved to where `_place` finds it. Other answers are not checked.
     """
     ids, questions = one_chunk(table["id"]), one_chunk(table["question"])
     context_column, answers = one_chunk(table["context"]), one_chunk(table["answers"])
     contexts = context_column.dictionary
     context_index = context_column.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
-
-    blank_question = _blank(questions)
-    blank_context = _blank(contexts)[context_index]
     starts, first_answers, uneven = _first_answers(answers)
-    nulls = _with_nulls(answers)
-    id_bytes, question_bytes, context_bytes = (_bytes(texts) for texts in (ids, questions, contexts))
-    nameless, long_id = id_bytes == 0, id_bytes > MOST_ID_BYTES
-    too_long = long_id | (question_bytes > MOST_QUESTION_BYTES) | (context_bytes > MOST_CONTEXT_BYTES)[context_index]
+    id_bytes, question_bytes, context_bytes = _bytes(ids), _bytes(questions), _bytes(contexts)[context_index]
     status, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts)
 
-    reasons: dict[int, str] = {}
-    repaired: dict[int, tuple[int, str]] = {}
-    wrong = (
-        nameless | too_long | repeated | blank_question | blank_context | uneven | nulls | (status != text.ANSWER_OK)
+    def too_long(what: str, sizes: Int64s, most: int, remedy: str = "") -> Rule:
+        return sizes > most, lambda row: f"{what} must be at most {most:,} bytes; received {sizes[row]:,}{remedy}"
+
+    blank = "must not be empty; received only white space or nothing"
+    rules: tuple[Rule, ...] = (
+        (id_bytes == 0, lambda _: "an id must not be empty; received none"),
+        too_long("an id", id_bytes, MOST_ID_BYTES),
+        too_long("a question", question_bytes, MOST_QUESTION_BYTES),
+        too_long("a context", context_bytes, MOST_CONTEXT_BYTES, ": cut it into documents"),
+        (repeated, lambda row: f"ids must be unique; received {shown(ids[row].as_py())} again"),
+        (_blank(questions), lambda _: f"a question {blank}"),
+        (_blank(contexts)[context_index], lambda _: f"a context {blank}"),
+        (uneven, lambda _: "answers need as many answer_start as text; received lists of different lengths"),
+        (
+            _with_nulls(answers),
+            lambda _: "an answer must have a text and an answer_start; received null for one of them",
+        ),
+        (_blank(first_answers) & (status != text.ANSWER_OK), lambda _: f"an answer's text {blank}"),
     )
-    for row in np.flatnonzero(wrong).tolist():
-        if nameless[row]:
-            reasons[row] = "an id must not be empty; received none"
-        elif too_long[row]:
-            reasons[row] = _too_long(
-                int(id_bytes[row]), int(question_bytes[row]), int(context_bytes[context_index[row]])
-            )
-        elif repeated[row]:
-            reasons[row] = f"ids must be unique; received {shown(ids[row].as_py())} again"
-        elif blank_question[row]:
-            reasons[row] = "a question must not be empty; received only white space or nothing"
-        elif blank_context[row]:
-            reasons[row] = "a context must not be empty; received only white space or nothing"
-        elif uneven[row]:
-            reasons[row] = "answers need as many answer_start as text; received lists of different lengths"
-        elif nulls[row]:
-            reasons[row] = "an answer must have a text and an answer_start; received null for one of them"
-        elif not (answer := first_answers[row].as_py()).strip():
-            reasons[row] = "an answer's text must not be empty; received only white space or nothing"
+    reasons: dict[int, str] = {}
+    for broken, reason in rules:
+        for row in np.flatnonzero(broken).tolist():
+            if row not in reasons:
+                reasons[row] = reason(row)
+
+    repaired: dict[int, tuple[int, str]] = {}
+    for row in np.flatnonzero(status != text.ANSWER_OK).tolist():
+        if row in reasons:
+            continue
+        context, answer = contexts[int(context_index[row])].as_py(), first_answers[row].as_py()
+        place = _place(context, answer, int(starts[row]))
+        if place is None:
+            reasons[row] = _misplaced(context, answer, int(starts[row]), int(status[row]))
         else:
-            context = contexts[int(context_index[row])].as_py()
-            place = _place(context, answer, int(starts[row]))
-            if place is None:
-                reasons[row] = _misplaced(context, answer, int(starts[row]), int(status[row]))
-            else:
-                repaired[row] = place
+            repaired[row] = place
     if repaired:
         answers = _with_first_answers(answers, repaired)
         starts, first_answers, _ = _first_answers(answers)
@@ -186,26 +189,19 @@ def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, lis
         good = np.ones(len(ids), bool)
         good[list(reasons)] = False
         examples = examples.take(np.flatnonzero(good))
-    examples = examples.without_unused_contexts()
-    rejects = [Reject("" if long_id[row] else str(ids[row].as_py()), reason) for row, reason in reasons.items()]
-    return examples, rejects, len(repaired)
+    # An id that is too long is left out of the report too.
+    names = {row: "" if id_bytes[row] > MOST_ID_BYTES else str(ids[row].as_py()) for row in sorted(reasons)}
+    rejects = [Reject(name, reasons[row]) for row, name in names.items()]
+    return examples.without_unused_contexts(), rejects, len(repaired)
 
 
 def _bytes(strings: pa.Array) -> Int64s:
-    """int64[n]: of each text, in UTF-8."""
-    return np.diff(text_buffers(strings).offsets)
-
-
-def _too_long(of_id: int, of_question: int, of_context: int) -> str:
-    if of_id > MOST_ID_BYTES:
-        return f"an id must be at most {MOST_ID_BYTES:,} bytes; received {of_id:,}"
-    if of_question > MOST_QUESTION_BYTES:
-        return f"a question must be at most {MOST_QUESTION_BYTES:,} bytes; received {of_question:,}"
-    return f"a context must be at most {MOST_CONTEXT_BYTES:,} bytes; received {of_context:,}: cut it into documents"
+    """Return the size of each text in UTF-8, int64[n]."""
+    return text_buffers(strings).lengths
 
 
 def leading_space(strings: pa.Array) -> tuple[Int64s, Int32s]:
-    """White space at each text's start, as `str.lstrip` counts it: bytes int64[n] and characters int32[n]."""
+    """Return the white space that `str.lstrip` takes off each text: bytes int64[n] and characters int32[n]."""
     flat = text_buffers(strings)
     out_bytes, out_chars = np.zeros(len(strings), np.int64), np.zeros(len(strings), np.int32)
     text.measure_leading_space(flat.values, flat.offsets, out_bytes, out_chars)
@@ -213,9 +209,9 @@ def leading_space(strings: pa.Array) -> tuple[Int64s, Int32s]:
 
 
 def _blank(strings: pa.Array) -> np.ndarray:
-    """bool[n]: nothing but white space."""
-    out_bytes, _ = leading_space(strings)
-    return np.asarray(out_bytes == np.diff(text_buffers(strings).offsets))
+    """Return bool[n]: texts of nothing but white space."""
+    space, _ = leading_space(strings)
+    return np.asarray(space == _bytes(strings))
 
 
 def _chars(strings: pa.Array) -> Int32s:
@@ -226,7 +222,7 @@ def _chars(strings: pa.Array) -> Int32s:
 
 
 def _first_answers(answers: pa.Array) -> tuple[Int64s, pa.Array, np.ndarray]:
-    """Start int64[E] (-1: none) and text string [E] (null: none) of each first answer, and rows with uneven lists."""
+    """Return start int64[E] (-1: none) and text [E] (null: none) of the first answers, and bool[E] of uneven lists."""
     texts, starts = answers.field("text"), answers.field("answer_start")
     counts = pc.fill_null(pc.list_value_length(texts), 0).to_numpy(zero_copy_only=False)
     start_counts = pc.fill_null(pc.list_value_length(starts), 0).to_numpy(zero_copy_only=False)
@@ -241,7 +237,7 @@ def _first_answers(answers: pa.Array) -> tuple[Int64s, pa.Array, np.ndarray]:
 
 
 def _with_nulls(answers: pa.Array) -> np.ndarray:
-    """bool[E]: rows with a null among their answers' texts or starts."""
+    """Return bool[E]: rows with a null among the texts or starts of their answers."""
     out = np.zeros(len(answers), bool)
     for name in ("text", "answer_start"):
         lists = answers.field(name)
@@ -268,39 +264,37 @@ def _check_spans(
 
 
 def _place(context: str, answer: str, start: int) -> tuple[int, str] | None:
-    """Where a misplaced answer stands, and its text there; None where that is not certain.
+    """Return the place of a misplaced answer and its text there; None if they are not certain.
 
-    White space at an answer's ends says nothing about its place: files are full of answers that were given or lost
-    some after they were marked. So an answer is at its start if it is there but for white space, however often it
-    stands elsewhere; then at most one place comes into question, behind the white space that the context has there.
-    Failing that, it is wherever it stands as the only one: as given, else without white space at its ends.
-    White space inside an answer is part of it.
+    In many files answers gained or lost surrounding white space after they were marked. If the text without it follows
+    at `start`, after any white space of the context, the answer is there, however often it occurs elsewhere. Otherwise
+    the answer is where it occurs exactly once: as given, or else without surrounding white space. White space inside an
+    answer is part of it.
     """
     stripped = answer.strip()
     if start >= 0:
         behind_space = len(context) - len(context[start:].lstrip())
         if context.startswith(stripped, behind_space):
             return behind_space, stripped
-    for text_there in (answer, stripped):
-        first = context.find(text_there)
-        if first >= 0 and context.find(text_there, first + 1) < 0:
-            return first, text_there
+    for candidate in (answer, stripped):
+        first = context.find(candidate)
+        if first >= 0 and context.find(candidate, first + 1) < 0:
+            return first, candidate
     return None
 
 
 def _misplaced(context: str, answer: str, start: int, status: int) -> str:
-    is_there = answer.strip() in context
-    found = "it stands in several places elsewhere" if is_there else "it is nowhere in the context"
+    occurs = answer.strip() in context
+    elsewhere = "it stands in several places elsewhere" if occurs else "it is nowhere in the context"
     if status == text.ANSWER_OUTSIDE:
         at = -1 if start == -2 else start
-        return f"answer_start must lie inside the context of {len(context)} characters; received {at}, and {found}"
-    there = context[start : start + len(answer)]
-    received = f"received {shown(answer)}, there is {shown(there)}"
-    return f"the answer's text must stand at answer_start={start}; {received}, and {found}"
+        return f"answer_start must lie inside the context of {len(context)} characters; received {at}, and {elsewhere}"
+    received = f"received {shown(answer)}, there is {shown(context[start : start + len(answer)])}"
+    return f"the answer's text must stand at answer_start={start}; {received}, and {elsewhere}"
 
 
 def _with_first_answers(answers: pa.Array, repaired: dict[int, tuple[int, str]]) -> pa.Array:
-    """The answers with the first `answer_start` and `text` of the given rows, which increase, replaced."""
+    """Return the answers with the first `answer_start` and `text` of the given rows, in increasing order, replaced."""
     texts, starts = answers.field("text"), answers.field("answer_start")
     rows = np.fromiter(repaired, np.int64)
     new_starts, new_texts = zip(*repaired.values(), strict=True)

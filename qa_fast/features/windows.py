@@ -1,7 +1,7 @@
 """Checked examples to model inputs: encode each distinct text once, cut windows, find labels, lay out ids.
 
-Four stages that can be timed on their own: `encode_examples` (Rust), `plan` (windows), `label` and `lay_out`
-(Numba over flat arrays). Peak memory is the encoded texts plus one output; there is no Python object per feature.
+These are four stages that can be timed separately: `encode_examples` (Rust and Numba), `plan`, `label` and `lay_out`
+(Numba over flat arrays). Peak memory is the encoded texts and one output; no Python object is made for each feature.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class EncodedExamples:
     """E examples with their distinct texts encoded.
 
     Attributes:
-        examples: What was encoded.
-        questions: Encoded questions, white space at their start taken off.
+        examples: The examples.
+        questions: Encoded questions, without leading white space.
         question_index: int32[E], row in `questions`.
-        contexts: Encoded distinct contexts [D], white space at their start taken off; offsets count from there.
-        leading_chars: int32[D], characters taken off each context.
+        contexts: Encoded distinct contexts [D], without leading white space; character offsets count from there.
+        leading_chars: int32[D], characters of leading white space in each context.
     """
 
     examples: Examples
@@ -48,7 +48,7 @@ class EncodedExamples:
 
 @dataclass(frozen=True)
 class Windows:
-    """F windows over documents: where each starts and ends, and how long its feature is.
+    """F windows over documents, and the lengths of their features.
 
     Attributes:
         example_index: int32[F].
@@ -72,7 +72,7 @@ class Windows:
         return len(self.lengths)
 
     def take(self, rows: Int64s | slice) -> Windows:
-        """The given rows, in that order."""
+        """Return the given rows, in that order."""
         return Windows(**{name: column[rows] for name, column in vars(self).items()})
 
 
@@ -83,7 +83,7 @@ class Labels:
     Attributes:
         start_positions: int32[F], of the answer's first token, or of CLS.
         end_positions: int32[F], of its last token (inclusive), or of CLS.
-        differences: How many of the features `exact` and `reference` label differently, by cause.
+        differences: Number of features that `exact` and `reference` label differently, by cause.
     """
 
     start_positions: Int32s
@@ -110,7 +110,7 @@ def encode_examples(examples: Examples, encoder: TextEncoder) -> EncodedExamples
 
 
 def _stripped(texts: pa.Array) -> tuple[pa.Array, Int32s]:
-    """The texts [U] without white space at their start, and how many characters that took off each, int32[U]."""
+    """Return the texts [U] without leading white space, and the number of characters that each lost, int32[U]."""
     lead_bytes, lead_chars = leading_space(texts)
     if not lead_bytes.any():
         return texts, lead_chars
@@ -118,7 +118,7 @@ def _stripped(texts: pa.Array) -> tuple[pa.Array, Int32s]:
 
 
 def _cut(texts: pa.Array, lead_bytes: Int64s) -> pa.Array:
-    """The texts without their first bytes; what lies between two cuts is copied in one piece."""
+    """Return the texts without their first `lead_bytes`; the bytes between two cuts are copied in one piece."""
     flat = text_buffers(texts)
     rows = np.flatnonzero(lead_bytes)
     begins = np.append(flat.offsets[0], flat.offsets[rows] + lead_bytes[rows])
@@ -128,10 +128,10 @@ def _cut(texts: pa.Array, lead_bytes: Int64s) -> pa.Array:
 
 
 def no_room(encoded: EncodedExamples, template: PairTemplate, config: FeatureConfig) -> list[tuple[int, Reject]]:
-    """Examples that no window can be cut for, with their rows: the question leaves too little room.
+    """Return the examples whose question leaves too little room for a window, with their rows.
 
-    A question and its context that fit together need no window and so no overlap; otherwise a window must hold
-    more context than the overlap, or it could not move on.
+    A question and a context that fit into one feature need no overlap. Otherwise a window must hold more context than
+    the overlap, or the next one could not move on.
     """
     question_tokens = np.diff(encoded.questions.offsets)[encoded.question_index]
     context_tokens = np.diff(encoded.contexts.offsets)[encoded.examples.context_index]
@@ -152,7 +152,7 @@ def no_room(encoded: EncodedExamples, template: PairTemplate, config: FeatureCon
 
 
 def plan(encoded: EncodedExamples, template: PairTemplate, config: FeatureConfig) -> Windows:
-    """Cut every example's document into windows; rows that `no_room` names must have been taken out."""
+    """Cut every example's document into windows; rows that `no_room` returns must have been removed."""
     return plan_windows(
         np.diff(encoded.questions.offsets)[encoded.question_index].astype(np.int32),
         np.diff(encoded.contexts.offsets)[encoded.examples.context_index].astype(np.int32),
@@ -170,7 +170,7 @@ def plan_windows(
         question_tokens: int32[E].
         context_tokens: int32[E].
         template: Special tokens of a pair.
-        config: Its max_length and doc_stride.
+        config: max_length and doc_stride.
 
     Returns:
         The windows, in example order.
@@ -198,9 +198,9 @@ def plan_windows(
 
 
 def label(encoded: EncodedExamples, windows: Windows, config: FeatureConfig, space_led: np.ndarray) -> Labels:
-    """Find each feature's answer, in both ways, and count by cause where the two differ.
+    """Label each feature in both modes, and count the differences by cause.
 
-    Both are computed always: they cost little, and the count tells a user what the choice of labels changes.
+    Both are always computed: they cost little, and the counts tell a user what the choice of labels changes.
     """
     examples, contexts = encoded.examples, encoded.contexts
     rows = len(windows)
@@ -273,7 +273,7 @@ def lay_out(
 
 
 def as_features(windows: Windows, labels: Labels, ids: Ragged, types: Ragged | None) -> Features:
-    """The stages' outputs in one record."""
+    """Return the outputs of the stages in one record."""
     return Features(
         input_ids=ids,
         token_type_ids=types,
@@ -294,7 +294,7 @@ class Featurized:
     Attributes:
         encoded: The examples that have features, with their encoded texts.
         windows: F windows.
-        labels: Of the F windows.
+        labels: Labels of the F windows.
         rejects: Examples that no window can be cut for.
     """
 
@@ -330,9 +330,9 @@ def featurize_examples(
     Args:
         examples: Checked examples.
         encoder: The model's tokenizer.
-        config: Window sizes and kind of labels.
+        config: Window sizes and label mode.
         drop: Leave out windows of answerable questions that do not hold the answer.
-        stage: Entered with the name of each stage, to time it.
+        stage: Context manager that is entered with the name of each stage, to time it.
     """
     with stage("encode"):
         encoded = encode_examples(examples, encoder)
@@ -362,16 +362,15 @@ def cut_features(
     encoder: TextEncoder,
     config: FeatureConfig,
 ) -> Features:
-    """Features without answers, for inference: every label is at CLS.
+    """Return features without answers, for inference: every label is at CLS.
 
     Args:
         questions: Encoded distinct questions.
         contexts: Encoded distinct contexts.
         question_index: int32[E].
         context_index: int32[E].
-        encoder: Its template and whether the model takes token_type_ids.
-        config: Window sizes. Each question must leave room for more context than doc_stride where its context does
-            not fit.
+        encoder: The model's tokenizer.
+        config: Window sizes. If a context does not fit, its question must leave room for more context than doc_stride.
     """
     windows = plan_windows(
         np.diff(questions.offsets)[question_index].astype(np.int32),

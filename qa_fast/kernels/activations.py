@@ -1,4 +1,4 @@
-"""Bias and activation of a feed-forward part's inner vectors, and back."""
+"""Bias and activation of the inner vectors of a feed-forward layer, and their gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CUBE = _F(0.044715)
 
 @njit(inline="always")
 def _sigmoid(x: np.float32) -> np.float32:
-    """1 / (1 + e^-x), by an exponential that cannot overflow."""
+    """Return 1 / (1 + e^-x), by an exponential that cannot overflow."""
     power = exponential(-abs(x))
     share = _F(1.0) / (_F(1.0) + power)
     return share if x >= _F(0.0) else power * share
@@ -30,7 +30,7 @@ def activate(
     begin: int,
     end: int,
 ) -> None:
-    """The activation of x + bias for the rows [begin, end)."""
+    """Write the activation of x + bias for the rows [begin, end), which must belong to this call. Cost: O(rows * I)."""
     width = x.shape[1]
     for row in range(begin, end):
         if kind == GELU:
@@ -53,16 +53,16 @@ def activate(
 
 @quick
 def activate_back(
-    x: np.ndarray,  # of `activate`, as all up to `kind`
+    x: np.ndarray,  # the arguments of `activate`, up to `kind`
     bias: np.ndarray,
     kind: int,
     upstream: np.ndarray,  # like x, the gradient of the result
-    out: np.ndarray,  # like x, that of x
-    out_sums: np.ndarray,  # float32[I], that of the bias from these rows alone; zeroed
+    out: np.ndarray,  # like x, the gradient of x
+    out_sums: np.ndarray,  # float32[I], the gradient of the bias from these rows alone; zeroed
     begin: int,
     end: int,
 ) -> None:
-    """The gradient of `activate` for the rows [begin, end)."""
+    """Write the gradient of `activate` for the rows [begin, end). Each call has its own `out_sums`."""
     width = x.shape[1]
     for row in range(begin, end):
         if kind == GELU:

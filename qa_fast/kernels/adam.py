@@ -1,4 +1,4 @@
-"""The optimizer's update in one pass over its arrays, in place but for the weights."""
+"""The optimizer's update in one pass over its arrays, in place except for the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sum_of_squares(
     begin: int,
     end: int,
 ) -> float:
-    """The sum of squares of x[begin:end]; summed in float32 over `_BLOCK` numbers at a time, those sums in float64."""
+    """Return the sum of squares of x[begin:end]: float32 sums of `_BLOCK` numbers each, added in float64."""
     total = 0.0
     for first in range(begin, end, _BLOCK):
         block, part = x[first : min(first + _BLOCK, end)], _F(0.0)
@@ -30,9 +30,9 @@ def sum_of_squares(
 def adam(
     weights: np.ndarray,  # float32[n]
     gradients: np.ndarray,  # float32[n]
-    firsts: np.ndarray,  # float32[n], running means of the gradients; brought forward
-    seconds: np.ndarray,  # float32[n], of their squares; brought forward
-    factor: np.float32,  # of the gradients: clipping, and the loss scale taken out
+    firsts: np.ndarray,  # float32[n], running means of the gradients; updated
+    seconds: np.ndarray,  # float32[n], running means of their squares; updated
+    factor: np.float32,  # multiplies the gradients: clipping, and 1 / loss scale
     rate: np.float32,
     decay: np.float32,  # 0 for weights that do not decay
     betas: np.ndarray,  # float32[3, 2]: both betas, 1 - beta of each, 1 - beta^count of each
@@ -41,12 +41,12 @@ def adam(
     begin: int,
     end: int,
 ) -> None:
-    """One step of AdamW for the numbers [begin, end); see `train.optimizer.update`."""
+    """Do one step of AdamW for the numbers [begin, end), which belong to this call; see `train.optimizer.update`."""
     beta_1, beta_2 = betas[0, 0], betas[0, 1]
     rest_1, rest_2 = betas[1, 0], betas[1, 1]
     correct_1, correct_2 = betas[2, 0], betas[2, 1]
-    # Two loops over what fits into the first cache, each over few arrays, which LLVM must find apart from each other to
-    # make vectors; and over slices, whose indices are never negative.
+    # Two loops over blocks that fit into the first cache. Each uses few arrays, which LLVM must prove to be disjoint
+    # before it makes vector instructions, and slices, whose indices are never negative.
     for at in range(begin, end, _BLOCK):
         last = min(at + _BLOCK, end)
         w, g, m, v, new = weights[at:last], gradients[at:last], firsts[at:last], seconds[at:last], out[at:last]

@@ -1,4 +1,4 @@
-"""The kernel that cuts a padded batch out of flat buffers."""
+"""The kernel that copies a padded batch out of flat buffers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _I8_MATRIX = types.Array(types.int8, 2, "C")
 @njit([VOID(I32_IN, I8_IN, I64_IN, I64_IN, I64, I32, _I32_MATRIX, _I8_MATRIX, I32_OUT)], cache=True, nogil=True)
 def cut_rows(
     ids: np.ndarray,  # int32[T], tokens of one chunk's features
-    types: np.ndarray,  # int8[T], or [0] where there are none
-    offsets: np.ndarray,  # int64[F + 1], of the chunk's features
-    rows: np.ndarray,  # int64[B], feature rows over all chunks; negative: padding row
+    types: np.ndarray,  # int8[T], or int8[0] if the features have none
+    offsets: np.ndarray,  # int64[F + 1], where each feature of the chunk begins in ids
+    rows: np.ndarray,  # int64[B], feature rows over all chunks; negative for a padding row
     first_row: int,  # row of the chunk's first feature
     pad_id: int,
     out_ids: np.ndarray,  # int32[B, L]
     out_types: np.ndarray,  # int8[B, L]
     out_lengths: np.ndarray,  # int32[B]
 ) -> None:
-    """Copy those of a batch's rows that lie in one chunk, padded; other rows are not touched.
+    """Copy the rows of a batch that are in one chunk, padded; other rows are not touched.
 
-    Tokens beyond L are left out. Cost: B * L copies. Distinct rows of the output are written independently.
+    Tokens beyond L are left out. The outputs must belong to this call while it runs. Cost: B * L copies.
     """
     features = len(offsets) - 1
     width = out_ids.shape[1]

@@ -1,8 +1,8 @@
-"""Arithmetic of the training kernels: bfloat16 as its bits, the exponential function, activations, dropout's choice.
+"""Arithmetic of the training kernels: bfloat16 as bits, the exponential function, activations, random bits of dropout.
 
-A number of a model's compute dtype is loaded by `widened` and stored by `narrowed`: float32 as it is, bfloat16 as
-uint16, the upper half of a float32's bits, since Numba has no such type. Everything between is float32, written
-without calls and branches so that LLVM makes vector instructions of it.
+A number of a model's compute dtype is loaded by `widened` and stored by `narrowed`. float32 is stored as it is, and
+bfloat16 as uint16, the upper half of the bits of a float32, since Numba has no such type. All arithmetic is float32,
+written without calls and branches so that LLVM makes vector instructions of it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from qa_fast.kernels.jit import njit
 
 
 def quick(kernel: Any) -> Any:
-    """Compile a kernel, when it is first called, once for a machine.
+    """Compile a kernel when it is first called, and keep it in the cache.
 
-    Sums may be taken in any order and products fused with sums; NaN and infinity are what they are. Divisions look for
-    no zero, which would be a branch.
+    Sums may be reordered and products fused with sums; NaN and infinity keep their meaning. Divisions do not check for
+    zero, since that would be a branch.
     """
     return njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")(kernel)
 
@@ -33,7 +33,7 @@ GELU, GELU_TANH, RELU, SILU = range(4)
 
 @intrinsic
 def _of_bits(typing_context: Any, bits: Any) -> Any:
-    """The float32 of the bits in a uint32."""
+    """Return the float32 whose bits are in a uint32."""
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -43,7 +43,7 @@ def _of_bits(typing_context: Any, bits: Any) -> Any:
 
 @intrinsic
 def _ordered(typing_context: Any, number: Any) -> Any:
-    """An int32 that grows with a float32; that of NaN is beyond infinity's."""
+    """Return an int32 that grows with a float32; for NaN it is beyond that of infinity."""
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = builder.bitcast(arguments[0], ir.IntType(32))
@@ -55,7 +55,7 @@ def _ordered(typing_context: Any, number: Any) -> Any:
 
 @intrinsic
 def _of_ordered(typing_context: Any, number: Any) -> Any:
-    """`_ordered` undone."""
+    """Return the float32 of an int32 that `_ordered` made."""
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         sign = builder.ashr(arguments[0], ir.Constant(ir.IntType(32), 31))
@@ -67,9 +67,9 @@ def _of_ordered(typing_context: Any, number: Any) -> Any:
 
 @njit(inline="always")
 def largest(numbers: np.ndarray) -> np.float32:
-    """The largest of float32[n]; NaN where one is, but for those with a sign.
+    """Return the largest of float32[n]; NaN if one is NaN without a sign bit.
 
-    By integers: LLVM makes no vector instructions of comparisons of floats that might be NaN.
+    The comparison is by integers, as LLVM makes no vector instructions of comparisons of floats that might be NaN.
     """
     highest = np.int32(-(2**31) + 1)
     for at in range(len(numbers)):
@@ -80,7 +80,7 @@ def largest(numbers: np.ndarray) -> np.float32:
 
 @intrinsic
 def _rounded(typing_context: Any, number: Any) -> Any:
-    """The bits of the nearest bfloat16 as uint16; some NaN, CUDA's among them, would be carried over into zero."""
+    """Return the bits of the nearest bfloat16 as uint16; NaN is treated apart, as rounding could turn it into 0."""
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         whole = ir.IntType(32)
@@ -94,8 +94,8 @@ def _rounded(typing_context: Any, number: Any) -> Any:
 
 
 def widened(stored: Any) -> Any:
-    """float32 of an element as it is stored: float32, or uint16 for bfloat16."""
-    raise NotImplementedError("called by kernels alone")
+    """Return the float32 of a stored element: float32, or uint16 for bfloat16."""
+    raise NotImplementedError("only kernels can call this")
 
 
 @overload(widened, inline="always")
@@ -113,8 +113,8 @@ def _widened(stored: Any) -> Any:
 
 
 def narrowed(number: Any, like: Any) -> Any:
-    """float32 as an array of `like` stores it: uint16 rounds to the nearest bfloat16, ties to even; NaN stays."""
-    raise NotImplementedError("called by kernels alone")
+    """Return a float32 as the array `like` stores it: uint16 is the nearest bfloat16, ties to even; NaN stays."""
+    raise NotImplementedError("only kernels can call this")
 
 
 @overload(narrowed, inline="always")
@@ -133,9 +133,9 @@ def _narrowed(number: Any, like: Any) -> Any:
 
 @njit(inline="always")
 def exponential(x: np.float32) -> np.float32:
-    """e to the power of x for x up to 88, within 1.2e-7 of it; 0 below -87; NaN of NaN.
+    """Return e to the power of x for x up to 88, within 1.2e-7 of it; 0 below -87; NaN for NaN.
 
-    x is n ln 2 + r with |r| <= ln 2 / 2, and e^r a polynomial of degree 6 through Chebyshev's points there.
+    x is n ln 2 + r with |r| <= ln 2 / 2, and e^r is a polynomial of degree 6 through the Chebyshev points there.
     """
     n = np.floor(x * _F(1.4426950408889634) + _F(0.5))
     n = n if n > _F(-126.0) else _F(-126.0)
@@ -152,7 +152,7 @@ def exponential(x: np.float32) -> np.float32:
 
 
 def _exponential_polynomial() -> tuple[float, ...]:
-    """Coefficients from degree 0 up."""
+    """Return its coefficients from degree 0 up."""
     half = np.log(2.0) / 2.0 * 1.0001
     fitted = np.polynomial.Chebyshev.interpolate(np.exp, 6, [-half, half])
     return tuple(float(value) for value in fitted.convert(kind=np.polynomial.Polynomial).coef)
@@ -163,7 +163,7 @@ _EXP = _exponential_polynomial()
 
 @njit(inline="always")
 def normal_share(x: np.float32, bell: np.float32) -> np.float32:
-    """The standard normal distribution function of x within 1.5e-7, given `bell` = exp(-x^2 / 2).
+    """Return the standard normal distribution function of x within 1.5e-7, given `bell` = exp(-x^2 / 2).
 
     Source: Abramowitz & Stegun, Handbook of Mathematical Functions, 7.1.26.
     """
@@ -179,8 +179,8 @@ def normal_share(x: np.float32, bell: np.float32) -> np.float32:
 
 @njit(inline="always")
 def mixed(index: np.uint32, first: np.uint32, second: np.uint32) -> np.uint32:
-    """The bits by which dropout decides of one element, as `model.dropout.keep_mask` does."""
-    # Each step is brought back to 32 bits: Numba computes in 64, which would be another sequence, and slower.
+    """Return the bits by which dropout keeps or drops one element, as `model.dropout.keep_mask` does."""
+    # Each step is cut to 32 bits: Numba computes in 64, which would give another sequence, and be slower.
     x = _U(_U(index * _U(0x9E3779B1)) + first)
     x = _U((x ^ (x >> _U(16))) * _U(0x21F0AAAD))
     x ^= second

@@ -1,7 +1,7 @@
-"""A set of byte strings, remembered by 127 bits of hash each: which ids came before, at 16 bytes an id.
+"""A set of byte strings that keeps 127 bits of hash of each, in 16 bytes.
 
-Two different ids collide with a probability of about n^2 / 2^128, so no text is kept to compare. The caller owns
-the table: `slots` uint64[2 * capacity], zeroed, capacity a power of two and more than the entries.
+Two of n different strings collide with a probability of about n^2 / 2^128, so no text is kept to compare. The caller
+owns the table: `slots` uint64[2 * capacity], zeroed; capacity is a power of two and more than the entries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _mixed(value: np.uint64) -> np.uint64:
 
 @njit(inline="always")
 def _insert(slots: np.ndarray, high: np.uint64, low: np.uint64) -> bool:
-    """Put a hash into the table; whether it was there before."""
+    """Put a hash into the table; return whether it was there before."""
     mask = np.uint64(len(slots) // 2 - 1)
     at = low & mask
     while True:
@@ -53,7 +53,7 @@ def hash_texts(
         low = high
         while at < end:
             word = np.uint64(0)
-            if at + np.uint64(8) <= end:  # eight bytes at a time; LLVM makes one load of them
+            if at + np.uint64(8) <= end:  # eight bytes at a time, which LLVM reads by one load
                 for i in range(8):
                     word |= np.uint64(text[at + np.uint64(i)]) << np.uint64(8 * i)
             else:
@@ -71,10 +71,10 @@ def hash_texts(
 @njit([VOID(U64_IN, U64_OUT, U8_OUT)], cache=True, nogil=True)
 def mark_repeats(
     hashes: np.ndarray,  # uint64[2 * n]
-    slots: np.ndarray,  # uint64[2 * capacity], the set; grows by what is new
-    out_repeated: np.ndarray,  # uint8[n], 1 where the hash is in the set already
+    slots: np.ndarray,  # uint64[2 * capacity], the set; new hashes are added
+    out_repeated: np.ndarray,  # uint8[n], 1 if the hash was in the set already
 ) -> None:
-    """Add each hash to the set and mark those that were in it."""
+    """Add each hash to the set and mark those that were in it. Cost: O(n)."""
     for row in range(len(hashes) // 2):
         out_repeated[row] = _insert(slots, hashes[2 * row], hashes[2 * row + 1])
 
@@ -84,7 +84,7 @@ def copy_set(
     slots: np.ndarray,  # uint64[2 * capacity]
     out_slots: np.ndarray,  # uint64[2 * larger capacity], zeroed
 ) -> None:
-    """Insert every entry of one table into a larger one."""
+    """Insert every entry of one table into a larger one. Cost: O(capacity)."""
     for at in range(len(slots) // 2):
         if slots[2 * at] != 0 or slots[2 * at + 1] != 0:
             _insert(out_slots, slots[2 * at], slots[2 * at + 1])

@@ -1,4 +1,4 @@
-"""Vectors of tokens cut into heads, and heads joined into vectors again."""
+"""Token vectors split into attention heads, heads joined into vectors, and the gradients of both."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _F = np.float32
 def split_heads(
     x: np.ndarray,  # float32 or uint16 [B * L, 3 * heads * D]: queries, keys and values of each token
     bias: np.ndarray,  # float32[3 * heads * D]
-    scale: np.float32,  # of the queries
+    scale: np.float32,  # multiplies the queries
     out: np.ndarray,  # like x, [3, B, heads, L, D]
-    begin: int,  # of the B * L tokens
+    begin: int,  # among the B * L tokens
     end: int,
 ) -> None:
-    """Bias, cut, scale for the tokens [begin, end)."""
+    """Add the bias, split and scale the tokens [begin, end), which must belong to this call. Cost: one pass."""
     _, _, heads, length, size = out.shape
     for token in range(begin, end):
         b, at = token // length, token % length
@@ -34,16 +34,16 @@ def split_heads(
 
 @quick
 def split_heads_back(
-    query: np.ndarray,  # float32 or uint16 [B, heads, L, D], the gradient of the queries, as key and value
+    query: np.ndarray,  # float32 or uint16 [B, heads, L, D], the gradient of the queries; key and value likewise
     key: np.ndarray,
     value: np.ndarray,
     scale: np.float32,
     out: np.ndarray,  # like query, [B * L, 3 * heads * D]
-    out_sums: np.ndarray,  # float32[3 * heads * D], that of the bias from these tokens alone; zeroed
+    out_sums: np.ndarray,  # float32[3 * heads * D], the gradient of the bias from these tokens alone; zeroed
     begin: int,
     end: int,
 ) -> None:
-    """The gradient of `split_heads` for the tokens [begin, end)."""
+    """Write the gradient of `split_heads` for the tokens [begin, end). Each call has its own `out_sums`."""
     _, heads, length, size = query.shape
     for part, gradients in enumerate((query, key, value)):
         factor = scale if part == 0 else _F(1.0)
@@ -61,10 +61,10 @@ def split_heads_back(
 def join_heads(
     x: np.ndarray,  # float32 or uint16 [B, heads, L, D]
     out: np.ndarray,  # like x, [B * L, heads * D]
-    begin: int,  # of the B * L tokens
+    begin: int,  # among the B * L tokens
     end: int,
 ) -> None:
-    """Join the heads of the tokens [begin, end)."""
+    """Join the heads of the tokens [begin, end), which must belong to this call."""
     _, heads, length, size = x.shape
     for token in range(begin, end):
         b, at = token // length, token % length
@@ -77,10 +77,10 @@ def join_heads(
 def join_heads_back(
     upstream: np.ndarray,  # float32 or uint16 [B * L, heads * D]
     out: np.ndarray,  # like it, [B, heads, L, D]
-    begin: int,  # of the B * L tokens
+    begin: int,  # among the B * L tokens
     end: int,
 ) -> None:
-    """Cut vectors into heads for the tokens [begin, end)."""
+    """Write the gradient of `join_heads`: split the vectors of the tokens [begin, end) into heads."""
     _, heads, length, size = out.shape
     for token in range(begin, end):
         b, at = token // length, token % length

@@ -1,8 +1,8 @@
-"""Numba's `njit` with a cache that goes by all of this package.
+"""Numba's `njit` with a cache that depends on every file of this package.
 
-Numba trusts a cached kernel as long as the file that the kernel stands in is unchanged. Helpers of other files are
-compiled into it, though: after an upgrade that changed such a helper, or a constant, kernels of before would go on
-being used where files are written over (Numba's cache is none of the installer's files, and stays).
+Numba trusts a cached kernel as long as the file that defines the kernel is unchanged. Helpers and constants of other
+files are compiled into it, though. After an upgrade that changed only those, an old kernel would still be used, because
+the cache is not among the files that an installer replaces.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ Function = Callable[..., Any]
 
 
 def _stamp() -> str:
-    """Of all files of this package."""
-    found = hashlib.blake2b(digest_size=16)
+    """Return a hash of all files of this package."""
+    digest = hashlib.blake2b(digest_size=16)
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 _STAMP = _stamp()
 
 
 class _Cache(FunctionCache):
-    """Numba's, of one kernel."""
+    """Numba's cache of one kernel."""
 
     def __init__(self, function: Function) -> None:
         super().__init__(function)
@@ -39,16 +39,19 @@ class _Cache(FunctionCache):
 
 
 def njit(what: Function | Sequence[Any] | None = None, *, cache: bool = False, **options: Any) -> Any:
-    """`numba.njit`, whose documentation holds but for the cache.
+    """Compile a function as `numba.njit` does.
 
     Args:
-        what: Signatures, which are compiled, or taken from the cache, at once; others are refused then. Without any,
-            what the function is called with is compiled when it is called. Or the function itself, where this
-            decorates without arguments.
-        cache: Keep what was compiled, until a file of this package changes.
-        options: Numba's.
+        what: Signatures, which are compiled, or loaded from the cache, at once; calls with other types are refused.
+            Such a kernel must not allocate: it is compiled without reference counts, which would be updated in its
+            inner loops, once for each array of a record. Without signatures the function is compiled for the types that
+            it is called with. A function, if this decorates without arguments.
+        cache: Keep the compiled kernel until a file of this package changes.
+        options: Options of `numba.njit`.
     """
     signatures = [] if what is None or callable(what) else what
+    if signatures:
+        options = {"_nrt": False} | options
 
     def compiled(function: Function) -> Any:
         dispatcher = numba.njit(**options)(function)

@@ -1,8 +1,8 @@
-"""Where a long JSON document of questions may be cut into documents of their own, found in one pass over its bytes.
+"""Places where a long JSON document of questions can be cut into smaller documents, found in one pass over its bytes.
 
-Elements are what the list under the root's key "data" holds, or the root itself where it is a list. A cut is made
-behind a comma between two elements, or, inside an element, between two members of its list "paragraphs": then the
-pieces are made documents again by a few brackets before and behind.
+The elements are the members of the list under the root's key "data", or of the root if it is a list. A cut is made
+behind a comma between two elements or, inside an element, between two members of its list "paragraphs". A few brackets
+before and behind turn the pieces into documents again.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I64, I64_OUT, U8_IN, U8_OUT
 
-# What is kept between two calls, in `state`.
+# Elements of `state`, which is kept between two calls.
 STATE = 16
 (
     DEPTH, IN_STRING, ESCAPED, LENGTH, MATCHES, KEY, BASE, INSIDE, PARAGRAPHS, ELEMENT, PARAGRAPH, SEEN, POSITION,
     NEXT_CUT, BROKEN, ENDED,
 ) = range(STATE)  # fmt: skip
-# Values of KEY: the last string at the depth of a key was one of these.
+# Values of KEY: the last string was one of these keys.
 _DATA, _PARAGRAPHS = 1, 2
 
 _QUOTE, _BACKSLASH, _COMMA = np.uint8(0x22), np.uint8(0x5C), np.uint8(0x2C)
@@ -33,11 +33,11 @@ def find_cuts(
     target: int,  # bytes from one cut to the next, at least
     state: np.ndarray,  # int64[STATE], zeros before the first call; owned by the caller between calls
     out_position: np.ndarray,  # int64[m], bytes of the document up to each cut, the comma included
-    out_element: np.ndarray,  # int64[m], elements begun before it: the number of the one behind it
+    out_element: np.ndarray,  # int64[m], elements that begin before it: the number of the one behind it
     out_paragraph: np.ndarray,  # int64[m], members of "paragraphs" before it in its element; -1 between two elements
-    out_nested: np.ndarray,  # uint8[m], 1 where an element with "paragraphs" came before it
+    out_nested: np.ndarray,  # uint8[m], 1 if an element with "paragraphs" came before it
 ) -> int:
-    """The number of cuts found, at most m: with m > bytes / target there is always room. Cost: one pass."""
+    """Find the cuts and return their number, which is at most bytes / target + 1. Cost: one pass."""
     depth, in_string, escaped = state[DEPTH], state[IN_STRING], state[ESCAPED]
     base, inside, paragraphs = state[BASE], state[INSIDE], state[PARAGRAPHS]
     found = 0

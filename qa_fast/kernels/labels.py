@@ -1,12 +1,14 @@
 """Kernels that turn answer spans in characters into label positions in tokens.
 
-`exact` labels are what is meant: the first and the last token of the document that the answer's characters
-overlap, in every window that holds both. `reference` labels are what the widely copied tutorial computes,
-quirks included: it walks over the padded feature, so an answer that starts at the window's last context token
-is labelled at the last index of the padding. `compare_labels` names the cause of every difference.
+`exact` labels are the first and the last token of the document that the answer's characters overlap, in every window
+that holds both. `reference` labels are those of the widely copied tutorial, including its errors: it walks over the
+padded feature, so an answer that starts at the window's last context token is labelled at the last index of the
+padding. `compare_labels` counts the differences by their cause.
 """
 
 from __future__ import annotations
+
+from enum import IntEnum
 
 import numpy as np
 
@@ -15,10 +17,20 @@ from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_
 
 _U = np.uint64
 
-# Why an exact label differs from the reference's; the first that applies, in this order.
-CAUSES = (
-    "context_stripped", "last_token", "answer_trimmed", "no_token", "split_character", "unsorted_offsets", "other"
-)  # fmt: skip
+
+class Cause(IntEnum):
+    """Why an exact label differs from the reference's: the first that applies, in this order."""
+
+    CONTEXT_STRIPPED = 0
+    LAST_TOKEN = 1
+    ANSWER_TRIMMED = 2
+    NO_TOKEN = 3
+    SPLIT_CHARACTER = 4
+    UNSORTED_OFFSETS = 5
+    OTHER = 6
+
+
+CAUSES = tuple(cause.name.lower() for cause in Cause)
 
 
 @njit([VOID(I32_IN, I32_IN, I64_IN, U8_OUT)], cache=True, nogil=True)
@@ -26,9 +38,9 @@ def find_sorted(
     char_start: np.ndarray,  # int32[T], of context tokens
     char_end: np.ndarray,  # int32[T]
     token_offsets: np.ndarray,  # int64[D + 1]
-    out_sorted: np.ndarray,  # uint8[D], 1 where neither starts nor ends ever go back
+    out_sorted: np.ndarray,  # uint8[D], 1 if neither starts nor ends ever decrease
 ) -> None:
-    """Find the documents whose offsets are sorted, which nearly all are: some normalisers move characters about."""
+    """Find the documents whose offsets are sorted: nearly all, but some normalisers reorder characters. Cost: O(T)."""
     for document in range(len(token_offsets) - 1):
         back = np.uint8(0)
         for token in range(_U(token_offsets[document]) + _U(1), _U(token_offsets[document + 1])):
@@ -39,7 +51,7 @@ def find_sorted(
 
 @njit(inline="always")
 def first_above(values: np.ndarray, begin: np.int64, end: np.int64, bound: np.int64) -> np.int64:
-    """The first of the sorted `values[begin:end]` that is above the bound; `end` where none is."""
+    """Return the index of the first of the sorted `values[begin:end]` above the bound; `end` if there is none."""
     low = begin
     size = end - begin
     while size > 0:
@@ -63,7 +75,7 @@ def find_answer_tokens(
     out_first: np.ndarray,  # int32[E], first token of the document that the answer overlaps; -1: none
     out_last: np.ndarray,  # int32[E], last such token (inclusive); -1: none
 ) -> None:
-    """Find each answer's tokens in its document. Cost: a bisection, or where its offsets are not sorted a scan."""
+    """Find the tokens of each answer. Cost: a bisection each, or a scan of the document if its offsets are unsorted."""
     for row in range(len(context_index)):
         out_first[row] = -1
         out_last[row] = -1
@@ -95,7 +107,7 @@ def label_exact(
     out_start_positions: np.ndarray,  # int32[F]
     out_end_positions: np.ndarray,  # int32[F]
 ) -> None:
-    """Label each feature: its answer's tokens where the window holds all of them, else CLS. Cost: O(F)."""
+    """Label each feature with its answer's tokens if the window holds all of them, else with CLS. Cost: O(F)."""
     for row in range(len(example_index)):
         first = first_token[example_index[row]]
         last = last_token[example_index[row]]
@@ -109,10 +121,11 @@ def label_exact(
 
 @njit(inline="always")
 def head_start(char_start: np.ndarray, ids: np.ndarray, space_led: np.ndarray, token: int, at_head: bool) -> int:
-    """Where the reference believes a window's token to start.
+    """Return the first character of a window's token, as the reference sees it.
 
-    Byte-level post-processors that trim offsets and add a prefix space leave one space in front of the first
-    token of EVERY window, not of the text alone; `space_led` marks the ids concerned (empty: no such tokenizer).
+    Byte-level post-processors that trim offsets and add a prefix space leave one space in front of the first token of
+    every window, not only of the text. `space_led` marks the ids that begin with a space; it is empty for tokenizers
+    without such a post-processor.
     """
     start = char_start[token]
     if at_head and len(space_led) > 0 and start > 0 and space_led[ids[token]] > 0:
@@ -124,10 +137,10 @@ def head_start(char_start: np.ndarray, ids: np.ndarray, space_led: np.ndarray, t
 def head_end(
     char_start: np.ndarray, char_end: np.ndarray, ids: np.ndarray, space_led: np.ndarray, token: int, at_head: bool
 ) -> int:
-    """Where the reference believes a window's token to end.
+    """Return one past the last character of a window's token, as the reference sees it.
 
-    A token of spaces alone ends where it starts, once its offsets are trimmed, so one space more in front of it moves
-    both, see `head_start`.
+    Once its offsets are trimmed, a token of spaces alone ends where it starts, so the space in front moves both; see
+    `head_start`.
     """
     end = char_end[token]
     if end == char_start[token]:
@@ -154,7 +167,7 @@ def label_reference(
     space_led: np.ndarray,  # uint8[vocabulary] or empty, see head_start
     context_index: np.ndarray,  # int32[E]
     example_index: np.ndarray,  # int32[F]
-    answer_char_start: np.ndarray,  # int64[E], as given, not shifted by what was stripped; -1: none
+    answer_char_start: np.ndarray,  # int64[E], as given, not shifted by the characters stripped; -1: none
     answer_chars: np.ndarray,  # int32[E]
     token_start: np.ndarray,  # int32[F], window in document tokens
     token_end: np.ndarray,  # int32[F]
@@ -164,7 +177,7 @@ def label_reference(
     out_start_positions: np.ndarray,  # int32[F]
     out_end_positions: np.ndarray,  # int32[F]
 ) -> None:
-    """Label every feature as the tutorial does. Cost: two bisections each, or where offsets are not sorted a scan."""
+    """Label every feature as the tutorial does. Cost: two bisections each, or a scan if offsets are unsorted."""
     for row in range(len(example_index)):
         out_start_positions[row] = cls_position[row]
         out_end_positions[row] = cls_position[row]
@@ -182,7 +195,7 @@ def label_reference(
         end_of_last = char_end[last] if last > first else end_of_first
         if head_start(char_start, ids, space_led, first, at_head) > a or end_of_last < b:
             continue
-        # Where offsets are sorted, the walks end where a bisection does. The first token has passed the test above.
+        # With sorted offsets a bisection finds where the walk ends. The first token has passed the test above.
         token = first_above(char_start, first + 1, last + 1, a) if is_sorted[document] else first
         while token <= last and head_start(char_start, ids, space_led, token, at_head and token == first) <= a:
             token += 1
@@ -201,7 +214,7 @@ def label_reference(
 
 @njit(inline="always")
 def covering_tokens(char_start: np.ndarray, char_end: np.ndarray, begin: int, end: int, char: int) -> int:
-    """How many tokens of `begin:end` cover the character."""
+    """Return how many tokens of `begin:end` cover the character."""
     count = 0
     for token in range(begin, end):
         count += char_start[token] <= char < char_end[token]
@@ -234,9 +247,9 @@ def compare_labels(
     exact_end: np.ndarray,  # int32[F]
     reference_start: np.ndarray,  # int32[F]
     reference_end: np.ndarray,  # int32[F]
-    out_counts: np.ndarray,  # int64[len(CAUSES)]
+    out_counts: np.ndarray,  # int64[len(Cause)]
 ) -> None:
-    """Count the features whose two labels differ, by cause. Cost: O(F), plus a scan a difference."""
+    """Add the features whose two labels differ to the counts of their causes. Cost: O(F), a scan each difference."""
     for row in range(len(example_index)):
         if exact_start[row] == reference_start[row] and exact_end[row] == reference_end[row]:
             continue
@@ -244,22 +257,21 @@ def compare_labels(
         document = context_index[example]
         begin = token_offsets[document]
         end = token_offsets[document + 1]
-        a = span_start[example] - leading_chars[document]
-        b = span_end[example] - 1 - leading_chars[document]
         if leading_chars[document] > 0:
-            out_counts[0] += 1
+            cause = Cause.CONTEXT_STRIPPED
         elif reference_start[row] >= context_end[row]:
-            out_counts[1] += 1
+            cause = Cause.LAST_TOKEN
         elif span_end[example] - span_start[example] != answer_chars[example]:
-            out_counts[2] += 1
+            cause = Cause.ANSWER_TRIMMED
         else:
-            at_a = covering_tokens(char_start, char_end, begin, end, a)
-            at_b = covering_tokens(char_start, char_end, begin, end, b)
-            if at_a == 0 or at_b == 0:
-                out_counts[3] += 1
-            elif at_a > 1 or at_b > 1:
-                out_counts[4] += 1
+            covering_first = covering_tokens(char_start, char_end, begin, end, span_start[example])
+            covering_last = covering_tokens(char_start, char_end, begin, end, span_end[example] - 1)
+            if min(covering_first, covering_last) == 0:
+                cause = Cause.NO_TOKEN
+            elif max(covering_first, covering_last) > 1:
+                cause = Cause.SPLIT_CHARACTER
             elif not is_sorted[document]:
-                out_counts[5] += 1
+                cause = Cause.UNSORTED_OFFSETS
             else:
-                out_counts[6] += 1
+                cause = Cause.OTHER
+        out_counts[cause.value] += 1

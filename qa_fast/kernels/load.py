@@ -1,6 +1,6 @@
-"""The featurizer's kernels, loaded or, the first time on a machine, compiled in two processes.
+"""Loads the featurizer's kernels; the first time on a machine they are compiled, in two processes.
 
-Those for BERT's tokenizers are among them, the default's; those for other kinds are loaded when they are needed.
+The kernels for BERT's tokenizers are included, since the default model has one. Others are loaded when needed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 
-# About half of the compilation each. The first module here is small and tells whether anything is cached.
+# Each list is about half of the compilation. The first module is small and shows whether the cache has anything.
 _OWN = ("hashing", "text", "labels", "wordpiece")
 _OTHER = ("words", "windows")
 
@@ -19,13 +19,13 @@ def load_kernels(side_by_side: bool) -> None:
     """Import the kernels' modules.
 
     Args:
-        side_by_side: Let another process compile some of them where none is in Numba's cache yet: 4.5 s rather than
-            7 s. What that process cannot do, because it cannot start or is stopped, is compiled here.
+        side_by_side: Let a second process compile some of them if none is in Numba's cache yet, which takes 4.5 s
+            instead of 7 s. If that process cannot start or is stopped, its kernels are compiled here.
     """
     first = import_module(f"qa_fast.kernels.{_OWN[0]}")
     helper = None
     if side_by_side and sys.executable and sum(first.mark_repeats.stats.cache_misses.values()):
-        # -P: no module of the folder that happens to be the current one must be taken for one of Python's.
+        # -P keeps modules of the current folder from replacing those of Python.
         program = "; ".join(f"import qa_fast.kernels.{name}" for name in _OTHER)
         quiet = subprocess.DEVNULL
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The norm behind a residual sum, with the bias and the dropout before it, and back; a row at a time."""
+"""Layer norms with the element-wise work around them, and their gradients; one row at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def add_and_norm(
     residual: np.ndarray,  # like x
     gamma: np.ndarray,  # float32[H], of the norm
     beta: np.ndarray,  # float32[H]
-    key: np.ndarray,  # uint32[3] of `dropout.site_key`
-    batch_row: int,  # rows of R in one row of the batch, L
-    least: np.uint32,  # `dropout.least_bits` of the dropout's rate; 0 for none
-    spread: np.float32,  # what is left is multiplied by it
+    key: np.ndarray,  # uint32[3], from `dropout.site_key`
+    batch_row: int,  # L, the rows of R in one row of the batch
+    least: np.uint32,  # `dropout.least_bits` of the dropout rate; 0 without dropout
+    spread: np.float32,  # multiplies the elements that are kept
     epsilon: np.float32,
     out: np.ndarray,  # like x
     out_moments: np.ndarray,  # float32[R, 2], mean and reciprocal standard deviation of each sum
     begin: int,
     end: int,
 ) -> None:
-    """Norm of residual + dropout(x + bias) for the rows [begin, end)."""
+    """Write the norm of residual + dropout(x + bias) for the rows [begin, end), which must belong to this call."""
     width = x.shape[1]
     total = np.empty(width, np.float32)
     first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
@@ -52,7 +52,7 @@ def add_and_norm(
 
 @quick
 def add_and_norm_back(
-    x: np.ndarray,  # of `add_and_norm`, as all up to `moments`
+    x: np.ndarray,  # the arguments of `add_and_norm`, up to `moments`
     bias: np.ndarray,
     residual: np.ndarray,
     gamma: np.ndarray,
@@ -62,27 +62,32 @@ def add_and_norm_back(
     spread: np.float32,
     moments: np.ndarray,
     upstream: np.ndarray,  # like x, the gradient of the result
-    out: np.ndarray,  # like x, that of x
-    out_residual: np.ndarray,  # like x
-    out_sums: np.ndarray,  # float32[3, H], those of bias, gamma and beta from these rows alone; zeroed
+    out: np.ndarray,  # like x, the gradient of x
+    out_residual: np.ndarray,  # like x, the gradient of the residual
+    out_sums: np.ndarray,  # float32[3, H], gradients of bias, gamma and beta from these rows alone; zeroed
     begin: int,
     end: int,
 ) -> None:
-    """The gradient of `add_and_norm` for the rows [begin, end); the sum and its dropout are made again."""
+    """Write the gradient of `add_and_norm` for the rows [begin, end), computing the sum and its dropout again.
+
+    Each call has its own `out_sums`.
+    """
     width = x.shape[1]
     normal, g, factor = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
-    of_bias, of_gamma, of_beta = out_sums[0], out_sums[1], out_sums[2]
+    bias_sums, gamma_sums, beta_sums = out_sums[0], out_sums[1], out_sums[2]
     for row in range(begin, end):
         at, mean, scale = _U(_U(row * width) + whole), moments[row, 0], moments[row, 1]
         level, slope = _F(0.0), _F(0.0)
         for j in range(width):
             kept = mixed(_U(at + _U(j)), first, second) >= least
-            y = (widened(x[row, j]) + bias[j]) * spread if kept else _F(0.0)  # chosen: what is dropped may be infinite
+            y = (
+                (widened(x[row, j]) + bias[j]) * spread if kept else _F(0.0)
+            )  # not a product: a dropped value may be infinite
             n = (y + widened(residual[row, j]) - mean) * scale
             up = widened(upstream[row, j])
-            of_gamma[j] += up * n
-            of_beta[j] += up
+            gamma_sums[j] += up * n
+            beta_sums[j] += up
             up *= gamma[j]
             normal[j], g[j], factor[j] = n, up, spread if kept else _F(0.0)
             level += up
@@ -94,26 +99,26 @@ def add_and_norm_back(
             out_residual[row, j] = narrowed(gradient, out_residual)
             gradient *= factor[j]
             out[row, j] = narrowed(gradient, out)
-            of_bias[j] += gradient
+            bias_sums[j] += gradient
 
 
 @quick
 def norm_and_drop(
     x: np.ndarray,  # float32[R, W]
-    there: np.ndarray,  # bool[R]; what is not becomes 0
+    visible: np.ndarray,  # bool[R]; other rows become 0
     gamma: np.ndarray,  # float32[W], of the norm
     beta: np.ndarray,  # float32[W]
-    key: np.ndarray,  # uint32[3] of `dropout.site_key`
-    batch_row: int,  # rows of R in one row of the batch, L
-    least: np.uint32,  # `dropout.least_bits` of the dropout's rate; 0 for none
-    spread: np.float32,  # what is left is multiplied by it
+    key: np.ndarray,  # uint32[3], from `dropout.site_key`
+    batch_row: int,  # L, the rows of R in one row of the batch
+    least: np.uint32,  # `dropout.least_bits` of the dropout rate; 0 without dropout
+    spread: np.float32,  # multiplies the elements that are kept
     epsilon: np.float32,
     out: np.ndarray,  # float32 or uint16 [R, W]
     out_moments: np.ndarray,  # float32[R, 2], mean and reciprocal standard deviation
     begin: int,
     end: int,
 ) -> None:
-    """Norm, then dropout, of the rows [begin, end)."""
+    """Write the norm, then dropout, of the rows [begin, end), which must belong to this call."""
     width = x.shape[1]
     first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
     for row in range(begin, end):
@@ -126,7 +131,7 @@ def norm_and_drop(
             variance += off * off
         scale = _F(1.0) / np.sqrt(variance / _F(width) + epsilon)
         out_moments[row, 0], out_moments[row, 1] = mean, scale
-        if not there[row]:
+        if not visible[row]:
             for j in range(width):
                 out[row, j] = narrowed(_F(0.0), out)
             continue
@@ -139,8 +144,8 @@ def norm_and_drop(
 
 @quick
 def norm_and_drop_back(
-    x: np.ndarray,  # of `norm_and_drop`, as all up to `moments`
-    there: np.ndarray,
+    x: np.ndarray,  # the arguments of `norm_and_drop`, up to `moments`
+    visible: np.ndarray,
     gamma: np.ndarray,
     key: np.ndarray,
     batch_row: int,
@@ -148,18 +153,18 @@ def norm_and_drop_back(
     spread: np.float32,
     moments: np.ndarray,
     upstream: np.ndarray,  # float32 or uint16 [R, W], the gradient of the result
-    out: np.ndarray,  # float32[R, W], that of x
-    out_sums: np.ndarray,  # float32[2, W], those of gamma and beta from these rows alone; zeroed
+    out: np.ndarray,  # float32[R, W], the gradient of x
+    out_sums: np.ndarray,  # float32[2, W], gradients of gamma and beta from these rows alone; zeroed
     begin: int,
     end: int,
 ) -> None:
-    """The gradient of `norm_and_drop` for the rows [begin, end)."""
+    """Write the gradient of `norm_and_drop` for the rows [begin, end). Each call has its own `out_sums`."""
     width = x.shape[1]
     normal, g = np.empty(width, np.float32), np.empty(width, np.float32)
     first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
-    of_gamma, of_beta = out_sums[0], out_sums[1]
+    gamma_sums, beta_sums = out_sums[0], out_sums[1]
     for row in range(begin, end):
-        if not there[row]:
+        if not visible[row]:
             for j in range(width):
                 out[row, j] = _F(0.0)
             continue
@@ -169,8 +174,8 @@ def norm_and_drop_back(
             kept = mixed(_U(at + _U(j)), first, second) >= least
             up = widened(upstream[row, j]) * spread if kept else _F(0.0)
             n = (x[row, j] - mean) * scale
-            of_gamma[j] += up * n
-            of_beta[j] += up
+            gamma_sums[j] += up * n
+            beta_sums[j] += up
             up *= gamma[j]
             normal[j], g[j] = n, up
             level += up

@@ -1,4 +1,4 @@
-"""Attention's probabilities: scores to weights with dropout, and back; a row at a time, all of it in the cache."""
+"""Attention weights: softmax and dropout of scores, and their gradient; one row at a time, which stays in the cache."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _MASKED = _F(-1e9)
 def weigh(
     scores: np.ndarray,  # float32 or uint16 [B, heads * L, L]
     visible: np.ndarray,  # bool[B, 1 or L, L], the keys that each query sees
-    key: np.ndarray,  # uint32[3] of `dropout.site_key`
-    least: np.uint32,  # `dropout.least_bits` of the dropout's rate; 0 for none
-    spread: np.float32,  # what is left is multiplied by it
+    key: np.ndarray,  # uint32[3], from `dropout.site_key`
+    least: np.uint32,  # `dropout.least_bits` of the dropout rate; 0 without dropout
+    spread: np.float32,  # multiplies the weights that are kept
     out_weights: np.ndarray,  # like scores
-    out_sums: np.ndarray,  # float32[B, heads * L, 2], each row's maximum, and the reciprocal of its sum
-    begin: int,  # the first of the B * heads * L rows to be written
+    out_sums: np.ndarray,  # float32[B, heads * L, 2], maximum of each row, and the reciprocal of its sum
+    begin: int,  # the first of the B * heads * L rows that this call writes
     end: int,
 ) -> None:
-    """Softmax over visible keys, then dropout. Cost: two passes over memory, one exponential an element."""
+    """Write softmax over visible keys, then dropout. Cost: two passes over memory, one exponential for each element."""
     rows, length = scores.shape[1], scores.shape[2]
     seen_by_all = visible.shape[1] == 1
     x = np.empty(length, np.float32)
@@ -39,7 +39,7 @@ def weigh(
             power = exponential(x[j] - highest)
             x[j] = power
             total += power
-        # Apart, not as one logarithm: it would be lost in a maximum of -1e9, where nothing is visible.
+        # Two numbers, not one logarithm of their sum: it would be lost in a maximum of -1e9 if no key is visible.
         out_sums[b, r, 0], out_sums[b, r, 1] = highest, _F(1.0) / total
         at = _U(_U(row * length) + whole)
         if least > _U(0):
@@ -55,18 +55,18 @@ def weigh(
 
 @quick
 def weigh_back(
-    scores: np.ndarray,  # of `weigh`, as all up to `sums`
+    scores: np.ndarray,  # the arguments of `weigh`, up to `sums`
     visible: np.ndarray,
     key: np.ndarray,
     least: np.uint32,
     spread: np.float32,
     sums: np.ndarray,
     upstream: np.ndarray,  # like scores, the gradient of the weights
-    out: np.ndarray,  # like scores, that of the scores
+    out: np.ndarray,  # like scores, the gradient of the scores
     begin: int,
     end: int,
 ) -> None:
-    """The gradient of `weigh`; probabilities and dropout are made again. Cost: as `weigh`."""
+    """Write the gradient of `weigh`, computing probabilities and dropout again. Cost: as for `weigh`."""
     rows, length = scores.shape[1], scores.shape[2]
     seen_by_all = visible.shape[1] == 1
     p, g = np.empty(length, np.float32), np.empty(length, np.float32)

@@ -1,20 +1,23 @@
-"""The best answer spans of a window, straight into its example's list.
+"""The best answer spans of a window, entered straight into the list of its example.
 
 A span is a pair of context tokens (s, e) with s <= e < s + max_answer_length; its score is start_logits[s] +
-end_logits[e] in float32. Two spans that cover the same characters are one candidate, with the better score: so
-windows that overlap, and tokens that share characters, never fill a list with repeats. Order, best first: higher
-score, then earlier first character, then earlier last one; among equals for one candidate the higher start logit is
-kept. That order is total, so a list does not depend on the order in which windows come.
+end_logits[e] in float32. Two spans that cover the same characters are one candidate, with the better score, so windows
+that overlap and tokens that share characters never fill a list with repeats. Order, best first: higher score, then
+earlier first character, then earlier last character; among equals for one candidate the higher start logit is kept.
+That order is total, so a list does not depend on the order in which windows come.
 
-Why so little is searched, exactly: no span from s beats start_logits[s] + max(end_logits[s:s + max_answer_length]).
-Once a list is full, a start whose bound is below the list's last score cannot enter it and is passed over whole;
-rounding is monotonic, so the bound holds in float32 too. The starts with the highest bounds are tried first.
+Most spans need not be looked at: no span from s scores more than start_logits[s] + max(end_logits[s:s +
+max_answer_length]). Once a list is full, a start whose bound is below the list's last score cannot enter it and is
+skipped. The result is exact, since rounding is monotonic and the bound therefore holds in float32 too. The starts with
+the highest bounds are tried first.
 
-While windows come in, a list is a bag: a new candidate replaces the last one wherever that stands, and `order_spans`
-orders all of them once, at the end. Keeping lists sorted took 1.7 times as long, moving what would go again.
+While windows come in, a list is a bag: a new candidate replaces the last one wherever that is, and `order_spans` orders
+all of them once at the end. Keeping the lists sorted took 1.7 times as long.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
@@ -22,8 +25,8 @@ from numba import types
 from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, VOID
 
-# Starts that are tried best first; each costs a look at all bounds. Measured on windows of 170 tokens: 1 and 2 are
-# alike on peaked logits, 2 is a quarter faster on flat ones, from 4 on both get slower.
+# Starts that are tried best first; each costs a pass over all bounds. Measured on windows of 170 tokens: 1 and 2 are
+# alike on peaked logits, 2 is a quarter faster on flat ones, and both get slower from 4 on.
 BEST_FIRST = 2
 
 _U = np.uint64
@@ -33,10 +36,26 @@ _SCRATCH = types.float32[::1]
 _F32_OUT, _I32_OUT, _I64_OUT = types.float32[:, ::1], types.int32[:, ::1], types.int64[:, ::1]
 
 
-# No score in a bag is NaN, and the sign of zero does not matter: told so, the compiler looks at eight at a time.
+class Bag(NamedTuple):
+    """The candidates of one example, in any order.
+
+    Attributes:
+        scores: float32[N].
+        keys: int64[N], first character * 2**32 + one past the last character.
+        start_logits: float32[N].
+        end_logits: float32[N].
+    """
+
+    scores: np.ndarray
+    keys: np.ndarray
+    start_logits: np.ndarray
+    end_logits: np.ndarray
+
+
+# No score in a bag is NaN, and the sign of zero does not matter: with these flags LLVM compares eight at a time.
 @njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
 def lowest(scores: np.ndarray) -> float:
-    """The lowest score of a full bag. O(N)."""
+    """Return the lowest score of a full bag. O(N)."""
     low = scores[0]
     for slot in range(1, len(scores)):
         low = min(low, scores[slot])
@@ -45,7 +64,7 @@ def lowest(scores: np.ndarray) -> float:
 
 @njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
 def greatest(values: np.ndarray, begin: int, end: int) -> float:
-    """The greatest of `values[begin:end]`, none of which is NaN. O(n)."""
+    """Return the greatest of `values[begin:end]`, none of which is NaN. O(n)."""
     high = values[begin]
     for at in range(begin, end):
         high = max(high, values[at])
@@ -54,9 +73,9 @@ def greatest(values: np.ndarray, begin: int, end: int) -> float:
 
 @njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
 def widen(values: np.ndarray, size: int, width: int) -> None:
-    """Make each of `values[:size]` the greatest of itself and the up to `width` - 1 behind it.
+    """Make each of `values[:size]` the greatest of itself and of up to `width` - 1 values behind it.
 
-    In a few passes, each of which doubles how far a value sees. O(size * log(width)).
+    Each pass doubles the number of values that are compared. O(size * log(width)).
     """
     for at in range(size, size + width):
         values[at] = -np.inf
@@ -71,11 +90,11 @@ def widen(values: np.ndarray, size: int, width: int) -> None:
 
 @njit(cache=True, nogil=True)
 def last_slot(scores: np.ndarray, keys: np.ndarray) -> int:
-    """The slot of a full bag whose candidate comes last: the lowest score, among equals the highest key. O(N)."""
+    """Return the slot of a full bag whose candidate comes last: lowest score, among equals highest key. O(N)."""
     low = lowest(scores)
     last = np.int32(0)
     ties = np.int32(0)
-    for slot in range(_U(len(scores))):  # without a branch, so that many slots are looked at at once
+    for slot in range(_U(len(scores))):  # without a branch, so that LLVM compares many slots at once
         same = scores[slot] == low
         ties += np.int32(same)
         last = np.int32(slot) if same else last
@@ -86,35 +105,67 @@ def last_slot(scores: np.ndarray, keys: np.ndarray) -> int:
     return last
 
 
+@njit(inline="always")
+def _enter_spans(
+    start_logit: np.float32,
+    end_logits: np.ndarray,  # float32[L]
+    begin: np.uint64,  # the start's position, which is the first end's
+    stop: np.uint64,  # one past the last end's
+    token_char_start: np.ndarray,  # int32[T]
+    token_char_end: np.ndarray,  # int32[T]
+    base: np.uint64,  # index in token_char_* of position 0
+    bag: Bag,
+    count: int,  # slots in use
+    worst: int,  # of a full bag: the slot of the last candidate
+    threshold: np.float32,  # of a full bag: its score
+) -> tuple[int, int, float]:
+    """Enter the spans from one start; return the new count, worst slot and threshold of the bag."""
+    size = len(bag.scores)
+    char_start = token_char_start[base + begin]
+    for e in range(begin, stop):
+        score = start_logit + end_logits[e]
+        # False for NaN too.
+        if not (score >= threshold and token_char_end[base + e] > char_start):
+            continue
+        key = (np.int64(char_start) << 32) | np.int64(token_char_end[base + e])
+        slot = np.int32(-1)
+        for other in range(_U(count)):
+            slot = np.int32(other) if bag.keys[other] == key else slot
+        if slot >= 0:
+            better = score > bag.scores[slot]
+            if not better and not (score == bag.scores[slot] and start_logit > bag.start_logits[slot]):
+                continue
+        elif count < size:
+            slot = count
+            count += 1
+        elif score > threshold or key < bag.keys[worst]:
+            slot = worst
+        else:
+            continue
+        bag.scores[slot] = score
+        bag.keys[slot] = key
+        bag.start_logits[slot] = start_logit
+        bag.end_logits[slot] = end_logits[e]
+        if count == size:
+            worst = last_slot(bag.scores, bag.keys)
+            threshold = bag.scores[worst]
+    return count, worst, threshold
+
+
 @njit(
     [
         VOID(
-            *(
-                _LOGITS_IN,
-                _LOGITS_IN,
-                I64_IN,
-                I64_IN,
-                I32_IN,
-                I32_IN,
-                I32_IN,
-                I32_IN,
-                I64_IN,
-                I32_IN,
-                I32_IN,
-                I64,
-                _SCRATCH,
-                _SCRATCH,
-            ),
-            *(_F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_OUT, _F32_OUT, I32_OUT),
+            _LOGITS_IN, _LOGITS_IN, I64_IN, I64_IN, I32_IN, I32_IN, I32_IN, I32_IN, I64_IN, I32_IN, I32_IN, I64,
+            _SCRATCH, _SCRATCH, _F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_OUT, _F32_OUT, I32_OUT,
         )
     ],
     cache=True,
     nogil=True,
-)
+)  # fmt: skip
 def search_spans(
     start_logits: np.ndarray,  # float32[B, L]
     end_logits: np.ndarray,  # float32[B, L]
-    batch_rows: np.ndarray,  # int64[R], rows of the batch that this call is to search
+    batch_rows: np.ndarray,  # int64[R], rows of the batch that this call searches
     features: np.ndarray,  # int64[B], feature of each row of the batch
     example: np.ndarray,  # int32[F]
     context_start: np.ndarray,  # int32[F], first context token
@@ -137,8 +188,8 @@ def search_spans(
     """Merge the spans of R windows into their examples' bags of N, and the null score into its minimum.
 
     Writes the rows `example[features[batch_rows]]` of every output, which must belong to this call alone while it
-    runs. Spans without a character, and scores that are NaN, are passed over. Cost: a few L for each window,
-    max_answer_length for each start that is not passed over (all, at worst), 2 N for each candidate that enters.
+    runs. Spans without a character, and scores that are NaN, are skipped. Cost: a few L for each window,
+    max_answer_length for each start that is not skipped (all of them, at worst), 2 N for each candidate that enters.
     """
     size = out_score.shape[1]
     for index in range(len(batch_rows)):
@@ -147,7 +198,7 @@ def search_spans(
         target = _U(example[feature])
         first = _U(context_start[feature])
         last = _U(context_end[feature])
-        # Index in token_char_* of the feature's position 0, were it a context token (it may wrap around, and back).
+        # Index in token_char_* that position 0 of the feature would have (it may wrap around, and back).
         base = _U(first_token[feature]) - first
 
         null_start = start_logits[row, cls_position[feature]]
@@ -166,7 +217,7 @@ def search_spans(
         if first >= last:
             continue
 
-        # bounds[s]: no span from s scores more. NaN, which compares with nothing, becomes infinity: then s is tried.
+        # No span from s scores more than bounds[s]. NaN becomes infinity, so that s is tried.
         window = last - first
         broken = False
         for at in range(window):
@@ -181,68 +232,44 @@ def search_spans(
             bound = start_logits[row, first + at] + reach[at]
             bounds[first + at] = bound if bound == bound else np.inf
 
-        scores, keys = out_score[target], out_key[target]
-        count = out_count[target]
-        worst = last_slot(scores, keys) if count == size else 0
-        threshold = scores[worst] if count == size else np.float32(-np.inf)
-        for turn in range(_U(BEST_FIRST) + last - first):
-            if turn < _U(BEST_FIRST):
-                # The most promising starts, the best first, so that the rest meets a high threshold.
-                highest = greatest(bounds, first, last)
-                s = first
-                while bounds[s] != highest:
-                    s += _U(1)
-                if bounds[s] < threshold:
-                    break
-            else:
-                s = first + turn - _U(BEST_FIRST)
-            if bounds[s] < threshold:
-                continue
-            if turn < _U(BEST_FIRST):
-                bounds[s] = -np.inf  # done
-            char_start = token_char_start[base + s]
-            for e in range(s, min(s + _U(max_answer_length), last)):
-                score = start_logits[row, s] + end_logits[row, e]
-                # False for NaN too.
-                if not (score >= threshold and token_char_end[base + e] > char_start):
-                    continue
-                key = (np.int64(char_start) << 32) | np.int64(token_char_end[base + e])
-                slot = np.int32(-1)
-                for other in range(_U(count)):
-                    slot = np.int32(other) if keys[other] == key else slot
-                if slot >= 0:
-                    better = score > scores[slot]
-                    if not better and not (
-                        score == scores[slot] and start_logits[row, s] > out_start_logit[target, slot]
-                    ):
-                        continue
-                elif count < size:
-                    slot = count
-                    count += 1
-                elif score > threshold or key < keys[worst]:
-                    slot = worst
-                else:
-                    continue
-                scores[slot] = score
-                keys[slot] = key
-                out_start_logit[target, slot] = start_logits[row, s]
-                out_end_logit[target, slot] = end_logits[row, e]
-                if count == size:
-                    worst = last_slot(scores, keys)
-                    threshold = scores[worst]
+        bag = Bag(out_score[target], out_key[target], out_start_logit[target], out_end_logit[target])
+        count = np.int64(out_count[target])
+        worst = np.int64(last_slot(bag.scores, bag.keys)) if count == size else np.int64(0)
+        threshold = bag.scores[worst] if count == size else np.float32(-np.inf)
+        # The most promising starts, the best first, so that the others meet a high threshold.
+        for _ in range(BEST_FIRST):
+            highest = greatest(bounds, first, last)
+            if highest < threshold:
+                break
+            s = first
+            while bounds[s] != highest:
+                s += _U(1)
+            bounds[s] = -np.inf
+            stop = min(s + _U(max_answer_length), last)
+            count, worst, threshold = _enter_spans(
+                start_logits[row, s], end_logits[row], s, stop, token_char_start, token_char_end, base,
+                bag, count, worst, threshold,
+            )  # fmt: skip
+        for s in range(first, last):
+            if bounds[s] >= threshold:
+                stop = min(s + _U(max_answer_length), last)
+                count, worst, threshold = _enter_spans(
+                    start_logits[row, s], end_logits[row], s, stop, token_char_start, token_char_end, base,
+                    bag, count, worst, threshold,
+                )  # fmt: skip
         out_count[target] = count
 
 
 @njit(
     [
         VOID(
-            *(_F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_IN, types.int32[::1]),
-            *(_F32_OUT, _F32_OUT, _F32_OUT, _I32_OUT, _I32_OUT),
+            _F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_IN, I32_OUT,
+            _F32_OUT, _F32_OUT, _F32_OUT, _I32_OUT, _I32_OUT,
         )
     ],
     cache=True,
     nogil=True,
-)
+)  # fmt: skip
 def order_spans(
     scores: np.ndarray,  # float32[E, N], of the candidates in each bag
     start_logits: np.ndarray,  # float32[E, N]
@@ -256,9 +283,9 @@ def order_spans(
     out_char_start: np.ndarray,  # int32[E, N]
     out_char_end: np.ndarray,  # int32[E, N]
 ) -> None:
-    """Write each bag's candidates in order, best first; free slots keep their place behind.
+    """Write the candidates of each bag in order, best first, and the free slots behind them.
 
-    O(E * N**2) at worst, by insertion: bags are small.
+    Cost: O(E * N**2) at worst, by insertion, since bags are small.
     """
     for target in range(len(counts)):
         for slot in range(scores.shape[1]):

@@ -1,8 +1,8 @@
 """Kernels over UTF-8 bytes: white space at the ends of a text, and answers checked against their context.
 
-A text is `bytes[offsets[i]:offsets[i + 1]]`; a *character* is a Unicode code point, as in Python's `str`.
-White space is what `str.isspace` says (a test compares every code point). Loops over bytes count in unsigned numbers: a
-signed index might count from the end, and what Numba does about that keeps LLVM from taking many bytes at once.
+A text is `bytes[offsets[i]:offsets[i + 1]]`; a *character* is a Unicode code point, as in Python's `str`. White space
+is as in `str.isspace` (a test compares every code point). Loops over bytes count in unsigned numbers: a signed index
+might count from the end, and Numba's handling of that keeps LLVM from reading many bytes at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANSWER_EMPTY = 3
 
 @njit(inline="always")
 def is_space(code: np.int64) -> bool:
-    """Whether the code point is white space in the sense of Python's `str.isspace`."""
+    """Return whether the code point is white space, as `str.isspace` does."""
     if code < 0x80:
         return 0x09 <= code <= 0x0D or 0x1C <= code <= 0x20
     return (
@@ -38,7 +38,7 @@ def is_space(code: np.int64) -> bool:
 
 @njit(inline="always")
 def char_width(lead: int) -> int:
-    """Bytes of the character that starts with this byte; 1 for a stray continuation byte."""
+    """Return the bytes of the character that starts with this byte; 1 for a stray continuation byte."""
     if lead < 0xC0:
         return 1
     if lead < 0xE0:
@@ -50,7 +50,7 @@ def char_width(lead: int) -> int:
 
 @njit(inline="always")
 def code_point(text: np.ndarray, at: int, width: int) -> np.int64:
-    """The code point of the `width` bytes at `at`, which must be valid UTF-8."""
+    """Return the code point of the `width` bytes at `at`, which must be valid UTF-8."""
     lead = np.int64(text[at])
     if width == 1:
         return lead
@@ -74,7 +74,7 @@ def measure_leading_space(
     out_bytes: np.ndarray,  # int64[U], bytes of white space at each text's start
     out_chars: np.ndarray,  # int32[U], the same in characters
 ) -> None:
-    """Measure the white space that `str.lstrip` would take off. Cost: the white space itself."""
+    """Measure the white space that `str.lstrip` takes off. Cost: O(white space)."""
     for row in range(len(offsets) - 1):
         at = offsets[row]
         end = offsets[row + 1]
@@ -105,7 +105,7 @@ def count_chars(
 
 @njit(inline="always")
 def byte_of_char(text: np.ndarray, begin: int, end: int, chars: int) -> int:
-    """The byte at which character number `chars` of `text[begin:end]` starts; `end` where there are no more."""
+    """Return the byte at which character number `chars` of `text[begin:end]` starts; `end` if there are fewer."""
     at = begin
     left = chars
     while at < end and left > 0:
@@ -131,10 +131,10 @@ def check_answers(
     out_span_start: np.ndarray,  # int32[E], first character after the answer's leading white space
     out_span_end: np.ndarray,  # int32[E], one past the last character before its trailing white space
 ) -> None:
-    """Check that each answer stands where it says, and measure its span without white space at the ends.
+    """Check that each answer is at its start, and measure its span without surrounding white space.
 
-    The spans are in characters of the context as given. Cost: for a context that is not ASCII, a pass over its bytes up
-    to the answer.
+    The spans are in characters of the context as given. Cost: O(answer) each; if the context is not ASCII, also a pass
+    over its bytes up to the answer.
     """
     for row in range(len(context_index)):
         start = answer_char_start[row]
@@ -170,7 +170,7 @@ def check_answers(
             and size > 0
             and not is_space(np.int64(answers[first]))
             and not is_space(np.int64(answers[first + size - 1]))
-        ):  # as most are: no need to walk through them
+        ):  # most answers: their characters need not be counted
             out_span_start[row] = start
             out_span_end[row] = start + size
             continue

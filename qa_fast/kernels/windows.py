@@ -1,8 +1,8 @@
 """Kernels that cut documents into windows and lay out the model inputs.
 
-Windows are those of tokenizers' `only_second` truncation: with `room` context tokens to a window and an
-overlap of `doc_stride`, window k starts at token `k * (room - doc_stride)`, and the last one is the first to
-reach the document's end. First `plan_windows` writes a row a feature, then `fill_tokens` copies the ids.
+Windows are those of tokenizers' `only_second` truncation: with `room` context tokens in a window and an overlap of
+`doc_stride`, window k starts at token `k * (room - doc_stride)`, and the last window is the first to reach the end of
+the document. First `plan_windows` writes a row for each feature, then `fill_tokens` copies the ids.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def fill_tokens(
     token_end: np.ndarray,  # int32[F]
     value_offsets: np.ndarray,  # int64[F + 1]
     out_input_ids: np.ndarray,  # int32[T]
-    out_token_type_ids: np.ndarray,  # int8[T], or empty where the model has none
+    out_token_type_ids: np.ndarray,  # int8[T], or empty if the model has none
 ) -> None:
-    """Lay out special tokens, question and window of every feature. Cost: O(tokens written)."""
+    """Write special tokens, question and window of every feature. Cost: O(T)."""
     with_types = len(out_token_type_ids) > 0
     for row in range(len(token_start)):
         at = np.uint64(value_offsets[row])

@@ -1,23 +1,78 @@
 """BERT's normaliser, pre-tokenizer and WordPiece over units, by tables.
 
-What a character becomes is read from a table that the tokenizer itself has filled (see `encode.characters`);
-WordPiece is the greedy longest match from the left.
+What a character becomes is read from a table that was filled by asking the tokenizer itself (see `encode.characters`).
+WordPiece takes the longest token that matches, from the left.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from qa_fast.kernels.jit import njit
-from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_IN, U64_OUT
+from qa_fast.kernels.signature import I32_OUT, I32_ROWS_OUT, I64, I64_IN, I64_OUT, U8_IN, U8_OUT, U64_OUT, record
 from qa_fast.kernels.text import char_width, code_point
-from qa_fast.kernels.vocabulary import PRIME, SEED, begins_a_token, home, tag
+from qa_fast.kernels.tokens import CHAR_END, CHAR_START, ID
+from qa_fast.kernels.vocabulary import PRIME, SEED, VOCABULARY, Vocabulary, begins_a_token, find_token
 
 _U = np.uint64
-# Of a normalised byte: part of a word, of a mark that stands alone, of white space; LEAD is added to a first byte.
+# Kinds of normalised bytes: part of a word, of a mark that is a word of its own, of white space. LEAD is added to the
+# first byte of a character.
 WORD, MARK, BLANK, LEAD = 0, 1, 2, 4
-# Entries of characters that are not in the table: met but not looked up yet, and left to the tokenizer.
+# Entries of characters without a row: met but not looked up yet, and left to the tokenizer.
 MET, LEFT = -1, -2
+
+
+class CharacterTable(NamedTuple):
+    """What characters are normalised to.
+
+    Attributes:
+        entries: int32[code points], the row of each character; 0 if it is unknown, else MET or LEFT.
+        offsets: int32[rows + 1], where each row's bytes are in the next two.
+        text: uint8[.], normalised bytes.
+        kinds: uint8[.], WORD, MARK or BLANK for each byte, + LEAD.
+    """
+
+    entries: np.ndarray
+    offsets: np.ndarray
+    text: np.ndarray
+    kinds: np.ndarray
+
+
+class WordRules(NamedTuple):
+    """The settings of a WordPiece model.
+
+    Attributes:
+        longest_word: A word of more characters is unknown.
+        unknown_id: Id of the unknown token.
+        prefix: uint8[.], what the token of a continuing piece starts with.
+    """
+
+    longest_word: int
+    unknown_id: int
+    prefix: np.ndarray
+
+
+class WordScratch(NamedTuple):
+    """One normalised unit, and the hashes of one piece's lengths.
+
+    Attributes:
+        text: uint8[normalised bytes of the longest unit].
+        kinds: uint8[.], of the bytes.
+        chars: int32[.], the character of the unit that each byte comes from.
+        hashes: uint64[bytes of the longest token + 1].
+    """
+
+    text: np.ndarray
+    kinds: np.ndarray
+    chars: np.ndarray
+    hashes: np.ndarray
+
+
+_CHARACTERS = record(CharacterTable, I32_OUT, I32_OUT, U8_OUT, U8_OUT)
+_RULES = record(WordRules, I64, I64, U8_OUT)
+_SCRATCH = record(WordScratch, U8_OUT, U8_OUT, I32_OUT, U64_OUT)
 
 
 @njit([I64(U8_IN, I64_IN, I64_IN, I32_OUT, I32_OUT)], cache=True, nogil=True)
@@ -25,10 +80,10 @@ def find_unknown_chars(
     text: np.ndarray,  # uint8[bytes]
     begins: np.ndarray,  # int64[U], first byte of each unit
     ends: np.ndarray,  # int64[U], one past its last
-    entries: np.ndarray,  # int32[code points], 0 for an unknown one; those found are set to MET
+    entries: np.ndarray,  # int32[code points], 0 for an unknown one; those that are found are set to MET
     out_codes: np.ndarray,  # int32[bytes of the units]
 ) -> int:
-    """Find the characters that the table does not know, each once; their number. Cost: one pass over the bytes."""
+    """Write each character that the table does not know once; return how many. Cost: one pass over the bytes."""
     found = 0
     for unit in range(len(begins)):
         at = begins[unit]
@@ -43,130 +98,133 @@ def find_unknown_chars(
     return found
 
 
+@njit(inline="always")
+def _normalize(text: np.ndarray, begin: int, end: int, characters: CharacterTable, scratch: WordScratch) -> int:
+    """Write a normalised unit; return its bytes, or -1 if it holds a character that is left to the tokenizer."""
+    size = np.int64(0)
+    char = np.int32(0)
+    at = begin
+    while at < end:
+        width = char_width(text[at])
+        entry = characters.entries[code_point(text, at, width)]
+        if entry < 0:
+            size = np.int64(-1)
+            break
+        for i in range(characters.offsets[entry], characters.offsets[entry + 1]):
+            scratch.text[size] = characters.text[i]
+            scratch.kinds[size] = characters.kinds[i]
+            scratch.chars[size] = char
+            size += 1
+        at += width
+        char += 1
+    return size
+
+
+@njit(inline="always")
+def _part_end(kinds: np.ndarray, begin: int, size: int) -> int:
+    """Return where the word, mark or blank that begins at a byte ends."""
+    kind = kinds[begin] & np.uint8(~LEAD & 0xFF)
+    end = begin + 1
+    while end < size and (kinds[end] == kind or (kind == WORD and kinds[end] == np.uint8(WORD | LEAD))):
+        end += 1
+    return end
+
+
+@njit(inline="always")
+def _is_longer(kinds: np.ndarray, begin: int, end: int, most: int) -> bool:
+    """Return whether the bytes `begin:end` are more than `most` characters."""
+    if end - begin <= most:
+        return False
+    chars = 0
+    for at in range(begin, end):
+        chars += kinds[at] >= LEAD
+    return chars > most
+
+
+@njit(inline="always")
+def _longest_token(
+    scratch: WordScratch, begin: int, end: int, lead: int, hashed: np.uint64, prefix: np.ndarray, vocabulary: Vocabulary
+) -> tuple[int, int]:
+    """Return the row and the bytes of the longest token that `prefix[:lead] + text[begin:end]` begins with; -1 if none.
+
+    `hashed` is the hash of the lead.
+    """
+    most = min(end - begin, vocabulary.longest - lead)
+    for i in range(most):
+        hashed = (hashed ^ _U(scratch.text[begin + i])) * PRIME
+        scratch.hashes[i + 1] = hashed
+        if not begins_a_token(hashed, vocabulary.beginnings):
+            most = i
+            break
+    row = np.int64(-1)
+    while most > 0:
+        # A piece ends where a character does.
+        if begin + most == end or scratch.kinds[begin + most] >= LEAD:
+            row = find_token(vocabulary, scratch.hashes[most], prefix, lead, scratch.text, begin, most)
+            if row >= 0:
+                break
+        most -= 1
+    return row, most
+
+
+@njit(inline="always")
+def _write(out_tokens: np.ndarray, at: int, token_id: int, chars: np.ndarray, begin: int, end: int) -> None:
+    """Write the token of the normalised bytes `begin:end`."""
+    out_tokens[at, ID] = token_id
+    out_tokens[at, CHAR_START] = chars[begin]
+    out_tokens[at, CHAR_END] = chars[end - 1] + 1
+
+
 @njit(
-    [
-        I64(
-            U8_IN, I64_IN, I64_IN, I32_IN, I32_IN, U8_IN, U8_IN, I64, I64, I64, U8_IN, U8_IN, I64_IN, I32_IN,
-            U8_IN, U64_IN, I32_IN, U64_IN, U8_OUT, U8_OUT, I32_OUT, U64_OUT, U8_OUT, I64_OUT, I32_OUT,
-        )
-    ],
+    [I64(U8_IN, I64_IN, I64_IN, _CHARACTERS, _RULES, VOCABULARY, _SCRATCH, U8_OUT, I64_OUT, I32_ROWS_OUT)],
     cache=True,
     nogil=True,
-)  # fmt: skip
+)
 def split_units(
     text: np.ndarray,  # uint8[bytes]
     begins: np.ndarray,  # int64[U], first byte of each unit
     ends: np.ndarray,  # int64[U], one past its last
-    entries: np.ndarray,  # int32[code points], row of each character in the next; below 0: the unit is left out
-    norm_offsets: np.ndarray,  # int32[entries + 1]
-    norm_text: np.ndarray,  # uint8[.], what the characters are normalised to
-    norm_kinds: np.ndarray,  # uint8[.], WORD, MARK or BLANK for each byte, + LEAD where a character begins
-    longest_word: int,  # characters; a longer word is unknown
-    longest_token: int,  # bytes, prefix included
-    unknown_id: int,
-    prefix: np.ndarray,  # uint8[.], what a continuing piece's token starts with
-    token_text: np.ndarray,  # uint8[bytes]
-    token_offsets: np.ndarray,  # int64[V + 1]
-    token_ids: np.ndarray,  # int32[V]
-    slot_tag: np.ndarray,  # uint8[capacity]
-    slot_hash: np.ndarray,  # uint64[capacity]
-    slot_token: np.ndarray,  # int32[capacity]
-    beginnings: np.ndarray,  # uint64[.], see kernels.vocabulary
-    scratch_text: np.ndarray,  # uint8[normalised bytes of the longest unit], overwritten, like the next three
-    scratch_kind: np.ndarray,  # uint8[.]
-    scratch_char: np.ndarray,  # int32[.]
-    scratch_hash: np.ndarray,  # uint64[longest_token + 1]
+    characters: CharacterTable,
+    rules: WordRules,
+    vocabulary: Vocabulary,
+    scratch: WordScratch,  # overwritten
     out_done: np.ndarray,  # uint8[U], 0 for units that were left out
     out_offsets: np.ndarray,  # int64[U + 1], first token of each unit
-    out_tokens: np.ndarray,  # int32[3 * normalised bytes]: id, first character and one past the last, in the unit
+    out_tokens: np.ndarray,  # int32[normalised bytes, 3], in characters of the unit
 ) -> int:
-    """Normalise units character by character, part them into words and marks, and split those into the longest tokens.
+    """Normalise units, part them into words and marks, split those into the longest tokens; return the tokens' number.
 
-    A word that cannot be split is one unknown token. Returns the number of tokens. Cost: a pass over the bytes, and a
-    look-up for each length of a piece that is longer than its token.
+    A word that cannot be split is one unknown token. The scratch and the outputs must belong to this call alone. Cost:
+    a pass over the bytes, and a look-up for each length of a piece that is longer than its token.
     """
-    mask = _U(len(slot_hash) - 1)
     prefix_hash = SEED
-    for i in range(len(prefix)):
-        prefix_hash = (prefix_hash ^ _U(prefix[i])) * PRIME
+    for i in range(len(rules.prefix)):
+        prefix_hash = (prefix_hash ^ _U(rules.prefix[i])) * PRIME
     tokens = np.int64(0)
     out_offsets[0] = 0
     for unit in range(len(begins)):
-        size = 0
-        char = np.int32(0)
-        done = np.uint8(1)
-        at = begins[unit]
-        while at < ends[unit]:
-            width = char_width(text[at])
-            entry = entries[code_point(text, at, width)]
-            if entry < 0:
-                done = np.uint8(0)
-                size = 0
-                break
-            for i in range(norm_offsets[entry], norm_offsets[entry + 1]):
-                scratch_text[size] = norm_text[i]
-                scratch_kind[size] = norm_kinds[i]
-                scratch_char[size] = char
-                size += 1
-            at += width
-            char += 1
-        out_done[unit] = done
-        end = 0
+        size = _normalize(text, begins[unit], ends[unit], characters, scratch)
+        out_done[unit] = size >= 0
+        end = np.int64(0)
         while end < size:
-            # The next word, or mark, or blank.
             begin = end
-            kind = scratch_kind[begin] & np.uint8(~LEAD & 0xFF)
-            chars = 1
-            end += 1
-            while end < size and (
-                scratch_kind[end] == kind or (kind == WORD and scratch_kind[end] == np.uint8(WORD | LEAD))
-            ):
-                chars += scratch_kind[end] >= LEAD
-                end += 1
-            if kind == BLANK:
+            end = _part_end(scratch.kinds, begin, size)
+            if scratch.kinds[begin] & np.uint8(BLANK):
                 continue
             first = tokens
             start = begin
-            known = chars <= longest_word
+            known = not _is_longer(scratch.kinds, begin, end, rules.longest_word)
             while known and start < end:
-                lead = 0 if start == begin else len(prefix)
+                lead = 0 if start == begin else len(rules.prefix)
                 hashed = SEED if start == begin else prefix_hash
-                most = min(end - start, longest_token - lead)
-                for i in range(most):
-                    hashed = (hashed ^ _U(scratch_text[start + i])) * PRIME
-                    scratch_hash[i + 1] = hashed
-                    if not begins_a_token(hashed, beginnings):
-                        most = i
-                        break
-                known = False
-                while most > 0 and not known:
-                    # A piece ends where a character does.
-                    if start + most == end or scratch_kind[start + most] >= LEAD:
-                        hashed = scratch_hash[most]
-                        slot = home(hashed, mask)
-                        while slot_tag[slot] != 0 and not known:
-                            if slot_tag[slot] == tag(hashed) and slot_hash[slot] == hashed:
-                                token = slot_token[slot]
-                                place = token_offsets[token]
-                                if token_offsets[token + 1] - place == lead + most:
-                                    known = True
-                                    for i in range(lead):
-                                        known &= token_text[place + i] == prefix[i]
-                                    for i in range(most):
-                                        known &= token_text[place + lead + i] == scratch_text[start + i]
-                                    if known:
-                                        out_tokens[3 * tokens] = token_ids[token]
-                                        out_tokens[3 * tokens + 1] = scratch_char[start]
-                                        out_tokens[3 * tokens + 2] = scratch_char[start + most - 1] + 1
-                                        tokens += 1
-                                        start += most
-                            slot = (slot + _U(1)) & mask
-                    most -= 1
+                row, piece = _longest_token(scratch, start, end, lead, hashed, rules.prefix, vocabulary)
+                known = row >= 0
+                if known:
+                    _write(out_tokens, tokens, vocabulary.ids[row], scratch.chars, start, start + piece)
+                    tokens += 1
+                    start += piece
             if not known:
-                tokens = first
-                out_tokens[3 * tokens] = unknown_id
-                out_tokens[3 * tokens + 1] = scratch_char[begin]
-                out_tokens[3 * tokens + 2] = scratch_char[end - 1] + 1
-                tokens += 1
+                _write(out_tokens, first, rules.unknown_id, scratch.chars, begin, end)
+                tokens = first + 1
         out_offsets[unit + 1] = tokens
     return tokens
