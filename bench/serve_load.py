@@ -1,11 +1,11 @@
-"""A served model under load: many clients against one, memory, and the pipeline that transformers 4 had.
+"""Measures a served model under load: many clients against one, memory, and the pipeline that transformers 4 had.
 
     python bench/serve_load.py MODEL [--clients 64] [--requests 1024] [--engine auto] [--precision auto]
         [--pipeline-python VENV/bin/python]
 
-Starts `qa-fast serve`, asks questions of SQuAD's dev split over loopback, and prints one table. With
-`--pipeline-python`, an interpreter that has transformers 4.57 and torch, the same model answers the same questions in
-its `question-answering` pipeline, one at a time and batched, in a process of its own. Clients, server and pipeline
+Starts `qa-fast serve`, asks questions of SQuAD's dev split on the same machine, and prints one table. With
+`--pipeline-python`, an interpreter that has transformers 4.57 and torch, the same model answers the same questions
+with the `question-answering` pipeline, one at a time and batched, in a process of its own. Clients, server and pipeline
 share the machine.
 """
 
@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
-# Enough for a rate; one at a time takes long.
-ALONE_SHARE = 8
+# A single client asks one question in this many: one at a time is slow.
+ALONE_STEP = 8
 
 
 @dataclass(frozen=True)
-class Load:
-    """What came of some requests."""
+class Measurement:
+    """The outcome of some requests; latencies and time in seconds."""
 
     name: str
     requests: int
@@ -56,22 +56,22 @@ class Load:
 
 
 def questions(count: int) -> list[dict[str, str]]:
-    """So many questions, evenly spread over SQuAD's dev split."""
+    """Return `count` questions, spread evenly over SQuAD's dev split."""
     from qa_fast.sources import resolve_source
 
     files = resolve_source("squad").splits
     articles = json.loads(files["validation"][0].read_bytes())["data"]
-    every = [
+    all_questions = [
         {"question": question["question"], "context": paragraph["context"]}
         for article in articles
         for paragraph in article["paragraphs"]
         for question in paragraph["qas"]
     ]
-    return [every[at * len(every) // count] for at in range(count)]
+    return [all_questions[number * len(all_questions) // count] for number in range(count)]
 
 
 async def client(host: str, port: int, bodies: list[bytes], latencies: list[float]) -> int:
-    """Sends requests one after the other on one connection; returns how many did not get status 200."""
+    """Send requests one after the other on one connection, and return how many did not get status 200."""
     reader, writer = await asyncio.open_connection(host, port)
     errors = 0
     for body in bodies:
@@ -81,43 +81,43 @@ async def client(host: str, port: int, bodies: list[bytes], latencies: list[floa
         )
         writer.write(head.encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
-        found = re.search(rb"(?i)content-length: (\d+)", answer)
-        await reader.readexactly(int(found.group(1)) if found else 0)
+        length = re.search(rb"(?i)content-length: (\d+)", answer)
+        await reader.readexactly(int(length.group(1)) if length else 0)
         errors += not answer.startswith(b"HTTP/1.1 200 ")
         latencies.append(time.perf_counter() - begun)
     writer.close()
     return errors
 
 
-def load(name: str, server: Server, bodies: list[bytes], clients: int) -> Load:
-    """Spread requests over so many clients at once."""
+def load(name: str, server: Server, bodies: list[bytes], clients: int) -> Measurement:
+    """Spread requests over clients that ask at the same time."""
 
     async def all_clients() -> tuple[int, list[float]]:
         latencies: list[float] = []
-        shares = [client(server.host, server.port, bodies[at::clients], latencies) for at in range(clients)]
+        shares = [client(server.host, server.port, bodies[number::clients], latencies) for number in range(clients)]
         return sum(await asyncio.gather(*shares)), latencies
 
     begun = time.perf_counter()
     errors, latencies = asyncio.run(all_clients())
-    return Load(name, len(bodies), errors, time.perf_counter() - begun, latencies, server.resident_mb())
+    return Measurement(name, len(bodies), errors, time.perf_counter() - begun, latencies, server.resident_mb())
 
 
 class Server:
-    """`qa-fast serve` in a process of its own, with options of its command line."""
+    """`qa-fast serve` in a process of its own, with these options of its command line."""
 
     def __init__(self, model: str, *options: str, python: str = sys.executable) -> None:
         command = [python, "-m", "qa_fast.cli", "serve", model, "--port", "0", *options]
         begun = time.perf_counter()
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
-        said = []
+        log = []
         for line in self.process.stderr:
-            said.append(line)
-            if found := re.search(r"answers at http://([\d.]+):(\d+)/", line):
-                self.host, self.port = found.group(1), int(found.group(2))
+            log.append(line)
+            if address := re.search(r"answers at http://([\d.]+):(\d+)/", line):
+                self.host, self.port = address.group(1), int(address.group(2))
                 break
         else:
-            raise SystemExit("the server did not start:\n" + "".join(said[-20:]))
+            raise SystemExit("the server did not start:\n" + "".join(log[-20:]))
         self.start_seconds = time.perf_counter() - begun
 
     def resident_mb(self) -> float:
@@ -129,28 +129,28 @@ class Server:
 
 
 def pipeline_rates(model: str, asked: list[dict[str, str]]) -> dict[str, float]:
-    """Questions a second of transformers' pipeline; runs where transformers 4 is installed."""
+    """Return the questions per second of transformers' pipeline. Runs where transformers 4 is installed."""
     import torch
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 
-    made = pipeline(
+    answerer = pipeline(
         "question-answering",
         model=AutoModelForQuestionAnswering.from_pretrained(model),
         tokenizer=AutoTokenizer.from_pretrained(model),
     )
     rates = {}
     with torch.inference_mode():
-        made(asked[:8])
+        answerer(asked[:8])
         for name, some, options in (
-            ("one at a time", asked[::ALONE_SHARE], {}),
+            ("one at a time", asked[::ALONE_STEP], {}),
             ("batch_size=16", asked, {"batch_size": 16}),
         ):
             begun = time.perf_counter()
             if options:
-                made(some, **options)
+                answerer(some, **options)
             else:
-                for one in some:
-                    made(one)
+                for question in some:
+                    answerer(question)
             rates[name] = len(some) / (time.perf_counter() - begun)
     return rates
 
@@ -172,18 +172,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     server = Server(options.model, "--engine", options.engine, "--precision", options.precision)
     try:
         load("warm", server, bodies[: options.clients * 4], options.clients)
-        loads = [load("1 client", server, bodies[::ALONE_SHARE], 1)]
+        loads = [load("1 client", server, bodies[::ALONE_STEP], 1)]
         loads += [
             load(f"{options.clients} clients, round {n + 1}", server, bodies, options.clients)
             for n in range(options.rounds)
         ]
     finally:
         code = server.stop()
-    print(f"ready after {server.start_seconds:.1f} s; ended with {code}")
+    print(f"ready after {server.start_seconds:.1f} s; exit code {code}")
     print(
         table(
             [
-                ["", "requests", "errors", "a second", "median ms", "95% ms", "99% ms", "resident MB"],
+                ["", "requests", "errors", "per second", "median ms", "95% ms", "99% ms", "resident MB"],
                 *(one.row() for one in loads),
             ]
         )
@@ -196,7 +196,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "resident_mb": [one.resident_mb for one in loads],
         "exit_code": code,
     }
-    print(f"together against alone: {result['together'] / alone:.2f} times")
+    print(f"many clients compared to one: {result['together'] / alone:.2f} times")
     if options.pipeline_python:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(asked, file)
@@ -204,9 +204,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             command = [options.pipeline_python, __file__, options.model, "--as-pipeline", file.name]
             rates = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
         for name, rate in rates.items():
-            print(f"pipeline, {name}: {rate:.1f} a second; served together {result['together'] / rate:.2f} times that")
+            print(
+                f"pipeline, {name}: {rate:.1f} per second; served together {result['together'] / rate:.2f} times that"
+            )
         faster = max(rates, key=lambda name: rates[name])
-        print(f"against its faster way, {faster}: {result['together'] / rates[faster]:.2f} times")
+        print(f"compared to the faster pipeline, {faster}: {result['together'] / rates[faster]:.2f} times")
         result["pipeline"] = rates
     return result
 
@@ -215,12 +217,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", help="model folder")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=1024, help="requests of a round")
+    parser.add_argument("--requests", type=int, default=1024, help="number of requests in a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--engine", default="auto", help="of qa-fast serve")
-    parser.add_argument("--precision", default="auto", help="of qa-fast serve")
+    parser.add_argument("--engine", default="auto", help="engine of qa-fast serve")
+    parser.add_argument("--precision", default="auto", help="precision of qa-fast serve")
     parser.add_argument("--pipeline-python", help="interpreter with transformers 4.57 and torch")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--as-pipeline", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_pipeline:

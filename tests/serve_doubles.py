@@ -17,8 +17,8 @@ import uvicorn
 
 from qa_fast.answer.answerer import Answer, Result
 from qa_fast.answer.options import AnswerOptions
-from qa_fast.serve.app import Served, create_app
-from qa_fast.serve.batcher import AbandonedError, Pair
+from qa_fast.serve.app import create_app
+from qa_fast.serve.batcher import AbandonedError, Model, Pair
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.server import bind, make_server, url_of
 
@@ -157,7 +157,7 @@ def last_word(question: str) -> str:
 
 
 @contextmanager
-def running(model: Served, limits: Limits | None = None, api_key: str | None = None) -> Iterator[Client]:
+def running(model: Model[Any], limits: Limits | None = None, api_key: str | None = None) -> Iterator[Client]:
     """Run a server on a free port in a thread; at the end it shuts down as SIGTERM shuts it down."""
     limits = limits or Limits()
     bound = bind("127.0.0.1", 0)

@@ -1,11 +1,11 @@
-"""A server under mixed load for a long time: does it stay as quick, as small and as polite as it began?
+"""Puts a server under mixed load for a long time, and checks that it stays as fast and as small as it began.
 
     python tools/endure_serve.py MODEL [--minutes 60] [--clients 64] [--bad 0.05] [--engine auto] [--seed 0]
 
-Starts `qa-fast serve MODEL` on a free port of loopback, and lets clients ask it, each one request after the other:
-documents of mixed sizes, and a share of bad requests of every kind in `BAD`. Every answer is looked at: a good request
-must get spans that stand in its document, a bad one the status that it deserves. What is neither is an error that was
-not the client's. Prints one table; exit code 1 where there were such errors, or descriptors were left open.
+Starts `qa-fast serve MODEL` on a free local port. Clients send one request after the other: documents of mixed sizes,
+and a share of bad requests of every kind in `BAD`. Every response is checked: a good request must get spans of its
+document, a bad one the expected status. Anything else is a server error. Prints one table; the exit code is 1 if there
+were server errors or file descriptors were left open.
 """
 
 from __future__ import annotations
@@ -28,28 +28,29 @@ from pathlib import Path
 from typing import Any
 
 TEXT = (
-    "the harbour of Lindholm was dug in by nine families a widow paid for its bell and every boat that came late had "
+    "the harbour of Lindholm was dug by nine families a widow paid for its bell and every boat that came late had "
     "to ring it twice while grey herons nested at the mill pond and eels swam under the bridge at night"
 )
 WORDS = TEXT.split()
-# Share of requests, and characters of their documents.
+# Share of the requests, and smallest and largest number of characters of their documents.
 SIZES = ((0.90, 100, 900), (0.09, 2_000, 6_000), (0.01, 20_000, 40_000))
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-# Longer than any time limit of the server.
+# Time in seconds after which a client gives up; longer than any time limit of the server.
 PATIENCE = 120.0
+# Time in seconds for the server to close its connections at the end.
 SETTLING = 60.0
 
 
 @dataclass
 class Connection:
-    """One connection, opened when it is needed."""
+    """A connection that is opened when it is needed."""
 
     host: str
     port: int
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, *parts: bytes) -> None:
-        """Write all of it."""
+        """Send some bytes."""
         if self.streams is None:
             self.streams = await asyncio.open_connection(self.host, self.port)
         for part in parts:
@@ -57,7 +58,7 @@ class Connection:
             await self.streams[1].drain()
 
     async def receive(self) -> tuple[int, bytes]:
-        """The next response's status and body."""
+        """Return the status and body of the next response."""
         assert self.streams is not None
         reader = self.streams[0]
         head = await reader.readuntil(b"\r\n\r\n")
@@ -68,19 +69,19 @@ class Connection:
         return int(head.split(b" ", 2)[1]), body
 
     def close(self) -> None:
-        """Leave, if there is anything to leave."""
+        """Close the connection if it is open."""
         if self.streams is not None:
             self.streams[1].close()
             self.streams = None
 
 
 def sized(body: bytes) -> bytes:
-    """A request of a body, with its length."""
+    """Return a request with this body and its length."""
     return POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 def asking(inputs: Any, **parameters: Any) -> bytes:
-    """A request for answers."""
+    """Return a request for answers."""
     return sized(json.dumps({"inputs": inputs, "parameters": parameters}).encode())
 
 
@@ -89,14 +90,14 @@ HEAD_END = b"\r\n\r\n"
 
 
 def option(name: str, number: str) -> bytes:
-    """A request with an option as written."""
+    """Return a request in which an option has this value, as it is written."""
     return sized(
         b'{"inputs": %s, "parameters": {"%s": %s}}' % (json.dumps(GOOD).encode(), name.encode(), number.encode())
     )
 
 
 def chunked(size: int) -> bytes:
-    """A request whose body comes in chunks, without a length."""
+    """Return a request whose body comes in chunks, without a length."""
     return (
         POST
         + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -107,12 +108,12 @@ def chunked(size: int) -> bytes:
     )
 
 
-# What is sent in one go, and the status that it deserves; None: the client leaves without waiting for any.
+# The bytes to send at once, and the expected status; None means that the client disconnects without waiting for one.
 BAD: dict[str, tuple[Callable[[], bytes], int | None]] = {
-    "no JSON": (lambda: sized(b"{"), 400),
-    "no UTF-8": (lambda: sized(b"\xff\xfe\xfa"), 400),
+    "not JSON": (lambda: sized(b"{"), 400),
+    "not UTF-8": (lambda: sized(b"\xff\xfe\xfa"), 400),
     "deep nesting": (lambda: sized(b"[" * 100_000), 400),
-    "a name twice": (lambda: sized(b'{"inputs": 1, "inputs": 2}'), 400),
+    "a repeated name": (lambda: sized(b'{"inputs": 1, "inputs": 2}'), 400),
     "NaN": (lambda: option("top_k", "NaN"), 400),
     "1e400": (lambda: option("max_answer_len", "1e400"), 422),
     "40 digits": (lambda: option("max_answer_len", "7" * 40), 422),
@@ -129,7 +130,7 @@ BAD: dict[str, tuple[Callable[[], bytes], int | None]] = {
     "too many bytes in chunks": (lambda: chunked(6_000_000), 413),
     "another content type": (lambda: sized(b"{}").replace(b"application/json", b"text/plain"), 415),
     "a negative length": (lambda: POST + b"Content-Length: -1" + HEAD_END, 400),
-    "a length that is none": (lambda: POST + b"Content-Length: abc" + HEAD_END, 400),
+    "a length that is not a number": (lambda: POST + b"Content-Length: abc" + HEAD_END, 400),
     "two lengths": (lambda: POST + b"Content-Length: 2\r\nContent-Length: 3" + HEAD_END, 400),
     "a length beside chunks": (lambda: POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked" + HEAD_END, 400),
     "a broken chunk": (lambda: POST + b"Transfer-Encoding: chunked\r\n\r\nzz" + HEAD_END, 400),
@@ -144,16 +145,23 @@ BAD: dict[str, tuple[Callable[[], bytes], int | None]] = {
 }
 
 
-async def misbehave(kind: str, host: str, port: int) -> int | None:
+async def misbehave(kind: str, host: str, port: int, sent: Callable[[], None] = lambda: None) -> int | None:
     """Send a bad request on a connection of its own.
 
+    Args:
+        kind: A key of `BAD`.
+        host: Address of the server.
+        port: Port of the server.
+        sent: Called once the request is sent.
+
     Returns:
-        The status that came; None for who does not wait for it.
+        The status of the response; None for a client that does not wait for it.
     """
     make, expected = BAD[kind]
     connection = Connection(host, port)
     try:
         await connection.send(make())
+        sent()
         if expected is None:
             await asyncio.sleep(0.05)
             return None
@@ -163,13 +171,13 @@ async def misbehave(kind: str, host: str, port: int) -> int | None:
 
 
 @dataclass
-class Found:
-    """What came of all requests.
+class Outcome:
+    """The outcome of all requests.
 
     Attributes:
-        statuses: Answers by status, and how many left without one.
-        faults: Errors that were not the client's, by what happened.
-        answered: When each good request was answered, and after how many seconds.
+        statuses: Number of responses by status, and of clients that disconnected without one.
+        faults: Number of server errors by description.
+        answered: For each good request the time of its response, and the seconds that it took.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -178,25 +186,25 @@ class Found:
 
 
 def document(rng: random.Random) -> str:
-    """A made-up text of one of `SIZES`."""
+    """Return a random text of one of `SIZES`."""
     _, least, most = rng.choices(SIZES, [share for share, _, _ in SIZES])[0]
     return " ".join(rng.choices(WORDS, k=rng.randint(least, most) // 5))
 
 
 def wrong(items: list[dict[str, str]], status: int, body: bytes) -> str | None:
-    """What is wrong with the answer to a good request."""
+    """Return what is wrong with the response to a good request, or None."""
     if status != 200:
         return f"status {status} for a good request"
-    found = json.loads(body)
-    for item, answers in zip(items, found if len(items) > 1 else [found], strict=True):
+    answers_of_all = json.loads(body) if len(items) > 1 else [json.loads(body)]
+    for item, answers in zip(items, answers_of_all, strict=True):
         for answer in answers:
             if item["context"][answer["start"] : answer["end"]] != answer["answer"] or not 0 <= answer["score"] <= 1:
-                return "an answer that does not stand in its document"
+                return "an answer that is not in its document"
     return None
 
 
-async def client(host: str, port: int, ends: float, bad: float, rng: random.Random, found: Found) -> None:
-    """Ask until the time is over."""
+async def client(host: str, port: int, ends: float, bad: float, rng: random.Random, outcome: Outcome) -> None:
+    """Send requests until the time `ends`."""
     connection = Connection(host, port)
     while time.monotonic() < ends:
         kind = rng.choice(list(BAD)) if rng.random() < bad else None
@@ -204,11 +212,11 @@ async def client(host: str, port: int, ends: float, bad: float, rng: random.Rand
         try:
             async with asyncio.timeout(PATIENCE):
                 if kind is not None:
-                    connection.close()  # some take longer than the server keeps a connection that is idle
+                    connection.close()  # a bad request may take longer than the server keeps an idle connection
                     status = await misbehave(kind, host, port)
-                    found.statuses["left" if status is None else str(status)] += 1
+                    outcome.statuses["left" if status is None else str(status)] += 1
                     if status != BAD[kind][1]:
-                        found.faults[f"status {status} for {kind}"] += 1
+                        outcome.faults[f"status {status} for {kind}"] += 1
                     continue
                 count = 3 if rng.random() < 0.05 else 1
                 items = [
@@ -216,58 +224,58 @@ async def client(host: str, port: int, ends: float, bad: float, rng: random.Rand
                 ]
                 await connection.send(asking(items if count > 1 else items[0], top_k=rng.randint(1, 5)))
                 status, body = await connection.receive()
-                found.statuses[str(status)] += 1
+                outcome.statuses[str(status)] += 1
                 if fault := wrong(items, status, body):
-                    found.faults[fault] += 1
-                found.answered.append((time.monotonic(), time.monotonic() - begun))
+                    outcome.faults[fault] += 1
+                outcome.answered.append((time.monotonic(), time.monotonic() - begun))
                 if rng.random() < 0.1:
                     connection.close()
         except (OSError, EOFError, TimeoutError, ValueError, KeyError) as error:
             connection.close()
-            found.faults[f"{type(error).__name__} ({error}) for {kind or 'a good request'}"[:100]] += 1
+            outcome.faults[f"{type(error).__name__} ({error}) for {kind or 'a good request'}"[:100]] += 1
     connection.close()
 
 
 class Server:
-    """`qa-fast serve` in a process of its own; what it says goes to a file, so that it never waits for a reader."""
+    """`qa-fast serve` in a process of its own. It logs to a file, so that it never waits for a reader."""
 
     def __init__(self, model: str, engine: str) -> None:
         handle, name = tempfile.mkstemp(suffix=".log")
-        self._log = Path(name)
+        self._log_file = Path(name)
         command = [sys.executable, "-m", "qa_fast.cli", "serve", model, "--port", "0", "--engine", engine]
         self.process = subprocess.Popen(command, stderr=handle)
         os.close(handle)
-        while not (found := re.search(r"answers at http://([\d.]+):(\d+)/ with (.+?) \(API", self.said())):
+        while not (address := re.search(r"answers at http://([\d.]+):(\d+)/ with (.+?) \(API", self.log())):
             if self.process.poll() is not None:
-                raise SystemExit("the server did not start:\n" + self.said())
+                raise SystemExit("the server did not start:\n" + self.log())
             time.sleep(0.05)
-        self.host, self.port, self.engine = found.group(1), int(found.group(2)), found.group(3)
+        self.host, self.port, self.engine = address.group(1), int(address.group(2)), address.group(3)
 
-    def said(self) -> str:
-        """Its log."""
-        return self._log.read_text(errors="replace")
+    def log(self) -> str:
+        """Return its log."""
+        return self._log_file.read_text(errors="replace")
 
     @property
     def resident_mb(self) -> float:
-        """Memory that it holds now."""
+        """Resident memory in megabytes."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     @property
     def descriptors(self) -> int:
-        """Files and sockets that it has open now."""
+        """Number of files and sockets that it has open."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def stop(self) -> int:
-        """End it as a supervisor does; returns its exit code."""
+        """Shut it down as a supervisor does, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(120)
-        self._log.unlink()
+        self._log_file.unlink()
         return code
 
 
 def quantiles(seconds: list[float]) -> str:
-    """p50 and p99 in milliseconds."""
+    """Return the median and the 99th percentile in milliseconds, as text."""
     ordered = sorted(seconds)
     if not ordered:
         return "none"
@@ -275,59 +283,59 @@ def quantiles(seconds: list[float]) -> str:
     return f"{p50:,.0f} / {p99:,.0f} ms ({len(ordered):,})"
 
 
-async def endure(server: Server, minutes: float, clients: int, bad: float, seed: int) -> tuple[Found, float]:
-    """Load for so long.
+async def endure(server: Server, minutes: float, clients: int, bad: float, seed: int) -> tuple[Outcome, float]:
+    """Send requests for some minutes.
 
     Returns:
-        What came, and the resident megabytes after the first tenth.
+        The outcome, and the resident megabytes after the first tenth of the time.
     """
-    found, begun = Found(), time.monotonic()
+    outcome, begun = Outcome(), time.monotonic()
     ends = begun + 60 * minutes
     asked: list[Awaitable[None]] = [
-        client(server.host, server.port, ends, bad, random.Random(seed * 10_000 + number), found)
+        client(server.host, server.port, ends, bad, random.Random(seed * 10_000 + number), outcome)
         for number in range(clients)
     ]
     running = asyncio.gather(*asked)
     await asyncio.sleep(6 * minutes)
     warm = server.resident_mb
     await running
-    return found, warm
+    return outcome, warm
 
 
 def main() -> int:
-    """Run it and print the table."""
+    """Run the test and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--bad", type=float, default=0.05, help="share of bad requests")
+    parser.add_argument("--bad", type=float, default=0.05, help="fraction of requests that are bad")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
 
-    server = Server(given.model, given.engine)
+    server = Server(options.model, options.engine)
     resident, open_before = server.resident_mb, server.descriptors
     begun = time.monotonic()
-    found, warm = asyncio.run(endure(server, given.minutes, given.clients, given.bad, given.seed))
+    outcome, warm = asyncio.run(endure(server, options.minutes, options.clients, options.bad, options.seed))
     seconds = time.monotonic() - begun
     settled = time.monotonic() + SETTLING
     while (open_after := server.descriptors) > open_before and time.monotonic() < settled:
         time.sleep(0.5)
     end = server.resident_mb
-    tracebacks = server.said().count("Traceback (most recent call last)")
+    tracebacks = server.log().count("Traceback (most recent call last)")
     code = server.stop()
 
-    tenth = 6 * given.minutes
-    first = [took for at, took in found.answered if at < begun + tenth]
-    last = [took for at, took in found.answered if begun + 9 * tenth <= at < begun + 10 * tenth]
-    requests = sum(found.statuses.values())
-    faults = sum(found.faults.values()) + tracebacks + (code != 0)
+    tenth = 6 * options.minutes
+    first = [took for at, took in outcome.answered if at < begun + tenth]
+    last = [took for at, took in outcome.answered if begun + 9 * tenth <= at < begun + 10 * tenth]
+    requests = sum(outcome.statuses.values())
+    faults = sum(outcome.faults.values()) + tracebacks + (code != 0)
     rows = {
         "engine": server.engine,
         "requests": f"{requests:,} in {seconds / 60:.1f} minutes, {requests / seconds:.1f} a second",
-        "answers by status": ", ".join(f"{status}: {count:,}" for status, count in sorted(found.statuses.items())),
-        "errors that were not the client's": str(faults),
-        **{f"  {fault}": str(count) for fault, count in found.faults.most_common()},
+        "answers by status": ", ".join(f"{status}: {count:,}" for status, count in sorted(outcome.statuses.items())),
+        "server errors": str(faults),
+        **{f"  {fault}": str(count) for fault, count in outcome.faults.most_common()},
         "  tracebacks in the server's log": str(tracebacks),
         "  exit code after SIGTERM": str(code),
         "p50 / p99 of good requests, first tenth": quantiles(first),

@@ -1,8 +1,9 @@
-"""Where words and sentences begin and end in a text, as character positions.
+"""Finds where words and sentences begin and end in a text, as character positions.
 
-Answers are snapped to whole words in scripts that put spaces between words: a word there is a run of letters, digits
-and marks. Scripts without spaces (Chinese, Japanese, Thai, Khmer, ...) are never snapped, for their runs are
-sentences; nor is Korean, whose spaces also close over particles that do not belong to an answer.
+Answers are widened to whole words in scripts with spaces between words, where a word is a run of letters, digits and
+marks. Answers in scripts without spaces (Chinese, Japanese, Thai, Khmer, ...) are never widened, because a run of
+letters is a sentence there. Neither are Korean ones, because a Korean word includes particles that do not belong to an
+answer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from qa_fast.schema import Int32s
 
-# First and last code point of blocks whose letters do not join into space-separated words.
+# First and last code points of blocks whose letters do not form words separated by spaces.
 _UNSPACED = (
     (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
     (0x1000, 0x109F),  # Myanmar
@@ -34,28 +35,28 @@ _UNSPACED = (
     (0x1AFF0, 0x1B2FF),  # kana supplements, Nushu
     (0x20000, 0x3FFFF),  # rarer ideographs
 )
-_JOINERS = "\u00ad\u200c\u200d"  # soft hyphen and zero-width (non-)joiner stand inside words
+_JOINERS = "\u00ad\u200c\u200d"  # soft hyphen and zero-width (non-)joiner occur inside words
 _KNOWN, _IN_WORD, _SPACE = 1, 2, 4
-# Flags by code point, filled as code points are met: asking unicodedata for all of them takes 0.2 s.
+# Flags by code point, computed on first use: asking unicodedata for all code points takes 0.2 s.
 _flags = np.zeros(0x110000, np.uint8)
 
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s|\Z)|[。！？]+[」』”’）]*|[\r\n]+")
 
 
 def answer_bounds(text: str, char_start: Int32s, char_end: Int32s, align_to_words: bool) -> tuple[Int32s, Int32s]:
-    """Where an answer that starts or ends with each token starts or ends in its text.
+    """Return for each token where an answer that starts or ends with it begins or ends in the text.
 
-    White space at the ends of a token never belongs to the answer. A token of white space alone gets an end that is not
-    behind its start.
+    White space at the ends of a token never belongs to the answer. A token of white space only gets an end that is not
+    greater than its start.
 
     Args:
         text: n characters.
         char_start: int32[T], first character of each token.
-        char_end: int32[T], one past its last character.
-        align_to_words: Widen to whole words, where the script has spaces between words.
+        char_end: int32[T], one past the last character of each token.
+        align_to_words: Widen answers to whole words in scripts with spaces between words.
 
     Returns:
-        int32[T] first characters and int32[T] one past the last.
+        int32[T] first characters, and int32[T] one past the last characters.
     """
     flags = _flags_of(text)
     n = len(flags)
@@ -68,7 +69,7 @@ def answer_bounds(text: str, char_start: Int32s, char_end: Int32s, align_to_word
     starts, ends = next_solid[char_start], solid_end[char_end]
     if align_to_words:
         in_word = (flags & _IN_WORD) != 0
-        follows = np.insert(in_word[1:] & in_word[:-1], 0, False)  # this character goes on with the word before it
+        follows = np.insert(in_word[1:] & in_word[:-1], 0, False)  # this character continues the word before it
         word_start = np.maximum.accumulate(np.where(follows, 0, place))
         word_end = np.minimum.accumulate(np.where(np.append(follows[1:], False), n, place + 1)[::-1])[::-1]
         real = starts < ends
@@ -79,12 +80,12 @@ def answer_bounds(text: str, char_start: Int32s, char_end: Int32s, align_to_word
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A sentence with an answer in it; one line each, to be shown one after the other.
+    """A sentence with an answer, in three parts without line breaks.
 
     Attributes:
-        before: What stands before the answer; begins with "…" where it was cut.
+        before: Text before the answer; begins with "…" if it was cut.
         answer: The answer.
-        after: What stands behind it; ends with "…" where it was cut.
+        after: Text after the answer; ends with "…" if it was cut.
     """
 
     before: str
@@ -93,23 +94,23 @@ class Excerpt:
 
 
 def sentence_around(text: str, start: int, end: int, longest: int = 200) -> Excerpt:
-    """The sentence (or sentences) that characters [start, end) stand in.
+    """Return the sentence or sentences that contain characters [start, end).
 
-    For showing, not for analysis: a sentence ends at . ! ? … before white space, at 。！？, or at a line break, so an
-    abbreviation ends one too.
+    This is for display, not for analysis: a sentence ends at . ! ? … before white space, at 。！？, or at a line break,
+    so that an abbreviation ends one too.
 
     Args:
         text: The document.
         start: First character of the answer.
         end: One past its last character.
-        longest: Most characters shown on either side.
+        longest: Most characters to show on either side.
     """
     earliest, latest = max(0, start - longest), min(len(text), end + longest)
     begin, cut_before = earliest, earliest > 0
-    for found in _SENTENCE_END.finditer(text, earliest):
-        if found.end() > start:
+    for sentence_end in _SENTENCE_END.finditer(text, earliest):
+        if sentence_end.end() > start:
             break
-        begin, cut_before = found.end(), False
+        begin, cut_before = sentence_end.end(), False
     stop, cut_after = latest, latest < len(text)
     # The answer's own last character may be the full stop.
     closing = _SENTENCE_END.search(text, max(start, end - 1), latest)

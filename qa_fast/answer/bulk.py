@@ -17,8 +17,9 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import orjson
 from qa_fast import store
 from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.options import AnswerOptions
-from qa_fast.answer.parts import FORMATS, PART, AnswerWriter, PartMaker
+from qa_fast.answer.parts import FORMATS, PART, AnswerWriter, PartMaker, writable
 from qa_fast.builder.staging import locked
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.infer.graphs import model_key
@@ -123,9 +124,15 @@ def answer_all(
         _check_folder(place)
     files = [path for paths in find_splits(store.place(source)).values() for path in paths]
     files.sort(key=str)
+
+    def progress(rows: int) -> None:
+        if report.progress:
+            report.progress(PART, rows, None)
+
+    answerer = cache(partial(Answerer.from_pretrained, folder, precision, engine, report.say))
     if file_form:
         writer = AnswerWriter(options, columns, file_form)
-        return _answer_to_file(writer, files, place, folder, precision, engine, report)
+        return _answer_to_file(writer, files, place, answerer, progress)
 
     with store.reached(files[0], "SOURCE"):
         identities = {f"{number}/{path.name}": store.identity(path) for number, path in enumerate(files)}
@@ -138,55 +145,60 @@ def answer_all(
     for_workers = str(folder) if store.is_local(store.place(str(model))) else str(model)
     writer = AnswerWriter(options, columns, form)
     maker = PartMaker(for_workers, precision, engine, writer, place, fingerprint)
+    make = partial(_made_by_ray, maker, address, workers) if ray else partial(_made_here, maker, answerer)
     with locked(place):
         index = _index_of(place)
         if index is not None and _is_up_to_date(place, index, fingerprint, overwrite, report):
             return _result(place, index, up_to_date=True)
-        blocks = list(blocks_of({PART: files}, PART_BYTES))
-        try:
-            with store.reached(place, "--output"):
-                maker.journal.open()
-                if ray:
-                    made = _made_by_ray(maker, blocks, address, workers)
-                else:
-                    made = _made_here(maker, blocks, folder, report)
-                facts = {}
-                for block, block_facts in made:
-                    facts[block] = block_facts
-                    if report.progress:
-                        report.progress(PART, block_facts.rows, None)
-                return _result(place, _commit(maker, facts, decided_by))
-        except BaseException as error:
-            _clean_up(maker, resumable=not isinstance(error, UserError) or isinstance(error, UnreachableError))
-            if isinstance(error, OSError):
-                raise _not_writable(place, error) from None
-            raise
+        index = _answer_to_folder(maker, files, make, decided_by, progress)
+    return _result(place, index)
+
+
+_Made = Iterator[tuple[Block, BlockFacts]]
+
+
+def _answer_to_folder(
+    maker: PartMaker,
+    files: list[Path],
+    make: Callable[[list[Block]], _Made],
+    decided_by: dict[str, Any],
+    progress: Callable[[int], None],
+) -> dict[str, Any]:
+    """Answer all questions of some files into a locked folder, and return its index."""
+    blocks = list(blocks_of({PART: files}, PART_BYTES))
+    try:
+        with writable(maker.out), store.reached(maker.out, "--output"):
+            maker.journal.open()
+            facts = {}
+            for block, block_facts in make(blocks):
+                facts[block] = block_facts
+                progress(block_facts.rows)
+            return _commit(maker, facts, decided_by)
+    except BaseException as error:
+        _clean_up(maker, resumable=not isinstance(error, UserError) or isinstance(error, UnreachableError))
+        raise
 
 
 def _answer_to_file(
-    writer: AnswerWriter, files: list[Path], out: Path, folder: Path, precision: str, engine: str, report: Reporter
+    writer: AnswerWriter,
+    files: list[Path],
+    out: Path,
+    answerer: Callable[[], Answerer],
+    progress: Callable[[int], None],
 ) -> BulkResult:
     """Answer all questions of some files into one file, which appears once it is complete."""
-
-    def progress(rows: int) -> None:
-        if report.progress:
-            report.progress(PART, rows, None)
-
     if any(str(path) == str(out) or _is_same_file(path, out) for path in files):
         raise UserError(f"the output must not be one of the input files; received {out} for both: name another file")
     rejects_file = out.with_name(f"{out.stem}.rejected.jsonl")
-    try:
-        with store.whole_file(out) as local:
-            answerer = Answerer.from_pretrained(folder, precision, engine, report.say)
-            answered, rejects = writer.write(local, blocks_of({PART: files}, PART_BYTES), answerer, progress)
-            with store.reached(out, "--output"):
-                if rejects:
-                    lines = [_reject_line(reject.id, reject.reason) for reject in rejects]
-                    store.write_whole(rejects_file, b"".join(lines))
-                else:
-                    store.remove(rejects_file)
-    except OSError as error:
-        raise _not_writable(out, error) from None
+    with writable(out), store.whole_file(out) as local:
+        blocks = blocks_of({PART: files}, PART_BYTES)
+        answered, rejects = writer.write(local, blocks, answerer(), progress)
+        with store.reached(out, "--output"):
+            if rejects:
+                lines = [_reject_line(reject.id, reject.reason) for reject in rejects]
+                store.write_whole(rejects_file, b"".join(lines))
+            else:
+                store.remove(rejects_file)
     return BulkResult(out, answered, len(rejects), rejects_file if rejects else None)
 
 
@@ -199,10 +211,6 @@ def _is_same_file(path: Path, other: Path) -> bool:
 
 def _reject_line(row_id: str, reason: str) -> bytes:
     return orjson.dumps({"id": row_id, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _not_writable(out: Path, error: OSError) -> UserError:
-    return UserError(f"--output must be writable, with enough free space; {out}: {error.strerror or error}")
 
 
 def _result(out: Path, index: dict[str, Any], up_to_date: bool = False) -> BulkResult:
@@ -231,21 +239,13 @@ def _is_up_to_date(out: Path, index: dict[str, Any], fingerprint: str, overwrite
     return not damaged
 
 
-_Made = Iterator[tuple[Block, BlockFacts]]
-
-
-def _made_here(maker: PartMaker, blocks: list[Block], folder: Path, report: Reporter) -> _Made:
+def _made_here(maker: PartMaker, answerer: Callable[[], Answerer], blocks: list[Block]) -> _Made:
     """Make one part after the other in this process, where the model uses all cores."""
-    answerer = None
     for block in blocks:
-        facts = maker.journal.finished(block)
-        if facts is None:
-            answerer = answerer or Answerer.from_pretrained(folder, maker.precision, maker.engine, report.say)
-            facts = maker.make(block, answerer)
-        yield block, facts
+        yield block, maker.keep_or_make(block, answerer)
 
 
-def _made_by_ray(maker: PartMaker, blocks: list[Block], address: str | None, workers: int | None) -> _Made:
+def _made_by_ray(maker: PartMaker, address: str | None, workers: int | None, blocks: list[Block]) -> _Made:
     """Make parts with the actors of a Ray cluster; the results come in any order."""
     from qa_fast.builder.ray_engine import connected, mapped
 
@@ -266,20 +266,12 @@ class _Actor:
     def __init__(self, maker: PartMaker, cores: int) -> None:
         os.environ["QA_FAST_PROCESSORS"] = str(cores)
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
-        self.maker = maker
-        self._answerer: Answerer | None = None
+        self._maker = maker
+        self._answerer = cache(partial(Answerer.from_pretrained, maker.model, maker.precision, maker.engine))
 
     def __call__(self, job: bytes) -> bytes:
-        block, maker = pickle.loads(job), self.maker
-        facts = maker.journal.finished(block)
-        if facts is None:
-            if self._answerer is None:
-                self._answerer = Answerer.from_pretrained(maker.model, maker.precision, maker.engine)
-            try:
-                facts = maker.make(block, self._answerer)
-            except OSError as error:
-                raise _not_writable(maker.out, error) from None
-        return pickle.dumps((block, facts))
+        block = pickle.loads(job)
+        return pickle.dumps((block, self._maker.keep_or_make(block, self._answerer)))
 
 
 def _commit(maker: PartMaker, facts: dict[Block, BlockFacts], decided_by: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Names and defaults are those of the question-answering pipeline that transformer
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ DEFAULT_MAX_SEQ_LEN = 384
 DEFAULT_DOC_STRIDE = 128
 # Far more than any model takes, and far less than an int32 holds.
 _HIGHEST = 1_000_000
+_option = partial(option, group="Answers")
+_number = partial(_option, least=1, most=_HIGHEST)
 
 
 @dataclass(frozen=True)
@@ -29,51 +32,34 @@ class AnswerOptions:
         >>> AnswerOptions(top_k=3, handle_impossible_answer=True)
     """
 
-    top_k: int | None = option(
-        1,
-        "Number of answers to return for each question. Fewer are returned if the document has fewer distinct spans.",
-        group="Answers",
-        least=1,
-        most=_HIGHEST,
+    top_k: int | None = _number(
+        1, "Number of answers to return for each question. Fewer are returned if the document has fewer distinct spans."
     )
-    doc_stride: int | None = option(
+    doc_stride: int | None = _option(
         None,
         "Number of tokens that neighbouring windows of a long document share (the overlap, not the step). The default "
         f"is {DEFAULT_DOC_STRIDE}, or less if windows are short.",
-        group="Answers",
         least=0,
         most=_HIGHEST,
     )
-    max_answer_len: int = option(
-        15, "Longest answer in tokens.", group="Answers", flag="--max-answer-length", least=1, most=_HIGHEST
-    )
-    max_seq_len: int | None = option(
+    max_answer_len: int = _number(15, "Longest answer in tokens.", flag="--max-answer-length")
+    max_seq_len: int | None = _number(
         None,
         "Longest window in tokens, including the question and special tokens. The default is "
         f"{DEFAULT_MAX_SEQ_LEN}, or the model's limit if that is lower.",
-        group="Answers",
         flag="--max-length",
-        least=1,
-        most=_HIGHEST,
     )
-    max_question_len: int = option(
-        64,
-        "Longest question in tokens. A longer question is cut.",
-        group="Answers",
-        flag="--max-question-length",
-        least=1,
-        most=_HIGHEST,
+    max_question_len: int = _number(
+        64, "Longest question in tokens. A longer question is cut.", flag="--max-question-length"
     )
-    handle_impossible_answer: bool = option(
+    handle_impossible_answer: bool = _option(
         False,
         "Allow the result 'no answer', which is the empty text at [0, 0). It is ranked among the other answers.",
-        group="Answers",
         flag="--allow-no-answer",
     )
-    align_to_words: bool = option(
+    align_to_words: bool = _option(
         True,
         "Widen answers to whole words. Scripts without spaces between words are left unchanged.",
-        group="Answers",
         flag="--align-to-words/--no-align-to-words",
     )
 

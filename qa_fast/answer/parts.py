@@ -17,6 +17,7 @@ import pyarrow as pa
 from qa_fast import store
 from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.errors import UnreachableError
 from qa_fast.raw import Reject
 from qa_fast.shards.format import FILE_FACTS, file_checksum
 from qa_fast.shards.journal import BlockFacts, Journal
@@ -29,6 +30,21 @@ PART = "part"
 # Rows answered together: enough to fill batches and to encode a document once for all its questions.
 _ROWS_AT_ONCE = 512
 _ANSWER = [("score", pa.float64()), ("start", pa.int64()), ("end", pa.int64()), ("answer", pa.string())]
+
+
+@contextlib.contextmanager
+def writable(out: Path) -> Iterator[None]:
+    """Turn failures to write the output into errors for the user.
+
+    Raises:
+        UnreachableError: An `OSError` was raised. The same command may succeed later, such as with more space.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnreachableError(
+            f"--output must be writable, with enough free space; {out}: {error.strerror or error}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -133,20 +149,28 @@ class PartMaker:
         """The record of finished parts."""
         return Journal(self.out, self.fingerprint, with_ids=False)
 
-    def make(self, block: Block, answerer: Answerer) -> BlockFacts:
-        """Answer one block. Its part is put in place and recorded once the whole block is answered.
+    def keep_or_make(self, block: Block, answerer: Callable[[], Answerer]) -> BlockFacts:
+        """Return the facts about a block's part, which is made unless a previous run has finished it.
+
+        Args:
+            block: A block of the input.
+            answerer: Returns the model, which is loaded only if it is needed.
 
         Raises:
-            UserError: The block cannot be read.
-            OSError: The part cannot be written.
+            UserError: The block cannot be read, or its part cannot be written.
         """
+        return self.journal.finished(block) or self.make(block, answerer())
+
+    def make(self, block: Block, answerer: Answerer) -> BlockFacts:
+        """Answer one block. Its part is put in place and recorded once the whole block is answered."""
         name = f"{PART}-{self.fingerprint[:8]}-{block.number:05d}.{self.writer.form}"
-        with store.whole_file(self.out / name) as local:
-            answered, rejects = self.writer.write(local, [block], answerer)
-            checksum, size = file_checksum(local), store.size_of(local)
-        file = dict(zip(FILE_FACTS, (name, block.number, answered, size, checksum), strict=True))
-        first = (rejects[0].id, rejects[0].reason) if rejects else None
-        counts = {"answered": answered, "rejected": len(rejects)}
-        facts = BlockFacts(sum(counts.values()), counts, [file], first)
-        self.journal.write(block, facts, None, rejects)
+        with writable(self.out):
+            with store.whole_file(self.out / name) as local:
+                answered, rejects = self.writer.write(local, [block], answerer)
+                checksum, size = file_checksum(local), store.size_of(local)
+            file = dict(zip(FILE_FACTS, (name, block.number, answered, size, checksum), strict=True))
+            first = (rejects[0].id, rejects[0].reason) if rejects else None
+            counts = {"answered": answered, "rejected": len(rejects)}
+            facts = BlockFacts(sum(counts.values()), counts, [file], first)
+            self.journal.write(block, facts, None, rejects)
         return facts

@@ -1,1 +1,1 @@
-"""qa-fast as a part of other frameworks; each file needs its own extra."""
+"""qa-fast as a part of other frameworks. Each module needs an extra of its own."""

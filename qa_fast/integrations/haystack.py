@@ -1,25 +1,27 @@
-"""A reader for Haystack pipelines: a query and documents to extracted answers in one ranking.
+"""A reader for Haystack pipelines: extracts answers to a query from documents, in one ranking.
 
-The windows of all documents of a call are predicted together, grouped by length, so that a short document is not padded
-to the longest. Scores are one softmax over the best spans of all documents and no answer, see `ExtractiveReader.run`.
-The price is that an answer's score depends on what else there was to read; in exchange scores add up to 1, and no
-answer stands on their scale.
+The windows of all documents of a call are predicted together, grouped by length, so that a short document is not
+padded to the longest. Scores are one softmax over the best spans of all documents and no answer; see
+`ExtractiveReader.run`. Scores therefore add up to 1 and no answer is on the same scale. The price is that an answer's
+score depends on the other documents of the call.
 
-What lost: ranking by each document's own probabilities (`Answer.score`), for a document without the answer still gives
-nearly all of its own to some span. For 200 questions of SQuAD, each with ten paragraphs of its article, a small model
-trained on v1.1 put an exact answer first in 14 so, in 62 by the sums of its logits, in 66 as it is done here.
+Two other rankings were measured and lost. A document without the answer still gives almost all of its own probability
+to some span, so each document's own probabilities (`Answer.score`) do not compare. With 200 questions of SQuAD, ten
+paragraphs each, a small model trained on v1.1 put an exact answer first in 14 of them by these probabilities, in 62 by
+sums of logits, and in 66 by the ranking used here.
 """
 
-# Without `from __future__ import annotations`: Haystack read the types of sockets off the annotations themselves for
-# long, and would see texts.
+# Without `from __future__ import annotations`: older versions of Haystack read the types of sockets from the
+# annotations themselves and would see strings.
 
 import math
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qa_fast.answer.answerer import Answer, Answerer, AnswerOptions
+from qa_fast.answer.answerer import Answer, Answerer
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.decode import DEFAULT_MAX_ANSWER_LENGTH
 
@@ -30,20 +32,20 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("qa_fast.integrations.haystack", "haystack", "haystack") from None
 
-# The answerer's names of options, and the reader's.
+# The names of options in `AnswerOptions` -> their names in Haystack.
 _NAMES = {
     "max_seq_len": "max_seq_length",
     "doc_stride": "stride",
     "max_answer_len": "max_answer_length",
     "max_question_len": "max_query_length",
 }
-# Stands in for a probability that is too small for a float64, whose logarithm is taken.
+# The smallest float64 above 0, which replaces a probability of 0 before its logarithm is taken.
 _LEAST = 5e-324
 
 
 @dataclass(frozen=True)
 class _Options:
-    """What both `ExtractiveReader` and its `run` take; see the class."""
+    """The options of both `ExtractiveReader` and its `run`; see the class."""
 
     top_k: int
     score_threshold: float | None
@@ -59,14 +61,14 @@ class _Options:
         for name in ("top_k", "answers_per_document"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1; received {name}={value}: give a higher one")
+                raise UserError(f"{name} must be at least 1; received {name}={value}: choose a higher one")
         for name in ("score_threshold", "overlap_threshold"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise UserError(f"{name} must be from 0 to 1; received {name}={value}: give a share, or None")
+                raise UserError(f"{name} must be from 0 to 1; received {name}={value}: choose a share, or None")
 
     def for_answerer(self) -> AnswerOptions:
-        """All candidates of a document and no answer, which is what the scores of documents are measured against."""
+        """Return options for all candidates of a document and no answer, which scores are measured against."""
         return AnswerOptions(
             top_k=None,
             doc_stride=self.stride,
@@ -78,7 +80,7 @@ class _Options:
 
 
 class _Candidate(NamedTuple):
-    """A span of a document, and the logarithm of its odds against no answer in that document."""
+    """A span of a document, with the logarithm of its odds against no answer in that document."""
 
     document: Document
     answer: Answer
@@ -89,30 +91,38 @@ class _Candidate(NamedTuple):
 class ExtractiveReader:
     """Finds answers to a query in documents.
 
-    It takes the place of the reader that left Haystack's core: the same inputs and outputs, and arguments of the same
-    names mean the same. Not here are `device`, `token`, `max_batch_size` and `model_kwargs` (the model is loaded and
-    batched as everywhere in qa-fast), `calibration_factor` (see `run` on scores), and `answers_per_seq`
-    (`answers_per_document` counts answers, not candidates of a window).
+    It replaces the reader that was removed from Haystack's core: inputs and outputs are the same, and arguments of the
+    same name have the same meaning. The old arguments `device`, `token`, `max_batch_size` and `model_kwargs` do not
+    exist, because the model is loaded and batched as everywhere in qa-fast. Neither do `calibration_factor` (see `run`
+    on scores) and `answers_per_seq` (`answers_per_document` counts answers, not candidates of a window).
 
     Args:
         model: A model folder, a Hub id or "minilm".
-        top_k: Answers wanted, over all documents; no answer comes on top of them.
-        score_threshold: Leave out answers that are less probable, no answer included; None leaves out none.
-        max_seq_length: Longest window in tokens, query and special tokens included; None takes 384, or what the model
-            can take.
-        stride: Overlap of two windows in tokens; None takes 128, or less where windows are short.
-        answers_per_document: Answers from one document, at most; None sets no bound. A document never has more than
-            20 candidates.
-        no_answer: Add an answer without text, whose score is the probability that no document holds one.
-        overlap_threshold: Of two answers in a document that have more than this share of the shorter one's characters
-            in common, the less probable is left out; None keeps both.
+        top_k: Number of answers to return over all documents. No answer is returned in addition.
+        score_threshold: Leave out answers, including no answer, that are less probable; None keeps all.
+        max_seq_length: Longest window in tokens, including the query and special tokens. The default is 384, or the
+            model's limit if that is lower.
+        stride: Number of tokens that neighbouring windows share. The default is 128, or less if windows are short.
+        answers_per_document: Most answers from one document; None sets no limit. A document has at most 20 candidates.
+        no_answer: Add an answer without text, whose score is the probability that no document contains an answer.
+        overlap_threshold: If two answers in a document share more than this fraction of the shorter one's characters,
+            the less probable one is left out; None keeps both.
         max_answer_length: Longest answer in tokens.
-        max_query_length: A query's tokens beyond so many are cut off.
+        max_query_length: Longest query in tokens. A longer query is cut.
         precision: See `infer.open_engine`.
         engine: "auto" (measured on this device), "keras", "openvino" or "onnx".
 
     Raises:
-        UserError: A value that cannot be; the message names it.
+        UserError: An option is out of bounds; the message names it.
+
+    Example:
+        >>> reader = ExtractiveReader("model/", top_k=3)
+        >>> pipeline = Pipeline()
+        >>> pipeline.add_component("retriever", InMemoryBM25Retriever(store))
+        >>> pipeline.add_component("reader", reader)
+        >>> pipeline.connect("retriever.documents", "reader.documents")
+        >>> query = "When was the harbour dug?"
+        >>> pipeline.run({"retriever": {"query": query}, "reader": {"query": query}})["reader"]["answers"]
     """
 
     def __init__(
@@ -130,35 +140,26 @@ class ExtractiveReader:
         precision: str = "auto",
         engine: str = "auto",
     ) -> None:
+        arguments = locals()
+        self.options = _Options(**{field.name: arguments[field.name] for field in fields(_Options)})
         self.model = str(model)
-        self.options = _Options(
-            top_k,
-            score_threshold,
-            max_seq_length,
-            stride,
-            answers_per_document,
-            no_answer,
-            overlap_threshold,
-            max_answer_length,
-            max_query_length,
-        )
-        self._loading: dict[str, Any] = {"precision": precision, "engine": engine}  # what the answerer is loaded with
+        self._loading: dict[str, Any] = {"precision": precision, "engine": engine}
         self._answerer: Answerer | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The reader's arguments as Haystack saves them; the model itself is named only."""
+        """Return the reader's arguments as Haystack saves them. The model is saved by its name only."""
         return default_to_dict(self, model=self.model, **asdict(self.options), **self._loading)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ExtractiveReader":
-        """A reader of saved arguments."""
+        """Create a reader from saved arguments."""
         return default_from_dict(cls, data)
 
     def warm_up(self) -> None:
-        """Load the model, once; a pipeline calls this before its first run, `run` by itself too.
+        """Load the model, once. A pipeline calls this before its first run, and so does `run`.
 
         Raises:
-            UserError: No usable model or tokenizer there.
+            UserError: The model or its tokenizer cannot be used.
         """
         if self._answerer is None:
             self._answerer = Answerer.from_pretrained(self.model, **self._loading)
@@ -180,49 +181,40 @@ class ExtractiveReader:
     ) -> dict[str, list[ExtractedAnswer]]:
         """Find answers.
 
-        How the one ranking is made: the model gives every span of a document a score, and so it does no answer in that
-        document. Of spans of different documents, what can be compared is how far each lies above its own document's
-        no answer. So a span's odds are exp(its score - its document's no answer), and its probability is its odds over
-        the sum of 1 and the odds of the best spans (20 a document) of all documents; no answer's is 1 over that sum.
-        With one document these are the probabilities of `Answerer`. An answer that stands in several documents shares
-        its probability out among them.
+        The ranking is made as follows. The model gives a score to every span of a document and to no answer in that
+        document. Spans of different documents are compared by how far each is above no answer in its own document: a
+        span's odds are exp(its score - its document's score of no answer). Its probability is its odds divided by the
+        sum of 1 and the odds of the best spans (20 for each document) of all documents. The probability of no answer is
+        1 divided by that sum. For one document these are the probabilities of `Answerer`. An answer that occurs in
+        several documents shares its probability among them.
 
         Args:
             query: The question.
-            documents: Where to look. One without text is left out, one that comes twice counts once.
-            top_k: Instead of the reader's own, as for all that follow; None takes the reader's.
+            documents: The documents. A document without text is left out, and one that occurs twice counts once.
+            top_k: See the class, as for the following arguments; None means the reader's own value.
             score_threshold: See the class.
-            max_seq_length: Tokens.
-            stride: Tokens.
+            max_seq_length: See the class.
+            stride: See the class.
             answers_per_document: See the class.
             no_answer: See the class.
             overlap_threshold: See the class.
-            max_answer_length: Tokens.
-            max_query_length: Tokens.
+            max_answer_length: See the class.
+            max_query_length: See the class.
 
         Returns:
-            "answers": `ExtractedAnswer`s, best first; none where there is no document with text. `document_offset` are
-            characters of the document's content, `data` is what stands there. Where the document's meta has an int
-            `page_number`, the answer's has `answer_page_number`, which counts the form feeds before it. No answer has
-            neither data nor document.
+            "answers": `ExtractedAnswer`s, best first; empty if no document has text. `document_offset` counts
+            characters of the document's content, and `data` is the text there. If the document's meta has an int
+            `page_number`, the answer's meta has `answer_page_number`, which also counts the form feeds before the
+            answer. No answer has neither data nor document.
 
         Raises:
-            UserError: No usable model; a query, a document or options that cannot be answered with.
+            UserError: The model cannot be used, or the query, a document or an option is not valid.
         """
-        given: dict[str, Any] = {
-            "top_k": top_k,
-            "score_threshold": score_threshold,
-            "max_seq_length": max_seq_length,
-            "stride": stride,
-            "answers_per_document": answers_per_document,
-            "no_answer": no_answer,
-            "overlap_threshold": overlap_threshold,
-            "max_answer_length": max_answer_length,
-            "max_query_length": max_query_length,
-        }
-        options = replace(self.options, **{name: value for name, value in given.items() if value is not None})
+        arguments = locals()
+        values = {field.name: arguments[field.name] for field in fields(_Options)}
+        options = replace(self.options, **{name: value for name, value in values.items() if value is not None})
         if not query.strip():
-            raise UserError(f"query must not be empty; received {query!r}: ask something")
+            raise UserError(f"query must not be empty; received {query!r}: pass a question")
         distinct: dict[tuple[str, str], Document] = {}
         for document in documents:
             if document.content is not None:
@@ -242,10 +234,10 @@ class ExtractiveReader:
         return {"answers": [answer for answer in answers if answer.score >= least]}
 
     def _candidates(self, query: str, documents: list[Document], options: _Options) -> list[_Candidate]:
-        """The best spans of every document.
+        """Return the best spans of every document.
 
         Raises:
-            UserError: A document or the options cannot be answered with.
+            UserError: A document or an option is not valid.
         """
         self.warm_up()
         assert self._answerer is not None
@@ -255,27 +247,27 @@ class ExtractiveReader:
         except UserError as error:
             raise UserError(_renamed(str(error))) from None
         candidates = []
-        for document, found in zip(documents, results, strict=True):
-            if isinstance(found, str):
-                raise UserError(f"{_renamed(found)} (document {document.id})")
-            null = next(answer["score"] for answer in found if not answer["answer"])
+        for document, answers in zip(documents, results, strict=True):
+            if isinstance(answers, str):
+                raise UserError(f"{_renamed(answers)} (document {document.id})")
+            null = next(answer["score"] for answer in answers if not answer["answer"])
             candidates += [
                 _Candidate(document, answer, math.log(max(answer["score"], _LEAST)) - math.log(max(null, _LEAST)))
-                for answer in found
+                for answer in answers
                 if answer["answer"]
             ]
         return candidates
 
 
 def _chosen(ranking: list[tuple[_Candidate, float]], options: _Options) -> list[tuple[_Candidate, float]]:
-    """The first `top_k` of a ranking that neither overlap too much nor are too many of one document."""
+    """Return the first `top_k` of a ranking that neither overlap too much nor exceed `answers_per_document`."""
     chosen: list[tuple[_Candidate, float]] = []
     for candidate, weight in ranking:
-        beside = [other.answer for other, _ in chosen if other.document is candidate.document]
-        if options.answers_per_document is not None and len(beside) >= options.answers_per_document:
+        same_document = [other.answer for other, _ in chosen if other.document is candidate.document]
+        if options.answers_per_document is not None and len(same_document) >= options.answers_per_document:
             continue
         allowed = options.overlap_threshold
-        if allowed is not None and any(_overlap(candidate.answer, other) > allowed for other in beside):
+        if allowed is not None and any(_overlap(candidate.answer, other) > allowed for other in same_document):
             continue
         chosen.append((candidate, weight))
         if len(chosen) == options.top_k:
@@ -284,13 +276,13 @@ def _chosen(ranking: list[tuple[_Candidate, float]], options: _Options) -> list[
 
 
 def _overlap(one: Answer, other: Answer) -> float:
-    """Characters that two answers have in common, as a share of the shorter one."""
+    """Return the fraction of the shorter answer's characters that two answers share."""
     common = min(one["end"], other["end"]) - max(one["start"], other["start"])
     return max(0, common) / min(one["end"] - one["start"], other["end"] - other["start"])
 
 
 def _extracted(query: str, candidate: _Candidate, score: float) -> ExtractedAnswer:
-    """A candidate as Haystack has answers."""
+    """Return a candidate as an answer of Haystack."""
     document, answer = candidate.document, candidate.answer
     assert document.content is not None
     page = document.meta.get("page_number")
@@ -308,5 +300,5 @@ def _extracted(query: str, candidate: _Candidate, score: float) -> ExtractedAnsw
 
 
 def _renamed(message: str) -> str:
-    """An answerer's message with the reader's names of options."""
-    return re.sub(rf"\b({'|'.join(_NAMES)})\b", lambda found: _NAMES[found[0]], message)
+    """Return an answerer's message with Haystack's names of options."""
+    return re.sub(rf"\b({'|'.join(_NAMES)})\b", lambda match: _NAMES[match[0]], message)

@@ -1,54 +1,43 @@
-"""Functions for Spark's `DataFrame.mapInArrow`: featurizing and answering inside a Spark job.
+"""Functions for Spark's `DataFrame.mapInArrow`, which featurize and answer inside a Spark job.
 
-    schema = spark_schema(featurizer)
-    features = frame.mapInArrow(featurize_in_arrow(featurizer), schema)
-    answers = questions.mapInArrow(answer_in_arrow("s3://models/mine"), ANSWERS)
+Each Python worker of Spark loads the tokenizer, the kernels and the model once. qa-fast must be installed on the
+workers. This module does not import Spark.
 
-Each Python worker of Spark loads the tokenizer, the kernels and the model once. qa-fast must be installed where the
-workers run. Nothing of Spark is imported here.
+Example:
+    >>> featurizer = Featurizer("minilm")
+    >>> features = frame.mapInArrow(featurize_in_arrow(featurizer), spark_schema(featurizer))
+    >>> answers = questions.mapInArrow(answer_in_arrow("s3://models/mine"), ANSWERS)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.builder.featurizer import Featurizer
 from qa_fast.errors import UserError
 from qa_fast.sources.rows import column_names, normalize_table
 
 if TYPE_CHECKING:
-    from qa_fast.answer.answerer import Answerer, AnswerOptions
+    from qa_fast.answer.answerer import Answerer
 
 InArrow = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
-# What `rejects_in_arrow` and `answer_in_arrow` give, as Spark's schema strings.
+# Schemas of the rows that `rejects_in_arrow` and `answer_in_arrow` return, for Spark and for Arrow.
 REJECTS = "id string, reason string"
 ANSWERS = "id string, answers array<struct<score: double, start: bigint, end: bigint, answer: string>>, rejected string"
-_ANSWERS = pa.schema(
-    [
-        ("id", pa.string()),
-        (
-            "answers",
-            pa.list_(
-                pa.struct(
-                    [("score", pa.float64()), ("start", pa.int64()), ("end", pa.int64()), ("answer", pa.string())]
-                )
-            ),
-        ),
-        ("rejected", pa.string()),
-    ]
-)
+_ANSWER = pa.struct([("score", pa.float64()), ("start", pa.int64()), ("end", pa.int64()), ("answer", pa.string())])
+_ANSWERS = pa.schema([("id", pa.string()), ("answers", pa.list_(_ANSWER)), ("rejected", pa.string())])
 _REJECTS = pa.schema([("id", pa.string()), ("reason", pa.string())])
 _DDL = {pa.int32(): "int", pa.int8(): "tinyint", pa.string(): "string"}
 
 
 def spark_schema(featurizer: Featurizer) -> str:
-    """The features' columns as a Spark schema string, for `mapInArrow`."""
+    """Return the columns of features as a Spark schema string, for `mapInArrow`."""
     return ", ".join(f"{field.name} {_ddl(field.type)}" for field in featurizer.schema)
 
 
@@ -57,15 +46,18 @@ def _ddl(kind: pa.DataType) -> str:
 
 
 def featurize_in_arrow(featurizer: Featurizer) -> InArrow:
-    """Examples to features.
+    """Return a function that turns examples into features.
 
     Args:
-        featurizer: What makes them.
+        featurizer: Makes the features.
 
     Returns:
-        For `mapInArrow` on a frame with the columns id, question, context and answers; its rows have `spark_schema`.
-        An example that is rejected has none: `rejects_in_arrow` tells them. Ids must be unique over the whole frame,
-        which a worker cannot see: `frame.dropDuplicates(["id"])` makes them so.
+        A function for `mapInArrow` on a frame with the columns id, question, context and answers. Its rows have
+        `spark_schema`. A rejected example has no rows; `rejects_in_arrow` returns it. Ids must be unique over the whole
+        frame, which a worker cannot check: `frame.dropDuplicates(["id"])` makes them so.
+
+    Example:
+        >>> frame.mapInArrow(featurize_in_arrow(featurizer), spark_schema(featurizer)).write.parquet("features")
     """
 
     def features(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -77,16 +69,20 @@ def featurize_in_arrow(featurizer: Featurizer) -> InArrow:
 
 
 def rejects_in_arrow(featurizer: Featurizer) -> InArrow:
-    """Examples to those that are rejected, with their reasons; for `mapInArrow` with the schema `REJECTS`."""
+    """Return a function that turns examples into the rejected ones, for `mapInArrow` with the schema `REJECTS`.
+
+    Example:
+        >>> frame.mapInArrow(rejects_in_arrow(featurizer), REJECTS).show()
+    """
 
     def rejects(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             table = pa.Table.from_batches([batch])
             names = column_names(table.column_names, featurizer.columns, "the frame")
             rows, unreadable = normalize_table(table, names, "", 0, "the frame")
-            found = featurizer.featurize(rows, unreadable=unreadable).rejects
-            columns = [[reject.id for reject in found], [reject.reason for reject in found]]
-            yield pa.RecordBatch.from_arrays([pa.array(each, pa.string()) for each in columns], schema=_REJECTS)
+            rejected = featurizer.featurize(rows, unreadable=unreadable).rejects
+            pairs = [{"id": reject.id, "reason": reject.reason} for reject in rejected]
+            yield pa.RecordBatch.from_pylist(pairs, _REJECTS)
 
     return rejects
 
@@ -94,22 +90,24 @@ def rejects_in_arrow(featurizer: Featurizer) -> InArrow:
 def answer_in_arrow(
     model: str, options: AnswerOptions | None = None, *, precision: str = "auto", engine: str = "auto"
 ) -> InArrow:
-    """Questions to answers.
+    """Return a function that turns questions into answers.
 
     Args:
-        model: Folder, URL, Hub id or "minilm", as each worker is to find it.
-        options: For all questions.
-        precision: See `infer.open_engine`, as for `engine`. Each worker takes as many cores as the environment variable
-            QA_FAST_PROCESSORS says in it, else all of its machine.
-        engine: "auto", "keras", "openvino" or "onnx".
+        model: Folder, URL, Hub id or "minilm", from which each worker loads the model.
+        options: Options for all questions.
+        precision: See `infer.open_engine`.
+        engine: "auto", "keras", "openvino" or "onnx". Each worker uses as many cores as its environment variable
+            QA_FAST_PROCESSORS says, or all cores of its machine.
 
     Returns:
-        For `mapInArrow` on a frame with the columns id, question and context; its rows have the schema `ANSWERS`, one
-        for each question: answers best first, or none and why it was rejected.
-    """
-    from qa_fast.answer.answerer import AnswerOptions as Options
+        A function for `mapInArrow` on a frame with the columns id, question and context. Its rows have the schema
+        `ANSWERS`, one row for each question: answers, best first, or none and the reason of the rejection.
 
-    chosen = replace(options or Options())
+    Example:
+        >>> answer = answer_in_arrow("s3://models/mine", AnswerOptions(top_k=3), engine="onnx", precision="float32")
+        >>> questions.mapInArrow(answer, ANSWERS).write.parquet("answers")
+    """
+    chosen = options or AnswerOptions()
 
     def answers(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answerer = _answerer(model, precision, engine)
@@ -117,22 +115,18 @@ def answer_in_arrow(
             missing = [name for name in ("id", "question", "context") if name not in batch.schema.names]
             if missing:
                 raise UserError(
-                    f"a frame to answer must have the columns id, question and context; missing {', '.join(missing)}, "
-                    f"found {', '.join(batch.schema.names)}"
+                    "a frame of questions must have the columns id, question and context; missing "
+                    f"{', '.join(missing)}, found {', '.join(batch.schema.names)}: rename its columns"
                 )
-            asked = batch.select(["id", "question", "context"]).to_pylist()
-            results = answerer.answer_pairs([(row["question"], row["context"]) for row in asked], chosen)
-            rows: list[dict[str, Any]] = []
-            for row, result in zip(asked, results, strict=True):
-                refused = isinstance(result, str)
-                rows.append(
-                    {
-                        "id": str(row["id"]),
-                        "answers": [] if refused else result,
-                        "rejected": result if refused else None,
-                    }
-                )
-            yield pa.RecordBatch.from_pylist(rows, _ANSWERS)
+            rows = batch.select(["id", "question", "context"]).to_pylist()
+            results = answerer.answer_pairs([(row["question"], row["context"]) for row in rows], chosen)
+            answered: list[dict[str, Any]] = []
+            for row, result in zip(rows, results, strict=True):
+                if isinstance(result, str):
+                    answered.append({"id": str(row["id"]), "answers": [], "rejected": result})
+                else:
+                    answered.append({"id": str(row["id"]), "answers": result, "rejected": None})
+            yield pa.RecordBatch.from_pylist(answered, _ANSWERS)
 
     return answers
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from fastapi import Depends, FastAPI, Request
@@ -48,27 +48,6 @@ _REFUSALS = {
 }
 
 
-class Served(Model[Any], Protocol):
-    """What the application needs of a model, such as `ServedModel`."""
-
-    name: str
-
-    @property
-    def engine_name(self) -> str:
-        """Name of the engine."""
-
-    @property
-    def precision(self) -> str:
-        """Precision of the engine's matrix products."""
-
-    @property
-    def cache_state(self) -> tuple[int, int, int]:
-        """Hits, misses and bytes of the token cache."""
-
-    def resolve(self, options: AnswerOptions) -> AnswerOptions:
-        """Return the options with every number set; see `AnswerOptions.resolve`."""
-
-
 class _StrictRequest(Request):
     """A request whose body is parsed by `read_json`."""
 
@@ -88,7 +67,7 @@ class _StrictRoute(APIRoute):
         return handle_strictly
 
 
-def create_app(model: Served, limits: Limits, api_key: str | None = None) -> FastAPI:
+def create_app(model: Model[Any], limits: Limits, api_key: str | None = None) -> FastAPI:
     """Create the application.
 
     Args:
@@ -201,7 +180,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _checked_options(
-    pairs: list[tuple[str, str]], parameters: Parameters, model: Served, limits: Limits
+    pairs: list[tuple[str, str]], parameters: Parameters, model: Model[Any], limits: Limits
 ) -> AnswerOptions:
     """Return a request's options.
 

@@ -59,11 +59,28 @@ AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 class Model(Protocol[AnyJob]):
-    """A model that answers requests in portions."""
+    """What a server needs of a model, such as `model.ServedModel`."""
+
+    name: str
+
+    @property
+    def engine_name(self) -> str:
+        """Name of the engine."""
+
+    @property
+    def precision(self) -> str:
+        """Precision of the engine's matrix products."""
+
+    @property
+    def cache_state(self) -> tuple[int, int, int]:
+        """Hits, misses and bytes of the token cache."""
 
     @property
     def at_once(self) -> int:
         """Number of calls of `read` that may run at a time; 1 means that a call should get many requests."""
+
+    def resolve(self, options: AnswerOptions) -> AnswerOptions:
+        """Return the options with every number set; see `AnswerOptions.resolve`."""
 
     def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> AnyJob:
         """Do everything that needs no model. Several threads call this."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import partial
 
 from qa_fast.errors import UserError
 from qa_fast.options import check_values, option
 
 KEY_VARIABLE = "QA_FAST_API_KEY"
 _DAY = 86_400
+_count = partial(option, command=False, least=1)
+_time = partial(option, command=False, above=0, most=_DAY)
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Limits:
         UserError: A value is out of bounds.
     """
 
-    seconds: float = option(
-        60.0, "Longest time in seconds from a request's arrival to its answer.", flag="--time-limit", above=0, most=_DAY
+    seconds: float = _time(
+        60.0, "Longest time in seconds from a request's arrival to its answer.", flag="--time-limit", command=True
     )
     characters: int = option(
         500_000, "Most characters of questions and documents in one request.", flag="--max-characters", least=1
@@ -42,47 +45,30 @@ class Limits:
         least=0,
         most=1000 * _DAY,
     )
-    body_bytes: int = option(4 * 1024 * 1024, "Largest request body in bytes.", command=False, least=1)
-    questions: int = option(64, "Most questions in one request.", command=False, least=1)
-    top_k: int = option(100, "Most answers that a request may ask for.", command=False, least=1)
-    windows: int = option(
-        1024,
-        "Most windows that one document may be cut into. Short windows with a large overlap give many.",
-        command=False,
-        least=1,
+    body_bytes: int = _count(4 * 1024 * 1024, "Largest request body in bytes.")
+    questions: int = _count(64, "Most questions in one request.")
+    top_k: int = _count(100, "Most answers that a request may ask for.")
+    windows: int = _count(
+        1024, "Most windows that one document may be cut into. Short windows with a large overlap give many."
     )
-    header_seconds: float = option(
+    header_seconds: float = _time(
         10.0,
         "Longest time in seconds from a connection's opening, or a request's first byte, to the end of its headers.",
-        command=False,
-        above=0,
-        most=_DAY,
     )
-    body_seconds: float = option(
-        30.0, "Longest time in seconds for a request's body to arrive.", command=False, above=0, most=_DAY
+    body_seconds: float = _time(30.0, "Longest time in seconds for a request's body to arrive.")
+    keep_alive_seconds: float = _time(15.0, "Time in seconds that a connection is kept open between two requests.")
+    batch_questions: int = _count(64, "Most questions answered together.")
+    batch_tokens: int = _count(16_384, "Most tokens of windows computed together, without padding.")
+    turn_tokens: int = _count(
+        4096, "Tokens of windows of one request that are computed before other requests have a turn."
     )
-    keep_alive_seconds: float = option(
-        15.0, "Time in seconds that a connection is kept open between two requests.", command=False, above=0, most=_DAY
-    )
-    batch_questions: int = option(64, "Most questions answered together.", command=False, least=1)
-    batch_tokens: int = option(
-        16_384, "Most tokens of windows computed together, without padding.", command=False, least=1
-    )
-    turn_tokens: int = option(
-        4096,
-        "Tokens of windows of one request that are computed before other requests have a turn.",
-        command=False,
-        least=1,
-    )
-    ahead_tokens: int = option(
+    ahead_tokens: int = _count(
         1 << 20,
         "Tokens of windows waiting for the model above which no more requests are cut into windows. Short windows with "
         "a large overlap make many tokens of a short text.",
-        command=False,
-        least=1,
     )
-    cache_bytes: int = option(
-        64 * 1024 * 1024, "Memory in bytes for the tokens of documents that were asked about.", command=False, least=0
+    cache_bytes: int = _count(
+        64 * 1024 * 1024, "Memory in bytes for the tokens of documents that were asked about.", least=0
     )
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 from prometheus_client import generate_latest as _render
@@ -35,40 +35,25 @@ class Metrics:
         Info("qa_fast", "What is served.", registry=self.registry).info(
             {"model": model, "version": version, "engine": engine, "precision": precision}
         )
+
+        def histogram(name: str, help: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
+            return Histogram(f"qa_fast_{name}", help, buckets=buckets, registry=self.registry)
+
         self.requests = Counter(
             "qa_fast_requests",
             "Requests for answers, by the status of their response.",
             ["status"],
             registry=self.registry,
         )
-        self.request_seconds = Histogram(
-            "qa_fast_request_seconds",
-            "Time from a request's arrival to its response.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.model_seconds = Histogram(
-            "qa_fast_model_seconds", "Time to compute one batch.", buckets=_SECONDS, registry=self.registry
-        )
-        self.batch_questions = Histogram(
-            "qa_fast_batch_questions", "Questions that began in one batch.", buckets=_QUESTIONS, registry=self.registry
-        )
-        self.batch_tokens = Histogram(
-            "qa_fast_batch_tokens",
-            "Tokens in the windows of one batch, without padding.",
-            buckets=_TOKENS,
-            registry=self.registry,
-        )
-        self.prepare_seconds = Histogram(
-            "qa_fast_prepare_seconds",
-            "Time to tokenize one request and cut it into windows.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
         self.waiting = Gauge("qa_fast_waiting_requests", "Requests that wait to be answered.", registry=self.registry)
         self.abandoned = Counter(
             "qa_fast_abandoned_requests", "Requests withdrawn while they were answered.", registry=self.registry
         )
+        self.request_seconds = histogram("request_seconds", "Time from a request's arrival to its response.")
+        self.prepare_seconds = histogram("prepare_seconds", "Time to tokenize one request and cut it into windows.")
+        self.model_seconds = histogram("model_seconds", "Time to compute one batch.")
+        self.batch_questions = histogram("batch_questions", "Questions that began in one batch.", _QUESTIONS)
+        self.batch_tokens = histogram("batch_tokens", "Tokens in the windows of one batch, without padding.", _TOKENS)
         self.registry.register(_CacheCollector(cache_state))
 
     def render(self) -> bytes:

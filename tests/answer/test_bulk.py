@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -135,19 +136,30 @@ def test_a_second_run_does_nothing_and_other_options_are_refused(tmp_path: Path,
         answer_all(model, str(source), out, form="csv")
 
 
-def test_finished_parts_are_kept(tmp_path: Path, source: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "No space left"), UserError)],
+)
+def test_finished_parts_are_kept(
+    tmp_path: Path,
+    source: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    expected: type[BaseException],
+) -> None:
     answer_all(model, str(source), tmp_path / "whole", **FIXED)
     out, real, made = tmp_path / "out", bulk.PartMaker.make, []
 
     def interrupted(maker: Any, block: Any, answerer: Any) -> Any:
         if len(made) == 4:
-            raise KeyboardInterrupt
+            raise failure
         made.append(block.number)
         return real(maker, block, answerer)
 
     with monkeypatch.context() as patch:
         patch.setattr(bulk.PartMaker, "make", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(expected):
             answer_all(model, str(source), out, **FIXED)
     assert not (out / "qa_fast_answers.json").exists()
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
@@ -188,15 +200,20 @@ def test_a_killed_run_is_resumed(tmp_path: Path, source: Path, model: Path) -> N
 
 
 def test_the_command(tmp_path: Path, source: Path, model: Path) -> None:
-    command = ["answer", str(model), "--input", str(source), "--output", str(tmp_path / "out"), "--format", "parquet",
-               "--engine", "onnx", "--precision", "float32"]  # fmt: skip
-    result = CliRunner().invoke(app, command)
+    command = ["answer", str(model), "--input", str(source), "--engine", "onnx", "--precision", "float32"]
+    to_folder = [*command, "--output", str(tmp_path / "out"), "--format", "parquet"]
+    result = CliRunner().invoke(app, to_folder)
     assert result.exit_code == 0, result.output
     assert "answered in" in result.output
     assert "2 rejected, with reasons" in result.output
-    again = CliRunner().invoke(app, [*command, "--json"])
+    again = CliRunner().invoke(app, [*to_folder, "--json"])
     assert json.loads(again.stdout.splitlines()[-1])["up_to_date"] is True
-    assert parts(tmp_path / "out")
+    file = tmp_path / "answers.jsonl"
+    result = CliRunner().invoke(app, [*command, "--output", str(file), "--json"])
+    counts = {"answered": 5 * sample.QUESTIONS - 1, "rejected": 2, "output": str(file)}
+    assert json.loads(result.stdout.splitlines()[-1]) == counts
+    assert [json.loads(line) for line in file.read_bytes().splitlines()] == parts(tmp_path / "out")
+    assert len((tmp_path / "answers.rejected.jsonl").read_bytes().splitlines()) == 2
 
 
 def test_ray_makes_the_same_files(tmp_path: Path, source: Path, model: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 # Haystack reads this when it is imported; without it every pipeline's run is reported.
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 
-from qa_fast.answer.answerer import Answerer, AnswerOptions
+from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.encode import TextEncoder
 from qa_fast.errors import UserError
 from tests.answer.test_answer import EEL, HERON, LetterModel, letter_encoder
@@ -75,7 +76,7 @@ def read(*contents: str, query: str = "where?", **options: Any) -> list[Extracte
     ]
 
 
-def test_an_answer_stands_where_it_says(loader: Loader) -> None:
+def test_an_answer_has_its_place_in_the_document(loader: Loader) -> None:
     document = Document(content=" \n" + HERON, meta={"url": "mill"})
     answers = ExtractiveReader("some/model").run("where?", [document])["answers"]
     first = answers[0]
@@ -115,7 +116,7 @@ def test_one_ranking_over_documents(loader: Loader) -> None:
     assert alone[0].score == pytest.approx(np.exp(4) / (np.exp(4) + 2))  # no answer keeps its share
 
 
-def test_a_document_that_is_sure_of_little_does_not_come_first(loader: Loader) -> None:
+def test_documents_are_ranked_by_odds_and_not_by_their_own_probabilities(loader: Loader) -> None:
     """By their own probabilities the documents would rank the other way round."""
     loader.likes({"p": 6, "m": 1}, {"p": 6, "m": 1}, null=-2)
     certain, torn = "m", "p p"
@@ -143,7 +144,7 @@ def test_no_answer_has_neither_data_nor_document(loader: Loader) -> None:
     assert all(answer.document for answer in read(HERON, EEL, no_answer=False))
 
 
-def test_top_k_counts_answers_and_no_answer_comes_on_top(loader: Loader) -> None:
+def test_top_k_does_not_count_no_answer(loader: Loader) -> None:
     assert len(read(HERON, EEL, top_k=3, overlap_threshold=None)) == 4
     assert len(read(HERON, EEL, top_k=3, overlap_threshold=None, no_answer=False)) == 3
     # However few are shown, a score stays the same.
@@ -165,7 +166,7 @@ def test_answers_that_overlap_are_left_out_within_a_document(loader: Loader) -> 
     assert len(everything) == 41
 
 
-def test_how_much_may_overlap(loader: Loader) -> None:
+def test_the_overlap_threshold_is_a_fraction_of_the_shorter_answer(loader: Loader) -> None:
     # "aaaa bbbb" and "bbbb cccc" have 4 of 9 characters in common.
     loader.likes({"a": 9, "b": 8}, {"b": 5, "c": 9})
     options = {"query": "x?", "no_answer": False}
@@ -179,7 +180,7 @@ def test_how_much_may_overlap(loader: Loader) -> None:
     assert texts == ["aaaa bbbb", "bbbb cccc"]
 
 
-def test_answers_of_one_document_may_be_bounded(loader: Loader) -> None:
+def test_answers_per_document_may_be_limited(loader: Loader) -> None:
     found = read(f"{HERON} {HERON}", HERON, answers_per_document=1)
     assert sorted(len(answer.document.content) for answer in found if answer.document) == [
         len(HERON),
@@ -187,7 +188,7 @@ def test_answers_of_one_document_may_be_bounded(loader: Loader) -> None:
     ]
 
 
-def test_a_threshold_leaves_out_what_is_less_probable(loader: Loader) -> None:
+def test_a_threshold_leaves_out_less_probable_answers(loader: Loader) -> None:
     loader.likes({"p": 1, "m": 3}, {"p": 1, "m": 3})
     plain = read("p", "m", query="x?")
     assert [answer.data for answer in plain] == ["m", "p", None]
@@ -206,7 +207,7 @@ def test_documents_without_text_are_left_out(loader: Loader) -> None:
     assert mixed == read(HERON)
 
 
-def test_a_document_that_comes_twice_counts_once(loader: Loader) -> None:
+def test_a_document_that_occurs_twice_counts_once(loader: Loader) -> None:
     document = Document(content=HERON, score=0.5)
     again = Document(content=HERON, score=0.25)
     assert document.id == again.id
@@ -242,7 +243,7 @@ def test_long_documents_go_through_windows(loader: Loader) -> None:
     assert loader.model.calls[-1] < windows
 
 
-def test_options_of_a_run_come_before_the_readers_own(loader: Loader) -> None:
+def test_options_of_a_run_override_those_of_the_reader(loader: Loader) -> None:
     reader = ExtractiveReader("some/model", overlap_threshold=None, max_answer_length=4)
     documents = [Document(content=HERON)]
     every = reader.run("where?", documents)["answers"]
@@ -279,7 +280,7 @@ def test_it_is_a_component_with_typed_sockets() -> None:
     assert reader.__haystack_output__._sockets_dict["answers"].type == list[ExtractedAnswer]  # type: ignore[attr-defined]
 
 
-def test_a_reader_is_saved_and_read_again() -> None:
+def test_a_reader_is_saved_and_loaded() -> None:
     for reader in (
         ExtractiveReader("some/model"),
         ExtractiveReader(
@@ -368,13 +369,13 @@ def test_a_real_model_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"top_k": 0}, "top_k must be at least 1; received top_k=0: give a higher one"),
+        ({"top_k": 0}, "top_k must be at least 1; received top_k=0: choose a higher one"),
         ({"answers_per_document": 0}, "answers_per_document must be at least 1; received answers_per_document=0"),
         ({"score_threshold": 1.5}, "score_threshold must be from 0 to 1; received score_threshold=1.5"),
         ({"overlap_threshold": -0.1}, "overlap_threshold must be from 0 to 1; received overlap_threshold=-0.1"),
     ],
 )
-def test_options_must_be_sound(loader: Loader, options: dict[str, Any], said: str) -> None:
+def test_options_must_be_within_bounds(loader: Loader, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         ExtractiveReader("some/model", **options)
     with pytest.raises(UserError, match=said):
@@ -400,8 +401,8 @@ def test_refusals_name_the_readers_own_options(loader: Loader, options: dict[str
         read(HERON, **options)
 
 
-def test_a_query_and_documents_must_be_texts_to_read(loader: Loader) -> None:
-    with pytest.raises(UserError, match="query must not be empty; received ' ': ask something"):
+def test_a_query_and_documents_must_be_valid_texts(loader: Loader) -> None:
+    with pytest.raises(UserError, match="query must not be empty; received ' ': pass a question"):
         read(HERON, query=" ")
     broken = Document(id="left", content="a\ud800")
     with pytest.raises(UserError, match=r"valid Unicode; received a lone surrogate at character 1 \(document left\)"):
@@ -442,7 +443,7 @@ def test_a_missing_haystack_is_one_line() -> None:
     )
 
 
-def test_a_haystack_that_lacks_something_keeps_its_own_error() -> None:
+def test_a_missing_dependency_of_haystack_keeps_its_own_error() -> None:
     code = (
         "import sys\n"
         "sys.modules['networkx'] = None\n"

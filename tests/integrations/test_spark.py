@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from qa_fast.answer.answerer import Answerer, AnswerOptions
+from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.builder.featurizer import Featurizer
 from qa_fast.errors import UserError
 from qa_fast.integrations import spark as recipes
@@ -57,7 +58,7 @@ def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["example_id"], row["window_index"]))
 
 
-def test_features_and_rejects_are_those_outside_of_spark(session: Any, model: Path) -> None:
+def test_features_and_rejects_equal_those_outside_of_spark(session: Any, model: Path) -> None:
     rows = sample.rows()
     rows[2]["question"] = " "
     frame = session.createDataFrame([tuple(row.values()) for row in rows], EXAMPLES).repartition(3)
@@ -72,7 +73,7 @@ def test_features_and_rejects_are_those_outside_of_spark(session: Any, model: Pa
     ]
 
 
-def test_answers_are_those_outside_of_spark(session: Any, model: Path) -> None:
+def test_answers_equal_those_outside_of_spark(session: Any, model: Path) -> None:
     rows = [(row["id"], row["question"], row["context"]) for row in sample.rows()]
     rows[1] = (rows[1][0], "", rows[1][2])
     frame = session.createDataFrame(rows, "id string, question string, context string").repartition(2)
@@ -92,7 +93,7 @@ def test_answers_are_those_outside_of_spark(session: Any, model: Path) -> None:
             assert [answer["answer"] for answer in by_id[row_id]["answers"]] == [answer["answer"] for answer in result]
 
 
-def test_a_frame_without_its_columns_is_told(model: Path) -> None:
+def test_a_frame_without_its_columns_is_refused(model: Path) -> None:
     batch = pa.RecordBatch.from_pylist([{"id": "a", "text": "b"}])
     with pytest.raises(
         UserError, match="must have the columns id, question and context; missing question, context, found"

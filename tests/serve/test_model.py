@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from qa_fast.answer.answerer import Answerer, AnswerOptions, Result
+from qa_fast.answer.answerer import Answerer, Result
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.encode import load_encoder
 from qa_fast.schema import Features
 from qa_fast.serve.batcher import AbandonedError
@@ -65,13 +66,13 @@ def answer(
 def read_whole(
     served: ServedModel, jobs: list[Reading], abandoned: Callable[[], bool] = lambda: False
 ) -> list[list[Result]]:
-    """The results of jobs that are read together, in as many turns as they take."""
+    """Return the results of jobs that are computed together, in as many turns as they need."""
     while left := [job for job in jobs if job.next_tokens]:
         served.read(left, abandoned)
     return [served.results(job) for job in jobs]
 
 
-def test_answers_are_those_of_the_answerer(served: ServedModel, folder: Path) -> None:
+def test_answers_equal_those_of_the_answerer(served: ServedModel, folder: Path) -> None:
     pairs = [*PAIRS, ("Who?", LONG), ("When?", "")]
     expected = Answerer.from_pretrained(folder, "float32", "keras").answer_pairs(pairs, AnswerOptions(top_k=3))
     for found in (answer(served, pairs, top_k=3) for _ in range(2)):
@@ -94,16 +95,16 @@ def test_a_document_asked_about_twice_is_tokenized_once(folder: Path) -> None:
 def test_a_document_of_too_many_windows_is_refused(folder: Path) -> None:
     served = ServedModel.from_pretrained(str(folder), Limits(windows=3), "float32", "keras")
     found = answer(served, [("Who paid?", LONG), PAIRS[1]])
-    assert str(found[0]).startswith("a document must make at most 3 windows; received one of ")
+    assert str(found[0]).startswith("a document must give at most 3 windows; received a document of ")
     assert isinstance(found[1], list)
 
 
-def test_answering_stops_when_nobody_waits(served: ServedModel) -> None:
+def test_answering_stops_when_no_client_waits(served: ServedModel) -> None:
     with pytest.raises(AbandonedError):
         answer(served, [("Who?", LONG)], lambda: True)
 
 
-def test_requests_of_other_options_answered_together_are_as_if_alone(served: ServedModel) -> None:
+def test_requests_with_other_options_do_not_change_each_other(served: ServedModel) -> None:
     asked = [
         ([PAIRS[0], ("Who?", LONG)], {"top_k": 3, "handle_impossible_answer": True}),
         ([("When?", "")], {}),
@@ -120,7 +121,7 @@ def test_requests_of_other_options_answered_together_are_as_if_alone(served: Ser
 
 
 class Counting:
-    """An engine that gives zeros, window by window, and counts."""
+    """An engine that returns zeros, window by window, and counts the windows."""
 
     name, precision, at_once = "counting", "float32", 3
 
@@ -142,7 +143,7 @@ class Counting:
         pass
 
 
-def test_an_engine_is_stopped_when_nobody_waits(folder: Path) -> None:
+def test_an_engine_is_stopped_when_no_client_waits(folder: Path) -> None:
     engine = Counting()
     served = ServedModel("m", engine, load_encoder(folder), 96, Limits(turn_tokens=10**6))
     assert (served.engine_name, served.precision, served.at_once) == ("counting", "float32", 3)
@@ -176,7 +177,7 @@ def test_a_long_request_is_read_in_portions_with_others_between(folder: Path) ->
     assert_same(between, [answer(whole, [PAIRS[turn % len(PAIRS)]], top_k=5)[0] for turn in range(1, turns + 1)])
 
 
-def test_what_was_not_read_has_no_results(folder: Path) -> None:
+def test_a_job_that_was_not_fully_computed_has_no_results(folder: Path) -> None:
     served = ServedModel.from_pretrained(str(folder), Limits(turn_tokens=200), "float32", "keras")
     job = served.prepare([("Who?", LONG)], served.resolve(AnswerOptions()))
     served.read([job])
@@ -185,7 +186,7 @@ def test_what_was_not_read_has_no_results(folder: Path) -> None:
 
 
 def assert_same(found: list[Result], expected: list[Result]) -> None:
-    """Equal but for what the order of sums does to a score, and with it to the order of answers that score alike."""
+    """Compare answers, except for rounding of scores and the order of answers with equal scores."""
     for ours, theirs in zip(found, expected, strict=True):
         if isinstance(theirs, str):
             assert ours == theirs
@@ -195,7 +196,7 @@ def assert_same(found: list[Result], expected: list[Result]) -> None:
         assert [one["score"] for one in ours] == pytest.approx([one["score"] for one in theirs], abs=1e-4)
 
 
-def test_names_shown_to_clients_hold_no_path(folder: Path) -> None:
+def test_names_shown_to_clients_have_no_path(folder: Path) -> None:
     assert shown_name(str(folder), folder) == "tiny"
     assert shown_name("someone/some-model", folder) == "someone/some-model"
 
@@ -207,7 +208,7 @@ def test_memory_does_not_grow_under_load(served: ServedModel) -> None:
                      for number in range(count) for question, context in PAIRS]  # fmt: skip
             assert {answer.result()[0] for answer in asked} == {200}
 
-    with running(served, Limits(seconds=20)) as client:
+    with running(served, Limits()) as client:
         rounds(60)
         before = resident_bytes()
         rounds(120)

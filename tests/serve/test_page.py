@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ pytest.importorskip("playwright.sync_api", reason="needs the package playwright"
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from qa_fast.serve.limits import Limits
-from tests.serve_doubles import Client, KeywordModel, running
+from tests.serve_doubles import PATIENCE, Client, KeywordModel, running
+
+expect.set_options(timeout=1000 * PATIENCE)
 
 pytestmark = pytest.mark.browser
 
@@ -59,7 +60,7 @@ class Faults(list[str]):
 def opened(browser: Browser, url: str, **context: Any) -> Iterator[tuple[Page, Faults]]:
     made = browser.new_context(**context)
     page, faults = made.new_page(), Faults()
-    page.set_default_timeout(5000)
+    page.set_default_timeout(1000 * PATIENCE)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: faults.append(request.url) if not request.url.startswith(url) else None)
@@ -109,9 +110,9 @@ def drop(page: Page, name: str, data: list[int] | str) -> None:
     )
 
 
-def visible_part(page: Page) -> bool:
-    """Whether the mark stands inside the visible part of the document."""
-    return page.evaluate(
+def wait_until_visible(page: Page) -> None:
+    """Wait until the mark is inside the visible part of the document."""
+    page.wait_for_function(
         """() => {
             const mark = document.querySelector("mark").getBoundingClientRect();
             const frame = document.getElementById("reader").getBoundingClientRect();
@@ -130,7 +131,7 @@ def test_an_answer_is_shown_and_marked_in_the_document(page: Page) -> None:
     expect(page.locator("#source")).to_be_hidden()
 
 
-def test_further_candidates_have_scores_and_can_be_marked(page: Page) -> None:
+def test_other_answers_have_scores_and_can_be_marked(page: Page) -> None:
     ask(page, "Who paid for the harbour?", TEXT)
     others = page.locator(".others .candidate")
     expect(others).to_have_count(1)
@@ -167,7 +168,7 @@ def test_a_changed_document_drops_the_answers_of_the_old_one(page: Page) -> None
     assert page.locator("#reader").inner_text() == TEXT + " More."
 
 
-def test_no_answer_reads_as_such(page: Page) -> None:
+def test_no_answer_is_shown_as_such(page: Page) -> None:
     ask(page, "Where is the moon?", TEXT)
     expect(page.locator(".none")).to_contain_text("No answer in this document")
     expect(page.locator("#status")).to_have_text("No answer found in this document.")
@@ -184,7 +185,7 @@ def test_a_script_in_a_document_shows_as_text(page: Page) -> None:
     assert page.evaluate("window.taken") is None
 
 
-def test_mistakes_are_told_where_they_were_made(page: Page) -> None:
+def test_mistakes_are_shown_at_their_field(page: Page) -> None:
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.get_by_role("alert")).to_have_text("Paste or open a document first.")
     expect(page.locator("#source")).to_be_focused()
@@ -197,10 +198,10 @@ def test_mistakes_are_told_where_they_were_made(page: Page) -> None:
     expect(page.get_by_role("alert")).to_contain_text("at most 250,000 characters; this one has 250,001")
 
 
-def test_the_servers_own_words_are_shown(visit: tuple[Page, Faults]) -> None:
+def test_messages_of_the_server_are_shown(visit: tuple[Page, Faults]) -> None:
     page, faults = visit
     ask(page, "crash?", TEXT)
-    expect(page.get_by_role("alert")).to_have_text("the server could not answer; its log says why")
+    expect(page.get_by_role("alert")).to_have_text("the server could not answer; see its log")
     faults.clear()  # the browser notes status 500
     ask(page, "Who was the widow?")
     expect(page.locator("mark")).to_have_text("widow")
@@ -233,50 +234,49 @@ def test_files_are_opened_by_dropping_or_choosing(page: Page, tmp_path: Path) ->
     expect(page.locator("#source")).to_have_value("Größe: 340 m")
 
 
-def test_a_file_that_is_no_text_is_refused(page: Page) -> None:
+def test_a_file_that_is_not_text_is_refused(page: Page) -> None:
     for data in ([0xFF, 0x00, 0x41], [0x41, 0x00, 0x42], [0xC3, 0x28]):
         drop(page, "photo.bin", data)
         expect(page.get_by_role("alert")).to_contain_text("photo.bin is not a text file in UTF-8")
     assert page.locator("#source").input_value() == ""
 
 
-def test_a_long_document_stays_smooth(page: Page) -> None:
+def test_marking_rebuilds_only_a_small_part_of_a_long_document(page: Page) -> None:
     line = "A grey heron stands by the mill pond, and nothing moves for an hour; then it is gone.\n"
     text = line * (200_000 // len(line)) + "In the end the 🌊 widow came."
-    begun = time.monotonic()
     paste(page, text)
     expect(page.locator("#size")).to_have_text(f"{len(text):,} characters")
     ask(page, "Who is the widow?")
     expect(page.locator("mark")).to_have_text("widow")
-    assert time.monotonic() - begun < 5
-    page.wait_for_timeout(400)
-    assert visible_part(page)
-    # What the page itself takes to mark another place, layout included; a frame of 60 Hz has 17 ms.
-    milliseconds = page.evaluate(
+    wait_until_visible(page)
+    rebuilt = page.evaluate(
         """() => {
-            const times = [];
+            reader.mark();
+            const nodes = reader.blocks.map((block) => block.element.firstChild);
+            const counts = [];
             for (let i = 0; i < 20; i++) {
-                const begun = performance.now();
                 reader.mark(9000 * i + 5, 9000 * i + 12);
-                document.getElementById("reader").getBoundingClientRect();
-                times.push(performance.now() - begun);
+                counts.push(reader.blocks.filter((block, at) => block.element.firstChild !== nodes[at]).length);
+                reader.mark();
+                reader.blocks.forEach((block, at) => (nodes[at] = block.element.firstChild));
             }
-            return times.sort((a, b) => a - b)[10];
+            reader.mark(5, 12);
+            return [reader.blocks.length, Math.max(...counts)];
         }"""
     )
-    assert milliseconds < 50
+    assert rebuilt[0] > 80
+    assert rebuilt[1] <= 2
     assert page.locator("mark").count() == 1
 
 
-def test_one_line_of_200_kb_can_be_marked_too(page: Page) -> None:
+def test_one_line_of_200_kb_can_be_marked(page: Page) -> None:
     paste(page, "sand " * 40_000 + "widow")
     ask(page, "Who is the widow")
     expect(page.locator("mark")).to_have_text("widow")
-    page.wait_for_timeout(400)
-    assert visible_part(page)
+    wait_until_visible(page)
 
 
-def test_all_can_be_done_by_keyboard(page: Page) -> None:
+def test_the_page_works_by_keyboard(page: Page) -> None:
     page.locator("#source").focus()
     page.keyboard.insert_text(TEXT)
     page.keyboard.press("Tab")
@@ -295,7 +295,7 @@ def test_all_can_be_done_by_keyboard(page: Page) -> None:
     expect(page.locator(".others .candidate")).to_have_attribute("aria-pressed", "true")
 
 
-def test_a_screen_reader_meets_names_and_live_regions(page: Page) -> None:
+def test_elements_have_names_for_screen_readers(page: Page) -> None:
     for role, name in {"textbox": "Document", "region": "Document"}.items():
         expect(page.get_by_role(role, name=name, exact=True)).to_be_visible()
     expect(page.get_by_label("Your question")).to_be_visible()
@@ -310,11 +310,11 @@ def test_a_screen_reader_meets_names_and_live_regions(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(browser: Browser, client: Client, scheme: str) -> None:
+def test_text_has_enough_contrast(browser: Browser, client: Client, scheme: str) -> None:
     for page, _ in opened(browser, client.url, color_scheme=scheme):
         ask(page, "Who paid for the harbour?", TEXT)
         expect(page.locator("mark")).to_have_text("harbour")
-        page.wait_for_timeout(600)  # the mark fades in
+        page.evaluate("Promise.all(document.getAnimations().map((animation) => animation.finished))")
         for selector in ("#reader", "mark", ".candidate.best .text", ".candidate .around", "#ask", "#status", ".hint"):
             assert contrast(page, selector) >= 4.5, selector
 
@@ -346,7 +346,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, client: C
         ask(page, "Who paid for the harbour?", TEXT + " " + "long" * 60)
         expect(page.locator("mark")).to_have_text("harbour")
         assert page.evaluate("document.documentElement.scrollWidth") <= 320
-        assert visible_part(page)
+        wait_until_visible(page)
         page.locator(".others .candidate").tap()
         expect(page.locator(".others .candidate")).to_have_attribute("aria-pressed", "true")
         page.goto(client.url + "docs")
@@ -366,20 +366,18 @@ def test_a_server_with_a_key_asks_for_it(browser: Browser, engine: KeywordModel)
             expect(page.locator("mark")).to_have_text("widow")
 
 
-def test_a_server_that_is_gone_is_told(browser: Browser) -> None:
+def test_a_stopped_server_is_reported(browser: Browser) -> None:
     with running(KeywordModel()) as short_lived:
         visits = opened(browser, short_lived.url)
         page, faults = next(visits)
     ask(page, "Who?", TEXT)
-    expect(page.get_by_role("alert")).to_have_text("The server does not answer. Is it still running?")
+    expect(page.get_by_role("alert")).to_have_text("The server does not respond. Is it still running?")
     faults.clear()
     assert list(visits) == []
 
 
 def test_the_api_page_lists_every_field(page: Page, client: Client) -> None:
-    begun = time.monotonic()
     page.get_by_role("link", name="API").click()
     expect(page.locator("#paths section")).to_have_count(3)
     expect(page.locator("#paths")).to_contain_text("handle_impossible_answer")
     expect(page.locator("#curl")).to_contain_text(f"curl {client.url}")
-    assert time.monotonic() - begun < 5

@@ -1,19 +1,19 @@
-// The page: a document, questions about it, and their answers. Nothing is fetched from elsewhere, and text of users
-// and of the server only ever becomes text nodes.
+// The page for asking questions about a document. It loads nothing from other hosts, and text of users and of the
+// server only becomes text nodes.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const reader = new Reader($("reader"));
 const number = new Intl.NumberFormat("en");
 let limits = { characters: Infinity };
-let shown = null; // the text in the reader, which the answers belong to
+let shown = null; // the text in the reader, to which the answers belong
 let pending = null;
 
 function element(tag, className, ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
+  const created = document.createElement(tag);
+  if (className) created.className = className;
+  created.append(...children);
+  return created;
 }
 
 function fail(message, field) {
@@ -26,7 +26,7 @@ function fail(message, field) {
   }
 }
 
-function settle() {
+function clearErrors() {
   fail("");
 }
 
@@ -43,7 +43,7 @@ function edit() {
   $("source").hidden = false;
 }
 
-function read(text) {
+function openReader(text) {
   if (shown !== text) {
     reader.show(text);
     shown = text;
@@ -58,13 +58,13 @@ function setText(text, name) {
   edit();
   $("source").value = text;
   $("source").scrollTop = 0;
-  changed();
-  settle();
+  documentChanged();
+  clearErrors();
   $("status").textContent = `${name} opened.`;
   $("question").focus();
 }
 
-function changed() {
+function documentChanged() {
   showSize();
   if (shown !== null) {
     shown = null;
@@ -91,7 +91,7 @@ async function openFile(file) {
   }
 }
 
-$("source").addEventListener("input", changed);
+$("source").addEventListener("input", documentChanged);
 $("edit").addEventListener("click", () => {
   edit();
   $("source").focus();
@@ -108,7 +108,7 @@ $("example").addEventListener("click", async () => {
   $("question").select();
 });
 
-let depth = 0; // dragenter and dragleave come for every element that is crossed
+let depth = 0; // dragenter and dragleave are sent for every element that the pointer crosses
 const carriesFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 addEventListener("dragenter", (event) => {
   if (!carriesFile(event)) return;
@@ -142,13 +142,13 @@ async function ask() {
   }
   pending?.abort();
   const request = (pending = new AbortController());
-  settle();
+  clearErrors();
   $("status").textContent = "Reading the document …";
   $("cancel").hidden = false;
   $("exchanges").setAttribute("aria-busy", "true");
   try {
     const answers = await answersTo(question, text, request.signal);
-    read(text);
+    openReader(text);
     show(question, answers);
   } catch (error) {
     if (request.signal.aborted) {
@@ -178,11 +178,11 @@ async function answersTo(question, text, signal) {
     response = await fetch("/", { method: "POST", headers, body, signal });
   } catch (error) {
     if (signal.aborted) throw error;
-    throw new Error("The server does not answer. Is it still running?");
+    throw new Error("The server does not respond. Is it still running?");
   }
-  const found = await response.json().catch(() => null);
-  if (response.ok && found) return found;
-  const error = new Error(found?.error ?? `The server answered with status ${response.status}.`);
+  const result = await response.json().catch(() => null);
+  if (response.ok && result) return result;
+  const error = new Error(result?.error ?? `The server answered with status ${response.status}.`);
   if (response.status === 401) {
     $("key-row").hidden = false;
     error.field = $("key");
@@ -206,7 +206,7 @@ function show(question, answers) {
   }
   for (const earlier of document.querySelectorAll("details.others")) earlier.open = false;
   if (spans.length) {
-    const title = best.answer === "" ? "Nearest passages" : "Other candidates";
+    const title = best.answer === "" ? "Most likely passages" : "Other answers";
     const details = element("details", "others", element("summary", "", title), list(spans, ""));
     details.open = true;
     exchange.append(details);
@@ -215,7 +215,7 @@ function show(question, answers) {
   $("exchanges").prepend(exchange);
   if (best.answer === "") {
     choose(null);
-    $("status").textContent = `No answer found in this document.${spans.length ? ` ${spans.length} nearest passages listed.` : ""}`;
+    $("status").textContent = `No answer found in this document.${spans.length ? ` ${spans.length} likely passages listed.` : ""}`;
   } else {
     choose(exchange.querySelector(".candidate"));
     $("status").textContent = `Answer: ${best.answer}, score ${percent(best.score)}. Marked in the document.`;
@@ -225,7 +225,7 @@ function show(question, answers) {
 }
 
 function list(answers, className) {
-  const made = element("ul", "candidates");
+  const items = element("ul", "candidates");
   for (const answer of answers) {
     const button = element("button", `candidate ${className}`);
     button.type = "button";
@@ -246,9 +246,9 @@ function list(answers, className) {
     button.dataset.start = answer.start;
     button.dataset.end = answer.end;
     button.addEventListener("click", () => choose(button));
-    made.append(element("li", "", button));
+    items.append(element("li", "", button));
   }
-  return made;
+  return items;
 }
 
 function choose(button) {
@@ -256,7 +256,7 @@ function choose(button) {
     other.setAttribute("aria-pressed", "false");
   }
   if (!button) return reader.mark();
-  read(shown);
+  openReader(shown);
   button.setAttribute("aria-pressed", "true");
   reader.mark(Number(button.dataset.start), Number(button.dataset.end));
 }
@@ -276,5 +276,5 @@ fetch("/health")
     $("model").textContent = health.model;
     limits = health.limits;
   })
-  .catch(() => fail("The server does not answer. Is it still running?"));
-showSize(); // a reload may keep the text
+  .catch(() => fail("The server does not respond. Is it still running?"));
+showSize(); // a browser may keep the text when it reloads the page

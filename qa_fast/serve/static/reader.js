@@ -1,8 +1,8 @@
-// A document shown for reading, with one span marked in it.
+// Shows a document for reading, with one span marked in it.
 //
-// The text is laid out once, in blocks of whole lines; marking rebuilds one or two blocks, however long the document
-// is. Answers come with places counted in Unicode code points, the browser counts UTF-16 units: each block knows where
-// it begins in both. Text only ever becomes text nodes.
+// The text is laid out once, in blocks of whole lines. Marking a span rebuilds one or two blocks, however long the
+// document is. Positions of answers count Unicode code points and the browser counts UTF-16 units, so each block knows
+// its beginning in both. Text only becomes text nodes.
 "use strict";
 
 class Reader {
@@ -36,7 +36,7 @@ class Reader {
     this.element.scrollTop = 0;
   }
 
-  // Text of code points [start, end), and up to `around` units on either side.
+  // Returns the text of code points [start, end), and up to `around` units on either side.
   excerpt(start, end, around) {
     const from = this.unitOf(start);
     const to = this.unitOf(end);
@@ -51,7 +51,7 @@ class Reader {
     };
   }
 
-  // Marks code points [start, end) and scrolls there; without arguments, takes the mark away.
+  // Marks code points [start, end) and scrolls to them. Without arguments, removes the mark.
   mark(start, end) {
     for (const block of this.marked) block.element.textContent = block.part;
     this.marked = [];
@@ -76,8 +76,8 @@ class Reader {
     const frame = this.element.getBoundingClientRect();
     const place = mark.getBoundingClientRect();
     const away = place.top - frame.top - (frame.height - place.height) / 3;
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches || Math.abs(away) > 4 * frame.height;
-    this.element.scrollBy({ top: away, behavior: calm ? "instant" : "smooth" });
+    const jump = matchMedia("(prefers-reduced-motion: reduce)").matches || Math.abs(away) > 4 * frame.height;
+    this.element.scrollBy({ top: away, behavior: jump ? "instant" : "smooth" });
   }
 
   unitOf(point) {
@@ -90,7 +90,7 @@ class Reader {
     return block.begin + unit;
   }
 
-  // The last block whose `key` is not beyond the value.
+  // Returns the index of the last block whose `key` is at most the value.
   blockWith(key, value) {
     let low = 0;
     let high = this.blocks.length - 1;
@@ -118,7 +118,7 @@ function codePoints(text) {
   return count;
 }
 
-// The first white space from `at` towards `limit`, so that an excerpt is not cut in a word; `at` if there is none.
+// Returns the first white space from `at` towards `limit`, so that no word is cut; `at` if there is none.
 function wordEdge(text, at, limit, step) {
   for (let i = at; i !== limit; i += step) {
     if (/\s/.test(text[step > 0 ? i : i - 1])) return i;
