@@ -11,9 +11,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.checkpoint import load_weights, start_head
 from qa_fast.model.encoder import SpanModel
 from qa_fast.train.distillation import Distillation, read_teacher
-from qa_fast.train.job import Job
-from qa_fast.train.plan import Arrays, RunPlan, Start
-from qa_fast.train.report import Progress
+from qa_fast.train.plan import Arrays, Run
 from qa_fast.train.steps import TrainEngine
 
 
@@ -32,30 +30,34 @@ class Learner:
     distillation: Distillation | None
 
 
-def make_learner(plan: RunPlan, start: Start, job: Job, say: Progress) -> Learner:
+def make_learner(run: Run, arrays: Arrays | None) -> Learner:
     """Load the model, and set weights and optimizer state to where the run starts, the same in all processes.
+
+    Args:
+        run: The run.
+        arrays: The arrays of its checkpoint, as `plan_run` returned them.
 
     Raises:
         UserError: A model cannot be read, or another process of the job failed.
     """
+    plan, job, say = run.plan, run.job, run.say
     config, models = plan.config, plan.sources.models
     distillation = None
     if "--teacher" in models:
         distillation = read_teacher(models["--teacher"], plan.data.mix, config, job, say)
     with job.agreed():
         model = SpanModel(plan.sources.encoder, precision=plan.precision.value)
-        if start.arrays is not None:
-            _check_arrays(start.arrays, model)
+        if arrays is not None:
+            _check_arrays(arrays, model)
         report = load_weights(model, models["--model"], seed=config.seed)
         if "--init-head" in models:
             start_head(model, models["--init-head"])
-        if not start.resumed:
+        if not run.resumed:
             say(f"{models['--model']}: {report.message()}")
             if "--init-head" in models:
                 say(f"{models['--init-head']}: training starts from the head of this model")
         temperature = None if distillation is None else config.temperature
         engine = make_engine(model, plan.jit.value, plan.attention.value, temperature, config.steps_per_execution)
-    arrays = start.arrays
     if job.processes > 1:  # all processes continue from the arrays of the first
         arrays = job.arrays(arrays or engine.read())
     if arrays:

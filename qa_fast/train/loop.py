@@ -24,20 +24,20 @@ from qa_fast.batches import Batch, Plan, batches_of, training_plan
 from qa_fast.builder.staging import locked
 from qa_fast.errors import UserError
 from qa_fast.train.config import JobConfig, TrainConfig
-from qa_fast.train.job import Job, join
+from qa_fast.train.job import join
 from qa_fast.train.learner import Learner, make_learner
 from qa_fast.train.loss_scale import follow_scale
 from qa_fast.train.losses import Losses, behind
 from qa_fast.train.mix import Place
 from qa_fast.train.optimizer import step_scalars
-from qa_fast.train.plan import RunPlan, open_sources, plan_run
+from qa_fast.train.plan import Run, open_sources, plan_run
 from qa_fast.train.record import Record
 from qa_fast.train.report import EpochReport, Progress
 from qa_fast.train.saving import Saver
 from qa_fast.train.schedule import learning_rate_at
 from qa_fast.train.setup import clear_out, prepare_out
 from qa_fast.train.state import discard, writing
-from qa_fast.train.steps import TrainState, make_micros
+from qa_fast.train.steps import make_micros
 from qa_fast.train.stopping import Stopping, interruptible
 
 
@@ -96,16 +96,17 @@ def train(
             prepare_out(Path(config.out), sources.folders(), config)
 
         joined.from_first(prepare)
-        plan, start = plan_run(sources, config, joined, say)
-        learner = make_learner(plan, start, joined, say)
-        return _Run(plan, start.state, learner, joined, say).run()
+        run, arrays = plan_run(sources, config, joined, say)
+        return _Loop(run, make_learner(run, arrays)).run()
 
 
-class _Run:
+class _Loop:
     """The steps of a run, and the scores, checkpoints and reports between them."""
 
-    def __init__(self, plan: RunPlan, state: TrainState, learner: Learner, job: Job, say: Progress) -> None:
-        self._plan, self._state, self._learner, self._job, self._say = plan, state, learner, job, say
+    def __init__(self, run: Run, learner: Learner) -> None:
+        plan = run.plan
+        self._plan, self._state, self._job, self._learner = plan, run.state, run.job, learner
+        self._say = run.say
         self._half = plan.precision.value == "float16"
         self._losses = Losses(
             plan.checkpoints,
@@ -113,8 +114,8 @@ class _Run:
             skips_overflows=self._half,
             at_once=plan.config.steps_per_execution,
         )
-        self._record = Record(plan, state, self._losses, learner.engine.devices, job, say)
-        self._saver = Saver(plan, state, learner, self._losses, self._record, job, say)
+        self._record = Record(run, self._losses, learner.engine.devices)
+        self._saver = Saver(run, learner, self._losses, self._record)
 
     def run(self) -> TrainResult:
         """Run all remaining steps and write the record."""

@@ -167,18 +167,22 @@ class RunPlan:
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a new or resumed run starts.
+class Run:
+    """A run as all its parts see it.
 
     Attributes:
-        state: The state of the run, which changes from here on.
+        plan: What does not change.
+        state: What changes with each step.
+        job: The processes.
+        say: Receives lines of text and reports; does nothing in all processes but the first.
         resumed: Whether the run continues from a checkpoint.
-        arrays: The arrays of that checkpoint; None in a new run and in all processes but the first.
     """
 
+    plan: RunPlan
     state: TrainState
+    job: Job
+    say: Progress
     resumed: bool
-    arrays: Arrays | None
 
 
 def open_sources(shards: Place | Sequence[Place], config: TrainConfig) -> Sources:
@@ -201,7 +205,7 @@ def open_sources(shards: Place | Sequence[Place], config: TrainConfig) -> Source
     return Sources(parts, models, encoder if config.dropout is None else encoder.with_dropout(config.dropout))
 
 
-def plan_run(sources: Sources, config: TrainConfig, job: Job, say: Progress) -> tuple[RunPlan, Start]:
+def plan_run(sources: Sources, config: TrainConfig, job: Job, say: Progress) -> tuple[Run, Arrays | None]:
     """Decide everything that stays the same during a run, and find where the run starts.
 
     Args:
@@ -209,6 +213,9 @@ def plan_run(sources: Sources, config: TrainConfig, job: Job, say: Progress) -> 
         config: All options.
         job: The processes of the run.
         say: Receives a line about each choice.
+
+    Returns:
+        The run, and the arrays of its checkpoint; None in a new run and in all processes but the first.
 
     Raises:
         UserError: The data or an option cannot be used, the checkpoint belongs to another run, or the processes of the
@@ -249,7 +256,7 @@ def plan_run(sources: Sources, config: TrainConfig, job: Job, say: Progress) -> 
         begin_scaling(state.position)
     plan = RunPlan(config, sources, data, precision, attention, jit, widths, teacher)
     _announce(plan, say)
-    return plan, Start(state, saved is not None, arrays or None)
+    return Run(plan, state, job, say, resumed=saved is not None), arrays or None
 
 
 def identity_of(encoder: EncoderConfig) -> str:

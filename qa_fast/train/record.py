@@ -13,30 +13,25 @@ from typing import Any
 import keras
 
 from qa_fast.hub.card import write_card
-from qa_fast.train.job import Job
 from qa_fast.train.losses import Losses
-from qa_fast.train.plan import RunPlan
-from qa_fast.train.report import EpochReport, EventLog, Pace, Progress, StepReport, draw, versions, write_json
+from qa_fast.train.plan import Run
+from qa_fast.train.report import EpochReport, EventLog, Pace, StepReport, draw, versions, write_json
 from qa_fast.train.setup import base_model
 from qa_fast.train.state import writing
-from qa_fast.train.steps import TrainState
 
 
 class Record:
     """Measures and reports the steps of a run; owns the event log and the clock.
 
     Args:
-        plan: What does not change during the run.
-        state: The run's state; the record adds to its history.
+        run: The run; the record adds to the history in its state.
         losses: The run's losses.
         devices: Number of devices of all processes.
-        job: The processes.
-        say: Receives each point of the curve and each validation.
     """
 
-    def __init__(self, plan: RunPlan, state: TrainState, losses: Losses, devices: int, job: Job, say: Progress) -> None:
-        self._plan, self._state, self._losses = plan, state, losses
-        self._devices, self._job, self._say = devices, job, say
+    def __init__(self, run: Run, losses: Losses, devices: int) -> None:
+        self._plan, self._state, self._job, self._say = run.plan, run.state, run.job, run.say
+        self._losses, self._devices = losses, devices
         self._pace = Pace()
         self._mark = 0.0
         self._log: EventLog | None = None

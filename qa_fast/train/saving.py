@@ -12,14 +12,12 @@ from typing import Any
 from qa_fast.errors import UserError
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.checkpoint import save_model
-from qa_fast.train.job import Job
 from qa_fast.train.learner import Learner
 from qa_fast.train.losses import Losses
-from qa_fast.train.plan import RunPlan, identity_of
+from qa_fast.train.plan import Run, identity_of
 from qa_fast.train.record import Record
-from qa_fast.train.report import EpochReport, Progress
+from qa_fast.train.report import EpochReport
 from qa_fast.train.state import how_to_continue, write_checkpoint
-from qa_fast.train.steps import TrainState
 from qa_fast.train.validate import validate
 
 
@@ -27,27 +25,15 @@ class Saver:
     """Scores the model when it is time to, saves it if it is the best so far, and writes checkpoints.
 
     Args:
-        plan: What does not change during the run.
-        state: The run's state; the saver updates the scores and the end of the run.
+        run: The run; the saver updates the scores and the end of the run in its state.
         learner: Holds the model.
         losses: The run's losses. Nothing is saved after a loss that is not a number.
         record: Receives the scores.
-        job: The processes.
-        say: Receives a line when training stops early.
     """
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        state: TrainState,
-        learner: Learner,
-        losses: Losses,
-        record: Record,
-        job: Job,
-        say: Progress,
-    ) -> None:
-        self._plan, self._state, self._learner, self._losses = plan, state, learner, losses
-        self._record, self._job, self._say = record, job, say
+    def __init__(self, run: Run, learner: Learner, losses: Losses, record: Record) -> None:
+        self._plan, self._state, self._job, self._say = run.plan, run.state, run.job, run.say
+        self._learner, self._losses, self._record = learner, losses, record
         self._reader = KerasEngine(learner.model)
 
     def within_epoch(self) -> bool:

@@ -27,18 +27,6 @@ _PARTIAL_MODEL = re.compile(r"\..+-[a-z0-9_]{8}")
 _MODEL_OPTIONS = ("model", "teacher", "init_head")
 
 
-def select(split: Split, config: TrainConfig) -> Int64s:
-    """Return int64, the features of a split to train on: all those of the chosen examples.
-
-    Raises:
-        UserError: The split has no features.
-    """
-    example = np.concatenate([chunk.example_index for chunk in split.chunks] or [np.zeros(0, np.int32)])
-    if not len(example):
-        raise UserError("the split named train must hold features; it has none: featurize a source with examples")
-    return chosen_rows(example, config)
-
-
 def chosen_rows(example: npt.NDArray[np.integer], config: TrainConfig) -> Int64s:
     """Return int64, increasing, the features of the examples that `max_examples` chooses.
 
@@ -59,31 +47,26 @@ def validation_split(shards: Shards, config: TrainConfig) -> Split | None:
     Raises:
         UserError: The split cannot be scored, or an option needs one.
     """
-    split = _validation_split(shards, config)
-    for name in ("patience", "validate_every", "validation_examples"):
-        if split is None and getattr(config, name) is not None:
-            raise UserError(
-                f"{flag_of(name)} needs a split to validate on; {shards.folder} has {', '.join(shards.names)} and "
-                f"--validation is {config.validation!r}: featurize a source with such a split, or leave the option out"
-            )
-    return split
-
-
-def _validation_split(shards: Shards, config: TrainConfig) -> Split | None:
-    if not config.validation or config.validation not in shards.names:
-        if config.validation and config.validation != TrainConfig.validation:
-            raise UserError(
-                f"--validation must be one of the shards' splits; received {config.validation!r}, the shards have "
-                f"{', '.join(shards.names)}: choose one of those"
-            )
-        return None
-    split = shards.split(config.validation)
-    if split.examples is None:
+    name = config.validation
+    split = shards.split(name) if name in shards.names else None
+    if split is None and name not in ("", TrainConfig.validation):
         raise UserError(
-            f"--validation must be a split with examples; {config.validation!r} has none (train never has): choose "
-            "another"
+            f"--validation must be one of the shards' splits; received {name!r}, the shards have "
+            f"{', '.join(shards.names)}: choose one of those"
         )
-    return split if len(split) else None
+    if split is not None and split.examples is None:
+        raise UserError(
+            f"--validation must be a split with examples; {name!r} has none (train never has): choose another"
+        )
+    if split is not None and len(split):
+        return split
+    for option in ("patience", "validate_every", "validation_examples"):
+        if getattr(config, option) is not None:
+            raise UserError(
+                f"{flag_of(option)} needs a split to validate on; {shards.folder} has {', '.join(shards.names)} and "
+                f"--validation is {name!r}: featurize a source with such a split, or leave the option out"
+            )
+    return None
 
 
 def prepare_out(out: Path, sources: Iterable[tuple[str, Path]], config: TrainConfig) -> None:

@@ -528,7 +528,7 @@ def test_shards_of_another_tokenizer_are_refused_by_both_names(workshop: Path, t
 
 def opened(shards: Path, config: TrainConfig) -> RunPlan:
     """All of a run that comes before its first step."""
-    return plan_run(open_sources(shards, config), config, Job(), lambda event: None)[0]
+    return plan_run(open_sources(shards, config), config, Job(), lambda event: None)[0].plan
 
 
 def test_shards_that_changed_since_are_refused(cut: Path, shards: Path) -> None:

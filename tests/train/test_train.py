@@ -447,7 +447,7 @@ def test_what_a_run_is_can_be_asked_without_a_framework() -> None:
         "from qa_fast.batches import BatchCutter, training_plan\n"
         "from qa_fast.train import ProgressLine, TrainConfig\n"
         "from qa_fast.train.schedule import learning_rate_at\n"
-        "from qa_fast.train.setup import select\n"
+        "from qa_fast.train.mix import select_mix\n"
         "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'transformers'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
