@@ -1,4 +1,4 @@
-"""How attention is computed in training: exactly, or by cuDNN's kernel (`model/fused.py`), which has no dropout."""
+"""The choice of how attention is computed in training: exactly, or by cuDNN's kernel without dropout."""
 
 from __future__ import annotations
 

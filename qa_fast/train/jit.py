@@ -1,4 +1,4 @@
-"""What XLA compiles. On GPUs this is measured on one block of the model before the run.
+"""The choice of what XLA compiles. On GPUs this is measured on one block of the model before the run.
 
 On CPUs the package's own kernels for element-wise operations were the fastest on every processor tested (AVX2, AVX-512
 with BF16, AMX; see bench/README.md), and they hardly need compiling, so nothing is measured. On GPUs fusing the whole

@@ -1,4 +1,4 @@
-"""What is opened and decided before the first step, and stays the same from then on.
+"""Everything that is opened and decided before the first step and holds for the whole run.
 
 `open_sources` opens what a run reads. `plan_run` decides what the run trains on and for how long, reads the checkpoint
 of a resumed run, and chooses precision, attention, compilation and batch widths. In a job of several processes each one
@@ -44,7 +44,7 @@ _ALLOWED_CHOICES = {"precision": PRECISIONS, "jit": JITS, "attention": ATTENTION
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run reads.
+    """The inputs of a run.
 
     Attributes:
         parts: Folders of shards with their weights. The first one decides whatever concerns the whole run.
@@ -73,7 +73,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on and is scored on, and for how long.
+    """The training data of a run, its validation split, and its length in steps.
 
     Attributes:
         mix: The features to train on.
@@ -124,12 +124,12 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What does not change during a run, however often it is resumed; the same in all processes.
+    """The decisions that hold for a whole run, however often it is resumed, and in all its processes.
 
     Attributes:
         config: All options.
-        sources: What the run reads.
-        data: What the run trains on.
+        sources: The inputs of the run.
+        data: The training data.
         precision: Compute dtype.
         attention: How attention is computed.
         jit: What is compiled.
@@ -171,8 +171,8 @@ class Run:
     """A run as all its parts see it.
 
     Attributes:
-        plan: What does not change.
-        state: What changes with each step.
+        plan: The decisions that hold for the whole run.
+        state: The part that changes with each step.
         job: The processes.
         say: Receives lines of text and reports; does nothing in all processes but the first.
         resumed: Whether the run continues from a checkpoint.
