@@ -22,7 +22,7 @@ LABELS = ("start_positions", "end_positions")
 TOO_LONG = "features must not be longer than"
 
 
-class Inputs(NamedTuple):
+class EncoderInputs(NamedTuple):
     """Inputs of the encoder.
 
     Attributes:
@@ -68,7 +68,7 @@ def too_long(config: EncoderConfig, received: str) -> str:
     )
 
 
-def inputs_of(x: Any, config: EncoderConfig) -> Inputs:
+def inputs_of(x: Any, config: EncoderConfig) -> EncoderInputs:
     """Convert a dict of features to the encoder's inputs, ignoring labels in it.
 
     Raises:
@@ -79,7 +79,7 @@ def inputs_of(x: Any, config: EncoderConfig) -> Inputs:
     if ids.shape[1] is None:
         ids = _checked_while_running(ids, config)
     types = x.get(TYPES) if config.takes_types else None
-    return Inputs(
+    return EncoderInputs(
         ids,
         ops.cast(ops.convert_to_tensor(x[MASK]), "bool"),
         None if types is None else ops.cast(ops.convert_to_tensor(types), "int32"),

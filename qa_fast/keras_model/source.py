@@ -18,7 +18,7 @@ from qa_fast.model.folder import read_json_config, tokenizer_files
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFiles:
     """The files of a model folder without the weights.
 
     Attributes:
@@ -30,7 +30,7 @@ class Source:
     files: dict[str, bytes]
 
     @classmethod
-    def of_folder(cls, folder: Path) -> Source:
+    def of_folder(cls, folder: Path) -> ModelFiles:
         """Read a model folder.
 
         Raises:

@@ -26,7 +26,7 @@ from qa_fast.keras_model.data import (
     sample_weights_of,
     too_long,
 )
-from qa_fast.keras_model.source import Source, files_of
+from qa_fast.keras_model.source import ModelFiles, files_of
 from qa_fast.model import encoder
 from qa_fast.model.checkpoint import LoadReport, checked_config, load_weights, save_model
 from qa_fast.model.config import EncoderConfig
@@ -90,7 +90,7 @@ class SpanModel(keras.Model):
     ) -> None:
         chosen = _precision(precision)
         super().__init__(name=name, dtype=POLICIES[chosen])
-        self.source = Source(dict(config), dict(files or {}))
+        self.source = ModelFiles(dict(config), dict(files or {}))
         self.dropout, self.seed = dropout, seed
         self.report: LoadReport | None = None
         parts = read_encoder_config(dict(config))
@@ -121,7 +121,7 @@ class SpanModel(keras.Model):
         """
         folder = resolve_model(str(path))
         checked_config(folder)  # before anything is built
-        source = Source.of_folder(folder)
+        source = ModelFiles.of_folder(folder)
         model = cls(source.config, precision=precision, dropout=dropout, seed=seed, files=source.files)
         model.report = load_weights(model.network, folder, seed=seed)
         return model
@@ -310,7 +310,7 @@ class SpanModel(keras.Model):
 
     def load_assets(self, folder: str) -> None:
         """See Keras; reads the tokenizer's files."""
-        self.source = Source(self.source.config, files_of(Path(folder)))
+        self.source = ModelFiles(self.source.config, files_of(Path(folder)))
 
 
 def _precision(asked: str | None) -> str:
