@@ -25,8 +25,8 @@ from qa_fast.batches import Batch, BatchCutter, bucket_widths, training_plan
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 from qa_fast.train.config import TrainConfig
+from qa_fast.train.mix import open_mix, select_mix
 from qa_fast.train.schedule import learning_rate_at
-from qa_fast.train.setup import select
 
 
 def options() -> argparse.Namespace:
@@ -66,7 +66,8 @@ def main() -> None:
     folder = Path(asked.head_from) if asked.head_from else resolve_model(shards.manifest["model"]["name"])
     split = shards.split("train")
     cutter = BatchCutter(split.chunks, shards.manifest["model"]["pad_token_id"])
-    selected = select(split, TrainConfig(max_examples=asked.max_examples, seed=asked.seed))
+    chosen = TrainConfig(max_examples=asked.max_examples, seed=asked.seed)
+    selected = select_mix(open_mix([shards]), chosen).rows
     widths = np.array([shards.manifest["config"]["max_length"]], np.int32)
     if asked.batching == "grouped":
         widths = bucket_widths(cutter.lengths[selected])

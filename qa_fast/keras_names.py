@@ -1,8 +1,7 @@
-"""Tells Keras of our class, so that `keras.saving.load_model` finds it after `import qa_fast` alone.
+"""Registers `SpanModel` with Keras, so that `keras.saving.load_model` works after `import qa_fast` alone.
 
-Keras looks a class up by its registered name and imports no module of ours for it. Registering needs Keras, which
-`import qa_fast` must not load. So what is registered, now where Keras is loaded already, else behind its import, is a
-stand-in that loads the class when a file asks for it.
+Keras finds a class by its registered name. Registering needs Keras, which `import qa_fast` must not load. So a small
+class that loads `SpanModel` on demand is registered: at once if Keras is loaded, or else right after Keras is imported.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any
 NAME = "qa_fast>SpanModel"
 
 
-class _Deferred:
-    """What Keras asks a class for when it reads a file."""
+class _LazySpanModel:
+    """Offers the method that Keras calls when it reads a file."""
 
     @staticmethod
     def from_config(config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -26,8 +25,8 @@ class _Deferred:
         return SpanModel.from_config(config, custom_objects)
 
 
-class _Behind(Loader):
-    """Loads Keras as its own loader does, then registers."""
+class _RegisteringLoader(Loader):
+    """Loads Keras with its own loader, then registers the class."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -37,8 +36,8 @@ class _Behind(Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """See `Loader`."""
-        made: ModuleType | None = self._loader.create_module(spec)
-        return made
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         """See `Loader`."""
@@ -46,25 +45,25 @@ class _Behind(Loader):
         _register(module)
 
 
-class _Finder:
-    """Finds Keras where Python finds it, and lets us know when it is loaded."""
+class _KerasFinder:
+    """Finds Keras where Python finds it, and registers the class when Keras is loaded."""
 
     @staticmethod
     def find_spec(name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name == "keras" else None
         if spec is not None and spec.loader is not None:
-            spec.loader = _Behind(spec.loader)
+            spec.loader = _RegisteringLoader(spec.loader)
         return spec
 
 
 def _register(keras: Any) -> None:
-    keras.saving.get_custom_objects().setdefault(NAME, _Deferred)
+    keras.saving.get_custom_objects().setdefault(NAME, _LazySpanModel)
 
 
 def settle_keras() -> None:
-    """Register now, or once Keras is imported."""
+    """Register the class now, or when Keras is imported."""
     keras = sys.modules.get("keras")
     if keras is not None and hasattr(keras, "saving"):
         _register(keras)
     else:
-        sys.meta_path.insert(0, _Finder)
+        sys.meta_path.insert(0, _KerasFinder)

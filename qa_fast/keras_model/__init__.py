@@ -1,1 +1,1 @@
-"""A model in the habits of Keras: compile, fit, evaluate, predict, save; `qa-fast train` is the fast, resumable way."""
+"""A Keras model with compile, fit, evaluate, predict and save. `qa-fast train` is faster and can be resumed."""

@@ -1,7 +1,7 @@
-"""What `fit`, `evaluate` and `predict` are given: dicts of features to the encoder's inputs, labels to their weights.
+"""The arguments of `fit`, `evaluate` and `predict`: converts features to the encoder's inputs and weights the labels.
 
-The same functions see numpy arrays, tensors and traced values. What can be told from names, dtypes and shapes is
-checked whenever a step is traced; a width that a TensorFlow graph only learns while it runs is checked there.
+The same functions receive numpy arrays, tensors and traced values. Names, dtypes and shapes are checked whenever a step
+is traced; a width that TensorFlow knows only while a graph runs is checked in the graph.
 """
 
 from __future__ import annotations
@@ -18,38 +18,37 @@ from qa_fast.model.config import EncoderConfig
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 LABELS = ("start_positions", "end_positions")
-# How the one message begins that may come out of a running graph, where it is found again.
+# The beginning of the message that a running graph may raise, by which it is recognized.
 TOO_LONG = "features must not be longer than"
 
 
-class Inputs(NamedTuple):
-    """What the encoder takes.
+class EncoderInputs(NamedTuple):
+    """Inputs of the encoder.
 
     Attributes:
         ids: int32[B, L].
-        there: bool[B, L], where tokens are.
-        types: int32[B, L], or None: all 0.
+        mask: bool[B, L], true for tokens and false for padding.
+        types: int32[B, L]; None means that all are 0.
     """
 
     ids: Any
-    there: Any
+    mask: Any
     types: Any
 
 
 def check_inputs(x: Any, config: EncoderConfig) -> None:
-    """Refuse what is no batch of features.
+    """Refuse anything that is not a batch of features.
 
     Args:
-        x: What the user gave.
-        config: Of the model.
+        x: The user's argument.
+        config: The model's configuration.
 
     Raises:
-        UserError: It is no dict with ids and mask, they are no integers, or longer than the model can take.
+        UserError: It is not a dict with ids and mask, they are not integers, or they are longer than the model's
+            positions.
     """
     if not isinstance(x, Mapping):
-        raise UserError(
-            f"x must be a dict with {IDS} and {MASK}; received {type(x).__name__}: give features by their names"
-        )
+        raise UserError(f"x must be a dict with {IDS} and {MASK}; received {type(x).__name__}: pass features by name")
     for name in (IDS, MASK):
         if x.get(name) is None:
             raise UserError(f"x must hold {IDS} and {MASK}; received {_listed(x)}: add {name}")
@@ -62,15 +61,15 @@ def check_inputs(x: Any, config: EncoderConfig) -> None:
 
 
 def too_long(config: EncoderConfig, received: str) -> str:
-    """What is said of features longer than the model's longest input."""
+    """Return the message for features that are longer than the model's positions."""
     return (
         f"{TOO_LONG} the model's {config.max_length} positions; received {received}: "
         f"featurize again with --max-length {config.max_length} or less"
     )
 
 
-def inputs_of(x: Any, config: EncoderConfig) -> Inputs:
-    """The encoder's inputs of a dict of features; labels in it are left alone.
+def inputs_of(x: Any, config: EncoderConfig) -> EncoderInputs:
+    """Convert a dict of features to the encoder's inputs, ignoring labels in it.
 
     Raises:
         UserError: See `check_inputs`.
@@ -80,7 +79,7 @@ def inputs_of(x: Any, config: EncoderConfig) -> Inputs:
     if ids.shape[1] is None:
         ids = _checked_while_running(ids, config)
     types = x.get(TYPES) if config.takes_types else None
-    return Inputs(
+    return EncoderInputs(
         ids,
         ops.cast(ops.convert_to_tensor(x[MASK]), "bool"),
         None if types is None else ops.cast(ops.convert_to_tensor(types), "int32"),
@@ -88,48 +87,48 @@ def inputs_of(x: Any, config: EncoderConfig) -> Inputs:
 
 
 def labels_of(x: Any, y: Any) -> tuple[Any, Any]:
-    """Starts and ends, int32[B] each, from `y` or else from the dict of features.
+    """Return starts and ends, int32[B] each, from `y` or else from the dict of features.
 
     Args:
         x: The features.
         y: A dict with the two names, a pair, or None.
 
     Raises:
-        UserError: There are no labels, or they are no integers.
+        UserError: There are no labels, or they are not integers.
     """
-    found: Any = None
-    if isinstance(y, list | tuple) and len(y) == 2:
-        found = tuple(y)
-    elif y is None or isinstance(y, Mapping):
-        place = x if y is None else y
-        if isinstance(place, Mapping) and all(place.get(name) is not None for name in LABELS):
-            found = tuple(place[name] for name in LABELS)
-    if found is None:
-        shown = _listed(x) if y is None else _listed(y) if isinstance(y, Mapping) else type(y).__name__
+    source = x if y is None else y
+    if isinstance(source, Mapping):
+        labels = [source.get(name) for name in LABELS]
+    else:
+        labels = list(source) if isinstance(source, list | tuple) else []
+    if len(labels) != 2 or any(label is None for label in labels):
+        received = _listed(source) if isinstance(source, Mapping) else type(source).__name__
         raise UserError(
-            f"labels must be {' and '.join(LABELS)}, in x or as y; received {shown}: featurize with answers, or call "
-            "predict, which needs none"
+            f"labels must be {' and '.join(LABELS)}, in x or as y; received {received}: featurize with answers, or "
+            "call predict, which needs no labels"
         )
-    for name, value in zip(LABELS, found, strict=True):
+    for name, value in zip(LABELS, labels, strict=True):
         _check_integers(name, value, 1)
-    starts, ends = (ops.cast(ops.convert_to_tensor(value), "int32") for value in found)
+    starts, ends = (ops.cast(ops.convert_to_tensor(value), "int32") for value in labels)
     return starts, ends
 
 
-def sample_weights_of(given: Any) -> tuple[Any, Any]:
-    """The rows' weights for starts and ends; Keras repeats them in the structure of y."""
-    if isinstance(given, Mapping):
-        return given.get(LABELS[0]), given.get(LABELS[1])
-    return (given[0], given[1]) if isinstance(given, list | tuple) else (given, given)
+def sample_weights_of(sample_weight: Any) -> tuple[Any, Any]:
+    """Return the rows' weights for starts and ends; Keras repeats `sample_weight` in the structure of y."""
+    if isinstance(sample_weight, Mapping):
+        return sample_weight.get(LABELS[0]), sample_weight.get(LABELS[1])
+    if isinstance(sample_weight, list | tuple):
+        return sample_weight[0], sample_weight[1]
+    return sample_weight, sample_weight
 
 
 def label_weights(labels: Any, lengths: Any, sample_weight: Any, replicas: Any) -> Any:
-    """What each label counts in `train.optimizer.span_loss`, as in `train.steps.make_micros`.
+    """Return each label's weight in `train.optimizer.span_loss`, as `train.steps.make_micros` does.
 
     Args:
         labels: int32[B].
-        lengths: int32[B]; a label outside [0, length) counts nothing.
-        sample_weight: [B] to multiply by, or None.
+        lengths: int32[B]; a label outside [0, length) does not count.
+        sample_weight: [B], factors of the weights, or None.
         replicas: Sums a scalar over the devices that share a batch.
 
     Returns:
@@ -144,14 +143,14 @@ def _check_integers(name: str, value: Any, dimensions: int) -> None:
     value = value if hasattr(value, "dtype") else np.asarray(value)
     dtype, shape = keras.backend.standardize_dtype(value.dtype), value.shape
     if not ("int" in dtype or dtype == "bool"):
-        raise UserError(f"{name} must be integers; received {dtype}: give them as int32")
+        raise UserError(f"{name} must be integers; received {dtype}: pass them as int32")
     if len(shape) != dimensions:
-        told = "[rows, tokens]" if dimensions == 2 else "[rows]"
-        raise UserError(f"{name} must have the shape {told}; received {tuple(shape)}: give whole batches")
+        expected = "[rows, tokens]" if dimensions == 2 else "[rows]"
+        raise UserError(f"{name} must have the shape {expected}; received {tuple(shape)}: pass whole batches")
 
 
 def _checked_while_running(ids: Any, config: EncoderConfig) -> Any:
-    """The ids, once a graph of TensorFlow that does not know their width has seen that they are not too many."""
+    """Return the ids behind a check of their width, which TensorFlow knows only while the graph runs."""
     import tensorflow as tf
 
     check = tf.debugging.assert_less_equal(tf.shape(ids)[1], config.max_length, too_long(config, "longer ones"))

@@ -1,7 +1,7 @@
-"""What goes along with a model's weights: its config.json and its tokenizer's files, in memory.
+"""The files that belong to a model's weights: config.json and the tokenizer's files.
 
-In memory, since the folder that a model was read from may be gone when it is saved, and so that one `.keras` file holds
-all of it.
+They are kept in memory, because the model's folder may no longer exist when the model is saved, and so that one
+`.keras` file can hold everything.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from qa_fast.model.folder import read_json_config, tokenizer_files
 
 
 @dataclass(frozen=True)
-class Source:
-    """The files of a model folder but for its weights.
+class ModelFiles:
+    """The files of a model folder without the weights.
 
     Attributes:
-        config: What config.json says.
+        config: The contents of config.json.
         files: The tokenizer's files by name.
     """
 
@@ -30,28 +30,28 @@ class Source:
     files: dict[str, bytes]
 
     @classmethod
-    def of_folder(cls, folder: Path) -> Source:
+    def of_folder(cls, folder: Path) -> ModelFiles:
         """Read a model folder.
 
         Raises:
-            UserError: It holds no config.json, or one of its files is none of its own, see `model.files.plain_file`.
+            UserError: It holds no config.json, or a file is a link to another place, see `model.files.plain_file`.
         """
         return cls(read_json_config(folder), files_of(folder))
 
     def write(self, folder: Path) -> None:
-        """Write all files into a folder that exists."""
+        """Write all files into an existing folder."""
         (folder / "config.json").write_text(json.dumps(self.config), encoding="utf-8")
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 
     @contextmanager
     def as_folder(self) -> Iterator[Path]:
-        """A folder with the files, for as long as it is needed."""
+        """Yield a temporary folder with the files."""
         with tempfile.TemporaryDirectory(prefix="qa-fast-") as folder:
             self.write(Path(folder))
             yield Path(folder)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """The tokenizer's files in a folder."""
+    """Return the tokenizer's files in a folder, by name."""
     return {name: path.read_bytes() for name, path in tokenizer_files(folder).items()}

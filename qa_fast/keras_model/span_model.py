@@ -1,8 +1,8 @@
-"""`qa_fast.SpanModel`: the model as Keras users know one, on TensorFlow and on JAX.
+"""`qa_fast.SpanModel`: a Keras model for TensorFlow and JAX.
 
-It holds the network of `model.encoder` and adds what Keras' own loop asks for: a dict as input, a loss, dropout that
-counts its steps, configs and files to save. What it computes is what `qa-fast train` computes: the same loss, the same
-masks. Its speed is Keras' own: an update is a few operations a weight, where the trainer's is one compiled function.
+It wraps the network of `model.encoder` and adds what Keras' training loop needs: a dict as input, a loss, dropout that
+counts its steps, and configuration and files to save. It computes the same loss and the same dropout masks as `qa-fast
+train`, but at the speed of Keras: an update takes several operations for each weight instead of one compiled function.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qa_fast.keras_model.data import (
     sample_weights_of,
     too_long,
 )
-from qa_fast.keras_model.source import Source, files_of
+from qa_fast.keras_model.source import ModelFiles, files_of
 from qa_fast.model import encoder
 from qa_fast.model.checkpoint import LoadReport, checked_config, load_weights, save_model
 from qa_fast.model.config import EncoderConfig
@@ -46,30 +46,36 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixe
 class SpanModel(keras.Model):
     """An encoder that scores every token as an answer's start and end, with `compile`, `fit`, `evaluate`, `predict`.
 
-    x is a dict: `input_ids` and `attention_mask` int32[B, L] (1 where tokens are), `token_type_ids` int32[B, L] where
-    the model has types (zeros without), and the labels `start_positions`, `end_positions` int32[B], which may also be
-    y, as a dict or a pair. A label outside its row's tokens does not count.
+    x is a dict with `input_ids` and `attention_mask` int32[B, L] (1 for tokens), `token_type_ids` int32[B, L] if the
+    model has types (default: zeros), and the labels `start_positions` and `end_positions` int32[B], which may also be
+    passed as y, as a dict or a pair. A label outside its row's tokens does not count.
 
-    The model gives a dict, `start_logits` and `end_logits` float32[B, L]: the names of transformers' output, which the
-    tutorial's code takes from it, and names that losses and metrics can be given by. But for training, logits of
-    padding are -1e9, so that they never win and every probability there is 0. In training they stay as they are, since
-    the loss of transformers, and of `qa-fast train`, is over all L positions; the loss of `evaluate`, as the trainer's
-    in validation, is over each row's own tokens.
+    The output is a dict with `start_logits` and `end_logits` float32[B, L], named as in transformers; losses and
+    metrics are passed under these names. Outside training the logits of padding are -1e9, so that padding has
+    probability 0. In training they are unchanged, because the loss of transformers and of `qa-fast train` is over all L
+    positions; the loss of `evaluate` is over each row's own tokens, like that of validation in `qa-fast train`.
 
     Args:
-        config: What a Hugging Face config.json says; see `from_pretrained` for a model with weights.
-        precision: "float32", "bfloat16" or "float16", of what is computed; weights are float32 always. None follows
-            `keras.mixed_precision`'s global policy. "auto" is measured on this device.
-        dropout: Rate of all dropouts instead of the model's own.
-        seed: Of the dropout masks, and of a head that a checkpoint lacks. The masks are those of `qa-fast train` with
-            that seed: new each step, the same each time. The number of the step is a variable and saved with the model.
+        config: The contents of a Hugging Face config.json; see `from_pretrained` for a model with weights.
+        precision: "float32", "bfloat16" or "float16" for computing; weights are always float32. None follows the global
+            dtype policy of Keras. "auto" is measured on this device.
+        dropout: Rate of all dropouts, instead of the model's rates.
+        seed: Seed for dropout masks and for a head that the checkpoint lacks. The masks equal those of `qa-fast train`
+            with that seed. The number of the step is a variable and is saved with the model.
         files: The tokenizer's files by name.
-        name: Of the Keras model.
+        name: Name of the Keras model.
 
     Attributes:
-        network: The `model.encoder.EncoderModel` in it, for engines and exports.
-        source: What is saved along with the weights.
-        report: What became of a checkpoint's weights; None where none was read.
+        network: The wrapped `model.encoder.EncoderModel`, for engines and exports.
+        source: The files that are saved with the weights.
+        report: How a checkpoint's weights were used; None if no checkpoint was read.
+
+    Example:
+        >>> train = qa_fast.open_shards("shards").split("train")
+        >>> model = qa_fast.SpanModel.from_pretrained("minilm")
+        >>> model.compile("adamw")
+        >>> model.fit(train.to_tf_dataset(batch_size=16), epochs=2)
+        >>> model.save_pretrained("model")
     """
 
     def __init__(
@@ -84,14 +90,14 @@ class SpanModel(keras.Model):
     ) -> None:
         chosen = _precision(precision)
         super().__init__(name=name, dtype=POLICIES[chosen])
-        self.source = Source(dict(config), dict(files or {}))
+        self.source = ModelFiles(dict(config), dict(files or {}))
         self.dropout, self.seed = dropout, seed
         self.report: LoadReport | None = None
         parts = read_encoder_config(dict(config))
         self.network = encoder.EncoderModel(
             parts if dropout is None else parts.with_dropout(dropout), chosen, name="network"
         )
-        # Of the forward passes in training. Replicas of a distribution strategy count alike.
+        # Counts the forward passes in training, in the same way on all replicas of a distribution strategy.
         self._passes = self.add_weight(
             (), "zeros", dtype="int", trainable=False, aggregation="only_first_replica", name="passes"
         )
@@ -105,38 +111,38 @@ class SpanModel(keras.Model):
         """Load a model.
 
         Args:
-            path: A model folder, a Hub id or "minilm". A checkpoint without a span head gets a fresh one.
-            precision: See `SpanModel`, as for the others.
-            dropout: Rate.
-            seed: An integer.
+            path: A model folder, a Hub id or "minilm". A checkpoint without a span head gets a new one.
+            precision: See `SpanModel`, as for the other arguments.
+            dropout: See `SpanModel`.
+            seed: See `SpanModel`.
 
         Raises:
-            UserError: No usable model there, or no such precision.
+            UserError: The path holds no usable model, or there is no such precision.
         """
         folder = resolve_model(str(path))
         checked_config(folder)  # before anything is built
-        source = Source.of_folder(folder)
+        source = ModelFiles.of_folder(folder)
         model = cls(source.config, precision=precision, dropout=dropout, seed=seed, files=source.files)
         model.report = load_weights(model.network, folder, seed=seed)
         return model
 
     @property
     def config(self) -> EncoderConfig:
-        """The encoder's parts."""
+        """The encoder's configuration."""
         return self.network.config
 
     def text_encoder(self) -> TextEncoder:
-        """The model's tokenizer.
+        """Return the model's tokenizer.
 
         Raises:
-            UserError: The model was made without one.
+            UserError: The model was made without a tokenizer.
         """
         with self.source.as_folder() as folder:
             return load_encoder(folder)
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Score a batch, see `call`."""
-        # Here, too, since Keras makes many lines of what `call` raises.
+        # Checked here, too, because Keras turns an error of `call` into many lines.
         if not isinstance(x, keras.KerasTensor):
             check_inputs(x, self.config)
         return super().__call__(x, *args, **kwargs)
@@ -145,8 +151,8 @@ class SpanModel(keras.Model):
         """Score a batch.
 
         Args:
-            x: Features, see `SpanModel`; labels in it are left alone.
-            training: Drop, count the pass, and leave the logits of padding.
+            x: Features, see `SpanModel`; labels in it are ignored.
+            training: Apply dropout, count the pass, and do not mask the logits of padding.
 
         Returns:
             `start_logits` and `end_logits`, float32[B, L].
@@ -156,9 +162,9 @@ class SpanModel(keras.Model):
         """
         inputs = inputs_of(x, self.config)
         key = self._next_key(ops.shape(inputs.ids)[0]) if training else None
-        start, end = self.network.encoder(inputs.ids, inputs.there, inputs.types, key)
+        start, end = self.network.encoder(inputs.ids, inputs.mask, inputs.types, key)
         if not training:
-            start, end = (ops.where(inputs.there, logits, MASKED) for logits in (start, end))
+            start, end = (ops.where(inputs.mask, logits, MASKED) for logits in (start, end))
         return {START: start, END: end}
 
     def _next_key(self, rows: Any) -> Any:
@@ -171,24 +177,26 @@ class SpanModel(keras.Model):
     def compile(
         self, optimizer: Any = "adam", loss: Any = None, *, jit_compile: bool | str = "auto", **options: Any
     ) -> None:
-        """Configure training, as `keras.Model.compile`.
+        """Configure training like `keras.Model.compile`.
 
         Args:
-            optimizer: As in Keras; its `gradient_accumulation_steps` work, and for float16 it is wrapped in a
-                `LossScaleOptimizer`.
-            loss: None is the model's own, the mean of the mean cross-entropies of starts and ends. Another one gets y
-                and y_pred as dicts with `start_logits` and `end_logits`.
-            jit_compile: True compiles a whole step by XLA, for every width anew; "parts" what lies between matrix
-                products (TensorFlow only); False nothing. "auto" is True on JAX and GPUs, False for TensorFlow on CPUs.
-            options: All others of Keras; metrics are named by `start_logits` and `end_logits`.
+            optimizer: As in Keras. `gradient_accumulation_steps` is supported; in float16 Keras wraps the optimizer in
+                a `LossScaleOptimizer`.
+            loss: None is the model's own loss, the mean of the mean cross-entropies of starts and ends. Another loss
+                receives y and y_pred as dicts with `start_logits` and `end_logits`.
+            jit_compile: True compiles the whole step with XLA, again for each width; "parts" uses fused kernels for
+                element-wise operations (TensorFlow only); False compiles nothing. "auto" is True on JAX and on GPUs,
+                and False for TensorFlow on CPUs.
+            options: Other options of Keras; metrics are named by `start_logits` and `end_logits`.
 
         Raises:
-            UserError: "parts" is asked for where there are none.
+            UserError: "parts" was asked for on another backend.
         """
         tensorflow = keras.backend.backend() == "tensorflow"
         if jit_compile == "parts" and not tensorflow:
             raise UserError(
-                f"jit_compile must be 'auto' or True where KERAS_BACKEND is {keras.backend.backend()}; received 'parts'"
+                f"jit_compile must be 'auto' or True where KERAS_BACKEND is {keras.backend.backend()}; received "
+                "'parts': choose one of them"
             )
         self._jit = jit_compile
         self.network.run_part.parts = parts_mode(jit_compile == "parts")
@@ -208,7 +216,7 @@ class SpanModel(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """The loss of a batch, float32 scalar; see `SpanModel`.
+        """Return the loss of a batch, float32 scalar; see `SpanModel`.
 
         Raises:
             UserError: There are no labels.
@@ -217,7 +225,7 @@ class SpanModel(keras.Model):
         if self._compile_loss is not None:
             return super().compute_loss(x, _named(labels), y_pred, sample_weight, training)
         inputs, replica = inputs_of(x, self.config), _replica_context()
-        lengths = ops.sum(ops.cast(inputs.there, "int32"), axis=1)
+        lengths = ops.sum(ops.cast(inputs.mask, "int32"), axis=1)
 
         def over_replicas(count: Any) -> Any:
             return replica.all_reduce("SUM", count) if replica else count
@@ -229,60 +237,60 @@ class SpanModel(keras.Model):
         return span_loss(y_pred[START], y_pred[END], starts, ends, *weights)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """See Keras; labels are told by the names of the logits."""
+        """See Keras; labels have the names of the logits."""
         return super().compute_metrics(x, _named(labels_of(x, y)), y_pred, sample_weight)
 
     def export(self, *args: Any, **options: Any) -> None:
-        """See Keras. Parts are exported as they stand: kernels of this process are nothing to another."""
+        """See Keras. The export contains plain operations, because kernels of this process do not exist in another."""
         with self.network.run_part.tracing(parts=parts_mode(False)):
             super().export(*args, **options)
 
     def summary(self, *args: Any, expand_nested: bool = True, **options: Any) -> None:
-        """See Keras; the network's parts are shown, too."""
+        """See Keras; the layers of the network are shown, too."""
         super().summary(*args, expand_nested=expand_nested, **options)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """See `keras.Model.fit`, and `SpanModel` for x and y; `sample_weight` needs y."""
         _check_weights(y, options)
-        with _kept_whole(self):
+        with _keeping_weights(self):
             return super().fit(x, y, *args, **options)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """See `keras.Model.evaluate`, and `SpanModel` for x and y; `sample_weight` needs y."""
         _check_weights(y, options)
-        with _kept_whole(self):
+        with _keeping_weights(self):
             return super().evaluate(x, y, *args, **options)
 
     def predict(self, *args: Any, **options: Any) -> Any:
-        """See `keras.Model.predict`: a dict, `start_logits` and `end_logits`, float32[rows, L] each.
+        """See `keras.Model.predict`: returns a dict with `start_logits` and `end_logits`, float32[rows, L] each.
 
-        Batches of several widths come back as ragged tensors on TensorFlow; on JAX they must be of one width.
+        Batches of several widths return ragged tensors on TensorFlow; on JAX all batches must have one width.
 
         Raises:
-            UserError: They are not.
+            UserError: They do not.
         """
         try:
-            with _kept_whole(self):
+            with _keeping_weights(self):
                 return super().predict(*args, **options)
         except ValueError as error:
             if "concatenation axis" not in str(error):
                 raise
             raise UserError(
-                f"predict must be given batches of one width where KERAS_BACKEND is {keras.backend.backend()}; "
-                "received several: take batching='fixed', or to_numpy()"
+                f"predict needs batches of one width where KERAS_BACKEND is {keras.backend.backend()}; received "
+                "several: use batching='fixed', or to_numpy()"
             ) from None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and the tokenizer's files, as transformers reads them.
 
-        What `AutoModelForQuestionAnswering.from_pretrained`, `Answerer.from_pretrained` and `qa-fast` open. In a folder
-        that exists, the files of those names are replaced.
+        `AutoModelForQuestionAnswering.from_pretrained`, `Answerer.from_pretrained` and `qa-fast` open the folder. Files
+        with those names in an existing folder are replaced.
         """
         with self.source.as_folder() as source:
             save_model(self.network, folder, source, replace=True)
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` makes the same model of, weights and tokenizer apart."""
+        """Return the arguments from which `from_config` makes the same model, without weights and tokenizer."""
         return {
             "config": self.source.config,
             "precision": self.network.precision,
@@ -297,22 +305,22 @@ class SpanModel(keras.Model):
         return cls(**config)
 
     def save_assets(self, folder: str) -> None:
-        """See Keras: the tokenizer's files go along."""
+        """See Keras; writes the tokenizer's files."""
         self.source.write(Path(folder))
 
     def load_assets(self, folder: str) -> None:
-        """See Keras."""
-        self.source = Source(self.source.config, files_of(Path(folder)))
+        """See Keras; reads the tokenizer's files."""
+        self.source = ModelFiles(self.source.config, files_of(Path(folder)))
 
 
 def _precision(asked: str | None) -> str:
-    """The dtype to compute in."""
+    """Return the dtype to compute in."""
     if asked is None:
         asked = keras.config.dtype_policy().compute_dtype
         if asked not in POLICIES:
             raise UserError(
                 f"the global dtype policy must be float32, mixed_bfloat16 or mixed_float16; received {asked}: set one "
-                "of those, or give precision"
+                "of those, or pass precision"
             )
     return choose_precision(asked).value
 
@@ -320,7 +328,7 @@ def _precision(asked: str | None) -> str:
 def _check_weights(y: Any, options: dict[str, Any]) -> None:
     if options.get("sample_weight") is not None and y is None:
         raise UserError(
-            "sample_weight must come with y, since Keras drops it without; received none: give the labels as y"
+            "sample_weight needs y, because Keras ignores it otherwise; received no y: pass the labels as y"
         )
 
 
@@ -329,7 +337,7 @@ def _named(labels: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def _replica_context() -> Any:
-    """TensorFlow's, inside a step that several replicas of a `tf.distribute` strategy share; else None."""
+    """Return TensorFlow's replica context if several replicas of a `tf.distribute` strategy share a step, else None."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
@@ -339,19 +347,19 @@ def _replica_context() -> Any:
 
 
 @contextmanager
-def _kept_whole(model: SpanModel) -> Iterator[None]:
-    """Run a loop of Keras; whatever ends it, the model keeps its weights, and a check in a graph is a user's error.
+def _keeping_weights(model: SpanModel) -> Iterator[None]:
+    """Run a loop of Keras so that the model keeps its weights if it fails, and turn a graph's check into a `UserError`.
 
-    On JAX Keras takes the weights out of the model while it steps, and puts them back only where all went well.
+    On JAX Keras takes the weights out of the model during a loop and returns them only if the loop succeeds.
     """
     jax = keras.backend.backend() == "jax"
     before: list[tuple[Any, Any]] = []
     if jax:
-        optimizer = getattr(model, "optimizer", None)  # there from `compile` on
+        optimizer = getattr(model, "optimizer", None)  # set by `compile`
         if optimizer is not None and not optimizer.built:
             optimizer.build(model.trainable_variables)
         own = optimizer.variables if optimizer is not None else []
-        # No copies, and no memory kept: a step that runs takes the buffers, held here or not.
+        # These references copy nothing and keep no memory: a step takes over the buffers anyway.
         before = [(variable, variable.value) for variable in (*model.variables, *own, *model.metrics_variables)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""`qa_fast.SquadMetrics`: exact match and F1 at the end of each epoch, where Keras' other callbacks see them."""
+"""`qa_fast.SquadMetrics`: exact match and F1 at the end of each epoch, visible to Keras' other callbacks."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ from qa_fast.shards import Split
 class SquadMetrics(keras.callbacks.Callback):
     """Scores a split after each epoch and adds `val_exact_match` and `val_f1` (percent) to the epoch's logs.
 
-    Callbacks run in the order in which they are given: put this one before those that watch its values, such as
-    `EarlyStopping(monitor="val_f1", mode="max")` or `ModelCheckpoint`. `fit`'s history always has them. They are the
-    official SQuAD metrics of whole answers, as `qa-fast evaluate` gives them, with the model as it is then.
+    The values are the official SQuAD metrics of whole answers, as `qa-fast evaluate` computes them. Keras runs
+    callbacks in the order of the list: put this one before those that watch its values. `fit` returns them in its
+    history.
 
     Args:
-        split: With its questions, documents and answers, made with the model's tokenizer: such as
-            `qa_fast.open_shards(folder).split("validation")`.
-        max_examples: Score a random choice of so many examples, the same each time; None is all.
-        seed: Of that choice.
+        split: A split with questions, documents and answers, made with the model's tokenizer.
+        max_examples: Score a random sample of this many examples, the same each time; None scores all.
+        seed: Seed of that sample.
 
     Raises:
-        UserError: The split cannot be scored, the model is no `SpanModel`, or it has another tokenizer.
+        UserError: The split cannot be scored, the model is not a `SpanModel`, or it has another tokenizer.
+
+    Example:
+        >>> scores = qa_fast.SquadMetrics(qa_fast.open_shards("shards").split("validation"))
+        >>> stop = keras.callbacks.EarlyStopping(monitor="val_f1", mode="max")
+        >>> model.fit(train, epochs=5, callbacks=[scores, stop])
     """
 
     def __init__(self, split: Split, max_examples: int | None = None, *, seed: int = 0) -> None:
         super().__init__()
         if split.examples is None or split.contexts is None:
             raise UserError(
-                f"a split must hold its questions, documents and answers to be scored; {split.name!r} does not: give "
+                f"a split must hold questions, documents and answers to be scored; {split.name!r} does not: pass "
                 "another, such as validation"
             )
         self.split, self.max_examples, self.seed = split, max_examples, seed
@@ -44,25 +48,22 @@ class SquadMetrics(keras.callbacks.Callback):
         """See Keras."""
         super().set_model(model)
         if not isinstance(model, SpanModel):
-            raise UserError(f"SquadMetrics must watch a qa_fast.SpanModel; received {type(model).__name__}")
+            raise UserError(
+                f"SquadMetrics needs a qa_fast.SpanModel; received {type(model).__name__}: pass it to the fit of one"
+            )
         if self._engine is None or self._engine.model is not model.network:
             encoder = model.text_encoder()
             if self.split.tokenizer_hash not in (None, encoder.tokenizer_hash):
                 raise UserError(
                     f"the split must be made with the model's tokenizer; {self.split.name!r} was made with another "
                     f"({str(self.split.tokenizer_hash)[:12]}, the model has {encoder.tokenizer_hash[:12]}): featurize "
-                    "with model= the one that you train"
+                    "with the model that you train"
                 )
             self._engine = KerasEngine(model.network)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Score the split."""
         assert self._engine is not None, "Keras sets the model first"
-        result = evaluate_split(
-            self._engine.predict,
-            self.split,
-            max_examples=self.max_examples,
-            seed=self.seed,
-        )
+        result = evaluate_split(self._engine.predict, self.split, max_examples=self.max_examples, seed=self.seed)
         if logs is not None:
             logs["val_exact_match"], logs["val_f1"] = result.exact_match, result.f1

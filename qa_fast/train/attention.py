@@ -1,4 +1,4 @@
-"""How attention is computed in training: exactly, or by cuDNN's kernel (`model/fused.py`), which has no dropout."""
+"""The choice of how attention is computed in training: exactly, or by cuDNN's kernel without dropout."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig, Rotary
 from qa_fast.model.precision import Choice
 
-WIDTH_MULTIPLE = 64  # of tokens: a tile of cuDNN's kernel
-LARGEST_HEAD = 128  # of cuDNN's kernel before Hopper
+WIDTH_MULTIPLE = 64  # tokens in a tile of cuDNN's kernel
+LARGEST_HEAD = 128  # for cuDNN's kernel before Hopper
 
 
 def choose_attention(asked: str, config: EncoderConfig, precision: str, device: str | None) -> Choice:
-    """Settle how attention is computed in training.
+    """Choose how attention is computed in training.
 
-    `auto` never changes what is trained: it takes cuDNN's kernel where no dropout of attention's probabilities is lost
-    by that, and else says what would be faster. Who fine-tunes by a recipe wants the recipe's regularisation, and sees
-    the option in the line that is printed.
+    "auto" never changes the result of training: it takes cuDNN's kernel only if the model has no dropout of attention
+    probabilities, and otherwise the reason names the faster option. Whoever fine-tunes by a recipe expects the
+    regularization of that recipe.
 
     Args:
         asked: One of `config.ATTENTIONS`.
-        config: Of the model to be trained.
+        config: Configuration of the model to be trained.
         precision: Its compute dtype.
-        device: Why cuDNN's kernel cannot run here, None where it can.
+        device: Why cuDNN's kernel cannot run on this device, or None if it can; see `against_device`.
 
     Raises:
-        UserError: "cudnn" is asked for where it cannot be had.
+        UserError: "cudnn" was asked for and cannot be used.
     """
     against = device or _against(config, precision)
     rate = config.attention.dropout or 0.0
-    without = f"attention's own dropout ({rate:g}) is left out: the kernel has none"
+    without = f"without the model's dropout of attention probabilities ({rate:g}), which the kernel lacks"
     if asked == "cudnn":
         if against:
             raise UserError(
@@ -43,24 +43,24 @@ def choose_attention(asked: str, config: EncoderConfig, precision: str, device: 
     if against:
         return Choice("exact", against)
     if rate:
-        return Choice("exact", f"with --attention cudnn a step is shorter, but {without}")
-    return Choice("cudnn", "the model has no dropout in attention that would be lost")
+        return Choice("exact", f"--attention cudnn is faster, but trains {without}")
+    return Choice("cudnn", "the model has no dropout of attention probabilities")
 
 
 def _against(config: EncoderConfig, precision: str) -> str | None:
-    """What speaks against cuDNN's kernel for a model, None where nothing does."""
+    """Return why cuDNN's kernel cannot compute a model's attention, or None if it can."""
     positions, size = config.attention.positions, config.hidden_size // config.attention.heads
     if precision not in ("bfloat16", "float16"):
         return f"cuDNN's kernel computes in half precision, not in {precision}"
     if size % 8 or size > LARGEST_HEAD:
-        return f"cuDNN's kernel takes heads of a multiple of 8 up to {LARGEST_HEAD}, not of {size}"
+        return f"cuDNN's kernel takes heads whose size is a multiple of 8 up to {LARGEST_HEAD}, not {size}"
     if isinstance(positions, Rotary):
         return None if 0 in positions.windows else "every block of this model has a window"
     return None if positions is None else "this model's attention depends on distances"
 
 
 def against_device() -> str | None:
-    """What speaks against cuDNN's kernel on this machine, None where nothing does; asks the devices."""
+    """Return why cuDNN's kernel cannot run on this machine, or None if it can."""
     if keras.backend.backend() != "jax":
         return f"cuDNN's kernel is called through JAX, not through {keras.backend.backend()}"
     import jax

@@ -1,13 +1,13 @@
-"""Training steps on JAX: one compiled function a batch shape, with the state donated to it.
+"""Training steps on JAX: one compiled function for each batch shape, with the state donated to it.
 
-Several devices: rows are spread over a mesh, weights and state are on each device, and XLA adds the gradients up
-(what `keras.distribution.DataParallel` sets up around `Model.fit`). So it is with devices of several processes: each
-places its own rows of a batch. Dropout masks are functions of the whole batch's shape, so who holds a row is nowhere in
-the result.
+With several devices the rows are spread over a mesh, weights and state are on each device, and XLA adds up the
+gradients (`keras.distribution.DataParallel` does the same around `Model.fit`). Devices of several processes work in the
+same way; each process places its own rows of a batch. Dropout masks are functions of the whole batch's shape, so the
+result does not depend on which device holds a row.
 
-Nothing here waits for a device: a step is queued, its rows are on their way before it, and its loss is read some steps
-later (`losses.BEHIND`). So batches are placed while the device is still at the steps before. Steps that are small for
-the device can be given to it several at a time, which run one after the other in one function (`lax.scan`).
+Nothing here waits for a device: a step is queued, its rows are sent before it, and its loss is read some steps later
+(`losses.BEHIND`). So batches are sent while the device still computes earlier steps. The device can receive several
+short steps in one call, which run one after the other in one function (`lax.scan`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qa_fast.model.encoder import EncoderModel
 from qa_fast.train.optimizer import micro_loss, update
-from qa_fast.train.steps import Floats, Met, Micro
+from qa_fast.train.steps import Floats, Micro, SeenShapes
 
 State = tuple[list[Any], list[Any], list[Any]]
 
 
-class _Later:
-    """A step's scalar, which the device may not have been asked for yet."""
+class _Deferred:
+    """A scalar of a step that may not have been sent to the device yet."""
 
     def __init__(self, flush: Callable[[], None]) -> None:
         self._flush = flush
@@ -43,15 +43,15 @@ class _Later:
 
 
 class JaxEngine:
-    """See `steps.Engine`.
+    """See `steps.TrainEngine`.
 
     Args:
-        model: Its weights are where training starts; they change at `publish`.
-        attention: "exact", or how attention is computed in one piece, see `model.fused`.
-        devices: To train on, each process' together; those of all processes if None.
-        temperature: Of a teacher, see `optimizer.micro_loss`.
-        at_once: Steps that are given to the device together where so many of one shape follow each other. They wait
-            for each other until something is read: their losses, or what is asked of the weights.
+        model: The model, from whose weights training starts; `publish` changes them.
+        attention: "exact", or the kernel that computes attention, see `model.fused`.
+        devices: The devices to train on; None takes those of all processes.
+        temperature: Temperature of distillation, see `optimizer.micro_loss`.
+        at_once: Number of steps that the device receives in one call if that many of one shape follow each other. The
+            steps wait for each other until their losses or the weights are read.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class JaxEngine:
         at_once: int = 1,
     ) -> None:
         self.model = model
-        self._at_once, self._met = at_once, Met()
-        self._waiting: list[tuple[Micro, Floats, _Later, _Later]] = []
-        # In the order of processes: then a process' rows are a slice of the batch.
+        self._at_once, self._seen = at_once, SeenShapes()
+        self._waiting: list[tuple[Micro, Floats, _Deferred, _Deferred]] = []
+        # In the order of processes, so that the rows of a process are a slice of the batch.
         devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
         self.devices = len(devices)
-        self._here = [device for device in devices if device.process_index == jax.process_index()]
+        self._own_devices = [device for device in devices if device.process_index == jax.process_index()]
         mesh = Mesh(np.array(devices), ("rows",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._by_rows = NamedSharding(mesh, PartitionSpec("rows"))
@@ -93,19 +93,19 @@ class JaxEngine:
 
         everywhere = self._everywhere
 
-        def one(state: State, micro: Micro, scalars: Any) -> tuple[State, Any, Any]:
+        def whole_step(state: State, micro: Micro, scalars: Any) -> tuple[State, Any, Any]:
             gradients, loss = gradients_of(state[0], micro, scalars[4])
             state, norm = apply(state, gradients, scalars)
             return state, loss, norm
 
         @partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
         def several(state: State, micros: list[Micro], scalars: Any) -> tuple[State, Any, Any]:
-            def next_one(state: State, step: tuple[Micro, Any]) -> tuple[State, tuple[Any, Any]]:
-                state, loss, norm = one(state, *step)
+            def next_step(state: State, step: tuple[Micro, Any]) -> tuple[State, tuple[Any, Any]]:
+                state, loss, norm = whole_step(state, *step)
                 return state, (loss, norm)
 
             together = jax.tree.map(lambda *parts: jnp.stack(parts), *micros)
-            state, (losses, norms) = jax.lax.scan(next_one, state, (together, scalars))
+            state, (losses, norms) = jax.lax.scan(next_step, state, (together, scalars))
             return state, losses, norms
 
         @partial(jax.jit, donate_argnums=1, out_shardings=everywhere)
@@ -114,24 +114,26 @@ class JaxEngine:
             return [total + gradient for total, gradient in zip(sums, gradients, strict=True)], loss_sum + loss
 
         self._zeros = jax.jit(lambda weights: [jnp.zeros_like(weight) for weight in weights], out_shardings=everywhere)
-        self._single, self._apply = (jax.jit(step, donate_argnums=0, out_shardings=everywhere) for step in (one, apply))
+        self._single, self._apply = (
+            jax.jit(step, donate_argnums=0, out_shardings=everywhere) for step in (whole_step, apply)
+        )
         self._several, self._add = several, add
 
     def _placed(self, tree: Any) -> Any:
         def place(array: Any) -> Any:
             own = jnp.array(array)  # a copy: donated buffers must not be shared
-            copies = [jax.device_put(own, device) for device in self._here]
+            copies = [jax.device_put(own, device) for device in self._own_devices]
             return jax.make_array_from_single_device_arrays(own.shape, self._everywhere, copies)
 
         return jax.tree.map(place, tree)
 
     def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
-        """See `steps.Engine`."""
-        placed = [self._shared_out(micro) for micro in micros]
+        """See `steps.TrainEngine`."""
+        placed = [self._spread(micro) for micro in micros]
         if len(placed) == 1 and self._at_once > 1:
             return self._joined(placed[0], scalars)
         for micro in placed:
-            self._met.note((1, micro.input_ids.shape))
+            self._seen.note((1, micro.input_ids.shape))
         if len(placed) == 1:
             self._state, loss, norm = self._single(self._state, placed[0], scalars)
             return loss, norm
@@ -143,24 +145,24 @@ class JaxEngine:
         return loss, norm
 
     def compiled(self) -> bool:
-        """See `steps.Engine`."""
-        return self._met.new()
+        """See `steps.TrainEngine`."""
+        return self._seen.new()
 
-    def _joined(self, micro: Micro, scalars: Floats) -> tuple[_Later, _Later]:
-        """A step that waits for others of its shape, until there are enough."""
+    def _joined(self, micro: Micro, scalars: Floats) -> tuple[_Deferred, _Deferred]:
+        """Let a step wait for others of its shape until there are enough to send together."""
         if self._waiting and self._waiting[0][0].input_ids.shape != micro.input_ids.shape:
             self._flush()
-        loss, norm = _Later(self._flush), _Later(self._flush)
+        loss, norm = _Deferred(self._flush), _Deferred(self._flush)
         self._waiting.append((micro, scalars, loss, norm))
         if len(self._waiting) == self._at_once:
             self._flush()
         return loss, norm
 
     def _flush(self) -> None:
-        """Give the device the steps that wait: as one where they are enough, lest other numbers of them be compiled."""
+        """Send the waiting steps: together if there are `at_once`, else one by one, so that one number is compiled."""
         waiting, self._waiting = self._waiting, []
         if waiting:
-            self._met.note((len(waiting) == self._at_once, waiting[0][0].input_ids.shape))
+            self._seen.note((len(waiting) == self._at_once, waiting[0][0].input_ids.shape))
         if len(waiting) == self._at_once:
             micros, scalars, losses, norms = zip(*waiting, strict=True)
             self._state, *arrays = self._several(self._state, list(micros), np.stack(scalars))
@@ -171,7 +173,7 @@ class JaxEngine:
         for micro, own, loss, norm in waiting:
             self._state, loss.array, norm.array = self._single(self._state, micro, own)
 
-    def _shared_out(self, micro: Micro) -> Micro:
+    def _spread(self, micro: Micro) -> Micro:
         columns = micro._asdict()
         key = columns.pop("key")
         placed = {
@@ -180,18 +182,18 @@ class JaxEngine:
         return Micro(**placed, key=key)
 
     def read(self) -> dict[str, list[Floats]]:
-        """See `steps.Engine`."""
+        """See `steps.TrainEngine`."""
         self._flush()
         names = ("weights", "firsts", "seconds")
         return {name: [np.asarray(array) for array in arrays] for name, arrays in zip(names, self._state, strict=True)}
 
     def write(self, arrays: dict[str, list[Floats]]) -> None:
-        """See `steps.Engine`."""
-        self._flush()  # whoever holds their losses may read them
+        """See `steps.TrainEngine`."""
+        self._flush()  # the losses of the waiting steps may still be read
         self._state = self._placed((arrays["weights"], arrays["firsts"], arrays["seconds"]))
 
     def publish(self) -> None:
-        """See `steps.Engine`."""
+        """See `steps.TrainEngine`."""
         self._flush()
         for variable, value in zip(self.model.trainable_variables, self._state[0], strict=True):
             variable.assign(np.asarray(value))  # a copy: the state's own buffer is donated to the next step

@@ -1,10 +1,10 @@
 """Training steps on TensorFlow.
 
-One traced graph serves every width. Under jit "parts" what lies between the matrix products and the optimizer's update
-are kernels, of our own or of XLA (see `model.islands`); under "on" XLA compiles the whole forward and backward pass,
-for each width anew. Several devices hold a copy of everything each: gradients of their shares of the rows are added up
-on the first and every copy makes the same update. That is `MirroredStrategy`'s scheme in the open; Keras 3 supports the
-strategy inside `Model.fit` only.
+One traced graph serves every width. With jit "parts" the element-wise operations between matrix products and the
+optimizer's update are fused kernels of this package or of XLA (see `model.islands`). With "on" XLA compiles the whole
+forward and backward pass, again for each width. With several devices each holds a copy of all weights: the gradients of
+their shares of the rows are added up on the first device, and every copy makes the same update. `MirroredStrategy`
+works in the same way, but Keras 3 supports it only inside `Model.fit`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tensorflow as tf
 from qa_fast.model.encoder import EncoderModel
 from qa_fast.model.islands import parts_mode
 from qa_fast.train.optimizer import micro_loss
-from qa_fast.train.steps import Floats, Met, Micro
+from qa_fast.train.steps import Floats, Micro, SeenShapes
 from qa_fast.train.updates import KernelUpdate, PlainUpdate, Update
 
 SIGNATURE = (
@@ -36,20 +36,20 @@ SCALARS = tf.TensorSpec((5,), tf.float32)
 
 
 def training_devices() -> list[str]:
-    """Names of the devices to train on: all visible GPUs, else all (virtual) CPUs."""
+    """Return the names of the devices to train on: all visible GPUs, or else all (virtual) CPUs."""
     return [device.name for device in tf.config.list_logical_devices("GPU")] or [
         device.name for device in tf.config.list_logical_devices("CPU")
     ]
 
 
 class TensorFlowEngine:
-    """See `steps.Engine`.
+    """See `steps.TrainEngine`.
 
     Args:
-        model: Its weights are trained in place.
+        model: The model, whose weights are trained in place.
         jit: "on", "parts" or "off".
-        devices: Names; the first must be the one that the model's weights are on.
-        temperature: Of a teacher, see `optimizer.micro_loss`.
+        devices: Names of devices; the model's weights must be on the first.
+        temperature: Temperature of distillation, see `optimizer.micro_loss`.
     """
 
     def __init__(self, model: EncoderModel, jit: str, devices: Sequence[str], temperature: float | None = None) -> None:
@@ -69,7 +69,7 @@ class TensorFlowEngine:
                 self._updates_of.append(KernelUpdate(weights) if by_kernels else PlainUpdate(weights, jit != "off"))
                 self._weights.append(weights)
         self._sums: list[Any] = []
-        self._met = Met()
+        self._seen = SeenShapes()
         self._pass = [self._traced_pass(number) for number in range(self.devices)]
         signature = [(SIGNATURE,) * self.devices, SCALARS]
         self._single = tf.function(self._whole_step, input_signature=signature)
@@ -77,9 +77,9 @@ class TensorFlowEngine:
         self._apply = tf.function(self._apply_sums, input_signature=[SCALARS])
 
     def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
-        """See `steps.Engine`."""
+        """See `steps.TrainEngine`."""
         for micro in micros:
-            self._met.note(micro.input_ids.shape[1])
+            self._seen.note(micro.input_ids.shape[1])
         if len(micros) == 1:
             return self._single(self._shares(micros[0]), tf.constant(scalars))
         if not self._sums:
@@ -88,16 +88,16 @@ class TensorFlowEngine:
         return tf.add_n(losses), self._apply(tf.constant(scalars))
 
     def compiled(self) -> bool:
-        """See `steps.Engine`."""
-        return self._met.new()
+        """See `steps.TrainEngine`."""
+        return self._seen.new()
 
     def _shares(self, micro: Micro) -> tuple[tuple[Any, ...], ...]:
         rows = len(micro.lengths) // self.devices
         shares = []
         for number in range(self.devices):
-            here = slice(number * rows, (number + 1) * rows)
+            own = slice(number * rows, (number + 1) * rows)
             key = micro.key + np.array([0, number * rows], np.uint32)
-            shares.append((*(tf.constant(column[here]) for column in micro[:-1]), tf.constant(key)))
+            shares.append((*(tf.constant(column[own]) for column in micro[:-1]), tf.constant(key)))
         return tuple(shares)
 
     def _traced_pass(self, number: int) -> Any:
@@ -155,17 +155,17 @@ class TensorFlowEngine:
         return norm
 
     def read(self) -> dict[str, list[Floats]]:
-        """See `steps.Engine`."""
+        """See `steps.TrainEngine`."""
         firsts, seconds = self._updates_of[0].state()
         weights = [variable.numpy() for variable in self._weights[0]]
         return {"weights": weights, "firsts": firsts, "seconds": seconds}
 
     def write(self, arrays: dict[str, list[Floats]]) -> None:
-        """See `steps.Engine`."""
+        """See `steps.TrainEngine`."""
         for weights, of_these in zip(self._weights, self._updates_of, strict=True):
             for variable, value in zip(weights, arrays["weights"], strict=True):
                 variable.assign(value)
             of_these.set_state(arrays["firsts"], arrays["seconds"])
 
     def publish(self) -> None:
-        """Nothing to do: the first copy is the model's."""
+        """Do nothing: the first copy of the weights is the model's."""

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qa_fast.errors import UserError, shown
@@ -20,8 +21,12 @@ JITS = ("auto", "on", "parts", "off")
 # A resumed run may change these, because they do not change the weights.
 FREE_ON_RESUME = ("out", "checkpoint_every", "resume", "overwrite", "log_every")
 
-_DATA, _OPTIMIZER, _SCORING, _TEACHER = "Data", "Optimizer", "Scoring", "Teacher"
-_BATCHES, _JOB = "Batches and precision", "Several processes"
+_data = partial(option, group="Data")
+_optimizer = partial(option, group="Optimizer")
+_batches = partial(option, group="Batches and precision")
+_scoring = partial(option, group="Scoring")
+_teacher = partial(option, group="Teacher")
+_processes = partial(option, group="Several processes")
 
 
 @dataclass(frozen=True)
@@ -49,105 +54,69 @@ class TrainConfig:
     seed: int = option(0, "Seed for the order of the data, dropout and new weights.", least=0)
     log_every: int = option(10, "Optimization steps between points of the loss curve.", least=1, command=False)
 
-    epochs: int = option(2, "Passes over the training data.", group=_DATA, least=1)
-    max_steps: int | None = option(
-        None, "Stop after this many optimization steps; the schedule then ends there too.", group=_DATA, least=1
+    epochs: int = _data(2, "Passes over the training data.", least=1)
+    max_steps: int | None = _data(
+        None, "Stop after this many optimization steps; the schedule then ends there too.", least=1
     )
-    max_examples: int | None = option(
-        None, "Train on a random sample of this many examples, chosen by --seed.", group=_DATA, least=1
-    )
+    max_examples: int | None = _data(None, "Train on a random sample of this many examples, chosen by --seed.", least=1)
 
-    optimizer: str = option(
-        "adamw", "adamw decays the weights of matrices; adam does not.", group=_OPTIMIZER, choices=OPTIMIZERS
+    optimizer: str = _optimizer("adamw", "adamw decays the weights of matrices; adam does not.", choices=OPTIMIZERS)
+    schedule: str = _optimizer(
+        "linear", "Learning rate over the run: linear rises during the warmup and then falls to 0.", choices=SCHEDULES
     )
-    schedule: str = option(
-        "linear",
-        "Learning rate over the run: linear rises during the warmup and then falls to 0.",
-        group=_OPTIMIZER,
-        choices=SCHEDULES,
+    learning_rate: float = _optimizer(5e-5, "Highest learning rate.", above=0, hint="try 5e-5")
+    warmup: float = _optimizer(
+        0.1, "Share of the steps during which the learning rate rises (linear schedule).", least=0, below=1
     )
-    learning_rate: float = option(5e-5, "Highest learning rate.", group=_OPTIMIZER, above=0, hint="try 5e-5")
-    warmup: float = option(
-        0.1,
-        "Share of the steps during which the learning rate rises (linear schedule).",
-        group=_OPTIMIZER,
-        least=0,
-        below=1,
-    )
-    weight_decay: float = option(0.01, "Weight decay of AdamW.", group=_OPTIMIZER, least=0)
-    clip_norm: float = option(
-        1.0, "Scale gradients down to this norm; 0 turns clipping off.", group=_OPTIMIZER, least=0
-    )
-    dropout: float | None = option(
-        None, "Dropout rate, instead of the rates of the model.", group=_OPTIMIZER, least=0, below=1
-    )
+    weight_decay: float = _optimizer(0.01, "Weight decay of AdamW.", least=0)
+    clip_norm: float = _optimizer(1.0, "Scale gradients down to this norm; 0 turns clipping off.", least=0)
+    dropout: float | None = _optimizer(None, "Dropout rate, instead of the rates of the model.", least=0, below=1)
 
-    batch_size: int = option(16, "Features in a batch, over all devices together.", group=_BATCHES, least=1)
-    accumulate: int = option(1, "Batches in an optimization step.", group=_BATCHES, least=1)
-    steps_per_execution: int = option(
+    batch_size: int = _batches(16, "Features in a batch, over all devices together.", least=1)
+    accumulate: int = _batches(1, "Batches in an optimization step.", least=1)
+    steps_per_execution: int = _batches(
         1,
         "Optimization steps that the device receives in one call, for models whose steps are very short "
         "(KERAS_BACKEND=jax).",
-        group=_BATCHES,
         least=1,
     )
-    batching: str = option(
+    batching: str = _batches(
         "grouped",
         "grouped puts features of similar length in a batch; fixed makes every batch as long as the longest feature.",
-        group=_BATCHES,
         choices=BATCHINGS,
     )
-    precision: str = option(
-        "auto", "Precision of matrix products. auto is measured on this device.", group=_BATCHES, choices=PRECISIONS
+    precision: str = _batches(
+        "auto", "Precision of matrix products. auto is measured on this device.", choices=PRECISIONS
     )
-    jit: str = option(
+    jit: str = _batches(
         "auto",
         "on compiles the whole step with XLA; parts uses fused kernels for element-wise operations (TensorFlow). auto "
         "is measured on GPUs.",
-        group=_BATCHES,
         choices=JITS,
     )
-    attention: str = option(
+    attention: str = _batches(
         "auto",
         "cudnn is faster (JAX on a CUDA device, half precision) but has no dropout of attention probabilities; auto "
         "uses it only for models without that dropout.",
-        group=_BATCHES,
         choices=ATTENTIONS,
     )
 
-    validation: str = option(
-        "validation", "Split of the first folder to score after each epoch; '' scores none.", group=_SCORING
+    validation: str = _scoring("validation", "Split of the first folder to score after each epoch; '' scores none.")
+    validation_examples: int | None = _scoring(
+        None, "Score a random sample of this many examples. Default: all.", least=1
     )
-    validation_examples: int | None = option(
-        None, "Score a random sample of this many examples. Default: all.", group=_SCORING, least=1
-    )
-    validate_every: int | None = option(
-        None, "Also score every this many steps; the best model is saved.", group=_SCORING, least=1
-    )
-    patience: int | None = option(
-        None, "Stop after this many scores in a row without a better F1.", group=_SCORING, least=1
-    )
+    validate_every: int | None = _scoring(None, "Also score every this many steps; the best model is saved.", least=1)
+    patience: int | None = _scoring(None, "Stop after this many scores in a row without a better F1.", least=1)
 
-    teacher: str | None = option(
+    teacher: str | None = _teacher(
         None,
         "Fine-tuned model (folder or Hub id) to learn from in addition to the labels. Its logits are kept in SHARDS.",
-        group=_TEACHER,
     )
-    teacher_weight: float = option(
-        0.5,
-        "Weight of the teacher in the loss; the labels have the rest.",
-        group=_TEACHER,
-        above=0,
-        most=1,
-        hint="try 0.5",
+    teacher_weight: float = _teacher(
+        0.5, "Weight of the teacher in the loss; the labels have the rest.", above=0, most=1, hint="try 0.5"
     )
-    temperature: float = option(
-        2.0,
-        "Temperature that softens the probabilities of teacher and student.",
-        group=_TEACHER,
-        above=0,
-        most=100,
-        hint="try 2",
+    temperature: float = _teacher(
+        2.0, "Temperature that softens the probabilities of teacher and student.", above=0, most=100, hint="try 2"
     )
 
     def check(self) -> None:
@@ -189,24 +158,18 @@ def changed_options(before: dict[str, Any], now: TrainConfig) -> list[str]:
 class JobConfig:
     """The processes that train together, and which of them this one is. They do not change the trained weights."""
 
-    processes: int | None = option(
-        None,
-        "Number of processes that train together, on one machine or several (KERAS_BACKEND=jax).",
-        group=_JOB,
-        least=1,
+    processes: int | None = _processes(
+        None, "Number of processes that train together, on one machine or several (KERAS_BACKEND=jax).", least=1
     )
-    process_id: int | None = option(
-        None, "Number of this process, from 0. Only process 0 writes and prints.", group=_JOB
-    )
-    coordinator: str | None = option(
+    process_id: int | None = _processes(None, "Number of this process, from 0. Only process 0 writes and prints.")
+    coordinator: str | None = _processes(
         None,
         "HOST:PORT at which process 0 listens (default: JAX_COORDINATOR_ADDRESS), or auto: Slurm, Open MPI, Kubernetes "
         "or a TPU pod supply the address, the number of processes and the process id.",
-        group=_JOB,
     )
-    join_timeout: int = option(300, "Seconds to wait for all processes to start.", group=_JOB, least=1)
-    heartbeat_timeout: int = option(
-        100, "Abort when a process has sent no heartbeat for this many seconds.", group=_JOB, least=1
+    join_timeout: int = _processes(300, "Seconds to wait for all processes to start.", least=1)
+    heartbeat_timeout: int = _processes(
+        100, "Abort when a process has sent no heartbeat for this many seconds.", least=1
     )
 
     @property

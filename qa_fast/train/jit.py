@@ -1,8 +1,8 @@
-"""What to compile with XLA. On GPUs: measured on one block of the model, on this device, before the run.
+"""The choice of what XLA compiles. On GPUs this is measured on one block of the model before the run.
 
-On CPUs kernels of our own between TensorFlow's products are the fastest on every processor that was at hand (AVX2,
-AVX-512 with BF16, AMX; see bench/README.md) and there is next to nothing to compile, so nothing is measured. On GPUs
-fusing the whole step wins as a rule; a run too short to win the measuring time back is not compiled.
+On CPUs the package's own kernels for element-wise operations were the fastest on every processor tested (AVX2, AVX-512
+with BF16, AMX; see bench/README.md), and they hardly need compiling, so nothing is measured. On GPUs fusing the whole
+step usually wins; a run too short to win back the time for measuring and compiling is not compiled.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ TIMED_STEPS = 3
 
 
 def choose_jit(asked: str, config: EncoderConfig, precision: str, rows: int, width: int, steps: int) -> Choice:
-    """Settle what is compiled.
+    """Choose what is compiled.
 
     Args:
         asked: "auto", "on", "parts" or "off".
-        config: Of the model to be trained.
+        config: Configuration of the model to be trained.
         precision: Its compute dtype.
         rows: B.
         width: A typical L.
-        steps: Of the run.
+        steps: Number of steps in the run.
 
     Raises:
-        UserError: The backend cannot do what is asked.
+        UserError: The backend cannot do what was asked for.
     """
     if keras.backend.backend() != "tensorflow":
         if asked in ("off", "parts"):
             raise UserError(
                 f"--jit must be 'auto' or 'on' where KERAS_BACKEND is {keras.backend.backend()}, which compiles every "
-                f"step; received {asked!r}"
+                f"step; received {asked!r}: leave it out"
             )
         return Choice("on", f"{keras.backend.backend()} compiles every step")
     if asked != "auto":
         return Choice(asked, "as asked")
     if on_cpu():
-        return Choice("parts", "kernels for what lies between products are the fastest on CPUs")
+        return Choice("parts", "fused CPU kernels for element-wise operations are the fastest on CPUs")
     if steps < SHORT_RUN:
-        return Choice("off", f"{steps} steps are too few to compile for")
+        return Choice("off", f"compiling does not pay in a run of {steps} steps")
     milliseconds = {mode: 1000 * _block_seconds(config, precision, mode, rows, width) for mode in ("on", "off")}
-    told = ", ".join(f"{mode} {value:.0f} ms" for mode, value in milliseconds.items())
-    return Choice(min(milliseconds, key=milliseconds.__getitem__), f"a step of one block takes: {told}")
+    times = ", ".join(f"{mode} {value:.0f} ms" for mode, value in milliseconds.items())
+    return Choice(min(milliseconds, key=milliseconds.__getitem__), f"a step of one block takes: {times}")
 
 
 def _block_seconds(config: EncoderConfig, precision: str, mode: str, rows: int, width: int) -> float:
-    """Shortest of a few steps of a model of one block and a small vocabulary."""
+    """Return the shortest of a few steps of a model with one block and a small vocabulary."""
     from qa_fast.train.backend_tensorflow import TensorFlowEngine, training_devices
 
     small = config.shortened(512)
@@ -76,9 +76,9 @@ def _block_seconds(config: EncoderConfig, precision: str, mode: str, rows: int, 
     )
     best = float("inf")
     for number in range(1 + TIMED_STEPS):
-        start = time.perf_counter()
+        begin = time.perf_counter()
         loss, norm = engine.step(make_micros([batch], 0, number, 1), step_scalars(1e-5, 0.0, 1.0, number + 1))
         float(loss), float(norm)
         if number:  # the first one compiles
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.perf_counter() - begin)
     return best

@@ -1,9 +1,9 @@
-"""A run in several processes, as one of them sees it: who it is, and what all of them have to agree on.
+"""A run in several processes, as one of them sees it: its number, and what all of them must agree on.
 
 JAX joins the processes (`jax.distributed`) and moves the data. Every process computes the same plan and takes the same
-turns, so what is exchanged here is little: which process failed and why, what the first one has measured or read, and
-whether somebody was asked to stop. All of it goes through collectives that every process enters in the same order. A
-process that fails between two of them cannot tell the others; they then learn it from JAX, see `Job.__exit__`.
+decisions, so little is exchanged here: which process failed and why, what the first one measured or read, and whether
+one was asked to stop. All of it goes through collectives that every process enters in the same order. A process that
+fails between two of them cannot tell the others, which then learn of it from JAX, see `Job.__exit__`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from qa_fast.train.config import JobConfig
 
 Value = TypeVar("Value")
 Error = TypeVar("Error", bound=BaseException)
-SPARE = 60  # seconds that JAX waits longer than we do: it ends the process where we can say what is wrong
+SPARE = 60  # seconds that JAX waits longer than this module, because JAX would end the process without an error
 _CONNECTION = re.compile(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|CANCELLED|connection|coordination", re.IGNORECASE)
-SHUTDOWN = 30  # seconds for the last process to come to the common end
+SHUTDOWN = 30  # seconds to wait for the last process at the end
 
 
 class Job:
-    """The processes of a run; a context manager around it.
+    """The processes of a run; a context manager around the run.
 
     Args:
-        processes: How many.
-        process_id: Which of them this is.
-        ours: Whether to leave `jax.distributed` at the end.
+        processes: Number of processes.
+        process_id: Number of this process, from 0.
+        ours: Whether to shut `jax.distributed` down at the end.
 
     Attributes:
-        first: Whether this is the process that measures, reads, writes and prints.
+        first: Whether this is process 0, which measures, reads, writes and prints.
     """
 
     def __init__(self, processes: int = 1, process_id: int = 0, *, ours: bool = False) -> None:
@@ -57,17 +57,17 @@ class Job:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave together where all know of the end.
+        """Shut down together if all processes end here.
 
-        A process that fails alone leaves without the others, which must not be waited for: they may be in a collective
-        that waits for this one. They are told by a broken connection (on CPUs at once) or by JAX, which ends a process
-        whose peer has sent no sign of life for `heartbeat_timeout` seconds.
+        A process that fails alone must not wait for the others, which may be in a collective that waits for this one.
+        They notice a broken connection (on CPUs at once), or JAX ends them when this one has sent no heartbeat for
+        `heartbeat_timeout` seconds.
         """
         if self.processes > 1 and error is not None and _lost_peer(error):
             raise UserError(
-                "the processes of a job must all live to its end; another one is gone, or the network between them "
-                f"failed ({str(error).splitlines()[0][:200]}): see what that one printed, and start all of them again "
-                "with --resume"
+                "all processes of a job must run until its end; another one ended, or the network between them failed "
+                f"({str(error).splitlines()[0][:200]}): read what the others printed, and start all of them again with "
+                "--resume"
             ) from error
         if self._ours and (error is None or error is self._known):
             import jax
@@ -76,23 +76,23 @@ class Job:
             self._ours = False
 
     def known(self, error: Error) -> Error:
-        """`error`, which every process raises at this point: they leave together."""
+        """Return `error` and note that every process raises it at this point, so that all shut down together."""
         self._known = error
         return error
 
     def gather(self, value: Any) -> list[Any]:
-        """The JSON-ready value of every process, in their order.
+        """Return the JSON-ready values of all processes, in their order.
 
         Raises:
-            UserError: A process has failed instead of coming here.
+            UserError: A process failed before it came here.
         """
         return self._exchange({"value": value})
 
-    def told(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns in the first process, told to all; JSON-ready.
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """Call `make` in the first process and return its JSON-ready result in all.
 
         Raises:
-            UserError: It failed there; in the first process its own error.
+            UserError: The call failed. The first process raises its own error.
         """
         if self.processes == 1:
             return make()
@@ -103,17 +103,17 @@ class Job:
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
-        """What each process does for itself: all come out of it, or none.
+        """Run a block in each process and wait for the others; if one of them fails, all do.
 
         Raises:
-            UserError: Another process has failed within.
+            UserError: Another process failed in the block.
         """
         with self._failing_together():
             yield
             self.gather(None)
 
     def arrays(self, tree: Value) -> Value:
-        """The first process' arrays in all; every one gives arrays of these shapes. None may fail on the way here."""
+        """Return the arrays of the first process in all; each passes arrays of these shapes, and none may fail here."""
         if self.processes == 1:
             return tree
         from jax.experimental.multihost_utils import broadcast_one_to_all
@@ -121,7 +121,7 @@ class Job:
         return broadcast_one_to_all(tree)
 
     def flag(self, raised: bool) -> Any:
-        """How many processes raise it; `int()` of it waits for those."""
+        """Return the number of processes that raise the flag; `int()` of it waits for them."""
         if self.processes == 1:
             return int(raised)
         if self._sum is None:
@@ -139,26 +139,25 @@ class Job:
             raise
 
     def _exchange(self, message: dict[str, Any], own: BaseException | None = None) -> list[Any]:
-        """Raises for the failure of another process, but where this one has failed by itself."""
+        """Return the values of all processes; raise if another one failed, unless this one did (`own`)."""
         if self.processes == 1:
             return [message.get("value")]
         from jax.experimental.multihost_utils import process_allgather
 
         data = np.frombuffer(json.dumps(message).encode(), np.uint8)
         sizes = process_allgather(np.array([len(data)], np.int32))[:, 0]
-        room = 1 << int(sizes.max()).bit_length()  # few shapes: each is compiled once
-        padded = np.zeros(room, np.uint8)
+        padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few shapes: each is compiled once
         padded[: len(data)] = data
-        everyone = process_allgather(padded)
-        messages = [json.loads(bytes(row[:size])) for row, size in zip(everyone, sizes, strict=True)]
-        for number, one in enumerate(messages):
-            if "failed" in one and own is None:
-                raise self.known(UserError(f"process {number} of the job failed: {one['failed']}"))
-        return [one.get("value") for one in messages]
+        rows = process_allgather(padded)
+        messages = [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
+        for number, received in enumerate(messages):
+            if "failed" in received and own is None:
+                raise self.known(UserError(f"process {number} of the job failed: {received['failed']}"))
+        return [received.get("value") for received in messages]
 
 
 def _lost_peer(error: BaseException) -> bool:
-    # JAX raises everything that goes wrong on devices so; memory that runs out, say, is this process' own affair.
+    # JAX raises these for all errors of devices; running out of memory, for example, concerns this process alone.
     return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and bool(_CONNECTION.search(str(error)))
 
 
@@ -170,28 +169,28 @@ def _sum_of_flags() -> Callable[[bool], Any]:
     by_rows, everywhere = NamedSharding(mesh, PartitionSpec("rows")), NamedSharding(mesh, PartitionSpec())
     total = jax.jit(lambda flags: (flags > 0).sum(), out_shardings=everywhere)
 
-    def one(raised: bool) -> Any:
-        mine = np.full(jax.local_device_count(), raised, np.int32)
-        return total(jax.make_array_from_process_local_data(by_rows, mine))
+    def add_up(raised: bool) -> Any:
+        own = np.full(jax.local_device_count(), raised, np.int32)
+        return total(jax.make_array_from_process_local_data(by_rows, own))
 
-    return one
+    return add_up
 
 
 def join(config: JobConfig) -> Job:
-    """Meet the other processes of a job; must come before anything is computed on JAX.
+    """Join the other processes of a job; this must come before JAX computes anything.
 
-    A job that the caller has joined (`jax.distributed.initialize`) is taken as it is, and not left.
+    A job that the caller has joined (`jax.distributed.initialize`) is used as it is, and not shut down.
 
     Raises:
-        UserError: The options make no job, the backend has none, or the others are not there in time; then JAX has no
-            way back either, and the process should end.
+        UserError: The options contradict each other, the backend has no jobs, or the other processes did not start in
+            time. The process should then end, because JAX cannot be initialized again.
     """
     config.check()
     if keras.backend.backend() != "jax":
         if config.requested:
             raise UserError(
-                f"a job of several processes needs KERAS_BACKEND=jax; received {keras.backend.backend()!r}, for which "
-                "Keras 3 has no keras.distribution over processes: set KERAS_BACKEND=jax, or train in one process"
+                f"a job of several processes needs KERAS_BACKEND=jax; received {keras.backend.backend()!r}: set "
+                "KERAS_BACKEND=jax, or train in one process"
             )
         return Job()
     import jax
@@ -204,9 +203,9 @@ def join(config: JobConfig) -> Job:
     job = Job(jax.process_count(), jax.process_index(), ours=ours)
     if jax.device_count() != job.processes * jax.local_device_count():
         raise UserError(
-            "every process of a job must have as many devices as the others; received a job of "
-            f"{jax.device_count()} devices in {job.processes} processes, of which process {job.process_id} has "
-            f"{jax.local_device_count()}: give each the same number (CUDA_VISIBLE_DEVICES)"
+            f"all processes of a job must have the same number of devices; received {jax.device_count()} devices in "
+            f"{job.processes} processes, and process {job.process_id} has {jax.local_device_count()}: give each the "
+            "same number (CUDA_VISIBLE_DEVICES)"
         )
     with _standard_output_for_results():
         job.gather(None)  # connects
@@ -215,7 +214,7 @@ def join(config: JobConfig) -> Job:
 
 @contextmanager
 def _standard_output_for_results() -> Iterator[None]:
-    """What native code prints there goes to standard error: Gloo says of every connection that it is one."""
+    """Send what native code prints to standard error: Gloo reports every connection on standard output."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:
@@ -227,10 +226,14 @@ def _standard_output_for_results() -> Iterator[None]:
 
 
 def _initialize(config: JobConfig) -> None:
-    """`jax.distributed.initialize` with an error instead of the end of the process where somebody does not come."""
+    """Call `jax.distributed.initialize`, but raise an error where JAX would end the process.
+
+    Raises:
+        UserError: A process did not start in time, or the address cannot be used.
+    """
     import jax
 
-    # Ours is to end with a checkpoint, see `stopping`; JAX's would take SIGTERM away from everybody else.
+    # SIGTERM ends a run with a checkpoint, see `stopping`; JAX's service would take the signal away.
     jax.config.update("jax_enable_preemption_service", False)
     options: dict[str, Any] = {}
     address = config.address(os.environ)
@@ -249,7 +252,7 @@ def _initialize(config: JobConfig) -> None:
                 shutdown_timeout_seconds=SHUTDOWN,
                 **options,
             )
-        except Exception as error:  # told by the thread that waits
+        except Exception as error:  # the waiting thread reports it
             failures.append(error)
 
     thread = threading.Thread(target=initialize, daemon=True)
@@ -258,23 +261,27 @@ def _initialize(config: JobConfig) -> None:
     if thread.is_alive():
         raise UserError(
             f"all processes of a job must start within --join-timeout; after {config.join_timeout} s not all of "
-            f"{config.processes or 'them'} were at {address or 'the coordinator'}: start each with its own "
-            "--process-id, and see what the others printed"
+            f"{config.processes or 'them'} had joined {address or 'the coordinator'}: start each with its own "
+            "--process-id, and read what the others printed"
         )
     if failures and address is None:
         raise UserError(
-            "--coordinator auto needs Slurm, Open MPI, Kubernetes or a TPU pod, which tell JAX of the job; found none "
+            "--coordinator auto needs Slurm, Open MPI, Kubernetes or a TPU pod; JAX found none of them "
             f"({failures[0]}): give --coordinator, --processes and --process-id"
         )
     if failures:
         raise UserError(
-            f"--coordinator must be an address that process 0 can listen at and the others reach; {address} is not "
-            f"({str(failures[0]).splitlines()[0]}): choose a free port of the machine of process 0"
+            f"--coordinator must be an address at which process 0 can listen and which the others reach; {address} is "
+            f"not ({str(failures[0]).splitlines()[0]}): choose a free port of the machine of process 0"
         )
 
 
 def _wait_for(address: str, seconds: float) -> None:
-    """Until somebody listens at HOST:PORT: JAX ends the process if that takes too long."""
+    """Wait until process 0 listens at HOST:PORT, because JAX ends the process if that takes too long.
+
+    Raises:
+        UserError: It did not within `seconds`.
+    """
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + seconds
     while True:
@@ -285,6 +292,6 @@ def _wait_for(address: str, seconds: float) -> None:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"--coordinator must be the address at which process 0 listens; nobody answered at {address} "
-                    f"within {seconds:g} s ({error}): start process 0, and look at host, port and firewall"
+                    f"within {seconds:g} s ({error}): start process 0, and check host, port and firewall"
                 ) from None
             time.sleep(0.1)

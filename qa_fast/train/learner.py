@@ -1,4 +1,4 @@
-"""What learns in a run: the model, the engine that trains it, and a teacher's lessons."""
+"""The parts of a run that hold arrays: the model, the engine that trains it, and the teacher's logits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import numpy as np
 from qa_fast.errors import UserError
 from qa_fast.model.checkpoint import load_weights, start_head
 from qa_fast.model.encoder import EncoderModel
-from qa_fast.train.job import Job
-from qa_fast.train.lessons import Lessons, lessons_of
-from qa_fast.train.opening import Arrays, Beginning, Course
-from qa_fast.train.report import Progress
-from qa_fast.train.steps import Engine
+from qa_fast.train.distillation import Distillation, read_teacher
+from qa_fast.train.plan import Arrays, Run
+from qa_fast.train.steps import TrainEngine
 
 
 @dataclass(frozen=True)
@@ -22,91 +20,86 @@ class Learner:
     """The parts that hold arrays.
 
     Attributes:
-        model: Has the weights that are scored and saved, once they are published.
-        engine: Has those that are trained.
-        lessons: A teacher's, None without one.
+        model: The model that is scored and saved; it receives the trained weights when the engine publishes them.
+        engine: Trains the weights.
+        distillation: Adds a teacher's targets to the steps; None without a teacher.
     """
 
     model: EncoderModel
-    engine: Engine
-    lessons: Lessons | None
-
-    def arrays(self) -> Arrays:
-        """What a checkpoint keeps: weights, firsts and seconds."""
-        return self.engine.read()
+    engine: TrainEngine
+    distillation: Distillation | None
 
 
-def make_learner(course: Course, beginning: Beginning, job: Job, say: Progress) -> Learner:
-    """Load the model and bring it and its optimizer to where the run stands, the same in all processes.
+def make_learner(run: Run, arrays: Arrays | None) -> Learner:
+    """Load the model, and set weights and optimizer state to where the run starts, the same in all processes.
+
+    Args:
+        run: The run.
+        arrays: The arrays of its checkpoint, as `plan_run` returned them.
 
     Raises:
         UserError: A model cannot be read, or another process of the job failed.
     """
-    config, models = course.config, course.sources.models
-    lessons = None
+    plan, job, say = run.plan, run.job, run.say
+    config, models = plan.config, plan.sources.models
+    distillation = None
     if "--teacher" in models:
-        lessons = lessons_of(models["--teacher"], course.material.mix, config, job, say)
+        distillation = read_teacher(models["--teacher"], plan.data.mix, config, job, say)
     with job.agreed():
-        model = EncoderModel(course.sources.encoder, precision=course.precision.value)
-        if beginning.arrays is not None:
-            _check_arrays(beginning.arrays, model)
+        model = EncoderModel(plan.sources.encoder, precision=plan.precision.value)
+        if arrays is not None:
+            _check_arrays(arrays, model)
         report = load_weights(model, models["--model"], seed=config.seed)
         if "--init-head" in models:
             start_head(model, models["--init-head"])
-        if not beginning.resumed:
+        if not run.resumed:
             say(f"{models['--model']}: {report.message()}")
             if "--init-head" in models:
-                say(f"{models['--init-head']}: its head is what training starts from")
-        temperature = None if lessons is None else lessons.temperature
-        engine = make_engine(model, course.jit.value, course.attention.value, temperature, config.steps_per_execution)
-    learner = Learner(model, engine, lessons)
-    _bring_to(learner, beginning, job)
+                say(f"{models['--init-head']}: training starts from the head of this model")
+        temperature = None if distillation is None else config.temperature
+        engine = make_engine(model, plan.jit.value, plan.attention.value, temperature, config.steps_per_execution)
+    if job.processes > 1:  # all processes continue from the arrays of the first
+        arrays = job.arrays(arrays or engine.read())
+    if arrays:
+        engine.write(arrays)
     if engine.devices > 1:
-        several = f" in {job.processes} processes" if job.processes > 1 else ""
-        say(f"{engine.devices} devices{several}, each with its share of every batch")
-    return learner
+        processes = f" in {job.processes} processes" if job.processes > 1 else ""
+        say(f"{engine.devices} devices{processes}, each with its share of every batch")
+    return Learner(model, engine, distillation)
 
 
 def _check_arrays(arrays: Arrays, model: EncoderModel) -> None:
-    """Hold what a checkpoint holds against the model.
+    """Compare the arrays of a checkpoint with the weights of the model.
 
     Raises:
-        UserError: It is of another one.
+        UserError: They belong to another model.
     """
     shapes = [tuple(variable.shape) for variable in model.trainable_variables]
     groups = {"weights", "firsts", "seconds"}
     for name in sorted(groups | arrays.keys()):
-        held = [array.shape for array in arrays.get(name, [])]
-        if name not in groups or held != shapes or any(array.dtype != np.float32 for array in arrays[name]):
+        received = [array.shape for array in arrays.get(name, [])]
+        if name not in groups or received != shapes or any(array.dtype != np.float32 for array in arrays[name]):
             raise UserError(
                 f"a checkpoint must hold arrays of the model that is trained, {len(shapes)} of float32 for each of "
-                f"{', '.join(sorted(groups))}; received {len(held)} of other kinds or sizes for {name[:40]!r}: delete "
-                "that checkpoint to go on from the one before it, or begin anew with --overwrite"
+                f"{', '.join(sorted(groups))}; received {len(received)} of other kinds or sizes for {name[:40]!r}: "
+                "delete that checkpoint to continue from the one before it, or start again with --overwrite"
             )
-
-
-def _bring_to(learner: Learner, beginning: Beginning, job: Job) -> None:
-    arrays = beginning.arrays
-    if job.processes > 1:  # one copy of the truth, whatever lies on the machines
-        arrays = job.arrays(arrays or learner.engine.read())
-    if arrays:
-        learner.engine.write(arrays)
 
 
 def make_engine(
     model: EncoderModel, jit: str, attention: str = "exact", temperature: float | None = None, at_once: int = 1
-) -> Engine:
-    """The engine of Keras' backend, on all devices.
+) -> TrainEngine:
+    """Return the engine for Keras' backend, on all devices.
 
     Args:
-        model: To be trained.
+        model: The model to train.
         jit: "on", "parts" or "off".
         attention: "exact" or "cudnn".
-        temperature: Of a teacher, see `optimizer.micro_loss`.
-        at_once: Steps that are given to the device together; JAX only.
+        temperature: Temperature of distillation, see `optimizer.micro_loss`; None without a teacher.
+        at_once: Number of steps that the device receives in one call; JAX only.
 
     Raises:
-        UserError: There is none for the backend.
+        UserError: There is no engine for the backend.
     """
     if keras.backend.backend() == "tensorflow":
         from qa_fast.train.backend_tensorflow import TensorFlowEngine, training_devices

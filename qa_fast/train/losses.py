@@ -1,4 +1,4 @@
-"""The losses of a run, read a few steps after they were asked for, so that the device is not waited for."""
+"""The losses of a run, read a few steps late, so that nothing waits for the device."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import numpy as np
 from qa_fast.errors import UserError
 from qa_fast.train.state import checkpoints
 
-# Steps that a device may be ahead of the reading of its losses.
+# Number of steps that the device may be ahead of the reading of its losses.
 BEHIND = 4
 
 
 def behind(at_once: int) -> int:
-    """Steps that the device may be ahead of the reading of what it gives, if it is given so many steps in one call."""
+    """Return by how many steps results are read late if the device receives `at_once` steps in one call."""
     return max(BEHIND, at_once)
 
 
 class LossNotANumber(UserError):
-    """A run that cannot go on."""
+    """A loss is not a number, so the run cannot continue."""
 
 
 class Losses:
-    """Losses and gradient norms of steps that the device may still be at, and of those since the last mean.
+    """Losses and gradient norms: of steps that the device may still compute, and of those since the last mean.
 
     Args:
-        folder: Where the run's checkpoints are, for the error.
-        learning_rate: The run's, for the error.
-        skips_overflows: Whether a step whose gradients overflow is skipped, as float16's loss scale wants.
-        at_once: Steps that are given to the device together; the last of them may not be there yet.
+        folder: Folder of the run's checkpoints, for the error message.
+        learning_rate: The run's learning rate, for the error message.
+        skips_overflows: Whether a step whose gradients overflow is skipped, as the loss scale of float16 requires.
+        at_once: Number of steps that the device receives in one call; the last of them may not have been sent yet.
 
     Attributes:
         norm: Gradient norm of the last step that was read.
@@ -47,19 +47,19 @@ class Losses:
         self.norm = 0.0
 
     def add(self, step: int, loss: Any, norm: Any) -> None:
-        """Note a step's scalars; those of long ago are read.
+        """Keep the scalars of a step, and read those of earlier steps.
 
         Raises:
-            UserError: See `read`.
+            LossNotANumber: See `read`.
         """
         self._pending.append((step, loss, norm))
         self.read(keep=self._keep)
 
     def read(self, keep: int = 0) -> None:
-        """Wait for all but the last `keep` steps.
+        """Read all but the last `keep` steps, waiting for the device.
 
         Raises:
-            LossNotANumber: A loss is not a number.
+            LossNotANumber: A loss or a gradient norm is not a number.
         """
         while len(self._pending) > keep:
             step, loss, norm = self._pending.popleft()
@@ -74,15 +74,15 @@ class Losses:
             self._recent.append(value)
 
     def mean(self, *, last: bool) -> float | None:
-        """The mean of all losses since the last call, waiting for them; None where there is none.
+        """Return the mean of the losses since the last call, waiting for them; None if there are none.
 
-        Those of steps that may wait to be given to the device count in the next mean: to read one gives it the step.
+        Steps that wait to be sent together count in the next mean, because reading one of them would send it alone.
 
         Args:
-            last: Whether there is no next one.
+            last: Whether this is the last call.
 
         Raises:
-            UserError: See `read`.
+            LossNotANumber: See `read`.
         """
         self.read(keep=0 if last else self._waiting)
         mean = float(np.mean(self._recent)) if self._recent else None

@@ -1,10 +1,10 @@
 """Several folders of shards trained on together, each with a weight.
 
-A weight is how often an epoch goes over the folder: 1 is every feature once, 2 every feature twice, 0.5 half of them.
-So one's own small data can be seen more often, or a large set beside it less, and the length of an epoch is known from
-the sizes. (A share of the epoch would ask which folder sets its length.) A folder's features are gone through in random
-passes: what an epoch does not reach comes in the next, before anything is repeated. Which features an epoch holds is a
-pure function of (sizes, weights, seed, epoch); their order is `batches.training_plan`'s.
+A weight says how often an epoch goes over the folder: 1 is every feature once, 2 every feature twice, 0.5 half of them.
+So a small data set can be seen more often, or a large one less often, and the sizes decide the length of an epoch. The
+features of a folder are taken in random passes: those that an epoch does not reach come in the next epoch, before any
+feature is repeated. The features of an epoch are a pure function of sizes, weights, seed and epoch; their order is
+decided by `batches.training_plan`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from qa_fast.store import is_url, local_path
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.setup import chosen_rows
 
-# Tells these random streams from those of `training_plan`, which are of two numbers.
-_STREAM = 7
-Place = str | os.PathLike[str]  # a folder of shards: its name, a URL, or `Shards`
+_STREAM = 7  # separates these random streams from those of `training_plan`
+Place = str | os.PathLike[str]  # a folder of shards: a name, a URL, or opened `Shards`
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Part:
     """A folder of a mix.
 
     Attributes:
-        shards: The folder; it has a split named train.
-        weight: Times an epoch goes over it.
+        shards: The folder, which has a split named train.
+        weight: How often an epoch goes over it.
     """
 
     shards: Shards
@@ -50,13 +49,15 @@ class Part:
 
 
 def open_mix(named: Sequence[Place]) -> list[Part]:
-    """Open folders given as "shards" or "shards:0.5", and URLs alike.
+    """Open folders or URLs such as "shards" and "shards:0.5".
 
     Raises:
-        UserError: A weight is not above 0, a folder is not usable, or their tokenizers differ.
+        UserError: A weight is not above 0, a folder cannot be used, or the tokenizers differ.
     """
     if not named:
-        raise UserError("train must be given shards; received no folder: name one that 'qa-fast featurize' made")
+        raise UserError(
+            "train needs at least one folder of shards; received none: name one that 'qa-fast featurize' made"
+        )
     parts = []
     for name in named:
         folder, weight = _weighted(name)
@@ -74,8 +75,8 @@ def open_mix(named: Sequence[Place]) -> list[Part]:
             raise UserError(
                 f"shards that are trained on together must have the same tokenizer; {parts[0].shards.folder} was made "
                 f"with that of {first['name']} ({first['tokenizer_hash'][:12]}), {part.shards.folder} with that of "
-                f"{other['name']} ({other['tokenizer_hash'][:12]}): featurize one of them again with --model of the "
-                "other"
+                f"{other['name']} ({other['tokenizer_hash'][:12]}): featurize one of them again with the --model of "
+                "the other"
             )
     return parts
 
@@ -101,7 +102,7 @@ def fingerprints(parts: Sequence[Part], validation: str) -> list[dict[str, Any]]
 
 
 def _weighted(name: Place) -> tuple[Place, float]:
-    if not isinstance(name, str | Path):  # shards that are open, or a place elsewhere with options of its own
+    if not isinstance(name, str | Path):  # opened shards, or a path of another file system
         return name, 1.0
     folder, colon, text = str(name).rpartition(":")
     if not colon or (not is_url(name) and local_path(str(name)).exists()):
@@ -109,10 +110,10 @@ def _weighted(name: Place) -> tuple[Place, float]:
     try:
         weight = float(text)
     except ValueError:
-        return name, 1.0  # a name with a colon: where it is not there, opening it says so
+        return name, 1.0  # a name with a colon; opening reports whether it exists
     if not (weight > 0 and math.isfinite(weight)):
         raise UserError(
-            f"a folder's weight, how often an epoch goes over it, must be above 0; received {str(name)!r}: try "
+            f"a folder's weight (how often an epoch goes over it) must be above 0; received {str(name)!r}: try "
             f"{folder}:0.5"
         )
     return folder, weight
@@ -120,11 +121,11 @@ def _weighted(name: Place) -> tuple[Place, float]:
 
 @dataclass(frozen=True)
 class Mix:
-    """What a run trains on; rows count over the features of all folders.
+    """The features that a run trains on; rows count over the features of all folders.
 
     Attributes:
-        parts: The folders; what concerns a run as a whole, such as validation, is of the first.
-        pools: int64 of each folder, its features to train on, increasing.
+        parts: The folders. The first one decides whatever concerns the whole run, such as validation.
+        pools: For each folder int64, increasing, its features to train on.
     """
 
     parts: list[Part]
@@ -132,42 +133,42 @@ class Mix:
 
     @property
     def chunks(self) -> list[Features]:
-        """Of all folders."""
+        """The chunks of all folders."""
         return [chunk for part in self.parts for chunk in part.train.chunks]
 
     @property
     def rows(self) -> Int64s:
-        """int64, the features to train on."""
+        """int64, the features to train on in all folders."""
         return np.concatenate(self.pools)
 
     @property
     def sizes(self) -> list[int]:
-        """Of each folder, how many features an epoch takes."""
+        """The number of features that an epoch takes from each folder."""
         return [epoch_size(len(pool), part.weight) for pool, part in zip(self.pools, self.parts, strict=True)]
 
     @property
     def max_length(self) -> int:
-        """Longest feature in tokens that any of the folders was made for."""
+        """The largest `--max-length` of the folders."""
         return max(part.train.max_length for part in self.parts)
 
     def tokens(self, lengths: Int32s) -> int:
-        """An epoch's tokens; where it takes a part of a folder, as many as are to be expected."""
+        """Return the number of tokens in an epoch; the expected number where it takes part of a folder."""
         means = [float(lengths[pool].mean()) if len(pool) else 0.0 for pool in self.pools]
         return round(sum(size * mean for size, mean in zip(self.sizes, means, strict=True)))
 
     def epoch(self, seed: int, epoch: int) -> Int64s:
-        """See `epoch_rows`."""
+        """Return the rows of an epoch, see `epoch_rows`."""
         return epoch_rows(self.pools, [part.weight for part in self.parts], seed, epoch)
 
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must find again."""
+        """Return what must be the same when a run is resumed."""
         files = [file for part in self.parts for file in part.shards.manifest["splits"][TRAIN].get("shards", [])]
-        found: dict[str, Any] = {"checksums": [file[CHECKSUM] for file in files], "features": len(self.rows)}
+        identity: dict[str, Any] = {"checksums": [file[CHECKSUM] for file in files], "features": len(self.rows)}
         weights = [part.weight for part in self.parts]
-        return found if weights == [1.0] else found | {"weights": weights}
+        return identity if weights == [1.0] else identity | {"weights": weights}
 
     def facts(self) -> list[dict[str, Any]]:
-        """For the record of a run: of each folder the source's name, weight and features."""
+        """Return each folder's source name, weight and number of features, for the record of a run."""
         return [
             {"name": Path(part.shards.manifest["source"]["name"]).name, "weight": part.weight, "features": len(pool)}
             for part, pool in zip(self.parts, self.pools, strict=True)
@@ -175,7 +176,7 @@ class Mix:
 
 
 def select_mix(parts: Sequence[Part], config: TrainConfig) -> Mix:
-    """The folders with those of their features that belong to the examples that `max_examples` chooses among all.
+    """Choose the features to train on: those of the examples that `max_examples` chooses from all folders.
 
     Raises:
         UserError: A folder has no features.
@@ -185,8 +186,8 @@ def select_mix(parts: Sequence[Part], config: TrainConfig) -> Mix:
         example = np.concatenate([chunk.example_index for chunk in part.train.chunks] or [np.zeros(0, np.int32)])
         if not len(example):
             raise UserError(
-                f"the split named train must hold features; that of {part.shards.folder} has none: featurize a source "
-                "with examples"
+                f"the split named train must hold features; {part.shards.folder} has none: featurize a source with "
+                "examples"
             )
         examples.append(example.astype(np.int64) + first)
         first += int(example.max()) + 1
@@ -196,17 +197,17 @@ def select_mix(parts: Sequence[Part], config: TrainConfig) -> Mix:
 
 
 def epoch_size(features: int, weight: float) -> int:
-    """How many of a folder's features an epoch holds; at least one where there is one."""
+    """Return how many features of a folder an epoch takes; at least one, unless the folder has none."""
     return max(1, round(weight * features)) if features else 0
 
 
 def epoch_rows(pools: Sequence[Int64s], weights: Sequence[float], seed: int, epoch: int) -> Int64s:
-    """The features of an epoch, sorted; a feature stands there as often as it is to be seen.
+    """Return the features of an epoch, int64, sorted; a feature may occur several times.
 
     Args:
-        pools: int64 of each folder, its features.
-        weights: Of each folder.
-        seed: Of the run.
+        pools: For each folder int64, its features.
+        weights: The weight of each folder.
+        seed: The run's seed.
         epoch: Counts from 0.
     """
     taken = []
@@ -214,9 +215,9 @@ def epoch_rows(pools: Sequence[Int64s], weights: Sequence[float], seed: int, epo
         size = epoch_size(len(pool), weight)
         begin, end = epoch * size, (epoch + 1) * size
         while begin < end:
-            turn, place = divmod(begin, len(pool))
+            turn, offset = divmod(begin, len(pool))
             order = np.random.default_rng([_STREAM, seed, number, turn]).permutation(pool)
-            part = order[place : place + end - begin]
-            taken.append(part)
-            begin += len(part)
+            piece = order[offset : offset + end - begin]
+            taken.append(piece)
+            begin += len(piece)
     return np.sort(np.concatenate(taken)) if taken else np.zeros(0, np.int64)

@@ -1,7 +1,7 @@
 """Adam and AdamW, gradient clipping and loss as functions over arrays.
 
-Written out instead of `keras.optimizers` so that one step's update of all weights is one compiled function whatever
-runs the model, and its state is plain arrays: what a checkpoint holds is what there is.
+They replace `keras.optimizers` so that the update of all weights is one compiled function on every backend, and the
+optimizer's state is a list of plain arrays, which checkpoints keep.
 Sources: Kingma & Ba 2015; Loshchilov & Hutter 2019 (decoupled decay); clipping by global norm, Pascanu et al. 2013.
 """
 
@@ -22,11 +22,11 @@ EPSILON = 1e-8
 
 
 def span_loss(start_logits: Any, end_logits: Any, starts: Any, ends: Any, start_weights: Any, end_weights: Any) -> Any:
-    """Weighted sum of the start and end cross-entropies.
+    """Return the weighted sum of the start and end cross-entropies.
 
-    With weights of 1 / (2 n) for the n rows of a batch whose label counts and 0 for others this is the loss of
-    transformers' question answering models: the mean of the two mean cross-entropies over all L positions. The
-    weights, not the batch's size, say what a row counts, so that parts of a batch add up to the whole.
+    With weights of 1 / (2 n) for the n rows of a batch whose label counts, and 0 for other rows, this is the loss of
+    transformers' question answering models: the mean of the two mean cross-entropies over all L positions. Because rows
+    have weights, the losses of parts of a batch add up to the loss of the batch.
 
     Args:
         start_logits: float32[B, L].
@@ -40,25 +40,26 @@ def span_loss(start_logits: Any, end_logits: Any, starts: Any, ends: Any, start_
         float32 scalar.
     """
 
-    def one(logits: Any, labels: Any, weights: Any) -> Any:
+    def cross_entropy(logits: Any, labels: Any, weights: Any) -> Any:
         shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
         hot = ops.cast(ops.arange(ops.shape(logits)[-1], dtype="int32")[None, :] == labels[:, None], "float32")
         losses = ops.log(ops.sum(ops.exp(shifted), axis=-1)) - ops.sum(shifted * hot, axis=-1)
-        # Chosen, not multiplied: a padding row must not turn an infinite loss into NaN.
+        # `where` instead of a product: a padding row must not turn an infinite loss into NaN.
         return ops.sum(ops.where(weights > 0, losses * weights, 0.0))
 
-    return one(start_logits, starts, start_weights) + one(end_logits, ends, end_weights)
+    return cross_entropy(start_logits, starts, start_weights) + cross_entropy(end_logits, ends, end_weights)
 
 
 def soft_loss(start_logits: Any, end_logits: Any, targets: Any, lengths: Any, temperature: float) -> Any:
-    """Weighted sum of the divergences KL(teacher || student) of start and end, over each row's own tokens.
+    """Return the weighted sum of the divergences KL(teacher || student) of start and end, over each row's own tokens.
 
-    Both are softened: the student's logits are divided by `temperature` here, the teacher's were for its
-    probabilities. Source: Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2; the
-    factor temperature squared, which keeps gradients as large as those of labels, is part of the rows' weights.
+    Both distributions are softened: the student's logits are divided by `temperature` here, and the teacher's were when
+    its probabilities were computed. Source: Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural
+    Network", section 2. The factor temperature squared, which keeps gradients as large as those of labels, is part of
+    the rows' weights.
 
     Args:
-        start_logits: float32[B, L]; those at and beyond a row's length count nothing.
+        start_logits: float32[B, L]; logits at and beyond a row's length are ignored.
         end_logits: float32[B, L].
         targets: float32[B, 2, L], the teacher's probabilities of start and end times the row's weight; 0 at and beyond
             a row's length.
@@ -71,7 +72,7 @@ def soft_loss(start_logits: Any, end_logits: Any, targets: Any, lengths: Any, te
     own = ops.arange(ops.shape(start_logits)[-1], dtype="int32")[None, :] < lengths[:, None]
     tiny = np.finfo(np.float32).tiny
 
-    def one(logits: Any, masses: Any) -> Any:
+    def divergence(logits: Any, masses: Any) -> Any:
         # A large number, not infinity: it is multiplied by a mass of 0.
         soft = ops.where(own, logits / temperature, np.float32(-1e9))
         soft = soft - ops.stop_gradient(ops.max(soft, axis=-1, keepdims=True))
@@ -79,11 +80,11 @@ def soft_loss(start_logits: Any, end_logits: Any, targets: Any, lengths: Any, te
         shares = masses / ops.maximum(ops.sum(masses, axis=-1, keepdims=True), tiny)
         return ops.sum(ops.where(masses > 0, masses * (ops.log(ops.maximum(shares, tiny)) - logs), 0.0))
 
-    return one(start_logits, targets[:, 0]) + one(end_logits, targets[:, 1])
+    return divergence(start_logits, targets[:, 0]) + divergence(end_logits, targets[:, 1])
 
 
 def micro_loss(start_logits: Any, end_logits: Any, micro: Micro, temperature: float | None) -> Any:
-    """What a micro batch adds to its step's loss: that of its labels and, with a temperature, of its teacher."""
+    """Return a micro batch's part of its step's loss: that of the labels and, with a temperature, of the teacher."""
     loss = span_loss(start_logits, end_logits, micro.starts, micro.ends, micro.start_weights, micro.end_weights)
     if temperature is None:
         return loss
@@ -91,7 +92,7 @@ def micro_loss(start_logits: Any, end_logits: Any, micro: Micro, temperature: fl
 
 
 def global_norm(gradients: Sequence[Any]) -> Any:
-    """Euclidean norm of all gradients together, float32 scalar."""
+    """Return the Euclidean norm of all gradients together, float32 scalar."""
     return ops.sqrt(sum(ops.sum(ops.square(ops.cast(gradient, "float32"))) for gradient in gradients))
 
 
@@ -104,19 +105,19 @@ def update(
     *,
     decays: tuple[bool, ...],
 ) -> tuple[list[Any], list[Any], list[Any], Any]:
-    """One step of Adam (decay 0) or AdamW over all weights.
+    """Do one step of Adam (decay 0) or AdamW over all weights.
 
     Args:
         weights: float32 tensors.
-        gradients: Of the loss times `scalars[4]`, one per weight.
+        gradients: Gradients of the loss times `scalars[4]`, one for each weight.
         firsts: Running means of the gradients.
         seconds: Running means of their squares.
-        scalars: float32[5] of `step_scalars`.
-        decays: Which weights decay: matrices, not biases and norms.
+        scalars: float32[5], see `step_scalars`.
+        decays: Whether each weight decays: matrices do, biases and norms do not.
 
     Returns:
-        New weights, firsts, seconds, and the gradients' norm before clipping. Where that norm is not finite,
-        everything is returned as it came.
+        New weights, firsts, seconds, and the gradients' norm before clipping. If that norm is not finite, weights,
+        firsts and seconds are returned unchanged.
     """
     rate, decay, clip, count, scale = (scalars[i] for i in range(5))
     norm = global_norm(gradients) / scale
@@ -140,6 +141,9 @@ def update(
 def step_scalars(
     learning_rate: float, weight_decay: float, clip_norm: float, update_number: int, loss_scale: float = 1.0
 ) -> np.ndarray:
-    """What changes from step to step, float32[5]; `update_number` counts from 1, `clip_norm` 0 is no clipping."""
+    """Return the numbers that change from step to step, float32[5].
+
+    `update_number` counts from 1; `clip_norm` 0 means no clipping.
+    """
     clip = clip_norm if clip_norm > 0 else np.finfo(np.float32).max
     return np.array([learning_rate, weight_decay, clip, update_number, loss_scale], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What is told of a run while it goes on, and left behind: points of its curves, TensorBoard's events, `metrics.json`.
+"""The record of a run: points of its curves, TensorBoard events and `metrics.json`.
 
 Every process of a job keeps the same record; the first alone writes it.
 """
@@ -13,64 +13,57 @@ from typing import Any
 import keras
 
 from qa_fast.hub.card import write_card
-from qa_fast.train.job import Job
 from qa_fast.train.losses import Losses
-from qa_fast.train.opening import Course
-from qa_fast.train.report import EpochReport, EventLog, Pace, Progress, StepReport, draw, versions, write_json
+from qa_fast.train.plan import Run
+from qa_fast.train.report import EpochReport, EventLog, Pace, StepReport, draw, versions, write_json
 from qa_fast.train.setup import base_model
 from qa_fast.train.state import writing
-from qa_fast.train.steps import Standing
 
 
 class Record:
-    """One sitting's; owns the event log and the clock.
+    """Measures and reports the steps of a run; owns the event log and the clock.
 
     Args:
-        course: What does not change.
-        standing: Of the run; the record adds to its history.
-        losses: Of the run.
-        devices: Of all processes.
-        job: The processes.
-        say: Told each point of the curve, and each validation.
+        run: The run; the record adds to the history in its state.
+        losses: The run's losses.
+        devices: Number of devices of all processes.
     """
 
-    def __init__(
-        self, course: Course, standing: Standing, losses: Losses, devices: int, job: Job, say: Progress
-    ) -> None:
-        self._course, self._standing, self._losses = course, standing, losses
-        self._devices, self._job, self._say = devices, job, say
+    def __init__(self, run: Run, losses: Losses, devices: int) -> None:
+        self._plan, self._state, self._job, self._say = run.plan, run.state, run.job, run.say
+        self._losses, self._devices = losses, devices
         self._pace = Pace()
         self._mark = 0.0
         self._log: EventLog | None = None
 
     def open(self) -> None:
-        """Make ready to write; the first process' alone."""
-        self._log = EventLog(self._course.training / "tensorboard")
+        """Begin the event log; only the first process does."""
+        self._log = EventLog(self._plan.training / "tensorboard")
 
     def _writing(self) -> AbstractContextManager[None]:
-        return writing("a run's record", self._course.training, self._course.checkpoints)
+        return writing("a run's record", self._plan.training, self._plan.checkpoints)
 
     def close(self) -> None:
-        """No more events."""
+        """Close the event log."""
         if self._log is not None:
             self._log.close()
 
     def start_clock(self) -> None:
-        """The next step begins now: what lay before it is none of its time."""
+        """Begin to measure the next step, without what was done since the last one."""
         self._mark = time.perf_counter()
 
     def add_step(self, rate: float, features: int, tokens: int, compiled: Callable[[], bool]) -> None:
-        """After a step: count it, and tell where the run stands if it is time for that.
+        """Count a step, and report at the end of a log interval.
 
         Args:
             rate: Learning rate of the step.
-            features: Of all processes together.
-            tokens: Real ones.
-            compiled: Asked whether something was compiled within it.
+            features: Number of features in all processes together.
+            tokens: Number of their tokens, without padding.
+            compiled: Returns whether the step compiled something.
         """
-        step, last, loss = self._standing.position.step, self._course.material.steps, None
-        if step % self._course.config.log_every == 0 or step == last:
-            loss = self._losses.mean(last=step == last)  # waits for the device, which is part of the steps' time
+        step, last, loss = self._state.position.step, self._plan.data.steps, None
+        if step % self._plan.config.log_every == 0 or step == last:
+            loss = self._losses.mean(last=step == last)  # waits for the device: part of the steps' time
         now = time.perf_counter()
         self._pace.add(now - self._mark, features, tokens, compiled())
         self._mark = now
@@ -78,73 +71,67 @@ class Record:
             self._add_point(rate, loss)
 
     def _add_point(self, rate: float, loss: float) -> None:
-        position, history, material = self._standing.position, self._standing.history, self._course.material
+        position, history, data = self._state.position, self._state.history, self._plan.data
         norm = self._losses.norm
         history.steps.append(position.step)
         history.losses.append(loss)
         history.learning_rates.append(rate)
         features, tokens = self._pace.rates()
-        tokens_a_step = material.tokens / max(1, material.steps_an_epoch)
-        left = (material.steps - position.step) * tokens_a_step / max(tokens, 1e-9)
-        self._say(
-            StepReport(position.step, material.steps, position.epoch + 1, loss, rate, norm, features, tokens, left)
-        )
-        values = {"train__loss": loss, "train__learning_rate": rate, "train__gradient_norm": norm}
+        tokens_a_step = data.tokens / max(1, data.steps_an_epoch)
+        left = (data.steps - position.step) * tokens_a_step / max(tokens, 1e-9)
+        self._say(StepReport(position.step, data.steps, position.epoch + 1, loss, rate, norm, features, tokens, left))
+        values = {"train/loss": loss, "train/learning_rate": rate, "train/gradient_norm": norm}
         if features:
-            values |= {"speed__features_per_second": features, "speed__tokens_per_second": tokens}
-        if self._log is not None:
-            with self._writing():
-                self._log.add(position.step, time.time(), **values)
+            values |= {"speed/features_per_second": features, "speed/tokens_per_second": tokens}
+        self._log_scalars(position.step, values)
 
     def add_validation(self, report: EpochReport) -> None:
-        """Tell what validation found; the first process' alone."""
+        """Report a validation; only the first process does."""
         self._say(report)
+        values = {name: getattr(report, name) for name in ("loss", "exact_match", "f1")}
+        self._log_scalars(report.step, {f"validation/{name}": value for name, value in values.items()})
+
+    def _log_scalars(self, step: int, values: dict[str, float]) -> None:
         if self._log is not None:
             with self._writing():
-                self._log.add(
-                    report.step,
-                    time.time(),
-                    validation__loss=report.loss,
-                    validation__exact_match=report.exact_match,
-                    validation__f1=report.f1,
-                )
+                self._log.add(step, time.time(), values)
 
     def draw(self) -> None:
         """Draw the curves so far."""
         with self._writing():
-            draw(self._standing.history, self._course.training / "training.png")
+            draw(self._state.history, self._plan.training / "training.png")
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Leave the figures, the picture and the model's card."""
+        """Write the metrics, the curves and the model card."""
         with self._writing():
-            write_json(self._course.training / "metrics.json", metrics)
+            write_json(self._plan.training / "metrics.json", metrics)
             self.draw()
-            write_card(self._course.out, self._course.sources.shards.manifest)
+            write_card(self._plan.out, self._plan.sources.shards.manifest)
 
     def metrics(self, seconds: float) -> dict[str, Any]:
-        """What `metrics.json` says.
+        """Return the contents of `metrics.json`.
 
         Args:
-            seconds: Of this sitting.
+            seconds: Duration of the run since it was started or resumed.
         """
-        course, pace, position = self._course, self._pace, self._standing.position
-        sources, material = course.sources, course.material
-        standing = self._standing.to_dict()
+        plan, pace, position = self._plan, self._pace, self._state.position
+        sources, data = plan.sources, plan.data
+        state = self._state.to_dict()
         return {
             "model": sources.models["--model"].name,
-            "base_model": base_model(course.config, sources.shards),
-            "config": self._told_options(),
+            "base_model": base_model(plan.config, sources.shards),
+            "config": self._public_options(),
             "tokenizer_hash": sources.shards.manifest["model"]["tokenizer_hash"],
-            "features": len(material.mix.rows),
-            "tokens": material.tokens,
-            "mix": material.mix.facts(),
-            "widths": course.widths.tolist(),
+            "features": len(data.mix.rows),
+            "tokens": data.tokens,
+            "mix": data.mix.facts(),
+            "widths": plan.widths.tolist(),
             "steps": position.step,
             "updates": position.update,
             "loss_scale": position.loss_scale,
-            **course.choices(),
-            "best": standing["best"],
-            "history": standing["history"],
+            **plan.choices(),
+            "best": state["best"],
+            "history": state["history"],
             "seconds": {"all": seconds, "steps": pace.seconds, "steps_that_compiled": pace.compile_seconds},
             "features_per_second": pace.features / pace.seconds if pace.seconds else None,
             "tokens_per_second": pace.tokens / pace.seconds if pace.seconds else None,
@@ -155,11 +142,10 @@ class Record:
             "versions": versions(),
         }
 
-    def _told_options(self) -> dict[str, Any]:
-        """The options, with names in place of this machine's paths."""
-        config = self._course.config
-        named = {
-            option.removeprefix("--").replace("-", "_"): path.name
-            for option, path in self._course.sources.models.items()
+    def _public_options(self) -> dict[str, Any]:
+        """Return the options with names of folders instead of their paths on this machine."""
+        config = self._plan.config
+        names = {
+            option.removeprefix("--").replace("-", "_"): path.name for option, path in self._plan.sources.models.items()
         }
-        return config.to_dict() | named | {"out": self._course.out.name, "model": config.model and named["model"]}
+        return config.to_dict() | names | {"out": self._plan.out.name, "model": config.model and names["model"]}

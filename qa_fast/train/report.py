@@ -1,4 +1,4 @@
-"""What a run says while it goes on and leaves behind: progress line, TensorBoard events, picture, figures."""
+"""Reports of a run: progress line, TensorBoard events, picture of the curves, versions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from qa_fast import store
 
 @dataclass(frozen=True)
 class StepReport:
-    """Where a run stands after a step.
+    """A point of the training curve.
 
     Attributes:
         step: Steps done.
-        steps: Of the whole run.
+        steps: Steps in the whole run.
         epoch: Counts from 1.
-        loss: Mean of the last steps.
-        learning_rate: Of this step.
-        gradient_norm: Before clipping.
-        features_per_second: Compilation and validation left out.
-        tokens_per_second: Real ones, without padding.
-        seconds_left: Estimate; validation left out.
+        loss: Mean loss since the last point.
+        learning_rate: Learning rate of this step.
+        gradient_norm: Norm before clipping.
+        features_per_second: Without the time for compilation and validation.
+        tokens_per_second: Without padding.
+        seconds_left: Estimate without validation.
     """
 
     step: int
@@ -47,16 +47,16 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What validation after an epoch found.
+    """The outcome of a validation.
 
     Attributes:
         epoch: Counts from 1.
         step: Steps done.
-        loss: On the validation split, over each feature's own tokens.
+        loss: Loss on the validation split, over each feature's own tokens.
         exact_match: In percent.
         f1: In percent.
-        seconds: Of validating.
-        saved: Whether the model was saved, being the best so far.
+        seconds: Duration of the validation.
+        saved: Whether the model was saved because it is the best so far.
     """
 
     epoch: int
@@ -72,13 +72,13 @@ Progress = Callable[[StepReport | EpochReport | str], None]
 
 
 class Pace:
-    """Rates over the last steps; those that compiled are counted apart.
+    """Speed over the last steps; steps that compiled something are counted apart.
 
     Attributes:
-        seconds: Of all steps but those that compiled.
-        features: In those steps.
-        tokens: Real ones, in those steps.
-        compile_seconds: Of the steps that compiled.
+        seconds: Duration of the steps that compiled nothing.
+        features: Number of features in those steps.
+        tokens: Number of tokens in those steps, without padding.
+        compile_seconds: Duration of the steps that compiled something.
     """
 
     def __init__(self, window: int = 50) -> None:
@@ -98,7 +98,7 @@ class Pace:
         self.tokens += tokens
 
     def rates(self) -> tuple[float, float]:
-        """Features and tokens a second over the window; 0 before the first step that compiled nothing."""
+        """Return features and tokens per second over the window; 0 before the first step that compiled nothing."""
         seconds = sum(entry[0] for entry in self._last)
         if not seconds:
             return 0.0, 0.0
@@ -106,7 +106,7 @@ class Pace:
 
 
 class ProgressLine:
-    """A line on the terminal that follows a run; a context manager to be passed as `train(progress=...)`.
+    """A progress bar on the terminal; a context manager to be passed as `train(progress=...)`.
 
     Args:
         console: A rich console; standard error if None.
@@ -118,9 +118,9 @@ class ProgressLine:
 
         self._console = console or Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), console=self._console
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), console=self._console
         )
-        self._task = self._progress.add_task("train", total=None, told="starting")
+        self._task = self._progress.add_task("train", total=None, text="starting")
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -131,16 +131,16 @@ class ProgressLine:
         self._progress.stop()
 
     def __call__(self, event: StepReport | EpochReport | str) -> None:
-        """Show an event; the first one brings the line up, so that a process that says nothing has none."""
+        """Show an event. The bar appears with the first one, so that a silent process shows none."""
         self._progress.start()
         if isinstance(event, StepReport):
-            self._progress.update(self._task, total=event.steps, completed=event.step, told=told(event))
+            self._progress.update(self._task, total=event.steps, completed=event.step, text=in_words(event))
         else:
-            self._progress.console.print(event if isinstance(event, str) else told(event), highlight=False)
+            self._progress.console.print(event if isinstance(event, str) else in_words(event), highlight=False)
 
 
-def told(event: StepReport | EpochReport) -> str:
-    """An event in a line."""
+def in_words(event: StepReport | EpochReport) -> str:
+    """Return an event as one line."""
     if isinstance(event, EpochReport):
         kept = "saved" if event.saved else "not the best, not saved"
         return (
@@ -161,16 +161,16 @@ def _clock(seconds: float) -> str:
 
 
 class EventLog:
-    """Scalars for TensorBoard, written without TensorFlow so that JAX runs have them too.
+    """Scalars for TensorBoard, written without TensorFlow so that JAX runs have them, too.
 
-    Written at once, by whoever adds them: TensorBoard's own writer has a thread, which can say that the disk is full by
-    a traceback only.
+    Each is written in the calling thread: TensorBoard's own writer has a thread, in which a full disk only causes a
+    traceback.
 
     Args:
-        folder: Where the event file goes.
+        folder: Folder of the event file.
 
     Raises:
-        OSError: It cannot be written; as in `add`.
+        OSError: The file cannot be written; the same in `add`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -185,17 +185,15 @@ class EventLog:
         self._writer = RecordWriter((folder / name).open("xb"))
         self._write(Record(wall_time=now, file_version="brain.Event:2"))
 
-    def add(self, step: int, at: float, **scalars: float) -> None:
+    def add(self, step: int, at: float, scalars: dict[str, float]) -> None:
         """Write scalars of one step.
 
         Args:
             step: Steps done.
             at: Seconds since 1970.
-            scalars: By name, "__" in place of the "/" of TensorBoard's groups ("train/loss" as `train__loss`).
+            scalars: Values by tag, such as "train/loss".
         """
-        values = [
-            self._summary.Value(tag=name.replace("__", "/"), simple_value=value) for name, value in scalars.items()
-        ]
+        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         self._write(self._record(wall_time=at, step=step, summary=self._summary(value=values)))
 
     def _write(self, event: Any) -> None:
@@ -203,8 +201,8 @@ class EventLog:
         self._writer.flush()
 
     def close(self) -> None:
-        """No more of them."""
-        with suppress(OSError):  # told where it was written; what is left over then is lost
+        """Close the file."""
+        with suppress(OSError):  # `add` has reported it
             self._writer.close()
 
 
@@ -213,10 +211,10 @@ class History:
     """Curves of a run, kept in its checkpoints.
 
     Attributes:
-        steps: Of each point, steps done.
+        steps: Steps done, for each point.
         losses: Mean training loss since the point before.
-        learning_rates: At each point.
-        epochs: What validation found, as `EpochReport` in dicts.
+        learning_rates: Learning rate at each point.
+        epochs: All validations, each an `EpochReport` as a dict.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -226,7 +224,7 @@ class History:
 
 
 def draw(history: History, path: Path) -> None:
-    """Draw loss curves and learning rate as a PNG; nothing where there is no point yet."""
+    """Draw losses and learning rate as a PNG file; without a point nothing is written."""
     if not history.steps:
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -241,10 +239,8 @@ def draw(history: History, path: Path) -> None:
         at = [entry["step"] for entry in history.epochs]
         top.plot(at, [entry["loss"] for entry in history.epochs], "o", color="tab:red", label="validation loss")
         for entry in history.epochs:
-            place = {"xytext": (0, -8), "textcoords": "offset points", "ha": "center", "va": "top"}
-            top.annotate(
-                f"F1 {entry['f1']:.1f}", (entry["step"], entry["loss"]), **place
-            )  # below: curves come from above
+            below = {"xytext": (0, -8), "textcoords": "offset points", "ha": "center", "va": "top"}
+            top.annotate(f"F1 {entry['f1']:.1f}", (entry["step"], entry["loss"]), **below)
     top.set_ylabel("loss")
     top.set_ylim(bottom=0)
     top.legend()
@@ -259,7 +255,7 @@ def draw(history: History, path: Path) -> None:
 
 
 def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average without the bias of its start."""
+    """Return the exponential moving average, corrected for the bias of its start."""
     average, out = 0.0, []
     for number, value in enumerate(values, 1):
         average = weight * average + (1 - weight) * value
@@ -268,16 +264,16 @@ def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
 
 
 def versions() -> dict[str, str]:
-    """What trained the model: versions of Python and of the packages that are there."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that decide how a model is trained."""
+    installed = {"python": platform.python_version()}
     for name in ("qa-fast", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "tokenizers", "transformers"):
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; numbers that JSON lacks become null."""
+    """Write a JSON file whole or not at all; infinities and NaN become null."""
 
     def clean(item: Any) -> Any:
         if isinstance(item, float) and not math.isfinite(item):

@@ -1,7 +1,7 @@
-"""Scoring a model in the midst of training, keeping the best, and writing checkpoints.
+"""Scoring during training, saving the best model, and writing checkpoints.
 
-In a job of several processes the first alone scores and writes. What it found is told to all, and every process draws
-the same conclusions from it: which score is the best, and whether patience has run out.
+In a job of several processes the first alone scores and writes. It sends the score to all, and each process draws the
+same conclusions from it: which score is the best, and whether to stop early.
 """
 
 from __future__ import annotations
@@ -12,53 +12,39 @@ from typing import Any
 from qa_fast.errors import UserError
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.checkpoint import save_model
-from qa_fast.train.job import Job
 from qa_fast.train.learner import Learner
 from qa_fast.train.losses import Losses
-from qa_fast.train.opening import Course, identity_of
+from qa_fast.train.plan import Run, identity_of
 from qa_fast.train.record import Record
-from qa_fast.train.report import EpochReport, Progress
-from qa_fast.train.state import going_on, write_checkpoint
-from qa_fast.train.steps import Standing
+from qa_fast.train.report import EpochReport
+from qa_fast.train.state import how_to_continue, write_checkpoint
 from qa_fast.train.validate import validate
 
 
 class Saver:
-    """Says when to score, and does what follows from it.
+    """Scores the model when it is time to, saves it if it is the best so far, and writes checkpoints.
 
     Args:
-        course: What does not change.
-        standing: Of the run; `validated`, `stale`, `ended`, the best score and the history move on here.
-        learner: What is scored and saved.
-        losses: Of the run: nothing is kept of one whose loss is not a number.
-        record: Told what validation found.
-        job: The processes.
-        say: Told where patience runs out.
+        run: The run; the saver updates the scores and the end of the run in its state.
+        learner: Holds the model.
+        losses: The run's losses. Nothing is saved after a loss that is not a number.
+        record: Receives the scores.
     """
 
-    def __init__(
-        self,
-        course: Course,
-        standing: Standing,
-        learner: Learner,
-        losses: Losses,
-        record: Record,
-        job: Job,
-        say: Progress,
-    ) -> None:
-        self._course, self._standing, self._learner, self._losses = course, standing, learner, losses
-        self._record, self._job, self._say = record, job, say
+    def __init__(self, run: Run, learner: Learner, losses: Losses, record: Record) -> None:
+        self._plan, self._state, self._job, self._say = run.plan, run.state, run.job, run.say
+        self._learner, self._losses, self._record = learner, losses, record
         self._reader = KerasEngine(learner.model)
 
     def within_epoch(self) -> bool:
-        """Score where it is the step for it; a run that was cut off before that begins with it.
+        """Score the model if `validate_every` says so; a run that was stopped just before a score begins with it.
 
         Returns:
-            Whether it was.
+            Whether the model was scored.
         """
-        config, position = self._course.config, self._standing.position
+        config, position = self._plan.config, self._state.position
         every, step = config.validate_every, position.step
-        due = every is not None and step % every == 0 and position.validated < step < self._course.material.steps
+        due = every is not None and step % every == 0 and position.validated < step < self._plan.data.steps
         if due:
             self._losses.read()
             self._score_and_save(position.epoch + 1)
@@ -67,41 +53,41 @@ class Saver:
         return due
 
     def end_of_epoch(self) -> None:
-        """Score and save; the position moves on first, so that the checkpoint at the end says that this is done."""
-        position = self._standing.position
+        """Score and save. The position moves on first, so that the checkpoint says that the epoch is done."""
+        position = self._state.position
         self._losses.read()
         epoch = position.epoch + 1
-        position.ended = position.step >= self._course.material.steps
+        position.ended = position.step >= self._plan.data.steps
         if not position.ended:
             position.epoch, position.batch = epoch, 0
         if position.validated < position.step:
             self._score_and_save(epoch)
-        if self._course.config.checkpoint_every:
+        if self._plan.config.checkpoint_every:
             self.checkpoint()
 
     def _score_and_save(self, epoch: int) -> None:
-        standing, position, patience = self._standing, self._standing.position, self._course.config.patience
+        position, patience = self._state.position, self._plan.config.patience
         position.validated = position.step
-        told = self._job.told(lambda: self._scored_and_saved(epoch))
-        if told is not None:
-            standing.add(EpochReport(**told))
+        report = self._job.from_first(lambda: self._scored_and_saved(epoch))
+        if report is not None:
+            self._state.add(EpochReport(**report))
         if patience is not None and position.stale >= patience and not position.ended:
             position.ended = True
-            self._say(f"stopped at step {position.step}: the last {position.stale} validations found no better F1")
+            self._say(f"stopped at step {position.step}: the last {position.stale} validations had no better F1")
         if self._job.first:
             self._record.draw()
 
     def _scored_and_saved(self, epoch: int) -> dict[str, Any] | None:
-        """What validation in an epoch found, None without it; the best model so far is saved."""
-        material, config, best = self._course.material, self._course.config, self._standing.best
+        """Score the model and save it if it is the best so far; return the score, or None without validation."""
+        data, config, best = self._plan.data, self._plan.config, self._state.best
         self._learner.engine.publish()
-        if material.validation is None:
+        if data.validation is None:
             self._save_model()
             return None
-        cls_token_id = self._course.sources.shards.manifest["model"].get("cls_token_id")
-        report = validate(self._reader, material.validation, cls_token_id, config.validation_examples, config.seed)
+        cls_token_id = self._plan.sources.shards.manifest["model"].get("cls_token_id")
+        report = validate(self._reader, data.validation, cls_token_id, config.validation_examples, config.seed)
         saved = best is None or report.f1 > best.f1
-        report = dataclasses.replace(report, epoch=epoch, step=self._standing.position.step, saved=saved)
+        report = dataclasses.replace(report, epoch=epoch, step=self._state.position.step, saved=saved)
         self._record.add_validation(report)
         if saved:
             self._save_model()
@@ -109,22 +95,22 @@ class Saver:
 
     def _save_model(self) -> None:
         try:
-            save_model(self._learner.model, self._course.out, self._course.sources.models["--model"], replace=True)
+            save_model(self._learner.model, self._plan.out, self._plan.sources.models["--model"], replace=True)
         except UserError as error:
-            raise UserError(f"{error}; {going_on(self._course.checkpoints)}") from None
+            raise UserError(f"{error}; {how_to_continue(self._plan.checkpoints)}") from None
 
     def checkpoint(self) -> None:
-        """Keep where the run stands.
+        """Write a checkpoint.
 
         Raises:
-            LossNotANumber: There is nothing worth keeping.
+            LossNotANumber: A loss is not a number, and nothing was written.
         """
         self._losses.read()
-        self._job.told(self._write_checkpoint)
+        self._job.from_first(self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:
-        course = self._course
-        state = self._standing.to_dict() | course.choices()
-        state |= {"config": course.config.to_dict(), "data": course.material.identity()}
-        state |= {"model": identity_of(course.sources.encoder), "teacher": course.teacher}
-        write_checkpoint(course.checkpoints, self._standing.position.step, self._learner.arrays(), state)
+        plan = self._plan
+        saved = self._state.to_dict() | plan.choices()
+        saved |= {"config": plan.config.to_dict(), "data": plan.data.identity()}
+        saved |= {"model": identity_of(plan.sources.encoder), "teacher": plan.teacher}
+        write_checkpoint(plan.checkpoints, self._state.position.step, self._learner.engine.read(), saved)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 
 def learning_rate_at(step: int, steps: int, peak: float, schedule: str, warmup: float) -> float:
-    """Learning rate of an optimisation step.
+    """Return the learning rate of an optimization step.
 
     Args:
-        step: Counts from 0.
-        steps: Of the whole run.
-        peak: Highest rate.
+        step: Number of the step, from 0.
+        steps: Steps in the whole run.
+        peak: Highest learning rate.
         schedule: "linear" (up over the first `warmup` share of the steps, then down to 0) or "constant".
         warmup: Share of the steps, in [0, 1).
 
     Returns:
-        The rate; never 0 at the first step, so that no step is without effect but the one after the last.
+        The rate; above 0 at every step of the run.
     """
     if schedule == "constant":
         return peak

@@ -1,4 +1,4 @@
-"""What must hold before a run starts: data to train on, a model that fits it, a place to write to."""
+"""Checks before a run starts: data to train on, and an output folder that may be written. Imports no framework."""
 
 from __future__ import annotations
 
@@ -15,125 +15,114 @@ from qa_fast import store
 from qa_fast.builder.staging import not_writable
 from qa_fast.errors import UserError, shown
 from qa_fast.hub.facts import hub_id
+from qa_fast.options import flag_of
 from qa_fast.schema import Int64s
 from qa_fast.shards import Shards, Split
 from qa_fast.store import local_path
 from qa_fast.train.config import TrainConfig, changed_options
-from qa_fast.train.state import checkpoints, is_begun, sweep
+from qa_fast.train.state import checkpoints, has_checkpoints, sweep
 
-# What `checkpoint.save_model` writes a model in, beside its place.
-_HALF = re.compile(r"\..+-[a-z0-9_]{8}")
-# Options that name a model folder.
-_MODELS = ("model", "teacher", "init_head")
-
-
-def select(split: Split, config: TrainConfig) -> Int64s:
-    """int64: the features to train on, all those of the chosen examples."""
-    example = np.concatenate([chunk.example_index for chunk in split.chunks] or [np.zeros(0, np.int32)])
-    if not len(example):
-        raise UserError("the split named train must hold features; it has none: featurize a source with examples")
-    return chosen_rows(example, config)
+# The temporary folder in which `checkpoint.save_model` writes a model, beside its final place.
+_PARTIAL_MODEL = re.compile(r"\..+-[a-z0-9_]{8}")
+_MODEL_OPTIONS = ("model", "teacher", "init_head")
 
 
 def chosen_rows(example: npt.NDArray[np.integer], config: TrainConfig) -> Int64s:
-    """int64: the features of the examples that `max_examples` chooses, increasing; `example` is each feature's."""
-    if config.max_examples is None:
-        return np.arange(len(example))
+    """Return int64, increasing, the features of the examples that `max_examples` chooses.
+
+    Args:
+        example: The example of each feature.
+        config: `max_examples` and `seed` count.
+    """
     distinct = np.unique(example)
-    if config.max_examples >= len(distinct):
+    if config.max_examples is None or config.max_examples >= len(distinct):
         return np.arange(len(example))
     chosen = np.random.default_rng(config.seed).permutation(distinct)[: config.max_examples]
     return np.flatnonzero(np.isin(example, chosen))
 
 
 def validation_split(shards: Shards, config: TrainConfig) -> Split | None:
-    """The split to score after each epoch, None where there is none.
+    """Return the split to score after each epoch, or None.
 
     Raises:
-        UserError: It cannot be scored, or an option needs one.
+        UserError: The split cannot be scored, or an option needs one.
     """
-    split = _validation_split(shards, config)
-    for name in ("patience", "validate_every", "validation_examples"):
-        if split is None and getattr(config, name) is not None:
-            raise UserError(
-                f"--{name.replace('_', '-')} needs a split to validate on; {shards.folder} has "
-                f"{', '.join(shards.names)} and --validation is {config.validation!r}: featurize one along, or leave "
-                "the option out"
-            )
-    return split
-
-
-def _validation_split(shards: Shards, config: TrainConfig) -> Split | None:
-    if not config.validation or config.validation not in shards.names:
-        if config.validation and config.validation != TrainConfig.validation:
-            raise UserError(
-                f"--validation must be one of the shards' splits; received {config.validation!r}, there are "
-                f"{', '.join(shards.names)}"
-            )
-        return None
-    split = shards.split(config.validation)
-    if split.examples is None:
+    name = config.validation
+    split = shards.split(name) if name in shards.names else None
+    if split is None and name not in ("", TrainConfig.validation):
         raise UserError(
-            f"--validation must be a split with examples; {config.validation!r} has none (train never has): choose "
-            "another"
+            f"--validation must be one of the shards' splits; received {name!r}, the shards have "
+            f"{', '.join(shards.names)}: choose one of those"
         )
-    return split if len(split) else None
+    if split is not None and split.examples is None:
+        raise UserError(
+            f"--validation must be a split with examples; {name!r} has none (train never has): choose another"
+        )
+    if split is not None and len(split):
+        return split
+    for option in ("patience", "validate_every", "validation_examples"):
+        if getattr(config, option) is not None:
+            raise UserError(
+                f"{flag_of(option)} needs a split to validate on; {shards.folder} has {', '.join(shards.names)} and "
+                f"--validation is {name!r}: featurize a source with such a split, or leave the option out"
+            )
+    return None
 
 
 def prepare_out(out: Path, sources: Iterable[tuple[str, Path]], config: TrainConfig) -> None:
-    """Make sure that OUT is new, or ours to go on in or replace; what killed runs left half written goes.
+    """Check that OUT is new, or a run's folder to resume or replace; remove what killed runs wrote in part.
 
-    Nothing is replaced yet: `clear_out` is for when all else is known to be good.
+    Nothing is replaced yet: `clear_out` does that when everything else is validated.
 
     Args:
-        out: The folder; nobody else is at it.
-        sources: Folders that the run reads, with their options; none may be replaced.
+        out: The folder; the caller holds its lock.
+        sources: Folders that the run reads, with their options; none of them may be replaced.
         config: All options.
 
     Raises:
-        UserError: It is not.
+        UserError: OUT cannot be used.
     """
     used = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if config.resume:
         folder = out / "training" / "checkpoints"
-        # Checkpoints are removed behind everything else, so a run that still has one was cut off before.
+        # A finished run removes its checkpoints last, so a run that still has one was interrupted before its end.
         if (out / "training" / "metrics.json").is_file() and not checkpoints(folder):
             raise UserError(
-                f"--resume goes on with a run that was cut off; the one in {str(out)!r} is finished: use the model, or "
-                "train anew with --overwrite"
+                f"--resume continues an interrupted run; the one in {str(out)!r} is finished: use the model, or train "
+                "again with --overwrite"
             )
-        if not is_begun(folder):
-            anew = "add --overwrite instead of it" if used else "leave --resume out"
-            raise UserError(f"--resume needs a checkpoint in --out; {str(out)!r} has none: {anew} to start anew")
+        if not has_checkpoints(folder):
+            advice = "replace --resume by --overwrite" if used else "leave --resume out"
+            raise UserError(f"--resume needs a checkpoint in --out; {str(out)!r} has none: {advice} to start again")
         _tidy(out, folder)
         return
     if not used:
         return
-    here = out.resolve()
+    resolved = out.resolve()
     for option, source in sources:
-        if here == source.resolve():
+        if resolved == source.resolve():
             raise UserError(
                 f"--out must be another folder than {option}; received {str(out)!r} for both: choose another --out"
             )
-        if here in source.resolve().parents:
+        if resolved in source.resolve().parents:
             raise UserError(
                 f"--out must not hold what the run reads; {str(out)!r} holds {option} {str(source)!r}: choose another "
                 "--out"
             )
     if not config.overwrite:
         raise UserError(
-            f"the output folder must be new or empty; {str(out)!r} is not: choose another --out, go on with --resume, "
-            "or replace it with --overwrite"
+            f"the output folder must be new or empty; {str(out)!r} is not: choose another --out, continue with "
+            "--resume, or replace it with --overwrite"
         )
     if not _made_by_train(out):
         raise UserError(
-            f"--overwrite replaces folders that train made only; {str(out)!r} is not one: choose another --out, or "
+            f"--overwrite replaces only folders that train made; {str(out)!r} is not one: choose another --out, or "
             "remove it yourself"
         )
 
 
 def _made_by_train(out: Path) -> bool:
-    """Whether a run's record is there, or a run was killed before it had any."""
+    """Whether OUT holds a run's record, or the beginning of a run that was killed before it had one."""
     training = out / "training"
     if not training.is_dir():
         return False
@@ -143,23 +132,24 @@ def _made_by_train(out: Path) -> bool:
 
 
 def _tidy(out: Path, folder: Path) -> None:
-    """Take away what killed runs left half written, in a folder that is held by this one."""
+    """Remove what killed runs wrote in part, in a folder whose lock this run holds."""
     try:
         sweep(folder)
-        for beside in (out, out / "training"):
-            store.sweep(beside, seconds=0)
-        for half in out.iterdir():  # a model's files, on their way into it
-            if _HALF.fullmatch(half.name) and store.is_folder(half) and store.names_in(half) in ([], ["model"]):
-                store.remove_folder(half)
+        for place in (out, out / "training"):
+            store.sweep(place, seconds=0)
+        for path in out.iterdir():
+            partial = _PARTIAL_MODEL.fullmatch(path.name) and store.is_folder(path)
+            if partial and store.names_in(path) in ([], ["model"]):
+                store.remove_folder(path)
     except OSError as error:
         raise not_writable(out, error) from None
 
 
 def clear_out(out: Path) -> None:
-    """Remove all but the folder itself, by whose lock other runs are kept out; see `prepare_out`.
+    """Remove the contents of OUT. The folder itself stays, because its lock keeps other runs out.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: OUT cannot be written.
     """
     try:
         for path in out.iterdir():
@@ -172,7 +162,7 @@ def clear_out(out: Path) -> None:
 
 
 def base_model(config: TrainConfig, shards: Shards) -> str | None:
-    """The Hub id of the model that a run starts from; None for a local folder, whose path stays on this machine."""
+    """Return the Hub id of the model that a run starts from; None for a local folder, whose path stays private."""
     name = config.model or shards.manifest["model"]["name"]
     return hub_id(name, local=name != "minilm" and local_path(name).exists())
 
@@ -180,14 +170,14 @@ def base_model(config: TrainConfig, shards: Shards) -> str | None:
 def check_unchanged(
     state: dict[str, Any], config: TrainConfig, data: dict[str, Any], model: str, teacher: dict[str, str | None] | None
 ) -> None:
-    """Refuse to go on with other options, other data, another model or another teacher than a checkpoint's.
+    """Refuse to resume a run with other options, data, model or teacher than those of its checkpoint.
 
     Args:
-        state: The checkpoint's.
+        state: The checkpoint's state.
         config: All options.
-        data: See `opening.Material.identity`.
-        model: See `opening.identity_of`.
-        teacher: See `opening.Sources.teacher_key`.
+        data: See `plan.TrainingData.identity`.
+        model: See `plan.identity_of`.
+        teacher: See `plan.Sources.teacher_key`.
 
     Raises:
         UserError: Something differs.
@@ -195,53 +185,46 @@ def check_unchanged(
     before = state.get("config")
     if not isinstance(before, dict):
         raise UserError(
-            f"a checkpoint must say its run's options; received {shown(before)}: begin anew with --overwrite"
+            f"a checkpoint must hold its run's options; received {shown(before)}: start again with --overwrite"
         )
     changed = changed_options(before, config)
     if changed:
         raise UserError(
-            f"a resumed run must have the options it began with; changed: {'; '.join(changed)}: use the same, or begin "
-            "anew with --overwrite"
+            f"a resumed run must have the options it began with; changed: {'; '.join(changed)}: use the same, or start "
+            "again with --overwrite"
         )
-    if state.get("data") != data:
-        raise UserError(
-            "a resumed run must have the shards it began with; these are others: use the same, or begin anew with "
-            "--overwrite"
-        )
-    if state.get("model") != model:
-        raise UserError(
-            "a resumed run must have the model it began with; the config.json of this one says another: use the same, "
-            "or begin anew with --overwrite"
-        )
-    if state.get("teacher") != teacher:
-        raise UserError(
-            "a resumed run must have the teacher it began with; --teacher has other weights or another int8 "
-            "recipe: use the same, or begin anew with --overwrite"
-        )
+    for name, value, difference in (
+        ("data", data, "the shards it began with; these are others"),
+        ("model", model, "the model it began with; the config.json of this one differs"),
+        ("teacher", teacher, "the teacher it began with; --teacher has other weights or another int8 recipe"),
+    ):
+        if state.get(name) != value:
+            raise UserError(f"a resumed run must have {difference}: use the same, or start again with --overwrite")
 
 
 def check_same(processes: list[dict[str, Any]]) -> None:
-    """Refuse a job whose processes would not do the same.
+    """Refuse a job whose processes would train differently.
 
     Args:
-        processes: Of each, "options", "data", "model" and "teacher": of models what they are, for where they lie may
-            differ.
+        processes: "options", "data", "model" and "teacher" of each process. Paths of models may differ between
+            machines, so "model" and "teacher" say what the models are.
+
+    Raises:
+        UserError: A process differs from the first.
     """
-    facts = ("data", "model", "teacher")
+    first = processes[0]
     for number, other in enumerate(processes[1:], 1):
-        options = [
+        differing = [
             name
-            for name, value in processes[0]["options"].items()
-            if name not in ("out", *_MODELS) and other["options"].get(name) != value
+            for name, value in first["options"].items()
+            if name not in ("out", *_MODEL_OPTIONS) and other["options"].get(name) != value
         ]
-        given = [name for name in _MODELS[1:] if _is_given(name, other) != _is_given(name, processes[0])]
-        differing = [*options, *given, *(name for name in facts if other.get(name) != processes[0].get(name))]
+        for name in _MODEL_OPTIONS[1:]:
+            if (other["options"].get(name) is None) != (first["options"].get(name) is None):
+                differing.append(name)
+        differing += [name for name in ("data", "model", "teacher") if other.get(name) != first.get(name)]
         if differing:
             raise UserError(
                 "all processes of a job must have the same options, shards and model; process "
                 f"{number} differs from process 0 in {', '.join(differing)}: give each the same"
             )
-
-
-def _is_given(option: str, process: dict[str, Any]) -> bool:
-    return process["options"].get(option) is not None

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: everything that decides what comes next, in a folder that is whole or not there.
+"""Checkpoints of a run: everything that decides how it continues, in a folder that appears whole or not at all.
 
-`step-00000500/` holds `arrays.safetensors` (weights, first and second moments),
-`state.json` (position in the data, loss scale, best score so far, options, what was measured) and, written last,
-`checkpoint.json` with the checksums of both. There is no random state in it: data order and dropout masks are pure
-functions of seed, epoch and step. So a checkpoint that is damaged costs the steps since the one before, and nothing
-else: `newest_checkpoint` goes back to that, and the run comes to the same weights.
+`step-00000500/` holds `arrays.safetensors` (weights, first and second moments), `state.json` (position in the data,
+loss scale, best score so far, options, measured choices) and, written last, `checkpoint.json` with the checksums of
+both. No random state is needed: data order and dropout masks are pure functions of seed, epoch and step. If a
+checkpoint is damaged, `newest_checkpoint` returns the one before it, and the run repeats the steps since then and
+reaches the same weights.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from qa_fast.train.steps import Floats  # imports keras
 
 KEPT = 2
-# 1 had no checksums, and no checkpoint.json to say so.
-FORMAT = 2
+FORMAT = 2  # format 1 had no checkpoint.json
 INDEX, ARRAYS, STATE = "checkpoint.json", "arrays.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{8,12})")
 _SCRATCH = ".writing-"
@@ -39,19 +38,19 @@ _SCRATCH = ".writing-"
 def write_checkpoint(folder: Path, step: int, arrays: dict[str, list[Floats]], state: dict[str, Any]) -> Path:
     """Write a checkpoint under a temporary name, rename it, and remove all but it and the one before.
 
-    Those of later steps go, too: a run that is at this step has gone back behind them, because they are damaged.
+    Checkpoints of later steps are removed, too: a run only returns to an earlier step if they are damaged.
 
     Args:
-        folder: Of all checkpoints of the run; made if missing.
-        step: Optimisation steps done.
-        arrays: What `Engine.read` gives.
+        folder: Folder of the run's checkpoints; created if it is missing.
+        step: Optimization steps done.
+        arrays: What `TrainEngine.read` returns.
         state: JSON-ready.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        UserError: It cannot be written; the checkpoints before it are as they were.
+        UserError: It cannot be written; the earlier checkpoints are unchanged.
     """
     from safetensors.numpy import save_file
 
@@ -60,50 +59,46 @@ def write_checkpoint(folder: Path, step: int, arrays: dict[str, list[Floats]], s
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
         try:
-            made, old = scratch / "new", scratch / final.name
-            made.mkdir()
+            new, old = scratch / "new", scratch / final.name
+            new.mkdir()
             flat = {
                 f"{group}/{index:04d}": np.ascontiguousarray(array)
                 for group, members in arrays.items()
                 for index, array in enumerate(members)
             }
-            save_file(flat, str(made / ARRAYS))
-            (made / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-            about = {
-                name: {"bytes": (made / name).stat().st_size, CHECKSUM: file_checksum(made / name)}
+            save_file(flat, str(new / ARRAYS))
+            (new / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+            files = {
+                name: {"bytes": (new / name).stat().st_size, CHECKSUM: file_checksum(new / name)}
                 for name in (ARRAYS, STATE)
             }
-            (made / INDEX).write_text(json.dumps({"format": FORMAT, "files": about}, indent=1), encoding="utf-8")
-            for path in made.iterdir():
-                _flush(path)  # some disks say only now that they are full
+            (new / INDEX).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
+            for path in new.iterdir():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())  # some disks report only now that they are full
             if final.is_symlink() or final.exists():
                 os.replace(final, old)
-            os.replace(made, final)
+            os.replace(new, final)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    there = [path for path in _named(folder) if _step_of(path) <= step and is_committed(path)]
+    committed = [path for path in _named(folder) if _step_of(path) <= step and is_committed(path)]
     for path in _named(folder):
-        if path not in there[-KEPT:]:
+        if path not in committed[-KEPT:]:
             _discard(path)
     return final
 
 
-def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
 @contextlib.contextmanager
 def writing(what: str, path: Path, folder: Path) -> Iterator[None]:
-    """Turn what a disk refuses within into one line.
+    """Turn errors of writing into one line.
 
     Args:
-        what: That is written.
-        path: Where.
-        folder: Of the run's checkpoints, for what to do.
+        what: What is written, for the message.
+        path: Where it is written, for the message.
+        folder: Folder of the run's checkpoints, for the advice.
 
     Raises:
-        UserError: Instead of any `OSError`, and of safetensors' own.
+        UserError: Instead of any `OSError` and `SafetensorError`.
     """
     from safetensors import SafetensorError
 
@@ -111,19 +106,19 @@ def writing(what: str, path: Path, folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{what} needs a folder that can be written, with room; {path}: {store.refusal(error)}: make room; "
-            f"{going_on(folder)}"
+            f"{what} needs a writable folder with free space; {path}: {store.refusal(error)}: free some space; "
+            f"{how_to_continue(folder)}"
         ) from None
 
 
-def going_on(folder: Path) -> str:
-    """Whether there is something to go on from, in words."""
+def how_to_continue(folder: Path) -> str:
+    """Return advice on how to continue a run that failed."""
     saved = checkpoints(folder)
-    return f"--resume goes on from {saved[-1].name}" if saved else "no checkpoint was written yet to --resume from"
+    return f"--resume continues from {saved[-1].name}" if saved else "no checkpoint was written yet to --resume from"
 
 
 def _named(folder: Path) -> list[Path]:
-    """Whatever is called a checkpoint, oldest first."""
+    """Return every path with the name of a checkpoint, oldest first."""
     try:
         names = store.names_in(folder)
     except OSError:
@@ -132,7 +127,7 @@ def _named(folder: Path) -> list[Path]:
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder's name of a checkpoint."""
+    """Return the name of a checkpoint's folder."""
     return f"step-{step:08d}"
 
 
@@ -141,34 +136,34 @@ def _step_of(path: Path) -> int:
 
 
 def is_committed(path: Path) -> bool:
-    """Whether all of a checkpoint was written; what became of it since is another matter."""
+    """Whether a checkpoint was written to its end; it may be damaged since."""
     return store.is_file(path / INDEX)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run that were written to their end, oldest first."""
+    """Return the checkpoints that were written to their end, oldest first."""
     return [path for path in _named(folder) if is_committed(path)]
 
 
-def is_begun(folder: Path) -> bool:
-    """Whether there is anything that is called a checkpoint."""
+def has_checkpoints(folder: Path) -> bool:
+    """Whether anything in a folder has the name of a checkpoint."""
     return bool(_named(folder))
 
 
 def newest_checkpoint(
     folder: Path, say: Callable[[str], None]
 ) -> tuple[Path, dict[str, list[Floats]], dict[str, Any]] | None:
-    """The newest checkpoint that is whole: its folder, and what `write_checkpoint` was given.
+    """Read the newest checkpoint that is not damaged.
 
     Args:
-        folder: Of all checkpoints of the run.
-        say: Told of each newer one that is not.
+        folder: Folder of the run's checkpoints.
+        say: Receives a line about each newer one that is damaged.
 
     Returns:
-        None where there is nothing that is called a checkpoint.
+        Its folder, arrays and state; None if the folder has no checkpoint.
 
     Raises:
-        UserError: There are some, and none is whole.
+        UserError: All checkpoints are damaged.
     """
     first = None
     for path in reversed(_named(folder)):
@@ -178,15 +173,15 @@ def newest_checkpoint(
             first = first or error
             say(f"{error}; going back to the one before it")
     if first is not None:
-        raise UserError(f"{first}; there is none before it that is: begin anew with --overwrite")
+        raise UserError(f"{first}; no earlier checkpoint is usable: start again with --overwrite")
     return None
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, list[Floats]], dict[str, Any]]:
-    """What `write_checkpoint` was given.
+    """Return the arrays and the state of a checkpoint.
 
     Raises:
-        UserError: It is not whole, or of another format.
+        UserError: It is damaged or has another format.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -197,7 +192,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, list[Floats]], dict[str, Any]
         flat = load_file(str(path / ARRAYS))
         if not isinstance(state, dict):
             raise ValueError(f"{STATE} holds {shown(state)}")
-    # What is as its checksum says may still be anybody's.
+    # Files with the right checksums may still have been written by anybody.
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         reason = store.refusal(error) if isinstance(error, OSError | SafetensorError) else str(error)
         raise UserError(
@@ -210,13 +205,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, list[Floats]], dict[str, Any]
 
 
 def _check_files(path: Path) -> None:
-    """Hold a checkpoint's files against what was noted when they were written.
+    """Compare a checkpoint's files with its index.
 
     Raises:
-        ValueError: One is missing or another than it was.
+        ValueError: A file is missing or differs.
     """
     if not store.is_folder(path):
-        raise ValueError("it is no folder")
+        raise ValueError("it is not a folder")
     if not store.is_file(path / INDEX):
         earlier = store.is_file(path / STATE)
         raise ValueError(f"it has no {INDEX}" + (", so it is cut short or of an earlier version" if earlier else ""))
@@ -224,25 +219,25 @@ def _check_files(path: Path) -> None:
     if not isinstance(index, dict) or not isinstance(index.get("files"), dict):
         raise ValueError(f"{INDEX} is damaged")
     if index.get("format") != FORMAT:
-        raise ValueError(f"it is of format {shown(index.get('format'))}, this version reads {FORMAT}")
+        raise ValueError(f"it has format {shown(index.get('format'))}, this version reads {FORMAT}")
     for name in (ARRAYS, STATE):
-        about = index["files"].get(name)
-        if not isinstance(about, dict):
+        expected = index["files"].get(name)
+        if not isinstance(expected, dict):
             raise ValueError(f"{INDEX} is damaged")
         if not store.is_file(path / name):
             raise ValueError(f"it has no {name}")
         size = store.size_of(path / name)
-        if size != about.get("bytes"):
-            raise ValueError(f"{name} has {size:,} bytes, and was written with {shown(about.get('bytes'))}")
-        if file_checksum(path / name) != about.get(CHECKSUM):
-            raise ValueError(f"{name} is not what was written: its checksum is another")
+        if size != expected.get("bytes"):
+            raise ValueError(f"{name} has {size:,} bytes, and was written with {shown(expected.get('bytes'))}")
+        if file_checksum(path / name) != expected.get(CHECKSUM):
+            raise ValueError(f"{name} is not what was written: its checksum differs")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed run left half written; what it had moved aside for that goes back to its place.
+    """Remove what a killed run wrote in part, and move back a checkpoint that it was about to replace.
 
     Raises:
-        OSError: It cannot be moved.
+        OSError: A checkpoint cannot be moved.
     """
     for leftover in folder.glob(f"{_SCRATCH}*"):
         for aside in leftover.glob("step-*"):
@@ -252,7 +247,7 @@ def sweep(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove all checkpoints, the newest last and each one's index first: what is left of a kill is none, or whole."""
+    """Remove all checkpoints, the newest last and each index first, so that a kill leaves only whole ones."""
     for path in _named(folder):
         _discard(path)
     store.remove_folder(folder)

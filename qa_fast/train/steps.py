@@ -1,4 +1,4 @@
-"""What one optimisation step is given: micro batches with row weights, and where the run stands."""
+"""The inputs of an optimization step (micro batches with row weights), the engines' interface, and a run's state."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Micro(NamedTuple):
         token_type_ids: int8[B, L].
         starts: int32[B], in [0, L).
         ends: int32[B], in [0, L).
-        start_weights: float32[B], what each row's start counts in the step's loss.
-        end_weights: float32[B].
-        targets: float32[B, 2, L], a teacher's probabilities for start and end times what the row counts in the step's
-            loss; float32[B, 2, 0] without one.
-        key: uint32[2], of the dropout masks.
+        start_weights: float32[B], weight of each row's start in the step's loss.
+        end_weights: float32[B], weight of each row's end.
+        targets: float32[B, 2, L], a teacher's probabilities for start and end times the row's weight in the step's
+            loss; float32[B, 2, 0] without a teacher.
+        key: uint32[2], the key of the dropout masks.
     """
 
     input_ids: Int32s
@@ -46,20 +46,20 @@ class Micro(NamedTuple):
     key: npt.NDArray[np.uint32]
 
 
-class Engine(Protocol):
-    """Runs steps on one backend and owns the weights and the optimizer's state while it does.
+class TrainEngine(Protocol):
+    """Runs steps on one backend, and owns the weights and the optimizer's state meanwhile.
 
     Attributes:
-        devices: Of all processes.
+        devices: Number of devices of all processes.
     """
 
     devices: int
 
     def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
-        """One optimisation step over micro batches whose weights add up to one loss.
+        """Run one optimization step over micro batches whose weights add up to one loss.
 
         Args:
-            micros: Their row counts are multiples of the devices of this process.
+            micros: Their numbers of rows are multiples of the number of devices of this process.
             scalars: float32[5] of `optimizer.step_scalars`.
 
         Returns:
@@ -67,51 +67,51 @@ class Engine(Protocol):
         """
 
     def compiled(self) -> bool:
-        """Whether steps of a new kind or shape were begun since this was last asked, so that they may have compiled."""
+        """Whether steps of a new kind or shape began since the last call, so that something may have been compiled."""
 
     def read(self) -> dict[str, list[Floats]]:
-        """Weights, firsts and seconds, in the order of the model's weights."""
+        """Return "weights" and the optimizer's moments "firsts" and "seconds", in the order of the model's weights."""
 
     def write(self, arrays: dict[str, list[Floats]]) -> None:
-        """Set what `read` gives."""
+        """Replace what `read` returns."""
 
     def publish(self) -> None:
-        """Make the weights those of the model."""
+        """Copy the weights into the model."""
 
 
-class Met:
-    """What an engine has met so far, for `Engine.compiled`."""
+class SeenShapes:
+    """The kinds of steps that an engine has run, for `TrainEngine.compiled`."""
 
     def __init__(self) -> None:
         self._known: set[Any] = set()
         self._new = False
 
     def note(self, kind: Any) -> None:
-        """Something is begun."""
+        """Note that a step of some kind begins."""
         self._new |= kind not in self._known
         self._known.add(kind)
 
     def new(self) -> bool:
-        """Whether any was new since this was last asked."""
-        found, self._new = self._new, False
-        return found
+        """Return whether a new kind was noted since the last call."""
+        new, self._new = self._new, False
+        return new
 
 
 @dataclass
 class Position:
-    """Where a run stands; with the weights and the optimizer's state this decides all that follows.
+    """How far a run is; with the weights and the optimizer's state this decides everything that follows.
 
     Attributes:
         epoch: Counts from 0.
         batch: Batches done in this epoch.
-        step: Optimisation steps done.
-        update: Updates done: steps but those skipped for an overflow in float16.
+        step: Optimization steps done.
+        update: Updates done: steps without those that float16 skipped because of an overflow.
         passes: Forward passes done, for the dropout masks.
-        loss_scale: Of float16; 1 otherwise.
+        loss_scale: Loss scale of float16; 1 otherwise.
         steady: Steps since the loss scale changed.
-        ended: The last epoch is scored and saved, or patience has run out.
+        ended: Whether the run is over: the last epoch is scored and saved, or `patience` has ended it.
         validated: Steps done at the last validation.
-        stale: Validations since the best.
+        stale: Validations since the best one.
     """
 
     epoch: int = 0
@@ -127,12 +127,12 @@ class Position:
 
 
 @dataclass
-class Standing:
-    """Where a run stands and how it came there: all of a checkpoint that is no array and may change.
+class TrainState:
+    """The part of a run that changes and is not an array; checkpoints keep it.
 
     Attributes:
-        position: What decides the next step.
-        history: Its curves.
+        position: How far the run is.
+        history: The run's curves.
         best: The validation whose model was saved, None before the first.
     """
 
@@ -141,11 +141,11 @@ class Standing:
     best: EpochReport | None = None
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> Standing:
-        """What `to_dict` gives, or a checkpoint's state, which holds that.
+    def from_dict(cls, state: dict[str, Any]) -> TrainState:
+        """Read what `to_dict` returned; other keys, which a checkpoint has, are ignored.
 
         Raises:
-            UserError: A value is missing, of another type, or out of its range.
+            UserError: A value is missing, has another type, or is out of its range.
         """
         best = None if state.get("best") is None else _record(EpochReport, state["best"], "best")
         position = _record(Position, state.get("position"), "position")
@@ -161,18 +161,18 @@ class Standing:
         return cls(position, history, best)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return all fields, JSON-ready."""
         return asdict(self)
 
     def add(self, report: EpochReport) -> None:
-        """Take in what a validation found."""
+        """Add a validation."""
         self.history.epochs.append(asdict(report))
         self.best = report if report.saved else self.best
         self.position.stale = 0 if report.saved else self.position.stale + 1
 
 
 def _record(kind: type[Any], values: Any, part: str) -> Any:
-    """A dataclass of a checkpoint's values, each of its field's type; whole numbers are at least 0."""
+    """Make a dataclass of a checkpoint's values; each must have its field's type, and integers must be at least 0."""
     hints = get_type_hints(kind)
     if not isinstance(values, dict) or values.keys() != hints.keys():
         raise _unusable(part, shown(values))
@@ -194,8 +194,8 @@ def _is(value: Any, kind: type[Any]) -> bool:
 
 def _unusable(part: str, received: str) -> UserError:
     return UserError(
-        f"a checkpoint must say where a run stands as train wrote it; its {part} has {received}: delete that "
-        "checkpoint to go on from the one before it, or begin anew with --overwrite"
+        f"a checkpoint must hold the state of a run as train wrote it; its {part} has {received}: delete that "
+        "checkpoint to continue from the one before it, or start again with --overwrite"
     )
 
 
@@ -206,18 +206,18 @@ def make_micros(
     devices: int,
     totals: tuple[int, int] | None = None,
 ) -> list[Micro]:
-    """The arguments of one step's passes.
+    """Return the inputs of one step's passes.
 
-    A label counts where its row is a real one and the label lies within the feature; the loss is the mean over those,
-    for starts and for ends, and half of each (transformers ignores labels outside likewise).
+    A label counts if its row is real and the label lies within the feature. The loss is half the mean over the starts
+    that count plus half the mean over the ends that count, as in transformers.
 
     Args:
         batches: One for each pass.
-        seed: Of the run.
+        seed: The run's seed.
         first_pass: Forward passes done before.
-        devices: Rows are filled up to a multiple of it.
-        totals: How many starts and ends count in the whole step; None counts those of `batches`, which hold all rows
-            but where other processes have the rest.
+        devices: Padding rows fill the batches up to a multiple of this number.
+        totals: Numbers of starts and ends that count in the whole step; None counts those of `batches`, which is right
+            in one process.
     """
     counts = [
         [(batch.rows >= 0) & (labels >= 0) & (labels < batch.lengths) for labels in (batch.starts, batch.ends)]
@@ -248,7 +248,7 @@ def make_micros(
 
 
 def _filled(column: npt.NDArray[Any], missing: int, value: int = 0) -> npt.NDArray[Any]:
-    """`column` with `missing` rows more."""
+    """Return `column` with `missing` more rows."""
     if not missing:
         return column
     return np.concatenate([column, np.full((missing, *column.shape[1:]), value, column.dtype)])

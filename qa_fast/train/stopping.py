@@ -1,4 +1,4 @@
-"""Ending a run between two steps: Ctrl-C in one process stops all of its job, at the same step."""
+"""Stopping a run between two steps: Ctrl-C in one process stops all processes of its job, at the same step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qa_fast.train.losses import BEHIND
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C (or SIGTERM) sets, so that a step is never cut in two; a second one stops at once."""
+    """Yield an event that Ctrl-C or SIGTERM sets, so that no step is cut in two; a second signal stops at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -35,32 +35,32 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 class Stopping:
-    """Whether to stop, asked once a step by every process of a job.
+    """Decides after each step whether all processes of a job stop.
 
-    In a job the answers are added up by the devices and read some steps later, as losses are, so that nobody waits for
-    anybody: all processes read the same sum at the same step, a few after the interrupt.
+    The devices of a job add the requests up, and the sum is read a few steps later, as losses are, so that no process
+    waits for another. All processes read the same sum at the same step, a few steps after the interrupt.
 
     Args:
         job: The processes.
-        event: Of `interruptible`.
-        behind: Steps after which an answer is read, in a job.
+        event: What `interruptible` yields.
+        behind: Number of steps after which a sum is read, in a job.
     """
 
     def __init__(self, job: Job, event: threading.Event, behind: int = BEHIND) -> None:
-        self._job, self._event, self._behind = job, event, behind
+        self._job, self._event = job, event
+        self._behind = behind if job.processes > 1 else 0
         self._pending: deque[Any] = deque()
 
-    def asked(self) -> bool:
-        """After a step: whether all stop here."""
-        self._pending.append(self._job.flag(self._event.is_set()))
-        return self._read(self._behind if self._job.processes > 1 else 0)
+    def requested(self, *, last: bool = False) -> bool:
+        """Return whether all processes stop here.
 
-    def asked_so_far(self) -> bool:
-        """After the last step of an epoch: whether an interrupt is on its way still."""
-        return self._read(0)
-
-    def _read(self, keep: int) -> bool:
-        stop = False
-        while len(self._pending) > keep and not stop:
-            stop = int(self._pending.popleft()) > 0
-        return stop
+        Args:
+            last: False once after each step; True after the last step of an epoch, to read the sums that are pending.
+        """
+        if not last:
+            self._pending.append(self._job.flag(self._event.is_set()))
+        keep = 0 if last else self._behind
+        while len(self._pending) > keep:
+            if int(self._pending.popleft()) > 0:
+                return True
+        return False

@@ -241,16 +241,10 @@ def in_words(options: dict[str, Any]) -> str:
 
 def table(trials: Sequence[Trial]) -> Iterator[str]:
     """Yield the lines of a table of trials, in their order."""
-    yield f"trial  {'F1':>6}  {'EM':>6}  {'rate':>8}  batch  epochs  warmup  dropout  time"
+    yield f"trial  {'F1':>6}  {'EM':>6}  {'time':>7}  options"
     for trial in trials:
-        options = trial.options
-        scores = ("failed", "") if trial.f1 is None else (f"{trial.f1:.2f}", f"{trial.exact_match:.2f}")
-        dropout = "model's" if options["dropout"] is None else f"{options['dropout']:g}"
-        yield (
-            f"{trial.trial:>5}  {scores[0]:>6}  {scores[1]:>6}  {options['learning_rate']:>8.2g}  "
-            f"{options['batch_size']:>5}  {options['epochs']:>6}  {options['warmup']:>6g}  {dropout:>7}  "
-            f"{trial.seconds:.0f} s"
-        )
+        scores = f"{'failed':>6}  {'':>6}" if trial.f1 is None else f"{trial.f1:>6.2f}  {trial.exact_match:>6.2f}"
+        yield f"{trial.trial:>5}  {scores}  {trial.seconds:>5.0f} s  {in_words(trial.options)}"
 
 
 def in_a_process(arguments: list[str]) -> dict[str, Any]:

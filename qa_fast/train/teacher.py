@@ -1,11 +1,11 @@
-"""A teacher's logits for features to train on: computed once by the inference room, and kept beside the shards.
+"""A teacher's logits for the features to train on: computed once by an inference engine, and kept beside the shards.
 
-`SHARDS/.teachers/KEY/part-00000.f16` holds a few thousand features' logits, ragged as the features are: float16 of all
-starts, then of all ends, then the XXH3 of both. A part appears whole or not at all and is checked whenever it is read,
-so a run that was killed goes on with the next part, and a damaged one is computed anew, both in the way that
-teacher.json tells of the parts before. KEY is of the teacher's weights, the shards' checksums and which features there
-are. Logits are shifted so that a feature's highest is 0: its softmax does not change, and float16 is finest where the
-probabilities are.
+`SHARDS/.teachers/KEY/part-00000.f16` holds the logits of a few thousand features, ragged like the features: float16 of
+all starts, then of all ends, then the XXH3 checksum of both. A part appears whole or not at all and is checked whenever
+it is read, so a run that was killed continues with the next part, and a damaged part is computed again, in both cases
+with the engine and precision that teacher.json names. KEY is a hash of the teacher's weights, the shards' checksums and
+the rows. Logits are shifted so that the highest of each feature is 0, which does not change the softmax and makes
+float16 most precise where the probabilities are large.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from qa_fast.shards import CHECKSUM, TRAIN, Shards, Split
 from qa_fast.shards.compatibility import other_tokenizer
 
 FOLDER = ".teachers"
-ABOUT = "teacher.json"
-PART = 4096  # features: some minutes of a base model's reading on two cores, a second on a GPU
+DESCRIPTION = "teacher.json"
+PART = 4096  # features: some minutes for a base model on two cores, a second on a GPU
 _VERSION = 1
 _LOWEST = float(np.finfo(np.float16).min)
 
@@ -48,9 +48,9 @@ class TeacherLogits:
     """Logits of n features.
 
     Attributes:
-        starts: float16 [tokens], each feature's highest 0.
-        ends: float16 [tokens].
-        offsets: int64[n + 1], where each feature's logits begin.
+        starts: float16[tokens]; the highest of each feature is 0.
+        ends: float16[tokens], likewise.
+        offsets: int64[n + 1], the place where each feature's logits begin.
     """
 
     starts: Halves
@@ -59,7 +59,7 @@ class TeacherLogits:
 
 
 def check_teacher(teacher: Path, shards: Shards) -> None:
-    """Hold that a teacher has a head, and reads the tokens that the student reads.
+    """Check that a teacher has a question answering head and the student's tokenizer.
 
     Raises:
         UserError: It does not.
@@ -68,20 +68,20 @@ def check_teacher(teacher: Path, shards: Shards) -> None:
     differing = other_tokenizer(shards, teacher)
     if differing:
         raise UserError(
-            f"--teacher must have the tokenizer that made the shards, for its logits are by token; {teacher} has "
-            f"another ({differing[1]}) than {shards.manifest['model']['name']} ({differing[0]}): take a teacher of "
-            f"that tokenizer, or featurize again with --model {teacher} and train a student that has it"
+            f"--teacher must have the tokenizer that made the shards, because it scores tokens; {teacher} has another "
+            f"({differing[1]}) than {shards.manifest['model']['name']} ({differing[0]}): choose a teacher with that "
+            f"tokenizer, or featurize again with --model {teacher} and train a student that has it"
         )
 
 
 def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> TeacherLogits:
-    """A teacher's logits for some features of the split named train.
+    """Return a teacher's logits for some features of the split named train.
 
     Args:
-        teacher: A model folder; see `check_teacher`.
-        shards: What its logits are kept beside.
-        rows: int64[n], features, increasing.
-        say: Told what is computed.
+        teacher: A model folder that `check_teacher` accepted.
+        shards: The shards; the logits are kept in their folder.
+        rows: int64[n], increasing, the features.
+        say: Receives a line about what is computed.
 
     Returns:
         The logits of `rows`, in their order.
@@ -94,21 +94,21 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
         return TeacherLogits(np.zeros(0, np.float16), np.zeros(0, np.float16), np.zeros(1, np.int64))
     identity = _identity(teacher, shards)
     lengths = split.lengths[rows]
-    if len(rows) < len(split):  # those of all features hold these, too
+    if len(rows) < len(split):  # the logits of all features may be kept
         whole = _kept(_place(shards, identity, None), split.lengths)
         if all(part is not None for part in whole):
-            return _of_rows(_joined(whole, split.lengths), rows)
+            return _select_rows(_joined(whole, split.lengths), rows)
     place = _place(shards, identity, rows if len(rows) < len(split) else None)
     parts = _kept(place, lengths)
     missing = [number for number, part in enumerate(parts) if part is None]
     if missing:
         engine = _engine(teacher, place if len(missing) < len(parts) else None, say)
-        about = identity | {"name": teacher.name, "engine": engine.name, "precision": engine.precision}
-        with suppress(OSError):  # that of a part is told
-            store.write_json(place / ABOUT, about)
-        todo = sum(len(lengths[number * PART :][:PART]) for number in missing)
+        description = identity | {"name": teacher.name, "engine": engine.name, "precision": engine.precision}
+        with suppress(OSError):  # writing the first part reports it
+            store.write_json(place / DESCRIPTION, description)
+        count = sum(len(lengths[number * PART :][:PART]) for number in missing)
         way = f"{engine.name} in {engine.precision}"
-        say(f"teacher {teacher.name}: reading {todo:,} windows with {way}; its logits are kept in {place}")
+        say(f"teacher {teacher.name}: computing logits of {count:,} windows with {way}; they are kept in {place}")
         for number in missing:
             values = _read(engine, list(_chunks_of(split, rows[number * PART :][:PART])), teacher)
             _write(place / _name(number), values)
@@ -118,22 +118,23 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
 
 
 def _engine(teacher: Path, place: Path | None, say: Say) -> Engine:
-    """The one that has read the parts that are kept in `place`, where it is here, or else the fastest.
+    """Open the engine that computed the parts in `place` if it runs here, or else the fastest one.
 
-    What is fastest is measured, so that it may be another the next time, in another precision.
+    The fastest engine is measured, so another one, with another precision, may be the fastest the next time.
     """
-    about = None if place is None else store.read_json(place / ABOUT)
-    if isinstance(about, dict) and about.get("engine") in ENGINES and about.get("precision") in PRECISIONS:
-        with suppress(UserError):  # not on this machine
-            return open_engine(teacher, about["engine"], about["precision"], say=say)
+    kept = None if place is None else store.read_json(place / DESCRIPTION)
+    if isinstance(kept, dict) and kept.get("engine") in ENGINES and kept.get("precision") in PRECISIONS:
+        with suppress(UserError):  # it does not run on this machine
+            return open_engine(teacher, kept["engine"], kept["precision"], say=say)
         say(
-            f"teacher {teacher.name}: the logits that are kept were read in {about['precision']}, others cannot be here"
+            f"teacher {teacher.name}: the kept logits were computed with {kept['engine']} in {kept['precision']}, "
+            "which does not run here; the others are computed with the fastest engine"
         )
     return open_engine(teacher, say=say)
 
 
 def teacher_key(teacher: Path) -> dict[str, str | None]:
-    """What a teacher's logits hang on, JSON-ready: with an int8 recipe "auto" may read in int8."""
+    """Return hashes of what decides a teacher's logits, JSON-ready: its weights, and its int8 recipe if it has one."""
     recipe = teacher / INT8_RECIPE
     return {
         "weights": model_key(teacher),
@@ -151,7 +152,7 @@ def _identity(teacher: Path, shards: Shards) -> dict[str, Any]:
 
 
 def _place(shards: Shards, identity: dict[str, Any], rows: Int64s | None) -> Path:
-    """Where logits are; `rows` is None for those of all features."""
+    """Return the folder of the logits of some rows; None means all features."""
     chosen = "all" if rows is None else xxhash.xxh3_128_hexdigest(rows.astype("<i8").tobytes())
     text = canonical_json(identity | {"rows": chosen})
     return shards.folder / FOLDER / xxhash.xxh3_128_hexdigest(text.encode())
@@ -162,7 +163,7 @@ def _name(number: int) -> str:
 
 
 def _kept(place: Path, lengths: npt.NDArray[np.int32]) -> list[Halves | None]:
-    """Each part's logits, float16 [2, tokens]; None where it is missing or damaged."""
+    """Return the logits of each part, float16[2, tokens]; None for a part that is missing or damaged."""
     return [
         _whole(place / _name(number), int(lengths[begin : begin + PART].sum()))
         for number, begin in enumerate(range(0, len(lengths), PART))
@@ -186,23 +187,27 @@ def _write(path: Path, values: Halves) -> None:
         store.write_whole(path, body + xxhash.xxh3_128_digest(body))
     except OSError as error:
         raise UserError(
-            f"a teacher's logits are kept beside the shards, in a folder that can be written, with room; "
-            f"{path.parent}: {error.strerror or error}: make room, or copy the shards to where you may write"
+            "a teacher's logits are kept beside the shards, in a writable folder with free space; "
+            f"{path.parent}: {error.strerror or error}: free some space, or copy the shards to a writable folder"
         ) from None
 
 
 def _chunks_of(split: Split, rows: Int64s) -> Iterator[Features]:
-    """The features of increasing rows, chunk by chunk."""
+    """Yield the features of increasing rows, chunk by chunk."""
     first = 0
     for chunk in split.chunks:
-        here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(chunk))]
-        if len(here):
-            yield taken(chunk, here - first)
+        in_chunk = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(chunk))]
+        if len(in_chunk):
+            yield taken(chunk, in_chunk - first)
         first += len(chunk)
 
 
 def _read(engine: Engine, chunks: Sequence[Features], teacher: Path) -> Halves:
-    """float16 [2, tokens]: start and end logits of all features, one after the other, each feature's highest 0."""
+    """Compute float16[2, tokens], the start and end logits of all features; the highest of each feature is 0.
+
+    Raises:
+        UserError: A logit is not finite.
+    """
     offsets = offsets_of(np.concatenate([chunk.input_ids.lengths for chunk in chunks]))
     values = np.full((2, offsets[-1]), np.nan, np.float16)
     for batch in engine.predict(chunks):
@@ -210,10 +215,12 @@ def _read(engine: Engine, chunks: Sequence[Features], teacher: Path) -> Halves:
         places = (offsets[batch.rows][:, None] + np.arange(own.shape[1]))[own]
         for side, logits in enumerate((batch.start_logits, batch.end_logits)):
             highest = np.where(own, logits, -np.inf).max(axis=1, keepdims=True)
-            with np.errstate(invalid="ignore"):  # not finite: told below
+            with np.errstate(invalid="ignore"):  # reported below
                 values[side, places] = np.maximum(logits - highest, _LOWEST)[own]
     if np.isnan(values).any():
-        raise UserError(f"a teacher's logits must be finite; {teacher} gives others in {engine.precision}")
+        raise UserError(
+            f"a teacher's logits must be finite; {teacher} gives others in {engine.precision}: choose another teacher"
+        )
     return values
 
 
@@ -222,7 +229,7 @@ def _joined(parts: Sequence[Halves | None], lengths: npt.NDArray[np.int32]) -> T
     return TeacherLogits(values[0], values[1], offsets_of(lengths))
 
 
-def _of_rows(logits: TeacherLogits, rows: Int64s) -> TeacherLogits:
+def _select_rows(logits: TeacherLogits, rows: Int64s) -> TeacherLogits:
     lengths = np.diff(logits.offsets)[rows]
     offsets = offsets_of(lengths)
     index = np.repeat(logits.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])

@@ -1,7 +1,7 @@
-"""The optimizer's update of one copy of the weights on TensorFlow, with the state that it keeps.
+"""The optimizer's update of one copy of the weights on TensorFlow, and the optimizer's state.
 
-Both ways compute `optimizer.update`: compiled by XLA, or on CPUs by a kernel, which needs no compiling at the start of
-a run and goes over gradients and state once.
+Both classes compute `optimizer.update`: by TensorFlow or XLA, or on CPUs by a kernel, which needs no compilation at the
+start of a run and reads gradients and state once.
 """
 
 from __future__ import annotations
@@ -18,37 +18,36 @@ from qa_fast.model.kernel_calls import Array, call, empty, share_out
 from qa_fast.train.optimizer import BETA_1, BETA_2, EPSILON, update
 from qa_fast.train.steps import Floats
 
-# Numbers that one thread updates at a time.
-_STRETCH = 1 << 19
+_STRETCH = 1 << 19  # numbers that one thread updates at a time
 
 
 class Update(Protocol):
-    """Brings weights and state forward by one step."""
+    """Applies a step to weights and optimizer state."""
 
     def __call__(self, gradients: Sequence[Any], scalars: Any) -> Any:
         """Assign the new weights, within a graph.
 
         Args:
-            gradients: float32 tensors, one per weight.
-            scalars: float32[5] of `optimizer.step_scalars`.
+            gradients: float32 tensors, one for each weight.
+            scalars: float32[5], see `optimizer.step_scalars`.
 
         Returns:
             The gradients' norm before clipping.
         """
 
     def state(self) -> tuple[list[Floats], list[Floats]]:
-        """Firsts and seconds."""
+        """Return firsts and seconds."""
 
     def set_state(self, firsts: Sequence[Floats], seconds: Sequence[Floats]) -> None:
-        """Replace what `state` gives."""
+        """Replace what `state` returns."""
 
 
 class PlainUpdate:
-    """By TensorFlow's operations, or compiled by XLA.
+    """Updates by TensorFlow's operations, or compiled by XLA.
 
     Args:
         weights: Variables.
-        compiled: By XLA.
+        compiled: Whether XLA compiles the update.
     """
 
     def __init__(self, weights: Sequence[Any], compiled: bool) -> None:
@@ -82,7 +81,7 @@ class PlainUpdate:
 
 
 class KernelUpdate:
-    """By a kernel on the CPU. New weights are written beside the old ones, which others may be reading still.
+    """Updates by a kernel on the CPU. New weights go into new arrays, because other operations may still read the old.
 
     Args:
         weights: Variables.
@@ -105,7 +104,7 @@ class KernelUpdate:
         """See `Update`."""
         values = [variable.read_value() for variable in self._weights]
         results = [(tf.float32, []), *((tf.float32, variable.shape) for variable in self._weights)]
-        # By a weak reference: TensorFlow keeps what a graph calls for as long as the process lives.
+        # A weak reference, because TensorFlow keeps what a graph calls until the process ends.
         this = weakref.ref(self)
 
         def once(*arrays: Array) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Validation after an epoch: loss, exact match and F1 in one pass over the split, batch by batch."""
+"""Validation: loss, exact match and F1 in one pass over a split, batch by batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from qa_fast.train.report import EpochReport
 class LossMeter:
     """Passes predictions on and adds up their loss.
 
-    The cross-entropy here is over each feature's own tokens, so that it does not depend on padding.
+    The cross-entropy is over each feature's own tokens, so that it does not depend on padding.
 
     Args:
-        engine: Where predictions come from.
+        engine: Computes the predictions.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -34,7 +34,7 @@ class LossMeter:
         return float(np.mean(self._sums / np.maximum(self._counts, 1)))
 
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
-        """As `Engine.predict`."""
+        """Yield the same as `Engine.predict`."""
         starts = np.concatenate([chunk.start_positions for chunk in chunks])
         ends = np.concatenate([chunk.end_positions for chunk in chunks])
         for batch in self._engine.predict(chunks):
@@ -46,7 +46,7 @@ class LossMeter:
 
 
 def label_losses(logits: Floats, labels: Int32s, lengths: Int32s) -> Floats:
-    """Cross-entropy of each row whose label lies within its length.
+    """Return the cross-entropy of each row whose label lies within its length.
 
     Args:
         logits: float32[B, L].
@@ -57,8 +57,8 @@ def label_losses(logits: Floats, labels: Int32s, lengths: Int32s) -> Floats:
         float32 [rows with such a label].
     """
     rows = np.flatnonzero((labels >= 0) & (labels < lengths))
-    there = np.arange(logits.shape[1]) < lengths[rows, None]
-    masked = np.where(there, logits[rows], -np.inf)
+    own = np.arange(logits.shape[1]) < lengths[rows, None]
+    masked = np.where(own, logits[rows], -np.inf)
     highest = masked.max(axis=1, initial=-np.inf)
     total = np.log(np.exp(masked - highest[:, None]).sum(axis=1)) + highest
     return total - logits[rows, labels[rows]]
@@ -67,7 +67,7 @@ def label_losses(logits: Floats, labels: Int32s, lengths: Int32s) -> Floats:
 def validate(
     engine: Engine, split: Split, cls_token_id: int | None, max_examples: int | None, seed: int
 ) -> EpochReport:
-    """Score a split; `epoch`, `step` and `saved` are the caller's to fill in."""
+    """Score a split; the caller fills in `epoch`, `step` and `saved`."""
     started = time.perf_counter()
     meter = LossMeter(engine)
     result = evaluate_split(meter.predict, split, cls_token_id=cls_token_id, max_examples=max_examples, seed=seed)

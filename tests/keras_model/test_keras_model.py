@@ -132,7 +132,7 @@ def on_jax() -> dict[str, object]:
     rows, width = some()["input_ids"].shape
     assert model.predict(unlabelled(some()), verbose=0)["start_logits"].shape == (rows, width)  # also before compile
     narrow = {name: value[:, :20] for name, value in unlabelled(some()).items()}
-    with pytest.raises(UserError, match="predict must be given batches of one width"):
+    with pytest.raises(UserError, match="predict needs batches of one width"):
         model.predict(((x,) for x in (narrow, unlabelled(some()))), verbose=0)
     model.compile(keras.optimizers.Adam(1e-3))
     model.fit(some(), epochs=2, verbose=0)
@@ -200,7 +200,7 @@ def test_labels_may_be_y_and_weights_count() -> None:
     weights = np.array([2, 0, 0, 0, 0, 0], np.float32)
     single = model.evaluate({name: value[:1] for name, value in x.items()}, verbose=0)
     assert model.evaluate(bare, y, sample_weight=weights, verbose=0) == pytest.approx(single / 3, rel=1e-5)
-    with pytest.raises(UserError, match=r"sample_weight must come with y, .*; received none: give the labels as y"):
+    with pytest.raises(UserError, match=r"sample_weight needs y, .*; received no y: pass the labels as y"):
         model.evaluate(x, sample_weight=weights, verbose=0)
 
 
@@ -497,10 +497,10 @@ def test_other_things_than_a_dict_are_refused() -> None:
 
 def test_what_cannot_be_scored(workshop: Path) -> None:
     shards = open_shards(workshop / "shards")
-    with pytest.raises(UserError, match=r"a split must hold its questions, documents and answers .*; 'train' does not"):
+    with pytest.raises(UserError, match=r"a split must hold questions, documents and answers .*; 'train' does not"):
         qa_fast.SquadMetrics(shards.split("train"))
     metrics = qa_fast.SquadMetrics(shards.split("validation"))
-    with pytest.raises(UserError, match=r"SquadMetrics must watch a qa_fast\.SpanModel; received Sequential"):
+    with pytest.raises(UserError, match=r"SquadMetrics needs a qa_fast\.SpanModel; received Sequential"):
         metrics.set_model(keras.Sequential())
 
 

@@ -439,10 +439,10 @@ def test_training_compares_first(folder: Path, tmp_path: Path, monkeypatch: pyte
     """The trainer times a block before it builds the model; neither may come before the comparison."""
     from types import SimpleNamespace
 
-    from qa_fast.train import loop, opening
+    from qa_fast.train import loop, plan
 
-    monkeypatch.setattr(opening, "open_mix", lambda paths: [SimpleNamespace(shards=SimpleNamespace(names=("train",)))])
-    monkeypatch.setattr(opening, "check_tokenizer", lambda shards, model: None)
+    monkeypatch.setattr(plan, "open_mix", lambda paths: [SimpleNamespace(shards=SimpleNamespace(names=("train",)))])
+    monkeypatch.setattr(plan, "check_tokenizer", lambda shards, model: None)
     monkeypatch.setattr(loop, "prepare_out", lambda *given: pytest.fail("came too far"))
     changed(folder, "config.json", vocab_size=2**24)
     with pytest.raises(UserError, match=r"word_embeddings.weight must have the size"):

@@ -46,7 +46,7 @@ from tests.small_runs import make_model_folder, make_shards
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global Course, Job, keras, loop, open_sources, record, saving, set_course, train
+    global Job, RunPlan, keras, loop, open_sources, plan_run, record, saving, train
     import keras
 
     import qa_fast.train.loop as loop
@@ -54,7 +54,7 @@ def setup_module() -> None:
     import qa_fast.train.saving as saving
     from qa_fast.train import train
     from qa_fast.train.job import Job
-    from qa_fast.train.opening import Course, open_sources, set_course
+    from qa_fast.train.plan import RunPlan, open_sources, plan_run
 
 
 resource = pytest.importorskip("resource")  # POSIX
@@ -208,10 +208,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "arrays-pipe": (replaced(ARRAYS, os.mkfifo), "it has no arrays.safetensors"),
     "state-folder": (replaced(STATE, lambda path: path.mkdir()), "it has no state.json"),
     "index-pipe": (replaced(INDEX, os.mkfifo), "it has no checkpoint.json"),
-    "file": (replaced("", lambda path: path.write_text("{}")), "it is no folder"),
-    "pipe": (replaced("", os.mkfifo), "it is no folder"),
-    "link-to-nothing": (replaced("", lambda path: path.symlink_to("nowhere")), "it is no folder"),
-    "link-to-itself": (replaced("", lambda path: path.symlink_to(path)), "it is no folder"),
+    "file": (replaced("", lambda path: path.write_text("{}")), "it is not a folder"),
+    "pipe": (replaced("", os.mkfifo), "it is not a folder"),
+    "link-to-nothing": (replaced("", lambda path: path.symlink_to("nowhere")), "it is not a folder"),
+    "link-to-itself": (replaced("", lambda path: path.symlink_to(path)), "it is not a folder"),
 }
 
 
@@ -232,7 +232,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_never_read(pair: Path, damage: 
     assert sorted(path.name for path in pair.iterdir()) == ["step-00000004", "step-00000006"]
     shutil.rmtree(pair / "step-00000004")
     (cut_to(ARRAYS, 0) if damage == "arrays-of-another" else change)(pair / "step-00000006")
-    with pytest.raises(UserError, match=r"must be as train wrote it; .*none before it that is: begin anew with --over"):
+    with pytest.raises(
+        UserError, match=r"must be as train wrote it; .*no earlier checkpoint is usable: start again with --o"
+    ):
         newest_checkpoint(pair, said.append)
 
 
@@ -320,17 +322,17 @@ def test_a_run_whose_newest_checkpoint_is_damaged_comes_to_the_same_weights(work
     flip(newest / ARRAYS, (newest / ARRAYS).stat().st_size // 2)
     said = [line for line in resume(workshop, cut) if isinstance(line, str)]
     assert any("arrays.safetensors is not what was written" in line for line in said)
-    assert f"going on from step {CUT_AT - 1} of {STEPS}" in said
+    assert f"continuing from step {CUT_AT - 1} of {STEPS}" in said
     assert_as_unbroken(workshop, cut)
 
 
 def test_a_run_without_a_whole_checkpoint_is_not_begun_anew_by_itself(workshop: Path, cut: Path) -> None:
     for checkpoint in kept(cut):
         flip(checkpoint / STATE, 30)
-    refused(workshop, cut, r"step-00000003' is not \(state.json is not what was written.*begin anew with --overwrite")
+    refused(workshop, cut, r"step-00000003' is not \(state.json is not what was written.*start again with --overwrite")
     for checkpoint in kept(cut):
         shutil.rmtree(checkpoint)
-    refused(workshop, cut, r"--resume needs a checkpoint in --out; .*add --overwrite instead of it")
+    refused(workshop, cut, r"--resume needs a checkpoint in --out; .*replace --resume by --overwrite")
     (cut / "training" / "checkpoints").rmdir()
     (cut / "training" / "checkpoints").write_text("a file")
     refused(workshop, cut, r"--resume needs a checkpoint in --out")
@@ -354,20 +356,23 @@ POSITION |= {"validated": 0, "stale": 0}
         ({"position": POSITION | {"loss_scale": 0.0}}, r"its position has loss_scale 0.0"),
         ({"position": POSITION | {"ended": 1}}, r"its position has ended 1"),
         ({"position": POSITION | {"update": 4}}, r"its position has more updates"),
-        ({"position": POSITION | {"step": 4, "batch": 4, "passes": 4}}, r"come.* by; received step-00000003 with .*ep"),
-        ({"position": POSITION | {"batch": 10**9}}, r"must stand where its run comes by"),
-        ({"position": POSITION | {"epoch": 9}}, r"must stand where its run comes by"),
-        ({"position": POSITION | {"passes": 2}}, r"must stand where its run comes by"),
+        (
+            {"position": POSITION | {"step": 4, "batch": 4, "passes": 4}},
+            r"that its run reaches; received step-00000003 with .*ep",
+        ),
+        ({"position": POSITION | {"batch": 10**9}}, r"must have a position that its run reaches"),
+        ({"position": POSITION | {"epoch": 9}}, r"must have a position that its run reaches"),
+        ({"position": POSITION | {"passes": 2}}, r"must have a position that its run reaches"),
         ({"history": []}, r"its history has \[\]"),
         ({"history": {"steps": [2], "losses": [], "learning_rates": [], "epochs": []}}, r"different lengths"),
         ({"history": {"steps": ["2"], "losses": [1], "learning_rates": [1], "epochs": []}}, r"has steps \['2'\]"),
         ({"history": {"steps": [], "losses": [], "learning_rates": [], "epochs": [{"f1": 1}]}}, r"its history has \{'"),
         ({"best": 7}, r"its best has 7"),
         ({"best": {"f1": 90.0}}, r"its best has \{'f1': 90.0\}"),
-        ({"precision": {"value": "float8", "reason": ""}}, r"must say the precision of its run; received .*float8"),
-        ({"jit": None}, r"must say the jit of its run; received None"),
-        ({"attention": {"value": ["exact"], "reason": ""}}, r"must say the attention of its run"),
-        ({"config": "mine"}, r"must say its run's options; received 'mine'"),
+        ({"precision": {"value": "float8", "reason": ""}}, r"must name the precision of its run; received .*float8"),
+        ({"jit": None}, r"must name the jit of its run; received None"),
+        ({"attention": {"value": ["exact"], "reason": ""}}, r"must name the attention of its run"),
+        ({"config": "mine"}, r"must hold its run's options; received 'mine'"),
         ({"config": {"seed": 5}}, r"options it began with; changed: .*seed: 5 -> 0"),
         ({"data": {}}, r"must have the shards it began with"),
         ({"model": "another"}, r"must have the model it began with"),
@@ -521,9 +526,9 @@ def test_shards_of_another_tokenizer_are_refused_by_both_names(workshop: Path, t
     assert not (tmp_path / "out").exists()
 
 
-def opened(shards: Path, config: TrainConfig) -> Course:
+def opened(shards: Path, config: TrainConfig) -> RunPlan:
     """All of a run that comes before its first step."""
-    return set_course(open_sources(shards, config), config, Job(), lambda event: None)[0]
+    return plan_run(open_sources(shards, config), config, Job(), lambda event: None)[0].plan
 
 
 def test_shards_that_changed_since_are_refused(cut: Path, shards: Path) -> None:
@@ -531,8 +536,8 @@ def test_shards_that_changed_since_are_refused(cut: Path, shards: Path) -> None:
     began, again = (
         TrainConfig(**OPTIONS | {"out": str(cut), "validation": "validation", "resume": on}) for on in (0, 1)
     )
-    course = opened(shards, began)
-    sign(kept(cut)[-1], config=began.to_dict(), data=course.material.identity())
+    plan = opened(shards, began)
+    sign(kept(cut)[-1], config=began.to_dict(), data=plan.data.identity())
     opened(shards, again)
     for column, split in (("window_index", "validation"), ("start_positions", "train")):
         other = Path(shutil.copytree(shards, shards.with_name(f"other-{split}")))
@@ -568,7 +573,7 @@ FULL = {
         "saving",
         "write_checkpoint",
         50_000,
-        r"a checkpoint needs a folder that can be written, with room; ",
+        r"a checkpoint needs a writable folder with free space; ",
     ),
     "checkpoint-state": ("saving", "write_checkpoint", 0, r"a checkpoint needs a folder that can be written, with "),
     "model": (
@@ -577,19 +582,19 @@ FULL = {
         50_000,
         r"the output must be a folder that can be written, with room; .*make room, or",
     ),
-    "picture": ("record", "draw", 100, r"a run's record needs a folder that can be written, with room; .*training"),
+    "picture": ("record", "draw", 100, r"a run's record needs a writable folder with free space; .*training"),
     "figures": (
         "record",
         "write_json",
         10,
-        r"a run's record needs a folder that can be written, with room; .*train",
+        r"a run's record needs a writable folder with free space; .*train",
     ),
-    "card": ("record", "write_card", 10, r"a run's record needs a folder that can be written, with room; .*train"),
+    "card": ("record", "write_card", 10, r"a run's record needs a writable folder with free space; .*train"),
     "events": (
         "record",
         "EventLog",
         10,
-        r"a run's record needs a folder that can be written, with room; .*training",
+        r"a run's record needs a writable folder with free space; .*training",
     ),
 }
 
@@ -609,7 +614,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     assert "File too large" in message
     assert str(cut) in message
     last = kept(cut)[-1]
-    assert f"--resume goes on from {last.name}" in message
+    assert f"--resume continues from {last.name}" in message
     read_checkpoint(last)
     assert not list((cut / "training" / "checkpoints").glob(".*"))
     if what in ("checkpoint", "figures", "events"):  # the others go on alike
@@ -620,12 +625,14 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
 def test_a_full_disk_before_the_first_checkpoint(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saving", "write_checkpoint", within(saving.write_checkpoint, 50_000))
+    monkeypatch.setattr(saving, "write_checkpoint", within(saving.write_checkpoint, 50_000))
     out = tmp_path / "out"
-    with pytest.raises(UserError, match=r"File too large: make room; no checkpoint was written yet to --resume from"):
+    with pytest.raises(
+        UserError, match=r"File too large: free some space; no checkpoint was written yet to --resume from"
+    ):
         train(workshop / "shards", TrainConfig(out=str(out), **OPTIONS))
     assert not kept(out)
-    refused(workshop, out, r"--resume needs a checkpoint in --out; .*add --overwrite instead of it")
+    refused(workshop, out, r"--resume needs a checkpoint in --out; .*replace --resume by --overwrite")
 
 
 # Another run
@@ -688,7 +695,7 @@ def test_a_run_that_was_cut_off_while_it_tidied_up_is_finished(workshop: Path, c
     (cut / "README.md").unlink()
     resume(workshop, cut)
     assert_as_unbroken(workshop, cut)
-    refused(workshop, cut, r"--resume goes on with a run that was cut off; the one in .*cut' is finished")
+    refused(workshop, cut, r"--resume continues an interrupted run; the one in .*cut' is finished")
 
 
 def test_what_a_disk_refused_is_told_in_its_words() -> None:

@@ -30,7 +30,8 @@ def test_auto_changes_nothing_that_is_trained() -> None:
     choice = choose_attention("auto", config_of("bert"), "bfloat16", None)
     assert choice.value == "exact"
     assert choice.reason == (
-        "with --attention cudnn a step is shorter, but attention's own dropout (0.1) is left out: the kernel has none"
+        "--attention cudnn is faster, but trains without the model's dropout of attention probabilities (0.1), which "
+        "the kernel lacks"
     )
     assert (
         choose_attention("auto", config_of("bert", attention_probs_dropout_prob=0.0), "bfloat16", None).value == "cudnn"
@@ -42,7 +43,7 @@ def test_auto_changes_nothing_that_is_trained() -> None:
 def test_what_is_asked_for_is_taken_and_its_price_told() -> None:
     asked = choose_attention("cudnn", config_of("bert"), "bfloat16", None)
     assert (asked.value, asked.reason) == (
-        "cudnn", "as asked; attention's own dropout (0.1) is left out: the kernel has none"
+        "cudnn", "as asked; without the model's dropout of attention probabilities (0.1), which the kernel lacks"
     )  # fmt: skip
     assert choose_attention("cudnn", config_of("modernbert"), "bfloat16", None).reason == "as asked"
     assert choose_attention("exact", config_of("modernbert"), "bfloat16", None).value == "exact"

@@ -191,7 +191,7 @@ def test_a_process_that_fails_does_not_leave_the_other_waiting(workshop: Path, t
     assert "MemoryError: all of it" in results[1].err
     assert results[0].code in (2, -signal.SIGABRT)  # whichever is first: the broken connection, or JAX's watch
     if results[0].code == 2:
-        assert "the processes of a job must all live to its end; another one is gone" in results[0].err
+        assert "all processes of a job must run until its end; another one ended" in results[0].err
 
 
 def test_an_error_of_one_before_the_first_step_is_told_to_all(workshop: Path, tmp_path: Path) -> None:

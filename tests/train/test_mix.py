@@ -24,15 +24,15 @@ from tests.small_runs import make_model_folder, make_shards
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global Job, keras, lessons_of, load_model, loop, save_model, state_dict, teacher, train
+    global Job, keras, load_model, loop, read_teacher, save_model, state_dict, teacher, train
     import keras
 
     import qa_fast.train.loop as loop
     import qa_fast.train.teacher as teacher
     from qa_fast.model.checkpoint import load_model, save_model, state_dict
     from qa_fast.train import train
+    from qa_fast.train.distillation import read_teacher
     from qa_fast.train.job import Job
-    from qa_fast.train.lessons import lessons_of
 
 
 OPTIONS = {"batch_size": 4, "precision": "float32", "jit": JIT, "learning_rate": 1e-3, "log_every": 2}
@@ -93,7 +93,7 @@ def test_names_with_weights(workshop: Path, tmp_path: Path) -> None:
             open_mix([large, f"{small}:{weight}"])
     with pytest.raises(UserError, match=r"made; .*small:half does not exist"):
         open_mix([f"{small}:half"])
-    with pytest.raises(UserError, match=r"must be given shards; received no folder"):
+    with pytest.raises(UserError, match=r"needs at least one folder of shards; received none"):
         open_mix([])
 
 
@@ -192,8 +192,8 @@ def test_a_teacher_s_logits_are_by_folder(workshop: Path, tmp_path: Path, monkey
     parts = open_mix([str(workshop / "large"), str(workshop / "small")])
     config = TrainConfig(max_examples=20)
     both = select_mix(parts, config)
-    lessons = lessons_of(tmp_path / "teacher", both, config, Job(), print)
-    alone = lessons_of(tmp_path / "teacher", Mix(parts[1:], [both.pools[1] - 24]), config, Job(), print)
+    lessons = read_teacher(tmp_path / "teacher", both, config, Job(), print)
+    alone = read_teacher(tmp_path / "teacher", Mix(parts[1:], [both.pools[1] - 24]), config, Job(), print)
     lengths = parts[1].train.lengths[both.pools[1] - 24]
     np.testing.assert_array_equal(
         lessons.probabilities(both.pools[1], lengths, 128), alone.probabilities(both.pools[1] - 24, lengths, 128)

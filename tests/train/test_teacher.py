@@ -27,7 +27,7 @@ from tests.small_runs import make_model_folder, make_shards
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global Lessons, Micro, TeacherLogits, check_teacher, keras, load_model, loop, make_engine, make_micros
+    global Distillation, Micro, TeacherLogits, check_teacher, keras, load_model, loop, make_engine, make_micros
     global micro_loss, save_model, soft_loss, state_dict, step_scalars, teacher_logits, teacher_module, train
     import keras
 
@@ -35,8 +35,8 @@ def setup_module() -> None:
     import qa_fast.train.teacher as teacher_module
     from qa_fast.model.checkpoint import load_model, save_model, state_dict
     from qa_fast.train import train
+    from qa_fast.train.distillation import Distillation
     from qa_fast.train.learner import make_engine
-    from qa_fast.train.lessons import Lessons
     from qa_fast.train.optimizer import micro_loss, soft_loss, step_scalars
     from qa_fast.train.steps import Micro, make_micros
     from qa_fast.train.teacher import TeacherLogits, check_teacher, teacher_logits
@@ -59,19 +59,21 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def lessons_of(lengths: np.ndarray, weight: float, temperature: float, seed: int = 0) -> tuple[Lessons, np.ndarray]:
-    """Lessons of random logits, and these, [2, tokens]."""
+def distillation_of(
+    lengths: np.ndarray, weight: float, temperature: float, seed: int = 0
+) -> tuple[Distillation, np.ndarray]:
+    """Distillation with random logits, and these, [2, tokens]."""
     offsets = offsets_of(lengths)
     values = np.random.default_rng(seed).normal(0, 3, (2, offsets[-1])).astype(np.float16)
     for first, last in itertools.pairwise(offsets):
         values[:, first:last] -= values[:, first:last].max(axis=1, keepdims=True)
     logits = TeacherLogits(values[0], values[1], offsets)
     rows = np.arange(len(lengths))
-    return Lessons(rows, len(lengths), logits, weight, temperature), values
+    return Distillation(rows, len(lengths), logits, weight, temperature), values
 
 
-def step_of(batches: list[Batch], lessons: Lessons, devices: int = 1) -> list[Micro]:
-    return lessons.taught(make_micros(batches, 0, 0, devices), batches)
+def step_of(batches: list[Batch], distillation: Distillation, devices: int = 1) -> list[Micro]:
+    return distillation.add_targets(make_micros(batches, 0, 0, devices), batches)
 
 
 def gradients(start: np.ndarray, end: np.ndarray, micro: Micro, temperature: float) -> tuple[float, np.ndarray]:
@@ -96,8 +98,8 @@ def test_the_loss_and_its_gradient_are_torch_s(weight: float, temperature: float
     kl = torch.nn.functional.kl_div
     cross_entropy = torch.nn.functional.cross_entropy
     batch = BatchCutter([make_features(LENGTHS)], 0).cut(np.arange(5), 16)
-    lessons, values = lessons_of(LENGTHS, weight, temperature)
-    micro = step_of([batch], lessons)[0]
+    distillation, values = distillation_of(LENGTHS, weight, temperature)
+    micro = step_of([batch], distillation)[0]
     start, end = np.random.default_rng(1).normal(0, 2, (2, 5, 16)).astype(np.float32)
     ours, our_gradients = gradients(start, end, micro, temperature)
 
@@ -129,7 +131,7 @@ def test_the_loss_and_its_gradient_are_torch_s(weight: float, temperature: float
 
 def test_the_teacher_s_part_knows_no_padding() -> None:
     """Wider batches, other logits in the padding, padding rows: the same value, and no gradient there."""
-    lessons, _ = lessons_of(LENGTHS, 1.0, 2.0)
+    distillation, _ = distillation_of(LENGTHS, 1.0, 2.0)
     cutter = BatchCutter([make_features(LENGTHS)], 0)
     outcomes = []
     for width, rows, padding in ((16, [0, 1, 2, 3, 4], 0.0), (32, [0, 1, 2, 3, 4, -1, -1], 50.0)):
@@ -138,7 +140,7 @@ def test_the_teacher_s_part_knows_no_padding() -> None:
         logits = np.full((2, len(rows), width), padding, np.float32)
         for row, length in enumerate(LENGTHS):
             logits[:, row, :length] = generator.normal(0, 2, (2, length))
-        value, found = gradients(*logits, step_of([batch], lessons)[0], 2.0)
+        value, found = gradients(*logits, step_of([batch], distillation)[0], 2.0)
         own = np.arange(width) < np.where(batch.rows >= 0, batch.lengths, 0)[:, None]
         assert (found[:, ~own] == 0).all()
         outcomes.append((value, found[:, own]))
@@ -147,9 +149,9 @@ def test_the_teacher_s_part_knows_no_padding() -> None:
 
 
 def test_a_student_that_agrees_loses_nothing() -> None:
-    lessons, values = lessons_of(LENGTHS, 1.0, 3.0)
+    distillation, values = distillation_of(LENGTHS, 1.0, 3.0)
     batch = BatchCutter([make_features(LENGTHS)], 0).cut(np.arange(5), 16)
-    micro = step_of([batch], lessons)[0]
+    micro = step_of([batch], distillation)[0]
     logits = np.full((2, 5, 16), 9.0, np.float32)
     for row, (first, length) in enumerate(zip(offsets_of(LENGTHS)[:-1], LENGTHS, strict=True)):
         logits[:, row, :length] = values[:, first : first + length] + 7.0  # a shift of all changes nothing
@@ -159,13 +161,13 @@ def test_a_student_that_agrees_loses_nothing() -> None:
 
 def test_parts_of_a_step_add_up() -> None:
     """Two micro batches, or rows filled up for devices: one loss."""
-    lessons, _ = lessons_of(LENGTHS, 0.3, 2.0)
+    distillation, _ = distillation_of(LENGTHS, 0.3, 2.0)
     cutter = BatchCutter([make_features(LENGTHS)], 0)
     start, end = np.random.default_rng(1).normal(0, 2, (2, 8, 16)).astype(np.float32)
 
-    whole = step_of([cutter.cut(np.arange(5), 16)], lessons, devices=4)[0]
+    whole = step_of([cutter.cut(np.arange(5), 16)], distillation, devices=4)[0]
     assert whole.targets.shape == (8, 2, 16)
-    parts = step_of([cutter.cut(np.array([0, 1]), 16), cutter.cut(np.array([2, 3, 4]), 16)], lessons)
+    parts = step_of([cutter.cut(np.array([0, 1]), 16), cutter.cut(np.array([2, 3, 4]), 16)], distillation)
     once = float(micro_loss(start, end, whole, 2.0))
     split = [micro_loss(start[:2], end[:2], parts[0], 2.0), micro_loss(start[2:5], end[2:5], parts[1], 2.0)]
     assert once == pytest.approx(sum(map(float, split)), rel=1e-5)
@@ -175,12 +177,12 @@ def taught_losses(jit: str = "off") -> dict:
     """Losses and gradient norms of a few steps with a teacher; also run in other processes."""
     lengths = np.random.default_rng(0).integers(6, 48, 12)
     cutter = BatchCutter([make_features(lengths)], 0)
-    lessons, _ = lessons_of(lengths, 0.5, 2.0)
+    distillation, _ = distillation_of(lengths, 0.5, 2.0)
     engine = make_engine(tiny_model(), jit, temperature=2.0)
     losses = []
     for step in range(4):
         group = [cutter.cut((np.arange(4) + 4 * number + step) % 12, 48) for number in range(2)]
-        micros = lessons.taught(make_micros(group, 3, 2 * step, engine.devices), group)
+        micros = distillation.add_targets(make_micros(group, 3, 2 * step, engine.devices), group)
         loss, norm = engine.step(micros, step_scalars(1e-3, 0.01, 1.0, step + 1))
         losses.append([float(loss), float(norm)])
     return {"backend": keras.backend.backend(), "devices": engine.devices, "losses": losses}
@@ -218,7 +220,7 @@ def test_logits_are_kept_and_checked(workshop: Path, tmp_path: Path, monkeypatch
     rows = np.arange(len(split))
     said: list[str] = []
     found = teacher_logits(workshop / "teacher", shards, rows, said.append)
-    assert any("reading 24 windows" in line for line in said)
+    assert any("computing logits of 24 windows" in line for line in said)
     engine = open_engine(workshop / "teacher", "keras", "float32")
     seen = 0
     for batch in engine.predict(split.chunks):
@@ -253,7 +255,7 @@ def test_logits_are_kept_and_checked(workshop: Path, tmp_path: Path, monkeypatch
     said.clear()
     healed = teacher_logits(workshop / "teacher", shards, rows, said.append)
     assert opened == [1]
-    assert any("reading 10 windows" in line for line in said)
+    assert any("computing logits of 10 windows" in line for line in said)
     np.testing.assert_array_equal(healed.starts, found.starts)
     assert parts[0].stat().st_mtime_ns == kept
 

@@ -176,7 +176,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     out = str(tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         train(workshop / "shards", TrainConfig(out=out, **options), broken)
-    assert any("--resume goes on" in event for event in broken.events if isinstance(event, str))
+    assert any("--resume continues" in event for event in broken.events if isinstance(event, str))
     rest = Watch(monkeypatch)
     result = train(workshop / "shards", TrainConfig(out=out, resume=True, **options), rest)
     seen = [[ids[row].as_py() for row in rows] for rows in broken.rows + rest.rows]
@@ -220,9 +220,7 @@ def test_a_finished_run_leaves_no_checkpoint_and_cannot_be_resumed(workshop: Pat
     options = OPTIONS | {"out": str(tmp_path / "model"), "epochs": 1}
     train(workshop / "shards", TrainConfig(**options))
     assert not (tmp_path / "model" / "training" / "checkpoints").exists()
-    with pytest.raises(
-        UserError, match=r"--resume goes on with a run that was cut off; the one in .*model' is finished"
-    ):
+    with pytest.raises(UserError, match=r"--resume continues an interrupted run; the one in .*model' is finished"):
         train(workshop / "shards", TrainConfig(resume=True, **options))
 
 
@@ -287,7 +285,7 @@ def test_precision_is_measured_and_jit_told(workshop: Path, tmp_path: Path) -> N
     if result.metrics["backend"] == "tensorflow":
         assert result.metrics["jit"] == {
             "value": "parts",
-            "reason": "kernels for what lies between products are the fastest on CPUs",
+            "reason": "fused CPU kernels for element-wise operations are the fastest on CPUs",
         }
 
 
@@ -330,11 +328,11 @@ def test_the_output_folder_is_guarded(workshop: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("the only copy")
-    with pytest.raises(UserError, match=r"--overwrite replaces folders that train made only; .*foreign' is not one"):
+    with pytest.raises(UserError, match=r"--overwrite replaces only folders that train made; .*foreign' is not one"):
         train(workshop / "bare", TrainConfig(overwrite=True, **options | {"out": str(foreign)}))
     (foreign / "training").mkdir()  # of something else
     (foreign / "training" / "plan.txt").write_text("run, swim")
-    with pytest.raises(UserError, match=r"--overwrite replaces folders that train made only; .*foreign' is not one"):
+    with pytest.raises(UserError, match=r"--overwrite replaces only folders that train made; .*foreign' is not one"):
         train(workshop / "bare", TrainConfig(overwrite=True, **options | {"out": str(foreign)}))
     assert (foreign / "thesis.txt").exists()
     assert (foreign / "training" / "plan.txt").exists()
@@ -449,7 +447,7 @@ def test_what_a_run_is_can_be_asked_without_a_framework() -> None:
         "from qa_fast.batches import BatchCutter, training_plan\n"
         "from qa_fast.train import ProgressLine, TrainConfig\n"
         "from qa_fast.train.schedule import learning_rate_at\n"
-        "from qa_fast.train.setup import select\n"
+        "from qa_fast.train.mix import select_mix\n"
         "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'transformers'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
