@@ -48,7 +48,9 @@ def push(
     if as_json:
         typer.echo(json.dumps({**_summary(plan), "url": done.url}, ensure_ascii=False))
     else:
-        typer.echo(f"{done.url}: {done.files} files, {_size(done.size)}")
+        from rich.filesize import decimal
+
+        typer.echo(f"{done.url}: {done.files} files, {decimal(done.size)}")
 
 
 def _summary(plan: PushPlan) -> dict[str, object]:
@@ -65,20 +67,13 @@ def _summary(plan: PushPlan) -> dict[str, object]:
 
 def _plan_text(plan: PushPlan) -> str:
     """Return the plan as text: files, problems, then the card."""
-    lines = [f"to {plan.repo}, {_size(sum(plan.files.uploaded.values()))}:"]
-    lines += [f"  {_size(size):>10}  {name}" for name, size in plan.files.uploaded.items()]
+    from rich.filesize import decimal
+
+    lines = [f"to {plan.repo}, {decimal(sum(plan.files.uploaded.values()))}:"]
+    lines += [f"  {decimal(size):>10}  {name}" for name, size in plan.files.uploaded.items()]
     lines += [f"  {'stays':>10}  {name}" for name in plan.files.stays]
     lines += [f"  {'refused':>10}  {name}: {reason}" for name, reason in plan.files.refused.items()]
     lines += [f"{'error' if finding.must else 'warning'}: {finding.text}" for finding in plan.findings]
     if plan.card:
         lines += ["", f"{'-' * 8} the card {'-' * 8}", plan.card]
     return "\n".join(lines)
-
-
-def _size(size: float) -> str:
-    """Return a number of bytes with a unit."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
