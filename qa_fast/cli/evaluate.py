@@ -119,7 +119,7 @@ def _about(
         "Model": model,
         "Data": f"{Path(manifest['source']['name']).name}, {split}",
         "Questions": f"{len(result.ids):,}{sample}",
-        "Windows": f"{result.features:,} of up to {features['max_length']} tokens, overlap {features['doc_stride']}",
+        "Windows": f"{result.features:,}, up to {features['max_length']} tokens each, overlap {features['doc_stride']}",
         "Engine": f"{result.engine} in {result.precision}",
         "Answers": f"up to {config.max_answer_length} tokens, best of {config.n_best} candidates",
         "No answer": threshold if result.allow_no_answer else "never predicted",

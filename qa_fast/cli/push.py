@@ -1,4 +1,4 @@
-"""`qa-fast push`: a model folder to a repository on the Hub."""
+"""`qa-fast push`: uploads a model folder to a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ if TYPE_CHECKING:
 
 def push(
     model: Annotated[Path, typer.Argument(help="Model folder that 'qa-fast train' made.")],
-    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the Hub; made where it is missing.")],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    repo: Annotated[
+        str, typer.Argument(metavar="ORG/NAME", help="Repository on the Hub; created if it does not exist.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch to push to, made where it is missing.")
+        str | None, typer.Option("--revision", help="Branch to push to; created if it does not exist.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would go and the card; no network, nothing changed.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show the files and the card without uploading; needs no network and changes nothing."
+        ),
     ] = False,
     leave_out: Annotated[
-        bool, typer.Option("--leave-out", help="Push without files that must not go, instead of refusing.")
+        bool, typer.Option("--leave-out", help="Leave out files that must not be uploaded, instead of refusing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
 ) -> None:
@@ -33,7 +38,7 @@ def push(
 
     plan = plan_push(model, repo, leave_out=leave_out)
     if dry_run:
-        typer.echo(json.dumps(_summary(plan), ensure_ascii=False) if as_json else _shown(plan))
+        typer.echo(json.dumps(_summary(plan), ensure_ascii=False) if as_json else _plan_text(plan))
         plan.check()
         return
     for finding in plan.findings:
@@ -43,13 +48,15 @@ def push(
     if as_json:
         typer.echo(json.dumps({**_summary(plan), "url": done.url}, ensure_ascii=False))
     else:
-        typer.echo(f"{done.url}: {done.files} files, {_size(done.size)}")
+        from rich.filesize import decimal
+
+        typer.echo(f"{done.url}: {done.files} files, {decimal(done.size)}")
 
 
 def _summary(plan: PushPlan) -> dict[str, object]:
     return {
         "repo": plan.repo,
-        "files": plan.files.goes,
+        "files": plan.files.uploaded,
         "stays": plan.files.stays,
         "refused": plan.files.refused,
         "problems": [finding.text for finding in plan.findings if finding.must],
@@ -58,21 +65,15 @@ def _summary(plan: PushPlan) -> dict[str, object]:
     }
 
 
-def _shown(plan: PushPlan) -> str:
-    """The plan, for reading: files, findings, then the card as it would go."""
-    lines = [f"to {plan.repo}, {_size(sum(plan.files.goes.values()))}:"]
-    lines += [f"  {_size(size):>10}  {name}" for name, size in plan.files.goes.items()]
+def _plan_text(plan: PushPlan) -> str:
+    """Return the plan as text: files, problems, then the card."""
+    from rich.filesize import decimal
+
+    lines = [f"to {plan.repo}, {decimal(sum(plan.files.uploaded.values()))}:"]
+    lines += [f"  {decimal(size):>10}  {name}" for name, size in plan.files.uploaded.items()]
     lines += [f"  {'stays':>10}  {name}" for name in plan.files.stays]
-    lines += [f"  {'refused':>10}  {name}: {why}" for name, why in plan.files.refused.items()]
+    lines += [f"  {'refused':>10}  {name}: {reason}" for name, reason in plan.files.refused.items()]
     lines += [f"{'error' if finding.must else 'warning'}: {finding.text}" for finding in plan.findings]
     if plan.card:
         lines += ["", f"{'-' * 8} the card {'-' * 8}", plan.card]
     return "\n".join(lines)
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

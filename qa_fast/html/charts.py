@@ -1,4 +1,4 @@
-"""Small SVG charts: a histogram, horizontal bars with intervals, ranges on one axis, and lines.
+"""Small SVG charts: a histogram, horizontal bars with intervals, and lines.
 
 Colours are classes of the style sheet, so charts follow light and dark mode. Each chart is a figure with a title, a
 description for readers who cannot see it, and its numbers in a folded table. Charts are drawn 440 units wide, close to
@@ -17,8 +17,8 @@ from qa_fast.html.markup import Html, element
 _WIDTH, _HEIGHT = 440, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 40
 _DASHES = (None, "7 4")
-# Vertical space of one pointer's name above a histogram.
-_POINTER_HEIGHT = 13
+# Vertical space of one pointer's name above a histogram, and of one bar.
+_POINTER_HEIGHT, _BAR_DISTANCE = 13, 24
 
 Scale = Callable[[float], float]
 Format = Callable[[float], str]
@@ -132,10 +132,13 @@ def bars(
     if not names:
         return _empty(title, note)
     reach = [0.0, *lengths, *(edge for whisker in whiskers if whisker for edge in whisker)]
-    left, middles, shapes = _named_rows(names, 24)
-    bottom = middles[-1] + 12
+    left = min(170.0, 14 + 6.6 * max(map(len, names)))
     x = _scale(min(reach), max(reach) if high is None else high, left, _WIDTH - 62)
-    for value, whisker, middle in zip(lengths, whiskers, middles, strict=True):
+    bottom = 6 + _BAR_DISTANCE * len(names)
+    shapes = [_line(x(0), 4, x(0), bottom, "axis")]
+    for row, (name, value, whisker) in enumerate(zip(names, lengths, whiskers, strict=True)):
+        middle = 6 + _BAR_DISTANCE * (row + 0.5)
+        shapes.append(_text(left - 8, middle + 4, _shortened(name, int((left - 14) / 6.4)), "end", "name"))
         begin, end = sorted((x(0), x(value)))
         shapes.append(_rectangle(begin, middle - 8, end - begin, 16, "1"))
         if whisker is not None:
@@ -144,7 +147,6 @@ def bars(
             shapes += [_line(edge, middle - 4, edge, middle + 4, "whisker") for edge in (low, top)]
             end = max(end, top)
         shapes.append(_text(end + 6, middle + 4, value_format(value), "start", "value"))
-    shapes.append(_line(x(0), 4, x(0), bottom, "axis"))
     texts = [value_format(value) for value in lengths]
     description = ", ".join(f"{name} {text}" for name, text in zip(names[:12], texts, strict=False))
     description += f" and {len(names) - 12} more" if len(names) > 12 else ""
@@ -154,41 +156,6 @@ def bars(
         spans = [f"{value_format(low)} to {value_format(top)}" for low, top in filter(None, whiskers)]
         numbers = table(["", "value", "interval"], zip(names, texts, spans, strict=True), numeric=(1, 2))
     return _figure(title, note, description, shapes, bottom + 6, numbers)
-
-
-def ranges(
-    title: str, labels: Iterable[str], spans: Iterable[Interval], *, x_label: str, band: Interval | None
-) -> Html:
-    """Draw spans of one axis below each other, such as the windows of a document.
-
-    Args:
-        title: Title of the figure.
-        labels: N names.
-        spans: N pairs (from, to).
-        x_label: Unit of the axis.
-        band: A span, such as an answer, that is marked across all rows.
-
-    Raises:
-        ValueError: The numbers of labels and spans do not match.
-    """
-    names, pairs = list(labels), list(spans)
-    if len(names) != len(pairs):
-        raise ValueError(f"N labels need N spans; received {len(names)} and {len(pairs)}")
-    if not pairs:
-        return _empty(title, "")
-    low, high = min(0.0, *(begin for begin, _ in pairs)), max(end for _, end in pairs)
-    left, middles, shapes = _named_rows(names, 18)
-    height = middles[-1] + 9 + _BOTTOM
-    x = _scale(low, high, left, _WIDTH - 2 * _RIGHT)
-    for (begin, end), middle in zip(pairs, middles, strict=True):
-        shapes.append(_rectangle(x(begin), middle - 6, x(end) - x(begin), 12, "3"))
-    if band is not None:
-        shapes.append(_rectangle(x(band[0]), 2, max(x(band[1]) - x(band[0]), 2), middles[-1] + 9, "band"))
-    shapes += _x_axis(x, _round_ticks(low, high), short, x_label, left, height)
-    rows = [(name, short(begin), short(end)) for name, (begin, end) in zip(names, pairs, strict=True)]
-    description = ", ".join(f"{name} {begin} to {end}" for name, begin, end in rows)
-    description += f"; marked {short(band[0])} to {short(band[1])}" if band is not None else ""
-    return _figure(title, "", description, shapes, height, table(["", "from", "to"], rows, numeric=(1, 2)))
 
 
 def lines(
@@ -292,27 +259,13 @@ def _y_axis(y: Scale, ticks: Sequence[float], written: Format) -> list[Html]:
     return rules + [_text(_LEFT - 7, y(tick) + 4, written(tick), "end") for tick in ticks]
 
 
-def _x_axis(
-    x: Scale, ticks: Sequence[float], written: Format, label: str, left: float = _LEFT, height: float = _HEIGHT
-) -> list[Html]:
+def _x_axis(x: Scale, ticks: Sequence[float], written: Format, label: str) -> list[Html]:
     """Draw the axis at the bottom with its numbers and its label."""
-    base = height - _BOTTOM
-    shapes = [_line(left, base, _WIDTH - _RIGHT, base, "axis")]
+    base = _HEIGHT - _BOTTOM
+    shapes = [_line(_LEFT, base, _WIDTH - _RIGHT, base, "axis")]
     shapes += [_line(x(tick), base, x(tick), base + 4, "axis") for tick in ticks]
     shapes += [_text(x(tick), base + 16, written(tick), "middle") for tick in ticks]
-    return [*shapes, _text((left + _WIDTH - _RIGHT) / 2, height - 6, _shortened(label, 64), "middle")]
-
-
-def _named_rows(names: Sequence[str], row_height: float) -> tuple[float, list[float], list[Html]]:
-    """Write names at the left of rows; return where the rows start, the middle of each, and the names' shapes."""
-    left = min(170.0, 14 + 6.6 * max(map(len, names)))
-    middles = [6 + row_height * (row + 0.5) for row in range(len(names))]
-    longest = int((left - 14) / 6.4)
-    texts = [
-        _text(left - 8, middle + 4, _shortened(name, longest), "end", "name")
-        for name, middle in zip(names, middles, strict=True)
-    ]
-    return left, middles, texts
+    return [*shapes, _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, _shortened(label, 64), "middle")]
 
 
 def _shortened(text: str, longest: int) -> str:

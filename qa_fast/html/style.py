@@ -150,9 +150,7 @@ SHARED = """
 .qa-fast svg .axis { stroke: var(--quiet); stroke-width: 1; }
 .qa-fast svg .whisker { stroke: var(--ink); stroke-width: 1.5; fill: none; }
 .qa-fast svg .pointer { stroke: var(--series-2); stroke-width: 1.5; stroke-dasharray: 4 3; }
-.qa-fast svg .fill-band { fill: var(--gold); stroke: var(--gold-edge); stroke-width: .75; opacity: .85; }
 .qa-fast svg .fill-1 { fill: var(--series-1); } .qa-fast svg .fill-2 { fill: var(--series-2); }
-.qa-fast svg .fill-3 { fill: var(--series-3); }
 .qa-fast svg .stroke-1 { stroke: var(--series-1); } .qa-fast svg .stroke-2 { stroke: var(--series-2); }
 .qa-fast svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 /* On a phone a chart is scaled down; its text must stay readable. */

@@ -1,11 +1,11 @@
-"""What is known about a trained model: facts that training and evaluation left in its folder.
+"""Facts about a trained model, which training and evaluation recorded in its folder.
 
-    training/metrics.json      options, course and outcome of the run, from `qa-fast train`
-    training/data.json         what the data was: names, counts, checksums; no path of the machine it lay on
-    training/evaluations.json  scores that `qa-fast evaluate` measured later, if it was asked to record them
-    training/training.png      the loss curves
+    training/metrics.json      options, course and outcome of the run, written by `qa-fast train`
+    training/data.json         names, counts and checksums of the data, without paths of the machine
+    training/evaluations.json  scores that `qa-fast evaluate` measured later
+    training/training.png      the loss curve
 
-A model card is made from these and from nothing else, so it can be made again, and says nothing that was not measured.
+A model card is made only from these records, so it can be made again and claims nothing that was not measured.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from qa_fast.version import __version__
 
 TRAINING = "training"
 METRICS, DATA, EVALUATIONS, PICTURE = "metrics.json", "data.json", "evaluations.json", "training.png"
-# The Hub's SQuAD has one configuration, in one language.
+# SQuAD on the Hub has one configuration, in one language.
 _SQUAD = {"name": "SQuAD v1.1", "dataset": SQUAD_ID, "config": "plain_text", "language": "en"}
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model scored on a split.
+    """The score of a model on a split.
 
     Attributes:
-        split: The split's name.
-        questions: How many were scored.
-        of: How many the split holds.
-        exact_match: In percent.
-        f1: In percent.
-        precision: Compute dtype that it was measured in, "" where unknown.
-        seed: Of the choice of questions, where not all were scored.
-        chose: Whether the saved epoch was chosen by this split's F1.
-        data: The data's facts, as `data_facts` gives them.
+        split: Name of the split.
+        questions: Number of questions that were scored.
+        of: Number of questions in the split.
+        exact_match: Exact match in percent.
+        f1: F1 in percent.
+        precision: Precision that the model computed in; "" if unknown.
+        seed: Seed of the sample, if not all questions were scored.
+        chose: Whether the saved epoch was chosen by the F1 on this split.
+        data: Facts about the data, see `data_facts`.
     """
 
     split: str
@@ -62,16 +62,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a card is made from.
+    """Everything that a card is made from.
 
     Attributes:
-        name: The folder's name.
-        config: `config.json`.
-        parameters: Numbers in the weights; 0 where they cannot be read.
-        metrics: `training/metrics.json`.
-        data: `training/data.json`; empty where there is none.
-        scores: Evaluations, training's own first.
-        has_picture: Whether there is a picture of the loss.
+        name: Name of the folder.
+        config: Content of `config.json`.
+        parameters: Number of weights; 0 if they cannot be read.
+        metrics: Content of `training/metrics.json`.
+        data: Content of `training/data.json`; empty if it does not exist.
+        scores: The evaluations, that of training first.
+        has_picture: Whether there is a picture of the loss curve.
     """
 
     name: str
@@ -84,28 +84,28 @@ class Facts:
 
     @property
     def base_model(self) -> str | None:
-        """The Hub id of the model that training started from; None where that lay in a local folder."""
-        found: str | None = self.metrics.get("base_model", self.data.get("base_model"))
-        return found
+        """The Hub id of the model that training started from; None if that was a local folder."""
+        base_model: str | None = self.metrics.get("base_model", self.data.get("base_model"))
+        return base_model
 
 
 def hub_id(name: str, local: bool) -> str | None:
-    """The Hub id that a model's name means; None for a local folder."""
+    """Return the Hub id that a model's name means; None for a local folder."""
     if name == "minilm":
         return MINILM_ID
     return None if local or Path(name).is_absolute() else name
 
 
 def data_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What may be told of a shard folder's data.
+    """Return the facts about the data of shards that may be published.
 
     Args:
         manifest: `qa_fast.json` of the shards.
 
     Returns:
         name, dataset (Hub id or None), config, revision, language (or None), base_model (Hub id or None), features
-        (options), tokenizer_hash, source_sha256, files (name to SHA-256), splits (counts and shards' checksums),
-        qa_fast_version. Names of local files and folders are cut down to their last part.
+        (options), tokenizer_hash, source_sha256, files (name to SHA-256), splits (counts and checksums of the shards),
+        qa_fast_version. Paths of local files and folders are reduced to their last part.
     """
     source, model = manifest["source"], manifest["model"]
     facts: dict[str, Any] = {"name": Path(source["name"]).name, "dataset": None, "config": None, "language": None}
@@ -132,7 +132,7 @@ def record_data(folder: str | Path, manifest: Mapping[str, Any]) -> None:
 
     Args:
         folder: The model folder.
-        manifest: `qa_fast.json` of the shards that it was trained on.
+        manifest: `qa_fast.json` of the shards that the model was trained on.
     """
     write_json(folder_within(Path(folder), TRAINING) / DATA, data_facts(manifest))
 
@@ -148,17 +148,17 @@ def record_evaluation(
     precision: str = "",
     seed: int = 0,
 ) -> None:
-    """Add a score to `training/evaluations.json`, in place of an earlier one on the same split of the same data.
+    """Add a score to `training/evaluations.json`; it replaces an earlier score on the same split of the same data.
 
     Args:
         folder: The model folder.
         manifest: `qa_fast.json` of the shards.
-        split: Its split that was scored.
-        exact_match: In percent.
-        f1: In percent.
-        questions: How many were scored.
-        precision: Compute dtype.
-        seed: Of the choice of questions, where not all were scored.
+        split: The split that was scored.
+        exact_match: Exact match in percent.
+        f1: F1 in percent.
+        questions: Number of questions that were scored.
+        precision: Precision that the model computed in.
+        seed: Seed of the sample, if not all questions were scored.
     """
     path = folder_within(Path(folder), TRAINING) / EVALUATIONS
     entry = {
@@ -170,34 +170,35 @@ def record_evaluation(
         "seed": seed,
         "data": data_facts(manifest),
     }
-    with as_written(Path(folder)):
-        others = [old for old in read_json(Path(folder), EVALUATIONS, [], TRAINING) if _key(old) != _key(entry)]
-    write_json(path, [*others, entry])
+    with checked_figures(Path(folder)):
+        earlier = read_record(Path(folder), EVALUATIONS, [])
+        kept = [other for other in earlier if _data_of(other) != _data_of(entry)]
+    write_json(path, [*kept, entry])
 
 
 def read_facts(folder: str | Path) -> Facts:
-    """Read what a model folder says of itself.
+    """Read the records of a model folder.
 
     Raises:
-        UserError: It is no model folder, or training left no figures in it.
+        UserError: The folder holds no model, or no records of training.
     """
     folder = Path(folder)
-    config, metrics = read_json(folder, "config.json", None), read_json(folder, METRICS, None, TRAINING)
+    config, metrics = read_record(folder, "config.json", None, below=""), read_record(folder, METRICS, None)
     if config is None:
         raise UserError(f"a model folder must hold config.json; {str(folder)!r} does not: check the path")
     if metrics is None:
         raise UserError(
-            f"a card is made from {TRAINING}/{METRICS}, which training leaves; {str(folder)!r} has none: write its "
+            f"a card is made from {TRAINING}/{METRICS}, which training writes; {str(folder)!r} does not hold it: write "
             "README.md yourself"
         )
-    data = read_json(folder, DATA, {}, TRAINING)
+    data = read_record(folder, DATA, {})
     return Facts(
         name=folder.resolve().name,
         config=config,
         parameters=count_parameters(folder),
         metrics=metrics,
         data=data,
-        scores=_scores(metrics, data, read_json(folder, EVALUATIONS, [], TRAINING)),
+        scores=_scores(metrics, data, read_record(folder, EVALUATIONS, [])),
         has_picture=plain_file(folder, PICTURE, TRAINING) is not None,
     )
 
@@ -205,12 +206,12 @@ def read_facts(folder: str | Path) -> Facts:
 def _scores(
     metrics: Mapping[str, Any], data: Mapping[str, Any], evaluations: list[dict[str, Any]]
 ) -> tuple[Score, ...]:
-    """Later evaluations; before them training's own score of the saved epoch, where none of them is on its split."""
+    """Return the evaluations, after training's own score of the saved epoch unless one of them is on its split."""
     options, best = metrics.get("config", {}), metrics.get("best")
     validation = options.get("validation", "")
-    several = len(metrics.get("history", {}).get("epochs", [])) > 1
-    # Whether an evaluation is on the split that training scored its epochs on.
-    same = [_key(entry) == (validation, data.get("name"), data.get("source_sha256")) for entry in evaluations]
+    has_epochs = len(metrics.get("history", {}).get("epochs", [])) > 1
+    validation_data = (validation, data.get("name"), data.get("source_sha256"))
+    on_validation = [_data_of(entry) == validation_data for entry in evaluations]
     scores = [
         Score(
             split=entry["split"],
@@ -220,29 +221,29 @@ def _scores(
             f1=entry["f1"],
             precision=entry["precision"],
             seed=entry["seed"],
-            chose=several and on_validation,
+            chose=has_epochs and is_validation,
             data=entry["data"],
         )
-        for entry, on_validation in zip(evaluations, same, strict=True)
+        for entry, is_validation in zip(evaluations, on_validation, strict=True)
     ]
-    of = _examples(data, validation)
-    if best and of and not any(same):
+    examples = _examples(data, validation)
+    if best and examples and not any(on_validation):
         own = Score(
             split=validation,
-            questions=min(of, options.get("validation_examples") or of),
-            of=of,
+            questions=min(examples, options.get("validation_examples") or examples),
+            of=examples,
             exact_match=best["exact_match"],
             f1=best["f1"],
             precision=metrics.get("precision", {}).get("value", ""),
             seed=options.get("seed", 0),
-            chose=several,
+            chose=has_epochs,
             data=data,
         )
         scores.insert(0, own)
     return tuple(scores)
 
 
-def _key(evaluation: Mapping[str, Any]) -> tuple[str, str, str]:
+def _data_of(evaluation: Mapping[str, Any]) -> tuple[str, str, str]:
     return evaluation["split"], evaluation["data"]["name"], evaluation["data"]["source_sha256"]
 
 
@@ -251,51 +252,52 @@ def _examples(data: Mapping[str, Any], split: str) -> int:
 
 
 def count_parameters(folder: Path) -> int:
-    """Numbers in a folder's safetensors weights, from the files' headers alone; 0 where there are none to read.
+    """Count the weights in safetensors files by their headers; 0 if there are no readable ones.
 
-    A tensor that stands in several files, as beside a whole file the shards that it was made from, counts once.
+    A tensor that is in several files, such as a whole file and its parts, counts once.
 
     Raises:
-        UserError: One of them is no plain file of the folder.
+        UserError: A file is no plain file of the folder.
     """
     sizes: dict[str, int] = {}
     for path in checked_files(folder, tuple(path.name for path in folder.glob("*.safetensors"))).values():
         try:
             with safe_open(path, framework="numpy") as file:
-                names = file.keys()
-                sizes |= {name: math.prod(file.get_slice(name).get_shape()) for name in names}
+                sizes |= {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return 0
     return sum(sizes.values())
 
 
 @contextlib.contextmanager
-def as_written(folder: Path) -> Iterator[None]:
-    """What figures of another form than training and evaluation write them end in, in the user's words."""
+def checked_figures(folder: Path) -> Iterator[None]:
+    """Turn errors from records with an unexpected structure into a message.
+
+    Raises:
+        UserError: The records do not have the structure that training and evaluation write.
+    """
     try:
         yield
     except UserError:
         raise
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"a card is made from figures as qa-fast writes them; those in {str(folder / TRAINING)!r} are not "
+            f"a card is made from records as qa-fast writes them; those in {str(folder / TRAINING)!r} are different "
             f"({type(error).__name__}: {shown(str(error), 160)}): restore them, or write README.md yourself"
         ) from error
 
 
-def read_json(folder: Path, name: str, missing: Any, below: str = "") -> Any:
-    """The value of a model folder's JSON file, or `missing`.
-
-    By Python's own parser, since a loss may be NaN.
+def read_record(folder: Path, name: str, missing: Any, below: str = TRAINING) -> Any:
+    """Read a JSON file of a model folder with Python's parser, since a loss may be NaN.
 
     Args:
         folder: The model folder.
-        name: The file's.
-        missing: What to give where it is not there.
-        below: The folder within the model folder that the file stands in.
+        name: Name of the file.
+        missing: The value if the file does not exist.
+        below: The folder within the model folder that holds the file.
 
     Raises:
-        UserError: It is there, but no JSON, or no plain file of the folder.
+        UserError: The file is no JSON, or no plain file of the folder.
     """
     path = plain_file(folder, name, below)
     if path is None:
@@ -307,6 +309,5 @@ def read_json(folder: Path, name: str, missing: Any, below: str = "") -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text whole or not at all."""
-    # The name of a local file may hold bytes that are no UTF-8.
+    """Write a text whole or not at all. Names of local files in it may hold bytes that are not UTF-8."""
     write_whole(path, text.encode("utf-8", "backslashreplace"))

@@ -1,8 +1,8 @@
-"""Which files of a model folder go to the Hub.
+"""Decides which files of a model folder are uploaded to the Hub.
 
-What goes is a short list of what model folders hold. A few things always stay where they are; for everything else a
-push is refused with the file's name, since what is public cannot be taken back: checkpoints hold optimizer state,
-and tables and JSON of unknown names hold questions and texts of the user's.
+Only files on a short list are uploaded. A few others always stay. Any other file makes a push fail with the file's
+name, because a publication cannot be undone: checkpoints hold optimizer state, and tables and JSON files with unknown
+names may hold the user's questions and texts.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from qa_fast.errors import UserError
 from qa_fast.model.files import plain_file
 
-# Patterns of paths within the folder; "*" goes over slashes too, so patterns of one name say what is above it.
-_ROOT = (
+# Patterns of paths within the folder. "*" matches slashes too.
+_UPLOADED = (
     "README.md", "LICENSE*", "NOTICE*", "*.png", "*.svg", "*.jpg", ".gitattributes",
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
     "model.safetensors.index.json", "quantization.safetensors",
@@ -24,12 +24,12 @@ _ROOT = (
     "vocab.json", "merges.txt", "*.model",
     "*.keras", "*.onnx",
 )  # fmt: skip
-_BELOW = (
+_UPLOADED_BELOW = (
     ".eval_results/*.yaml",
     "training/training.png", "training/metrics.json", "training/data.json", "training/evaluations.json",
     "*/saved_model.pb", "*/fingerprint.pb", "*/variables/variables.*", "*/model.onnx",
 )  # fmt: skip
-# The names of TensorBoard's files hold the machine's name.
+# Names of TensorBoard files contain the name of the machine.
 _STAYS = ("training/tensorboard/*", ".git/*", ".cache/*", "*__pycache__/*", "*.DS_Store")
 _OPTIMIZER = (
     "training/checkpoints/*", "*checkpoint-*", "*optimizer*", "*scheduler.pt", "*rng_state*", "*trainer_state.json",
@@ -46,15 +46,15 @@ _DATA = (
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """The files of a folder, by what becomes of them; names are relative, with forward slashes.
+    """The files of a folder by what happens to them; names are relative, with forward slashes.
 
     Attributes:
-        goes: Name to size in bytes, of what is uploaded.
-        stays: Names of what is left where it is.
-        refused: Name to the reason for which it must not go.
+        uploaded: Files that are uploaded: name to size in bytes.
+        stays: Names of files that are not uploaded.
+        refused: Files that must not be uploaded: name to reason.
     """
 
-    goes: dict[str, int]
+    uploaded: dict[str, int]
     stays: list[str]
     refused: dict[str, str]
 
@@ -63,37 +63,36 @@ def sort_files(folder: Path) -> FolderFiles:
     """Decide for every file of a folder.
 
     Raises:
-        UserError: It is no folder, or holds no model, or what would go is no plain file of the folder.
+        UserError: The path is no model folder, or a file to upload is no plain file of the folder.
     """
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise UserError(
-            f"MODEL must be a folder with config.json and safetensors weights; {str(folder)!r} is none: check the path"
+            f"MODEL must be a folder with config.json and safetensors weights; {str(folder)!r} is not: check the path"
         )
-    found = FolderFiles({}, [], {})
+    files = FolderFiles({}, [], {})
     for top, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
-            path = Path(top) / name
-            relative = PurePosixPath(path.relative_to(folder)).as_posix()
-            what = kind(relative)
-            if what == "":
-                # All that goes is opened, here or by the Hub's library: a link would send another's file along.
+            relative = PurePosixPath((Path(top) / name).relative_to(folder)).as_posix()
+            decision = upload_decision(relative)
+            if decision == "uploaded":
+                # The file is opened here or by the Hub's library, so a link would upload a file from elsewhere.
                 plain = plain_file(folder, name, os.path.relpath(top, folder))
                 if plain is not None:
-                    found.goes[relative] = plain.stat().st_size
-            elif what == "stays":
-                found.stays.append(relative)
+                    files.uploaded[relative] = plain.stat().st_size
+            elif decision == "stays":
+                files.stays.append(relative)
             else:
-                found.refused[relative] = what
-    return found
+                files.refused[relative] = decision
+    return files
 
 
-def kind(name: str) -> str:
-    """What becomes of a file: "" where it goes, "stays", or the reason for which it must not go."""
+def upload_decision(name: str) -> str:
+    """Return what happens to a file: "uploaded", "stays", or the reason why it must not be uploaded."""
     if _matches(name, _STAYS):
         return "stays"
-    if _matches(name, _ROOT if "/" not in name else _BELOW):
-        return ""
+    if _matches(name, _UPLOADED_BELOW if "/" in name else _UPLOADED):
+        return "uploaded"
     if _matches(name, _OPTIMIZER):
         return "optimizer state"
     if _matches(name, _UNFINISHED):

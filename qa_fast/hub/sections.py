@@ -1,4 +1,4 @@
-"""The text of a model card, section by section, in the order in which a stranger asks."""
+"""The text of a model card, section by section. Tests extract its snippets and run them."""
 
 from __future__ import annotations
 
@@ -6,93 +6,154 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qa_fast.hub.facts import PICTURE, TRAINING, Facts, Score
-from qa_fast.hub.usage import usage
 from qa_fast.model.families import FAMILIES
 from qa_fast.shards import CHECKSUM
 
-# Options that say where and how often things were written, not what was trained.
-_NOT_TOLD = ("model", "out", "resume", "overwrite", "checkpoint_every", "log_every")
+# Stands for the name of the repository until `push` knows it.
+PLACEHOLDER = "ORG/NAME"
+
+_TRANSFORMERS = """\
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("ORG/NAME")
+model = AutoModelForQuestionAnswering.from_pretrained("ORG/NAME").eval()
+
+question = "When was the lighthouse lit?"
+context = "The lighthouse on the point was first lit in 1868. Its keeper kept bees as well."
+inputs = tokenizer(question, context, truncation="only_second", max_length={max_length},
+                   return_offsets_mapping=True, return_tensors="pt")
+offsets = inputs.pop("offset_mapping")[0].tolist()
+with torch.no_grad():
+    output = model(**inputs)
+
+# The best pair of a start and an end at most 30 tokens apart, both in the context.
+outside = torch.tensor([part != 1 for part in inputs.sequence_ids(0)])
+start_logits = output.start_logits[0].masked_fill(outside, float("-inf"))
+end_logits = output.end_logits[0].masked_fill(outside, float("-inf"))
+scores = start_logits[:, None] + end_logits[None, :]
+allowed = torch.ones_like(scores).triu().tril(29).bool()
+start, end = divmod(scores.masked_fill(~allowed, float("-inf")).argmax().item(), len(scores))
+print(context[offsets[start][0]:offsets[end][1]])
+"""
+
+_QA_FAST = """\
+from qa_fast import Answerer
+
+answerer = Answerer.from_pretrained("ORG/NAME")
+print(answerer(
+    question="When was the lighthouse lit?",
+    context="The lighthouse on the point was first lit in 1868. Its keeper kept bees as well.",
+))  # {"score": ..., "start": ..., "end": ..., "answer": ...}
+"""
+
+# Options that decide where and how often files are written, and not what is trained.
+_LEFT_OUT = ("model", "out", "resume", "overwrite", "checkpoint_every", "log_every")
 
 _LIMITS = """\
-## What it is for, and what not
+## Intended use and limits
 
-For finding where a text answers a question, in texts like those it was trained on. It writes no sentence of its own, \
-knows nothing but the text it is given, does not join several places into one answer, and does not check whether the \
-text is right. It returns a span even where the text holds no answer, unless it was trained and is asked to say so. \
-Other subjects, styles and languages than those of its data can give much lower scores than the ones above. How it \
-treats people and groups was not studied.
+The model finds the place where a text answers a question, in texts like those that it was trained on. It does not \
+generate text, uses no knowledge beyond the given text, does not combine several places into one answer, and does not \
+check whether the text is true. It returns a span even if the text holds no answer, unless it was trained on \
+unanswerable questions and is allowed to return no answer. Scores can be much lower on other subjects, styles and \
+languages. Biases against people and groups were not studied.
 """
 
 _LICENSE = """\
 ## License
 
-The license of this model is for whoever publishes it to choose. It is the one that `license` at the top of this file \
-names; while none is named there, none is granted. The model it was made from and the data it was trained on have \
-terms of their own: read them first.
+The publisher of this model chooses its license and names it as `license` at the top of this file. Without this entry, \
+no license is granted. The base model and the training data have their own terms.
 """
 
 
 def body(facts: Facts) -> str:
-    """All sections."""
-    max_length = int(facts.data.get("features", {}).get("max_length", 384))
-    return "\n".join([_opening(facts), _scored(facts), usage(max_length), _LIMITS, _training(facts), _LICENSE])
+    """Return all sections."""
+    return "\n".join([_opening(facts), _results(facts), _usage(facts), _LIMITS, _training(facts), _LICENSE])
 
 
 def _opening(facts: Facts) -> str:
     base, data = facts.base_model, facts.data
-    start = f"[{base}](https://huggingface.co/{base})" if base else "a model in a local folder"
+    base_link = f"[{base}](https://huggingface.co/{base})" if base else "a model in a local folder"
     trained_on = data.get("name", "data that was not recorded")
-    linked = f"[{trained_on}](https://huggingface.co/datasets/{data['dataset']})" if data.get("dataset") else trained_on
+    if data.get("dataset"):
+        trained_on = f"[{trained_on}](https://huggingface.co/datasets/{data['dataset']})"
+    others = [f"{part['name']} (weight {part['weight']:g})" for part in facts.metrics.get("mix", [])[1:]]
+    trained_on += f" together with {' and '.join(others)}" if others else ""
     kind = facts.config.get("model_type")
-    others = [f"{part['name']} (times {part['weight']:g})" for part in facts.metrics.get("mix", [])[1:]]
-    linked += f" together with {' and '.join(others)}" if others else ""
     family = FAMILIES[kind].name if kind in FAMILIES else str(kind)
     size = f", {facts.parameters / 1e6:,.1f} million parameters" if facts.parameters else ""
     title = f"{base.split('/')[-1]}, trained to answer questions" if base else "A model that answers questions"
     return f"""\
 # {title}
 
-Given a question and a text, this model marks the span of the text that answers the question. It was made from {start} \
-by fine-tuning on {linked} with qa-fast. {family} encoder{size}; weights in float32.
+Given a question and a text, this model finds the span of the text that answers the question. It is based on \
+{base_link} and was fine-tuned on {trained_on} with qa-fast. {family} encoder{size}; weights in float32.
 """
 
 
-def _scored(facts: Facts) -> str:
+def _usage(facts: Facts) -> str:
+    max_length = int(facts.data.get("features", {}).get("max_length", 384))
+    return f"""\
+## Use
+
+With transformers (and torch), for a text that fits into {max_length} tokens:
+
+```python
+{_TRANSFORMERS.format(max_length=max_length)}```
+
+With qa-fast (`pip install 'qa-fast[train]'`), for texts of any length, which are read in overlapping windows:
+
+```python
+{_QA_FAST}```
+
+On the command line:
+
+```sh
+qa-fast answer ORG/NAME --question "When was the lighthouse lit?" --context-file text.txt
+```
+"""
+
+
+def _results(facts: Facts) -> str:
     if not facts.scores:
-        return "## Results\n\nNot measured: there was no split to score the model on.\n"
+        return "## Results\n\nThe model was not scored, because there was no split for it.\n"
     rows = [
         (score.data["name"], score.split, questions(score), f"{score.exact_match:.2f}", f"{score.f1:.2f}")
         for score in facts.scores
     ]
-    notes = ["Exact match and F1 are SQuAD's official metrics, in percent."]
+    notes = ["Exact match and F1 are the official SQuAD metrics, in percent."]
     if any(score.questions < score.of for score in facts.scores):
         seeds = sorted({score.seed for score in facts.scores if score.questions < score.of})
-        notes.append(f"Where not all questions were scored, they were chosen at random (seed {_listed(seeds)}).")
+        notes.append(f"Questions that are not all of a split are a random sample (seed {_listed(seeds)}).")
     precisions = sorted({score.precision for score in facts.scores if score.precision})
     if precisions:
         notes.append(f"Measured in {_listed(precisions)}.")
     if any(score.chose for score in facts.scores):
         split = next(score.split for score in facts.scores if score.chose)
         notes.append(
-            f"The epoch that was kept is the one with the best F1 on {split}, so its score is slightly hopeful: a "
-            "split that chose nothing would be a fairer test."
+            f"The saved epoch is the one with the best F1 on {split}, so this score is slightly optimistic. A split "
+            "that did not choose the epoch would be a fairer test."
         )
-    seen = [score.split for score in facts.scores if _is_train(score, facts)]
-    if seen:
-        notes.append(f"{_listed(seen)} has files that the model was trained on: its score says little of other texts.")
+    trained_on = [score.split for score in facts.scores if _is_train(score, facts)]
+    if trained_on:
+        notes.append(
+            f"The model was trained on files of {_listed(trained_on)}, so that score says little about other texts."
+        )
     table = _table(("data", "split", "questions", "exact match", "F1"), rows)
     return f"## Results\n\n{table}\n{' '.join(notes)}\n"
 
 
 def _is_train(score: Score, facts: Facts) -> bool:
-    """Whether a file of the scored split is, byte for byte, one of those trained on."""
+    """Return whether a file of the scored split is identical to a file of the training split."""
     train = {value for name, value in facts.data.get("files", {}).items() if name.startswith("train/")}
     files = score.data["files"].items()
     return any(value in train for name, value in files if name.startswith(f"{score.split}/"))
 
 
 def questions(score: Score) -> str:
-    """How many of a split's questions were scored, in words."""
+    """Return how many questions of a split were scored, in words."""
     return f"all {score.of:,}" if score.questions >= score.of else f"{score.questions:,} of {score.of:,}"
 
 
@@ -101,10 +162,10 @@ def _training(facts: Facts) -> str:
     parts = ["## Training\n"]
     if data:
         parts.append(_data(facts))
-    options = {name: value for name, value in metrics.get("config", {}).items() if name not in _NOT_TOLD}
-    chosen = {name: metrics[name] for name in ("precision", "jit") if name in metrics}
-    rows = [(name.replace("_", " "), _option(value)) for name, value in options.items() if name not in chosen]
-    rows += [(name, f"{about['value']} ({about['reason']})") for name, about in chosen.items()]
+    options = {name: value for name, value in metrics.get("config", {}).items() if name not in _LEFT_OUT}
+    measured = {name: metrics[name] for name in ("precision", "jit") if name in metrics}
+    rows = [(name.replace("_", " "), _option(value)) for name, value in options.items() if name not in measured]
+    rows += [(name, f"{choice['value']} ({choice['reason']})") for name, choice in measured.items()]
     rows.append(("steps", f"{metrics.get('steps', 0):,}"))
     parts.append(f"### Hyperparameters\n\n{_table(('option', 'value'), rows)}")
     parts.append(_course(facts))
@@ -124,17 +185,17 @@ def _data(facts: Facts) -> str:
     ]
     table = _table(("split", "questions", "windows", "without answer", "rejected", "tokens"), rows)
     limit = metrics.get("config", {}).get("max_examples")
-    some = limit is not None and limit < data["splits"].get("train", {}).get("examples", 0)
-    used = f"a random {limit:,} questions" if some else "all questions"
-    if limit is not None and len(metrics.get("mix", [])) > 1:  # chosen among all folders, of which one is told of here
-        used = f"at most {limit:,} random questions, those of the other folders counted,"
+    is_sample = limit is not None and limit < data["splits"].get("train", {}).get("examples", 0)
+    used = f"a random sample of {limit:,} questions" if is_sample else "all questions"
+    if limit is not None and len(metrics.get("mix", [])) > 1:  # the sample is taken from all folders together
+        used = f"a random sample of at most {limit:,} questions, which includes those of the other folders,"
     return f"""\
 ### Data
 
 {table}
-A text is cut into windows of at most {windows["max_length"]} tokens with the question, neighbours sharing \
-{windows["doc_stride"]}; labels `{windows["labels"]}`. Trained on {used} of train: {metrics.get("features", 0):,} \
-windows, {metrics.get("tokens", 0):,} tokens an epoch.
+A text is cut into windows of up to {windows["max_length"]} tokens, including the question. Neighbouring windows share \
+{windows["doc_stride"]} tokens. Labels: `{windows["labels"]}`. The model was trained on {used} of train, which are \
+{metrics.get("features", 0):,} windows and {metrics.get("tokens", 0):,} tokens per epoch.
 """
 
 
@@ -145,7 +206,7 @@ def _course(facts: Facts) -> str:
         parts.append(f"![Training loss and learning rate over the steps]({TRAINING}/{PICTURE})\n")
     epochs = metrics.get("history", {}).get("epochs", [])
     if epochs:
-        best = max(epoch["step"] for epoch in epochs if epoch["saved"])  # an epoch may be scored several times
+        saved_step = max(epoch["step"] for epoch in epochs if epoch["saved"])  # an epoch may be scored several times
         rows = [
             (
                 str(epoch["epoch"]),
@@ -153,19 +214,19 @@ def _course(facts: Facts) -> str:
                 "" if epoch["loss"] is None else f"{epoch['loss']:.3f}",
                 f"{epoch['exact_match']:.2f}",
                 f"{epoch['f1']:.2f}",
-                "this model" if epoch["step"] == best else "",
+                "this model" if epoch["step"] == saved_step else "",
             )
             for epoch in epochs
         ]
         parts.append(_table(("epoch", "step", "validation loss", "exact match", "F1", ""), rows))
-    took = metrics.get("seconds", {}).get("all")
+    seconds = metrics.get("seconds", {}).get("all")
     rate = metrics.get("features_per_second")
-    told = [f"{metrics.get('devices', 1)} device(s), Keras on {metrics.get('backend', 'an unknown backend')}"]
-    if took:
-        told.append(f"{took / 60:.1f} minutes with validation in the last sitting")
+    speed = [f"{metrics.get('devices', 1)} device(s), Keras on {metrics.get('backend', 'an unknown backend')}"]
+    if seconds:
+        speed.append(f"{seconds / 60:.1f} minutes with validation since the run was started or last resumed")
     if rate:
-        told.append(f"{rate:.1f} windows a second in training")
-    parts.append("; ".join(told) + ".\n")
+        speed.append(f"{rate:.1f} windows per second in training")
+    parts.append("; ".join(speed) + ".\n")
     return "\n".join(parts)
 
 
@@ -173,16 +234,16 @@ def _checksums(data: Mapping[str, Any]) -> str:
     rows = [(f"source {name}", f"`{value}`") for name, value in data["files"].items()]
     rows += [
         (f"shard {split}/{file['file']}", f"`{file[CHECKSUM]}` ({CHECKSUM})")
-        for split, about in data["splits"].items()
-        for file in about.get("shards", [])
+        for split, counts in data["splits"].items()
+        for file in counts.get("shards", [])
     ]
     rows.append(("tokenizer", f"`{data['tokenizer_hash']}`"))
-    table = _table(("file", "SHA-256, or as said"), rows)
-    return f"### Checksums\n\nOf the data, featurized by qa-fast {data['qa_fast_version']}.\n\n{table}"
+    table = _table(("file", "SHA-256 (or the named checksum)"), rows)
+    return f"### Checksums\n\nChecksums of the data, featurized by qa-fast {data['qa_fast_version']}.\n\n{table}"
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; a bar or a line break in a cell does not break it."""
+    """Return a Markdown table. Bars and line breaks in cells are escaped."""
     head = list(header)
     lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
     cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]

@@ -45,15 +45,11 @@ class Difference:
     Attributes:
         points: The difference.
         interval: Its 95 % interval, the middle of the resamples.
-        share_above: Share of the resamples in which the model is better.
-        share_below: Share of the resamples in which the other model is better.
         p_value: Two-sided p-value, at least 1 / (resamples + 1).
     """
 
     points: float
     interval: tuple[float, float]
-    share_above: float
-    share_below: float
     p_value: float
 
 
@@ -129,8 +125,6 @@ def _difference(gain: Float64s, means: Float64s) -> Difference:
     return Difference(
         points=100 * float(np.mean(gain)) if len(gain) else 0.0,
         interval=(100 * low, 100 * high),
-        share_above=above / len(means),
-        share_below=below / len(means),
         p_value=min(1.0, 2 * crossing),
     )
 

@@ -32,16 +32,16 @@ def comparison(analysis: Analysis, against: Against, name: str) -> Html:
         name: Name of the model.
     """
     compared, overall, other = against.comparison, analysis.overall, against.scores
-    differences = (compared.exact_match, compared.f1)
+    overall_differences = (compared.exact_match, compared.f1)
     rows: list[list[Part]] = [
         [_unbroken("this model"), _points(overall.exact_match), _points(overall.f1)],
         [_unbroken("other"), _points(other.exact_match), _points(other.f1)],
-        [_unbroken("difference"), *(signed(difference.points) for difference in differences)],
-        [_unbroken("95 %, from"), *(signed(difference.interval[0]) for difference in differences)],
-        [_unbroken("to"), *(signed(difference.interval[1]) for difference in differences)],
-        [_unbroken("p, two-sided"), *(_p_value(difference.p_value) for difference in differences)],
+        [_unbroken("difference"), *(signed(difference.points) for difference in overall_differences)],
+        [_unbroken("95 %, from"), *(signed(difference.interval[0]) for difference in overall_differences)],
+        [_unbroken("to"), *(signed(difference.interval[1]) for difference in overall_differences)],
+        [_unbroken("p, two-sided"), *(_p_value(difference.p_value) for difference in overall_differences)],
     ]
-    charts = (_difference_chart(grouping, found) for grouping, found in against.groups)
+    charts = (_difference_chart(grouping, differences) for grouping, differences in against.groups)
     return joined(
         [
             heading("Comparison"),

@@ -22,8 +22,10 @@ class EvaluateConfig:
     )
     max_examples: int | None = option(None, "Score a random sample of this many examples.", least=1)
     seed: int = option(0, "Seed of the sample, and of the resamples of --report and --compare.", least=0)
-    precision: str = option("auto", "auto (the fastest on this device), float32, bfloat16, float16 or int8.")
-    engine: str = option("auto", "auto (the fastest on this device), keras, openvino or onnx.")
+    precision: str = option(
+        "auto", "Precision to compute in: auto (the fastest on this device), float32, bfloat16, float16 or int8."
+    )
+    engine: str = option("auto", "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx.")
 
     def check(self) -> None:
         """Refuse values out of bounds. The engine and the precision are checked when the model is opened.

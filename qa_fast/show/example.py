@@ -63,8 +63,8 @@ def computed_example(
         stored: Its features in shards; None if a source is shown.
     """
     answers = row["answers"] or {"text": [], "answer_start": []}
-    given = tuple(zip(answers["answer_start"] or (), answers["text"] or (), strict=False))
-    example = ShownExample(split, row["id"], row["question"], row["context"], given)
+    given_answers = tuple(zip(answers["answer_start"] or (), answers["text"] or (), strict=False))
+    example = ShownExample(split, row["id"], row["question"], row["context"], given_answers)
     table = pa.Table.from_pylist([row], schema=EXAMPLES)
     examples, rejects, repaired = check_examples(table, np.array([is_repeated]))
     if rejects:
@@ -73,7 +73,7 @@ def computed_example(
     example = replace(
         example,
         span=(int(examples.span_start[0]), int(examples.span_end[0])) if examples.span_start[0] >= 0 else None,
-        notes=(_repair_note(examples, given[0][0]),) if repaired else (),
+        notes=(_repair_note(examples, given_answers[0][0]),) if repaired else (),
         question_tokens=len(encoded.questions.ids),
         document_tokens=len(encoded.contexts.ids),
     )

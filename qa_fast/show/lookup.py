@@ -1,8 +1,7 @@
-"""Finds examples by id, or the first few, in tables that are read once; an unknown id is answered with similar ones."""
+"""Finds examples by id, or the first few, in tables that are read once."""
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Sequence
 
@@ -18,9 +17,6 @@ from qa_fast.shards import REJECTED
 from qa_fast.show.example import StoredFeature, computed_example, decoded_example, stored_features
 from qa_fast.show.records import RejectedExample, ShownExample
 from qa_fast.show.source import ShowSource
-
-# How many ids with the same beginning are compared with an unknown one.
-_MOST_CANDIDATES = 400
 
 
 def first_examples(source: ShowSource, count: int) -> list[ShownExample]:
@@ -139,24 +135,7 @@ def _examples(
 
 
 def _unknown_id(source: ShowSource, wanted: str, ids_read: list[tuple[str, pa.Array]]) -> UserError:
-    similar = _similar_ids(wanted, ids_read)
-    first = next(([(split, ids[0].as_py())] for split, ids in ids_read if len(ids)), [])
-    listed = ", ".join(f"{visible(row_id)} ({split})" for split, row_id in similar or first)
-    advice = f"choose an id such as {listed}" if listed else "there are no ids at all"
+    first = next((f"{visible(ids[0].as_py())} ({split})" for split, ids in ids_read if len(ids)), None)
+    advice = f"choose an id such as {first}" if first else "there are no ids at all"
     splits = ", ".join(source.splits)
     return UserError(f"--id must be an id of {source.name} ({splits}); received {visible(wanted)}: {advice}")
-
-
-def _similar_ids(wanted: str, ids_read: list[tuple[str, pa.Array]]) -> list[tuple[str, str]]:
-    """Return up to three similar ids. Only ids with the same beginning are compared; all would take seconds."""
-    for size in range(min(len(wanted), 32), 0, -1):
-        candidates: dict[str, str] = {}
-        for split, ids in ids_read:
-            alike = ids.filter(pc.starts_with(ids, wanted[:size])).slice(0, _MOST_CANDIDATES).to_pylist()
-            candidates.update(dict.fromkeys(alike, split))
-            if len(candidates) >= _MOST_CANDIDATES:
-                break
-        similar = difflib.get_close_matches(wanted, candidates, n=3, cutoff=0.5)
-        if similar:
-            return [(candidates[row_id], row_id) for row_id in similar]
-    return []

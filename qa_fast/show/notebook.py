@@ -6,7 +6,7 @@ data set may hold: they report a misplaced or missing value in the piece.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from qa_fast.buffers import one_chunk
 from qa_fast.html.charts import histogram, percent
-from qa_fast.html.documents import Mark, document, excerpt, key
+from qa_fast.html.documents import Mark, document, excerpt
 from qa_fast.html.elements import details, facts, grid, heading, paragraph, table
 from qa_fast.html.markup import Html, Part
 from qa_fast.html.page import fragment
@@ -40,9 +40,9 @@ def example_html(row: Mapping[str, Any], split: str | None = None) -> str:
     """
     context = str(row.get("context") or "")
     answers = row.get("answers") or {}
-    given = list(zip(answers.get("answer_start") or (), answers.get("text") or (), strict=False))
-    spans = sorted(set(placed(context, given)))
-    misplaced = [text for start, text in dict.fromkeys(given) if not list(placed(context, [(start, text)]))]
+    pairs = list(zip(answers.get("answer_start") or (), answers.get("text") or (), strict=False))
+    spans = sorted(set(placed(context, pairs)))
+    misplaced = [text for start, text in dict.fromkeys(pairs) if not list(placed(context, [(start, text)]))]
     name = " · ".join(str(part) for part in (split, row.get("id")) if part is not None)
     marks = [Mark(begin, end, "gold", f"answer, characters {begin} to {end}") for begin, end in spans]
     places = [("answer", f"{quoted(context[begin:end])}, characters {begin} to {end}") for begin, end in spans]
@@ -51,7 +51,7 @@ def example_html(row: Mapping[str, Any], split: str | None = None) -> str:
         paragraph(str(row.get("question") or ""), kind="lead"),
         _document(context, marks),
         facts(places) if places else None,
-        None if given else paragraph("No answer: the document does not hold one.", kind="quiet"),
+        None if pairs else paragraph("No answer: the document does not hold one.", kind="quiet"),
         [
             paragraph(f"The answer {quoted(str(text))} is not at its answer_start.", kind="note bad")
             for text in misplaced
@@ -62,8 +62,7 @@ def example_html(row: Mapping[str, Any], split: str | None = None) -> str:
 def answer_html(
     answer: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     context: str,
-    question: str | None = None,
-    gold: Iterable[tuple[int, str]] = (),
+    question: str,
 ) -> str:
     """Return answers of a model in their document.
 
@@ -71,26 +70,21 @@ def answer_html(
         answer: A dict of score, start, end and answer as `Answerer` returns it, or a list of them, best first.
         context: The document as given to the model.
         question: The question.
-        gold: First character and text of the right answers, if known.
     """
     candidates = [answer] if isinstance(answer, Mapping) else list(answer)
-    right = sorted(set(placed(context, gold)))
-    marks = [Mark(begin, end, "gold", f"right answer, characters {begin} to {end}") for begin, end in right]
-    meanings = {"gold": "right answer"}
+    marks: list[Mark] = []
     rows: list[tuple[str, str, str]] = []
-    for number, candidate in enumerate(candidates):
+    for candidate in candidates:
         start, end = (min(max(int(candidate[name]), 0), len(context)) for name in ("start", "end"))
+        score = f"{candidate['score']:.1%}"
+        if start < end and not rows:
+            marks.append(Mark(start, end, "predicted", f"answer, score {score}"))
         is_answer = start < end
-        if is_answer and number == 0:
-            is_right = not right or any(begin < end and start < stop for begin, stop in right)
-            kind = "predicted" if is_right else "wrong"
-            marks.append(Mark(start, end, kind, f"answer, score {candidate['score']:.1%}"))
-            meanings = {kind: "the model's answer", **meanings}
-        words = str(candidate["answer"]) if is_answer else "no answer"
-        rows.append((words, f"{candidate['score']:.1%}", f"{start:,} to {end:,}" if is_answer else ""))
+        rows.append(
+            (str(candidate["answer"]), score, f"{start:,} to {end:,}") if is_answer else ("no answer", score, "")
+        )
     return fragment(
-        paragraph(question, kind="lead") if question else None,
-        key(meanings) if right else None,
+        paragraph(question, kind="lead"),
         _document(context, marks),
         table(("answer", "score", "characters"), rows, numeric=(1, 2)),
     )

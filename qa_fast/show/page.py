@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from qa_fast.html.charts import bars, histogram, percent, ranges, short
+from qa_fast.html.charts import bars, histogram, percent, short
 from qa_fast.html.documents import Chip, Mark, chips, document, key
 from qa_fast.html.elements import card, details, facts, grid, heading, link, paragraph, table
 from qa_fast.html.markup import Html, Part
@@ -136,11 +136,8 @@ def _example(example: ShownExample, config: FeatureConfig, budget: int, target: 
     yield facts(example_facts(example, config))
     for note in (*example.notes, *window_notes(example)):
         yield paragraph(note, kind="note")
-    if not example.windows:
-        return
-    if len(example.windows) > 1 and example.document_tokens is not None:
-        yield _window_ranges(example)
-    yield table(WINDOW_HEADER, map(window_row, example.windows), numeric=(1, 2, 3, 4))
+    if example.windows:
+        yield table(WINDOW_HEADER, map(window_row, example.windows), numeric=(1, 2, 3, 4))
     for window in example.windows:
         if window.holds_answer or window.cause or budget > 0:
             yield _tokens(window)
@@ -156,19 +153,6 @@ def _marks(example: ShownExample) -> Iterator[Mark]:
         for window in example.windows:
             if window.char_start is not None and window.char_end is not None:
                 yield Mark(window.char_start, window.char_end, "window", str(window.index + 1))
-
-
-def _window_ranges(example: ShownExample) -> Html:
-    """Draw the windows over the tokens of the document, and the place of the answer."""
-    band = None
-    for window in example.windows:
-        if window.holds_answer and window.token_start is not None and window.label.start < len(window.tokens):
-            shift = window.token_start - next(token.position for token in window.tokens if token.part == "context")
-            band = (window.label.start + shift, window.label.end + 1 + shift)
-    spans = [(window.token_start or 0, window.token_end or 0) for window in example.windows]
-    names = [f"window {window.index + 1}" for window in example.windows]
-    marked = ", the answer marked" if band else ""
-    return ranges(f"Windows over the document{marked}", names, spans, x_label="tokens of the document", band=band)
 
 
 def _tokens(window: Window) -> Html:

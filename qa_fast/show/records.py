@@ -1,4 +1,4 @@
-"""What there is to show, gathered once and drawn by the terminal and by the page.
+"""Records of everything that is shown; they are gathered once and drawn by the terminal and by the page.
 
 Characters count in the context as given. Tokens count in the document; positions count in the feature. Spans are
 half-open, except for labels, whose end is the last token (inclusive), as in the shards.

@@ -149,16 +149,16 @@ def open_show_source(
         UserError: The source does not exist, or an option is not valid or differs from what the shards were made with.
     """
     options = {"max_length": max_length, "doc_stride": doc_stride, "labels": labels}
-    given: dict[str, Any] = {field: value for field, value in options.items() if value is not None}
+    overrides: dict[str, Any] = {field: value for field, value in options.items() if value is not None}
     folder = local_path(name)
     if not is_file(folder / INDEX):
-        config = FeatureConfig(**given)
+        config = FeatureConfig(**overrides)
         config.check()
         source = resolve_source(name, columns, splits, say)
         return ShowSource(name, config, model or "minilm", train_first(source.splits), source, None, say)
     shards = open_shards(folder)
     recorded = shards.manifest["config"]
-    for field, value in given.items():
+    for field, value in overrides.items():
         if recorded.get(field) != value:
             raise UserError(
                 f"{flag_of(field)} must be {recorded.get(field)}, which {name} was made with; received {value}: leave "

@@ -69,7 +69,7 @@ def example_facts(example: ShownExample, config: FeatureConfig) -> list[tuple[st
         if len(example.windows) == 1:
             words = f"1 of {counted(len(example.windows[0].tokens), 'token')}"
         else:
-            words = f"{len(example.windows):,} of up to {config.max_length} tokens, overlap {config.doc_stride}"
+            words = f"{len(example.windows):,}, up to {config.max_length} tokens each, overlap {config.doc_stride}"
         facts.append(("windows", words))
     return facts
 

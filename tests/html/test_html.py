@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_fast.errors import UserError
-from qa_fast.html.charts import bars, histogram, lines, percent, ranges, short
+from qa_fast.html.charts import bars, histogram, lines, percent, short
 from qa_fast.html.documents import Chip, Mark, chips, document, key
 from qa_fast.html.elements import card, details, facts, grid, heading, link, paragraph, table
 from qa_fast.html.markup import Html, element, joined, visible
@@ -76,7 +76,6 @@ def all_of(text: str) -> list[Html]:
         key({"gold": text}), histogram(text, [1, 2], [0, 1, 2], x_label=text, pointers={text: 1}),
         bars(text, [text, text], [1, 2], [(0, 1), (1, 2)], note=text),
         lines(text, [0, 1], {text: [1, 2], "b": [0, 1]}, x_label=text),
-        ranges(text, [text, text], [(0, 2), (1, 3)], x_label=text, band=(1, 2)),
         chips([Chip(text, text, "gold", text)], text),
         histogram(text, [], [0]), bars(text, [], []), lines(text, [], {text: []}, x_label=text),
     ]  # fmt: skip
@@ -244,17 +243,6 @@ def test_lines_draw_their_values() -> None:
         lines("x", [0], {str(number): [1] for number in range(3)}, x_label="x")
     with pytest.raises(ValueError, match="a value for each of 2 x"):
         lines("x", [0, 1], {"a": [1]}, x_label="x")
-
-
-def test_ranges_share_an_axis() -> None:
-    drawn = ranges("Windows", ["1", "2"], [(0, 10), (5, 20)], x_label="tokens", band=(6, 8))
-    first, second, band = rects(drawn)
-    assert second["width"] == pytest.approx(1.5 * first["width"], abs=0.3)
-    assert band["x"] - first["x"] == pytest.approx(0.6 * first["width"], abs=0.3)
-    assert "1 0 to 10, 2 5 to 20; marked 6 to 8" in str(drawn)
-    assert "No values." in Reader(str(ranges("x", [], [], x_label="", band=None))).text
-    with pytest.raises(ValueError, match="N labels need N spans"):
-        ranges("x", ["a"], [], x_label="", band=None)
 
 
 def test_charts_write_numbers_in_few_characters() -> None:

@@ -146,10 +146,10 @@ def test_text(tmp_path: Path) -> None:
         "# all-MiniLM-L6-v2, trained to answer questions",
         "BERT encoder, 0.0 million parameters",
         "| SQuAD v1.1 | validation | all 1,057 | 61.12 | 72.50 |",
-        "Measured in bfloat16. The epoch that was kept is the one with the best F1 on validation",
-        "Trained on a random 5,000 questions of train: 5,063 windows, 123,456 tokens an epoch.",
+        "Measured in bfloat16. The saved epoch is the one with the best F1 on validation",
+        "trained on a random sample of 5,000 questions of train, which are 5,063 windows and 123,456 tokens per epoch.",
         "| train | 6,000 | 70 | 4 | 1 | 9,000 |",
-        "at most 160 tokens with the question, neighbours sharing 32; labels `exact`",
+        "up to 160 tokens, including the question. Neighbouring windows share 32 tokens. Labels: `exact`.",
         "| learning rate | 5e-05 |",
         "| dropout | not set |",
         "| precision | bfloat16 (2.0 times \\| as fast) |",
@@ -157,11 +157,11 @@ def test_text(tmp_path: Path) -> None:
         "![Training loss and learning rate over the steps](training/training.png)",
         "| 2 | 20 | 2.250 | 61.12 | 72.50 | this model |",
         "| 3 | 30 |  | 60.00 | 71.00 |  |",
-        "1.5 minutes with validation in the last sitting; 84.4 windows a second",
+        "1.5 minutes with validation since the run was started or last resumed; 84.4 windows per second",
         "qa-fast 0.1.0, keras 3.15.1.",
         f"| source train/0/train-v1.1.json | `{'8' * 64}` |",
         f"| shard validation/data-00000-of-00001.arrow | `{'5' * 32}` (xxh3_128) |",
-        "for whoever publishes it to choose",
+        "The publisher of this model chooses its license",
     ):
         assert told in text, told
     assert "/home/someone" not in text + (folder / "training" / "data.json").read_text()
@@ -211,7 +211,7 @@ def test_local_data_and_models_are_not_given_away(tmp_path: Path) -> None:
     assert not {"datasets", "base_model", "language"} & set(data.to_dict())
     assert data.eval_results[0].dataset_type == "our-questions"
     assert not (folder / ".eval_results").exists()
-    assert "made from a model in a local folder by fine-tuning on our questions with qa-fast" in text
+    assert "based on a model in a local folder and was fine-tuned on our questions with qa-fast" in text
 
 
 @pytest.mark.parametrize("base", ["org/base", None])
@@ -226,8 +226,8 @@ def test_some_of_the_questions(tmp_path: Path) -> None:
     folder = trained_folder(tmp_path / "model", config=config)
     text = write_card(folder, manifest()).read_text(encoding="utf-8")
     assert "| SQuAD v1.1 | validation | 200 of 1,057 | 61.12 | 72.50 |" in text
-    assert "they were chosen at random (seed 7)" in text
-    assert "Trained on all questions of train" in text
+    assert "are a random sample (seed 7)" in text
+    assert "trained on all questions of train" in text
     assert read_card(text).data.eval_results[0].dataset_args == {"questions": 200}
 
 
@@ -247,12 +247,12 @@ def test_a_later_evaluation_takes_the_place_of_trainings(tmp_path: Path) -> None
         ("our questions", "f1", 41.0),
     ]
     assert "| our questions | validation | 50 of 1,057 | 30.00 | 41.00 |" in text
-    assert "chosen at random (seed 3). Measured in float32. The epoch that was kept" in text
+    assert "are a random sample (seed 3). Measured in float32. The saved epoch" in text
     assert [path.name for path in (folder / ".eval_results").iterdir()] == ["rajpurkar-squad-validation.yaml"]
 
 
 def test_scored_on_what_it_was_trained_on(tmp_path: Path) -> None:
-    told = "validation has files that the model was trained on"
+    told = "The model was trained on files of validation"
     files = {"train/0/a.jsonl": "2" * 64, "train/1/b.jsonl": "3" * 64, "validation/0/c.jsonl": "4" * 64}
     folder = trained_folder(tmp_path / "model")
     assert told not in write_card(folder, manifest(source=local_source() | {"files": files})).read_text()
@@ -264,7 +264,7 @@ def test_nothing_measured(tmp_path: Path) -> None:
     folder = trained_folder(tmp_path / "model", best=None, history={"epochs": []}, features_per_second=None)
     (folder / "training" / "training.png").unlink()
     text = write_card(folder, manifest()).read_text(encoding="utf-8")
-    assert "Not measured" in text
+    assert "The model was not scored" in text
     assert "training.png" not in text
     assert "model-index" not in text
     assert not (folder / ".eval_results").exists()
@@ -272,9 +272,9 @@ def test_nothing_measured(tmp_path: Path) -> None:
 
 def test_without_the_datas_facts(tmp_path: Path) -> None:
     text = write_card(trained_folder(tmp_path / "model")).read_text(encoding="utf-8")
-    assert "fine-tuning on data that was not recorded" in text
+    assert "fine-tuned on data that was not recorded" in text
     assert "### Data" not in text
-    assert "Not measured" in text  # a score without its data says nothing
+    assert "The model was not scored" in text  # a score without its data says nothing
 
 
 def test_what_a_person_decided_is_kept(tmp_path: Path) -> None:
@@ -284,7 +284,9 @@ def test_what_a_person_decided_is_kept(tmp_path: Path) -> None:
     data = read_card(write_card(folder).read_text()).data
     assert (data.license, data.license_name, data.language) == ("other", "ours", "da")
     path.write_text("---\nlicense: mit\n---\n# My own card\n")
-    with pytest.raises(UserError, match=r"a card replaces only a card that qa-fast wrote; .*README\.md is another"):
+    with pytest.raises(
+        UserError, match=r"a card replaces only a card that qa-fast wrote; .*README\.md is not one of those"
+    ):
         write_card(folder)
     assert "My own card" in path.read_text()
 
@@ -294,14 +296,14 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         write_card(tmp_path)
     folder = trained_folder(tmp_path / "model")
     (folder / "training" / "metrics.json").unlink()
-    with pytest.raises(UserError, match=r"a card is made from training/metrics\.json, which training leaves"):
+    with pytest.raises(UserError, match=r"a card is made from training/metrics\.json, which training writes"):
         write_card(folder)
     (folder / "training" / "metrics.json").write_text("{")
     with pytest.raises(UserError, match=r"metrics\.json must be readable JSON; it is not"):
         write_card(folder)
     for broken in ("---\n- a\n---\n", "---\na: [\n---\n", "---\nmodel-index: 3\n---\n"):
         (folder / CARD).write_text(f"{broken}{MARK}")
-        with pytest.raises(UserError, match="a card must begin with metadata between two lines"):
+        with pytest.raises(UserError, match="a card must begin with metadata in YAML between two lines"):
             write_card(folder)
 
 
@@ -325,7 +327,7 @@ def test_figures_that_are_none(tmp_path: Path, name: str, value: Any) -> None:
     record_data(folder, manifest())
     (folder / "training" / name).write_text(json.dumps(value))
     for write in (write_card, evaluated) if name == "evaluations.json" else (write_card,):
-        with pytest.raises(UserError, match=r"made from figures as qa-fast writes them; those in .* are not \("):
+        with pytest.raises(UserError, match=r"made from records as qa-fast writes them; those in .* are different \("):
             write(folder)
     (folder / "training" / name).write_text("[" * 10**5)
     with pytest.raises(UserError, match=r"must be readable JSON"):

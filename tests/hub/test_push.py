@@ -23,7 +23,7 @@ from qa_fast.cli.push import push as push_command
 from qa_fast.errors import UserError
 from qa_fast.hub import check, plan_push
 from qa_fast.hub.card import CARD, write_card
-from qa_fast.hub.files import kind
+from qa_fast.hub.files import upload_decision
 from tests.hub.test_card import manifest, trained_folder
 
 TOKEN = "hf_" + "stand-in-secret-0123456789"
@@ -215,7 +215,7 @@ def test_a_model_arrives_whole(model: Path, stand_in: StandIn, qa_push: Push) ->
     done = qa_push(model, "org/answers")
     assert done.code == 0, (done.stderr, stand_in.asked)
     assert f"{stand_in.url}/org/answers/commit/{COMMIT}: 11 files" in done.stdout
-    assert "warning: no license is chosen" in done.stderr
+    assert "warning: no license is given" in done.stderr
     assert stand_in.repos == {"org/answers": False}
     arrived = stand_in.files["org/answers", "main"]
     assert arrived == sent_files(model)
@@ -267,7 +267,7 @@ def test_private(model: Path, stand_in: StandIn, qa_push: Push) -> None:
     stand_in.repos["org/open"] = False
     done = qa_push(model, "org/open", "--private")
     assert done.code != 0
-    assert "--private needs a new or a private repository; org/open is there and public" in done.stderr
+    assert "--private needs a new or a private repository; org/open exists and is public" in done.stderr
     assert ("org/open", "main") not in stand_in.files
 
 
@@ -280,7 +280,7 @@ def test_the_token_and_the_network(
         return done.stderr
 
     error = refused(token=None)
-    assert "there is none: log in with `hf auth login`, or set HF_TOKEN" in error
+    assert "received none: log in with `hf auth login`, or set HF_TOKEN" in error
     assert not stand_in.asked
     assert "refused yours (401): log in again with `hf auth login --force`" in refused(token="hf_another")
     error = refused(url="http://127.0.0.1:9")
@@ -290,7 +290,7 @@ def test_the_token_and_the_network(
     assert "answered 503: try again later" in refused()
     stand_in.status, stand_in.commit_status = 200, 403
     error = refused()
-    assert "the Hub must take the upload to org/answers; it did not (" in error
+    assert "the Hub refused the upload to org/answers (" in error
     assert "Forbidden" in error
     assert "check that your token may write to it" in error
     assert not stand_in.files
@@ -307,7 +307,10 @@ def test_a_token_in_an_error_is_not_told(
         raise RuntimeError(f"could not send header 'Bearer {TOKEN}'")
 
     monkeypatch.setattr(HfApi, "upload_folder", fail)
-    assert "it did not (could not send header 'Bearer ***'): try again" in qa_push(model, "org/answers").stderr
+    assert (
+        "refused the upload to org/answers (could not send header 'Bearer ***'): try again"
+        in qa_push(model, "org/answers").stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -339,14 +342,14 @@ def test_what_must_not_go(name: str, why: str, model: Path) -> None:
     path.write_bytes(b"private")
     plan = plan_push(model, "org/answers")
     assert list(plan.files.refused) == [name]
-    assert name not in plan.files.goes
-    with pytest.raises(UserError, match=r"a folder to push must hold a model alone; .*by --leave-out") as error:
+    assert name not in plan.files.uploaded
+    with pytest.raises(UserError, match=r"a folder to push must hold only a model; .*with --leave-out") as error:
         plan.check()
     assert f"{name} ({why})" in str(error.value)
     without = plan_push(model, "org/answers", leave_out=True)
     without.check()
     assert name in without.files.stays
-    assert without.files.goes == plan.files.goes
+    assert without.files.uploaded == plan.files.uploaded
 
 
 @pytest.mark.parametrize(
@@ -355,7 +358,7 @@ def test_what_must_not_go(name: str, why: str, model: Path) -> None:
      "model.onnx", "onnx/model.onnx", "served/1/saved_model.pb", "served/1/variables/variables.index", "figure.svg"],
 )  # fmt: skip
 def test_what_goes(name: str) -> None:
-    assert kind(name) == ""
+    assert upload_decision(name) == "uploaded"
 
 
 def test_left_out_files_do_not_arrive(model: Path, stand_in: StandIn, qa_push: Push) -> None:
@@ -382,7 +385,7 @@ def test_dry_run(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in (
         f"{size / 1000:.1f} kB  model.safetensors",
         "stays  training/tensorboard/events.out.tfevents.1.this-machine",
-        "warning: no license is chosen, so nobody may use the model: add one as `license: ...` to README.md",
+        "warning: no license is given, so nobody may use the model: add `license: ...` to README.md",
         "pipeline_tag: question-answering",
         '"org/answers"',
         "| SQuAD v1.1 | validation | all 1,057 | 61.12 | 72.50 |",
@@ -407,21 +410,26 @@ def test_a_card_is_checked(model: Path) -> None:
     good = (model / CARD).read_text()
     [(must, text)] = findings(good)
     assert not must
-    assert "no license is chosen" in text
+    assert "no license is given" in text
     assert findings(good.replace("---\n", "---\nlicense: apache-2.0\n", 1)) == []
     (must, text), *_ = findings(good.replace("pipeline_tag: question-answering", "pipeline_tag: fill-mask"))
     assert must
-    assert "pipeline_tag must be question-answering; it is 'fill-mask'" in text
+    assert "pipeline_tag must be question-answering; received 'fill-mask'" in text
     bare = findings("# A model")
     assert [text.split(":")[0].split(";")[0] for must, text in bare if must] == [
         "pipeline_tag must be question-answering",
-        "library_name must say what opens the model",
+        "library_name must name the library that loads the model",
     ]
     warned = " ".join(text for must, text in bare if not must)
-    for told in ("model-index has no exact_match and no f1", "base_model is not", "datasets is not", "language is not"):
+    for told in (
+        "model-index has no exact_match and no f1",
+        "base_model is missing",
+        "datasets is missing",
+        "language is missing",
+    ):
         assert told in warned
     (model / CARD).unlink()
-    with pytest.raises(UserError, match=r"a model must have a card; .*README\.md is not there"):
+    with pytest.raises(UserError, match=r"a model must have a card; .*README\.md does not exist"):
         plan_push(model, "org/answers").check()
     (model / CARD).write_text("---\n- a\n---\n")
     with pytest.raises(UserError, match="a card must begin with metadata"):
@@ -437,7 +445,7 @@ def test_a_card_of_ones_own_goes_as_it_is(model: Path) -> None:
 def test_paths_of_this_machine_are_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check.Path, "home", lambda: Path("/home/someone"))
     warned = [finding.text for finding in plan_push(model, "org/answers").findings]
-    assert "training/metrics.json: holds the path of your home folder" in warned
+    assert "training/metrics.json: contains the path of your home folder" in warned
     monkeypatch.setattr(check.Path, "home", lambda: Path("/"))
     assert not any("home folder" in finding.text for finding in plan_push(model, "org/answers").findings)
 
