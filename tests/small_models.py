@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from qa_fast.model.families import read_encoder_config
 from qa_fast.schema import Features, Ragged
@@ -78,6 +79,9 @@ TINY: dict[str, dict] = {
         "initializer_range": 0.2,
     },
 }
+
+# For `parametrize`: every family, of which the fast tests take BERT alone.
+EACH_FAMILY = [name if name == "bert" else pytest.param(name, marks=pytest.mark.slow) for name in TINY]
 
 
 def tiny_model(raw: dict = TINY_BERT, **options: object) -> EncoderModel:

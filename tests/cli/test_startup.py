@@ -110,6 +110,7 @@ def test_the_helper_runs_nothing_of_the_current_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bytecode", ["", "1"])
 def test_an_install_that_cannot_be_written_caches_kernels_with_the_user(tmp_path: Path, bytecode: str) -> None:
     """Root may write everywhere, so a file stands where the folder of the cache would be made."""
@@ -133,6 +134,7 @@ def test_an_install_that_cannot_be_written_caches_kernels_with_the_user(tmp_path
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")} == kept
 
 
+@pytest.mark.slow
 def test_a_kernel_is_compiled_anew_when_a_helper_of_another_file_changed(tmp_path: Path) -> None:
     """Helpers are compiled into it, and an upgrade that writes over files leaves Numba's cache where it is."""
     site = tmp_path / "site"
@@ -157,6 +159,7 @@ def test_a_kernel_is_compiled_anew_when_a_helper_of_another_file_changed(tmp_pat
     assert outcome() == ["1.841", "1"]
 
 
+@pytest.mark.slow
 def test_kernels_compiled_in_two_processes_are_the_same(tmp_path: Path) -> None:
     """With nothing cached, a helper compiles some of them; the next start finds all in the cache."""
     script = (
@@ -171,6 +174,7 @@ def test_kernels_compiled_in_two_processes_are_the_same(tmp_path: Path) -> None:
     assert run("-c", script, NUMBA_CACHE_DIR=str(tmp_path)).stdout.split() == ["0", "0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", ["/bin/false", "/no/such/file", ""])
 def test_a_helper_that_cannot_start_is_done_without(tmp_path: Path, python: str) -> None:
     script = (

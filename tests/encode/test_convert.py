@@ -74,6 +74,7 @@ def test_what_tokenizer_config_says_is_done(tmp_path: Path, model_type: str) -> 
     assert len(hashes) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", WITH_VOCABULARY)
 def test_a_saved_model_s_folder_gives_the_same_tokens(tmp_path: Path, model_type: str) -> None:
     from qa_fast.model.checkpoint import load_model, save_model

@@ -106,7 +106,7 @@ def exported(bert: tuple[Path, EncoderModel], tmp_path_factory: pytest.TempPathF
     return export_once
 
 
-@pytest.mark.parametrize("name", ["keras", "onnx", "saved-model"])
+@pytest.mark.parametrize("name", ["keras", "onnx", pytest.param("saved-model", marks=pytest.mark.slow)])
 def test_formats(name: str, bert: tuple[Path, EncoderModel], exported: Callable[[str], Exported]) -> None:
     made, model = exported(name), bert[1]
     assert 0 <= made.difference <= 1e-4
@@ -120,6 +120,7 @@ def test_formats(name: str, bert: tuple[Path, EncoderModel], exported: Callable[
         np.testing.assert_allclose(found[part][there], logit[there], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_saved_model_says_what_it_takes(exported: Callable[[str], Exported]) -> None:
     import tensorflow as tf
 
@@ -171,6 +172,7 @@ def test_a_keras_file_opens_without_this_package(
         np.testing.assert_allclose(found[name][there], logit[there], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_distilbert(tmp_path: Path) -> None:
     folder, _ = model_folder(tmp_path / "distilbert", TINY_DISTILBERT)
     made = export_model(folder, "keras", tmp_path / "model.keras")
@@ -187,6 +189,7 @@ def test_an_earlier_export_is_replaced_when_asked(bert: tuple[Path, EncoderModel
     assert export_model(bert[0], "keras", out, overwrite=True).size == out.stat().st_size > 1000
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_an_earlier_folder_is_replaced_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_little(model: keras.Model, path: Path) -> None:
@@ -272,6 +275,7 @@ def test_a_missing_exporter(bert: tuple[Path, EncoderModel], tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_command(bert: tuple[Path, EncoderModel], tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(export)

@@ -163,6 +163,7 @@ def shared(batches: Iterable[dict[str, Any]]) -> list[str]:
     return sorted(map(str, as_lists(batches)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 @pytest.mark.parametrize("kept", [False, True])
 def test_torch(split: Split, context: str, kept: bool) -> None:

@@ -21,7 +21,7 @@ from qa_fast.infer.graphs import GRAPH, Kind, graph_of, model_key, run_module
 from qa_fast.infer.streams import Streams
 from qa_fast.model.folder import folder_config
 from tests.infer.test_keras import collected
-from tests.small_models import TINY, make_features
+from tests.small_models import EACH_FAMILY, make_features
 from tests.small_runs import make_model_folder
 
 LENGTHS = [5, 60, 33, 12, 2, 64, 17]
@@ -34,7 +34,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_reads_alike(name: str, engine: str, tmp_path: Path) -> None:
     from qa_fast.infer.keras_engine import KerasEngine
     from qa_fast.model.checkpoint import load_model
@@ -252,6 +252,7 @@ def test_no_way_that_works_is_told(bert: Path, tmp_path: Path, monkeypatch: pyte
         fastest_way(bert, two)
 
 
+@pytest.mark.slow
 def test_a_real_measurement(bert: Path) -> None:
     out = run_module("qa_fast.infer.measure", [str(bert), "keras", "float32"])
     assert float(out.split()[-1]) > 0

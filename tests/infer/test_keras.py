@@ -59,6 +59,7 @@ def test_logits_are_those_of_the_feature_alone(batch_tokens: int) -> None:
         np.testing.assert_allclose(found[number][1], keras.ops.convert_to_numpy(end)[0], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert", "deberta-v3"])
 def test_many_batches_give_what_few_give(family: str) -> None:
     """Some parts of all but the first have no kernels: they run as they stand, or are compiled where it pays."""

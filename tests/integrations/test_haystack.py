@@ -414,6 +414,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_importing_it_loads_no_framework() -> None:
     """Haystack itself imports torch where that is installed, which this can do nothing about."""
     code = (
@@ -428,6 +429,7 @@ def test_importing_it_loads_no_framework() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_missing_haystack_is_one_line() -> None:
     code = (
         "import sys\n"
@@ -443,6 +445,7 @@ def test_a_missing_haystack_is_one_line() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_missing_dependency_of_haystack_keeps_its_own_error() -> None:
     code = (
         "import sys\n"

@@ -115,6 +115,7 @@ def trainer_losses(raw: dict = TINY_BERT, precision: str = "float32") -> list[fl
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [False, True])
 def test_fit_makes_the_trainer_s_steps(dropout: bool) -> None:
     """With dropout, too: the masks are the same."""
@@ -256,6 +257,7 @@ def test_losses_and_metrics_of_the_user() -> None:
     assert found["loss"] == pytest.approx(2 * model.evaluate(x, verbose=0), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_the_policy_is_followed(precision: str) -> None:
     full, half = fitted_losses(), fitted_losses(precision=precision)
@@ -281,6 +283,7 @@ def test_a_policy_that_no_model_has() -> None:
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_one_step() -> None:
     """Two halves in one step of the optimizer are the whole in one."""
     x, weights = some(), []
@@ -294,6 +297,7 @@ def test_accumulated_gradients_are_one_step() -> None:
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_and_whole_steps_may_be_compiled() -> None:
     if keras.backend.backend() != "tensorflow":
         pytest.skip("a choice on TensorFlow")
@@ -302,6 +306,7 @@ def test_parts_and_whole_steps_may_be_compiled() -> None:
     np.testing.assert_allclose(fitted_losses(jit=True), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_export_holds_nothing_of_this_process(tmp_path: Path) -> None:
     """Our kernels are functions of a Python process; a SavedModel is for others."""
     if keras.backend.backend() != "tensorflow":
@@ -362,6 +367,7 @@ def test_callbacks_see_the_metrics(workshop: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(loaded.predict(some(), verbose=0)["start_logits"], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_folder_opens_everywhere(workshop: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForQuestionAnswering
@@ -471,6 +477,7 @@ def test_what_cannot_be_fitted(change: dict, message: str) -> None:
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_a_width_that_a_graph_learns_late_is_refused_too() -> None:
     if keras.backend.backend() != "tensorflow":
         pytest.skip("JAX traces every width")

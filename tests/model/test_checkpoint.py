@@ -14,6 +14,8 @@ from qa_fast.errors import UserError
 from tests.small_models import TINY, tiny_batch
 from tests.torch_models import opened_by_torch, torch_folder, torch_logits
 
+pytestmark = pytest.mark.slow
+
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
@@ -35,7 +37,6 @@ def assert_same_logits(folder: Path, batch: tuple[np.ndarray, np.ndarray, np.nda
     assert np.abs(ours - theirs).max() <= 1e-4
 
 
-@pytest.mark.slow
 def test_the_real_model_both_ways(tmp_path: Path, minilm_folder: Path) -> None:
     model, report = load_model(minilm_folder, seed=1)
     assert len(report.used) == 101

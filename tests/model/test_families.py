@@ -14,7 +14,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.catalogue import CHECKPOINTS
 from qa_fast.model.config import check_length
 from qa_fast.model.families import FAMILIES, family_of, read_encoder_config
-from tests.small_models import TINY, logits, tiny_batch, tiny_model
+from tests.small_models import EACH_FAMILY, TINY, logits, tiny_batch, tiny_model
 from tests.torch_models import opened_by_torch, padded, torch_folder, torch_inputs, torch_logits, torch_model
 
 
@@ -95,7 +95,8 @@ def test_no_other_room_knows_a_family() -> None:
     assert not found
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_logits_are_torch_s_with_and_without_padding(name: str, tmp_path: Path) -> None:
     theirs = torch_model(name)
     theirs.save_pretrained(tmp_path)
@@ -111,7 +112,8 @@ def test_logits_are_torch_s_with_and_without_padding(name: str, tmp_path: Path) 
     assert np.abs(expected).max() > 0.05
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_gradients_are_torch_s(name: str, tmp_path: Path) -> None:
     import torch
 
@@ -139,7 +141,8 @@ def test_gradients_are_torch_s(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(value, expected, atol=1e-4, err_msg=slot.path)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_torch_reads_what_we_write(name: str, tmp_path: Path) -> None:
     source = torch_folder(tmp_path / "source", name, kind="AutoModel")
     ours, report = load_model(source, seed=4)
@@ -151,7 +154,7 @@ def test_torch_reads_what_we_write(name: str, tmp_path: Path) -> None:
     assert written["architectures"] == [FAMILIES[TINY[name]["model_type"]].architecture]
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_weight_has_one_place(name: str) -> None:
     model = tiny_model(TINY[name])
     slots = family_of(model.config.family).slots(model.config)
@@ -159,7 +162,8 @@ def test_every_weight_has_one_place(name: str) -> None:
     assert [key for slot in slots for key in slot.names] == list(state_dict(model))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_masked_language_models_leave_their_own_head_out(name: str, tmp_path: Path) -> None:
     source = torch_folder(tmp_path, name, kind="AutoModelForMaskedLM")
     _, report = load_model(source)
@@ -173,7 +177,8 @@ def test_masked_language_models_leave_their_own_head_out(name: str, tmp_path: Pa
     assert "left out: " in report.message()
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_weights_split_over_files_without_prefix(name: str, tmp_path: Path) -> None:
     whole = torch_folder(tmp_path / "whole", name, kind="AutoModel")
     split = torch_folder(tmp_path / "split", name, kind="AutoModel", max_shard_size="20KB")
@@ -183,7 +188,7 @@ def test_weights_split_over_files_without_prefix(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_short_precisions_stay_near_and_finite(name: str, precision: str) -> None:
     batch = batch_of(name, 64, True)
     batch[1][1] = 1
@@ -197,8 +202,9 @@ def test_short_precisions_stay_near_and_finite(name: str, precision: str) -> Non
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_short_precisions_stay_finite_on_long_padded_batches(name: str, precision: str) -> None:
     """The longest rows that checkpoints take, beside rows of a few tokens, and weights large enough to saturate."""
     room = {"max_position_embeddings": 514 if "roberta" in name or name in ("camembert", "mpnet") else 512}
@@ -217,7 +223,7 @@ def randomized(raw: dict) -> EncoderModel:
     return model
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_the_graph_for_export_is_the_same_function(name: str) -> None:
     model = randomized(TINY[name])
     graph = standard_model(model)
@@ -235,6 +241,7 @@ def test_the_graph_for_export_is_the_same_function(name: str) -> None:
     assert "Lambda" not in described
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["albert", "mpnet", "deberta-v2", "deberta-v3", "modernbert"])
 def test_onnx_of_what_only_one_family_has(name: str, tmp_path: Path) -> None:
     """Shared blocks, distances, rotations and windows, for another runtime."""
@@ -287,7 +294,8 @@ def test_dropout_is_set_wherever_a_family_has_one() -> None:
     assert read_encoder_config(TINY["distilbert"]).with_dropout(0.2).attention.output_dropout is None
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_the_longest_input_is_what_torch_can_take(name: str) -> None:
     config = read_encoder_config(TINY[name])
     check_length(config, 64)
@@ -295,7 +303,8 @@ def test_the_longest_input_is_what_torch_can_take(name: str) -> None:
         check_length(config, 65)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_a_config_without_model_type_is_known_by_its_class(name: str, tmp_path: Path) -> None:
     folder = torch_folder(tmp_path / "source", name)
     path, batch = folder / "config.json", batch_of(name, 9, True)
@@ -324,6 +333,7 @@ def test_a_model_type_that_is_written_counts_more_than_the_class() -> None:
         read_encoder_config(TINY["bert"] | {"model_type": "gpt2", "architectures": ["BertModel"]})
 
 
+@pytest.mark.slow
 def test_a_modernbert_that_calls_itself_bert(tmp_path: Path) -> None:
     folder = torch_folder(tmp_path / "source", "modernbert")
     path, batch = folder / "config.json", batch_of("modernbert", 31, True)

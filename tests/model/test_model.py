@@ -94,6 +94,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     assert drop(x, None, 0.0) is x
 
 
+@pytest.mark.slow
 def test_masks_of_sites_and_steps_are_independent() -> None:
     def mask(seed: int, step: int, site: int) -> np.ndarray:
         return (

@@ -19,6 +19,8 @@ from qa_fast.errors import UserError
 from qa_fast.model import pickled
 from qa_fast.model.pickled import PickledTensors
 
+pytestmark = pytest.mark.slow
+
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""

@@ -25,6 +25,8 @@ from tests.infer.test_keras import collected
 from tests.small_models import make_features
 from tests.small_runs import make_model_folder, make_shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["bert", "albert", "deberta-v3"])
 def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
@@ -143,7 +145,6 @@ def folder_config_of_bert() -> object:
     return read_encoder_config(TINY_BERT)
 
 
-@pytest.mark.slow
 def test_the_command(workshop: tuple[Path, Path]) -> None:
     assert command._MOST_LOST == MOST_LOST == inspect.signature(quantize).parameters["most_lost"].default
     model, shards = workshop

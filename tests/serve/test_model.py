@@ -201,6 +201,7 @@ def test_names_shown_to_clients_have_no_path(folder: Path) -> None:
     assert shown_name("someone/some-model", folder) == "someone/some-model"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_under_load(served: ServedModel) -> None:
     def rounds(count: int) -> None:
         with ThreadPoolExecutor(16) as pool:

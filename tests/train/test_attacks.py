@@ -317,6 +317,7 @@ def test_what_a_kill_left_half_written_goes(cut: Path) -> None:
 # Resuming
 
 
+@pytest.mark.slow
 def test_a_run_whose_newest_checkpoint_is_damaged_comes_to_the_same_weights(workshop: Path, cut: Path) -> None:
     newest = kept(cut)[-1]
     flip(newest / ARRAYS, (newest / ARRAYS).stat().st_size // 2)
@@ -599,6 +600,7 @@ FULL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FULL)
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     workshop: Path, cut: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -622,6 +624,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
         assert_as_unbroken(workshop, cut)
 
 
+@pytest.mark.slow
 def test_a_full_disk_before_the_first_checkpoint(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -688,6 +691,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_p
     assert result.steps == 60
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_while_it_tidied_up_is_finished(workshop: Path, cut: Path) -> None:
     """Its figures are there, and so is a checkpoint: what was missing is written again."""
     resume(workshop, cut)

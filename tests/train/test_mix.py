@@ -146,6 +146,7 @@ def test_a_choice_of_examples_is_among_all(workshop: Path) -> None:
         select_mix([parts[0], empty], TrainConfig())
 
 
+@pytest.mark.slow
 def test_a_mix_is_trained_on(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each epoch has its features, their tokens are the folders' own, and a broken run resumes."""
     original, seen = loop.make_micros, []
@@ -185,6 +186,7 @@ def test_a_mix_is_trained_on(workshop: Path, tmp_path: Path, monkeypatch: pytest
     assert "together with small-source (times 2)" in (tmp_path / "whole" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_teacher_s_logits_are_by_folder(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher, "open_engine", lambda folder, *way, say=None: open_engine(folder, "keras", "float32"))
     made, _ = load_model(workshop / "tiny")

@@ -86,6 +86,7 @@ def test_a_step_that_ends_an_epoch_is_scored_once(
     assert [step for _, step, _ in told(events)] == [3, 6, 9, 12]
 
 
+@pytest.mark.slow
 def test_scoring_more_often_changes_no_weight(workshop: Path, tmp_path: Path) -> None:
     options = OPTIONS | {"epochs": 1}
     train(workshop / "shards", TrainConfig(out=str(tmp_path / "often"), validate_every=2, patience=99, **options))
@@ -94,6 +95,7 @@ def test_scoring_more_often_changes_no_weight(workshop: Path, tmp_path: Path) ->
     assert json.loads(often)["history"]["losses"] == json.loads(once)["history"]["losses"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [7, 8, 9])
 def test_a_run_broken_off_beside_a_score_goes_on(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
@@ -129,6 +131,7 @@ def test_a_run_broken_off_beside_a_score_goes_on(
         np.testing.assert_array_equal(value, expected[name])
 
 
+@pytest.mark.slow
 def test_patience_at_the_ends_of_epochs(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Scores(monkeypatch, 50.0, 40.0, 60.0, 60.0, 59.0)
     result = train(workshop / "shards", TrainConfig(out=str(tmp_path / "out"), epochs=9, patience=2, **OPTIONS))
@@ -147,6 +150,7 @@ def test_scores_need_a_split(workshop: Path, tmp_path: Path) -> None:
             TrainConfig(**{option: 0}).check()
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_fine_tuned_folder(workshop: Path, tmp_path: Path) -> None:
     """Its head is kept: nothing is newly made, and the first loss is the one that it ended with."""
     events: list = []
@@ -158,6 +162,7 @@ def test_training_goes_on_from_a_fine_tuned_folder(workshop: Path, tmp_path: Pat
         np.testing.assert_allclose(value, weights_of(workshop / "tuned")[name], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_head_from_another_folder(workshop: Path, tmp_path: Path) -> None:
     options = OPTIONS | {"max_steps": 1, "learning_rate": 1e-9, "validation": ""}
     events: list = []

@@ -74,6 +74,7 @@ def assert_same_run(ours: dict, theirs: dict, tolerance: float = 1e-4) -> None:
         np.testing.assert_allclose(ours_sums, theirs_sums, rtol=tolerance, atol=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_twenty_steps_follow_torch(name: str, tmp_path: Path) -> None:
     """Same weights, batches, AdamW, clipping and schedule, float32, no dropout."""
@@ -118,6 +119,7 @@ def test_twenty_steps_follow_torch(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(value, expected[key], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_loss_is_transformers_loss() -> None:
     torch = pytest.importorskip("torch")
     generator = np.random.default_rng(0)
@@ -138,6 +140,7 @@ def test_the_loss_is_transformers_loss() -> None:
     assert abs(ours - expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_an_update_is_torch_s_adamw_and_adam() -> None:
     torch = pytest.importorskip("torch")
     generator = np.random.default_rng(0)
@@ -184,6 +187,7 @@ def test_micro_batches_add_up_to_the_batch() -> None:
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", ["parts", "on"])
 def test_compiling_changes_nothing(jit: str) -> None:
     if keras.backend.backend() != "tensorflow":
@@ -191,6 +195,7 @@ def test_compiling_changes_nothing(jit: str) -> None:
     assert_same_run(losses_of_run(jit="off"), losses_of_run(jit=jit))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [name for name in TINY if name != "bert"])
 def test_kernels_between_products_change_nothing_in_any_family(family: str) -> None:
     """Where a part has none, as with biases by distance, rotations and gates, XLA has it."""
@@ -200,6 +205,7 @@ def test_kernels_between_products_change_nothing_in_any_family(family: str) -> N
     np.testing.assert_allclose(plain, parts, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_kernels_between_products_learn_in_bfloat16() -> None:
     if keras.backend.backend() != "tensorflow":
         pytest.skip("a choice on TensorFlow")
@@ -245,6 +251,7 @@ def test_rows_are_filled_up_to_the_devices_without_weight() -> None:
     np.testing.assert_allclose(micro.start_weights[:5].sum() + micro.end_weights[:5].sum(), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_follows_float32(precision: str) -> None:
     full, half = losses_of_run(), losses_of_run(precision=precision)

@@ -92,6 +92,7 @@ def gradients(start: np.ndarray, end: np.ndarray, micro: Micro, temperature: flo
     return float(value), np.stack([part.numpy() for part in tape.gradient(value, pair)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weight", "temperature"), [(0.5, 2.0), (0.9, 1.0), (1.0, 4.0), (0.2, 0.5)])
 def test_the_loss_and_its_gradient_are_torch_s(weight: float, temperature: float) -> None:
     torch = pytest.importorskip("torch")
@@ -188,6 +189,7 @@ def taught_losses(jit: str = "off") -> dict:
     return {"backend": keras.backend.backend(), "devices": engine.devices, "losses": losses}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", ["parts", "on"])
 def test_tensorflow_compiles_it(jit: str) -> None:
     if keras.backend.backend() != "tensorflow":
@@ -269,6 +271,7 @@ def test_logits_are_kept_and_checked(workshop: Path, tmp_path: Path, monkeypatch
     assert open_shards(folder).split("train")  # the shards are as they were
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("told", "read"),
     [
@@ -356,6 +359,7 @@ def test_a_first_step_has_the_loss_that_numpy_computes(workshop: Path, tmp_path:
     assert str(workshop) not in json.dumps(result.metrics)
 
 
+@pytest.mark.slow
 def test_a_taught_run_resumes_to_the_same_weights(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def weights_of(folder: Path) -> dict[str, np.ndarray]:
     return state_dict(load_model(folder)[0])
 
 
+@pytest.mark.slow
 def test_a_small_set_is_learnt_by_heart(workshop: Path, tmp_path: Path) -> None:
     """In well under a minute; torch then finds every labelled position, and all answers are right."""
     torch = pytest.importorskip("torch")
@@ -162,6 +163,7 @@ def test_every_epoch_sees_every_feature_once(workshop: Path, tmp_path: Path, mon
     assert flat[:24] != flat[24:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [1, 4, 7])
 def test_an_interrupted_run_resumes_to_the_same_weights(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
@@ -242,6 +244,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(workshop: Path, tmp_path: Pat
     assert all(np.isfinite(weight).all() for weight in arrays["weights"])
 
 
+@pytest.mark.slow
 def test_float16_scales_its_loss(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_scale, "FIRST_SCALE", 2.0**40)  # overflows at first, and is halved until it does not
     out = tmp_path / "model"
@@ -252,6 +255,7 @@ def test_float16_scales_its_loss(workshop: Path, tmp_path: Path, monkeypatch: py
     assert result.loss < result.metrics["history"]["losses"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a choice on TensorFlow")
 def test_float16_is_compiled_where_kernels_have_none(workshop: Path, tmp_path: Path) -> None:
     """What `--precision float16` takes on a CPU by itself."""
@@ -271,6 +275,7 @@ def test_options_that_bound_a_run(workshop: Path, tmp_path: Path, monkeypatch: p
     assert watch.events[-1].learning_rate < 1e-3 / 2  # the schedule ends where the run does
 
 
+@pytest.mark.slow
 def test_fixed_batching_pads_all_to_the_shards_length(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +283,7 @@ def test_fixed_batching_pads_all_to_the_shards_length(
     assert result.metrics["widths"] == [128]
 
 
+@pytest.mark.slow
 def test_precision_is_measured_and_jit_told(workshop: Path, tmp_path: Path) -> None:
     options = {key: value for key, value in OPTIONS.items() if key not in ("precision", "jit")}
     result = train(workshop / "bare", TrainConfig(out=str(tmp_path / "a"), epochs=1, **options))
@@ -376,6 +382,7 @@ def test_a_run_that_was_killed_before_its_first_step_is_replaced(workshop: Path,
     assert weights_of(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_options_and_data(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = OPTIONS | {"out": str(tmp_path / "out"), "epochs": 1, "checkpoint_every": 1}
     with pytest.raises(KeyboardInterrupt):
