@@ -28,7 +28,7 @@ _BATCHES, _JOB = "Batches and precision", "Several processes"
 class TrainConfig:
     """The options that decide what `train.train` does in one process; each field declares its meaning and bounds.
 
-    Example:
+    Examples:
         >>> TrainConfig(out="model", epochs=3, learning_rate=1e-4)
     """
 
