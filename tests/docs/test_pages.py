@@ -40,7 +40,7 @@ class Block(NamedTuple):
 
 def blocks(page: Path) -> list[Block]:
     """The blocks of code of a page, in order."""
-    pattern = re.compile(r"(?P<skip><!-- not run: .+ -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+    pattern = re.compile(r"(?P<skip><!-- not run: [^\n]+ -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
     text = page.read_text(encoding="utf-8")
     return [
         Block(page.name, text[: match.start("code")].count("\n"), match["language"], match["code"], not match["skip"])
