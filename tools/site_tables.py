@@ -19,7 +19,7 @@ from markdown import Extension, Markdown
 from markdown.preprocessors import Preprocessor
 
 from qa_fast.cli.app import app
-from qa_fast.model.catalogue import markdown_rows
+from qa_fast.model.catalogue import CHECKPOINTS
 from qa_fast.options import option_of
 
 MARKER = re.compile(r"<!-- (?:options: (?P<command>[a-z]+)|record: (?P<record>[\w.]+)|(?P<models>models)) -->")
@@ -88,6 +88,21 @@ def record_table(name: str) -> list[str]:
     return [*lines, ""]
 
 
+def checkpoint_table() -> list[str]:
+    """The catalogue of checkpoints as Markdown."""
+    lines = [
+        "",
+        "| checkpoint | family | size | SQuAD v1.1 | SQuAD v2 | when to pick it |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in CHECKPOINTS:
+        when = each.when if each.longest == 512 else f"{each.when} (longest input {each.longest:,})"
+        when += f". Scores: {each.source}" if each.source else ""
+        cells = (each.name, each.family, f"{each.parameters:g} M", each.squad_1, each.squad_2, when)
+        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+    return [*lines, ""]
+
+
 class SiteTables(Preprocessor):
     """Replaces the markers of a page."""
 
@@ -102,7 +117,7 @@ class SiteTables(Preprocessor):
         elif marker["record"]:
             yield from record_table(marker["record"])
         elif marker["models"]:
-            yield from ["", *markdown_rows(), ""]
+            yield from checkpoint_table()
         else:
             yield from option_tables(marker["command"])
 

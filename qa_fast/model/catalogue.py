@@ -120,14 +120,3 @@ CHECKPOINTS = (
         "answers as it is; the old pipeline's default", True,
     ),
 )  # fmt: skip
-
-
-def markdown_rows() -> list[str]:
-    """The table of the README, header first."""
-    head = "| checkpoint | family | parameters, M | longest | SQuAD v1.1 | SQuAD v2 | when to pick it | scores from |"
-    rows = [
-        f"| {each.name} | {each.family} | {each.parameters:g} | {each.longest:,} | {each.squad_1} | {each.squad_2} | "
-        f"{each.when} | {each.source} |"
-        for each in CHECKPOINTS
-    ]
-    return [head, "|---|---|---|---|---|---|---|---|", *rows]
