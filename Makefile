@@ -17,7 +17,7 @@ check: ## Run everything that CI checks
 	sh tools/check.sh
 
 docs: setup ## Build the documentation site in site/
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m zensical build --clean --strict
 
 bench: ## Measure the figures of the documentation
 	sh tools/bench.sh

@@ -81,7 +81,7 @@ def option(default: Any, help: str, **declared: Any) -> Any:
         help: See `Option`.
         declared: The other attributes of `Option`.
 
-    Example:
+    Examples:
         >>> @dataclass(frozen=True)
         ... class Settings:
         ...     epochs: int = option(2, "Passes over the training data.", least=1)
@@ -129,7 +129,7 @@ def takes(*records: type) -> Callable[[Function], Function]:
     Args:
         records: Dataclasses whose fields were made by `option`.
 
-    Example:
+    Examples:
         >>> @takes(BuildOptions)
         ... def build_shards(source: str, **options: Any) -> BuildResult: ...
     """

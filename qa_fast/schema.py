@@ -107,7 +107,7 @@ class FeatureConfig:
     Each field declares its meaning and bounds; see `options`. `doc_stride` is the overlap of two neighbouring windows
     in context tokens, as in tokenizers, and not the step from one window to the next.
 
-    Example:
+    Examples:
         >>> FeatureConfig(max_length=512, doc_stride=128)
     """
 

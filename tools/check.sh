@@ -11,11 +11,7 @@ bin="${QA_FAST_VENV:-.venv}/bin"
 # All tiers (-m ""), two at a time: most tests use one core, and a process of each framework takes gigabytes.
 "$bin/python" -m pytest -m "" -n 2 --dist worksteal --durations=20
 "$bin/python" tools/fuzz.py --minutes 2
-if [ -f mkdocs.yml ]; then
-  site=$(mktemp -d)
-  "$bin/mkdocs" build --strict --quiet --site-dir "$site"
-  rm -rf "$site"
-fi
+"$bin/python" -m zensical build --clean --strict
 if [ "${1:-}" != --no-bench ]; then
   QA_FAST_BENCH_ROUNDS="${QA_FAST_BENCH_ROUNDS:-5}" QA_FAST_BENCH_REFERENCE_ROUNDS="${QA_FAST_BENCH_REFERENCE_ROUNDS:-1}" \
     "$bin/python" -m pytest -s bench/bench_*.py

@@ -1,12 +1,15 @@
 """Tables of the documentation site that are generated from the package: an extension of Python-Markdown.
 
-A line `<!-- options: COMMAND -->` of a page becomes the tables of that command's arguments and options, and a line
-`<!-- models -->` the table of checkpoints. mkdocs.yml names this module, so that `python -m zensical build` finds it
+A line `<!-- options: COMMAND -->` of a page becomes the tables of that command's arguments and options, a line
+`<!-- record: MODULE.CLASS -->` the table of a record's fields (see `qa_fast.options`), and a line `<!-- models -->` the
+table of checkpoints. mkdocs.yml names this module, so that `python -m zensical build` finds it
 when it is run in the root of the repository.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,9 +19,10 @@ from markdown import Extension, Markdown
 from markdown.preprocessors import Preprocessor
 
 from qa_fast.cli.app import app
-from qa_fast.model.catalogue import markdown_rows
+from qa_fast.model.catalogue import CHECKPOINTS
+from qa_fast.options import option_of
 
-MARKER = re.compile(r"<!-- (?:options: (?P<command>[a-z]+)|(?P<models>models)) -->")
+MARKER = re.compile(r"<!-- (?:options: (?P<command>[a-z]+)|record: (?P<record>[\w.]+)|(?P<models>models)) -->")
 
 
 def commands() -> dict[str, Any]:
@@ -71,6 +75,34 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
+def record_table(name: str) -> list[str]:
+    """The fields of a record as Markdown, such as those of `qa_fast.schema.FeatureConfig`."""
+    module, _, record = name.rpartition(".")
+    lines = ["", "| field | type | default | meaning | allowed |", "|---|---|---|---|---|"]
+    for field in dataclasses.fields(getattr(importlib.import_module(module), record)):
+        declared = option_of(field)
+        if declared is not None:
+            allowed = ", ".join(declared.choices) or declared.bounds
+            cells = (f"`{field.name}`", f"`{field.type}`", f"`{field.default!r}`", declared.help, allowed)
+            lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+    return [*lines, ""]
+
+
+def checkpoint_table() -> list[str]:
+    """The catalogue of checkpoints as Markdown."""
+    lines = [
+        "",
+        "| checkpoint | family | size | SQuAD v1.1 | SQuAD v2 | when to pick it |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in CHECKPOINTS:
+        when = each.when if each.longest == 512 else f"{each.when} (longest input {each.longest:,})"
+        when += f". Scores: {each.source}" if each.source else ""
+        cells = (each.name, each.family, f"{each.parameters:g} M", each.squad_1, each.squad_2, when)
+        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+    return [*lines, ""]
+
+
 class SiteTables(Preprocessor):
     """Replaces the markers of a page."""
 
@@ -82,8 +114,10 @@ class SiteTables(Preprocessor):
         marker = MARKER.fullmatch(line.strip())
         if marker is None:
             yield line
+        elif marker["record"]:
+            yield from record_table(marker["record"])
         elif marker["models"]:
-            yield from ["", *markdown_rows(), ""]
+            yield from checkpoint_table()
         else:
             yield from option_tables(marker["command"])
 

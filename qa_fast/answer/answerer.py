@@ -72,7 +72,7 @@ class Answerer:
         max_positions: Longest input of the model in tokens.
         max_windows: Largest number of windows that a document may be cut into; None sets no limit.
 
-    Example:
+    Examples:
         >>> ask = Answerer.from_pretrained("model/")
         >>> ask(question="When was the harbour dug?", context="The harbour was dug in 1874.")
         {'score': 0.97, 'start': 23, 'end': 27, 'answer': '1874'}

@@ -28,7 +28,7 @@ class AnswerOptions:
 
     `top_k=None` returns every candidate of a document (at most `decode.DEFAULT_N_BEST`) and, if it competes, no answer.
 
-    Example:
+    Examples:
         >>> AnswerOptions(top_k=3, handle_impossible_answer=True)
     """
 

@@ -56,7 +56,7 @@ class BuildResult:
         compile_seconds: The part of `seconds` in which kernels were loaded or, the first time on a machine, compiled.
         stage_seconds: Wall time by stage, summed over all splits and threads.
 
-    Example:
+    Examples:
         >>> result = build_shards("squad", "shards")
         >>> result.manifest["splits"]["train"]["features"]
     """
@@ -147,7 +147,7 @@ def build_shards(
     Raises:
         UserError: The user can correct the cause. Finished shards in `out` are then left as they were.
 
-    Example:
+    Examples:
         >>> result = build_shards("squad", "shards", config=FeatureConfig(max_length=512), splits=["train"])
     """
     return build(source, out, model, config or FeatureConfig(), BuildOptions(workers=workers, **options), report)
@@ -178,7 +178,7 @@ def featurize(
     Raises:
         UserError: The user can correct the cause.
 
-    Example:
+    Examples:
         >>> shards = featurize("squad", max_length=512, doc_stride=128)
         >>> shards["train"][0]["input_ids"]
     """

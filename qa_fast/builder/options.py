@@ -18,7 +18,7 @@ class BuildOptions:
 
     In Python `splits` may also be the name of one split.
 
-    Example:
+    Examples:
         >>> BuildOptions(splits=["train"], max_examples=1000, workers=4)
     """
 

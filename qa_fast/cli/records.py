@@ -27,7 +27,7 @@ def with_records(function: Callable[..., None]) -> Callable[..., None]:
     Args:
         function: The command. The types of its parameters must be imported at the top of its module.
 
-    Example:
+    Examples:
         >>> @with_records
         ... def train(shards: list[str], config: TrainConfig, quiet: bool = False) -> None: ...
     """

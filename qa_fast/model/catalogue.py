@@ -120,14 +120,3 @@ CHECKPOINTS = (
         "answers as it is; the old pipeline's default", True,
     ),
 )  # fmt: skip
-
-
-def markdown_rows() -> list[str]:
-    """Return the table of the README, header first."""
-    head = "| checkpoint | family | parameters, M | longest | SQuAD v1.1 | SQuAD v2 | when to pick it | scores from |"
-    rows = [
-        f"| {one.name} | {one.family} | {one.parameters:g} | {one.longest:,} | {one.squad_1} | {one.squad_2} | "
-        f"{one.when} | {one.source} |"
-        for one in CHECKPOINTS
-    ]
-    return [head, "|---|---|---|---|---|---|---|---|", *rows]

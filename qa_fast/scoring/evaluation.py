@@ -63,7 +63,7 @@ def evaluate(
         UserError: The split does not exist or cannot be scored, an option is not valid, or the shards were made with
             another tokenizer.
 
-    Example:
+    Examples:
         >>> result = qa_fast.evaluate("shards", "model", max_examples=500, engine="onnx")
         >>> result.exact_match, result.f1
     """

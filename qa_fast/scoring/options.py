@@ -11,7 +11,7 @@ from qa_fast.options import check_values, option
 class EvaluateConfig:
     """The options of `qa-fast evaluate` and `qa_fast.evaluate`. Each field declares its meaning and bounds.
 
-    Example:
+    Examples:
         >>> EvaluateConfig(max_examples=500, seed=1)
     """
 

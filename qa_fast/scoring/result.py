@@ -33,7 +33,7 @@ class EvaluationResult:
         engine: Name of the engine that `evaluate` opened.
         precision: Precision that the engine computed in.
 
-    Example:
+    Examples:
         >>> result = qa_fast.evaluate("shards", "model")
         >>> result.exact_match, result.f1
         >>> result.predictions[0], result.golds.answers[0]

@@ -33,7 +33,7 @@ _processes = partial(option, group="Several processes")
 class TrainConfig:
     """The options that decide what `train.train` does in one process; each field declares its meaning and bounds.
 
-    Example:
+    Examples:
         >>> TrainConfig(out="model", epochs=3, learning_rate=1e-4)
     """
 

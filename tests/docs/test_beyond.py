@@ -30,7 +30,6 @@ def block(language: str) -> str:
     return code
 
 
-@pytest.mark.slow
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     with s3_bucket(monkeypatch) as bucket:
@@ -64,7 +63,6 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["processes"] == 2
 
 
-@pytest.mark.slow
 def test_the_recipes_for_spark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sql = pytest.importorskip("pyspark.sql")
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
