@@ -7,6 +7,7 @@ import numpy as np
 from qa_fast.buffers import grown
 from qa_fast.encode.cuts import CutRule, byte_classes
 from qa_fast.encode.direct import EncodedTexts
+from qa_fast.kernels import units as unit_kernels
 from qa_fast.kernels import words as kernels
 from qa_fast.schema import Int64s, Ragged
 
@@ -24,7 +25,7 @@ class UnitSet:
 
     def __init__(self) -> None:
         self.count = 0
-        self.table = kernels.UnitTable(
+        self.table = unit_kernels.UnitTable(
             slots=_free_slots(2 * _FIRST_UNITS),
             keys=np.empty((_FIRST_UNITS, 2), np.uint64),
             offsets=np.zeros(_FIRST_UNITS + 1, np.int64),
@@ -48,23 +49,23 @@ class UnitSet:
                 offsets=grown(table.offsets, room + 1),
                 variants=grown(table.variants, room),
             )
-            kernels.fill_slots(table.keys, self.count, table.slots)
+            unit_kernels.fill_slots(table.keys, self.count, table.slots)
         self.table = table._replace(text=grown(table.text, self.size + size))
 
     def add_from(self, other: UnitSet, begin: int) -> np.ndarray:
         """Add the units of another set from number `begin` on; return the numbers that they have here, int32[.]."""
         self.make_room(other.count - begin, other.size - int(other.table.offsets[begin]))
         numbers = np.empty(other.count - begin, np.int32)
-        self.count = kernels.merge_units(other.table, begin, other.count, self.table, self.count, numbers)
+        self.count = unit_kernels.merge_units(other.table, begin, other.count, self.table, self.count, numbers)
         return numbers
 
 
 def _free_slots(capacity: int) -> np.ndarray:
     """Return zeros, uint64[capacity, SLOT_WORDS], that begin at a cache line, so that no slot crosses two lines."""
-    words, extra = capacity * kernels.SLOT_WORDS, _CACHE_LINE // 8
+    words, extra = capacity * unit_kernels.SLOT_WORDS, _CACHE_LINE // 8
     raw = np.zeros(words + extra, np.uint64)
     begin = -raw.ctypes.data % _CACHE_LINE // 8
-    return raw[begin : begin + words].reshape(capacity, kernels.SLOT_WORDS)
+    return raw[begin : begin + words].reshape(capacity, unit_kernels.SLOT_WORDS)
 
 
 def cut_tables(rule: CutRule) -> kernels.CutTables:

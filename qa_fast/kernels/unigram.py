@@ -90,26 +90,27 @@ def _find_split(
 
     Returns whether each character is a token of its own.
     """
+    word, _, sums, starts, rows = scratch
     for i in range(size + 1):
-        scratch.starts[i] = -1
-    scratch.scores[0] = 0.0
+        starts[i] = -1
+    sums[0] = 0.0
     plain = True
     start = 0
     while plain and start < size:
-        width = lead if start == 0 else char_width(scratch.text[start])
+        width = lead if start == 0 else char_width(word[start])
         plain = False
         hashed = SEED
         for end in range(start + 1, min(size, start + vocabulary.longest) + 1):
-            hashed = (hashed ^ _U(scratch.text[end - 1])) * PRIME
+            hashed = (hashed ^ _U(word[end - 1])) * PRIME
             if not begins_a_token(hashed, vocabulary.beginnings):
                 break
-            row = find_token(vocabulary, hashed, prefix, 0, scratch.text, start, end - start)
+            row = find_token(vocabulary, hashed, prefix, 0, word, start, end - start)
             if row >= 0:
-                score = scratch.scores[start] + scores[row]
-                if scratch.starts[end] < 0 or score > scratch.scores[end]:
-                    scratch.scores[end] = score
-                    scratch.starts[end] = start
-                    scratch.rows[end] = row
+                score = sums[start] + scores[row]
+                if starts[end] < 0 or score > sums[end]:
+                    sums[end] = score
+                    starts[end] = start
+                    rows[end] = row
                 plain |= end - start == width
         start += width
     return plain

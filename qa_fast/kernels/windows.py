@@ -12,6 +12,8 @@ import numpy as np
 from qa_fast.kernels.jit import njit
 from qa_fast.kernels.signature import I8_IN, I8_OUT, I32_IN, I32_OUT, I64, I64_IN, VOID
 
+_U = np.uint64
+
 
 @njit([VOID(I32_IN, I32_IN, I64, I64_IN, I32_OUT, I32_OUT, I32_OUT, I32_OUT)], cache=True, nogil=True)
 def plan_windows(
@@ -34,6 +36,20 @@ def plan_windows(
             out_token_start[feature] = start
             out_token_end[feature] = min(start + room[example], context_tokens[example])
             start += step
+
+
+@njit
+def _copy(ids: np.ndarray, begin: np.uint64, end: np.uint64, out: np.ndarray, at: np.uint64) -> np.uint64:
+    """Copy `ids[begin:end]` to `out[at:]`; return where the copy ends."""
+    for i in range(end - begin):
+        out[at + i] = ids[begin + i]
+    return at + (end - begin)
+
+
+@njit
+def _fill(out: np.ndarray, begin: np.uint64, end: np.uint64, value: int) -> None:
+    for i in range(begin, end):
+        out[i] = value
 
 
 @njit(
@@ -64,35 +80,22 @@ def fill_tokens(
     out_token_type_ids: np.ndarray,  # int8[T], or empty if the model has none
 ) -> None:
     """Write special tokens, question and window of every feature. Cost: O(T)."""
+    zero = _U(0)
     with_types = len(out_token_type_ids) > 0
     for row in range(len(token_start)):
-        at = np.uint64(value_offsets[row])
-        for i in range(len(prefix)):
-            out_input_ids[at + np.uint64(i)] = prefix[i]
-        part_end_0 = at + np.uint64(len(prefix))
-        begin = np.uint64(question_offsets[question_index[row]])
-        size = np.uint64(question_offsets[question_index[row] + 1]) - begin
-        for i in range(size):
-            out_input_ids[part_end_0 + i] = question_ids[begin + i]
-        part_end_1 = part_end_0 + size
-        for i in range(len(middle)):
-            out_input_ids[part_end_1 + np.uint64(i)] = middle[i]
-        part_end_2 = part_end_1 + np.uint64(len(middle))
-        begin = np.uint64(context_offsets[context_index[row]] + token_start[row])
-        size = np.uint64(token_end[row] - token_start[row])
-        for i in range(size):
-            out_input_ids[part_end_2 + i] = context_ids[begin + i]
-        part_end_3 = part_end_2 + size
-        for i in range(len(suffix)):
-            out_input_ids[part_end_3 + np.uint64(i)] = suffix[i]
+        question = question_index[row]
+        question_begin, question_end = _U(question_offsets[question]), _U(question_offsets[question + 1])
+        document = context_offsets[context_index[row]]
+        window_begin, window_end = _U(document + token_start[row]), _U(document + token_end[row])
+        begin = _U(value_offsets[row])
+        end_0 = _copy(prefix, zero, _U(len(prefix)), out_input_ids, begin)
+        end_1 = _copy(question_ids, question_begin, question_end, out_input_ids, end_0)
+        end_2 = _copy(middle, zero, _U(len(middle)), out_input_ids, end_1)
+        end_3 = _copy(context_ids, window_begin, window_end, out_input_ids, end_2)
+        end_4 = _copy(suffix, zero, _U(len(suffix)), out_input_ids, end_3)
         if with_types:
-            for i in range(at, part_end_0):
-                out_token_type_ids[i] = part_types[0]
-            for i in range(part_end_0, part_end_1):
-                out_token_type_ids[i] = part_types[1]
-            for i in range(part_end_1, part_end_2):
-                out_token_type_ids[i] = part_types[2]
-            for i in range(part_end_2, part_end_3):
-                out_token_type_ids[i] = part_types[3]
-            for i in range(part_end_3, np.uint64(value_offsets[row + 1])):
-                out_token_type_ids[i] = part_types[4]
+            _fill(out_token_type_ids, begin, end_0, part_types[0])
+            _fill(out_token_type_ids, end_0, end_1, part_types[1])
+            _fill(out_token_type_ids, end_1, end_2, part_types[2])
+            _fill(out_token_type_ids, end_2, end_3, part_types[3])
+            _fill(out_token_type_ids, end_3, end_4, part_types[4])
