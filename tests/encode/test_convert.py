@@ -155,7 +155,7 @@ def test_a_damaged_vocabulary(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "xlm-roberta")
     path = folder / "sentencepiece.bpe.model"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"none that loads \(sentencepiece.bpe.model is no whole Sent") as error:
+    with pytest.raises(UserError, match=r"none that loads \(sentencepiece.bpe.model is not a complete Sent") as error:
         load_encoder(folder)
     assert len(str(error.value).splitlines()) == 1
 
