@@ -1,4 +1,4 @@
-"""Stand-ins for packages that a library imports and this process never calls."""
+"""Stand-ins for packages that a library imports but that this process does not call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _StandIn(ModuleType):
-    """Has every attribute that is asked for, each as empty as itself; calling one is an error."""
+    """A module that has every attribute; each is an empty module, too, and cannot be called."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -19,7 +19,7 @@ class _StandIn(ModuleType):
 
 
 class _Finder:
-    """Finds stand-ins for some packages and all that is in them."""
+    """Finds stand-ins for some packages and their modules."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(f"{name}." for name in names)
@@ -36,5 +36,5 @@ class _Finder:
 
 
 def stand_in_for(*names: str) -> None:
-    """Let every later import of some packages in this process give stand-ins, be they installed or not."""
+    """Make every later import of these packages in this process return stand-ins, whether they are installed or not."""
     sys.meta_path.insert(0, _Finder(names))

@@ -3,7 +3,7 @@
 Weights and activations of all products are rounded, after the widest columns of activations, as some windows show them,
 were made narrower at the cost of the weights. Where that costs more than is allowed, products are kept in float32 step
 by step, those first that cost most: the feed-forward's second ones, then those of the first and last block, then the
-feed-forward's first ones. What passes is written down as a recipe (`infer/quantization.py`).
+feed-forward's first ones. What passes is written down as a recipe (`infer/recipe.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from qa_fast.errors import UserError
 from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
-from qa_fast.infer.quantization import Floats, Recipe, Rounding, write_recipe
+from qa_fast.infer.recipe import Floats, Recipe, Rounding, write_recipe
 from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config

@@ -347,7 +347,7 @@ def test_batches_must_fit() -> None:
     decoder.add(np.zeros(0, int), np.zeros((0, 4)), np.zeros((0, 4)))
     with pytest.raises(ValueError, match="one row for each feature"):
         decoder.add(np.array([0, 1]), case.starts[:1], case.ends[:1])
-    with pytest.raises(ValueError, match=r"rows must lie in \[0, "):
+    with pytest.raises(ValueError, match=r"rows must be in \[0, "):
         decoder.add(np.array([len(case.rows)]), case.starts[:1], case.ends[:1])
     with pytest.raises(ValueError, match="logits must cover their features"):
         decoder.add(np.array([0]), case.starts[:1, :1], case.ends[:1, :1])
@@ -368,5 +368,5 @@ def test_windows_must_be_sound(change: dict[str, np.ndarray], message: str) -> N
     SpanDecoder(ContextWindows(**good), np.arange(3), np.arange(3) + 1, 1)
     with pytest.raises(ValueError, match=message):
         SpanDecoder(ContextWindows(**{**good, **change}), np.arange(3), np.arange(3) + 1, 1)
-    with pytest.raises(ValueError, match="must be of one length"):
+    with pytest.raises(ValueError, match="must have one length"):
         SpanDecoder(ContextWindows(**good), np.arange(3), np.arange(4), 1)

@@ -28,7 +28,7 @@ from qa_fast.hub.facts import read_facts, record_data
 from qa_fast.hub.files import sort_files
 from qa_fast.infer import choose
 from qa_fast.infer.graphs import model_key
-from qa_fast.infer.quantization import FILE, Recipe, Rounding, read_recipe, write_recipe
+from qa_fast.infer.recipe import FILE, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.model.families import read_encoder_config
 from qa_fast.model.folder import Tensors, folder_config, known_config
 from qa_fast.sources.hub import cached_model
@@ -688,7 +688,7 @@ def test_ranges_of_another_model() -> None:
 @pytest.mark.parametrize("text", ["[]", "{}", DEEP, '{"onnx float32": "fast"}', '{"onnx float32": true}', "9" * 5000])
 def test_speeds_that_nobody_measured_are_measured_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "speeds.json").write_text(text)
-    assert choose._remembered(tmp_path / "speeds.json") is None
+    assert choose._cached(tmp_path / "speeds.json") is None
 
 
 def test_pickled_tensors_are_not_out_of_proportion(tmp_path: Path) -> None:

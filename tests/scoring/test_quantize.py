@@ -17,7 +17,7 @@ from qa_fast.cli import quantize as command
 from qa_fast.errors import UserError
 from qa_fast.infer import open_engine
 from qa_fast.infer.graphs import Kind, graph_of, model_key
-from qa_fast.infer.quantization import FILE, Recipe, Rounding, read_recipe, write_recipe
+from qa_fast.infer.recipe import FILE, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.model.folder import folder_config
 from qa_fast.scoring import quantize as quantizing
 from qa_fast.scoring.quantize import MOST_LOST, quantize, rungs
@@ -126,7 +126,7 @@ def test_what_cannot_be(workshop: tuple[Path, Path], tmp_path: Path, monkeypatch
     monkeypatch.setattr(quantizing, "resolve_model", lambda name: model)
     with pytest.raises(UserError, match=r"must be a folder of yours, .*; received 'minilm'"):
         quantize("minilm", shards)
-    with pytest.raises(UserError, match="the model folder must be one that can be written"):
+    with pytest.raises(UserError, match="the model folder must be writable"):
         write_recipe(tmp_path / "none", Recipe("", Rounding((), {}), 1, 1, 1, 1, "", 1))
 
 
