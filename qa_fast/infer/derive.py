@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from qa_fast.infer.absent import stand_in_for
 from qa_fast.infer.graphs import end_with
 from qa_fast.infer.recipe import Rounding, load
 
@@ -78,9 +81,40 @@ def _quantize(source: Path, out: Path, kept: list[str]) -> None:
     )
 
 
+class _StandIn(ModuleType):
+    """Stands in for a module that a library imports and this process does not call; its attributes do, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _StandIn(f"{self.__name__}.{name}")
+
+
+class _Finder:
+    """Finds stand-ins for some packages and their modules."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(f"{name}." for name in names)
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        absent = f"{name}.".startswith(self._names)
+        return ModuleSpec(name, self, is_package=True) if absent else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def _stand_in_for(*names: str) -> None:
+    """Make every later import of these packages in this process return stand-ins, whether they are installed or not."""
+    sys.meta_path.insert(0, _Finder(names))
+
+
 def _main() -> None:
     # Keras on numpy imports these for operations that no encoder has; an installation for answering lacks them.
-    stand_in_for("jax", "scipy", "keras.src.backend.jax")
+    _stand_in_for("jax", "scipy", "keras.src.backend.jax")
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

@@ -241,11 +241,11 @@ def test_what_cannot_be(bert: tuple[Path, EncoderModel], tmp_path: Path, monkeyp
         export_model(folder, "keras", tmp_path / "model.h5")
     (tmp_path / "notes").mkdir()
     with pytest.raises(
-        UserError, match=r"--overwrite replaces an earlier export only; .*notes.* none of .*saved-model"
+        UserError, match=r"--overwrite replaces only an earlier export; .*notes.* is not one of .*saved-model"
     ):
         export_model(folder, "saved-model", tmp_path / "notes", overwrite=True)
     (tmp_path / "folder.keras").mkdir()
-    with pytest.raises(UserError, match=r"--overwrite replaces an earlier export only; .*folder\.keras"):
+    with pytest.raises(UserError, match=r"--overwrite replaces only an earlier export; .*folder\.keras"):
         export_model(folder, "keras", tmp_path / "folder.keras", overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out must be in a folder that can be written"):

@@ -124,7 +124,7 @@ def test_what_cannot_be(workshop: tuple[Path, Path], tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="--max-loss must not be negative; received -1"):
         quantize(model, shards, most_lost=-1)
     monkeypatch.setattr(quantizing, "resolve_model", lambda name: model)
-    with pytest.raises(UserError, match=r"must be a folder of yours, .*; received 'minilm'"):
+    with pytest.raises(UserError, match=r"must be a local folder, .*; received 'minilm'"):
         quantize("minilm", shards)
     with pytest.raises(UserError, match="the model folder must be writable"):
         write_recipe(tmp_path / "none", Recipe("", Rounding((), {}), 1, 1, 1, 1, "", 1))
@@ -155,5 +155,5 @@ def test_the_command(workshop: tuple[Path, Path]) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "it is used where it is faster" in done.stderr
+    assert "--precision auto uses it if it is faster" in done.stderr
     (model / FILE).unlink()
