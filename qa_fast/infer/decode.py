@@ -11,7 +11,7 @@ long document do not contain the answer. Probabilities are a softmax over an exa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -259,12 +259,6 @@ class SpanDecoder:
         self._search(starts, ends, own, features)
         for done in under_way:
             done.result()
-
-    def add_all(self, batches: Iterable[LogitBatch]) -> SpanDecoder:
-        """Merge all batches, and return the decoder."""
-        for batch in batches:
-            self.add(batch.rows, batch.start_logits, batch.end_logits)
-        return self
 
     def result(self) -> BestSpans:
         """Return the candidates found so far.

@@ -1,4 +1,4 @@
-"""Engines on derived graphs: the model's logits for every family, choices, caches, and starts at the same time."""
+"""Engines on derived graphs: logits of every family, choice of the engine, caches, simultaneous starts."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_a_real_measurement(bert: Path) -> None:
 
 @pytest.mark.slow
 def test_answering_needs_neither_tensorflow_nor_jax_nor_torch(bert: Path, tmp_path: Path) -> None:
-    """From the command line, with those (and SciPy) hidden from every process: a graph is made and read."""
+    """Answer from the command line while these packages and SciPy are hidden from every process."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Hidden:\n"

@@ -1,4 +1,4 @@
-"""int8 behind a gate: what it rounds, what it keeps, and when it refuses."""
+"""Quantization: what is rounded, what stays in float32, and when int8 is refused."""
 
 from __future__ import annotations
 
