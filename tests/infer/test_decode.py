@@ -354,7 +354,7 @@ def test_batches_must_fit() -> None:
     [
         ({"example": np.array([5], np.int32)}, "must belong to examples"),
         ({"context_end": np.array([1], np.int32)}, "0 <= context_start <= context_end"),
-        ({"first_token": np.array([9])}, "must stand inside the 3 context tokens"),
+        ({"first_token": np.array([9])}, "must be inside the 3 context tokens"),
     ],
 )
 def test_windows_must_be_sound(change: dict[str, np.ndarray], message: str) -> None:

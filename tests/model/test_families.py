@@ -81,7 +81,7 @@ def test_the_catalogue_has_a_checkpoint_of_each_family() -> None:
 
 
 def test_no_other_room_knows_a_family() -> None:
-    """Only model/families depends on the family; the catalogue of checkpoints and texts for people may name families."""
+    """Only model/families depends on the family; the catalogue and texts for people may name families."""
     allowed = ("model/families/", "model/catalogue.py")
     names = [*FAMILIES, *(family.prefix for family in FAMILIES.values() if family.prefix != "model")]
     known = re.compile(rf"""["'](?:{"|".join(map(re.escape, names))})["'.]""")
