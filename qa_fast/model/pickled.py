@@ -107,7 +107,7 @@ class _Handlers(dict[int, Callable[[Any], None]]):
 
 
 class _Reader(pickle._Unpickler):
-    """Follows the instructions of a pickle; whatever torch does not write for a dictionary of tensors is a ValueError."""
+    """Follows the instructions of a pickle; what torch does not write for tensors by name is a ValueError."""
 
     stack: list[Any]
     dispatch = _Handlers({code[0]: pickle._Unpickler.dispatch[code[0]] for code in _INSTRUCTIONS})
