@@ -30,8 +30,7 @@ def locked(folder: Path, not_writable: Callable[[Path, OSError], UserError], *, 
     Raises:
         UserError: Another process holds the folder, or it cannot be made.
     """
-    made = not folder.exists()
-    descriptor = _locked_descriptor(folder, not_writable, wait)
+    descriptor, made = _made_and_locked(folder, not_writable, wait)
     try:
         yield
     finally:
@@ -44,20 +43,23 @@ def locked(folder: Path, not_writable: Callable[[Path, OSError], UserError], *, 
                 os.close(descriptor)
 
 
-def _locked_descriptor(folder: Path, not_writable: Callable[[Path, OSError], UserError], wait: bool) -> int | None:
-    """Return an open descriptor of the folder that holds its lock; None on systems without locks."""
+def _made_and_locked(
+    folder: Path, not_writable: Callable[[Path, OSError], UserError], wait: bool
+) -> tuple[int | None, bool]:
+    """Return a descriptor of the folder that holds its lock (None without locks), and whether the folder was made."""
     while True:
+        made = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if fcntl is None:
-                return None
+                return None, made
             descriptor = os.open(folder, os.O_RDONLY)
         except OSError as error:
             raise not_writable(folder, error) from None
         try:
             _lock(descriptor, folder, wait)
             if _is_open(folder, descriptor):
-                return descriptor
+                return descriptor, made
         except BaseException:
             os.close(descriptor)
             raise

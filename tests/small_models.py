@@ -41,7 +41,7 @@ TINY_DISTILBERT = {
 
 _BERT_LIKE = {name: value for name, value in TINY_BERT.items() if name != "model_type"}
 _ROBERTA_LIKE = _BERT_LIKE | {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 66}
-# One or more of every family; "deberta-v3" stands for the settings of v3, "deberta-v2" for weights of its own.
+# One or more of every family; "deberta-v3" has the settings of v3, "deberta-v2" separate weights for distances.
 TINY: dict[str, dict] = {
     "bert": TINY_BERT,
     "distilbert": TINY_DISTILBERT,
@@ -80,7 +80,7 @@ TINY: dict[str, dict] = {
     },
 }
 
-# For `parametrize`: every family, of which the fast tests take BERT alone.
+# For `parametrize`: every family; the fast tests run BERT only.
 EACH_FAMILY = [name if name == "bert" else pytest.param(name, marks=pytest.mark.slow) for name in TINY]
 
 

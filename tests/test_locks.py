@@ -55,6 +55,7 @@ def test_who_waits_gets_the_folder_made_anew(tmp_path: Path) -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+    assert not folder.exists()
 
 
 def hold_and_die(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small random models of every family in torch, and what torch makes of a batch: the yardstick."""
+"""Small random models of every family in torch, and torch's results for a batch, as a reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.small_models import TINY, TINY_BERT
 
 
 def torch_model(name: str, *, kind: str = "AutoModelForQuestionAnswering", **changes: object) -> Any:
-    """A model of `TINY[name]` with no weight left at 0 or 1, so that a mix-up shows."""
+    """Return a model of `TINY[name]` without weights of 0 or 1, so that a mix-up is noticed."""
     import torch
     import transformers
 
@@ -32,7 +32,7 @@ def torch_folder(
     vocab_size: int = TINY_BERT["vocab_size"],
     **save: object,
 ) -> Path:
-    """Such a model saved by transformers; `vocab_size` is more where a tokenizer goes along."""
+    """Save such a model by transformers; with a tokenizer, `vocab_size` must be larger."""
     torch_model(name, kind=kind, vocab_size=vocab_size).save_pretrained(folder, **save)
     return folder
 

@@ -94,7 +94,7 @@ def opened(folder: Path) -> None:
     from qa_fast.answer.answerer import max_positions_of
     from qa_fast.encode import load_encoder
     from qa_fast.errors import UserError
-    from qa_fast.infer.quantization import read_recipe
+    from qa_fast.infer.recipe import read_recipe
     from qa_fast.model.checkpoint import checked_config
     from qa_fast.model.folder import Tensors
 

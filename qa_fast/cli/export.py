@@ -1,4 +1,4 @@
-"""`qa-fast export`: a model folder to a .keras file, a SavedModel or an ONNX file."""
+"""`qa-fast export`: export a model folder as a .keras file, a SavedModel or an ONNX file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from qa_fast.cli.extras import needs
 
 def export(
     model: Annotated[str, typer.Argument(help="A model folder that `qa-fast train` made, or a Hub model id.")],
-    out: Annotated[Path, typer.Option("--out", help="The file (keras, onnx) or folder (saved-model) to make.")],
+    out: Annotated[Path, typer.Option("--out", help="The file (keras, onnx) or folder (saved-model) to write.")],
     format_name: Annotated[str, typer.Option("--format", help="'keras', 'saved-model' or 'onnx'.")] = "keras",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export at --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Export a trained model in float32, and check that the export gives the same logits."""
     with needs("export", "qa-fast export"):
         from qa_fast.export import export_model
 
-        made = export_model(model, format_name, out, overwrite=overwrite)
+        exported = export_model(model, format_name, out, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps({**vars(made), "out": str(made.out)}))
+        typer.echo(json.dumps({**vars(exported), "out": str(exported.out)}))
         return
-    typer.echo(f"{made.out}: {made.size / 1e6:,.1f} MB, logits within {made.difference:.1g} of the model's")
-    typer.echo(f"inputs {', '.join(made.inputs)} ({made.input_dtype} [batch, length]); {made.told}")
+    typer.echo(f"{exported.out}: {exported.size / 1e6:,.1f} MB, logits within {exported.difference:.1g} of the model's")
+    typer.echo(f"inputs {', '.join(exported.inputs)} ({exported.input_dtype} [batch, length]); {exported.usage}")

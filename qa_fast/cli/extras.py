@@ -1,4 +1,4 @@
-"""The optional packages: a missing one is a line with the install command; TensorFlow keeps its chatter to itself."""
+"""Optional packages: report a missing one with its install command, and silence TensorFlow's log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from qa_fast.cli.stderr import hush_native_notes
 from qa_fast.errors import MissingExtraError
 
-# Modules that an extra brings; anything else that cannot be imported is a fault of ours and stays a traceback.
+# Modules of each extra; a failed import of another module is our bug and stays a traceback.
 _MODULES = {
     "answer": ("keras", "onnx", "onnxruntime"),
     "train": ("keras", "tensorflow", "jax", "matplotlib", "tensorboard", "onnx", "onnxruntime"),
@@ -27,7 +27,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
     """Turn the failed import of a module of the extra into its install command.
 
     Args:
-        extra: Name in pyproject.toml.
+        extra: The extra's name in pyproject.toml.
         what: The command, as the user typed it.
 
     Raises:
@@ -47,5 +47,5 @@ def needs(extra: str, what: str) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """A line for the user, on standard error."""
+    """Print a line for the user on standard error."""
     print(line, file=sys.stderr, flush=True)

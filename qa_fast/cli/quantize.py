@@ -1,4 +1,4 @@
-"""`qa-fast quantize`: int8 for a model that stands it."""
+"""`qa-fast quantize`: check that a model keeps its score in int8, and write a recipe for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
 
-# Repeated from qa_fast.scoring.quantize, which the help must not wait for; a test holds them equal.
+# Repeated from qa_fast.scoring.quantize, which is slow to import; a test checks that they are equal.
 _MOST_LOST = 0.3
 
 
@@ -19,28 +19,31 @@ def quantize(
     shards: Annotated[
         str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
     ],
-    split: Annotated[str, typer.Option("--split", help="Split to score on; any but train.")] = "validation",
+    split: Annotated[str, typer.Option("--split", help="Split to score on; any except train.")] = "validation",
     max_loss: Annotated[float, typer.Option("--max-loss", help="Points of F1 that int8 may lose.")] = _MOST_LOST,
     max_examples: Annotated[
-        int | None, typer.Option("--max-examples", help="Score a random choice of so many examples.")
+        int | None, typer.Option("--max-examples", help="Score a random choice of this many examples.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of that choice.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of that choice.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the recipe as JSON on standard output.")] = False,
 ) -> None:
-    """Score a model in float32 and int8, and let it be read in int8 if that costs little."""
+    """Score a model in float32 and int8, and allow int8 if it loses little."""
     with needs("answer", "qa-fast quantize"):
         from qa_fast.scoring.quantize import quantize as run
 
         options: dict[str, Any] = {"most_lost": max_loss, "max_examples": max_examples, "seed": seed, "say": say}
         if as_json:
-            made = run(model, shards, split, **options)
+            quantized = run(model, shards, split, **options)
         else:
-            made = with_bar(lambda progress: run(model, shards, split, progress=progress, **options))
-    recipe = made.recipe
+            quantized = with_bar(lambda progress: run(model, shards, split, progress=progress, **options))
+    recipe = quantized.recipe
     if as_json:
-        typer.echo(json.dumps(recipe.facts() | {"path": str(made.path), "questions_alike": made.questions_alike}))
+        typer.echo(
+            json.dumps(recipe.facts() | {"path": str(quantized.path), "questions_alike": quantized.questions_alike})
+        )
         return
     say(
-        f"{made.path}: int8 loses {recipe.float32_f1 - recipe.f1:.2f} F1 on {recipe.examples:,} questions and answers "
-        f"{100 * made.questions_alike:.1f}% of them alike; it is used where it is faster (--precision int8 asks for it)"
+        f"{quantized.path}: int8 loses {recipe.float32_f1 - recipe.f1:.2f} F1 on {recipe.examples:,} questions and "
+        f"answers {100 * quantized.questions_alike:.1f}% of them alike; --precision auto uses it if it is faster, and "
+        "--precision int8 always"
     )

@@ -1,6 +1,6 @@
-"""The formats that a model is exported to: how each is written, and how it is opened again by its own reader.
+"""The formats of exports: how each is written, and how it is opened by its own reader.
 
-A reader gets nothing but the file: what it answers is what a user of the file will get.
+A reader gets only the file, so that it returns what a user of the file will get.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Format:
     """One format.
 
     Attributes:
-        suffix: That its files end in; "" for a folder.
-        mark: File that a folder of this format holds; "" for a file.
-        ids_dtype: Of the inputs.
+        suffix: Suffix of its files; "" for a folder.
+        mark: A file in every folder of this format; "" if the format is a file.
+        ids_dtype: dtype of the inputs.
         needs_tensorflow: Whether Keras must run on TensorFlow to write it.
         write: Writes a model to a path.
-        open: Opens a path, for inputs as arrays to logits as arrays.
-        told: How to open it, for the user.
+        open: Opens a path and returns a function from arrays of inputs to arrays of logits.
+        usage: How to open it, for the user.
     """
 
     suffix: str
@@ -44,7 +44,7 @@ class Format:
     needs_tensorflow: bool
     write: Callable[[EncoderModel, Path], None]
     open: Callable[[Path], Reader]
-    told: str
+    usage: str
 
 
 def _write_keras(model: EncoderModel, path: Path) -> None:
@@ -69,7 +69,7 @@ def _write_saved_model(span_model: EncoderModel, path: Path) -> None:
     def serve(inputs: dict[str, Any]) -> Any:
         return model(inputs)
 
-    # Not `model.export`, which writes every weight twice.
+    # `model.export` would write every weight twice.
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     module.serve = serve
@@ -77,7 +77,7 @@ def _write_saved_model(span_model: EncoderModel, path: Path) -> None:
 
 
 def _specs(model: keras.Model) -> dict[str, Any]:
-    """TensorFlow's description of a standard model's inputs, by name."""
+    """Return TensorFlow's description of a standard model's inputs, by name."""
     import tensorflow as tf
 
     return {tensor.name: tf.TensorSpec((None, None), tensor.dtype, tensor.name) for tensor in model.inputs}
@@ -97,7 +97,7 @@ def _open_saved_model(path: Path) -> Reader:
 
 
 def _write_onnx(model: EncoderModel, path: Path) -> None:
-    """Our own writer; ONNX Runtime, which checks the file, is found missing before the work is done."""
+    """Write an ONNX file; check first that ONNX Runtime, which opens it afterwards, is installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -136,7 +136,7 @@ FORMATS = {
         needs_tensorflow=False,
         write=_write_keras,
         open=_open_keras,
-        told="open it with keras.saving.load_model; it needs Keras alone, not qa-fast",
+        usage="open it with keras.saving.load_model; it needs Keras but not qa-fast",
     ),
     "saved-model": Format(
         suffix="",
@@ -145,7 +145,7 @@ FORMATS = {
         needs_tensorflow=True,
         write=_write_saved_model,
         open=_open_saved_model,
-        told="serve it with TensorFlow Serving as <models>/<name>/1, signature serving_default",
+        usage="serve it with TensorFlow Serving as <models>/<name>/1, signature serving_default",
     ),
     "onnx": Format(
         suffix=".onnx",
@@ -154,6 +154,6 @@ FORMATS = {
         needs_tensorflow=False,
         write=_write_onnx,
         open=_open_onnx,
-        told="open it with onnxruntime.InferenceSession",
+        usage="open it with onnxruntime.InferenceSession",
     ),
 }

@@ -1,7 +1,7 @@
-"""A model folder to one file or folder of another format, checked before it counts.
+"""Export a model folder to a file or folder of another format, and check the export.
 
-The export is written beside its place, opened by the format's own reader, asked for logits, and moved into place only
-if they are those of the model.
+The export is written under a temporary name and opened by the format's own reader. It is moved into place only if its
+logits are those of the model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qa_fast.schema import Int32s
 from qa_fast.sources import resolve_model
 
 TOLERANCE = 1e-4
-# (rows, tokens) of the batches that an export is checked on: two shapes, so that sizes compiled in are found.
+# (rows, tokens) of the batches for the check: two shapes, so that fixed sizes in the export are noticed.
 _CHECKED_SHAPES = ((4, 48), (2, 17))
 
 
@@ -36,11 +36,11 @@ class Exported:
     Attributes:
         out: The file or folder.
         format: Its format.
-        size: In bytes.
+        size: Size in bytes.
         difference: Greatest absolute difference of a logit from the model's, in float32.
         inputs: Names of the inputs, all integers of shape [batch, length].
-        input_dtype: Of the inputs.
-        told: How to open it.
+        input_dtype: dtype of the inputs.
+        usage: How to open it.
     """
 
     out: Path
@@ -49,7 +49,7 @@ class Exported:
     difference: float
     inputs: tuple[str, ...]
     input_dtype: str
-    told: str
+    usage: str
 
 
 def export_model(model: str | Path, format_name: str, out: str | Path, *, overwrite: bool = False) -> Exported:
@@ -59,11 +59,11 @@ def export_model(model: str | Path, format_name: str, out: str | Path, *, overwr
         model: A model folder, a Hub id or "minilm".
         format_name: A key of `FORMATS`.
         out: The file or folder to make.
-        overwrite: Replace an earlier export there.
+        overwrite: Replace an earlier export.
 
     Raises:
-        UserError: The format, the path or the model is not usable, Keras runs on a backend that cannot write the
-            format, or the export's logits are not the model's.
+        UserError: The format, the path or the model is invalid, Keras runs on a backend that cannot write the
+            format, or the export's logits differ from the model's.
     """
     if format_name not in FORMATS:
         raise UserError(f"--format must be one of {', '.join(FORMATS)}; received {format_name!r}")
@@ -75,7 +75,7 @@ def export_model(model: str | Path, format_name: str, out: str | Path, *, overwr
             "KERAS_BACKEND=tensorflow"
         )
     folder = resolve_model(str(model))
-    # On the CPU, so that GPUs' shortened float32 products take no part in the comparison.
+    # On the CPU, since GPUs compute float32 products with less precision.
     with keras.device("cpu"):
         span_model, report = load_model(folder)
         if report.made:
@@ -91,35 +91,35 @@ def _export(model: EncoderModel, name: str, out: Path) -> Exported:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-            made = Path(scratch) / f"export{kind.suffix}"
-            kind.write(model, made)
-            difference = greatest_difference(model, kind.open(made), kind.ids_dtype)
+            written = Path(scratch) / f"export{kind.suffix}"
+            kind.write(model, written)
+            difference = greatest_difference(model, kind.open(written), kind.ids_dtype)
             if not difference <= TOLERANCE:
                 raise UserError(
                     f"an export must give the model's logits to within {TOLERANCE}; {name} differs by "
                     f"{difference:.2g}, so it was not kept: choose another --format, and report this model"
                 )
-            size = sum(file.stat().st_size for file in [made, *made.rglob("*")] if file.is_file())
+            size = sum(file.stat().st_size for file in [written, *written.rglob("*")] if file.is_file())
             _remove(out)
-            os.replace(made, out)
+            os.replace(written, out)
     except OSError as error:
         raise UserError(
             f"--out must be in a folder that can be written, with room; {out}: {error.strerror or error}: choose "
             "another"
         ) from None
-    return Exported(out, name, size, difference, input_names(model.config), kind.ids_dtype, kind.told)
+    return Exported(out, name, size, difference, input_names(model.config), kind.ids_dtype, kind.usage)
 
 
 def greatest_difference(model: EncoderModel, read: Reader, ids_dtype: str) -> float:
-    """How far an export's logits are from the model's.
+    """Compare an export's logits with the model's.
 
     Args:
-        model: In float32.
-        read: What `Format.open` gave.
-        ids_dtype: Of the export's inputs.
+        model: The model, in float32.
+        read: The result of `Format.open`.
+        ids_dtype: dtype of the export's inputs.
 
     Returns:
-        Greatest absolute difference over all tokens of a few made-up batches; NaN where a logit is none.
+        Greatest absolute difference over all tokens of a few artificial batches; NaN if a logit is NaN.
     """
     generator = np.random.default_rng(0)
     worst = [0.0]
@@ -129,11 +129,11 @@ def greatest_difference(model: EncoderModel, read: Reader, ids_dtype: str) -> fl
         types = generator.integers(0, max(1, model.config.embedding.types), (rows, length), dtype=np.int32)
         lengths = generator.integers(1, length + 1, rows, dtype=np.int32)
         lengths[0] = length
-        there = np.arange(length) < lengths[:, None]
+        mask = np.arange(length) < lengths[:, None]
         expected = model(input_ids, lengths, types)
-        found = read(_inputs(model, input_ids, there.astype(np.int32), types, ids_dtype))
+        exported = read(_inputs(model, input_ids, mask.astype(np.int32), types, ids_dtype))
         for name, logits in zip(OUTPUTS, expected, strict=True):
-            worst.append(float(np.abs(found[name] - keras.ops.convert_to_numpy(logits))[there].max()))
+            worst.append(float(np.abs(exported[name] - keras.ops.convert_to_numpy(logits))[mask].max()))
     return float(np.max(worst))
 
 
@@ -152,7 +152,7 @@ def _check_out(out: Path, name: str, kind: Format, overwrite: bool) -> None:
         raise UserError(f"--out must not exist; {str(out)!r} does: choose another, or pass --overwrite")
     if not ((out / kind.mark).is_file() if kind.mark else out.is_file()):
         raise UserError(
-            f"--overwrite replaces an earlier export only; {str(out)!r} is none of --format {name}: choose another "
+            f"--overwrite replaces only an earlier export; {str(out)!r} is not one of --format {name}: choose another "
             "--out, or remove it yourself"
         )
 

@@ -1,8 +1,7 @@
-"""A drawn encoder (`standard.py`) as an ONNX file.
+"""Write a drawn encoder (`standard.py`) as an ONNX file.
 
-The drawn graph is walked from its outputs; each of Keras' operations becomes ONNX nodes (`operations.py`), each of its
-layers a few nodes and weights under our own names ("block_0/qkv_kernel"). No converter and no backend has a part in it:
-it runs where Keras has numpy alone.
+The drawn graph is walked from its outputs. Each Keras operation becomes ONNX nodes (`operations.py`), each layer a few
+nodes and weights under our names ("block_0/qkv_kernel"). This needs no converter and no backend except numpy.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from qa_fast.graph.operations import MICROSOFT, WRITERS, Nodes, Step, Value
 from qa_fast.graph.standard import Drawing
 
 OPSET = 20  # the first with Gelu
-# Of weights; a protocol buffer holds 2 GiB, and some of that is the graph.
+# Bytes of weights; a protocol buffer holds 2 GiB, including the graph.
 MOST_IN_A_FILE = 2**31 - 2**24
 
 Floats = npt.NDArray[np.float32]
@@ -36,36 +35,36 @@ def onnx_graph(
     scales: Mapping[str, Floats] | None = None,
     ranges: bool = False,
 ) -> onnx.ModelProto:
-    """The graph with its weights.
+    """Return the ONNX graph of a drawing, with weights.
 
     Args:
-        drawing: Of `draw`.
-        weights: By our paths.
-        fused: Use operations that ONNX Runtime alone has.
-        scales: For a product ("block_0/outer"), what its input's columns are divided by and its kernel's rows
-            multiplied, float32[m].
-        ranges: Give, instead of logits, the largest magnitudes of the columns of each product's input, float32[m] by
-            the product's name.
+        drawing: A drawing of `draw`.
+        weights: Weights by their paths.
+        fused: Use operations that only ONNX Runtime has.
+        scales: By the name of a product ("block_0/outer"), divisors of its input's columns and factors of its kernel's
+            rows, float32[m].
+        ranges: Output, instead of logits, the largest magnitudes of the columns of each product's input, float32[m]
+            under the product's name.
 
     Returns:
-        A model whose inputs are int64[batch, length], whose outputs float32[batch, length].
+        A model with inputs int64[batch, length] and outputs float32[batch, length].
 
     Raises:
-        UserError: The graph holds an operation that has no ONNX form here.
+        UserError: An operation has no ONNX form here.
     """
     nodes = Nodes(fused)
-    writer = _Walk(drawing, nodes, scales or {})
-    logits = [writer.value_of(drawing.model.output[name]) for name in OUTPUTS]
+    walk = _Walk(drawing, nodes, scales or {})
+    logits = [walk.value_of(drawing.model.output[name]) for name in OUTPUTS]
     if ranges:
         widths = {product_of(path): shape[0] for path, shape in drawing.shapes.items() if path.endswith("_kernel")}
-        outputs = [_ranges(nodes, name, given, widths[name]) for name, given in writer.products.items()]
+        outputs = [_ranges(nodes, name, inputs, widths[name]) for name, inputs in walk.products.items()]
     else:
         for value, name in zip(logits, OUTPUTS, strict=True):
             nodes.add("Identity", [value], "float32", name=name)
         outputs = [_described(name, "float32") for name in OUTPUTS]
     initializers = []
-    for path in writer.used:
-        weight, scale = weights[path], writer.scales.get(product_of(path))
+    for path in walk.used:
+        weight, scale = weights[path], walk.scales.get(product_of(path))
         if scale is not None and path.endswith("_kernel"):
             weight = weight * scale[:, None]
         initializers.append(numpy_helper.from_array(np.ascontiguousarray(weight), path))
@@ -89,10 +88,10 @@ def _described(name: str, dtype: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), ["batch", "length"])
 
 
-def _ranges(nodes: Nodes, product: str, given: list[Value], width: int) -> onnx.ValueInfoProto:
-    """The largest magnitudes of the columns of a product's inputs, as an output named after it."""
+def _ranges(nodes: Nodes, product: str, inputs: list[Value], width: int) -> onnx.ValueInfoProto:
+    """Add an output named after a product: the largest magnitudes of the columns of its inputs."""
     parts = []
-    for x in given:
+    for x in inputs:
         rows = nodes.add("Reshape", [nodes.add("Abs", [x], "float32"), nodes.ints(-1, width)], "float32")
         parts.append(nodes.add("ReduceMax", [rows, nodes.ints(0)], "float32", keepdims=0))
     nodes.add("Max", parts, "float32", name=product)
@@ -100,11 +99,11 @@ def _ranges(nodes: Nodes, product: str, given: list[Value], width: int) -> onnx.
 
 
 class _Walk:
-    """Writes what a tensor of the drawn graph hangs on, each step once.
+    """Writes the nodes that a tensor of the drawn graph depends on, each once.
 
     Attributes:
-        used: Paths of the weights that the graph takes, in order.
-        products: The inputs of each product, by its name; a shared kernel's product has several.
+        used: Paths of the graph's weights, in order.
+        products: Inputs of each product, by its name; a product with a shared kernel has several.
         scales: See `onnx_graph`.
     """
 
@@ -115,25 +114,25 @@ class _Walk:
         self.used: dict[str, None] = {}
 
     def value_of(self, tensor: Any) -> Value:
-        """The value of a tensor, written if it is not yet."""
-        waiting = [tensor]
-        while waiting:
-            last = waiting[-1]
+        """Return the value of a tensor, after writing its nodes if necessary."""
+        pending = [tensor]
+        while pending:
+            last = pending[-1]
             if id(last) in self._values:
-                waiting.pop()
+                pending.pop()
                 continue
             history = last._keras_history
             step = history.operation._inbound_nodes[history.node_index]
-            missing = [given for given in step.input_tensors if id(given) not in self._values]
+            missing = [source for source in step.input_tensors if id(source) not in self._values]
             if missing:
-                waiting += missing
+                pending += missing
                 continue
             args, options = step.arguments.fill_in(self._values)
             self._values[id(last)] = self._write(step.operation, last, step.input_tensors[0], args, options)
         return self._values[id(tensor)]
 
-    def _write(self, operation: Any, out: Any, given: Any, args: Any, options: Any) -> Value:
-        kind, step = type(operation).__name__, Step(operation, str(out.dtype), tuple(given.shape))
+    def _write(self, operation: Any, out: Any, source: Any, args: Any, options: Any) -> Value:
+        kind, step = type(operation).__name__, Step(operation, str(out.dtype), tuple(source.shape))
         if isinstance(operation, keras.layers.Layer) and operation.name in self._paths:
             return getattr(self, f"_{kind.lower()}")(operation, *args)
         if kind == "Reshape" and isinstance(operation, keras.layers.Layer):
@@ -153,7 +152,7 @@ class _Walk:
         self.products.setdefault(product, []).append(x)
         if product in self.scales:
             x = self._nodes.add("Mul", [x, self._nodes.constant(1 / self.scales[product], "float32")], "float32")
-        name = f"{product}:{len(self._nodes.nodes)}"  # a shared kernel's nodes apart
+        name = f"{product}:{len(self._nodes.nodes)}"  # the nodes of a shared kernel need different names
         y = self._nodes.add("MatMul", [x, kernel], "float32", name=name)
         return self._nodes.add("Add", [y, self._weight(layer, 1)], "float32") if layer.use_bias else y
 
@@ -166,17 +165,17 @@ class _Walk:
 
 
 def product_of(path: str) -> str:
-    """The name of the product with the kernel of a path: "block_0/qkv"."""
+    """Return the name of the product whose kernel has a path: "block_0/qkv" of "block_0/qkv_kernel"."""
     return path.removesuffix("_kernel")
 
 
-def write_onnx(made: onnx.ModelProto, path: Path, apart: bool = False) -> None:
+def write_onnx(graph: onnx.ModelProto, path: Path, apart: bool = False) -> None:
     """Write a graph.
 
     Args:
-        made: Of `onnx_graph`.
+        graph: A graph of `onnx_graph`.
         path: The file.
-        apart: Weights go to a file beside it, of the same name and `.data`, which engines map into memory; a single
-            file holds `MOST_IN_A_FILE`.
+        apart: Write weights to a second file, with `.data` added to the name, which engines map into memory; a single
+            file can hold at most `MOST_IN_A_FILE` bytes of weights.
     """
-    onnx.save_model(made, path, save_as_external_data=apart, location=f"{path.name}.data")
+    onnx.save_model(graph, path, save_as_external_data=apart, location=f"{path.name}.data")

@@ -1,7 +1,7 @@
-"""Keras' operations as ONNX nodes: one small function for each operation that a drawn encoder is made of.
+"""Keras' operations as ONNX nodes: one small function for each operation of a drawn encoder.
 
-An operation is known by its class's name. What it is given is either a value of the graph or a plain number or array;
-what it gives is a value. An operation that is not listed is refused by name, so that no family is written wrongly.
+An operation is identified by the name of its class. Its arguments are values of the graph, numbers or arrays; its
+result is a value. An operation that is not listed is refused by name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MICROSOFT = "com.microsoft"
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the graph: its name, and its numpy dtype's name."""
+    """A value of the graph: its name and the name of its numpy dtype."""
 
     name: str
     dtype: str
@@ -33,9 +33,9 @@ class Nodes:
     """The nodes and constants of a graph that is being written.
 
     Attributes:
-        nodes: In order.
-        constants: By dtype, shape and bytes; equal ones once.
-        fused: Write ONNX Runtime's own operation for attention.
+        nodes: Nodes in order.
+        constants: Constants by dtype, shape and bytes; equal constants are written once.
+        fused: Use ONNX Runtime's own operation for attention.
     """
 
     fused: bool = False
@@ -43,31 +43,31 @@ class Nodes:
     constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = field(default_factory=dict)
 
     def add(self, kind: str, inputs: Sequence[Value], dtype: str, *, name: str = "", **attributes: Any) -> Value:
-        """One node with one output of a dtype."""
+        """Add a node with one output of a dtype."""
         out = name or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, [value.name for value in inputs], [out], name=out, **attributes))
         return Value(out, dtype)
 
     def constant(self, value: Any, dtype: str) -> Value:
-        """A small constant."""
+        """Add a small constant."""
         array = np.asarray(value, dtype)
         key = dtype, array.shape, array.tobytes()
         if key not in self.constants:
             self.constants[key] = numpy_helper.from_array(array, f"constant_{len(self.constants)}")
         return Value(self.constants[key].name, dtype)
 
-    def value(self, given: Any, dtype: str) -> Value:
-        """What an operation was given, in a dtype."""
-        if not isinstance(given, Value):
-            return self.constant(given, dtype)
-        return given if given.dtype == dtype else self.cast(given, dtype)
+    def value(self, argument: Any, dtype: str) -> Value:
+        """Return an operation's argument as a value of a dtype."""
+        if not isinstance(argument, Value):
+            return self.constant(argument, dtype)
+        return argument if argument.dtype == dtype else self.cast(argument, dtype)
 
     def cast(self, value: Value, dtype: str) -> Value:
-        """A value in another dtype."""
+        """Cast a value."""
         return self.add("Cast", [value], dtype, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def ints(self, *numbers: int) -> Value:
-        """int64[n], as ONNX wants axes and shapes."""
+        """Add an int64[n] constant, the type of axes and shapes."""
         return self.constant(np.array(numbers), "int64")
 
 
@@ -76,9 +76,9 @@ class Step:
     """One call of a Keras operation.
 
     Attributes:
-        operation: With its settings.
-        dtype: Of its output.
-        shape: Of its first input; None where a size is not known.
+        operation: The operation with its settings.
+        dtype: dtype of its output.
+        shape: Shape of its first input; None for unknown sizes.
     """
 
     operation: Any
@@ -86,7 +86,7 @@ class Step:
     shape: tuple[int | None, ...]
 
 
-# Nodes, the step, then what its operation was called with.
+# Called with the nodes, the step, and the operation's arguments.
 Writer = Callable[..., Value]
 
 
@@ -100,8 +100,8 @@ def _binary(kind: str) -> Writer:
 def _comparison(kind: str, negated: bool = False) -> Writer:
     def write(nodes: Nodes, step: Step, left: Any, right: Any) -> Value:
         shared = left.dtype if isinstance(left, Value) else right.dtype
-        found = nodes.add(kind, [nodes.value(left, shared), nodes.value(right, shared)], "bool")
-        return nodes.add("Not", [found], "bool") if negated else found
+        result = nodes.add(kind, [nodes.value(left, shared), nodes.value(right, shared)], "bool")
+        return nodes.add("Not", [result], "bool") if negated else result
 
     return write
 
@@ -142,7 +142,7 @@ def _expand_dims(nodes: Nodes, step: Step, x: Value) -> Value:
 
 
 def _reshape_layer(nodes: Nodes, step: Step, x: Value) -> Value:
-    shape = nodes.ints(0, *step.operation.target_shape)  # 0 keeps the rows as they are
+    shape = nodes.ints(0, *step.operation.target_shape)  # 0 keeps the number of rows
     return nodes.add("Reshape", [x, shape], step.dtype)
 
 
@@ -171,7 +171,7 @@ def _take(nodes: Nodes, step: Step, x: Any, indices: Value) -> Value:
 
 
 def _take_along_axis(nodes: Nodes, step: Step, x: Value, indices: Value) -> Value:
-    """ONNX broadcasts no indices: they are spread to the rows of `x`, all but the axis."""
+    """Gather along an axis; ONNX does not broadcast indices, so they are expanded to the other axes of `x`."""
     axis = step.operation.axis
     rank = len(step.shape)
     sizes = nodes.add("Shape", [x], "int64")
@@ -200,7 +200,7 @@ def _attention(
     mask: Any = None,
     **_: Any,
 ) -> Value:
-    """[B, L, heads, D] three times to the same; `bias` is added to the scores, `mask` says where they count."""
+    """Attend: query, key and value [B, L, heads, D] to the same shape; `bias` is added to the scores."""
     heads, size = step.shape[-2:]
     assert heads is not None
     assert size is not None
@@ -208,9 +208,9 @@ def _attention(
         flat = [
             nodes.add("Reshape", [part, nodes.ints(0, 0, heads * size)], step.dtype) for part in (query, key, value)
         ]
-        none = Value("", step.dtype)
+        absent = Value("", step.dtype)
         options: dict[str, Any] = {"num_heads": heads, "domain": MICROSOFT}
-        inputs = [*flat, none, none, bias] if bias is not None else flat
+        inputs = [*flat, absent, absent, bias] if bias is not None else flat
         y = nodes.add("MultiHeadAttention", inputs, step.dtype, **options)
         return nodes.add("Reshape", [y, nodes.ints(0, 0, heads, size)], step.dtype)
     scaled = nodes.add("Mul", [query, nodes.constant(size**-0.5, step.dtype)], step.dtype)
@@ -232,13 +232,13 @@ _END = np.iinfo(np.int64).max
 
 
 def _get_item(nodes: Nodes, step: Step, x: Value, key: Any) -> Value:
-    """Slices first, then single rows, then new axes."""
+    """Index: slices first, then single rows, then new axes."""
     keys = list(key) if isinstance(key, tuple) else [key]
     rank = len(step.shape)
     if Ellipsis in keys:
-        at = keys.index(Ellipsis)
+        place = keys.index(Ellipsis)
         missing = rank - sum(part is not None and part is not Ellipsis for part in keys)
-        keys[at : at + 1] = [slice(None)] * missing
+        keys[place : place + 1] = [slice(None)] * missing
     slices: list[tuple[int, int, int, int]] = []
     rows: list[tuple[int, int]] = []
     new_axes: list[int] = []

@@ -23,9 +23,9 @@ from qa_fast.model.weights import Linear, Norm
 
 
 def input_names(config: EncoderConfig, padded: bool = True) -> tuple[str, ...]:
-    """The inputs that a model of this config has, in order."""
-    wanted = {"input_ids": True, "attention_mask": padded, "token_type_ids": config.takes_types}
-    return tuple(name for name in INPUTS if wanted[name])
+    """Return the names of the inputs of a model, in order."""
+    present = {"input_ids": True, "attention_mask": padded, "token_type_ids": config.takes_types}
+    return tuple(name for name in INPUTS if present[name])
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Drawing:
     """A drawn encoder.
 
     Attributes:
-        model: Functional: a dict of `input_names`, each [B, L] (attention_mask is 1 for a token, 0 for padding), to a
-            dict of start_logits and end_logits, float32[B, L]. Logits at padding mean nothing.
-        paths: For each layer with weights, by its name, their paths as in the model ("block_0/qkv_kernel").
-        shapes: Of each weight, by its path.
+        model: A functional model from a dict of `input_names`, each [B, L] (attention_mask is 1 for tokens), to a dict
+            of start_logits and end_logits, float32[B, L]. Logits at padding have no meaning.
+        paths: By the name of each layer with weights, their paths in the encoder ("block_0/qkv_kernel").
+        shapes: Shape of each weight, by its path.
     """
 
     model: keras.Model
@@ -45,12 +45,12 @@ class Drawing:
 
 
 def draw(config: EncoderConfig, ids_dtype: str = "int32", padded: bool = True) -> Drawing:
-    """Draw the encoder of a config, without dropout, in standard layers and float32, with no weights yet.
+    """Draw an encoder in standard layers and float32, without dropout and with weights of 0.
 
     Args:
-        config: Its parts.
-        ids_dtype: Of all inputs: "int32" or "int64".
-        padded: Whether rows may hold padding; without it there is no attention_mask among the inputs.
+        config: The encoder's configuration.
+        ids_dtype: dtype of all inputs, "int32" or "int64".
+        padded: Whether rows may hold padding; without padding there is no attention_mask.
     """
     inputs = {name: keras.Input((None,), dtype=ids_dtype, name=name) for name in input_names(config, padded)}
     makers: list[StandardLayers] = []
@@ -60,16 +60,16 @@ def draw(config: EncoderConfig, ids_dtype: str = "int32", padded: bool = True) -
         return makers[-1]
 
     encoder = Encoder(config, maker, PartRunner(), "float32")
-    there = ops.not_equal(inputs["attention_mask"], 0) if padded else None
-    logits = encoder(inputs["input_ids"], there, inputs.get("token_type_ids"))
+    mask = ops.not_equal(inputs["attention_mask"], 0) if padded else None
+    logits = encoder(inputs["input_ids"], mask, inputs.get("token_type_ids"))
     outputs = {name: _named(name)(part) for name, part in zip(OUTPUTS, logits, strict=True)}
-    paths = {name: paths for made in makers for name, paths in made.paths.items()}
-    shapes = {path: shape for made in makers for path, shape in made.shapes.items()}
+    paths = {name: paths for one in makers for name, paths in one.paths.items()}
+    shapes = {path: shape for one in makers for path, shape in one.shapes.items()}
     return Drawing(keras.Model(inputs, outputs, name="span_model"), paths, shapes)
 
 
 def standard_model(model: EncoderModel, ids_dtype: str = "int32") -> keras.Model:
-    """The same function as `model`, in standard layers with its weights; see `draw`."""
+    """Return the function of `model`, with its weights, in standard layers; see `draw`."""
     drawing = draw(model.config, ids_dtype)
     weights = {short_path(variable): ops.convert_to_numpy(variable) for variable in model.trainable_variables}
     for layer in drawing.model.layers:
@@ -79,10 +79,10 @@ def standard_model(model: EncoderModel, ids_dtype: str = "int32") -> keras.Model
 
 
 class StandardLayers:
-    """Makes the weights of one part as standard layers; see `model.weights.Maker`.
+    """Makes the weights of one module as standard layers; see `model.weights.Maker`.
 
     Args:
-        part: The part's name, with which its layers' names begin.
+        part: The module's name, the first part of its layers' names.
 
     Attributes:
         paths: See `Drawing`.
@@ -95,7 +95,7 @@ class StandardLayers:
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def linear(self, name: str, rows: int, columns: int, bias: bool = True) -> Linear:
-        """See `Maker`: a Dense layer."""
+        """Make a Dense layer."""
         dense = layers.Dense(
             columns, use_bias=bias, kernel_initializer="zeros", dtype="float32", name=f"{self._part}_{name}"
         )
@@ -103,7 +103,7 @@ class StandardLayers:
         return Linear(self._kept(dense, {f"{name}_{weight}": shape for weight, shape in weights.items()}), None)
 
     def norm(self, name: str, width: int, epsilon: float, bias: bool = True) -> Norm:
-        """See `Maker`: a LayerNormalization layer."""
+        """Make a LayerNormalization layer."""
         norm = layers.LayerNormalization(
             epsilon=epsilon, center=bias, dtype="float32", name=f"{self._part}_{name}"
         )  # fmt: skip
@@ -111,19 +111,19 @@ class StandardLayers:
         return Norm(self._kept(norm, {f"{name}_{weight}": (width,) for weight in weights}), None)
 
     def table(self, name: str, rows: int, width: int) -> Any:
-        """See `Maker`: an Embedding layer."""
+        """Make an Embedding layer."""
         table = layers.Embedding(
             rows, width, embeddings_initializer="zeros", dtype="float32", name=f"{self._part}_{name}"
         )  # fmt: skip
         return self._kept(table, {name: (rows, width)})
 
     def _kept(self, layer: layers.Layer, shapes: dict[str, tuple[int, ...]]) -> layers.Layer:
-        of_paths = {f"{self._part}/{name}": shape for name, shape in shapes.items()}
-        self.paths[layer.name] = list(of_paths)
-        self.shapes |= of_paths
+        by_path = {f"{self._part}/{name}": shape for name, shape in shapes.items()}
+        self.paths[layer.name] = list(by_path)
+        self.shapes |= by_path
         return layer
 
 
 def _named(name: str) -> layers.Layer:
-    """Passes its input on: outputs are called after the layer that they come from."""
+    """Return an identity layer, which names an output of the model."""
     return layers.Identity(dtype="float32", name=name)

@@ -1,4 +1,4 @@
-"""Features in, logits out: engines that read with a model, one interface for all; see `open.py`."""
+"""Engines, which compute logits of features with a model, and the decoding of logits to spans; see `open.py`."""
 
 from qa_fast.infer.engine import Engine, Prediction
 from qa_fast.infer.open import open_engine

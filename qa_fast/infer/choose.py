@@ -1,7 +1,7 @@
-"""Which engine reads fastest with a model on this device: measured, in processes of their own, and remembered.
+"""Choose the engine that is fastest with a model on this device: measure each in its own process, and cache the result.
 
-What is remembered belongs to an architecture, not to weights: a model trained anew need not be measured anew. It is
-measured again where an engine's version, the processor or config.json is another.
+The cached result belongs to an architecture, not to weights, so that a newly trained model is not measured again. A
+change of an engine's version, the processor or config.json causes a new measurement.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from qa_fast.sources.cache import cache_folder
 from qa_fast.store import write_whole
 
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "openvino": "openvino"}
-# That one measurement may take; the largest models need half a minute to be read once.
+# Limit of one measurement; the largest models take half a minute to open.
 _SECONDS = 180.0
-# Times as fast that a way must be to be taken before one that comes before it.
+# How many times as fast a way must be to be chosen over an earlier one.
 _WORTHWHILE = 1.1
 _BACKENDS = ("tensorflow", "jax")
-# Where it stands, Keras is the engine: nothing else here computes on an accelerator.
+# If one of these devices exists, Keras is chosen: it is the only engine here that computes on an accelerator.
 _ACCELERATORS = ("/dev/nvidia0", "/dev/kfd")
 
 
@@ -46,31 +46,31 @@ class Way(NamedTuple):
 
 
 def installed() -> list[str]:
-    """The engines that can be imported here, in no order."""
-    found = [name for name, package in PACKAGES.items() if importlib.util.find_spec(package) is not None]
-    if "keras" in found and not any(importlib.util.find_spec(backend) is not None for backend in _BACKENDS):
-        found.remove("keras")
-    return found
+    """Return the engines that can be imported."""
+    engines = [name for name, package in PACKAGES.items() if importlib.util.find_spec(package) is not None]
+    if "keras" in engines and not any(importlib.util.find_spec(backend) is not None for backend in _BACKENDS):
+        engines.remove("keras")
+    return engines
 
 
-def ways(engine: str, precision: str, there: Sequence[str], *, quantized: bool, bfloat16: bool) -> list[Way]:
-    """The ways that a wish leaves open.
+def ways(engine: str, precision: str, engines: Sequence[str], *, quantized: bool, bfloat16: bool) -> list[Way]:
+    """Return the ways that match the user's options, in order of preference.
 
     Args:
         engine: One of `ENGINES`.
         precision: One of `PRECISIONS`.
-        there: `installed`.
-        quantized: Whether the model may be read in int8.
+        engines: The installed engines.
+        quantized: Whether the model has a recipe for int8.
         bfloat16: Whether OpenVINO computes in bfloat16 on this device.
 
     Raises:
-        UserError: The wish is none, or there is no way for it.
-        MissingExtraError: The engine is not installed, or none is.
+        UserError: An option is invalid, or no way matches both.
+        MissingExtraError: The engine is not installed, or no engine is.
     """
     for name, value, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise UserError(f"{name} must be one of {', '.join(known)}; received {value!r}")
-    wanted = [name for name in ("onnx", "openvino", "keras") if name in there and engine in ("auto", name)]
+    wanted = [name for name in ("onnx", "openvino", "keras") if name in engines and engine in ("auto", name)]
     if not wanted:
         extra = {"auto": "answer", "onnx": "answer", "openvino": "openvino", "keras": "train"}[engine]
         raise MissingExtraError("reading with a model" if engine == "auto" else f"engine {engine}", extra,
@@ -84,25 +84,21 @@ def ways(engine: str, precision: str, there: Sequence[str], *, quantized: bool, 
         "onnx": ["float32", *(["int8"] if quantized else [])],
         "openvino": ["bfloat16", "float32"] if bfloat16 else ["float32"],
         # Keras measures its own products.
-        "keras": ["auto"] if precision in ("auto", "int8") else ["float32", "bfloat16", "float16"],
+        "keras": ["auto"] if precision == "auto" else ["float32", "bfloat16", "float16"],
     }
-    found = [
-        Way(name, kind) for name in wanted for kind in offered[name] if kind == precision or "auto" in (kind, precision)
-    ]
-    if precision == "int8":
-        found = [way for way in found if way.precision == "int8"]
-    if precision == "auto":  # of float32 and bfloat16 OpenVINO is faster with the latter, where there is the latter
-        found = [way for way in found if way != Way("openvino", "float32") or not bfloat16]
-    if not found:
+    matching = [Way(name, kind) for name in wanted for kind in offered[name] if precision in (kind, "auto")]
+    if precision == "auto" and bfloat16:  # OpenVINO is faster in bfloat16 than in float32
+        matching = [way for way in matching if way != Way("openvino", "float32")]
+    if not matching:
         raise UserError(
-            f"engine and precision must go together here; received {engine} and {precision}: choose "
+            f"the engine must support the precision on this device; received {engine} and {precision}: choose "
             f"{' or '.join(name for name in ('float32', 'auto') if name != precision)}, or another engine"
         )
-    return found
+    return matching
 
 
 def fastest_way(folder: Path, open_ways: Sequence[Way], say: Say | None = None) -> tuple[Way, str]:
-    """The fastest of some ways for a model, and why.
+    """Return the fastest of some ways for a model, and the reason.
 
     Raises:
         UserError: No way could be measured.
@@ -112,30 +108,30 @@ def fastest_way(folder: Path, open_ways: Sequence[Way], say: Say | None = None) 
     if any(Path(name).exists() for name in _ACCELERATORS):
         for way in open_ways:
             if way.engine == "keras":
-                return way, "it alone computes on the accelerator here"
+                return way, "the only engine that computes on the accelerator"
     place = cache_folder() / "speeds" / f"{_key(folder, open_ways)}.json"
-    speeds = _remembered(place)
+    speeds = _cached(place)
     if speeds is None:
         with held(place):
-            speeds = _remembered(place) or _measured(folder, open_ways, place, say)
+            speeds = _cached(place) or _measured(folder, open_ways, place, say)
     best = fastest(open_ways, speeds)
-    told = ", ".join(f"{name} {round(speed):,}" for name, speed in sorted(speeds.items(), key=lambda item: -item[1]))
-    return best, f"tokens a second as measured here: {told}"
+    listed = ", ".join(f"{name} {round(speed):,}" for name, speed in sorted(speeds.items(), key=lambda item: -item[1]))
+    return best, f"tokens a second as measured here: {listed}"
 
 
 def fastest(open_ways: Sequence[Way], speeds: Mapping[str, float]) -> Way:
-    """The first of some ways that no other beats by a tenth: less than that is noise, and earlier ways are lighter.
+    """Return the first way that no other beats by a tenth: smaller differences are noise.
 
     Args:
-        open_ways: In the order in which they are preferred, such as `ways` gives.
-        speeds: By a way's text; one that is not there could not be measured.
+        open_ways: Ways in order of preference.
+        speeds: Tokens per second by the way as text, for each way that could be measured.
     """
     most = max(speeds.get(str(way), 0.0) for way in open_ways)
     return next(way for way in open_ways if _WORTHWHILE * speeds.get(str(way), 0.0) >= most)
 
 
 def _key(folder: Path, open_ways: Sequence[Way]) -> str:
-    """Of everything that a measurement hangs on."""
+    """Return a hash of everything that a measurement depends on."""
     versions = {}
     for name in ("onnxruntime", "openvino", "keras", *_BACKENDS):
         try:
@@ -150,7 +146,7 @@ def _key(folder: Path, open_ways: Sequence[Way]) -> str:
 
 @cache
 def _processor() -> str:
-    """What the processor calls itself, with what it can do."""
+    """Return the processor's name and features."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
     except OSError:
@@ -159,20 +155,22 @@ def _processor() -> str:
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16, so that OpenVINO does; asking OpenVINO itself takes 0.2 s."""
+    """Return whether the processor, and therefore OpenVINO, multiplies in bfloat16; OpenVINO takes 0.2 s to answer."""
     return any(flag in _processor().split() for flag in ("avx512_bf16", "amx_bf16"))
 
 
-def _remembered(place: Path) -> dict[str, float] | None:
+def _cached(place: Path) -> dict[str, float] | None:
+    """Return the speeds in a file; None if it is missing or invalid."""
     try:
-        found = json.loads(place.read_text(encoding="utf-8"))
+        speeds = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    known = isinstance(found, dict) and found and all(type(speed) is float and speed > 0 for speed in found.values())
-    return found if known else None
+    valid = isinstance(speeds, dict) and speeds and all(type(one) is float and one > 0 for one in speeds.values())
+    return speeds if valid else None
 
 
 def _measured(folder: Path, open_ways: Sequence[Way], place: Path, say: Say | None) -> dict[str, float]:
+    """Measure each way in its own process, and cache the speeds."""
     if say is not None:
         say(f"measuring {', '.join(map(str, open_ways))} on this device, once")
     speeds, problems = {}, []
@@ -184,9 +182,9 @@ def _measured(folder: Path, open_ways: Sequence[Way], place: Path, say: Say | No
         except (UserError, RuntimeError, ValueError, IndexError) as error:
             problems.append(f"{way}: {str(error).strip().splitlines()[-1]}")
             if say is not None:
-                say(f"it does not read here: {problems[-1]}")
+                say(f"this engine does not work here: {problems[-1]}")
     if not speeds:
-        raise UserError(f"one engine at least must read the model; none does: {'; '.join(problems)}")
+        raise UserError(f"at least one engine must open the model; none does: {'; '.join(problems)}")
     try:
         write_whole(place, json.dumps(speeds).encode())
     except OSError as error:

@@ -1,18 +1,17 @@
-"""From logits to the best answer spans of each example, batch by batch.
+"""Decode logits to the best answer spans of each example, batch by batch.
 
-`SpanDecoder.add` takes a batch of logits, windows in any order, merges its spans into arrays of fixed size (E
-examples by `n_best` candidates) and forgets the logits: memory does not grow with the number of windows. What a
-candidate is, and how candidates are ordered, is said in `qa_fast.kernels.spans`; the result is the same bits
-whatever the order of the windows, the cut into batches and the number of threads.
+`SpanDecoder.add` takes a batch of logits, with windows in any order, merges its spans into arrays of fixed size (E
+examples by `n_best` candidates) and keeps no logits, so that memory does not grow with the number of windows.
+`qa_fast.kernels.spans` defines candidates and their order. The result has the same bits for every order of windows,
+division into batches and number of threads.
 
-No answer scores start + end at CLS, as in BERT's run_squad: the least over an example's windows, since most windows
-of a long document rightly say "not here". Probabilities are a softmax over an example's candidates and no answer
-together, so that both stand on one scale.
+The score of no answer is start + end at CLS, as in BERT's run_squad, in the window where it is least: most windows of a
+long document do not contain the answer. Probabilities are a softmax over an example's candidates and no answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,37 +29,37 @@ Float64s = npt.NDArray[np.float64]
 
 DEFAULT_N_BEST = 20
 DEFAULT_MAX_ANSWER_LENGTH = 30
-# Below so many windows a thread, handing them over costs more than it saves (4 microseconds a window).
+# With fewer windows per thread (4 microseconds each), starting a thread costs more than it saves.
 _WINDOWS_A_THREAD = 64
-# Examples whose candidates a thread puts in order at a time.
+# Examples whose candidates a thread sorts at a time.
 _EXAMPLES_A_THREAD = 2048
 
 
 class LogitBatch(Protocol):
-    """What `Engine.predict` yields: rows int32[B] of the features, and their logits float32[B, L]."""
+    """A batch of `Engine.predict`: the features' rows and their logits."""
 
     @property
     def rows(self) -> npt.NDArray[np.integer]:
-        """int[B]."""
+        """Return the rows, int[B]."""
 
     @property
     def start_logits(self) -> npt.NDArray[np.floating]:
-        """float[B, L]."""
+        """Return the start logits, float[B, L]."""
 
     @property
     def end_logits(self) -> npt.NDArray[np.floating]:
-        """float[B, L]."""
+        """Return the end logits, float[B, L]."""
 
 
 @dataclass(frozen=True)
 class ContextWindows:
-    """Where the candidates of F features stand: the columns that decoding needs, without the tokens.
+    """The columns of F features that decoding needs.
 
     Attributes:
         example: int32[F], row of the example.
         context_start: int32[F], position in the feature of its first context token.
         context_end: int32[F], one past the position of its last context token.
-        cls_position: int32[F], position of the token that stands for no answer.
+        cls_position: int32[F], position of the token that means no answer.
         first_token: int64[F], index in the flat token arrays of the feature's first context token.
     """
 
@@ -79,12 +78,12 @@ def windows_of(
     document_first_token: npt.NDArray[np.integer],
     cls_position: npt.NDArray[np.integer] | None = None,
 ) -> ContextWindows:
-    """The windows of features, in the order of the chunks.
+    """Return the windows of features, in the order of the chunks.
 
     Args:
         chunks: Features whose `example_index` counts over all chunks.
         document_first_token: int[E], index in the flat token arrays of the first token of each example's document.
-        cls_position: int[F], position of CLS in each feature; None means in front (see `find_cls`).
+        cls_position: int[F], position of CLS in each feature; None means the first (see `find_cls`).
     """
     example = _concatenate([chunk.example_index for chunk in chunks], np.int32)
     document_token_start = _concatenate([chunk.document_token_start for chunk in chunks], np.int64)
@@ -98,19 +97,19 @@ def windows_of(
 
 
 def find_cls(features: Features, cls_token_id: int) -> Int32s:
-    """int32[F]: the first position of the CLS token in each feature; 0 where it has none."""
+    """Return the first position of the CLS token in each feature, int32[F]; 0 if it has none."""
     ids, offsets = features.input_ids.values, features.input_ids.offsets
     starts = offsets[:-1]
-    if (ids[starts] == cls_token_id).all():  # BERT's family: no need to look further
+    if (ids[starts] == cls_token_id).all():  # as in most families
         return np.zeros(len(features), np.int32)
-    found = np.flatnonzero(ids[offsets[0] : offsets[-1]] == cls_token_id) + offsets[0]
-    nearest = np.append(found, offsets[-1])[np.searchsorted(found, starts)]
+    positions = np.flatnonzero(ids[offsets[0] : offsets[-1]] == cls_token_id) + offsets[0]
+    nearest = np.append(positions, offsets[-1])[np.searchsorted(positions, starts)]
     return np.where(nearest < offsets[1:], nearest - starts, 0).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class BestSpans:
-    """The candidates of E examples, best first, N slots each; slots at and beyond `count` hold zeros.
+    """The candidates of E examples, best first, in N slots each; slots at and beyond `count` are 0.
 
     Attributes:
         score: float32[E, N], start logit + end logit.
@@ -121,7 +120,7 @@ class BestSpans:
         count: int32[E], candidates found; no two of an example cover the same characters.
         null_start_logit: float32[E], start logit at CLS in the window where start + end there is least.
         null_end_logit: float32[E].
-        windows: int32[E], windows that were decoded; 0 means that the example had none.
+        windows: int32[E], number of decoded windows.
     """
 
     score: Float32s
@@ -139,25 +138,25 @@ class BestSpans:
 
     @property
     def null_score(self) -> Float32s:
-        """float32[E]: start + end logit at CLS, the least over the example's windows."""
+        """Return the least start + end logit at CLS over an example's windows, float32[E]."""
         return self.null_start_logit + self.null_end_logit
 
     def null_margin(self) -> Float64s:
-        """float64[E]: null score minus the best span's score; infinity where there is no span."""
+        """Return the null score minus the best span's score, float64[E]; infinity if there is no span."""
         best = np.where(self.count > 0, self.score[:, 0], -np.inf)
         return self.null_score.astype(np.float64) - best
 
     def null_rank(self) -> Int64s:
-        """int64[E]: no answer's place among an example's candidates, best first: so many score no less than it does."""
-        there = np.arange(self.score.shape[1])[None, :] < self.count[:, None]
-        return (there & (self.score >= self.null_score[:, None])).sum(axis=1)
+        """Return how many of an example's candidates score at least as high as no answer, int64[E]."""
+        used = np.arange(self.score.shape[1])[None, :] < self.count[:, None]
+        return (used & (self.score >= self.null_score[:, None])).sum(axis=1)
 
     def probabilities(self, with_null: bool = True) -> tuple[Float64s, Float64s]:
-        """Softmax over each example's candidates and, with `with_null`, no answer.
+        """Return the softmax over each example's candidates and, if `with_null`, no answer.
 
         Returns:
-            Candidates float64[E, N] (0 in free slots) and no answer float64[E]. A row and its null sum to 1; an example
-            without any candidate has null 1. Without `with_null`, null is 0 wherever there is a candidate.
+            Probabilities of candidates, float64[E, N] (0 in unused slots), and of no answer, float64[E]. They add up to
+            1. Without `with_null`, no answer has 0 if there is a candidate.
         """
         scores = self.score.astype(np.float64)
         scores[np.arange(scores.shape[1])[None, :] >= self.count[:, None]] = -np.inf
@@ -172,16 +171,16 @@ class BestSpans:
 
 
 class SpanDecoder:
-    """Owns the running lists of best spans while batches of logits come in.
+    """Keeps the best spans of each example while batches of logits are added.
 
     Args:
-        windows: All features that batches may hold.
+        windows: All windows.
         token_char_start: int32[T], first character of each context token, over all documents.
         token_char_end: int32[T], one past its last character.
-        examples: E, how many examples there are.
+        examples: E, number of examples.
         n_best: Candidates kept for each example.
         max_answer_length: Longest answer in tokens.
-        threads: Threads for large batches; None takes the processors that this process may use.
+        threads: Threads for large batches; None means one for each processor of this process.
 
     Raises:
         UserError: n_best or max_answer_length is not positive.
@@ -204,11 +203,11 @@ class SpanDecoder:
         self.windows = windows
         self.max_answer_length = max_answer_length
         self.threads = threads or processors()
-        self._pool = ThreadPoolExecutor(self.threads)  # starts no thread before it is used
+        self._pool = ThreadPoolExecutor(self.threads)  # starts threads on first use
         self._char_start = np.ascontiguousarray(token_char_start, np.int32)
         self._char_end = np.ascontiguousarray(token_char_end, np.int32)
         self._check_windows(examples)
-        # `np.zeros` of a large array is paged in only where it is written.
+        # Pages of a large `np.zeros` take memory only once they are written.
         self._score, self._start_logit, self._end_logit = (np.zeros((examples, n_best), np.float32) for _ in range(3))
         self._key = np.zeros((examples, n_best), np.int64)
         self._count, self._windows_seen = (np.zeros(examples, np.int32) for _ in range(2))
@@ -223,7 +222,7 @@ class SpanDecoder:
         """Merge one batch.
 
         Args:
-            rows: int[B], the feature that each row of the batch belongs to.
+            rows: int[B], the feature of each row of the batch.
             start_logits: float[B, L]; only CLS and context positions are read, so padding may hold anything.
             end_logits: float[B, L].
 
@@ -241,9 +240,7 @@ class SpanDecoder:
         if not len(features):
             return
         if features.min() < 0 or features.max() >= len(self.windows):
-            raise ValueError(
-                f"rows must lie in [0, {len(self.windows)}); received {features.min()} to {features.max()}"
-            )
+            raise ValueError(f"rows must be in [0, {len(self.windows)}); received {features.min()} to {features.max()}")
         longest = max(self.windows.context_end[features].max(), self.windows.cls_position[features].max() + 1)
         if longest > starts.shape[1]:
             raise ValueError(f"logits must cover their features; received L={starts.shape[1]} for {longest} positions")
@@ -253,7 +250,7 @@ class SpanDecoder:
         if threads < 2:
             self._search(starts, ends, np.arange(len(features)), features)
             return
-        # Threads own disjoint examples: parts are cut from the rows in example order, at a change of example.
+        # Threads own disjoint examples: rows are sorted by example and divided between examples.
         order = np.argsort(example, kind="stable")
         wanted = np.linspace(0, len(order), threads + 1)[1:-1].astype(np.int64)
         cuts = np.unique(np.searchsorted(example[order], example[order][wanted]))
@@ -263,14 +260,8 @@ class SpanDecoder:
         for done in under_way:
             done.result()
 
-    def add_all(self, batches: Iterable[LogitBatch]) -> SpanDecoder:
-        """Merge batches as they come; returns self."""
-        for batch in batches:
-            self.add(batch.rows, batch.start_logits, batch.end_logits)
-        return self
-
     def result(self) -> BestSpans:
-        """The candidates found so far.
+        """Return the candidates found so far.
 
         Raises:
             UserError: A window's logits at CLS are not finite, so the model's output cannot be trusted.
@@ -295,7 +286,7 @@ class SpanDecoder:
                 char_start[rows], char_end[rows],
             )  # fmt: skip
 
-        # A few examples, a request's, are not worth starting a thread.
+        # Few examples, as of one request, are sorted without a thread.
         list((self._pool.map if parts > 1 else map)(order, cuts[:-1], cuts[1:]))
         return BestSpans(
             score=score,
@@ -335,11 +326,11 @@ class SpanDecoder:
         )
 
     def _check_windows(self, examples: int) -> None:
-        """The kernel reads without bounds checks: hold everything that it will index with, once."""
+        """Check all indices once, since the kernel reads without bounds checks."""
         windows = self.windows
         if len(self._char_start) != len(self._char_end):
             raise ValueError(
-                f"token_char_start and token_char_end must be of one length; received {len(self._char_start)} and "
+                f"token_char_start and token_char_end must have one length; received {len(self._char_start)} and "
                 f"{len(self._char_end)}"
             )
         if not len(windows):
@@ -354,7 +345,7 @@ class SpanDecoder:
             raise ValueError("windows must have 0 <= context_start <= context_end and cls_position >= 0")
         if windows.first_token.min() < 0 or (windows.first_token + lengths).max() > len(self._char_start):
             raise ValueError(
-                f"windows must stand inside the {len(self._char_start)} context tokens; received tokens "
+                f"windows must be inside the {len(self._char_start)} context tokens; received tokens "
                 f"{windows.first_token.min()} to {(windows.first_token + lengths).max()}"
             )
 

@@ -1,14 +1,17 @@
-"""`python -m qa_fast.infer.derive MODEL OUT ENGINE [--ranges | --int8 FILE]`: writes one graph; see `graphs`."""
+"""`python -m qa_fast.infer.derive MODEL OUT ENGINE [--ranges | --int8 FILE]`: write one graph; see `graphs`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from qa_fast.infer.absent import stand_in_for
 from qa_fast.infer.graphs import end_with
-from qa_fast.infer.quantization import Rounding, load
+from qa_fast.infer.recipe import Rounding, load
 
 
 def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, rounding: Rounding | None = None) -> None:
@@ -17,9 +20,9 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     Args:
         folder: The model folder.
         out: The ONNX file.
-        engine: "onnx" has operations that ONNX Runtime alone knows.
-        ranges: Write a graph that gives the ranges of products' inputs, see `graph.onnx_file.onnx_graph`.
-        rounding: For int8; None rounds nothing.
+        engine: For "onnx" the graph has operations that only ONNX Runtime supports.
+        ranges: Write a graph whose outputs are the ranges of products' inputs, see `graph.onnx_file.onnx_graph`.
+        rounding: How to round to int8; None keeps float32.
 
     Raises:
         UserError: The model cannot be read.
@@ -35,36 +38,36 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     weights: dict[str, Any] = {
         path: (np.ones if path.endswith("gamma") else np.zeros)(shape, np.float32)
         for path, shape in drawing.shapes.items()
-        if path.startswith("head/")  # which a checkpoint may lack
+        if path.startswith("head/")  # a checkpoint may lack the head
     }
     read_weights(folder, config, drawing.shapes, weights.__setitem__)
     scales = {}
     if rounding is not None:
         kernels = {product_of(path): weight for path, weight in weights.items() if path.endswith("_kernel")}
         scales = {name: rounding.scales(name, kernels[name]) for name in kernels if rounding.rounds(name)}
-    made = onnx_graph(drawing, weights, engine == "onnx", scales, ranges)
+    graph = onnx_graph(drawing, weights, engine == "onnx", scales, ranges)
     if rounding is None:
-        write_onnx(made, out, apart=True)
+        write_onnx(graph, out, apart=True)
         return
     full = out.with_name(f"float32-{out.name}")
-    write_onnx(made, full, apart=True)
-    products = [node.name for node in made.graph.node if node.op_type == "MatMul"]
+    write_onnx(graph, full, apart=True)
+    products = [node.name for node in graph.graph.node if node.op_type == "MatMul"]
     _quantize(full, out, [name for name in products if name.partition(":")[0] not in scales])
     for path in out.parent.glob(f"{full.name}*"):
         path.unlink()
 
 
 def _quantize(source: Path, out: Path, kept: list[str]) -> None:
-    """Products with weights in int8, each column with a scale of its own; activations' is found as they come.
+    """Round products to int8: one scale for each column of weights, one for the activations of each call.
 
-    Weights have seven bits: without VNNI, x86 adds pairs of products in int16, where eight overflow.
+    Weights have seven bits: without VNNI, x86 adds pairs of products in int16, which overflows with eight bits.
     """
     import logging
 
     from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends steps for other graphs
+    logging.getLogger().setLevel(logging.ERROR)  # it recommends steps that do not apply here
     quantize_dynamic(
         source,
         out,
@@ -78,20 +81,51 @@ def _quantize(source: Path, out: Path, kept: list[str]) -> None:
     )
 
 
+class _StandIn(ModuleType):
+    """Stands in for a module that a library imports and this process does not call; its attributes do, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _StandIn(f"{self.__name__}.{name}")
+
+
+class _Finder:
+    """Finds stand-ins for some packages and their modules."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(f"{name}." for name in names)
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        absent = f"{name}.".startswith(self._names)
+        return ModuleSpec(name, self, is_package=True) if absent else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def _stand_in_for(*names: str) -> None:
+    """Make every later import of these packages in this process return stand-ins, whether they are installed or not."""
+    sys.meta_path.insert(0, _Finder(names))
+
+
 def _main() -> None:
-    # Keras on numpy imports these, for operations that no encoder has; an installation that only answers lacks them.
-    stand_in_for("jax", "scipy", "keras.src.backend.jax")
+    # Keras on numpy imports these for operations that no encoder has; an installation for answering lacks them.
+    _stand_in_for("jax", "scipy", "keras.src.backend.jax")
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("engine")
     parser.add_argument("--ranges", action="store_true")
     parser.add_argument("--int8", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
     def work() -> None:
-        rounding = None if given.int8 is None else load(given.int8)[0]
-        derive(given.folder, given.out, given.engine, ranges=given.ranges, rounding=rounding)
+        rounding = None if arguments.int8 is None else load(arguments.int8)[0]
+        derive(arguments.folder, arguments.out, arguments.engine, ranges=arguments.ranges, rounding=rounding)
 
     end_with(work)
 

@@ -1,4 +1,4 @@
-"""What every engine offers, and what it yields."""
+"""The interface of engines, and the logits that they return."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Prediction:
 
     Attributes:
         rows: int32[B], feature rows over all chunks.
-        start_logits: float32[B, L]; positions at and beyond a row's length mean nothing.
+        start_logits: float32[B, L]; positions at and beyond a row's length have no meaning.
         end_logits: float32[B, L].
         lengths: int32[B].
     """
@@ -38,10 +38,10 @@ class Engine(Protocol):
     """Computes logits of features with one model.
 
     Attributes:
-        name: One of `ENGINES`, but "auto".
-        precision: Of its products, one of `PRECISIONS`, but "auto".
-        at_once: Calls of `predict` that may run at a time and gain from it. 1 means that many features should come in
-            one call.
+        name: One of `ENGINES`, except "auto".
+        precision: Precision of its products, one of `PRECISIONS`, except "auto".
+        at_once: How many simultaneous calls of `predict` make the engine faster; 1 means that one call with many
+            features is best.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Engine(Protocol):
     at_once: int
 
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
-        """Logits of every feature, each once, in any order.
+        """Yield the logits of every feature once, in any order.
 
         Args:
-            chunks: Features; rows are counted over all of them.
+            chunks: Features; rows are counted over all chunks.
 
         Raises:
-            UserError: A feature is longer than the model's positions.
+            UserError: A feature is longer than the model's longest input.
         """
 
     def warm_up(self) -> None:
-        """Do once what the first windows would wait for."""
+        """Do the work that the first windows would otherwise wait for."""

@@ -1,9 +1,8 @@
-"""The graphs that ONNX Runtime and OpenVINO read, made from a model folder once and kept in the user's cache.
+"""Graphs for ONNX Runtime and OpenVINO, made from a model folder once and kept in the user's cache.
 
-A graph's place is named after what it was made from (the weights, config.json, how it is quantized, the version of its
-writer), so that a model trained anew gets a new one and nothing has to be thrown away in time. It is made in a process
-of its own, in which Keras runs on numpy: drawing needs no backend, and the memory goes back. One process makes a graph
-while others wait for it; it is moved into place whole.
+The path of a graph contains a hash of what it was made from (weights, config.json, rounding, version of the writer), so
+that a graph never has to be invalidated. It is made in a separate process with Keras on numpy, which needs no backend
+and returns its memory. One process makes a graph while others wait for it, and moves it into place whole.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from pathlib import Path
 import xxhash
 
 from qa_fast.errors import MissingExtraError, UserError
-from qa_fast.infer.quantization import Rounding, save
+from qa_fast.infer.recipe import Rounding, save
 from qa_fast.locks import locked
 from qa_fast.model.files import plain_file
 from qa_fast.model.folder import weight_files
 from qa_fast.sources.cache import cache_folder
 
-# Of the graphs that `derive` writes: raise it with any change of them.
+# Version of the graphs that `derive` writes: raise it whenever they change.
 _VERSION = 1
 GRAPH = "graph.onnx"
 Say = Callable[[str], None]
@@ -39,8 +38,8 @@ class Kind:
 
     Attributes:
         engine: "onnx" or "openvino".
-        ranges: Whether it gives the ranges of products' inputs in place of logits.
-        rounding: For an int8 graph; None for one in float32.
+        ranges: Whether its outputs are the ranges of products' inputs instead of logits.
+        rounding: How an int8 graph is rounded; None for float32.
     """
 
     engine: str
@@ -49,16 +48,16 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """Of the folder that holds the graph, within those of one model."""
+        """Return the name of the graph's folder."""
         variant = "-ranges" if self.ranges else "" if self.rounding is None else f"-int8-{self.rounding.digest}"
         return self.engine + variant
 
 
 def model_key(folder: Path) -> str:
-    """A hash of a model folder's config.json and weights, in hex.
+    """Return a hash of a model folder's config.json and weights, in hex.
 
     Raises:
-        UserError: They are not there.
+        UserError: A file is missing or cannot be read.
     """
     state = xxhash.xxh3_128()
     config = plain_file(folder, "config.json") or folder / "config.json"
@@ -73,20 +72,16 @@ def model_key(folder: Path) -> str:
 
 
 def graph_of(folder: Path, kind: Kind, say: Say | None = None, key: str | None = None) -> Path:
-    """The graph of a model, made if need be.
+    """Return the path of a model's graph, an ONNX file; make it if it is not in the cache.
 
     Args:
         folder: The model folder.
-        kind: What for.
-        say: Told in a line where there is something to wait for.
-        key: `model_key` of the folder, where it is known.
-
-    Returns:
-        An ONNX file.
+        kind: The kind of graph.
+        say: Called with a line for the user before a graph is made.
+        key: `model_key` of the folder, if it is known.
 
     Raises:
-        UserError: The model cannot be read, a package that making it needs is missing, or the cache folder cannot be
-            written.
+        UserError: The model cannot be read, a package is missing, or the cache folder cannot be written.
     """
     place = cache_folder() / "graphs" / f"{key or model_key(folder)}-{_VERSION}" / kind.name
     if not (place / GRAPH).is_file():
@@ -99,7 +94,7 @@ def graph_of(folder: Path, kind: Kind, say: Say | None = None, key: str | None =
 
 
 def forget(graph: Path) -> None:
-    """Remove a graph that `graph_of` gave and that nobody will ask for again; whoever reads it now is not disturbed."""
+    """Remove a graph of `graph_of` that is no longer needed; a process that has it open is not disturbed."""
     shutil.rmtree(graph.parent, ignore_errors=True)
 
 
@@ -113,18 +108,18 @@ def held(place: Path) -> AbstractContextManager[None]:
 
 
 def cannot_write(place: Path, error: OSError) -> UserError:
-    """What an unwritable cache folder is told as."""
+    """Return the error for a cache folder that cannot be written."""
     return UserError(
-        f"the cache folder must be one that can be written, with room; {place.parent}: {error.strerror}: name another "
-        "in the environment variable QA_FAST_CACHE"
+        f"the cache folder must be writable and have room; {place.parent}: {error.strerror}: name another in the "
+        "environment variable QA_FAST_CACHE"
     )
 
 
 def _make(folder: Path, kind: Kind, place: Path) -> None:
     prefix = f".{place.name}.making-"
     try:
-        for left in place.parent.glob(f"{prefix}*"):  # by a run that was killed: who makes this holds its lock
-            shutil.rmtree(left)
+        for abandoned in place.parent.glob(f"{prefix}*"):  # by a killed process: this one holds the lock
+            shutil.rmtree(abandoned)
         with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as scratch:
             made = Path(scratch) / "made"
             made.mkdir()
@@ -133,7 +128,7 @@ def _make(folder: Path, kind: Kind, place: Path) -> None:
                 save(Path(scratch) / "rounding", kind.rounding, {})
                 options = ["--int8", str(Path(scratch) / "rounding")]
             run_module("qa_fast.infer.derive", [str(folder), str(made / GRAPH), kind.engine, *options], backend="numpy")
-            if place.exists():  # without its graph: of somebody who stopped half-way through removing it
+            if place.exists():  # a removal of the graph was interrupted
                 shutil.rmtree(place)
             os.replace(made, place)
     except OSError as error:
@@ -144,16 +139,16 @@ def run_module(module: str, arguments: Sequence[str], backend: str | None = None
     """Run one of our modules in a process of its own.
 
     Args:
-        module: Its name.
-        arguments: Of its command line.
-        backend: Keras' backend there.
-        seconds: How long it may take; None is as long as it likes.
+        module: The module's name.
+        arguments: Arguments of its command line.
+        backend: Keras' backend in the process.
+        seconds: Time limit; None for no limit.
 
     Returns:
         Its standard output.
 
     Raises:
-        UserError: As it raised there; in its last line on standard error. Or it took too long.
+        UserError: The module raised it (see `end_with`), or the time limit was exceeded.
     """
     here = str(Path(__file__).resolve().parents[2])
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -170,7 +165,7 @@ def run_module(module: str, arguments: Sequence[str], backend: str | None = None
             timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"it must be done in {seconds:g} s; it was not") from None
+        raise UserError(f"the process must end within {seconds:g} s; it did not") from None
     if done.returncode == 0:
         return done.stdout
     lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
@@ -179,12 +174,12 @@ def run_module(module: str, arguments: Sequence[str], backend: str | None = None
     raise RuntimeError(f"{module} failed:\n{done.stderr}")
 
 
-# Exit status of a module that ended in a user's error, told in its last line on standard error.
+# Exit status of a module that ended with a `UserError`, whose message is the last line on standard error.
 USER_ERROR = 3
 
 
 def end_with(work: Callable[[], None]) -> None:
-    """Run a module's work; see `run_module` for how errors leave the process."""
+    """Run the work of a module that `run_module` started, and report a `UserError` by exit status."""
     try:
         work()
     except ModuleNotFoundError as error:

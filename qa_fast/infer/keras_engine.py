@@ -1,8 +1,8 @@
-"""Reading with Keras: batches of like lengths, compiled where that pays.
+"""The Keras engine: batches of similar lengths, compiled if that pays.
 
-Features are grouped by length, so little of a batch is padding; batches come in the order of their widths, and each
-says which rows it holds. The consumer reduces a batch while the next ones are computed: there are never more logits in
-memory than a few batches hold.
+Features are grouped by length, so that batches have little padding. Batches are yielded in the order of their widths,
+each with its rows. The consumer decodes a batch while the next ones are computed, so that memory holds the logits of a
+few batches only.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from qa_fast.schema import Features, Int64s
 
 BATCH_TOKENS_CPU = 8192
 BATCH_TOKENS_GPU = 131072
-# For a process that lives long. On a CPU more tokens at a time only leave the caches: 1536 take least time a token.
+# For a process that lives long. On a CPU larger batches leave the caches: 1536 tokens take the least time per token.
 FIXED_TOKENS_CPU, FIXED_ROWS_CPU = 2048, 8
-# Where a GPU runs compiled shapes (JAX), each of them is compiled at the start, too.
+# On a GPU with JAX each shape is compiled at the start.
 FIXED_ROWS_COMPILED_GPU = 32
-# Parts compiled by XLA run on one core each, and so do the small operations between kernels.
+# Parts compiled by XLA and the small operations between kernels use one core, so that two batches run at a time.
 _AT_A_TIME_CPU = 2
 
 
@@ -40,8 +40,8 @@ class KerasEngine:
     """An `Engine` around a Keras model and its compiled functions.
 
     Args:
-        model: The model; later changes of its weights are seen.
-        shapes: How features become batches; None is `fitted`.
+        model: The model; later changes of its weights take effect.
+        shapes: How features become batches; None means `fitted`.
     """
 
     name = "keras"
@@ -56,12 +56,12 @@ class KerasEngine:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, precision: str = "auto", serving: bool = False) -> KerasEngine:
-        """Read a model folder.
+        """Open a model folder.
 
         Args:
             folder: A Hugging Face folder, such as `qa-fast train` writes.
             precision: "auto" (measured), "float32", "bfloat16" or "float16".
-            serving: Take few shapes, known in advance, for a process that lives long.
+            serving: Use few fixed shapes, for a process that lives long.
 
         Raises:
             UserError: The folder cannot be read, see `checkpoint.load_model`.
@@ -70,7 +70,7 @@ class KerasEngine:
         return cls(model, fixed(model) if serving else None)
 
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
-        """See `Engine.predict`; batches come in the order of their widths."""
+        """Yield logits as `Engine.predict`, in the order of the batches' widths."""
         cutter = BatchCutter(chunks, self.model.config.pad_id)
         lengths = cutter.lengths[: sum(len(chunk) for chunk in chunks)]
         check_length(self.model.config, int(lengths.max(initial=0)))
@@ -90,7 +90,7 @@ class KerasEngine:
             yield running.popleft().result()
 
     def warm_up(self) -> None:
-        """Run every shape of `Fixed` once; fitted ones are not known before their features."""
+        """Run every shape of `Fixed` once; shapes of `Fitted` are not known in advance."""
         if isinstance(self.shapes, Fixed):
             for rows, width in self.shapes.usual():
                 for _ in self.predict([blank(rows, width)]):
@@ -108,13 +108,13 @@ class KerasEngine:
 
 
 def fitted(model: EncoderModel, batch_tokens: int | None = None) -> Fitted:
-    """Shapes for a data set on this device; `batch_tokens` padded tokens a batch at most."""
+    """Return shapes for a data set on this device, with at most `batch_tokens` padded tokens in a batch."""
     return Fitted(batch_tokens or (BATCH_TOKENS_CPU if on_cpu() else BATCH_TOKENS_GPU), model.config.max_length)
 
 
 def fixed(model: EncoderModel, batch_tokens: int | None = None) -> Fixed:
-    """Shapes for a process that lives long on this device; `batch_tokens` as for `fitted`."""
-    # TensorFlow on a GPU would compile the whole model for each shape, many seconds each; it runs well without.
+    """Return shapes for a process that lives long, with at most `batch_tokens` padded tokens in a batch."""
+    # TensorFlow on a GPU would compile the whole model for each shape, for many seconds; it is fast without.
     compiled = on_cpu() or keras.backend.backend() != "tensorflow"
     most = FIXED_ROWS_CPU if on_cpu() else FIXED_ROWS_COMPILED_GPU
     tokens = batch_tokens or (FIXED_TOKENS_CPU if on_cpu() else BATCH_TOKENS_GPU)
@@ -123,14 +123,14 @@ def fixed(model: EncoderModel, batch_tokens: int | None = None) -> Fixed:
 
 def _fetched(batch: Batch, logits: tuple[Any, Any]) -> Prediction:
     start, end = (np.asarray(keras.ops.convert_to_numpy(part)) for part in logits)
-    if len(batch.rows) and batch.rows[-1] < 0:  # padding rows are a batch's last
-        there: Int64s = np.flatnonzero(batch.rows >= 0)
-        return Prediction(batch.rows[there].astype(np.int32), start[there], end[there], batch.lengths[there])
+    if len(batch.rows) and batch.rows[-1] < 0:  # padding rows are at the end
+        real: Int64s = np.flatnonzero(batch.rows >= 0)
+        return Prediction(batch.rows[real].astype(np.int32), start[real], end[real], batch.lengths[real])
     return Prediction(batch.rows.astype(np.int32), start, end, batch.lengths)
 
 
 def _tensorflow(model: EncoderModel, effort: Effort) -> Callable[..., tuple[Any, Any]]:
-    """One graph for all shapes; with kernels for its parts (CPU), or compiled for each shape (GPU)."""
+    """Return one graph for all shapes, with kernels for its parts (CPU), or compiled for each shape (GPU)."""
     import tensorflow as tf
 
     cpu = on_cpu()

@@ -1,4 +1,4 @@
-"""Reading with ONNX Runtime: float32, or int8 products with the sizes of activations measured as they come."""
+"""The ONNX Runtime engine: float32, or int8 products whose activations are scaled at each call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qa_fast.parallel import processors
 
 
 def session_of(graph: Path) -> Any:
-    """A session in which a call is one thread's."""
+    """Open a session that computes each call in one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -23,7 +23,7 @@ def session_of(graph: Path) -> Any:
 
 
 def open_onnx(graph: Path, config: EncoderConfig, precision: str) -> Streams:
-    """An engine on a graph that `graphs.graph_of` made."""
+    """Return an engine that runs a graph of `graphs.graph_of`."""
     session = session_of(graph)
 
     def compute(window: Inputs) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""Opens a model folder with the engine that is wanted, or with the fastest there is."""
+"""Open a model folder with the engine that the user chose, or with the fastest one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from qa_fast.infer.choose import Way, fastest_way, has_bfloat16, installed, ways
 from qa_fast.infer.engine import Engine
 from qa_fast.infer.graphs import Kind, Say, graph_of, model_key
-from qa_fast.infer.quantization import Recipe, read_recipe
+from qa_fast.infer.recipe import Recipe, read_recipe
 from qa_fast.model.folder import folder_config
 
 
@@ -19,30 +19,30 @@ def open_engine(
     serving: bool = False,
     say: Say | None = None,
 ) -> Engine:
-    """Open a model to read with.
+    """Open a model for inference.
 
     Args:
         folder: A Hugging Face folder, such as `qa-fast train` writes.
         engine: "auto" (measured on this device), "keras", "openvino" or "onnx".
-        precision: "auto" (measured; int8 where `qa-fast quantize` found it good enough), "float32", "bfloat16",
-            "float16" (Keras alone) or "int8" (ONNX Runtime alone).
-        serving: Whether the process lives long, and may take its time to start.
-        say: Told in a line what is being made or measured for the first time, and what was chosen.
+        precision: "auto" (measured; int8 only with a recipe of `qa-fast quantize`), "float32", "bfloat16", "float16"
+            (only Keras) or "int8" (only ONNX Runtime).
+        serving: Whether the process lives long, so that a slow start is acceptable.
+        say: Called with a line for the user when something is made or measured, and about the choice.
 
     Raises:
-        UserError: The folder cannot be read, or there is no such engine or precision here.
-        MissingExtraError: The engine, or every engine, is not installed.
+        UserError: The folder cannot be read, or the engine or precision is not available here.
+        MissingExtraError: The engine is not installed, or no engine is.
     """
     folder = Path(folder)
-    folder_config(folder)  # a folder that is none is told before anything is chosen
-    there = installed()
-    recipe = read_recipe(folder) if precision in ("auto", "int8") and "onnx" in there else None
+    folder_config(folder)  # report a folder without a model before choosing
+    engines = installed()
+    recipe = read_recipe(folder) if precision in ("auto", "int8") and "onnx" in engines else None
     key = None
     if recipe is not None:
         key = model_key(folder)
         if recipe.weights != key:
             recipe = None
-    open_ways = ways(engine, precision, there, quantized=recipe is not None, bfloat16=has_bfloat16())
+    open_ways = ways(engine, precision, engines, quantized=recipe is not None, bfloat16=has_bfloat16())
     way, reason = fastest_way(folder, open_ways, say)
     opened = _opened(folder, way, recipe, serving, say, key)
     if say is not None and engine == "auto":
@@ -51,7 +51,7 @@ def open_engine(
 
 
 def open_way(folder: Path, engine: str, precision: str, serving: bool = False) -> Engine:
-    """Open a model in one way; nothing is chosen or checked. A recipe for int8 must be there."""
+    """Open a model in a given way, without checks; int8 needs a recipe in the folder."""
     recipe = read_recipe(folder) if precision == "int8" else None
     return _opened(folder, Way(engine, precision), recipe, serving, None, None)
 

@@ -1,4 +1,4 @@
-"""Reading with OpenVINO: float32, or bfloat16 where the processor has it."""
+"""The OpenVINO engine: float32, or bfloat16 if the processor supports it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qa_fast.parallel import processors
 
 
 def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams:
-    """An engine on a graph that `graphs.graph_of` made; what OpenVINO makes of it is kept beside it."""
+    """Return an engine that runs a graph of `graphs.graph_of`; OpenVINO caches its compiled form beside the graph."""
     import openvino
 
     count = processors()
@@ -28,15 +28,15 @@ def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams
             "CACHE_DIR": str(graph.with_suffix(".openvino")),
         },
     )
-    own = threading.local()
+    local = threading.local()
 
     def compute(window: Inputs) -> tuple[Floats, Floats]:
-        request: Any = getattr(own, "request", None)
+        request: Any = getattr(local, "request", None)
         if request is None:
-            request = own.request = compiled.create_infer_request()
-        found = request.infer(window)
-        return found[OUTPUTS[0]], found[OUTPUTS[1]]
+            request = local.request = compiled.create_infer_request()
+        logits = request.infer(window)
+        return logits[OUTPUTS[0]], logits[OUTPUTS[1]]
 
-    # Its Python package hangs where two threads make its very first call at the same time.
+    # OpenVINO's Python package hangs if two threads make its very first call at the same time.
     Streams("openvino", precision, config, compute, 1).warm_up()
     return Streams("openvino", precision, config, compute, count)

@@ -1,8 +1,8 @@
-"""Which features go into which batch of the Keras engine: pure functions of their lengths.
+"""The batches of the Keras engine, as pure functions of the features' lengths.
 
-`Fitted` takes the widths that pad a data set least, and few shapes, since each may be compiled. `Fixed` has its widths
-in advance, for a process that lives long: with few shapes, compiling pays. On a CPU the compiled parts take 80
-microseconds a token of MiniLM where plain TensorFlow takes 130.
+`Fitted` chooses few widths that pad a data set least, since each shape may be compiled. `Fixed` has fixed widths, for a
+process that lives long: with few shapes, compiling pays. On a CPU, compiled parts take 80 microseconds for a token of
+MiniLM, plain TensorFlow 130.
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ import numpy as np
 from qa_fast.batches import Plan, bucket_widths, prediction_plan
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 
-# Compiling parts pays off from here on; before, what has no kernel of ours runs as it stands.
+# From this number of batches on, compiling those parts that have no kernel of ours pays.
 MANY_BATCHES = 48
-# Loading our kernels pays off from here on (half a second; some more the first time on a machine); before, plain
-# TensorFlow answers at once.
+# From this number of batches on, loading our kernels pays, which takes half a second.
 SOME_BATCHES = 8
-# In tokens; most paragraphs with their question have 100 to 250, and a window of a long document has 384.
+# In tokens; most paragraphs with their question have 100 to 250 tokens, a window of a long document 384.
 WIDTHS = (64, 128, 160, 192, 256, 384)
 
-# How TensorFlow runs batches: as they stand; on CPUs with our kernels, which need no compiling; or with what XLA
-# compiles, too, for each shape.
+# How TensorFlow runs batches: operation by operation; with our kernels (CPU); or also compiled by XLA for each shape.
 Effort = Literal["plain", "kernels", "compiled"]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Shapes by the features at hand.
+    """Shapes chosen for the given features.
 
     Attributes:
-        batch_tokens: Padded tokens a batch, at most.
+        batch_tokens: Largest number of padded tokens in a batch.
         longest: Longest input of the model in tokens.
     """
 
@@ -42,11 +40,11 @@ class Fitted:
     longest: int
 
     def plan(self, lengths: Int32s) -> Plan:
-        """The batches of features of these lengths, int32[F]; -1 fills up their rows."""
+        """Return batches for features of these lengths, int32[F]; rows of -1 fill a batch up."""
         return prediction_plan(lengths, self.batch_tokens, np.minimum(bucket_widths(lengths), self.longest))
 
     def effort(self, batches: int) -> Effort:
-        """What so many batches are worth."""
+        """Return the effort that pays for this number of batches."""
         return "compiled" if batches >= MANY_BATCHES else "kernels" if batches >= SOME_BATCHES else "plain"
 
 
@@ -55,9 +53,9 @@ class Fixed:
     """Shapes known in advance.
 
     Attributes:
-        batch_tokens: Padded tokens a batch, at most.
+        batch_tokens: Largest number of padded tokens in a batch.
         longest: Longest input of the model in tokens.
-        most_rows: Rows a batch at most, where shapes are compiled; None where they are not.
+        most_rows: Largest number of rows in a batch if shapes are compiled; None if they are not.
     """
 
     batch_tokens: int
@@ -66,11 +64,11 @@ class Fixed:
 
     @property
     def widths(self) -> Int32s:
-        """int32, increasing; the last is the model's longest input."""
+        """Return the widths, int32, increasing; the last is the model's longest input."""
         return np.array([width for width in WIDTHS if width < self.longest] + [self.longest], np.int32)
 
     def plan(self, lengths: Int32s) -> Plan:
-        """The batches of features of these lengths, int32[F], without filled up rows."""
+        """Return batches for features of these lengths, int32[F], without filled-up rows."""
         rows, widths = [], []
         bucket = np.searchsorted(self.widths, lengths)
         for index, width in enumerate(self.widths.tolist()):
@@ -80,11 +78,11 @@ class Fixed:
         return Plan(rows, np.array(widths, np.int32))
 
     def effort(self, batches: int) -> Effort:
-        """What a process that lives long is worth: all, where shapes are compiled."""
+        """Return the effort for any number of batches."""
         return "compiled" if self.most_rows is not None else "plain"
 
     def usual(self) -> Iterator[tuple[int, int]]:
-        """(rows, width) of every batch of windows up to 384 tokens; longer ones come only where they are asked for."""
+        """Yield (rows, width) of every possible batch of windows up to 384 tokens; longer ones are rare."""
         for width in self.widths[self.widths <= WIDTHS[-1]].tolist():
             for power in range(self._most(width).bit_length() if self.most_rows is not None else 1):
                 yield 1 << power, width
@@ -94,7 +92,7 @@ class Fixed:
         return most if self.most_rows is None else min(self.most_rows, 1 << most.bit_length() - 1)
 
     def _parts(self, rows: Int64s, width: int) -> Iterator[Int64s]:
-        """The rows in parts; where shapes are compiled, 13 go as 8 + 4 + 1 and not padded to 16."""
+        """Divide rows into batches; if shapes are compiled, 13 rows become 8 + 4 + 1, which needs no padding."""
         most = self._most(width)
         while len(rows):
             size = min(most, len(rows))
@@ -105,7 +103,7 @@ class Fixed:
 
 
 def blank(rows: int, width: int) -> Features:
-    """So many features of so many padding tokens."""
+    """Return artificial features of `width` padding tokens each."""
     tokens = rows * width
     offsets = np.arange(rows + 1, dtype=np.int64) * width
     zeros = np.zeros(rows, np.int32)

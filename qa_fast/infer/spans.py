@@ -1,9 +1,9 @@
-"""The one loop from features to best spans, for evaluation, validation, answers and serving.
+"""The loop from features to best spans, for evaluation, validation, answers and serving.
 
-Several jobs, each with documents, options and a decoder of its own, are predicted in one call: an engine that gains
-from many windows gets them all, and every batch of logits is handed to the jobs whose windows it holds. A job may be
-read in parts, between which others have their turn. Logits are dropped as soon as they are decoded, so memory holds the
-candidates and two batches.
+Several jobs, each with its own documents, options and decoder, are predicted in one call: the engine gets all windows
+at once, and each batch of logits goes to the jobs whose windows it holds. A job may be divided into parts, so that
+other jobs run in between. Logits are released as soon as they are decoded, so that memory holds the candidates and two
+batches.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SpanJob:
-    """Features of E examples, and what is needed to find their spans.
+    """Features of E examples, with what is needed to find their spans.
 
     Attributes:
-        chunks: Features whose `example_index` counts over all chunks of the job; F together.
+        chunks: F features whose `example_index` counts over all chunks of the job.
         document_first_token: int[E], index in the token arrays of the first token of each example's document.
         token_char_start: int32[T], first character of each token of the documents.
         token_char_end: int32[T], one past its last character.
-        cls_position: int32[F], position of CLS in each feature; None means in front.
+        cls_position: int32[F], position of CLS in each feature; None means the first.
         n_best: Candidates kept for each example.
         max_answer_length: Longest answer in tokens.
     """
@@ -54,16 +54,16 @@ class SpanJob:
 
     @property
     def windows(self) -> int:
-        """F."""
+        """Return F, the number of features."""
         return sum(len(chunk) for chunk in self.chunks)
 
     @property
     def tokens(self) -> int:
-        """Tokens of all features, special ones included and padding not."""
+        """Return the number of tokens of all features, including special tokens and without padding."""
         return _tokens(self.chunks)
 
     def decoder(self) -> SpanDecoder:
-        """A decoder for its logits.
+        """Return a decoder for the job's logits.
 
         Raises:
             UserError: n_best or max_answer_length is not positive.
@@ -75,22 +75,22 @@ class SpanJob:
 
 
 class SpanSearch:
-    """Owns what is known of a job's spans while its features are read, in whatever parts.
+    """Holds the spans found for a job while its features are computed.
 
     Args:
-        job: What to find spans for.
+        job: The job.
 
     Raises:
-        UserError: Its options are not usable.
+        UserError: The job's options are invalid.
     """
 
     def __init__(self, job: SpanJob) -> None:
         self._job = job
         self._decoder = job.decoder()
-        self._times = np.zeros(job.windows, np.int32)
+        self._decoded = np.zeros(job.windows, np.int32)
 
     def parts(self, most_tokens: int | None = None) -> list[SpanPart]:
-        """The job in parts of at most so many tokens, or of a single feature that has more; None gives one part."""
+        """Divide the job into parts of at most `most_tokens` tokens, or of one longer feature; None gives one part."""
         if most_tokens is None:
             return [SpanPart(self, self._job.chunks, 0)] if self._job.windows else []
         parts, first = [], 0
@@ -105,37 +105,36 @@ class SpanSearch:
         return parts
 
     def result(self) -> BestSpans:
-        """The candidates of all its features.
+        """Return the candidates of all features.
 
         Raises:
             UserError: Logits are not finite.
-            ValueError: Not every feature was read once.
+            ValueError: Not every feature was computed exactly once.
         """
-        if (self._times != 1).any():
+        if (self._decoded != 1).any():
             raise ValueError(
-                f"predict must give logits for every feature once; received {int((self._times == 1).sum())} of "
-                f"{len(self._times)}"
+                f"predict must give logits for every feature once; received {int((self._decoded == 1).sum())} of "
+                f"{len(self._decoded)}"
             )
         return self._decoder.result()
 
     def _begin(self, first: int, windows: int) -> None:
-        # A part that is read again, after a failure, is as if it were read for the first time: what the decoder has of
-        # it already is found equal to what comes.
-        self._times[first : first + windows] = 0
+        # A part may be repeated after a failure: the decoder ignores candidates that it already has.
+        self._decoded[first : first + windows] = 0
 
     def _add(self, rows: Int64s, start_logits: npt.NDArray[Any], end_logits: npt.NDArray[Any]) -> None:
         self._decoder.add(rows, start_logits, end_logits)
-        np.add.at(self._times, rows, 1)
+        np.add.at(self._decoded, rows, 1)
 
 
 @dataclass(frozen=True)
 class SpanPart:
-    """Features of a job that are read together.
+    """Features of a job that are computed together.
 
     Attributes:
-        search: Whose.
+        search: The job's search.
         chunks: The features.
-        first: Row of the first of them among all of the job.
+        first: Row of the first feature within the job.
     """
 
     search: SpanSearch
@@ -144,21 +143,21 @@ class SpanPart:
 
     @property
     def windows(self) -> int:
-        """Features of the part."""
+        """Return the number of features."""
         return sum(len(chunk) for chunk in self.chunks)
 
     @property
     def tokens(self) -> int:
-        """Tokens of its features, special ones included and padding not."""
+        """Return the number of tokens, including special tokens and without padding."""
         return _tokens(self.chunks)
 
 
 def read_parts(predict: Predict, parts: Sequence[SpanPart], progress: Progress | None = None) -> None:
-    """Predict parts of jobs together, and hand each batch of logits to the searches whose features it holds.
+    """Predict parts of jobs together, and pass each batch of logits to the searches whose features it holds.
 
     Args:
         predict: See `best_spans`.
-        parts: Of different jobs, or of one.
+        parts: Parts of one or several jobs.
         progress: See `best_spans`.
     """
     sizes = np.array([part.windows for part in parts], np.int64)
@@ -169,32 +168,32 @@ def read_parts(predict: Predict, parts: Sequence[SpanPart], progress: Progress |
     done = 0
     for batch in predict(chunks) if chunks else ():
         rows = np.asarray(batch.rows, np.int64)
-        # A row that no part has goes to the nearest one's search, whose decoder refuses it.
+        # A row beyond all parts goes to the nearest part's search, whose decoder refuses it.
         owner = np.clip(np.searchsorted(bounds, rows, side="right") - 1, 0, len(parts) - 1)
         for number in np.unique(owner).tolist():
-            of = slice(None) if len(parts) == 1 else owner == number
+            own = slice(None) if len(parts) == 1 else owner == number
             part = parts[number]
-            part.search._add(rows[of] - bounds[number] + part.first, batch.start_logits[of], batch.end_logits[of])
+            part.search._add(rows[own] - bounds[number] + part.first, batch.start_logits[own], batch.end_logits[own])
         done += len(rows)
         if progress is not None:
             progress(done, int(bounds[-1]))
 
 
 def best_spans(predict: Predict, jobs: Sequence[SpanJob], progress: Progress | None = None) -> list[BestSpans]:
-    """Predict the windows of all jobs together, and decode each job's on its own.
+    """Predict the windows of all jobs together, and decode each job separately.
 
     Args:
-        predict: Features in chunks to batches of logits, in any order; rows count over the chunks. Not called where no
-            job has a window.
-        jobs: What to find spans for.
-        progress: Called with windows done and windows in all.
+        predict: Maps chunks of features to batches of logits, in any order; rows count over the chunks. It is not
+            called if no job has a window.
+        jobs: The jobs.
+        progress: Called with the numbers of finished windows and of all windows.
 
     Returns:
-        For each job its examples' candidates.
+        The candidates of each job's examples.
 
     Raises:
-        UserError: A job's options are not usable, or logits are not finite.
-        ValueError: `predict` did not give the logits of every feature once.
+        UserError: A job's options are invalid, or logits are not finite.
+        ValueError: `predict` did not return the logits of every feature exactly once.
     """
     searches = [SpanSearch(job) for job in jobs]
     read_parts(predict, [part for search in searches for part in search.parts()], progress)

@@ -1,8 +1,8 @@
-"""One window at a time, each at its own length, one single-threaded stream for each core.
+"""Compute one window at a time, each at its own length, in one single-threaded stream for each core.
 
-On a CPU a batch only leaves the caches: a window alone needs no padding and no mask, and a core that computes a window
-by itself waits for no other. Windows of all callers go to the same threads in the order in which they come, and a
-caller has only a few there at a time, so that a long document does not keep the others waiting.
+On a CPU a batch has no advantage and leaves the caches: a single window needs no padding and no mask, and cores need
+not wait for each other. Windows of all callers go to the same threads in order of arrival. A caller has only a few
+windows there at a time, so that a long document does not block others.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from qa_fast.infer.shapes import blank
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.schema import Features, Int64s
 
-# By their names int64[1, L] of ids and, where the model has them, of types; to float32[1, L] of start and end logits.
+# Maps names to int64[1, L]: ids, and types if the model has them. The result is start and end logits, float32[1, L].
 Inputs = dict[str, Int64s]
 Compute = Callable[[Inputs], tuple[Floats, Floats]]
-# Windows of one call that wait or run, for each stream.
+# Windows of one call that wait or run, per stream.
 _AHEAD = 2
-# Windows that are handed on together, so that decoding them is not a call each.
+# Windows that are returned together, to save calls of the decoder.
 _TOGETHER = 16
 
 
 def window_of(chunk: Features, row: int, takes_types: bool) -> Inputs:
-    """The inputs that a graph without padding has, for one feature."""
+    """Return the inputs of a graph without padding for one feature."""
     ids = chunk.input_ids[row].astype(np.int64)[None]
     if not takes_types:
         return {"input_ids": ids}
@@ -44,10 +44,10 @@ class Streams:
 
     Args:
         name: The engine's name.
-        precision: Of its products.
-        config: The model's parts.
+        precision: Precision of its products.
+        config: The encoder's configuration.
         compute: The function.
-        count: Streams.
+        count: Number of streams.
     """
 
     def __init__(self, name: str, precision: str, config: EncoderConfig, compute: Compute, count: int) -> None:
@@ -57,7 +57,7 @@ class Streams:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"{name}-stream")
 
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
-        """See `Engine.predict`; rows come in order."""
+        """Yield logits as `Engine.predict`, in the order of the rows."""
         for chunk in chunks:
             check_length(self._config, int(chunk.input_ids.lengths.max(initial=0)))
         running: deque[tuple[int, Future[tuple[Floats, Floats]]]] = deque()
@@ -78,7 +78,7 @@ class Streams:
             if done:
                 yield _together(done)
         finally:
-            for _, waiting in running:  # the caller has had enough
+            for _, waiting in running:  # the caller has stopped early
                 waiting.cancel()
 
     def warm_up(self) -> None:
@@ -91,6 +91,6 @@ def _together(done: Sequence[tuple[int, tuple[Floats, Floats]]]) -> Prediction:
     rows = np.array([row for row, _ in done], np.int32)
     lengths = np.array([start.shape[1] for _, (start, _) in done], np.int32)
     starts, ends = (np.zeros((len(done), lengths.max()), np.float32) for _ in range(2))
-    for at, (_, (start, end)) in enumerate(done):
-        starts[at, : lengths[at]], ends[at, : lengths[at]] = start[0], end[0]
+    for row, (_, (start, end)) in enumerate(done):
+        starts[row, : lengths[row]], ends[row, : lengths[row]] = start[0], end[0]
     return Prediction(rows, starts, ends, lengths)

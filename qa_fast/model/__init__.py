@@ -1,1 +1,1 @@
-"""The encoder: `config` and `families` say what it is made of (without a framework), the other files compute it."""
+"""The encoder: `config` and `families` describe it without a framework, the other modules compute it."""

@@ -107,6 +107,8 @@ class _Handlers(dict[int, Callable[[Any], None]]):
 
 
 class _Reader(pickle._Unpickler):
+    """Follows the instructions of a pickle; what torch does not write for tensors by name is a ValueError."""
+
     stack: list[Any]
     dispatch = _Handlers({code[0]: pickle._Unpickler.dispatch[code[0]] for code in _INSTRUCTIONS})
 
@@ -118,7 +120,7 @@ class _Reader(pickle._Unpickler):
 
     def persistent_load(self, identity: Any) -> _Storage:
         match identity:
-            # Files of older versions say last whether the storage is a part of another one.
+            # Older files end with None, or with the position of the storage within another one.
             case "storage", _Name(kind), str(key), _, int(size), *part if kind in _STORAGES and not any(part):
                 if size >= 0:
                     return _Storage(_STORAGES[kind], key, size)
@@ -134,7 +136,7 @@ class _Reader(pickle._Unpickler):
                 self.stack.append(_Dict())
             case _Name(name), (_Tensor() as tensor, _, _) if name == _PARAMETER:
                 self.stack.append(tensor)
-            # The marks are of numbers to be negated or conjugated.
+            # Marks say that numbers are negated or conjugated when they are read.
             case _Name(name), (_Storage() as storage, first, tuple(shape), tuple(strides), _, _, *marks) if (
                 name == _TENSOR and not any(marks)
             ):

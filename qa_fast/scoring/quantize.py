@@ -1,9 +1,9 @@
-"""Whether a model may be read in int8: scored before and after, and refused where it loses too much.
+"""Quantize a model to int8: score it in float32 and in int8, and write a recipe if int8 loses little.
 
-Weights and activations of all products are rounded, after the widest columns of activations, as some windows show them,
-were made narrower at the cost of the weights. Where that costs more than is allowed, products are kept in float32 step
-by step, those first that cost most: the feed-forward's second ones, then those of the first and last block, then the
-feed-forward's first ones. What passes is written down as a recipe (`infer/quantization.py`).
+Weights and activations of all products are rounded. Before that, the widest columns of activations, as measured on some
+windows, are made narrower and the weights larger. If the loss is too large, products stay in float32 step by step, the
+most costly first: the second product of feed-forward, then the first and last block, then the first product of
+feed-forward. The result is a recipe (`infer/recipe.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from qa_fast.errors import UserError
 from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
-from qa_fast.infer.quantization import Floats, Recipe, Rounding, write_recipe
+from qa_fast.infer.recipe import Floats, Recipe, Rounding, write_recipe
 from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
@@ -27,21 +27,21 @@ from qa_fast.shards import open_shards
 from qa_fast.shards.compatibility import check_features, check_tokenizer
 from qa_fast.sources import resolve_model
 
-# In points of F1. Seeds differ by 0.2 to 0.5.
+# Points of F1; seeds of training differ by 0.2 to 0.5.
 MOST_LOST = 0.3
-# That the ranges of activations are taken from.
+# Number of windows on which ranges of activations are measured.
 _WINDOWS = 64
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A model that may be read in int8.
+    """A model with a recipe for int8.
 
     Attributes:
-        recipe: What was written.
-        path: Where.
-        questions_alike: Share of the questions that both models answer with the same text.
+        recipe: The recipe.
+        path: Its file.
+        questions_alike: Share of questions that both models answer with the same text.
     """
 
     recipe: Recipe
@@ -50,7 +50,7 @@ class Quantized:
 
 
 def rungs(config: EncoderConfig) -> Iterator[tuple[str, ...]]:
-    """What stays in float32, from as little as possible on; the head always does."""
+    """Yield the products that stay in float32, fewest first; the head is always among them."""
     blocks = range(config.blocks)
     ends = sorted({0, config.blocks - 1})
     outer = tuple(f"block_{index}/outer" for index in blocks)
@@ -62,13 +62,13 @@ def rungs(config: EncoderConfig) -> Iterator[tuple[str, ...]]:
 
 
 def input_ranges(graph: Path, chunks: Sequence[Features], takes_types: bool, seed: int) -> dict[str, Floats]:
-    """The largest magnitudes of the columns of each product's input, over some windows.
+    """Return the largest magnitudes of the columns of each product's input, over some windows.
 
     Args:
-        graph: Made with `Kind.ranges`.
+        graph: A graph with `Kind.ranges`.
         chunks: Features, of which `_WINDOWS` are chosen.
         takes_types: Whether the model takes token types.
-        seed: For the choice.
+        seed: Seed of the choice.
 
     Returns:
         float32[m] by the product's name.
@@ -78,13 +78,14 @@ def input_ranges(graph: Path, chunks: Sequence[Features], takes_types: bool, see
     session = session_of(graph)
     names = [output.name for output in session.get_outputs()]
     bounds = np.cumsum([len(chunk) for chunk in chunks])
-    found: dict[str, Floats] = {}
+    ranges: dict[str, Floats] = {}
     for row in np.random.default_rng(seed).permutation(bounds[-1])[:_WINDOWS].tolist():
         number = int(np.searchsorted(bounds, row, side="right"))
-        chunk, at = chunks[number], row - (bounds[number] - len(chunks[number]))
-        for name, value in zip(names, session.run(names, window_of(chunk, at, takes_types)), strict=True):
-            found[name] = np.maximum(found[name], value) if name in found else value
-    return found
+        chunk = chunks[number]
+        window = window_of(chunk, row - (bounds[number] - len(chunk)), takes_types)
+        for name, value in zip(names, session.run(names, window), strict=True):
+            ranges[name] = np.maximum(ranges[name], value) if name in ranges else value
+    return ranges
 
 
 def quantize(
@@ -98,21 +99,20 @@ def quantize(
     progress: Progress | None = None,
     say: Say = lambda line: None,
 ) -> Quantized:
-    """Score a model in float32 and in int8, and leave a recipe in its folder if int8 is good enough.
+    """Score a model in float32 and in int8, and write a recipe into its folder if int8 loses little.
 
     Args:
         model: A model folder.
         shards_path: A folder that `qa-fast featurize` made, with the model's tokenizer.
-        split: Any split but train.
+        split: Any split except train.
         most_lost: Points of F1 that int8 may lose.
-        max_examples: Score a random choice of so many examples; None scores all.
-        seed: For that choice.
-        progress: Called with features done and features in all, for each scoring.
-        say: Told each score in a line.
+        max_examples: Score a random choice of this many examples; None scores all.
+        seed: Seed of that choice.
+        progress: Called with the numbers of finished and of all features, for each scoring.
+        say: Called with a line for each score.
 
     Raises:
-        UserError: The model, the split or the options are not usable, or int8 loses more, however much of the model
-            stays in float32.
+        UserError: The model, the split or an option is invalid, or int8 loses more in every step.
         MissingExtraError: ONNX Runtime is not installed.
     """
     if most_lost < 0:
@@ -120,8 +120,8 @@ def quantize(
     folder = resolve_model(str(model))
     if not Path(model).expanduser().is_dir():
         raise UserError(
-            f"a model to quantize must be a folder of yours, which the recipe is written to; received {str(model)!r}: "
-            f"copy {folder} to one and name that"
+            f"a model to quantize must be a local folder, since the recipe is written to it; received {str(model)!r}: "
+            f"copy {folder} to a folder and name that"
         )
     config, key = folder_config(folder), model_key(folder)
     shards = open_shards(shards_path)
@@ -135,15 +135,8 @@ def quantize(
         return graph_of(folder, Kind("onnx", rounding=rounding), say, key)
 
     def scored(rounding: Rounding | None) -> EvaluationResult:
-        graph = graph_in(rounding)
-        engine = open_onnx(graph, config, "float32" if rounding is None else "int8")
-        return evaluate_split(
-            engine.predict,
-            opened,
-            max_examples=max_examples,
-            seed=seed,
-            progress=progress,
-        )
+        engine = open_onnx(graph_in(rounding), config, "float32" if rounding is None else "int8")
+        return evaluate_split(engine.predict, opened, max_examples=max_examples, seed=seed, progress=progress)
 
     full = scored(None)
     say(f"float32: exact match {full.exact_match:.2f}, F1 {full.f1:.2f}")
@@ -154,18 +147,25 @@ def quantize(
     losses = []
     for kept in rungs(config):
         rounding = Rounding(kept, ranges)
-        short = scored(rounding)
+        rounded = scored(rounding)
         named = ", ".join(dict.fromkeys(name.split("/")[-1] or name for name in kept))
-        say(f"int8 (float32: {named}): exact match {short.exact_match:.2f}, F1 {short.f1:.2f}")
-        losses.append(full.f1 - short.f1)
+        say(f"int8 (float32: {named}): exact match {rounded.exact_match:.2f}, F1 {rounded.f1:.2f}")
+        losses.append(full.f1 - rounded.f1)
         if losses[-1] <= most_lost:
             recipe = Recipe(
-                key, rounding, short.f1, short.exact_match, full.f1, full.exact_match, split, len(short.predictions)
-            )  # fmt: skip
-            alike = sum(a == b for a, b in zip(full.predictions, short.predictions, strict=True)) / len(full.ids)
+                weights=key,
+                rounding=rounding,
+                f1=rounded.f1,
+                exact_match=rounded.exact_match,
+                float32_f1=full.f1,
+                float32_exact_match=full.exact_match,
+                split=split,
+                examples=len(rounded.predictions),
+            )
+            alike = sum(a == b for a, b in zip(full.predictions, rounded.predictions, strict=True)) / len(full.ids)
             return Quantized(recipe, write_recipe(folder, recipe), alike)
         forget(graph_in(rounding))
     raise UserError(
         f"a model in int8 may lose at most {most_lost:g} F1; received {min(losses):.2f} at best, on "
-        f"{len(full.predictions):,} questions of {split}: read it in float32 or bfloat16, or allow more with --max-loss"
+        f"{len(full.predictions):,} questions of {split}: use float32 or bfloat16, or allow more with --max-loss"
     )

@@ -26,7 +26,7 @@ from qa_fast.errors import UserError
 from qa_fast.infer.engine import ENGINES, PRECISIONS, Engine
 from qa_fast.infer.graphs import model_key
 from qa_fast.infer.open import open_engine
-from qa_fast.infer.quantization import FILE as INT8_RECIPE
+from qa_fast.infer.recipe import FILE as INT8_RECIPE
 from qa_fast.model.checkpoint import read_head
 from qa_fast.schema import Features, Int64s, canonical_json
 from qa_fast.scoring.evaluation import taken

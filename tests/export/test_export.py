@@ -1,4 +1,4 @@
-"""Exports: each format opens with its own reader alone and gives the model's logits; nothing half done is left."""
+"""Exports: each format opens with its own reader and gives the model's logits; no incomplete export is left."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ needs_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="written o
 
 
 def random_model(raw: dict) -> EncoderModel:
-    """A tiny model with no weight left at 0 or 1, so that none can be forgotten unseen."""
+    """A tiny model without weights of 0 or 1, so that a missing weight is noticed."""
     model = EncoderModel(read_encoder_config(raw))
     model.initialize(3)
     generator = np.random.default_rng(1)
@@ -241,11 +241,11 @@ def test_what_cannot_be(bert: tuple[Path, EncoderModel], tmp_path: Path, monkeyp
         export_model(folder, "keras", tmp_path / "model.h5")
     (tmp_path / "notes").mkdir()
     with pytest.raises(
-        UserError, match=r"--overwrite replaces an earlier export only; .*notes.* none of .*saved-model"
+        UserError, match=r"--overwrite replaces only an earlier export; .*notes.* is not one of .*saved-model"
     ):
         export_model(folder, "saved-model", tmp_path / "notes", overwrite=True)
     (tmp_path / "folder.keras").mkdir()
-    with pytest.raises(UserError, match=r"--overwrite replaces an earlier export only; .*folder\.keras"):
+    with pytest.raises(UserError, match=r"--overwrite replaces only an earlier export; .*folder\.keras"):
         export_model(folder, "keras", tmp_path / "folder.keras", overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out must be in a folder that can be written"):
@@ -293,7 +293,7 @@ def test_command(bert: tuple[Path, EncoderModel], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_real_model(minilm_folder: Path, tmp_path: Path) -> None:
-    """MiniLM with a head on it, as a training run would leave it."""
+    """MiniLM with a head, as after training."""
     from qa_fast.model.checkpoint import load_model
 
     model, _ = load_model(minilm_folder, seed=1)

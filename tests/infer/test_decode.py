@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ reference = load_reference()
 
 
 class Case:
-    """Random documents cut into overlapping windows, with logits: as kernel input and as the oracle's rows."""
+    """Random documents in overlapping windows with logits, as input of the kernel and of the reference."""
 
     def __init__(
         self,
@@ -169,7 +168,7 @@ def test_threads_give_the_same_bits() -> None:
 
 
 def test_finds_nothing_the_well_known_postprocessing_ranks_higher() -> None:
-    """It looks at the 20 best starts and ends only; whatever it finds, ours is at least as good, and most are equal."""
+    """It looks only at the 20 best starts and ends; our results are at least as good, and most are equal."""
     case = Case(seed=3, documents=60, room=40, overlap=8, levels=None)
     case.windows = ContextWindows(**{**vars(case.windows), "cls_position": np.zeros(len(case.rows), np.int32)})
     text = "".join(chr(ord("a") + i % 26) for i in range(5000))
@@ -321,13 +320,10 @@ def test_windows_of_features_and_cls_behind_the_context() -> None:
 
 def test_batches_are_merged_as_they_come() -> None:
     case = Case(seed=1, documents=3, room=9, overlap=2, levels=None)
-    batches = (
-        SimpleNamespace(
-            rows=np.array([row]), start_logits=case.starts[row : row + 1], end_logits=case.ends[row : row + 1]
-        )
-        for row in range(len(case.rows))
-    )
-    assert as_lists(case.decoder(5, 9).add_all(batches).result()) == as_lists(case.decode(5, 9))
+    decoder = case.decoder(5, 9)
+    for row in range(len(case.rows)):
+        decoder.add(np.array([row]), case.starts[row : row + 1], case.ends[row : row + 1])
+    assert as_lists(decoder.result()) == as_lists(case.decode(5, 9))
 
 
 @pytest.mark.parametrize(("n_best", "longest"), [(0, 5), (5, 0)])
@@ -347,7 +343,7 @@ def test_batches_must_fit() -> None:
     decoder.add(np.zeros(0, int), np.zeros((0, 4)), np.zeros((0, 4)))
     with pytest.raises(ValueError, match="one row for each feature"):
         decoder.add(np.array([0, 1]), case.starts[:1], case.ends[:1])
-    with pytest.raises(ValueError, match=r"rows must lie in \[0, "):
+    with pytest.raises(ValueError, match=r"rows must be in \[0, "):
         decoder.add(np.array([len(case.rows)]), case.starts[:1], case.ends[:1])
     with pytest.raises(ValueError, match="logits must cover their features"):
         decoder.add(np.array([0]), case.starts[:1, :1], case.ends[:1, :1])
@@ -358,7 +354,7 @@ def test_batches_must_fit() -> None:
     [
         ({"example": np.array([5], np.int32)}, "must belong to examples"),
         ({"context_end": np.array([1], np.int32)}, "0 <= context_start <= context_end"),
-        ({"first_token": np.array([9])}, "must stand inside the 3 context tokens"),
+        ({"first_token": np.array([9])}, "must be inside the 3 context tokens"),
     ],
 )
 def test_windows_must_be_sound(change: dict[str, np.ndarray], message: str) -> None:
@@ -368,5 +364,5 @@ def test_windows_must_be_sound(change: dict[str, np.ndarray], message: str) -> N
     SpanDecoder(ContextWindows(**good), np.arange(3), np.arange(3) + 1, 1)
     with pytest.raises(ValueError, match=message):
         SpanDecoder(ContextWindows(**{**good, **change}), np.arange(3), np.arange(3) + 1, 1)
-    with pytest.raises(ValueError, match="must be of one length"):
+    with pytest.raises(ValueError, match="must have one length"):
         SpanDecoder(ContextWindows(**good), np.arange(3), np.arange(4), 1)

@@ -1,4 +1,4 @@
-"""Engines on derived graphs: the model's logits for every family, choices, caches, and starts at the same time."""
+"""Engines on derived graphs: logits of every family, choice of the engine, caches, simultaneous starts."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_graph_half_removed_is_made_again(bert: Path) -> None:
 def test_a_cache_that_cannot_be_written(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(graphs, "cache_folder", lambda: tmp_path / "file")
-    with pytest.raises(UserError, match=r"the cache folder must be one that can be written.*QA_FAST_CACHE"):
+    with pytest.raises(UserError, match=r"the cache folder must be writable.*QA_FAST_CACHE"):
         graph_of(bert, Kind("onnx"))
 
 
@@ -154,7 +154,7 @@ def test_a_users_error_leaves_the_process_as_one(bert: Path, tmp_path: Path) -> 
         graph_of(broken, Kind("onnx"))
     with pytest.raises(RuntimeError, match=r"qa_fast\.infer\.derive failed"):
         run_module("qa_fast.infer.derive", [])
-    with pytest.raises(UserError, match=r"it must be done in 0\.01 s; it was not"):
+    with pytest.raises(UserError, match=r"the process must end within 0\.01 s; it did not"):
         run_module("qa_fast.infer.derive", [], seconds=0.01)
 
 
@@ -192,11 +192,13 @@ def test_ways_that_are_none() -> None:
         ways("auto", "int4", BOTH, **options)
     with pytest.raises(UserError, match=r"int8 must be scored before it is used; .*run qa-fast quantize MODEL SHARDS"):
         ways("auto", "int8", BOTH, **options)
-    with pytest.raises(UserError, match=r"engine and precision must go together here; received onnx and float16"):
+    with pytest.raises(
+        UserError, match=r"the engine must support the precision on this device; received onnx and float16"
+    ):
         ways("onnx", "float16", BOTH, **options)
-    with pytest.raises(UserError, match=r"must go together here; received openvino and bfloat16"):
+    with pytest.raises(UserError, match=r"must support the precision on this device; received openvino and bfloat16"):
         ways("openvino", "bfloat16", BOTH, **options)
-    with pytest.raises(UserError, match=r"must go together here; received keras and int8"):
+    with pytest.raises(UserError, match=r"must support the precision on this device; received keras and int8"):
         ways("keras", "int8", BOTH, quantized=True, bfloat16=False)
     with pytest.raises(MissingExtraError, match=r"reading with a model needs .*pip install 'qa-fast\[answer\]'"):
         ways("auto", "auto", [], **options)
@@ -232,7 +234,7 @@ def test_speeds_are_measured_once(bert: Path, tmp_path: Path, monkeypatch: pytes
     assert asked == [["onnx", "float32"], ["openvino", "float32"], ["keras", "auto"]]
     assert said == [
         "measuring onnx float32, openvino float32, keras auto on this device, once",
-        "it does not read here: keras auto: no",
+        "this engine does not work here: keras auto: no",
     ]
     assert fastest_way(bert, three[:1]) == (three[0], "the only way open")
     monkeypatch.setattr(choose, "_ACCELERATORS", ("/",))
@@ -248,7 +250,7 @@ def test_no_way_that_works_is_told(bert: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(choose, "run_module", run)
     monkeypatch.setattr(choose, "_ACCELERATORS", ())
     two = [Way("onnx", "float32"), Way("openvino", "bfloat16")]
-    with pytest.raises(UserError, match="one engine at least must read the model; none does: onnx float32: it has no"):
+    with pytest.raises(UserError, match="at least one engine must open the model; none does: onnx float32: it has no"):
         fastest_way(bert, two)
 
 
@@ -260,7 +262,7 @@ def test_a_real_measurement(bert: Path) -> None:
 
 @pytest.mark.slow
 def test_answering_needs_neither_tensorflow_nor_jax_nor_torch(bert: Path, tmp_path: Path) -> None:
-    """From the command line, with those (and SciPy) hidden from every process: a graph is made and read."""
+    """Answer from the command line while these packages and SciPy are hidden from every process."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Hidden:\n"

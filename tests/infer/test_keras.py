@@ -1,4 +1,4 @@
-"""Prediction: every feature once, the same logits as one padded batch gives."""
+"""Prediction: every feature once, and the same logits as one padded batch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_logits_are_those_of_the_feature_alone(batch_tokens: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert", "deberta-v3"])
 def test_many_batches_give_what_few_give(family: str) -> None:
-    """Some parts of all but the first have no kernels: they run as they stand, or are compiled where it pays."""
+    """All models except the first have parts without kernels, which run in plain TensorFlow or are compiled."""
     generator = np.random.default_rng(0)
     features = [make_features(generator.integers(1, 64, 2 * MANY_BATCHES))]
     model = tiny_model(TINY[family])
@@ -146,7 +146,7 @@ def test_the_fast_dtype_is_chosen(times: tuple[float, float, float], accelerator
 
 
 def test_times_that_were_all_disturbed_are_taken_again() -> None:
-    """float32 is slowed in its first turns, each time by another amount, as by what else runs here."""
+    """float32 is slowed in its first turns by different amounts, as by other work."""
     series = {"float32": iter([16.0, 14.0, 19.0, 15.0, 22.0, 10.1, 10.0, 10.2]), "bfloat16": iter([9.9] * 99)}
     assert shortest(lambda name: next(series[name]), list(series)) == {"float32": 10.0, "bfloat16": 9.9}
     quiet = dict.fromkeys(series, 0)

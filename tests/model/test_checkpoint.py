@@ -1,4 +1,4 @@
-"""Hugging Face folders in and out, against torch."""
+"""Loading and saving Hugging Face folders, against torch."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def setup_module() -> None:
 
 
 ROOT = Path(__file__).parents[2]
-# ModernBERT looks 6 tokens to either side here, DeBERTa's exact buckets end at 4 and its logarithmic ones at 64 (12
-# without buckets), MPNet's exact ones at 8.
+# In these models ModernBERT sees 6 tokens to either side, exact buckets end at 4 (DeBERTa) and 8 (MPNet), and DeBERTa's
+# logarithmic buckets at 64, or at 12 without buckets.
 LENGTHS = (1, 2, 5, 7, 13, 31, 64)
 
 
@@ -50,7 +50,7 @@ def test_every_family_is_tested() -> None:
 
 
 def described(model_type: str) -> str:
-    """A family's row in docs/design.md, from what its file does."""
+    """Return a family's row in docs/design.md according to its code."""
     family = FAMILIES[model_type]
     config = read_encoder_config(TINY["deberta-v3" if model_type == "deberta-v2" else model_type])
     about, kind = config.embedding, config.attention.positions
@@ -81,7 +81,7 @@ def test_the_catalogue_has_a_checkpoint_of_each_family() -> None:
 
 
 def test_no_other_room_knows_a_family() -> None:
-    """Families are told apart under model/families; the catalogue of checkpoints and texts for people may name them."""
+    """Only model/families depends on the family; the catalogue and texts for people may name families."""
     allowed = ("model/families/", "model/catalogue.py")
     names = [*FAMILIES, *(family.prefix for family in FAMILIES.values() if family.prefix != "model")]
     known = re.compile(rf"""["'](?:{"|".join(map(re.escape, names))})["'.]""")
@@ -206,7 +206,7 @@ def test_short_precisions_stay_near_and_finite(name: str, precision: str) -> Non
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", EACH_FAMILY)
 def test_short_precisions_stay_finite_on_long_padded_batches(name: str, precision: str) -> None:
-    """The longest rows that checkpoints take, beside rows of a few tokens, and weights large enough to saturate."""
+    """Batches of the longest rows with rows of a few tokens, and weights that are large enough to saturate."""
     room = {"max_position_embeddings": 514 if "roberta" in name or name in ("camembert", "mpnet") else 512}
     model = tiny_model(TINY[name] | room | {"initializer_range": 1.0}, precision=precision)
     ids, _, types = tiny_batch(rows=4, length=512)
@@ -244,7 +244,7 @@ def test_the_graph_for_export_is_the_same_function(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["albert", "mpnet", "deberta-v2", "deberta-v3", "modernbert"])
 def test_onnx_of_what_only_one_family_has(name: str, tmp_path: Path) -> None:
-    """Shared blocks, distances, rotations and windows, for another runtime."""
+    """Shared blocks, distances, rotations and windows in another runtime."""
     for module in ("onnx", "onnxruntime"):
         pytest.importorskip(module)
     model, onnx = randomized(TINY[name]), FORMATS["onnx"]

@@ -1,4 +1,4 @@
-"""Our kernels between products compute what the parts do that they stand for, forwards and backwards."""
+"""Our kernels compute the same as the parts that they replace, forward and backward."""
 
 from __future__ import annotations
 
@@ -48,10 +48,9 @@ B, L, H, HEADS, INNER = 3, 21, 48, 4, 96
 LENGTHS = np.array([21, 7, 13])
 THERE = np.arange(L) < LENGTHS[:, None]  # bool[B, L]
 SEEN = THERE[:, None, None, :]
-# To both sides; of the second row's last queries none sees anything.
+# A window to both sides; the last queries of the second row see no key.
 NEAR = SEEN & (np.abs(np.arange(L)[:, None] - np.arange(L)) < 4)
-# What a result and a gradient may differ by, of the largest number: other sums and polynomials; in bfloat16 one
-# rounding more or less, of 1 / 256.
+# Tolerance relative to the largest number: sums and polynomials differ, and in bfloat16 one rounding of 1 / 256.
 CLOSE = {"float32": 5e-6, "bfloat16": 1e-2}
 
 CASES = [
@@ -98,7 +97,7 @@ def cases(dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], di
 
 
 def results_and_gradients(run: Callable[..., Any], tensors: tuple[Any, ...]) -> list[Any]:
-    """Of a part with fixed upstream gradients, within a graph, as float32."""
+    """Return results and gradients of a part within a graph, as float32, for fixed upstream gradients."""
     given = [None if tensor is None else tf.convert_to_tensor(tensor) for tensor in tensors]
     floats = [tensor for tensor in given if tensor is not None and tensor.dtype.is_floating]
 
@@ -147,7 +146,7 @@ def test_no_number_is_hidden() -> None:
 
 
 def test_no_weight_that_is_no_number_is_hidden() -> None:
-    """Whatever its bits: those of 0x7FFFFFFF (CUDA's) would be rounded to zero, those of 0x7F800001 to infinity."""
+    """For all its bits: simple rounding would turn 0x7FFFFFFF (CUDA's) into zero and 0x7F800001 into infinity."""
     bias = np.zeros(INNER, np.float32)
     bias[:4] = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000], np.uint32).view(np.float32)
     bias[4:6] = np.inf, -np.inf
@@ -159,7 +158,7 @@ def test_no_weight_that_is_no_number_is_hidden() -> None:
 
 
 def test_what_is_dropped_does_not_count() -> None:
-    """Neither forwards nor backwards, and be it infinite; so it is with tokens that are not there."""
+    """Neither forward nor backward, even if it is infinite; the same holds for padding."""
     x, residual, vectors = normal(B, L, H).numpy(), normal(B, L, H, seed=1), [normal(H, seed=seed) for seed in range(3)]
     kept = keras.ops.convert_to_numpy(keep_mask((B, L, H), KEY, 0.2))
     row, at = next((row, at) for row, at in zip(*np.nonzero(~kept[0]), strict=True))
@@ -177,7 +176,7 @@ def test_what_is_dropped_does_not_count() -> None:
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.3])
 def test_each_element_is_dropped_as_everywhere(rate: float) -> None:
-    """The rate is not rounded on its way: of 0.1 as a float32 seven bits more of 2^32 would be dropped."""
+    """The rate is not rounded to float32, which would drop other elements."""
     least, factor = kernel_parts._dropout(rate)
     assert least == np.uint32(rate * 2**32)
     assert least != np.uint32(float(np.float32(rate)) * 2**32)
@@ -291,7 +290,7 @@ def test_without_clipping_small_gradients_are_no_warning(recwarn: pytest.Warning
 
 
 def test_an_update_goes_with_its_run() -> None:
-    """TensorFlow keeps what a traced step calls as long as the process lives: it must not hold weights and state."""
+    """TensorFlow keeps the functions of a traced step for ever: they must not hold weights and state."""
     weights = [tf.Variable(normal(4, 5))]
     update = KernelUpdate(weights)
     step = tf.function(update.__call__, autograph=False)

@@ -1,4 +1,4 @@
-"""The encoder against what it must be: masks, dropout, parts, backends."""
+"""The encoder: masks, dropout, parts, backends."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_device_s_share_of_the_rows_gets_its_share_of_the_mask() -> None:
 
 @pytest.mark.slow
 def test_the_other_backend_gives_the_same_logits_and_masks() -> None:
-    """Run in a process of its own: keras reads KERAS_BACKEND once."""
+    """Run in a separate process, since Keras reads KERAS_BACKEND once."""
     pytest.importorskip("jax")
     pytest.importorskip("tensorflow")
     other = "jax" if keras.backend.backend() == "tensorflow" else "tensorflow"

@@ -1,4 +1,4 @@
-"""torch's own files: what torch wrote is read as torch reads it, and nothing that a file says is run."""
+"""torch's own files: they are read as torch reads them, and nothing that a file asks for is run."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ def test_a_file_of_a_big_endian_machine(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(path)["b"], np.arange(5.0))
 
 
-# ---- What is refused. Each of these would leave a marker file behind if anything of it ran. ----
+# ---- Refused files. Each would leave a marker file behind if it ran. ----
 
 
 class Runs:
-    """Pickled, a call of `call(*arguments)`."""
+    """An object whose pickle calls `call(*arguments)`."""
 
     def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
         self.call, self.arguments = call, arguments
@@ -188,7 +188,7 @@ def dictionary(*values: bytes) -> bytes:
 
 
 def attacks(marker: str) -> dict[str, tuple[bytes, str]]:
-    """Pickles that run code (or do worse) in `pickle.load`, and what of them is named in the refusal."""
+    """Return pickles that run code or do other harm in `pickle.load`, with a text that the refusal must name."""
     write = f"open({marker!r}, 'w').close()"
     ordered, plain = global_("collections", "OrderedDict"), tensor(storage())
     return {
@@ -263,7 +263,7 @@ def test_nothing_is_run(tmp_path: Path, name: str, form: str) -> None:
     "name", ["system", "eval", "eval, protocol 4", "exec at the top", "old instruction INST", "OBJ"]
 )
 def test_the_attacks_are_real(tmp_path: Path, name: str) -> None:
-    """Python's own reader runs them; without this, the test above would prove nothing."""
+    """Python's own reader runs them; otherwise the test above would prove nothing."""
     marker = tmp_path / "marker"
     pickle.loads(attacks(str(marker))[name][0])
     assert marker.exists()
@@ -303,7 +303,7 @@ def test_a_pickle_has_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         PickledTensors(saved(tmp_path / "a.bin", many_kinds()))
 
 
-# ---- What is damaged. ----
+# ---- Damaged files. ----
 
 HUGE = 2**60
 DAMAGED = {

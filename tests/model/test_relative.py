@@ -1,4 +1,4 @@
-"""Buckets of distances against transformers' own rules, and scores over distances against looking each up."""
+"""Buckets of distances against transformers' own rules, and scores over distances against look-ups."""
 
 from __future__ import annotations
 

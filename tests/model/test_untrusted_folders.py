@@ -1,4 +1,4 @@
-"""A model folder comes from anybody: whatever is in it, it costs little and ends in one line."""
+"""A model folder may come from anybody: any content is refused in one line and at little cost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from qa_fast.hub.facts import read_facts, record_data
 from qa_fast.hub.files import sort_files
 from qa_fast.infer import choose
 from qa_fast.infer.graphs import model_key
-from qa_fast.infer.quantization import FILE, Recipe, Rounding, read_recipe, write_recipe
+from qa_fast.infer.recipe import FILE, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.model.families import read_encoder_config
 from qa_fast.model.folder import Tensors, folder_config, known_config
 from qa_fast.sources.hub import cached_model
@@ -208,7 +208,7 @@ def test_only_plain_files_of_the_folder_are_opened(folder: Path, name: str, kind
 
 @contextlib.contextmanager
 def no_longer_than(seconds: float) -> Iterator[None]:
-    """Who opens a pipe that nobody writes to waits for ever; this makes that a failure."""
+    """Opening a pipe without a writer blocks for ever; this fixture turns that into a failure."""
 
     def too_long(*_: object) -> None:
         raise TimeoutError
@@ -336,7 +336,7 @@ def test_a_link_out_does_not_reach_what_is_saved(folder: Path) -> None:
 
 
 def header(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Write a safetensors file anew with its header changed."""
+    """Change the header of a safetensors file."""
     data = path.read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     head = json.loads(data[8 : 8 + size])
@@ -393,7 +393,7 @@ def test_shapes_that_do_not_lie_side_by_side(folder: Path) -> None:
             checked_config(folder)
 
 
-# What each way of opening does, in a process of 6 GB.
+# Ways to open a folder, each run in a process that is limited to 6 GB.
 WAYS = {
     "load_model": "from qa_fast.model.checkpoint import load_model; load_model(folder)",
     "derive": "from qa_fast.infer.derive import derive; derive(folder, folder / 'graph.onnx', 'onnx')",
@@ -436,7 +436,7 @@ def test_sizes_are_compared_before_anything_is_built(folder: Path, pickled: bool
 
 
 def test_training_compares_first(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer times a block before it builds the model; neither may come before the comparison."""
+    """The trainer times a block before it builds the model; both must follow the comparison of sizes."""
     from types import SimpleNamespace
 
     from qa_fast.train import loop, plan
@@ -500,7 +500,7 @@ def test_damaged_tokenizers(folder: Path, part: str, value: Any, message: str) -
 
 
 def test_a_template_that_names_no_token_is_no_panic(folder: Path) -> None:
-    """The Rust library looks it up without asking whether it is there."""
+    """The Rust library looks it up without a check."""
     settings = json.loads((folder / "tokenizer.json").read_text())
     settings["post_processor"]["special_tokens"] = {}
     (folder / "tokenizer.json").write_text(json.dumps(settings))
@@ -547,7 +547,7 @@ def test_a_template_that_names_another_token_is_no_panic(
 def test_what_the_library_would_panic_on(
     folder: Path, capfd: pytest.CaptureFixture[str], part: str, value: Any, message: str
 ) -> None:
-    """The merge of half a character ends the process, if it comes so far."""
+    """Merging half a character would end the process."""
     changed(folder, "tokenizer.json", **{part: value})
     with pytest.raises(UserError, match=message):
         load_encoder(folder)
@@ -580,7 +580,7 @@ def test_ids_are_rows_of_the_model(folder: Path, model_type: str) -> None:
 
 
 def test_an_added_token_is_a_row_of_the_model(folder: Path) -> None:
-    """As the [MASK] of DeBERTa v3, which stands beyond its vocabulary; the model has rows for it."""
+    """Like the [MASK] of DeBERTa v3, which is beyond its vocabulary but has a row in the model."""
     tokenizer = load_encoder(folder).tokenizer
     most = tokenizer.get_vocab_size()
     tokenizer.add_special_tokens(["[ONE MORE]"])
@@ -592,7 +592,7 @@ def test_an_added_token_is_a_row_of_the_model(folder: Path) -> None:
 
 
 def test_special_tokens_are_rows_of_the_model(folder: Path) -> None:
-    """The template has ids of its own, which may be in no vocabulary."""
+    """A template has its own ids, which may be in no vocabulary."""
     settings = json.loads((folder / "tokenizer.json").read_text())
     settings["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [90_000]
     changed(folder, "tokenizer.json", post_processor=settings["post_processor"])
@@ -688,7 +688,7 @@ def test_ranges_of_another_model() -> None:
 @pytest.mark.parametrize("text", ["[]", "{}", DEEP, '{"onnx float32": "fast"}', '{"onnx float32": true}', "9" * 5000])
 def test_speeds_that_nobody_measured_are_measured_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "speeds.json").write_text(text)
-    assert choose._remembered(tmp_path / "speeds.json") is None
+    assert choose._cached(tmp_path / "speeds.json") is None
 
 
 def test_pickled_tensors_are_not_out_of_proportion(tmp_path: Path) -> None:

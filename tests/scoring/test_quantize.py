@@ -1,4 +1,4 @@
-"""int8 behind a gate: what it rounds, what it keeps, and when it refuses."""
+"""Quantization: what is rounded, what stays in float32, and when int8 is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qa_fast.cli import quantize as command
 from qa_fast.errors import UserError
 from qa_fast.infer import open_engine
 from qa_fast.infer.graphs import Kind, graph_of, model_key
-from qa_fast.infer.quantization import FILE, Recipe, Rounding, read_recipe, write_recipe
+from qa_fast.infer.recipe import FILE, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.model.folder import folder_config
 from qa_fast.scoring import quantize as quantizing
 from qa_fast.scoring.quantize import MOST_LOST, quantize, rungs
@@ -124,9 +124,9 @@ def test_what_cannot_be(workshop: tuple[Path, Path], tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="--max-loss must not be negative; received -1"):
         quantize(model, shards, most_lost=-1)
     monkeypatch.setattr(quantizing, "resolve_model", lambda name: model)
-    with pytest.raises(UserError, match=r"must be a folder of yours, .*; received 'minilm'"):
+    with pytest.raises(UserError, match=r"must be a local folder, .*; received 'minilm'"):
         quantize("minilm", shards)
-    with pytest.raises(UserError, match="the model folder must be one that can be written"):
+    with pytest.raises(UserError, match="the model folder must be writable"):
         write_recipe(tmp_path / "none", Recipe("", Rounding((), {}), 1, 1, 1, 1, "", 1))
 
 
@@ -155,5 +155,5 @@ def test_the_command(workshop: tuple[Path, Path]) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "it is used where it is faster" in done.stderr
+    assert "--precision auto uses it if it is faster" in done.stderr
     (model / FILE).unlink()

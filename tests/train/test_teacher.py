@@ -16,7 +16,7 @@ from qa_fast.batches import Batch, BatchCutter
 from qa_fast.buffers import offsets_of
 from qa_fast.errors import UserError
 from qa_fast.infer.open import open_engine
-from qa_fast.infer.quantization import FILE as INT8_RECIPE
+from qa_fast.infer.recipe import FILE as INT8_RECIPE
 from qa_fast.shards import open_shards
 from qa_fast.train import TrainConfig
 from tests.backend import JIT

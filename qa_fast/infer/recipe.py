@@ -1,8 +1,7 @@
-"""How a model is read in int8, and what that costs: the recipe that `qa-fast quantize` leaves in a model folder.
+"""The recipe for int8 that `qa-fast quantize` writes into a model folder: how to round, and what it costs.
 
-The recipe is a small file bound to the weights by their hash. The int8 graph itself is derived from the weights like
-any other (`graphs`), so that a model folder stays one that transformers opens, and a recipe for weights of before the
-last training is not followed.
+The recipe is a small file with a hash of the weights; a recipe for other weights is ignored. The int8 graph is derived
+from the weights like any other (`graphs`), so that transformers can still open the folder.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from qa_fast.store import whole_file
 
 FILE = "quantization.safetensors"
 _KEY = "qa_fast"
-# How much of a column's range goes from the activations into the weights. Of 0.5 to 1, 0.8 was nearest in logits.
+# How much of a column's range moves from the activations to the weights. From 0.5 to 1, 0.8 gave the closest logits.
 SMOOTHING = 0.8
 _LEAST = 1e-5
 _SCORES = ("f1", "exact_match", "float32_f1", "float32_exact_match")
@@ -36,7 +35,7 @@ class Rounding:
     """How the products of a model are rounded to int8.
 
     Attributes:
-        kept: Those that stay in float32, by what their names begin with ("block_0/outer").
+        kept: First parts of the names of products that stay in float32 ("block_0/outer").
         ranges: For each product ("block_0/outer"), the largest magnitudes of its inputs' columns, float32[m].
     """
 
@@ -45,7 +44,7 @@ class Rounding:
 
     @property
     def digest(self) -> str:
-        """Of all of it, in hex."""
+        """Return a hash of the rounding, in hex."""
         state = xxhash.xxh3_64(orjson.dumps(self.kept))
         for name in sorted(self.ranges):
             state.update(name.encode())
@@ -53,21 +52,24 @@ class Rounding:
         return state.hexdigest()
 
     def rounds(self, product: str) -> bool:
-        """Whether a product is computed in int8."""
+        """Return whether a product is computed in int8."""
         return product in self.ranges and not product.startswith(self.kept)
 
     def scales(self, product: str, kernel: Floats) -> Floats:
-        """float32[m]: what the columns of a product's input are divided by, and the kernel's rows multiplied.
+        """Return the divisors of the columns of a product's input, which are factors of the kernel's rows.
 
-        A few columns of what a norm or an activation gives are ten times as large as the others, and one scale for all
-        would leave the others a few steps. Source: SmoothQuant (Xiao et al. 2023), equation 4.
+        A few columns of activations are ten times as large as the others, so that one scale for all columns would
+        leave few steps for the others. Source: SmoothQuant (Xiao et al. 2023), equation 4.
 
         Args:
-            product: Its name.
+            product: The product's name.
             kernel: float32[m, n].
 
+        Returns:
+            float32[m].
+
         Raises:
-            UserError: The ranges are of another size.
+            UserError: The ranges have another size.
         """
         inputs, weights = self.ranges[product], np.abs(kernel).max(axis=1)
         if inputs.shape != weights.shape:
@@ -81,17 +83,17 @@ class Rounding:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is known of a model in int8.
+    """How a model is rounded to int8, and its scores.
 
     Attributes:
         weights: `graphs.model_key` of the model.
-        rounding: How its products are rounded.
-        f1: In percent, of the int8 model.
-        exact_match: In percent.
-        float32_f1: In percent, of the model as it is, on the same questions.
-        float32_exact_match: In percent.
-        split: That both were scored on.
-        examples: How many of its questions.
+        rounding: How the products are rounded.
+        f1: F1 of the int8 model, in percent.
+        exact_match: Exact match of the int8 model, in percent.
+        float32_f1: F1 of the float32 model on the same questions, in percent.
+        float32_exact_match: Exact match of the float32 model, in percent.
+        split: The split on which both were scored.
+        examples: Number of questions.
     """
 
     weights: str
@@ -110,7 +112,7 @@ class Recipe:
 
 
 def save(path: Path, rounding: Rounding, facts: Mapping[str, Any]) -> None:
-    """Write a rounding with what else is known of it."""
+    """Write a rounding together with other facts."""
     from safetensors.numpy import save as serialized
 
     metadata = {_KEY: orjson.dumps(dict(facts) | {"kept": list(rounding.kept)}).decode()}
@@ -119,7 +121,7 @@ def save(path: Path, rounding: Rounding, facts: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> tuple[Rounding, dict[str, Any]]:
-    """What `save` wrote.
+    """Read a file of `save`.
 
     Raises:
         UserError: The file is damaged.
@@ -137,7 +139,7 @@ def load(path: Path) -> tuple[Rounding, dict[str, Any]]:
         raise _damaged(path, f"kept is {shown(kept)}")
     for name, value in ranges.items():
         if value.dtype != np.float32 or value.ndim != 1 or not (np.isfinite(value) & (value >= 0)).all():
-            raise _damaged(path, f"{shown(name)} holds no magnitudes")
+            raise _damaged(path, f"{shown(name)} does not hold magnitudes")
     return Rounding(kept, ranges), facts
 
 
@@ -149,7 +151,7 @@ def _damaged(path: Path, reason: str) -> UserError:
 
 
 def read_recipe(folder: Path) -> Recipe | None:
-    """The recipe in a model folder, or None.
+    """Return the recipe in a model folder, or None.
 
     Raises:
         UserError: The file is damaged.
@@ -160,7 +162,7 @@ def read_recipe(folder: Path) -> Recipe | None:
     rounding, facts = load(path)
     kinds = {"weights": str, "split": str, "examples": int} | dict.fromkeys(_SCORES, float)
     if {name: type(value) for name, value in facts.items()} != kinds:
-        raise _damaged(path, f"it says {shown(facts)}")
+        raise _damaged(path, f"it holds {shown(facts)}")
     return Recipe(rounding=rounding, **facts)
 
 
@@ -177,6 +179,6 @@ def write_recipe(folder: Path, recipe: Recipe) -> Path:
             save(temporary, recipe.rounding, facts)
     except OSError as error:
         raise UserError(
-            f"the model folder must be one that can be written; {folder}: {error.strerror}: copy it elsewhere first"
+            f"the model folder must be writable; {folder}: {error.strerror}: copy it elsewhere first"
         ) from None
     return path
