@@ -18,7 +18,7 @@ import uvicorn
 from qa_fast.answer.answerer import Answer, Result
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.serve.app import create_app
-from qa_fast.serve.batcher import AbandonedError, Model, Pair
+from qa_fast.serve.jobs import AbandonedError, Model, Pair
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.server import bind, make_server, url_of
 

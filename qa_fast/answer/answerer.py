@@ -174,13 +174,9 @@ class Answerer:
         Raises:
             UserError: The options do not fit the model.
         """
-        prepared = self.prepare(pairs, options)
+        prepared = prepare(pairs, options, self.encoder, self.max_positions, self.max_windows)
         spans = best_spans(self.predict, [prepared.job])[0] if prepared.job else None
         return results_of(prepared, spans)
-
-    def prepare(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> Prepared:
-        """Do the part of `answer_pairs` that needs no model. Several threads may call this at once."""
-        return prepare(pairs, options, self.encoder, self.max_positions, self.max_windows)
 
 
 def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:

@@ -20,8 +20,9 @@ from starlette.exceptions import HTTPException
 from qa_fast.answer.answerer import Result
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import UserError
-from qa_fast.serve.batcher import Batcher, Model, QueueFullError
+from qa_fast.serve.batcher import Batcher, QueueFullError
 from qa_fast.serve.gate import Gate
+from qa_fast.serve.jobs import Model
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.messages import (
     AnswerItem,

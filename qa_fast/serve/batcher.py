@@ -13,18 +13,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from qa_fast.answer.answerer import Result
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.serve.jobs import AbandonedError, Job, Model, Pair
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.metrics import Metrics
 from qa_fast.serve.turns import Turns
 
-Pair = tuple[str, str]
 # Threads that prepare requests: two, so that a short request does not wait while a long document is tokenized.
 PREPARERS = 2
 # Long requests that may be under way in addition to those that the engine computes.
@@ -34,70 +34,6 @@ _log = logging.getLogger(__name__)
 
 class QueueFullError(Exception):
     """Too many requests are waiting, so that one more is refused."""
-
-
-class AbandonedError(Exception):
-    """No client waits for these answers any more."""
-
-
-class Job(Protocol):
-    """A prepared request, such as `reading.Reading`."""
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens in all its windows."""
-
-    @property
-    def next_tokens(self) -> int:
-        """Number of tokens in the windows of its next turn; 0 once everything is computed."""
-
-    def __len__(self) -> int:
-        """Number of its questions."""
-
-
-AnyJob = TypeVar("AnyJob", bound=Job)
-
-
-class Model(Protocol[AnyJob]):
-    """What a server needs of a model, such as `model.ServedModel`."""
-
-    name: str
-
-    @property
-    def engine_name(self) -> str:
-        """Name of the engine."""
-
-    @property
-    def precision(self) -> str:
-        """Precision of the engine's matrix products."""
-
-    @property
-    def cache_state(self) -> tuple[int, int, int]:
-        """Hits, misses and bytes of the token cache."""
-
-    @property
-    def at_once(self) -> int:
-        """Number of calls of `read` that may run at a time; 1 means that a call should get many requests."""
-
-    def resolve(self, options: AnswerOptions) -> AnswerOptions:
-        """Return the options with every number set; see `AnswerOptions.resolve`."""
-
-    def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> AnyJob:
-        """Do everything that needs no model. Several threads call this."""
-
-    def read(self, jobs: Sequence[AnyJob], abandoned: Callable[[], bool]) -> None:
-        """Compute the next portion of each job together. A failure leaves all jobs unchanged.
-
-        Args:
-            jobs: Jobs from `prepare`. Their options may differ.
-            abandoned: Returns whether no client waits for any of the jobs.
-
-        Raises:
-            AbandonedError: `abandoned` returned true.
-        """
-
-    def results(self, job: AnyJob) -> list[Result]:
-        """Return the answers of a job that is fully computed. Several threads call this."""
 
 
 @dataclass(eq=False)

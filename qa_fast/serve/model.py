@@ -13,8 +13,8 @@ from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.infer.decode import LogitBatch
 from qa_fast.infer.spans import read_parts
 from qa_fast.schema import Features
-from qa_fast.serve.batcher import AbandonedError, Pair
 from qa_fast.serve.documents import CachingEncoder
+from qa_fast.serve.jobs import AbandonedError, Pair
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.reading import Reading
 from qa_fast.sources import resolve_model
@@ -103,7 +103,7 @@ class ServedModel:
         return Reading(prepared, self._limits.turn_tokens)
 
     def read(self, jobs: Sequence[Reading], abandoned: Callable[[], bool] = lambda: False) -> None:
-        """Compute the next portion of each job; see `batcher.Model.read`.
+        """Compute the next portion of each job; see `jobs.Model.read`.
 
         Raises:
             AbandonedError: `abandoned` returned true at the start or between two batches of windows.

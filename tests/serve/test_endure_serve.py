@@ -18,8 +18,6 @@ pytest.importorskip("fastapi")
 
 from tests.serve_doubles import PATIENCE, Client, KeywordModel, running
 
-pytestmark = pytest.mark.slow
-
 TOOL = Path(__file__).parents[2] / "tools" / "endure_serve.py"
 
 

@@ -16,7 +16,7 @@ from qa_fast.answer.answerer import Answerer, Result
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.encode import load_encoder
 from qa_fast.schema import Features
-from qa_fast.serve.batcher import AbandonedError
+from qa_fast.serve.jobs import AbandonedError
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.model import ServedModel, shown_name
 from qa_fast.serve.reading import Reading

@@ -44,6 +44,7 @@ print("ended")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_once_it_has_answered(number: signal.Signals) -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT)}
