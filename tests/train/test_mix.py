@@ -142,7 +142,7 @@ def test_a_choice_of_examples_is_among_all(workshop: Path) -> None:
     np.testing.assert_array_equal(alone.pools[0], np.flatnonzero(np.isin(index, chosen)))
     empty = Part(parts[1].shards)
     empty.train.chunks.clear()
-    with pytest.raises(UserError, match=r"that of .*small has none: featurize a source with examples"):
+    with pytest.raises(UserError, match=r"small has none: featurize a source with examples"):
         select_mix([parts[0], empty], TrainConfig())
 
 
