@@ -457,7 +457,7 @@ def test_two_devices_train_as_one() -> None:
     ("change", "message"),
     [
         ({"attention_mask": None}, r"x must hold input_ids and attention_mask; received .*: add attention_mask"),
-        ({"input_ids": np.zeros((6, 48), np.float32)}, r"input_ids must be integers; received float32: give them as"),
+        ({"input_ids": np.zeros((6, 48), np.float32)}, r"input_ids must be integers; received float32: pass them as"),
         ({"start_positions": np.zeros(6, np.float32)}, r"start_positions must be integers; received float32"),
         (
             {"end_positions": None},

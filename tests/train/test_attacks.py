@@ -203,7 +203,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "arrays-of-another": (
         lambda path: shutil.copy(path.with_name("step-00000004") / ARRAYS, path / ARRAYS),
-        "its checksum is another",
+        "its checksum differs",
     ),
     "arrays-pipe": (replaced(ARRAYS, os.mkfifo), "it has no arrays.safetensors"),
     "state-folder": (replaced(STATE, lambda path: path.mkdir()), "it has no state.json"),
@@ -576,7 +576,7 @@ FULL = {
         50_000,
         r"a checkpoint needs a writable folder with free space; ",
     ),
-    "checkpoint-state": ("saving", "write_checkpoint", 0, r"a checkpoint needs a folder that can be written, with "),
+    "checkpoint-state": ("saving", "write_checkpoint", 0, r"a checkpoint needs a writable folder with "),
     "model": (
         "saving",
         "save_model",

@@ -308,7 +308,7 @@ def test_missing_logits_are_read_as_those_before(
     said: list[str] = []
     teacher_logits(workshop / "teacher", shards, rows, said.append)
     assert ways == [read]
-    assert any("kept were read in int8" in line for line in said) == (told is not None and "int8" in told)
+    assert any("computed with onnx in int8" in line for line in said) == (told is not None and "int8" in told)
     # Nothing is kept: nothing to be like.
     (place / "teacher.json").write_text('{"engine": "keras", "precision": "bfloat16"}')
     for part in place.glob("part-*"):
