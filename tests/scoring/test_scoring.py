@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -280,6 +281,8 @@ def test_options_are_a_record_or_keywords() -> None:
     assert by_name.ids == by_record.ids
     assert by_name.spans.score.shape == by_record.spans.score.shape == (3, 3)
     assert (EvaluateConfig().n_best, EvaluateConfig().max_answer_length) == (DEFAULT_N_BEST, DEFAULT_MAX_ANSWER_LENGTH)
+    assert inspect.signature(evaluate).parameters["max_examples"].default is None
+    assert "max_examples: Score a random sample" in (evaluate.__doc__ or "")
     with pytest.raises(TypeError, match="most_examples"):
         evaluate("shards", "model", most_examples=3)
     with pytest.raises(UserError, match="--n-best must be at least 1; received 0"):
