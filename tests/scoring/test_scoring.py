@@ -163,7 +163,7 @@ def test_examples_without_features_are_answered_with_nothing() -> None:
     assert result.exact_match == 80
 
 
-def test_a_random_choice_of_examples() -> None:
+def test_a_random_sample_of_examples() -> None:
     split = make_split(WITH_NONE)
     some = evaluate_split(oracle, split, max_examples=3, seed=1, allow_no_answer=True)
     assert len(some.ids) == some.metrics["total"] == 3
