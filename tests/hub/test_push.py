@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 
 from qa_fast.cli.push import push as push_command
 from qa_fast.errors import UserError
-from qa_fast.hub import check, plan_push
+from qa_fast.hub import check
 from qa_fast.hub.card import CARD, write_card
 from qa_fast.hub.files import upload_decision
+from qa_fast.hub.push import plan_push
 from tests.hub.test_card import manifest, trained_folder
 
 TOKEN = "hf_" + "stand-in-secret-0123456789"
