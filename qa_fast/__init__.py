@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qa_fast.keras_model.squad_metrics import SquadMetrics
     from qa_fast.schema import FeatureConfig
     from qa_fast.scoring.evaluation import evaluate
+    from qa_fast.scoring.options import EvaluateConfig
     from qa_fast.scoring.result import EvaluationResult
     from qa_fast.shards import Shards, Split, open_shards
 
@@ -36,6 +37,7 @@ __all__ = [  # noqa: RUF022
     "SpanModel",
     "SquadMetrics",
     "evaluate",
+    "EvaluateConfig",
     "EvaluationResult",
     "Answerer",
     "build_shards",
@@ -57,6 +59,7 @@ _LAZY = {
     "BuildOptions": "qa_fast.builder.options",
     "BuildResult": "qa_fast.builder.job",
     "Dataset": "qa_fast.dataset",
+    "EvaluateConfig": "qa_fast.scoring.options",
     "EvaluationResult": "qa_fast.scoring.result",
     "Examples": "qa_fast.dataset",
     "FeatureConfig": "qa_fast.schema",

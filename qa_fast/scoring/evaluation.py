@@ -21,6 +21,7 @@ from qa_fast.errors import UserError
 from qa_fast.infer.decode import BestSpans, find_cls
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
 from qa_fast.model.folder import folder_config
+from qa_fast.options import takes
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 from qa_fast.scoring.golds import Golds, golds_of
 from qa_fast.scoring.metrics import answerable_of, best_null_threshold, question_scores, squad_v1, squad_v2
@@ -32,6 +33,7 @@ from qa_fast.shards.compatibility import check_features, check_tokenizer
 from qa_fast.sources import resolve_model
 
 
+@takes(EvaluateConfig)
 def evaluate(
     shards_path: str | Path,
     model_path: str | Path,
@@ -51,13 +53,11 @@ def evaluate(
         model_path: A model folder, a Hub id or "minilm".
         split: Any split except train.
         out: A folder to write predictions.json, nbest_predictions.json and na_prob.json to.
-        config: The options as a record; by default those of `EvaluateConfig`.
+        config: The options as a record; the options below replace its fields.
         allow_no_answer: Whether "no answer" may be predicted; None means if the split has unanswerable examples.
         progress: Called with the number of features done and the number of all features.
         say: Called with a line about each slow step.
-        options: Fields of `EvaluateConfig` by name, which replace those of `config`: n_best, max_answer_length,
-            null_threshold, max_examples, seed, precision ("auto", "float32", "bfloat16", "float16" or "int8") and
-            engine ("auto", "keras", "openvino" or "onnx").
+        options: The fields of `EvaluateConfig`.
 
     Raises:
         UserError: The split does not exist or cannot be scored, an option is not valid, or the shards were made with
@@ -106,6 +106,7 @@ def scorable(shards: Shards, name: str) -> Split:
     return split
 
 
+@takes(EvaluateConfig)
 def evaluate_split(
     predict: Predict,
     split: Split,
@@ -121,11 +122,11 @@ def evaluate_split(
     Args:
         predict: Maps chunks of features to batches of logits, as `Engine.predict` does; rows count over the chunks.
         split: A split with its examples and contexts.
-        config: The options, of which engine and precision are not used.
+        config: The options as a record; the options below replace its fields. Engine and precision are not used.
         cls_token_id: Id of the CLS token, if it may be elsewhere than at the start; None means the split's.
-        allow_no_answer: See `evaluate`, as for `progress` and `options`.
+        allow_no_answer: Whether "no answer" may be predicted; None means if the split has unanswerable examples.
         progress: Called with the number of features done and the number of all features.
-        options: Fields of `EvaluateConfig` by name, which replace those of `config`.
+        options: The fields of `EvaluateConfig`.
 
     Raises:
         UserError: The split has no examples to score against, or an option or the logits are not usable.

@@ -106,15 +106,14 @@ def _windows(encoded: EncodedExamples, encoder: TextEncoder, config: FeatureConf
         chosen = reference[row] if config.labels == "reference" else exact[row]
         cls_position = int(plans.cls_position[row])
         tokens = _tokens(encoded, plans, row, ids[row], encoder)
-        starts = [token.char_start for token in tokens if token.char_start != token.char_end]
-        ends = [token.char_end for token in tokens if token.char_start != token.char_end]
+        spans = [(token.char_start or 0, token.char_end or 0) for token in tokens if token.char_start != token.char_end]
         windows.append(
             Window(
                 index=int(plans.window_index[row]),
                 token_start=int(plans.token_start[row]),
                 token_end=int(plans.token_end[row]),
-                char_start=min((start for start in starts if start is not None), default=0),
-                char_end=max((end for end in ends if end is not None), default=0),
+                char_start=min((start for start, _ in spans), default=0),
+                char_end=max((end for _, end in spans), default=0),
                 tokens=tokens,
                 cls_position=cls_position,
                 label=chosen,

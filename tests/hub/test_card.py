@@ -142,7 +142,7 @@ def test_metadata(tmp_path: Path) -> None:
 def test_text(tmp_path: Path) -> None:
     folder = trained_folder(tmp_path / "model")
     text = write_card(folder, manifest()).read_text(encoding="utf-8")
-    for told in (
+    for expected in (
         "# all-MiniLM-L6-v2, trained to answer questions",
         "BERT encoder, 0.0 million parameters",
         "| SQuAD v1.1 | validation | all 1,057 | 61.12 | 72.50 |",
@@ -163,7 +163,7 @@ def test_text(tmp_path: Path) -> None:
         f"| shard validation/data-00000-of-00001.arrow | `{'5' * 32}` (xxh3_128) |",
         "The publisher of this model chooses its license",
     ):
-        assert told in text, told
+        assert expected in text, expected
     assert "/home/someone" not in text + (folder / "training" / "data.json").read_text()
     # Every row of every table has the columns of its header.
     for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
@@ -252,12 +252,12 @@ def test_a_later_evaluation_takes_the_place_of_trainings(tmp_path: Path) -> None
 
 
 def test_scored_on_what_it_was_trained_on(tmp_path: Path) -> None:
-    told = "The model was trained on files of validation"
+    expected = "The model was trained on files of validation"
     files = {"train/0/a.jsonl": "2" * 64, "train/1/b.jsonl": "3" * 64, "validation/0/c.jsonl": "4" * 64}
     folder = trained_folder(tmp_path / "model")
-    assert told not in write_card(folder, manifest(source=local_source() | {"files": files})).read_text()
+    assert expected not in write_card(folder, manifest(source=local_source() | {"files": files})).read_text()
     files["validation/1/again.jsonl"] = "3" * 64
-    assert told in write_card(folder, manifest(source=local_source() | {"files": files})).read_text()
+    assert expected in write_card(folder, manifest(source=local_source() | {"files": files})).read_text()
 
 
 def test_nothing_measured(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def evaluated(folder: Path) -> None:
         ("evaluations.json", [{"split": "validation"}]),
     ],
 )
-def test_figures_that_are_none(tmp_path: Path, name: str, value: Any) -> None:
+def test_records_with_another_structure_are_refused(tmp_path: Path, name: str, value: Any) -> None:
     folder = trained_folder(tmp_path / "model")
     record_data(folder, manifest())
     (folder / "training" / name).write_text(json.dumps(value))
@@ -351,7 +351,7 @@ def test_parameters(tmp_path: Path) -> None:
         assert count_parameters(folder) == 0
     other.unlink()
     other.mkdir()
-    with pytest.raises(UserError, match=r"a model's files must be plain files; .*other\.safetensors' is none"):
+    with pytest.raises(UserError, match=r"a model's files must be plain files; .*other\.safetensors' is not"):
         count_parameters(folder)
     assert count_parameters(folder / "training") == 0
 

@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 
 from qa_fast.cli.push import push as push_command
 from qa_fast.errors import UserError
-from qa_fast.hub import check, plan_push
+from qa_fast.hub import check
 from qa_fast.hub.card import CARD, write_card
 from qa_fast.hub.files import upload_decision
+from qa_fast.hub.push import plan_push
 from tests.hub.test_card import manifest, trained_folder
 
 TOKEN = "hf_" + "stand-in-secret-0123456789"
@@ -298,7 +299,7 @@ def test_the_token_and_the_network(
     assert "HF_HUB_OFFLINE is set: unset it" in refused()
 
 
-def test_a_token_in_an_error_is_not_told(
+def test_a_token_in_an_error_is_not_printed(
     model: Path, stand_in: StandIn, qa_push: Push, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import HfApi
@@ -336,7 +337,7 @@ def test_a_token_in_an_error_is_not_told(
         ("deep/model.safetensors", "not known as part of a model"),
     ],
 )
-def test_what_must_not_go(name: str, why: str, model: Path) -> None:
+def test_what_must_not_be_uploaded(name: str, why: str, model: Path) -> None:
     path = model / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"private")
@@ -357,7 +358,7 @@ def test_what_must_not_go(name: str, why: str, model: Path) -> None:
     ["LICENSE", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "spiece.model", "model.keras",
      "model.onnx", "onnx/model.onnx", "served/1/saved_model.pb", "served/1/variables/variables.index", "figure.svg"],
 )  # fmt: skip
-def test_what_goes(name: str) -> None:
+def test_what_is_uploaded(name: str) -> None:
     assert upload_decision(name) == "uploaded"
 
 
@@ -379,8 +380,8 @@ def test_left_out_files_do_not_arrive(model: Path, stand_in: StandIn, qa_push: P
 def test_dry_run(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
-    told = CliRunner().invoke(app(), [str(model), "org/answers", "--dry-run"], catch_exceptions=False)
-    assert told.exit_code == 0
+    ran = CliRunner().invoke(app(), [str(model), "org/answers", "--dry-run"], catch_exceptions=False)
+    assert ran.exit_code == 0
     size = (model / "model.safetensors").stat().st_size
     for line in (
         f"{size / 1000:.1f} kB  model.safetensors",
@@ -390,16 +391,16 @@ def test_dry_run(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         '"org/answers"',
         "| SQuAD v1.1 | validation | all 1,057 | 61.12 | 72.50 |",
     ):
-        assert line in told.stdout, line
+        assert line in ran.stdout, line
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
     (model / "predictions.json").write_text("{}")
-    told = CliRunner().invoke(app(), [str(model), "org/answers", "--dry-run", "--json"])
-    about = json.loads(told.stdout)
+    ran = CliRunner().invoke(app(), [str(model), "org/answers", "--dry-run", "--json"])
+    about = json.loads(ran.stdout)
     assert about["refused"] == {"predictions.json": "may hold your data"}
     assert about["files"]["model.safetensors"] == size
     assert about["files"][CARD] == len(about["card"].encode())
-    assert isinstance(told.exception, UserError)
-    assert about["problems"] == [str(told.exception)]
+    assert isinstance(ran.exception, UserError)
+    assert about["problems"] == [str(ran.exception)]
 
 
 def test_a_card_is_checked(model: Path) -> None:
@@ -421,13 +422,13 @@ def test_a_card_is_checked(model: Path) -> None:
         "library_name must name the library that loads the model",
     ]
     warned = " ".join(text for must, text in bare if not must)
-    for told in (
+    for expected in (
         "model-index has no exact_match and no f1",
         "base_model is missing",
         "datasets is missing",
         "language is missing",
     ):
-        assert told in warned
+        assert expected in warned
     (model / CARD).unlink()
     with pytest.raises(UserError, match=r"a model must have a card; .*README\.md does not exist"):
         plan_push(model, "org/answers").check()
@@ -442,7 +443,7 @@ def test_a_card_of_ones_own_goes_as_it_is(model: Path) -> None:
     assert plan_push(model, "org/answers").card == text
 
 
-def test_paths_of_this_machine_are_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_of_this_machine_are_reported(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check.Path, "home", lambda: Path("/home/someone"))
     warned = [finding.text for finding in plan_push(model, "org/answers").findings]
     assert "training/metrics.json: contains the path of your home folder" in warned

@@ -273,7 +273,7 @@ def test_a_paired_comparison_sees_what_two_intervals_do_not() -> None:
     assert wilson(float(exact.mean()), 2000)[0] < float(other.mean())  # the single intervals overlap
 
 
-def test_comparison_turned_round_and_of_equals() -> None:
+def test_a_comparison_is_symmetric_and_of_equals_is_0() -> None:
     generator = np.random.default_rng(5)
     one, two = generator.choice([0, 0.5, 1], (2, 200))
     forth, back = compare(np.floor(one), one, np.floor(two), two), compare(np.floor(two), two, np.floor(one), one)

@@ -41,15 +41,15 @@ def result() -> EvaluationResult:
     return evaluate_split(guesses(GUESSES), make_split(WITH_NONE))
 
 
-def test_a_report_tells_the_official_scores(tmp_path: Path, result: EvaluationResult) -> None:
+def test_a_report_shows_the_official_scores(tmp_path: Path, result: EvaluationResult) -> None:
     path = tmp_path / "report.html"
     analysis = write_report(path, result, name="a/model", about={"Data": "herons, validation", "Windows": 1234})
     page = Reader(path.read_text(encoding="utf-8"))
     assert not page.unmatched
     assert not page.open
     assert set(page.tags) <= NAMES | {"b"}
-    for told in ("a/model", "herons, validation", "1,234", f"{result.exact_match:.2f}", f"{result.f1:.2f}"):
-        assert told in page.text
+    for expected in ("a/model", "herons, validation", "1,234", f"{result.exact_match:.2f}", f"{result.f1:.2f}"):
+        assert expected in page.text
     assert 100 * analysis.overlap.mean() == result.f1  # the same bits as the official figure
     assert 100 * analysis.exact.mean() == result.exact_match
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
@@ -80,7 +80,7 @@ def marked(page: str, kind: str) -> list[str]:
     return [text for kinds, text in re.findall(r'<mark class="([a-z ]+)"[^>]*>([^<]*)</mark>', page) if kind in kinds]
 
 
-def test_errors_and_near_misses_stand_in_their_documents(result: EvaluationResult) -> None:
+def test_errors_and_near_misses_are_shown_in_their_documents(result: EvaluationResult) -> None:
     analysis = analyse(result)
     assert [result.ids[row] for row in analysis.near] == ["edge", "first"]  # surest first
     assert [result.ids[row] for row in analysis.errors] == ["last", "none"]
@@ -90,8 +90,8 @@ def test_errors_and_near_misses_stand_in_their_documents(result: EvaluationResul
     assert "Grey herons nest" in "".join(marked(page, "predicted"))
     assert "the frost comes" in marked(page, "gold")
     assert "Grey herons" in marked(page, "wrong")  # an answer to what has none
-    for told in ("Most confident errors", "Near misses", "no answer", "too long", "unwanted", "id none"):
-        assert told in page
+    for expected in ("Most confident errors", "Near misses", "no answer", "too long", "unwanted", "id none"):
+        assert expected in page
     few = analyse(result, most=1)
     assert (len(few.near), len(few.errors), few.most) == (2, 2, 1)
     assert len(few.to_dict()["mistakes"]["near_misses"]) == 1
@@ -106,8 +106,8 @@ def test_a_comparison_on_the_page(result: EvaluationResult) -> None:
     assert (analysis.against.comparison.wins, analysis.against.comparison.losses) == (0, 4)
     assert analysis.against.worse.tolist()[0] in (1, 4)
     page = Reader(report_page(analysis, "model", {})).text
-    for told in ("runs/better (read from a file)", "worse on 4 and equal on 1", "Where the other is better: 4"):
-        assert told in page
+    for expected in ("runs/better (read from a file)", "worse on 4 and equal on 1", "Where the other is better: 4"):
+        assert expected in page
     assert "Where this model is better" not in page
     assert "Comparison" not in Reader(report_page(analyse(result), "model", {})).text
     with pytest.raises(ValueError, match="every prediction must have its gold answers; received 1 predictions, 5"):
@@ -142,7 +142,7 @@ def test_no_questions_and_nothing_wrong() -> None:
     assert "F1, answerable" not in page
 
 
-def test_gold_answers_that_point_beyond_the_document_are_told_but_not_marked(result: EvaluationResult) -> None:
+def test_gold_answers_outside_the_document_are_listed_but_not_marked(result: EvaluationResult) -> None:
     golds = SimpleNamespace(**{**vars(result.golds), "starts": [[900] * len(starts) for starts in result.golds.starts]})
     page = report_page(analyse(EvaluationResult(**{**vars(result), "golds": golds})), "model", {})
     assert "the frost comes" in page
@@ -245,8 +245,8 @@ def test_a_report_and_its_figures(evaluate: Any, tmp_path: Path) -> None:
     assert found["comparison"]["other_exact_match"] == 100
     assert found["comparison"]["losses"] > 0
     text = Reader(path.read_text("utf-8")).text
-    for told in ("poor", "good (scored with onnx in float32)", "onnx in float32", "validation", "F1, unanswerable"):
-        assert told in text
+    for expected in ("poor", "good (scored with onnx in float32)", "onnx in float32", "validation", "F1, unanswerable"):
+        assert expected in text
     plain = json.loads(evaluate("poor", "--json")[1])
     assert plain == {name: found[name] for name in plain}  # the official keys are as they were
     assert not set(plain) & {"groups", "comparison", "overall"}
@@ -263,7 +263,7 @@ def test_written_answers_compare_as_the_model_does(evaluate: Any, tmp_path: Path
     assert re.search(r"f1 +-\d+\.\d{4}  95 % -\d.* to .*, p = [01]\.\d{4}\nbetter on 0, worse on \d", out)
 
 
-def test_what_cannot_be_compared_is_told_before_anything_is_read(
+def test_what_cannot_be_compared_is_refused_before_scoring(
     evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(*_: object, **__: object) -> None:
@@ -272,7 +272,7 @@ def test_what_cannot_be_compared_is_told_before_anything_is_read(
     monkeypatch.setattr(scoring, "evaluate_split", read)
     (tmp_path / "predictions.json").write_text('{"en-1": "1874"}')
     (tmp_path / "empty").mkdir()
-    for other, told in (
+    for other, expected in (
         (
             str(tmp_path),
             r"has no answer to \d+ of \d+ \(id=.* is the first\): evaluate it with --out on the same split",
@@ -285,7 +285,7 @@ def test_what_cannot_be_compared_is_told_before_anything_is_read(
     ):
         code, out, err = evaluate("good", "--compare", other)
         assert (code, out) == (2, "")
-        assert re.search(told, err), err
+        assert re.search(expected, err), err
         assert err.count("\n") == 1
     code, _, err = evaluate("good", "--report", str(tmp_path))
     assert code == 2

@@ -11,7 +11,7 @@ from qa_fast.scoring.golds import tokens_touched
 from tests.scoring.test_scoring import HERON, WITH_NONE, make_split, oracle
 
 
-def test_questions_and_where_their_answers_stand() -> None:
+def test_questions_and_the_places_of_their_answers() -> None:
     golds = evaluate_split(oracle, make_split(WITH_NONE)).golds
     assert len(golds) == 5
     assert golds.questions == [question for _, question, _, _ in WITH_NONE]
@@ -25,7 +25,7 @@ def test_questions_and_where_their_answers_stand() -> None:
     assert golds.window.tolist() == [0, (words - 8 + 3) // 4, 1, 0, -1]
 
 
-def test_a_choice_of_examples_keeps_what_is_theirs() -> None:
+def test_a_sample_of_examples_keeps_its_answers() -> None:
     split = make_split(WITH_NONE)
     whole, some = (evaluate_split(oracle, split, max_examples=count, seed=1) for count in (None, 3))
     rows = [whole.ids.index(name) for name in some.ids]

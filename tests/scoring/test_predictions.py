@@ -19,7 +19,7 @@ def test_what_was_written_is_read_from_the_folder_or_the_file(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", ["[1]", '{"a": 1}', "{", '{"a": null}'])
-def test_something_else_is_told_in_a_line(tmp_path: Path, text: str) -> None:
+def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "predictions.json").write_text(text)
     with pytest.raises(UserError, match=r"must be a JSON object of texts by question id; .*predictions\.json is not"):
         read_predictions(tmp_path)

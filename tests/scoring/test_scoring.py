@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_examples_without_features_are_answered_with_nothing() -> None:
     assert result.exact_match == 80
 
 
-def test_a_random_choice_of_examples() -> None:
+def test_a_random_sample_of_examples() -> None:
     split = make_split(WITH_NONE)
     some = evaluate_split(oracle, split, max_examples=3, seed=1, allow_no_answer=True)
     assert len(some.ids) == some.metrics["total"] == 3
@@ -280,6 +281,8 @@ def test_options_are_a_record_or_keywords() -> None:
     assert by_name.ids == by_record.ids
     assert by_name.spans.score.shape == by_record.spans.score.shape == (3, 3)
     assert (EvaluateConfig().n_best, EvaluateConfig().max_answer_length) == (DEFAULT_N_BEST, DEFAULT_MAX_ANSWER_LENGTH)
+    assert inspect.signature(evaluate).parameters["max_examples"].default is None
+    assert "max_examples: Score a random sample" in (evaluate.__doc__ or "")
     with pytest.raises(TypeError, match="most_examples"):
         evaluate("shards", "model", most_examples=3)
     with pytest.raises(UserError, match="--n-best must be at least 1; received 0"):

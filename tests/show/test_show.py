@@ -193,7 +193,7 @@ def test_windows_say_which_characters_they_hold_and_labels_read_as_the_answer(ma
                 assert window.label_text == example.context[slice(*example.span)]
 
 
-def test_the_cause_of_a_difference_is_told(material: ShowSource) -> None:
+def test_the_cause_of_a_difference_is_reported(material: ShowSource) -> None:
     assert set(CAUSES) == set(KERNEL_CAUSES)
     examples = {example.id: example for example in everything(material)}
     assert examples["odd-1"].windows[0].cause == "context_stripped"
@@ -206,7 +206,7 @@ def test_the_cause_of_a_difference_is_told(material: ShowSource) -> None:
     assert not window_notes(examples["en-1"])
 
 
-def test_an_answer_that_no_window_holds_is_told(tmp_path: Path, model: str) -> None:
+def test_an_answer_that_no_window_holds_is_reported(tmp_path: Path, model: str) -> None:
     text = "The boats that came were " + "many and many and " * 20 + "late."
     path = sample.write(tmp_path / "a.jsonl", sample.rows([(text, [("a", "What came?", [text[4:-6]])])]))
     (example,) = everything(open_show_source(str(path), model, **SMALL))
@@ -244,7 +244,9 @@ def test_a_rejected_example_is_shown_with_its_reason(bad: str, model: str, tmp_p
     assert "the answer's text must stand at answer_start=0" in str(gone.rejected)
 
 
-def test_an_unknown_id_is_told_with_the_nearest(material: ShowSource, shards: Callable[..., str], model: str) -> None:
+def test_an_unknown_id_is_refused_with_an_id_that_exists(
+    material: ShowSource, shards: Callable[..., str], model: str
+) -> None:
     with pytest.raises(
         UserError, match=r"--id must be an id of .*\(train, validation\); received en-8: choose an id such as en-"
     ):
@@ -262,7 +264,7 @@ def test_shards_show_what_they_hold(shards: Callable[..., str], material: ShowSo
     assert "_source" not in vars(open_show_source(shards(), model, splits=["validation"]))
 
 
-def test_windows_left_out_are_told(shards: Callable[..., str], source: str, model: str) -> None:
+def test_windows_left_out_are_marked(shards: Callable[..., str], source: str, model: str) -> None:
     made = everything(open_show_source(shards(drop_impossible=True), model))
     kept = [(window.kept, window.holds_answer) for example in made for window in example.windows if example.span]
     assert set(kept) == {(True, True), (False, False)}
@@ -272,7 +274,7 @@ def test_windows_left_out_are_told(shards: Callable[..., str], source: str, mode
     assert "left out" in drawn(Overview("x", {}, examples=tuple(made)), plain)
 
 
-def test_shards_that_hold_something_else_are_told(shards: Callable[..., str], model: str) -> None:
+def test_shards_that_differ_from_what_featurize_makes_are_reported(shards: Callable[..., str], model: str) -> None:
     made = open_show_source(shards(), model)
     assert made.shards is not None
     split = made.shards.split("train")
@@ -311,7 +313,7 @@ def test_train_without_its_source_is_shown_by_its_tokens(tmp_path: Path, model: 
         path.unlink(missing_ok=True)
 
 
-def test_options_that_do_not_fit_are_told(
+def test_options_that_do_not_fit_are_refused(
     shards: Callable[..., str], source: str, model: str, tmp_path: Path, minilm_folder: Path
 ) -> None:
     with pytest.raises(UserError, match=r"--max-length must be 48, which .* was made with; received 64: leave it out"):
@@ -350,7 +352,7 @@ def test_statistics_count_what_featurize_counts(shards: Callable[..., str], mate
         assert sum(each.tallies["windows of an example"].values()) == len(counts)
 
 
-def test_statistics_count_what_comes_twice(tmp_path: Path, model: str) -> None:
+def test_statistics_count_duplicates(tmp_path: Path, model: str) -> None:
     lake, mill = "The lake is old.", "The mill is new."
     train = [
         (lake, [("a", "What is old?", ["lake"]), ("b", "What is it?", ["lake"]), ("c", "What is old?", ["The lake"])]),

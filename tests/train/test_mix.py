@@ -183,7 +183,7 @@ def test_a_mix_is_trained_on(workshop: Path, tmp_path: Path, monkeypatch: pytest
     ]
     assert all(tokens[row] == ids for row, ids in seen)
     assert [(entry["weight"], entry["features"]) for entry in result.metrics["mix"]] == [(0.5, 24), (2.0, 9)]
-    assert "together with small-source (times 2)" in (tmp_path / "whole" / "README.md").read_text()
+    assert "together with small-source (weight 2)" in (tmp_path / "whole" / "README.md").read_text()
 
 
 @pytest.mark.slow
