@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything that must hold, in one command: format, lint, types, tests, fuzzing, the documentation, and the benches against
+# Everything that must hold, in one command: format, lint, types, tests, fuzzing, the documentation site, and the benches against
 # the reference. tools/check.sh --no-bench leaves the benches out.
 set -eu
 cd "$(dirname "$0")/.."

@@ -62,6 +62,7 @@ def test_any_cut_gives_the_rows_of_the_shards(model: Path, tmp_path: Path, split
         assert counts[name] == value
 
 
+@pytest.mark.slow
 def test_another_process_needs_no_model_folder(model: Path, tmp_path: Path) -> None:
     featurizer = Featurizer(model, CONFIG)
     given = table_of(authored_examples()[:6])

@@ -160,6 +160,7 @@ def test_a_damaged_vocabulary(tmp_path: Path) -> None:
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "roberta"])
 def test_a_folder_without_model_type(tmp_path: Path, model_type: str) -> None:
     """transformers would not open it; it does once the model is saved, and gives the tokens that it was trained on."""

@@ -222,6 +222,7 @@ SHARDS = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"
 INDEX = json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weights", "fetched"),
     [
@@ -265,6 +266,7 @@ def test_a_model_with_weights_that_are_not_read(tmp_path: Path, stand_in: StandI
     assert "got" in run(tmp_path, stand_in.url, "resolve_model('org/model', weights=False)")
 
 
+@pytest.mark.slow
 def test_squad_and_minilm_come_from_the_hub_and_then_from_its_cache(tmp_path: Path, stand_in: StandIn) -> None:
     stand_in.repos["dataset", SQUAD_ID] = {
         "plain_text/train-00000-of-00001.parquet": parquet(sample.rows()),

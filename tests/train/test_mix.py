@@ -97,6 +97,7 @@ def test_names_with_weights(workshop: Path, tmp_path: Path) -> None:
         open_mix([])
 
 
+@pytest.mark.slow
 def test_weights_stand_behind_urls_too(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a number is one; a teacher's logits are kept beside the copy in the cache."""
     monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path / "cache"))

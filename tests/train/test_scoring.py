@@ -77,6 +77,7 @@ def test_the_best_within_an_epoch_is_saved(workshop: Path, tmp_path: Path, monke
     assert "| 2 | 8 | 1.000 | 20.00 | 60.00 | this model |" in card
 
 
+@pytest.mark.slow
 def test_a_step_that_ends_an_epoch_is_scored_once(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
