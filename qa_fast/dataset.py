@@ -41,7 +41,7 @@ class Examples(Sequence[dict[str, Any]]):
         table: Columns id, question, context (each document stored once) and answers.
         unreadable: Rejects for rows of the source that are not in `table`, since they are no examples.
 
-    Example:
+    Examples:
         >>> examples = load("squad")["validation"]
         >>> examples[0]["question"]
         >>> examples[:100].to_pandas()
@@ -139,7 +139,7 @@ class Dataset(Mapping[str, Examples]):
         source: The name that was passed to `load`.
         origin: Where the files came from, in words.
 
-    Example:
+    Examples:
         >>> dataset = load("squad")
         >>> dataset["train"][0]["question"]
     """
@@ -200,7 +200,7 @@ def load(
     Raises:
         UserError: The source does not exist, or is no question-answering data.
 
-    Example:
+    Examples:
         >>> dataset = load("squad", splits="validation", max_examples=100)
         >>> dataset["validation"][0]["context"]
     """

@@ -102,7 +102,7 @@ class Featurizer:
     Raises:
         UserError: The model has no usable tokenizer, or the options contradict each other.
 
-    Example:
+    Examples:
         >>> featurizer = Featurizer("minilm", FeatureConfig(max_length=512))
         >>> features = featurizer(load("squad")["train"].to_arrow())
     """

@@ -91,7 +91,7 @@ class Batches:
         typed: Whether the model has token types.
         epoch: Number of the next epoch.
 
-    Example:
+    Examples:
         >>> batches = open_shards("shards")["train"].batches(32, seed=1)
         >>> for epoch in range(2):
         ...     for batch in batches:

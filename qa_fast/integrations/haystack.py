@@ -115,7 +115,7 @@ class ExtractiveReader:
     Raises:
         UserError: An option is out of bounds; the message names it.
 
-    Example:
+    Examples:
         >>> reader = ExtractiveReader("model/", top_k=3)
         >>> pipeline = Pipeline()
         >>> pipeline.add_component("retriever", InMemoryBM25Retriever(store))

@@ -3,7 +3,7 @@
 Each Python worker of Spark loads the tokenizer, the kernels and the model once. qa-fast must be installed on the
 workers. This module does not import Spark.
 
-Example:
+Examples:
     >>> featurizer = Featurizer("minilm")
     >>> features = frame.mapInArrow(featurize_in_arrow(featurizer), spark_schema(featurizer))
     >>> answers = questions.mapInArrow(answer_in_arrow("s3://models/mine"), ANSWERS)
@@ -56,7 +56,7 @@ def featurize_in_arrow(featurizer: Featurizer) -> InArrow:
         `spark_schema`. A rejected example has no rows; `rejects_in_arrow` returns it. Ids must be unique over the whole
         frame, which a worker cannot check: `frame.dropDuplicates(["id"])` makes them so.
 
-    Example:
+    Examples:
         >>> frame.mapInArrow(featurize_in_arrow(featurizer), spark_schema(featurizer)).write.parquet("features")
     """
 
@@ -71,7 +71,7 @@ def featurize_in_arrow(featurizer: Featurizer) -> InArrow:
 def rejects_in_arrow(featurizer: Featurizer) -> InArrow:
     """Return a function that turns examples into the rejected ones, for `mapInArrow` with the schema `REJECTS`.
 
-    Example:
+    Examples:
         >>> frame.mapInArrow(rejects_in_arrow(featurizer), REJECTS).show()
     """
 
@@ -103,7 +103,7 @@ def answer_in_arrow(
         A function for `mapInArrow` on a frame with the columns id, question and context. Its rows have the schema
         `ANSWERS`, one row for each question: answers, best first, or none and the reason of the rejection.
 
-    Example:
+    Examples:
         >>> answer = answer_in_arrow("s3://models/mine", AnswerOptions(top_k=3), engine="onnx", precision="float32")
         >>> questions.mapInArrow(answer, ANSWERS).write.parquet("answers")
     """

@@ -70,7 +70,7 @@ class SpanModel(keras.Model):
         source: The files that are saved with the weights.
         report: How a checkpoint's weights were used; None if no checkpoint was read.
 
-    Example:
+    Examples:
         >>> train = qa_fast.open_shards("shards").split("train")
         >>> model = qa_fast.SpanModel.from_pretrained("minilm")
         >>> model.compile("adamw")

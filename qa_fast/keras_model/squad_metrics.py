@@ -28,7 +28,7 @@ class SquadMetrics(keras.callbacks.Callback):
     Raises:
         UserError: The split cannot be scored, the model is not a `SpanModel`, or it has another tokenizer.
 
-    Example:
+    Examples:
         >>> scores = qa_fast.SquadMetrics(qa_fast.open_shards("shards").split("validation"))
         >>> stop = keras.callbacks.EarlyStopping(monitor="val_f1", mode="max")
         >>> model.fit(train, epochs=5, callbacks=[scores, stop])

@@ -40,7 +40,7 @@ class Shards:
         manifest: The index, the content of qa_fast.json.
         remote: The remote folder, if there is one.
 
-    Example:
+    Examples:
         >>> shards = open_shards("shards")
         >>> list(shards)
         ['validation', 'train']
@@ -123,7 +123,7 @@ def open_shards(path: str | os.PathLike[str]) -> Shards:
     Raises:
         UserError: The folder is not of shards, unfinished, or of another format version.
 
-    Example:
+    Examples:
         >>> shards = open_shards("shards")
         >>> for batch in shards["train"].batches(32):
         ...     batch["input_ids"]

@@ -36,7 +36,7 @@ class Split:
         max_length: The `max_length` in tokens that the features were made with.
         tokenizer_hash: Hash of the tokenizer that made the features, if known.
 
-    Example:
+    Examples:
         >>> split = open_shards("shards")["train"]
         >>> split[0]["start_positions"]
         >>> dataset = split.to_tf_dataset(batch_size=32)

@@ -110,6 +110,13 @@ def test_every_option_named_alone_belongs_to_a_command() -> None:
             assert code in known | {"--help"}, f"{page.name}: {code}"
 
 
+@pytest.mark.parametrize("name", ["docs/design.md", "ARCHITECTURE.md", "SECURITY.md", "bench/README.md"])
+def test_every_file_that_a_page_names_exists(name: str) -> None:
+    known = {path.name for folder in ("qa_fast", "bench", "tools", "tests") for path in (ROOT / folder).rglob("*.py")}
+    named = re.findall(r"`(?:[\w/]+/)?(\w+\.py)\b", (ROOT / name).read_text(encoding="utf-8"))
+    assert [file for file in named if file not in known] == []
+
+
 @pytest.mark.parametrize(
     "block", [block for block in BLOCKS if block.language == "python"], ids=lambda block: f"{block.page}-{block.line}"
 )

@@ -85,3 +85,9 @@ def test_every_public_name_says_what_it_does(name: str) -> None:
         text = inspect.getdoc(found) or ""
         for argument in inspect.signature(found).parameters:
             assert f"{argument}:" in text, f"{name} does not explain {argument}"
+
+
+def test_examples_of_docstrings_are_shown_as_code() -> None:
+    """Under the heading `Example:` Markdown would take `data["train"][0]` for a link, and the strict build fails."""
+    found = [path for path in (ROOT / "qa_fast").rglob("*.py") if re.search(r"^ *Example:$", path.read_text(), re.M)]
+    assert found == [], "name the section of a docstring `Examples:`"
