@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_fast.buffers import (
@@ -17,6 +17,7 @@ from qa_fast.buffers import (
 from qa_fast.schema import Ragged
 
 
+@settings(deadline=None)
 @given(st.lists(st.text()), st.integers(0, 3), st.booleans())
 def test_strings_survive_the_way_to_bytes_and_back(strings: list[str], skip: int, wide: bool) -> None:
     array = pa.array(strings, pa.large_string() if wide else pa.string()).slice(skip)
@@ -26,6 +27,7 @@ def test_strings_survive_the_way_to_bytes_and_back(strings: list[str], skip: int
     assert strings_from(flat).to_pylist() == strings[skip:]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-5, 5))))
 def test_lists_survive_the_way_to_arrow_and_back(rows: list[list[int]]) -> None:
     values = np.array([value for row in rows for value in row], np.int32)

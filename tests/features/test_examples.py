@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_fast.buffers import one_chunk
@@ -237,6 +237,7 @@ def test_repeated_ids_are_rejected_within_and_across_tables() -> None:
     assert rejects == [Reject("y", "ids must be unique; received 'y' again")]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.text(max_size=3) | st.integers(0, 9000).map(str), max_size=30), max_size=6))
 def test_an_id_set_is_a_set(calls: list[list[str]]) -> None:
     ids, seen = IdSet(), set()
@@ -268,6 +269,7 @@ def test_no_rows_at_all() -> None:
     assert (len(examples), rejects, repaired) == (0, [], 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.sampled_from(" \t\n\x1c\x85\u00a0\u2003\u3000\u200baé港🚢"), max_size=8), max_size=8))
 def test_leading_space_is_what_lstrip_takes(texts: list[str]) -> None:
     in_bytes, in_chars = leading_space(pa.array(texts, pa.string()))
@@ -283,6 +285,7 @@ def places(context: str, answer: str) -> list[int]:
     return [at for at in range(len(context)) if context.startswith(answer, at)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(CONTEXTS, st.text(st.sampled_from("ab é港🚢"), max_size=4), st.integers(-3, 14)), max_size=8))
 def test_every_example_is_good_repaired_or_rejected_for_cause(cases: list[tuple[str, str, int]]) -> None:
     rows = [row(context, answer, start, id=str(i)) for i, (context, answer, start) in enumerate(cases)]
@@ -312,6 +315,7 @@ SPACE = st.text(st.sampled_from(" \n\x85\u00a0\u3000"), max_size=3)
 SOLID = st.text(st.sampled_from("ab\u0301港🚢"), min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(
     before=st.text(st.sampled_from("ab \n\u0301港🚢"), max_size=8),
     stripped=SOLID | st.tuples(SOLID, SPACE, SOLID).map("".join),
