@@ -415,7 +415,7 @@ def test_teachers_that_cannot_teach(workshop: Path, tmp_path: Path, monkeypatch:
         teacher_logits(tmp_path / "nan", open_shards(folder), np.arange(24), print)
     shutil.rmtree(folder / ".teachers", ignore_errors=True)
     (folder / ".teachers").write_text("in the way")
-    with pytest.raises(UserError, match=r"logits are kept beside the shards, in a folder that can be written"):
+    with pytest.raises(UserError, match=r"logits are kept beside the shards, in a writable folder"):
         teacher_logits(workshop / "teacher", open_shards(folder), np.arange(24), print)
 
 
