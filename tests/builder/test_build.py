@@ -574,6 +574,7 @@ def test_many_runs_at_once_leave_one_whole_folder(tmp_path: Path, source: str, m
         assert len(open_shards(out).split(name))
 
 
+@pytest.mark.slow
 def test_without_a_folder_shards_are_kept_in_the_cache(
     tmp_path: Path, source: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

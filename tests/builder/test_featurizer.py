@@ -36,6 +36,7 @@ def by_id(table: pa.Table) -> list[dict]:
     return table.sort_by([("example_id", "ascending"), ("window_index", "ascending")]).to_pylist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize("labels", ["exact", "reference"])
 def test_any_cut_gives_the_rows_of_the_shards(model: Path, tmp_path: Path, split: str, labels: str) -> None:

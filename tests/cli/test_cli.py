@@ -103,6 +103,7 @@ def test_a_run_says_what_it_made(tmp_path: Path, source: str, model: str) -> Non
     assert "is up to date: same source, model and options" in again.stderr.decode()
 
 
+@pytest.mark.slow
 def test_quiet_and_json(command: Command, tmp_path: Path, source: str, model: str) -> None:
     base = ["featurize", source, "--model", model, *SMALL]
     assert command(*base, "--out", str(tmp_path / "quiet"), "--quiet") == (0, "", "")
@@ -230,6 +231,7 @@ def test_mistakes_are_one_line_and_code_2(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_no_traceback_in_a_process_of_its_own(tmp_path: Path, model: str) -> None:
     path = sample.write(tmp_path / "train.json", {"data": [{"paragraphs": 5}]})
     for arguments in (
@@ -247,6 +249,7 @@ def test_no_traceback_in_a_process_of_its_own(tmp_path: Path, model: str) -> Non
         assert done.stderr
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8(tmp_path: Path, model: str) -> None:
     path = tmp_path / os.fsdecode(b"train-\xff.json")
     sample.write(path, sample.squad())

@@ -356,6 +356,7 @@ def test_parameters(tmp_path: Path) -> None:
     assert count_parameters(folder / "training") == 0
 
 
+@pytest.mark.slow
 def test_facts_are_of_the_index_as_it_is_written(tmp_path: Path) -> None:
     """The keys that are read are those that featurizing and training write, and the snippets run on what they made."""
     pytest.importorskip("torch")

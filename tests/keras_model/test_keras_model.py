@@ -332,6 +332,7 @@ def test_parts_are_tensorflow_s(monkeypatch: pytest.MonkeyPatch) -> None:
         model.compile(jit_compile="parts")
 
 
+@pytest.mark.slow
 def test_callbacks_see_the_metrics(workshop: Path, tmp_path: Path) -> None:
     validation = open_shards(workshop / "shards").split("validation")
     model = qa_fast.SpanModel.from_pretrained(workshop / "tiny")
@@ -420,6 +421,7 @@ def test_a_file_opens_in_a_process_that_imported_the_package_alone(first: str, t
     np.testing.assert_allclose(losses, model.fit(some(), epochs=2, shuffle=False, verbose=0).history["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_habits() -> None:
     lines: list[str] = []
     model = small()

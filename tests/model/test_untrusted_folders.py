@@ -40,8 +40,8 @@ from tools.fuzz_folders import fuzz, opened
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global checked_config, load_model, save_model, state_dict
-    from qa_fast.model.checkpoint import checked_config, load_model, save_model, state_dict
+    global checked_config, load_model, save_model
+    from qa_fast.model.checkpoint import checked_config, load_model, save_model
 
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +50,8 @@ DEEP = "[" * 900 + "]" * 900
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from qa_fast.model.checkpoint import state_dict  # a session's fixtures are made before setup_module runs
+
     tokenizer = small_tokenizer("wordpiece")
     folder = save_folder(tokenizer, tmp_path_factory.mktemp("sound") / "model")
     config = TINY["bert"] | {"vocab_size": tokenizer.get_vocab_size()}

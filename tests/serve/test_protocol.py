@@ -243,6 +243,7 @@ def test_a_refused_client_that_neither_sends_nor_leaves_is_left() -> None:
         wait_for(is_reset)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_left() -> None:
     page = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100
     with served() as client, connected(client) as connection:

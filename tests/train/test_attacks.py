@@ -199,7 +199,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (lambda path: [file.unlink() for file in path.iterdir()], "it has no checkpoint.json"),
     "later-version": (
         lambda path: (path / INDEX).write_text((path / INDEX).read_text().replace(f": {FORMAT},", ": 99,")),
-        "it is of format 99",
+        "it has format 99",
     ),
     "arrays-of-another": (
         lambda path: shutil.copy(path.with_name("step-00000004") / ARRAYS, path / ARRAYS),
@@ -296,6 +296,7 @@ def test_files_that_were_written_by_others_are_one_line(pair: Path, name: str, d
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_half_written_goes(cut: Path) -> None:
     """A model under way, temporary files, and a checkpoint that was moved aside for its successor."""
     folder = cut / "training" / "checkpoints"
@@ -327,6 +328,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_comes_to_the_same_weights(work
     assert_as_unbroken(workshop, cut)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_whole_checkpoint_is_not_begun_anew_by_itself(workshop: Path, cut: Path) -> None:
     for checkpoint in kept(cut):
         flip(checkpoint / STATE, 30)
@@ -643,7 +645,7 @@ def test_a_full_disk_before_the_first_checkpoint(
 
 def test_a_folder_is_of_one_run_at_a_time(workshop: Path, cut: Path, tmp_path: Path) -> None:
     with locked(cut):
-        refused(workshop, cut, r"one run at a time may write .*cut; another is at it: wait for it, or stop it")
+        refused(workshop, cut, r"one run at a time may write .*cut; another run holds it")
         before = contents(cut)
         with pytest.raises(UserError, match=r"one run at a time may write .*cut"):
             train(workshop / "shards", TrainConfig(out=str(cut), overwrite=True, **OPTIONS))
@@ -681,7 +683,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_p
             time.sleep(0.01)
         process.send_signal(signal.SIGSTOP)
         assert kept(out), "no checkpoint came"
-        with pytest.raises(UserError, match=r"one run at a time may write .*out; another is at it"):
+        with pytest.raises(UserError, match=r"one run at a time may write .*out; another run holds it"):
             resume(workshop, out, **options, epochs=60)
     finally:
         process.kill()

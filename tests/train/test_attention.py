@@ -56,8 +56,13 @@ def test_what_is_asked_for_is_taken_and_its_price_told() -> None:
         (config_of("bert"), "bfloat16", "there is no card", "there is no card"),
         (config_of("mpnet"), "bfloat16", None, "this model's attention depends on distances"),
         (config_of("deberta-v3"), "bfloat16", None, "this model's attention depends on distances"),
-        (config_of("bert", hidden_size=48), "bfloat16", None, "heads of a multiple of 8 up to 128, not of 12"),
-        (config_of("bert", hidden_size=1024), "bfloat16", None, "heads of a multiple of 8 up to 128, not of 256"),
+        (config_of("bert", hidden_size=48), "bfloat16", None, "heads whose size is a multiple of 8 up to 128, not 12"),
+        (
+            config_of("bert", hidden_size=1024),
+            "bfloat16",
+            None,
+            "heads whose size is a multiple of 8 up to 128, not 256",
+        ),
     ],
 )
 def test_where_the_kernel_cannot_be_had(config: EncoderConfig, precision: str, device: str | None, reason: str) -> None:

@@ -63,6 +63,7 @@ def told(events: list) -> list[tuple[int, int, bool]]:
     return [(event.epoch, event.step, event.saved) for event in events if isinstance(event, EpochReport)]
 
 
+@pytest.mark.slow
 def test_the_best_within_an_epoch_is_saved(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = Scores(monkeypatch, 10.0, 30.0, 60.0, 20.0, 50.0)
     events: list = []

@@ -170,6 +170,7 @@ def test_an_update_that_is_not_finite_changes_nothing() -> None:
     assert not np.isfinite(float(norm))
 
 
+@pytest.mark.slow
 def test_micro_batches_add_up_to_the_batch() -> None:
     """Without dropout, two halves accumulated are one step over the whole."""
     raw = TINY_BERT | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -174,6 +174,7 @@ def test_arguments_are_of_train_within_the_budget_or_without() -> None:
     assert float(whole[whole.index("--learning-rate") + 1]) == 2e-5
 
 
+@pytest.mark.slow
 def test_sweeps_that_cannot_be(tmp_path: Path, made_up: None) -> None:
     for change, message in (
         ({"trials": 0}, r"--trials must be at least 1; received 0"),

@@ -317,6 +317,7 @@ def test_missing_logits_are_read_as_those_before(
     assert ways == [read, ("auto", "auto")]
 
 
+@pytest.mark.slow
 def test_a_first_step_has_the_loss_that_numpy_computes(workshop: Path, tmp_path: Path) -> None:
     """From the folder's logits to the run's loss, over a choice of the examples."""
     options = OPTIONS | {"batch_size": 64, "max_examples": 9, "max_steps": 1, "checkpoint_every": 0}
@@ -394,6 +395,7 @@ def test_a_taught_run_resumes_to_the_same_weights(
     assert any((value != alone[name]).any() for name, value in expected.items())
 
 
+@pytest.mark.slow
 def test_teachers_that_cannot_teach(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = open_shards(workshop / "shards")
     other = shutil.copytree(workshop / "teacher", tmp_path / "other")

@@ -104,6 +104,7 @@ def test_a_small_set_is_learnt_by_heart(workshop: Path, tmp_path: Path) -> None:
     assert score.exact_match == 100.0
 
 
+@pytest.mark.slow
 def test_the_best_epoch_by_f1_is_what_is_saved(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([30.0, 50.0, 40.0, 50.0])
     saved: list[dict[str, np.ndarray]] = []
@@ -124,6 +125,7 @@ def test_the_best_epoch_by_f1_is_what_is_saved(workshop: Path, tmp_path: Path, m
         np.testing.assert_array_equal(value, saved[1][name])
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind(workshop: Path, tmp_path: Path) -> None:
     events: list = []
     out = tmp_path / "model"
@@ -156,6 +158,7 @@ def test_what_a_run_leaves_behind(workshop: Path, tmp_path: Path) -> None:
     assert len(log.Scalars("validation/f1")) == 2
 
 
+@pytest.mark.slow
 def test_every_epoch_sees_every_feature_once(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(monkeypatch)
     train(workshop / "bare", TrainConfig(out=str(tmp_path / "model"), epochs=2, **OPTIONS | {"batch_size": 5}), watch)
@@ -219,6 +222,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(workshop: Path, tmp_path:
         np.testing.assert_array_equal(value, expected[name])
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_no_checkpoint_and_cannot_be_resumed(workshop: Path, tmp_path: Path) -> None:
     options = OPTIONS | {"out": str(tmp_path / "model"), "epochs": 1}
     train(workshop / "shards", TrainConfig(**options))
@@ -227,6 +231,7 @@ def test_a_finished_run_leaves_no_checkpoint_and_cannot_be_resumed(workshop: Pat
         train(workshop / "shards", TrainConfig(resume=True, **options))
 
 
+@pytest.mark.slow
 def test_the_record_of_a_run_holds_no_path_of_this_machine(workshop: Path, tmp_path: Path) -> None:
     result = train(workshop / "bare", TrainConfig(**OPTIONS | {"out": str(tmp_path / "model"), "max_steps": 1}))
     for name in ("training/metrics.json", "training/data.json", "README.md"):
@@ -266,6 +271,7 @@ def test_float16_is_compiled_where_kernels_have_none(workshop: Path, tmp_path: P
     assert np.isfinite(result.loss)
 
 
+@pytest.mark.slow
 def test_options_that_bound_a_run(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(monkeypatch)
     config = TrainConfig(out=str(tmp_path / "a"), epochs=3, max_examples=9, max_steps=4, **OPTIONS)
@@ -296,6 +302,7 @@ def test_precision_is_measured_and_jit_told(workshop: Path, tmp_path: Path) -> N
         }
 
 
+@pytest.mark.slow
 def test_jit_is_measured_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import qa_fast.train.jit as jit
 
@@ -319,6 +326,7 @@ def test_the_tokenizers_must_be_the_same(workshop: Path, tmp_path: Path) -> None
         train(workshop / "shards", TrainConfig(model=str(other), out=str(tmp_path / "out")))
 
 
+@pytest.mark.slow
 def test_the_output_folder_is_guarded(workshop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = OPTIONS | {"out": str(out), "max_steps": 1}
@@ -357,6 +365,7 @@ def test_the_output_folder_is_guarded(workshop: Path, tmp_path: Path) -> None:
     assert (source / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -377,6 +386,7 @@ def test_what_is_refused_replaces_nothing(workshop: Path, tmp_path: Path, change
         np.testing.assert_array_equal(value, before[name])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_step_is_replaced(workshop: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "training").mkdir(parents=True)
     train(workshop / "bare", TrainConfig(overwrite=True, **OPTIONS | {"out": str(tmp_path / "out"), "max_steps": 1}))
