@@ -52,7 +52,10 @@ def evaluate(
         bool, typer.Option("--json", help="Print the metrics and the figures of --report and --compare as JSON.")
     ] = False,
 ) -> None:
-    """Score a model with the official SQuAD metrics, explain the score, or compare it with another model's."""
+    """Score a model with the official SQuAD metrics.
+
+    --report explains the score, and --compare compares it with another model's.
+    """
     with needs("answer", "qa-fast evaluate"):
         from qa_fast.report.analysis import QuestionScores, set_against
         from qa_fast.report.compare import Other

@@ -18,7 +18,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export at --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Export a trained model in float32, and check that the export gives the same logits."""
+    """Export a trained model to Keras, SavedModel or ONNX.
+
+    The export computes in float32 and is kept only if it gives the same logits.
+    """
     with needs("export", "qa-fast export"):
         from qa_fast.export import export_model
 

@@ -15,7 +15,10 @@ from qa_fast.model.families import FAMILIES
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON on standard output.")] = False,
 ) -> None:
-    """List the supported families, and checkpoints with their size, longest input and published scores."""
+    """List the supported families and checkpoints to start from.
+
+    Checkpoints are listed with their size, longest input and published scores.
+    """
     if as_json:
         families = [
             {"model_type": kind, "name": family.name, "architecture": family.architecture}

@@ -32,7 +32,10 @@ def push(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
 ) -> None:
-    """Upload a model with its card; log in with 'hf auth login' first."""
+    """Upload a model and its card to the Hub.
+
+    Log in with 'hf auth login' first.
+    """
     from qa_fast.hub.push import plan_push
     from qa_fast.hub.push import push as run
 

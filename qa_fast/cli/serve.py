@@ -40,7 +40,10 @@ def serve(
     ] = "auto",
     limits: Limits,
 ) -> None:
-    """Serve a model: a page at /, the Hub's question-answering API at POST /, documentation at /docs."""
+    """Serve a model as a web API with a page to ask from.
+
+    The page is at /, the Hub's question-answering API at POST /, and its documentation at /docs.
+    """
     limits = replace(limits, body_bytes=max(limits.body_bytes, _BYTES_PER_CHARACTER * limits.characters))
     with needs("serve", "qa-fast serve"):
         from qa_fast.serve.app import create_app

@@ -65,7 +65,7 @@ def show(
         typer.Option("--columns", help="Column names of the source, as question=NAME; may be repeated."),
     ] = None,
 ) -> None:
-    """Show examples, their windows, tokens and labels before training on them."""
+    """Show examples with their windows, tokens and labels."""
     if limit is not None and limit < 0:
         raise UserError(f"--limit must be at least 0; received {limit}: give 0 to show no examples")
     limit_rust_threads(processors())

@@ -24,7 +24,9 @@ def sweep(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the trials as JSON, best first.")] = False,
 ) -> None:
-    """Search for better options of train with Optuna; print a table and the command for the best trial.
+    """Search for better options of train with Optuna.
+
+    Prints a table of the trials and the command for the best one.
 
     Searched: learning rate 1e-5 to 3e-4 (log-uniform), batch size 8, 16 or 32, 1 to 3 epochs, warmup 0 to 0.2, dropout
     0, 0.05, 0.1, 0.2 or the model's own. Trial 0 has train's default recipe. The same command continues a sweep that

@@ -34,7 +34,10 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on standard output.")] = False,
 ) -> None:
-    """Fine-tune a model on shards and write a folder that transformers opens."""
+    """Fine-tune a model on shards.
+
+    The folder that it writes opens in transformers.
+    """
     with needs("train", "qa-fast train"), _leaving_a_failed_job():
         from qa_fast.train import ProgressLine
         from qa_fast.train import train as run

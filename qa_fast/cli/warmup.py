@@ -8,7 +8,10 @@ import typer
 
 
 def warmup() -> None:
-    """Compile all kernels into Numba's cache. The environment variable NUMBA_CACHE_DIR sets its folder."""
+    """Compile all kernels ahead of time.
+
+    They are kept in Numba's cache. The environment variable NUMBA_CACHE_DIR sets its folder.
+    """
     import importlib
     import pkgutil
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from qa_fast.builder.options import BuildOptions
-from qa_fast.cli import main
+from qa_fast.cli import app, main
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.sources.read import read_examples
@@ -333,3 +334,8 @@ def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         told = capsys.readouterr().err
         assert told.startswith("error: there must be enough memory; ")
         assert told.count("\n") == 1
+
+
+def test_no_summary_of_a_command_is_cut_at_80_columns() -> None:
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"})
+    assert "..." not in result.stdout.partition("Commands:")[2]
