@@ -136,7 +136,8 @@ class ProgressLine:
         if isinstance(event, StepReport):
             self._progress.update(self._task, total=event.steps, completed=event.step, text=in_words(event))
         else:
-            self._progress.console.print(event if isinstance(event, str) else in_words(event), highlight=False)
+            line = event if isinstance(event, str) else in_words(event)
+            self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def in_words(event: StepReport | EpochReport) -> str:

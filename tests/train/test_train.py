@@ -475,3 +475,12 @@ def test_what_a_run_is_can_be_asked_without_a_framework() -> None:
 def test_train_has_no_other_names() -> None:
     with pytest.raises(AttributeError, match=r"module 'qa_fast\.train' has no attribute 'fit'"):
         getattr(qa_fast.train, "fit")  # noqa: B009
+
+
+def test_lines_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from qa_fast.train import ProgressLine
+
+    line = "/data/[bold]/model: " + "a long line is not broken, since a log is searched by lines " * 4
+    with ProgressLine() as progress:
+        progress(line)
+    assert line in capsys.readouterr().err
