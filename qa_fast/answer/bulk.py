@@ -173,7 +173,7 @@ def _answer_to_folder(
             for block, block_facts in make(blocks):
                 facts[block] = block_facts
                 progress(block_facts.rows)
-            return _commit(maker, facts, decided_by)
+            return _commit(maker, blocks, facts, decided_by)
     except BaseException as error:
         _clean_up(maker, resumable=not isinstance(error, UserError) or isinstance(error, UnreachableError))
         raise
@@ -190,9 +190,9 @@ def _answer_to_file(
     if any(str(path) == str(out) or _is_same_file(path, out) for path in files):
         raise UserError(f"the output must not be one of the input files; received {out} for both: name another file")
     rejects_file = out.with_name(f"{out.stem}.rejected.jsonl")
+    loaded = answerer()
     with writable(out), store.whole_file(out) as local:
-        blocks = blocks_of({PART: files}, PART_BYTES)
-        answered, rejects = writer.write(local, blocks, answerer(), progress)
+        answered, rejects = writer.write(local, blocks_of({PART: files}, PART_BYTES), loaded, progress)
         with store.reached(out, "--output"):
             if rejects:
                 lines = [_reject_line(reject.id, reject.reason) for reject in rejects]
@@ -274,10 +274,11 @@ class _Actor:
         return pickle.dumps((block, self._maker.keep_or_make(block, self._answerer)))
 
 
-def _commit(maker: PartMaker, facts: dict[Block, BlockFacts], decided_by: dict[str, Any]) -> dict[str, Any]:
-    """Write the index over all parts, remove the parts that it does not list, and return the index."""
+def _commit(
+    maker: PartMaker, blocks: list[Block], facts: dict[Block, BlockFacts], decided_by: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the index over the parts of all blocks, remove the parts that it does not list, and return the index."""
     out = maker.out
-    blocks = sorted(facts, key=lambda block: block.number)
     counts = {name: sum(facts[block].counts[name] for block in blocks) for name in ("answered", "rejected")}
     if counts["rejected"]:
         with store.whole_file(out / _REJECTED) as local, local.open("wb") as file:

@@ -180,7 +180,8 @@ class _ClosingTransport:
         self._protocol.disconnect_application()
         if not (self._protocol.may_still_send() and self._transport.can_write_eof()):
             self._transport.close()
-            self._timers.start("unread", UNREAD_SECONDS, self._transport.abort)
+            # A timer of its own: a client that reads a part of its answer stops "unread".
+            self._timers.start("closing", UNREAD_SECONDS, self._transport.abort)
             return
         self._lingers = True
         try:

@@ -8,8 +8,9 @@ a block is one piece and costs nothing.
 from __future__ import annotations
 
 import codecs
+import io
+import itertools
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,7 +228,8 @@ def is_lines(head: bytes) -> bool:
     A bad first line does not turn JSON lines into one bad document. In a document, a line that is an object can be
     followed only by a comma, a bracket or a brace.
     """
-    lines = re.split(rb"\s*\n\s*", head.removeprefix(BOM).strip(), maxsplit=3)[:3]
+    stripped = map(bytes.strip, io.BytesIO(head.removeprefix(BOM)))
+    lines = list(itertools.islice(filter(None, stripped), 3))
     if len(lines) < 2 or not lines[0].startswith(b"{"):
         return False
     return _is_object(lines[0]) or (_is_object(lines[1]) and not lines[-1].startswith((b",", b"]", b"}")))
