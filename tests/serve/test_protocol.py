@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -259,6 +260,28 @@ def test_a_client_that_does_not_read_is_left() -> None:
             return False
 
         wait_for(is_left)
+
+
+def test_a_client_that_reads_only_a_part_is_left() -> None:
+    timers: list[tuple[Mock, Any]] = []
+
+    def call_later(_: float, action: Any) -> Mock:
+        timers.append((Mock(), action))
+        return timers[-1][0]
+
+    transport = Mock(is_closing=lambda: False)
+    connection = object.__new__(protocol._BoundedProtocol)
+    connection.flow = Mock()
+    connection._timers = protocol._Timers(Mock(call_later=call_later))
+    closing = protocol._ClosingTransport(transport, Mock(may_still_send=lambda: False), connection._timers)
+    connection._closing = closing
+    connection.pause_writing()
+    closing.close()
+    connection.resume_writing()  # the client has read most of what was written
+    for handle, action in timers:
+        if not handle.cancel.called:
+            action()
+    transport.abort.assert_called_once()
 
 
 def test_a_shutdown_does_not_wait_for_refused_clients(monkeypatch: pytest.MonkeyPatch) -> None:

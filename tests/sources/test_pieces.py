@@ -252,3 +252,7 @@ def test_rows_without_answers_are_read_where_none_are_needed(tmp_path: Path) -> 
 )
 def test_lines_are_told_from_a_document(text: str, expected: bool) -> None:
     assert pieces.is_lines(text.encode()) == expected
+
+
+def test_a_long_run_of_spaces_is_read_in_one_pass() -> None:
+    assert not pieces.is_lines(b'{"data":' + b" " * 2_000_000 + b"[]}")
