@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, TypeVar, get_type_hints
 
 from qa_fast.errors import UserError, shown
@@ -62,7 +63,7 @@ class Option:
                 parts.append(f"{words} {bound:,}")
         return " and ".join(parts)
 
-    def allows(self, value: float) -> bool:
+    def allows(self, value: Any) -> bool:
         """Return whether a number is within the bounds; NaN never is."""
         return (
             value == value
@@ -115,7 +116,7 @@ def check_values(record: Any) -> None:
         flag = declared.flag.partition("/")[0] or flag_of(field.name)
         if declared.choices and value not in declared.choices:
             raise UserError(f"{flag} must be one of {', '.join(declared.choices)}; received {shown(value)}")
-        if declared.bounds and not (isinstance(value, int | float) and declared.allows(value)):
+        if declared.bounds and not (isinstance(value, Real) and declared.allows(value)):
             hint = f": {declared.hint}" if declared.hint else ""
             raise UserError(f"{flag} must be {declared.bounds}; received {shown(value)}{hint}")
 

@@ -137,6 +137,7 @@ def _print_table(result: BuildResult) -> None:
     """Print a short table of the results."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not be able to show the name of a folder
@@ -144,7 +145,7 @@ def _print_table(result: BuildResult) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for split in outcome["splits"]:
-        table.add_column(split, justify="right")
+        table.add_column(Text(split), justify="right")
     for row in _COUNTS:
         table.add_row(row, *(f"{split[row]:,}" for split in outcome["splits"].values()))
     table.add_row("padding avoided", *(f"{split['padding_avoided']:.1%}" for split in outcome["splits"].values()))

@@ -88,7 +88,7 @@ def _table(
     """Return a table without borders; `right` are right-aligned columns, `styles` the styles of the rows."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column, name in enumerate(header):
-        table.add_column(visible(name), justify="right" if column in right else "left", overflow="fold")
+        table.add_column(Text(visible(name)), justify="right" if column in right else "left", overflow="fold")
     for number, row in enumerate(rows):
         table.add_row(*(Text(visible(cell)) for cell in row), style=styles[number] if styles else None)
     return table
