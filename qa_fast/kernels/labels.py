@@ -19,7 +19,7 @@ _U = np.uint64
 
 
 class Cause(IntEnum):
-    """Why an exact label differs from the reference's: the first that applies, in this order."""
+    """The causes for which an exact label differs from the reference's; the first that applies counts."""
 
     CONTEXT_STRIPPED = 0
     LAST_TOKEN = 1

@@ -583,7 +583,7 @@ FULL = {
         "saving",
         "save_model",
         50_000,
-        r"the output must be a folder that can be written, with room; .*make room, or",
+        r"the output must be a writable folder with free space; .*free some space, or",
     ),
     "picture": ("record", "draw", 100, r"a run's record needs a writable folder with free space; .*training"),
     "figures": (

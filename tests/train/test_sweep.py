@@ -189,7 +189,7 @@ def test_sweeps_that_cannot_be(tmp_path: Path, made_up: None) -> None:
     with pytest.raises(UserError, match=r"all 1 failed, the first with: the split dev has nothing to score"):
         sweep(SHARDS, SweepConfig(trials=1, out=str(tmp_path / "b"), validation="dev"), print, lambda _: {"best": None})
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--out must be a folder that can be written"):
+    with pytest.raises(UserError, match=r"--out must be a writable folder"):
         sweep(SHARDS, SweepConfig(trials=1, out=str(tmp_path / "file")), print, Runs())
     with pytest.raises(UserError, match=r"SHARDS must be a folder that 'qa-fast featurize' made"):
         in_a_process(["train", str(tmp_path / "nowhere"), "--json"])
