@@ -82,7 +82,7 @@ class TrainConfig:
     )
     batching: str = _batches(
         "grouped",
-        "grouped puts windows of similar length in a batch; fixed pads all batches to the length of the longest window.",
+        "grouped puts windows of similar length in a batch; fixed pads all batches to the longest window of all.",
         choices=BATCHINGS,
     )
     precision: str = _batches(
