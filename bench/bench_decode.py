@@ -27,7 +27,7 @@ FIGURES: dict[str, list[float]] = {}
 
 
 class Batch:
-    """What a predictor yields: rows and their logits, padded."""
+    """A batch of a predictor: rows and their padded logits."""
 
     def __init__(self, rows: np.ndarray, start_logits: np.ndarray, end_logits: np.ndarray) -> None:
         self.rows, self.start_logits, self.end_logits = rows, start_logits, end_logits
@@ -93,7 +93,7 @@ def test_reference(dev) -> None:
 
 
 def decode(split, prepared: list[Batch]) -> tuple[BestSpans, list[str]]:
-    """What `evaluate_split` does between the model and the metrics."""
+    """Decode as `evaluate_split` does between the model and the metrics."""
     contexts = one_chunk(split.contexts["context"]).to_pylist()
     starts, ends = (ragged_from(one_chunk(split.contexts[f"token_char_{side}"])) for side in ("start", "end"))
     context_index = one_chunk(split.examples["context_index"]).to_numpy()

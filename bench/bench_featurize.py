@@ -142,7 +142,7 @@ def bytes_moved(source: Path, out: Path) -> tuple[int, dict[str, int]]:
 
 
 def seconds_learning(work, clean) -> float:
-    """Of a run in one thread, the time in which new units are encoded, which several threads do one after the other."""
+    """Return the time in which one thread encodes new units; several threads do this one after the other."""
     spent = []
     learn = WordEncoder._learn
 
@@ -230,7 +230,7 @@ def print_stages(kind: str, figures: dict, memory: float, disk: float) -> None:
 
 
 def print_threads(kind: str) -> None:
-    """What more threads can and cannot take."""
+    """Print the parts of the time that more threads can reduce, and those that they cannot."""
     one = FIGURES[f"{kind}, one thread"]
     stages, whole = one["stages"], one["whole"]
     set_up = whole - sum(stages.values())

@@ -1,4 +1,4 @@
-"""How many windows of SQuAD's dev split are read a second: qa-fast's engines beside ONNX Runtime, OpenVINO and torch.
+"""Measures windows of SQuAD's dev split per second: qa-fast's engines beside ONNX Runtime, OpenVINO and torch.
 
     python bench/reading.py MODEL SHARDS [--examples 2000] [--rounds 3] [--sides qa-fast,openvino:float32]
 
@@ -317,7 +317,7 @@ def run_side(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_a_process(asked: argparse.Namespace, side: str, graphs: str) -> dict[str, Any]:
-    """What one side says, from a process of its own."""
+    """Return the result of one side, which runs in its own process."""
     command = [sys.executable, __file__, asked.model, asked.shards, "--side", side, "--graphs", graphs]
     for name in ("examples", "windows", "rows", "chunk"):
         command += [f"--{name}", str(getattr(asked, name))]

@@ -1,4 +1,4 @@
-"""What short commands import, how they end, and where kernels are cached."""
+"""Imports and end of short commands, and the place of cached kernels."""
 
 from __future__ import annotations
 

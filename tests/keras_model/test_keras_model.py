@@ -126,7 +126,7 @@ def test_fit_makes_the_trainer_s_steps(dropout: bool) -> None:
 
 
 def on_jax() -> dict[str, object]:
-    """What a process on JAX is asked: losses, a file's round trip, what is left after a mistake."""
+    """Run the checks of a process on JAX: losses, a file's round trip, the state after a mistake."""
     import tempfile
 
     model = small()

@@ -1,4 +1,4 @@
-"""What may befall a run: damaged and foreign checkpoints and shards, a full disk, another run in its folder, a kill.
+"""Accidents of a run: damaged and foreign checkpoints and shards, a full disk, another run in its folder, a kill.
 
 Either it is one line that says what to do, or the run goes on and comes to the weights of an unbroken one.
 """
@@ -493,7 +493,7 @@ def test_validation_is_looked_at_before_training_too(shards: Path) -> None:
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(workshop: Path, tmp_path: Path) -> None:
-    """As where tokens were added and the model's embedding was not made larger."""
+    """Tokens were added, but the model's embedding was not made larger."""
     small = make_model_folder(tmp_path / "small", vocab_size=40)
     with pytest.raises(UserError, match=r"a tokenizer's ids must be below vocab_size of config.json, 40; received \d+"):
         train(workshop / "shards", TrainConfig(model=str(small), out=str(tmp_path / "out"), **OPTIONS))
@@ -535,7 +535,7 @@ def opened(shards: Path, config: TrainConfig) -> RunPlan:
 
 
 def test_shards_that_changed_since_are_refused(cut: Path, shards: Path) -> None:
-    """What a run trains on, and what it is scored on: that decides which model is kept."""
+    """Both the training data and the scored split are checked, since the score decides which model is kept."""
     began, again = (
         TrainConfig(**OPTIONS | {"out": str(cut), "validation": "validation", "resume": on}) for on in (0, 1)
     )
