@@ -1,8 +1,9 @@
-"""From logits to predictions on all of SQuAD v1.1's validation split, against the well-known Python post-processing.
+"""Times logits to predictions on all of SQuAD v1.1's validation split, beside the well-known Python post-processing.
 
-Both get the same float32 logits, all at once: noise, a peak at the labelled span and a few false ones. The reference is
-`postprocess_reference.postprocess` over `datasets.Dataset` rows, as tutorials have it, offsets as lists; ours is
-`SpanDecoder`, up to the predicted texts. Ours is timed in batches too, as `evaluate` feeds it while the model computes.
+Both get the same float32 logits, all at once: noise, a peak at the labelled span, and a few false peaks. The reference
+is `postprocess_reference.postprocess` over `datasets.Dataset` rows with offsets as lists, as in tutorials; qa-fast's
+side is `SpanDecoder`, up to the predicted texts. It is also timed in batches, as `evaluate` calls it while the model
+computes.
 """
 
 from __future__ import annotations

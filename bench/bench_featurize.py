@@ -1,11 +1,11 @@
-"""The featurizer against the reference, on the same rows of SQuAD v1.1 train, in one run.
+"""Times the featurizer and the reference on the same rows of SQuAD v1.1 train, in one run.
 
     pytest bench/bench_featurize.py            floors are asserted, a table is printed
     QA_FAST_BENCH_ROUNDS=5 …_REFERENCE_ROUNDS=1  how often each is timed
 
-The reference is `bench/reference.py`: the transformers tokenizer under `datasets.map`, three processes. Its time is the
-map alone, with the data loaded and the output in the Arrow files that `datasets` writes; ours is from files on disk to
-checksummed shards on disk. Every ratio is of medians of one run.
+The reference is `bench/reference.py`: the transformers tokenizer under `datasets.map` with three processes. Its time is
+that of the map alone, from loaded data to the Arrow files that `datasets` writes; qa-fast's time is from files on disk
+to checksummed shards on disk. Every ratio compares medians of one run.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def test_small_tables_give_the_same_features(tmp_path: Path, model: str, monkeyp
 
 def bad_rows() -> list[dict[str, Any]]:
     flat = sample.rows()
-    flat[1]["answers"]["answer_start"] = [3]  # stands elsewhere, once
+    flat[1]["answers"]["answer_start"] = [3]  # occurs elsewhere, once
     flat[2]["answers"] = {"text": ["fifty"], "answer_start": [3]}
     flat[3]["question"] = " "
     flat[4]["context"] = ""

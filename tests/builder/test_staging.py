@@ -101,7 +101,7 @@ def test_a_teacher_s_logits_beside_the_shards_stand_in_nobody_s_way(tmp_path: Pa
 
 
 class Killed(BaseException):
-    """Stands for the process being gone: nothing after it runs."""
+    """Simulates a killed process: nothing after it runs."""
 
 
 @contextmanager

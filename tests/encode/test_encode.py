@@ -234,7 +234,7 @@ def test_characters_that_a_normal_form_makes_ascii_s_of() -> None:
 
 
 def test_few_triggers_stand_for_many_added_tokens() -> None:
-    """Parts of them will do: of runs of spaces the shortest, of numbered tokens what stands before the number."""
+    """Parts of them are enough: the shortest run of spaces, and numbered tokens without their number."""
     triggers = choose_rule(orjson.loads(small_tokenizer("modernbert").to_str())).triggers
     special = {"<|endoftext|>", "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"}
     assert set(triggers) == special | {"|||IP_ADDRESS|||", "  ", "[unused"}
@@ -361,7 +361,7 @@ def test_the_direct_way_is_said_and_equal(tmp_path: Path) -> None:
 
 
 def test_the_self_check_catches_a_wrong_cut() -> None:
-    """A rule told that letters may be parted is found out on the first texts; the tokens are right all the same."""
+    """A wrong rule, which allows cuts between letters, is noticed on the first texts; the tokens are right."""
     tokenizer = small_tokenizer("wordpiece")
     settings = orjson.loads(tokenizer.to_str())
     said: list[str] = []

@@ -101,8 +101,8 @@ def test_unanswerable_examples_have_no_span() -> None:
         (row(context="\t \u00a0"), "a context must not be empty"),
         (row(answer=""), "an answer's text must not be empty"),
         (row(answer=" ", start=3), "an answer's text must not be empty"),
-        (row(answer=" ", start=4), "an answer's text must not be empty"),  # stands elsewhere, and twice
-        (row(context="ab cd", answer=" ", start=0), "an answer's text must not be empty"),  # stands elsewhere, once
+        (row(answer=" ", start=4), "an answer's text must not be empty"),  # occurs elsewhere, twice
+        (row(context="ab cd", answer=" ", start=0), "an answer's text must not be empty"),  # occurs elsewhere, once
         (row(answer="\u200b"), "'\\u200b', the context has 'b' there, and the text is nowhere in the context"),
         (row(answer="gull"), "must be at answer_start=4; received 'gull', the context has 'bell' there, and the"),
         (
@@ -166,7 +166,7 @@ def test_an_answer_that_stands_elsewhere_once_is_shifted_there(context: str, sta
 
 @pytest.mark.parametrize(
     ("context", "answer", "start", "place"),
-    [  # each stands elsewhere too, several as given
+    [  # each text also occurs elsewhere, some of them as given
         ("all 7.5 days of 7.5 days or 7.5 days", " 7.5 days", 16, 16),
         ("Ane Skou, that is Ane Skou of Skagen", "Ane Skou ", 0, 0),
         ("a bell, a bell", "bell", 1, 2),

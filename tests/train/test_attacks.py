@@ -107,7 +107,7 @@ def kept(out: Path) -> list[Path]:
 
 
 def resume(workshop: Path, out: Path, shards: str = "shards", **options: Any) -> list[Any]:
-    """Go on with a run; what it said."""
+    """Continue a run and return its messages."""
     said: list[Any] = []
     train(workshop / shards, TrainConfig(out=str(out), resume=True, **OPTIONS | options), said.append)
     return said
@@ -695,7 +695,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_p
 
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_while_it_tidied_up_is_finished(workshop: Path, cut: Path) -> None:
-    """Its figures are there, and so is a checkpoint: what was missing is written again."""
+    """The run has its metrics and a checkpoint; the missing files are written again."""
     resume(workshop, cut)
     shutil.copytree(workshop / "cut" / "training" / "checkpoints", cut / "training" / "checkpoints")
     (cut / "README.md").unlink()
