@@ -291,8 +291,8 @@ def _misplaced(context: str, answer: str, start: int, status: int) -> str:
         return f"answer_start must be inside the context of {len(context)} characters; received {at}, and {elsewhere}"
     there = shown(context[start : start + len(answer)])
     return (
-        f"the answer's text must be at answer_start={start}; received {shown(answer)}, the context has {there} there, "
-        f"and {elsewhere}"
+        f"the answer's text must be in the context at answer_start={start}; received {shown(answer)}, the context has "
+        f"{there} there, and {elsewhere}"
     )
 
 

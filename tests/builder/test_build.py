@@ -152,7 +152,7 @@ def bad_rows() -> list[dict[str, Any]]:
 
 REASONS = [
     ("mix-1", "question must be text; received None"),
-    ("en-3", "the answer's text must be at answer_start=3"),
+    ("en-3", "the answer's text must be in the context at answer_start=3"),
     ("de-1", "a question must not be empty"),
     ("de-2", "a context must not be empty"),
     ("en-1", "ids must be unique; received 'en-1' again"),

@@ -104,7 +104,7 @@ def test_unanswerable_examples_have_no_span() -> None:
         (row(answer=" ", start=4), "an answer's text must not be empty"),  # occurs elsewhere, twice
         (row(context="ab cd", answer=" ", start=0), "an answer's text must not be empty"),  # occurs elsewhere, once
         (row(answer="\u200b"), "'\\u200b', the context has 'b' there, and the text is nowhere in the context"),
-        (row(answer="gull"), "must be at answer_start=4; received 'gull', the context has 'bell' there, and the"),
+        (row(answer="gull"), "at answer_start=4; received 'gull', the context has 'bell' there, and the"),
         (
             row("a g, a g", "g", start=999),
             "must be inside the context of 8 characters; received 999, and the text is in several",
@@ -119,7 +119,7 @@ def test_unanswerable_examples_have_no_span() -> None:
         ),
         (
             row(answer="gull", start=15),
-            "must be at answer_start=15; received 'gull', the context has '' there, and the",
+            "at answer_start=15; received 'gull', the context has '' there, and the",
         ),
         (row(answer="gull", start=2**31 - 1), "must be inside the context of 15 characters; received 2147483647"),
         (row(context="a bell, a bell", start=3), "received 'bell', the context has 'ell,' there, and the text is in"),
