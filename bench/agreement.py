@@ -1,10 +1,10 @@
-"""Do all engines give the same answers? Best spans of SQuAD's dev questions, engine by engine.
+"""Compares the answers of all engines: the best spans of questions from SQuAD's dev split, engine by engine.
 
     python bench/agreement.py MODEL SHARDS [--examples 1000]
 
-SHARDS is what `qa-fast featurize squad` made for MODEL. Each engine and precision that this machine and installation
-have answers the same random questions; printed are the shares whose best span has the same characters as that of Keras
-in float32, and exact match and F1. int8 needs a recipe in MODEL (`qa-fast quantize`).
+SHARDS is the folder that `qa-fast featurize squad` made for MODEL. Each engine and precision that is available on this
+machine answers the same random questions. The table shows the share of best spans that have the same characters as that
+of Keras in float32, and exact match and F1. int8 needs a recipe in MODEL (`qa-fast quantize`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""From logits to predictions on all of SQuAD v1.1's validation split, against the well-known Python post-processing.
+"""Times logits to predictions on all of SQuAD v1.1's validation split, beside the well-known Python post-processing.
 
-Both get the same float32 logits, all at once: noise, a peak at the labelled span and a few false ones. The reference is
-`postprocess_reference.postprocess` over `datasets.Dataset` rows, as tutorials have it, offsets as lists; ours is
-`SpanDecoder`, up to the predicted texts. Ours is timed in batches too, as `evaluate` feeds it while the model computes.
+Both get the same float32 logits, all at once: noise, a peak at the labelled span, and a few false peaks. The reference
+is `postprocess_reference.postprocess` over `datasets.Dataset` rows with offsets as lists, as in tutorials; qa-fast's
+side is `SpanDecoder`, up to the predicted texts. It is also timed in batches, as `evaluate` calls it while the model
+computes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FIGURES: dict[str, list[float]] = {}
 
 
 class Batch:
-    """What a predictor yields: rows and their logits, padded."""
+    """A batch of a predictor: rows and their padded logits."""
 
     def __init__(self, rows: np.ndarray, start_logits: np.ndarray, end_logits: np.ndarray) -> None:
         self.rows, self.start_logits, self.end_logits = rows, start_logits, end_logits
@@ -93,7 +94,7 @@ def test_reference(dev) -> None:
 
 
 def decode(split, prepared: list[Batch]) -> tuple[BestSpans, list[str]]:
-    """What `evaluate_split` does between the model and the metrics."""
+    """Decode as `evaluate_split` does between the model and the metrics."""
     contexts = one_chunk(split.contexts["context"]).to_pylist()
     starts, ends = (ragged_from(one_chunk(split.contexts[f"token_char_{side}"])) for side in ("start", "end"))
     context_index = one_chunk(split.examples["context_index"]).to_numpy()

@@ -1,11 +1,11 @@
-"""The featurizer against the reference, on the same rows of SQuAD v1.1 train, in one run.
+"""Times the featurizer and the reference on the same rows of SQuAD v1.1 train, in one run.
 
     pytest bench/bench_featurize.py            floors are asserted, a table is printed
     QA_FAST_BENCH_ROUNDS=5 …_REFERENCE_ROUNDS=1  how often each is timed
 
-The reference is `bench/reference.py`: the transformers tokenizer under `datasets.map`, three processes. Its time is the
-map alone, with the data loaded and the output in the Arrow files that `datasets` writes; ours is from files on disk to
-checksummed shards on disk. Every ratio is of medians of one run.
+The reference is `bench/reference.py`: the transformers tokenizer under `datasets.map` with three processes. Its time is
+that of the map alone, from loaded data to the Arrow files that `datasets` writes; qa-fast's time is from files on disk
+to checksummed shards on disk. Every ratio compares medians of one run.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def bytes_moved(source: Path, out: Path) -> tuple[int, dict[str, int]]:
 
 
 def seconds_learning(work, clean) -> float:
-    """Of a run in one thread, the time in which new units are encoded, which several threads do one after the other."""
+    """Return the time in which one thread encodes new units; several threads do this one after the other."""
     spent = []
     learn = WordEncoder._learn
 
@@ -230,7 +230,7 @@ def print_stages(kind: str, figures: dict, memory: float, disk: float) -> None:
 
 
 def print_threads(kind: str) -> None:
-    """What more threads can and cannot take."""
+    """Print the parts of the time that more threads can reduce, and those that they cannot."""
     one = FIGURES[f"{kind}, one thread"]
     stages, whole = one["stages"], one["whole"]
     set_up = whole - sum(stages.values())

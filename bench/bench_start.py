@@ -1,4 +1,4 @@
-"""How long `qa-fast featurize --help` takes, as a whole process: what every start of the command costs at least."""
+"""Measures `qa-fast featurize --help` as a whole process: the least cost of any start of the command."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Byte-level BPE and Unigram tokenizers: the featurizer against the reference with the same tokenizer.
+"""Times byte-level BPE and Unigram tokenizers: the featurizer and the reference with the same tokenizer.
 
-The tokenizers are trained on the contexts of SQuAD, with the pipelines of RoBERTa and XLM-R, 16,000 tokens; nothing of
-theirs is kept. The rows are the first 30,000 of the train split, since the reference is slow.
+The tokenizers are trained on the contexts of SQuAD, with the pipelines of RoBERTa and XLM-R and 16,000 tokens; they are
+not kept. The rows are the first 30,000 of the train split, since the reference is slow.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Featurizing beyond one machine: what Ray costs here, and what many cores would take, from stages that are measured.
+"""Measures the stages of featurizing and the cost of Ray, and predicts the time on many cores from them.
 
     python bench/beyond.py [--copies 3] [--examples 1000000000]
 
-First table: the same rows by one and two threads, by one and two actors of Ray, and by the reference under
-`datasets.map`. Ray's start-up is told apart. Second: each stage of a run, measured alone. Third: the same stages put
-together for 16, 256 and 4,096 cores, and which of them binds. What cannot be measured on one machine is assumed:
-that the object store serves every core at the rate at which a core reads and writes here, that its file system says
-what a file is without its bytes being read, and that the driver has a core of its own.
+The first table times the same rows with one and two threads, one and two Ray actors, and the reference under
+`datasets.map`; Ray's start-up is reported separately. The second table has each stage of a run, measured alone. The
+third predicts a run on 16, 256 and 4,096 cores from these stages, and names the bottleneck. It assumes three things
+that cannot be measured on one machine: the object store serves every core at the rate at which a core reads and writes
+here, its file system identifies a file without reading its bytes, and the driver has its own core.
 """
 
 from __future__ import annotations

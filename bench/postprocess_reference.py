@@ -1,13 +1,13 @@
-"""Slow, obvious decoding: the yardstick of the benches and the oracle of the tests.
+"""Slow, obvious decoding: the reference of the benchmarks and of the tests.
 
-`postprocess` does what the well-known post-processing of transformers' question-answering examples is documented to
-do: for every feature the `n_best_size` highest start and end logits, every pair of them in a Python loop, pairs
-outside the context, backwards or too long left out; per example the best of all features' pairs, a softmax over
-them, and the least CLS score as the score of no answer. It looks at few starts and ends, and keeps the same text
-found in two windows twice.
+`postprocess` follows the documentation of the well-known post-processing in transformers' question-answering examples.
+For every feature it pairs the `n_best_size` highest start and end logits in a Python loop, and leaves out pairs that
+are outside the context, backwards or too long. For each example it takes the best pairs of all features, a softmax over
+them, and the least CLS score as the score of no answer. It considers few starts and ends, and keeps a text twice if two
+windows contain it.
 
-`exhaustive` looks at every pair, merges those that cover the same characters, and orders candidates as
-`qa_fast.kernels.spans` says: what the fast decoder must equal.
+`exhaustive` considers every pair, merges those that cover the same characters, and orders candidates as
+`qa_fast.kernels.spans` defines: the fast decoder must give the same result.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def same(entry: dict[str, Any], asked: argparse.Namespace, recipe: str, seed: int) -> bool:
-    """Whether a journal's line is of this run."""
+    """Return whether a line of a journal belongs to this run."""
     return (entry["recipe"], entry["seed"], entry["settings"]) == (recipe, seed, settings(asked, recipe))
 
 

@@ -1,13 +1,13 @@
-"""How many windows of SQuAD's dev split are read a second: qa-fast's engines beside ONNX Runtime, OpenVINO and torch.
+"""Measures windows of SQuAD's dev split per second: qa-fast's engines beside ONNX Runtime, OpenVINO and torch.
 
     python bench/reading.py MODEL SHARDS [--examples 2000] [--rounds 3] [--sides qa-fast,openvino:float32]
 
-SHARDS is what `qa-fast featurize squad` made for MODEL. Our sides answer the examples' texts: tokenizing, cutting
-windows and decoding are in their time. A peer gets the same windows as arrays, cut before the clock starts, sorted by
-length into batches that are padded to their longest; its logits are decoded behind the clock, for exact match and F1.
-ONNX Runtime and OpenVINO read what `qa-fast export` writes. Each side runs in a process of its own, one at a time, in
-turns; medians. How fast the machine multiplies matrices is measured in the same turns, and each side's share of that
-follows from what a window's products cost.
+SHARDS is the folder that `qa-fast featurize squad` made for MODEL. The time of qa-fast's sides starts from the
+examples' texts and includes tokenizing, cutting windows and decoding. The other sides get the same windows as arrays,
+cut before the clock starts and sorted by length into batches that are padded to their longest; their logits are decoded
+after the clock stops, for exact match and F1. ONNX Runtime and OpenVINO read files that `qa-fast export` writes. Each
+side runs in its own process, one at a time and in turns; the table shows medians. The machine's rate of matrix products
+is measured in the same turns, and each side's share of that rate follows from the cost of a window's products.
 """
 
 from __future__ import annotations
@@ -317,7 +317,7 @@ def run_side(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_a_process(asked: argparse.Namespace, side: str, graphs: str) -> dict[str, Any]:
-    """What one side says, from a process of its own."""
+    """Return the result of one side, which runs in its own process."""
     command = [sys.executable, __file__, asked.model, asked.shards, "--side", side, "--graphs", graphs]
     for name in ("examples", "windows", "rows", "chunk"):
         command += [f"--{name}", str(getattr(asked, name))]

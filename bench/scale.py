@@ -2,7 +2,7 @@
 
     python bench/scale.py [TIMES ...]
 
-Each copy of SQuAD's train split has ids and contexts of its own: a number is put behind every context.
+Each copy of SQuAD's train split has its own ids and contexts: a number is appended to every context.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The yardstick: plain torch + transformers training on the same shards, batches and schedule.
+"""Trains with plain torch and transformers on the same shards, batches and schedule, for comparison.
 
-Two ways: `fixed` pads every batch to the shards' length, as the tutorial does; `grouped` takes the very batches of
-qa-fast's trainer. `--autocast` computes in bfloat16 where torch's autocast does. Prints loss and features a second, and
-writes a model folder that `qa-fast evaluate` scores. Of qa-fast only the data's side is imported: with TensorFlow in it
-too, the process ends in a segmentation fault on some machines.
+There are two ways to batch: `fixed` pads every batch to the shards' length, as the tutorial does; `grouped` takes the
+same batches as qa-fast's trainer. `--autocast` computes in bfloat16 where torch's autocast does. Prints loss and
+features per second, and writes a model folder that `qa-fast evaluate` scores. Of qa-fast only the modules for data are
+imported: with TensorFlow in the same process, it ends in a segmentation fault on some machines.
 
     python bench/torch_trainer.py shards --max-examples 8000 --epochs 1 --batching grouped --autocast --out torch-model
 """

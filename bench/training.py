@@ -1,14 +1,15 @@
-"""Training steps beside plain torch's and the tutorial's: the same batches, on this machine, features a second.
+"""Times training steps beside those of plain torch and of the tutorial, on the same batches.
 
-Ours and torch take the very same length-grouped batches of real shards, shuffled, with the same optimizer, each in a
-process of its own, in turns; what comes before the first step ends (loading, tracing, compiling) is told apart. The
-tutorial's trainer pads all to 384, as it does. The share is that of the fastest product of square matrices here, the
-products of tokens without padding counted, three times those of a forward pass.
+qa-fast and torch get the same length-grouped batches of real shards, shuffled, with the same optimizer. Each runs in
+its own process, in turns; the time until the first step ends (loading, tracing, compiling) is reported separately. The
+tutorial's trainer pads all features to 384 tokens. The share compares the matrix products of a step with the fastest
+product of square matrices on this machine; it counts only tokens without padding, and three times the products of a
+forward pass.
 
     python bench/training.py shards [--sizes minilm,base] [--batch-sizes 16,32] [--precision bfloat16] [--turns 2] \\
         [--tutorial-python tutorial/bin/python]
 
-`--tutorial-python` is of an environment with transformers==4.57.6, tf-keras and tensorflow-cpu.
+`--tutorial-python` is the interpreter of an environment with transformers==4.57.6, tf-keras and tensorflow-cpu.
 """
 
 from __future__ import annotations

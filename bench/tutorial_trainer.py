@@ -1,7 +1,7 @@
-"""The tutorial's trainer in its last living form, to time ours against: transformers 4.57, tf-keras, pad to 384.
+"""Runs the tutorial's trainer in its last working form, for comparison: transformers 4.57, tf-keras, pad to 384.
 
-Runs in a virtual environment of its own (transformers==4.57.6, tf-keras, tensorflow-cpu, pyarrow), reads the shards
-Arrow files directly, and prints the features a second of the steps after the first ones.
+It needs its own virtual environment (transformers==4.57.6, tf-keras, tensorflow-cpu, pyarrow), reads the Arrow files of
+the shards directly, and prints the features per second, without the first steps.
 
     python bench/tutorial_trainer.py shards/train/data-*-00000.arrow MODEL_FOLDER --steps 12
 """

@@ -1,9 +1,10 @@
-"""Unanswerable questions made from SQuAD v1.1, and what a threshold for them is worth where it was not chosen.
+"""Measures how well a threshold for "no answer" works on questions that it was not chosen on.
 
-A question is put to another paragraph of its own article, one that none of its answers stands in: a hard kind, on the
-right subject. Train and validation are made so, each question once with its own paragraph, and a share of them again
-with another. The validation articles are cut into two halves; the threshold (how far "no answer" must lead) that scores
-best on one half is used on the other, beside 0, which is no choice, and the best there could have been.
+The data is made from SQuAD v1.1. A question is asked about another paragraph of the same article that contains none of
+its answers, which is a hard case, since the subject is right. Train and validation have each question once with its own
+paragraph, and a share of them again with another paragraph. The validation articles are divided into two halves. The
+threshold (by how much "no answer" must lead) with the best score on one half is used on the other half, and compared
+with 0, the default, and with the best possible threshold.
 
     python bench/unanswerable.py --work unanswerable [--examples 6000] [--share 0.5] [--seed 0]
 """

@@ -40,7 +40,7 @@ class Fact:
     """A kind of fact that a report may state.
 
     Attributes:
-        section: Heading under which it stands.
+        section: Its heading.
         question: `{the}` is the organisation.
         sentences: Ways to state it; `{v}` is the answer.
         values: A name in `Draw`, or the possible answers separated by `|`.
@@ -327,7 +327,7 @@ The post brought a cheque for {fee} from an unknown friend in {town}.""".splitli
 
 
 class Draw:
-    """Random values for the slots of one document; no person stands in it twice as an answer."""
+    """Random values for the slots of one document; no person is an answer twice."""
 
     def __init__(self, generator: random.Random) -> None:
         self.random = generator

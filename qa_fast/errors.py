@@ -40,7 +40,7 @@ class UnreachableError(UserError):
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """Return a value as a message shows it: on one line, and short however long or deeply nested it is."""
+    """Return a value as a message shows it: on one line, and short even if the value is long or deeply nested."""
     if isinstance(value, int) and abs(value) >= 10**_DIGITS:  # Python refuses to write out thousands of digits
         return f"a number of more than {_DIGITS} digits"
     brief = reprlib.Repr()

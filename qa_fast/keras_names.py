@@ -46,7 +46,7 @@ class _RegisteringLoader(Loader):
 
 
 class _KerasFinder:
-    """Finds Keras where Python finds it, and registers the class when Keras is loaded."""
+    """Finds Keras as Python itself does, and registers the class when Keras is loaded."""
 
     @staticmethod
     def find_spec(name: str, path: Any, target: Any = None) -> ModuleSpec | None:

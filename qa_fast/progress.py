@@ -1,4 +1,4 @@
-"""What a long task reports while it runs: messages, progress, and the time of its stages."""
+"""Reports of a long task while it runs: messages, progress, and the time of its stages."""
 
 from __future__ import annotations
 

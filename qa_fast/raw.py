@@ -28,7 +28,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class SplitTable:
-    """Some of a split's rows.
+    """A part of the rows of a split.
 
     Attributes:
         split: "train", "validation", ...

@@ -112,7 +112,7 @@ class FeatureConfig:
     """
 
     max_length: int = option(
-        384, "Longest feature in tokens, including the question and special tokens.", group=_FEATURES, least=1
+        384, "Longest model input in tokens, including the question and special tokens.", group=_FEATURES, least=1
     )
     doc_stride: int = option(
         128, "Number of tokens that neighbouring windows share (the overlap, not the step).", group=_FEATURES, least=0

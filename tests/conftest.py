@@ -75,7 +75,7 @@ def xquad() -> Callable[[str], list[dict[str, Any]]]:
 
 
 def _shared_data() -> Path:
-    """What a variable of the environment names, else a folder beside this checkout or the one whose worktree it is."""
+    """Return the folder that an environment variable names, else one beside this checkout or its main worktree."""
     if named := os.environ.get("QA_FAST_SHARED_DATA"):
         return Path(named)
     root = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ ROOT = str(Path(__file__).parents[1])
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit code and what it printed."""
+    """The end of a process: its exit code and its output."""
 
     code: int
     out: str
@@ -50,7 +50,7 @@ def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
 
 
 def ended(processes: list[subprocess.Popen[str]], seconds: float = 400) -> list[Ended]:
-    """What came of them; whoever takes longer is killed and fails the test."""
+    """Return the outcomes of the processes; one that takes longer is killed and fails the test."""
     results = []
     try:
         for process in processes:

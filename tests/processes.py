@@ -13,7 +13,7 @@ ROOT = str(Path(__file__).parents[1])
 
 
 def elsewhere(module: str, call: str, **environment: str) -> Any:
-    """What a call prints last, as JSON.
+    """Return the last line that a call prints, as JSON.
 
     Args:
         module: A module of tests, "t" in the call; its `setup_module` is called first, as pytest does.

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
-# (context, [(id, question, [answers])]); where an answer stands is looked up, so the texts can be edited freely.
+# (context, [(id, question, [answers])]); the position of an answer is looked up, so the texts can be edited freely.
 DOCUMENTS: list[tuple[str, list[tuple[str, str, list[str]]]]] = [
     (
         "The harbour of Lindholm was dug in 1874, when nine boats were all that the village owned. Ane Skou, a widow, "

@@ -1,4 +1,4 @@
-"""Where the files of a folder of shards are."""
+"""The paths of the files in a folder of shards."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def arrows() -> dict[str, set[str]]:
 
 
 def room_of(module: str) -> str:
-    """The room that a module stands in."""
+    """Return the room of a module."""
     return module.split(".")[1]
 
 

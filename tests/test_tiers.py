@@ -17,7 +17,7 @@ FRAMEWORKS = {"datasets", "haystack", "jax", "keras", "pyspark", "ray", "tensorf
 
 
 def is_marked(nodes: list[ast.expr]) -> bool:
-    """Whether one of the expressions is the mark of a tier, or a list that holds one."""
+    """Return whether one of the expressions is the mark of a tier, or a list that holds one."""
     names = {inner.attr for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
     return bool(names & set(TIERS))
 

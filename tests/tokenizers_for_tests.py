@@ -71,7 +71,7 @@ def character_map(rows: dict[str, str]) -> bytes:
 
 
 def precompiled() -> Precompiled:
-    """As XLM-RoBERTa's, for the characters that the tests use."""
+    """Return a normaliser like XLM-RoBERTa's, for the characters that the tests use."""
     rows = dict.fromkeys(_BLANKS, " ") | dict.fromkeys(_DROPPED, "")
     rows |= {char: unicodedata.normalize("NFKC", char) for char in _FORMS}
     rows |= {unicodedata.normalize("NFD", char): char for char in _COMPOSED}
@@ -143,7 +143,7 @@ def xlm_roberta() -> Tokenizer:
 
 
 def xlm_roberta_converted() -> Tokenizer:
-    """As transformers made it of sentencepiece's file where there was no tokenizer.json."""
+    """Return the tokenizer that transformers made from sentencepiece's file if there was no tokenizer.json."""
     return _unigram([precompiled(), Strip(left=False, right=True), _one_space("▁")], Metaspace())
 
 
@@ -166,7 +166,7 @@ def deberta() -> Tokenizer:
 
 
 def deberta_rebuilt() -> Tokenizer:
-    """As transformers 5 builds it, whatever its tokenizer.json says."""
+    """Return the tokenizer as transformers 5 builds it, regardless of its tokenizer.json."""
     return _deberta(
         [Replace(Regex(r"\s{2,}|[\n\r\t]"), " "), normalizers.NFC(), Strip(left=False, right=True)],
     )
@@ -301,7 +301,7 @@ def _sentencepiece(model_type: str) -> bytes:
 
 
 def vocabulary_folder(folder: Path, model_type: str) -> Path:
-    """What an older model folder holds of a tokenizer: config.json (left as it is) and a vocabulary alone."""
+    """Write the tokenizer's files of an older model folder: config.json (left unchanged) and only a vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
         (folder / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")

@@ -51,7 +51,7 @@ def option_tables(name: str) -> list[str]:
 
 
 def _argument(parameter: Any, context: typer.Context) -> str:
-    """How an argument is written, such as `SOURCE`."""
+    """Return an argument as it is written, such as `SOURCE`."""
     return re.sub(r"[{}\[\]]", "", parameter.make_metavar(context)).upper()
 
 
@@ -131,5 +131,5 @@ class SiteTablesExtension(Extension):
 
 
 def makeExtension(**settings: Any) -> SiteTablesExtension:
-    """What Python-Markdown calls to load the extension."""
+    """Load the extension; Python-Markdown calls this."""
     return SiteTablesExtension(**settings)

@@ -1,9 +1,9 @@
 """Answers all questions of some files: into one file, or into a folder of parts that can be resumed and shared out.
 
-A folder is made as shards are: the input is cut into blocks, and each block gives one part of the output, in the
-input's order, made by a process that holds a model. Parts that an interrupted run finished are kept by the next run,
-the index is written last, and no process holds more than the rows of one block. The processes may be actors on a Ray
-cluster.
+A folder is made like a folder of shards: the input is cut into blocks, and a process that holds a model makes one part
+of the output from each block. The parts keep the order of the input. The next run keeps the parts that an interrupted
+run finished, the index is written last, and no process holds more than the rows of one block. The processes may be
+actors on a Ray cluster.
 
     OUT/part-FFFFFFFF-00000.jsonl (or .parquet)   answers, in the order of the input: part by part, row by row
     OUT/rejected.jsonl                            rows that could not be answered, with reasons

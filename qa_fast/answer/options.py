@@ -24,7 +24,7 @@ _number = partial(_option, least=1, most=_HIGHEST)
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """How questions are answered. Each field declares its meaning and bounds; see `qa_fast.options`.
+    """The options of answering. Each field declares its meaning and bounds; see `qa_fast.options`.
 
     `top_k=None` returns every candidate of a document (at most `decode.DEFAULT_N_BEST`) and, if it competes, no answer.
 

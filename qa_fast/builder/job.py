@@ -101,7 +101,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a build reads.
+    """The inputs of a build.
 
     Attributes:
         source: The files of the data.

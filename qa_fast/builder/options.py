@@ -29,28 +29,28 @@ class BuildOptions:
         flag="--split",
     )
     columns: dict[str, str] | None = option(  # noqa: RUF009
-        None, "Names of the data's columns where they differ, such as question=frage.", group=_DATA
+        None, "Your column's name for id, question, context or answers, such as question=frage.", group=_DATA
     )
     max_examples: int | None = option(
         None, "Number of examples to read from the start of each split; by default all.", group=_DATA, least=1
     )
-    strict: bool = option(False, "Make any rejected example an error.", group=_DATA)
+    strict: bool = option(False, "Stop with an error if any example is rejected.", group=_DATA)
     encode: str = option(
         "auto",
-        "How texts are tokenized: 'direct' text by text, 'words' each distinct pre-token once, 'auto' the faster one "
-        "that is exact. The shards are the same.",
+        "How texts are tokenized: 'direct' tokenizes each text, 'words' each distinct word once, and 'auto' chooses "
+        "'words' if it gives the same tokens. The shards are the same.",
         group=_RUN,
         choices=ENCODE_MODES,
     )
     workers: int | None = option(
         None,
-        "Number of threads or, with engine ray, of actors; by default one for each processor.",
+        "Number of threads (or of actors, with --engine ray); by default one for each processor.",
         group=_RUN,
         least=1,
     )
     engine: str = option(
         LOCAL,
-        "'local' uses threads of this machine, 'ray' a Ray cluster. The shards are the same.",
+        "'local' uses threads on this machine, 'ray' uses a Ray cluster. The shards are the same.",
         group=_RUN,
         choices=(LOCAL, RAY),
     )

@@ -59,7 +59,7 @@ def check_out(out: Path) -> None:
 def not_writable(out: Path, error: OSError) -> UserError:
     """Return the error for a folder in which writing failed."""
     reason = error.strerror or str(error)
-    return UserError(f"--out must be a folder that can be written, with room; {out}: {reason}")
+    return UserError(f"--out must be a writable folder with free space; {out}: {reason}")
 
 
 @contextlib.contextmanager

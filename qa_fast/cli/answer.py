@@ -32,14 +32,18 @@ def answer(
         typer.Option("--context-file", "-f", help="UTF-8 text file with the document; '-' means standard input."),
     ] = None,
     precision: Annotated[
-        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16, float16 or int8.")
+        str,
+        typer.Option(
+            "--precision",
+            help="Precision to compute in: auto (the fastest on this device), float32, bfloat16, float16 or int8.",
+        ),
     ] = "auto",
     engine: Annotated[
         str,
         typer.Option(
             "--engine",
-            help="auto (measured on this device), keras, openvino or onnx. For --output to a folder also ray or "
-            "ray:ENGINE, such as ray:onnx.",
+            help="Engine to compute with: auto (the fastest on this device), keras, openvino or onnx. If --output is a "
+            "folder, also ray (a Ray cluster) or ray:ENGINE, such as ray:onnx.",
         ),
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -57,7 +61,7 @@ def answer(
         str | None,
         typer.Option(
             "--output",
-            help="Where the answers go, local or a URL: a file that ends in .jsonl or .parquet, or a folder of parts, "
+            help="Path or URL for the answers: a file that ends in .jsonl or .parquet, or a folder of parts, "
             "which can be resumed.",
             rich_help_panel=_FILES,
         ),
@@ -68,11 +72,18 @@ def answer(
     columns: Annotated[
         list[str] | None,
         typer.Option(
-            "--columns", help="Other column names, as question=NAME; may be repeated.", rich_help_panel=_FILES
+            "--columns",
+            help="Your column's name for id, question or context, as question=NAME; may be repeated.",
+            rich_help_panel=_FILES,
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace other answers in a folder.", rich_help_panel=_FILES)
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace the answers in the output folder if they are from another input or other options.",
+            rich_help_panel=_FILES,
+        ),
     ] = False,
     address: Annotated[
         str | None,

@@ -72,7 +72,7 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print(f"error: standard output must be one that can be written, with room; {error.strerror}", file=sys.stderr)
+        print(f"error: standard output must be writable, with free space; {error.strerror}", file=sys.stderr)
         sys.exit(2)
 
 

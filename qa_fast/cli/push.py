@@ -28,7 +28,8 @@ def push(
         ),
     ] = False,
     leave_out: Annotated[
-        bool, typer.Option("--leave-out", help="Leave out files that must not be uploaded, instead of refusing.")
+        bool,
+        typer.Option("--leave-out", help="Leave out files that must not be uploaded; without it they stop the push."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
 ) -> None:

@@ -15,16 +15,18 @@ _MOST_LOST = 0.3
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(help="Model folder; a small recipe is written into it.")],
+    model: Annotated[str, typer.Argument(help="Model folder; the settings for int8 (the recipe) are written into it.")],
     shards: Annotated[
         str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
     ],
     split: Annotated[str, typer.Option("--split", help="Split to score on; any except train.")] = "validation",
-    max_loss: Annotated[float, typer.Option("--max-loss", help="Points of F1 that int8 may lose.")] = _MOST_LOST,
+    max_loss: Annotated[
+        float, typer.Option("--max-loss", help="Largest loss of F1, in points, with which int8 is allowed.")
+    ] = _MOST_LOST,
     max_examples: Annotated[
-        int | None, typer.Option("--max-examples", help="Score a random choice of this many examples.")
+        int | None, typer.Option("--max-examples", help="Score a random sample of this many examples.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of that choice.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the recipe as JSON on standard output.")] = False,
 ) -> None:
     """Score a model in int8, and allow int8 if it loses little F1."""

@@ -20,7 +20,10 @@ def serve(
     model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
     *,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on. One that other machines can reach needs an API key.")
+        str,
+        typer.Option(
+            "--host", help="Address to listen on. An address that other machines can reach requires an API key."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port; 0 picks a free one.", min=0, max=65535)] = 8000,
     api_key: Annotated[
@@ -28,15 +31,22 @@ def serve(
         typer.Option(
             "--api-key",
             envvar=KEY_VARIABLE,
-            help="Key that requests must send as 'Authorization: Bearer KEY'. Set it by the environment variable to "
-            "keep it out of process lists.",
+            help="Key that requests must send as 'Authorization: Bearer KEY'. If you set the environment variable "
+            "instead, process lists do not show the key.",
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option("--engine", help="auto (measured on this device), keras, openvino or onnx.")
+        str,
+        typer.Option(
+            "--engine", help="Engine to compute with: auto (the fastest on this device), keras, openvino or onnx."
+        ),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="auto (measured on this device), float32, bfloat16, float16 or int8.")
+        str,
+        typer.Option(
+            "--precision",
+            help="Precision to compute in: auto (the fastest on this device), float32, bfloat16, float16 or int8.",
+        ),
     ] = "auto",
     limits: Limits,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`qa-fast show`: what examples become, the statistics of a data set, and which examples are rejected."""
+"""`qa-fast show`: shows examples with their windows and labels, statistics of a data set, and rejected examples."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def show(
     split: Annotated[list[str] | None, typer.Option("--split", help="Show only this split; may be repeated.")] = None,
     rejected: Annotated[bool, typer.Option("--rejected", help="Show the rejected examples with the reasons.")] = False,
     statistics: Annotated[
-        bool, typer.Option("--stats", help="Show statistics: lengths, windows, places of answers, duplicates.")
+        bool, typer.Option("--stats", help="Show statistics: lengths, windows, positions of answers, duplicates.")
     ] = False,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with plots to this file instead of the terminal.")

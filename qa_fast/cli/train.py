@@ -1,4 +1,4 @@
-"""`qa-fast train`: shards to a model folder."""
+"""`qa-fast train`: fine-tunes a model on shards and writes a model folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a BERT tokenizer makes of each character, found by asking the tokenizer itself once for each.
+"""Finds how a BERT tokenizer treats each character, by asking the tokenizer itself once for each.
 
 BERT's normaliser (clean, space out ideographs, decompose and drop accents, lowercase) maps each character to a string
 of its own, so it treats a text as it treats the characters one by one. Only the order of combining marks depends on
@@ -30,7 +30,7 @@ class Characters:
     """A table of characters that grows as new ones occur. Threads must not share it.
 
     Attributes:
-        table: What the characters become.
+        table: The normalised bytes of the characters.
         growth: Normalised bytes for each byte of a character, at most.
     """
 
@@ -80,7 +80,7 @@ class Characters:
         self.table = kernels.CharacterTable(entries, offsets, text, kinds)
 
     def _normalized(self, char: str) -> str | None:
-        """Return what the character becomes; None if that depends on its neighbours."""
+        """Return the normalised character; None if that depends on its neighbours."""
         if self._ascii_only and not char.isascii():
             return None
         normalized: str = self._normalizer.normalize_str(char) if self._normalizer else char

@@ -61,9 +61,9 @@ def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         )
     if not set(loaded.get_vocab()) - set(loaded.all_special_tokens) - set(loaded.get_added_vocab()):
         raise UserError(
-            f"a tokenizer must know words; {type(loaded).__name__}, which config.json and tokenizer_config.json of "
-            f"{folder} ask for, finds only special tokens there: check that its vocabulary was fetched, and that "
-            "model_type in config.json is the model's own"
+            f"a tokenizer must have a vocabulary of words; {type(loaded).__name__}, which config.json and "
+            f"tokenizer_config.json of {folder} name, found only special tokens: check that the vocabulary was "
+            "downloaded, and that model_type in config.json is the model's own"
         )
     settings: dict[str, Any] = orjson.loads(loaded.backend_tokenizer.to_str())
     return settings

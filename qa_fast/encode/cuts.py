@@ -1,6 +1,6 @@
-"""Where texts may be cut: a rule for each kind of pre-tokenizer, and the tokenizers that it is known to hold for.
+"""Rules for cutting texts: one for each kind of pre-tokenizer, and the tokenizers that it is known to hold for.
 
-A cut is made only between two ASCII characters of certain classes, where the pre-tokenizer always parts them and no
+A cut is made only between two ASCII characters of certain classes, where the pre-tokenizer always separates them and no
 normaliser on the allow-list looks across. tokenizer.json decides which rule applies. If no rule does, texts are encoded
 one by one, and `choose_rule` says why.
 """
@@ -35,17 +35,17 @@ _LOOKALIKES = {"[": ("［", "﹇"), "<": ("＜", "﹤", "≮")}
 _UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 # The only ASCII characters that NFC makes out of others: three of them, as a set of a regular expression.
 _MADE_BY_NFC = "[;`K]"
-# Expressions that turn a run of white space into one space; no cut parts such a run.
+# Expressions that turn a run of white space into one space; no cut divides such a run.
 _RUNS = ({"Regex": " {2,}"}, {"Regex": r"\s{2,}|[\n\r\t]"})
 
 
 @dataclass(frozen=True)
 class CutRule:
-    """How texts are cut and units encoded.
+    """The rule by which texts are cut and units encoded.
 
     Attributes:
         name: Name of the rule.
-        cuts: uint8[CLASSES * CLASSES], 1 if the first class may be parted from the second.
+        cuts: uint8[CLASSES * CLASSES], 1 if a cut between the first class and the second is allowed.
         drop_space: Whether white space has no tokens; each of its characters is then a unit.
         joiner: The text between units that are encoded in one string: a space if the pre-tokenizer drops it, else "".
         variants: Which of a text's units differ from the others: FIRST, LAST, both or neither.
@@ -103,7 +103,7 @@ def choose_rule(settings: dict[str, Any]) -> CutRule:
 
 
 def _bert(settings: dict[str, Any]) -> CutRule:
-    """Return the rule of BERT: white space parts words, and each punctuation mark is a word of its own."""
+    """Return the rule of BERT: white space separates words, and each punctuation mark is a word of its own."""
     for normalizer in normalizers_of(settings):
         _require(normalizer, "BertNormalizer", "Lowercase", "StripAccents", *_UNICODE_FORMS)
     if trimming_processors(settings) and any(map(_ends_in_space, _tokens(settings))):
@@ -117,8 +117,8 @@ def _bert(settings: dict[str, Any]) -> CutRule:
 def _byte_level(settings: dict[str, Any]) -> CutRule:
     """Return the rule of byte-level BPE with GPT-2's pattern.
 
-    White space belongs to the word behind it; letters, digits and marks are parted. No cut is made behind an apostrophe
-    that a letter follows, since the pattern keeps contractions together.
+    White space belongs to the word behind it; letters, digits and marks are separated. No cut is made between an
+    apostrophe and a letter behind it, since the pattern keeps contractions together.
     """
     for normalizer in normalizers_of(settings):
         _require(normalizer, *_UNICODE_FORMS)

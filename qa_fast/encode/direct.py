@@ -1,4 +1,4 @@
-"""Encoding each text through the Rust tokenizer: always right, and the yardstick for the fast way."""
+"""Encoding each text through the Rust tokenizer: always correct, and the reference for the fast way."""
 
 from __future__ import annotations
 

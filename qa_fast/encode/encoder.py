@@ -1,4 +1,4 @@
-"""Texts to flat token ids and character offsets.
+"""Turns texts into flat token ids and character offsets.
 
 `TextEncoder` owns a Rust tokenizer and the facts about it that other stages need. `encode` returns the tokens of each
 text without special tokens. Kernels later lay out windows and special tokens from these flat arrays, so a text that

@@ -27,7 +27,7 @@ class Unigram:
     """Tokenizes units of a Unigram tokenizer.
 
     Attributes:
-        rules: What its normaliser and Metaspace do.
+        rules: The settings of its normaliser and of Metaspace.
         vocabulary: The tokens.
         scores: float64[V], logarithms of their probabilities.
     """
@@ -57,7 +57,7 @@ class Unigram:
         for code in itertools.chain(*_ALONE):
             char = chr(code)
             stays = normalizer is None or normalizer.normalize_str(char) == char
-            # The replacement itself parts words wherever it occurs in a text.
+            # The replacement itself separates words wherever it occurs in a text.
             allowed[code] = stays and char != replacement and char not in replaced
         lead = np.array(bytearray(replacement.encode()), np.uint8)
         return cls(kernels.SpaceRules(allowed, lead, prepends, parted), vocabulary_of(ids), scores)

@@ -33,8 +33,8 @@ _LARGEST = 1 << 60
 _PANIC = "PanicException"
 
 # The library ends an expression that backtracks exponentially after ten million steps, but not a quadratic one: `\s+$`
-# takes 10 s for 30,000 spaces. Which expressions are slow cannot be told from their text, so only those of published
-# tokenizers are taken.
+# takes 10 s for 30,000 spaces. The text of an expression does not show whether it is slow, so only those of
+# published tokenizers are accepted.
 ALLOW_PATTERNS = "QA_FAST_ALLOW_PATTERNS"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LEAD = r"[^\r\n\p{L}\p{N}]?"
@@ -130,7 +130,7 @@ def check_rows(highest: int, vocab_size: int, folder: Path) -> None:
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Refuse settings that the Rust library would not refuse, or not in time. Call this before the library sees them.
+    """Refuse settings that the Rust library would accept, or refuse too late. Call this before the library sees them.
 
     Args:
         settings: The parsed tokenizer.json, of any form.
@@ -259,8 +259,8 @@ def check_growth(settings: dict[str, Any]) -> None:
         pieces = min(pieces * max(1, len(pair) if isinstance(pair, list) else 1), _LARGEST)
     if growth > _MOST_GROWTH or pieces > _MOST_PIECES:
         raise UserError(
-            f"a tokenizer may make a text {_MOST_GROWTH} times as long and a pair have {_MOST_PIECES} pieces, at most; "
-            f"received a tokenizer.json of {growth} and {pieces}: choose another model"
+            f"a tokenizer may make a text at most {_MOST_GROWTH} times as long and a pair have at most {_MOST_PIECES} "
+            f"pieces; received a tokenizer.json with {growth} and {pieces}: choose another model"
         )
 
 
@@ -276,7 +276,7 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(step: dict[str, Any]) -> int:
-    """Return how many times as long a step of a normalizer or pre-tokenizer may make a text, at most."""
+    """Return the largest factor by which a step of a normalizer or pre-tokenizer may lengthen a text."""
     if step.get("type") == "ByteLevel" or "trim_offsets" in step:
         return 4  # a character for each byte
     content, prepended, table = (step.get(name) for name in ("content", "prepend", "precompiled_charsmap"))

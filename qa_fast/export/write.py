@@ -104,8 +104,7 @@ def _export(model: EncoderModel, name: str, out: Path) -> Exported:
             os.replace(written, out)
     except OSError as error:
         raise UserError(
-            f"--out must be in a folder that can be written, with room; {out}: {error.strerror or error}: choose "
-            "another"
+            f"--out must be in a writable folder with free space; {out}: {error.strerror or error}: choose another"
         ) from None
     return Exported(out, name, size, difference, input_names(model.config), kind.ids_dtype, kind.usage)
 

@@ -264,12 +264,12 @@ def _check_spans(
 
 
 def _place(context: str, answer: str, start: int) -> tuple[int, str] | None:
-    """Return the place of a misplaced answer and its text there; None if they are not certain.
+    """Return the place of a misplaced answer and its text at that place; None if they are not certain.
 
-    In many files answers gained or lost surrounding white space after they were marked. If the text without it follows
-    at `start`, after any white space of the context, the answer is there, however often it occurs elsewhere. Otherwise
-    the answer is where it occurs exactly once: as given, or else without surrounding white space. White space inside an
-    answer is part of it.
+    In many files answers gained or lost surrounding white space after they were marked. If the text without this white
+    space follows at `start`, after any white space of the context, this is the place, even if the text also occurs
+    elsewhere. Otherwise the place is the only occurrence of the text: as given, or else without surrounding white
+    space. White space inside an answer is part of it.
     """
     stripped = answer.strip()
     if start >= 0:
@@ -285,12 +285,15 @@ def _place(context: str, answer: str, start: int) -> tuple[int, str] | None:
 
 def _misplaced(context: str, answer: str, start: int, status: int) -> str:
     occurs = answer.strip() in context
-    elsewhere = "it stands in several places elsewhere" if occurs else "it is nowhere in the context"
+    elsewhere = "the text is in several places of the context" if occurs else "the text is nowhere in the context"
     if status == text.ANSWER_OUTSIDE:
         at = -1 if start == -2 else start
-        return f"answer_start must lie inside the context of {len(context)} characters; received {at}, and {elsewhere}"
-    received = f"received {shown(answer)}, there is {shown(context[start : start + len(answer)])}"
-    return f"the answer's text must stand at answer_start={start}; {received}, and {elsewhere}"
+        return f"answer_start must be inside the context of {len(context)} characters; received {at}, and {elsewhere}"
+    there = shown(context[start : start + len(answer)])
+    return (
+        f"the answer's text must be in the context at answer_start={start}; received {shown(answer)}, the context has "
+        f"{there} there, and {elsewhere}"
+    )
 
 
 def _with_first_answers(answers: pa.Array, repaired: dict[int, tuple[int, str]]) -> pa.Array:

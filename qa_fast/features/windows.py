@@ -1,4 +1,4 @@
-"""Checked examples to model inputs: encode each distinct text once, cut windows, find labels, lay out ids.
+"""Turns checked examples into model inputs: encodes distinct texts once, cuts windows, finds labels, lays out ids.
 
 These are four stages that can be timed separately: `encode_examples` (Rust and Numba), `plan`, `label` and `lay_out`
 (Numba over flat arrays). Peak memory is the encoded texts and one output; no Python object is made for each feature.

@@ -81,7 +81,7 @@ class Order:
 
 @dataclass
 class Batches:
-    """Batches of a split as dicts of numpy arrays. Iterating over them is one epoch; the next iteration is the next.
+    """Batches of a split as dicts of numpy arrays. Iterating over them is one epoch; iterating again is the next.
 
     `len(batches)` is the number of batches in an epoch. The arrays of each batch are new and may be changed.
 

@@ -1,9 +1,9 @@
-"""A span model drawn as a graph of Keras' own layers and operations: what is exported opens without this package.
+"""Draws a span model as a graph of Keras' own layers and operations, so that an export opens without this package.
 
-`EncoderModel` is made for training: variables, fused parts, dropout keys, lengths in place of masks. The exported model
-is the same function made of what every Keras user, converter and server knows: Embedding, Dense, LayerNormalization and
-Keras' operations, with named inputs and outputs. Both come from one description, `model.encoder.Encoder`; here its
-weights are standard layers, and its input is symbolic.
+`EncoderModel` is made for training: it has variables, fused parts, dropout keys, and lengths instead of masks. The
+exported model computes the same function with standard parts, which every Keras user, converter and server knows:
+Embedding, Dense, LayerNormalization and Keras' operations, with named inputs and outputs. Both come from one
+description, `model.encoder.Encoder`; here its weights are standard layers, and its input is symbolic.
 """
 
 from __future__ import annotations

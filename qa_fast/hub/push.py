@@ -1,4 +1,4 @@
-"""Uploads a model folder to a repository on the Hub, exactly as a plan made before lists it.
+"""Uploads a model folder to a repository on the Hub, exactly as listed by a plan that is made first.
 
 The plan is made without a network. A push starts with one short request without retries, so that a missing network or
 an invalid token is reported within seconds.
@@ -28,7 +28,7 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class PushPlan:
-    """What a push would do.
+    """The plan of a push.
 
     Attributes:
         folder: The model folder.

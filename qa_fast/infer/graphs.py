@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a graph is made for.
+    """The purpose of a graph.
 
     Attributes:
         engine: "onnx" or "openvino".
@@ -110,7 +110,7 @@ def held(place: Path) -> AbstractContextManager[None]:
 def cannot_write(place: Path, error: OSError) -> UserError:
     """Return the error for a cache folder that cannot be written."""
     return UserError(
-        f"the cache folder must be writable and have room; {place.parent}: {error.strerror}: name another in the "
+        f"the cache folder must be writable, with free space; {place.parent}: {error.strerror}: name another in the "
         "environment variable QA_FAST_CACHE"
     )
 

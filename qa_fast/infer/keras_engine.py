@@ -99,7 +99,7 @@ class KerasEngine:
     def _function(self, effort: Effort) -> Callable[..., tuple[Any, Any]]:
         tensorflow = keras.backend.backend() == "tensorflow"
         if not tensorflow:
-            effort = "compiled"  # JAX compiles whatever it runs
+            effort = "compiled"  # JAX compiles everything that it runs
         elif effort == "kernels" and not on_cpu():
             effort = "plain"
         if effort not in self._functions:

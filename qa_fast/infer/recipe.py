@@ -1,4 +1,4 @@
-"""The recipe for int8 that `qa-fast quantize` writes into a model folder: how to round, and what it costs.
+"""The recipe for int8 that `qa-fast quantize` writes into a model folder: the rounding, and the scores.
 
 The recipe is a small file with a hash of the weights; a recipe for other weights is ignored. The int8 graph is derived
 from the weights like any other (`graphs`), so that transformers can still open the folder.
@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Rounding:
-    """How the products of a model are rounded to int8.
+    """The rounding of a model's products to int8.
 
     Attributes:
         kept: First parts of the names of products that stay in float32 ("block_0/outer").
@@ -83,7 +83,7 @@ class Rounding:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is rounded to int8, and its scores.
+    """The rounding of a model to int8, and its scores.
 
     Attributes:
         weights: `graphs.model_key` of the model.

@@ -5,10 +5,10 @@ padded to the longest. Scores are one softmax over the best spans of all documen
 `ExtractiveReader.run`. Scores therefore add up to 1 and no answer is on the same scale. The price is that an answer's
 score depends on the other documents of the call.
 
-Two other rankings were measured and lost. A document without the answer still gives almost all of its own probability
-to some span, so each document's own probabilities (`Answer.score`) do not compare. With 200 questions of SQuAD, ten
-paragraphs each, a small model trained on v1.1 put an exact answer first in 14 of them by these probabilities, in 62 by
-sums of logits, and in 66 by the ranking used here.
+Two other rankings were measured, and both are worse. A document without the answer still gives almost all of its own
+probability to some span, so probabilities within documents (`Answer.score`) cannot be compared. With 200 questions of
+SQuAD, ten paragraphs each, a small model trained on v1.1 put an exact answer first in 14 of them by these
+probabilities, in 62 by sums of logits, and in 66 by the ranking used here.
 """
 
 # Without `from __future__ import annotations`: older versions of Haystack read the types of sockets from the

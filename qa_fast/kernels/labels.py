@@ -19,7 +19,7 @@ _U = np.uint64
 
 
 class Cause(IntEnum):
-    """Why an exact label differs from the reference's: the first that applies, in this order."""
+    """The causes of a difference between the two labels; the first that applies, in this order, is counted."""
 
     CONTEXT_STRIPPED = 0
     LAST_TOKEN = 1

@@ -6,12 +6,12 @@ that overlap and tokens that share characters never fill a list with repeats. Or
 earlier first character, then earlier last character; among equals for one candidate the higher start logit is kept.
 That order is total, so a list does not depend on the order in which windows come.
 
-Most spans need not be looked at: no span from s scores more than start_logits[s] + max(end_logits[s:s +
+Most spans can be skipped: no span from s scores more than start_logits[s] + max(end_logits[s:s +
 max_answer_length]). Once a list is full, a start whose bound is below the list's last score cannot enter it and is
 skipped. The result is exact, since rounding is monotonic and the bound therefore holds in float32 too. The starts with
 the highest bounds are tried first.
 
-While windows come in, a list is a bag: a new candidate replaces the last one wherever that is, and `order_spans` orders
+While windows arrive, a list is a bag without order: a new candidate replaces the worst one, and `order_spans` orders
 all of them once at the end. Keeping the lists sorted took 1.7 times as long.
 """
 

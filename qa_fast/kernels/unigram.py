@@ -22,7 +22,7 @@ _SPACE = 32
 
 
 class SpaceRules(NamedTuple):
-    """How Metaspace treats a unit.
+    """The settings by which Metaspace treats a unit.
 
     Attributes:
         allowed: uint8[code points], 1 for the characters that a plain unit may hold; later code points are not allowed.
@@ -156,7 +156,7 @@ def split_units(
             while end > 0:
                 tokens += 1
                 end = scratch.starts[end]
-            # The replacement counts to the first character; the space does unless it is parted from the word.
+            # The replacement counts to the first character; the space does unless it is separate from the word.
             first = space if rules.parted else np.int64(0)
             at = tokens
             end = size

@@ -3,7 +3,7 @@
 The table uses open addressing by the FNV-1a hash of a token's bytes. One byte of each hash is kept in an array of its
 own, which is small enough to stay in the cache and answers most look-ups, since most fail. A match is compared byte by
 byte. The hash of a piece grows with the piece, so one pass over it hashes all of its lengths. A set of bits, indexed by
-the hash of every beginning of a token, says when a piece cannot become a token however long it gets.
+the hash of every beginning of a token, shows when neither a piece nor any extension of it can be a token.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """BERT's normaliser, pre-tokenizer and WordPiece over units, by tables.
 
-What a character becomes is read from a table that was filled by asking the tokenizer itself (see `encode.characters`).
+A table, filled by asking the tokenizer itself, holds the normalised bytes of each character (see `encode.characters`).
 WordPiece takes the longest token that matches, from the left.
 """
 
@@ -25,7 +25,7 @@ MET, LEFT = -1, -2
 
 
 class CharacterTable(NamedTuple):
-    """What characters are normalised to.
+    """The normalised bytes of characters.
 
     Attributes:
         entries: int32[code points], the row of each character; 0 if it is unknown, else MET or LEFT.
@@ -200,7 +200,7 @@ def split_units(
     out_offsets: np.ndarray,  # int64[U + 1], first token of each unit
     out_tokens: np.ndarray,  # int32[normalised bytes, 3], in characters of the unit
 ) -> int:
-    """Normalise units, part them into words and marks, split those into the longest tokens; return the tokens' number.
+    """Normalise units, divide them into words and marks, split these into the longest tokens; return the token count.
 
     A word that cannot be split is one unknown token. The scratch and the outputs must belong to this call alone. Cost:
     a pass over the bytes, and a look-up for each length of a piece that is longer than its token.

@@ -2,7 +2,7 @@
 
 A *unit* is a stretch of a text that the tokenizer treats the same wherever it occurs. Two tables over bytes say where a
 text may be cut (see `encode.cuts`): the class of each byte, as one bit, and the classes that may begin a unit behind
-it, as a mask. Bytes beyond ASCII have a class that is never parted from anything, so whatever a normaliser does across
+it, as a mask. Bytes beyond ASCII have a class that is never cut from anything, so whatever a normaliser does across
 characters happens inside one unit. Each thread scans into a set of its own (see `kernels.units`), whose new units are
 then looked up among the units that all threads know.
 """
@@ -46,11 +46,11 @@ _U = np.uint64
 
 
 class CutTables(NamedTuple):
-    """Where a text may be cut.
+    """The places where a text may be cut.
 
     Attributes:
         kinds: uint8[256], the bit of each byte's class; also TRIGGER if a trigger starts with the byte.
-        followers: uint8[256], the classes that may be parted from each byte before them.
+        followers: uint8[256], the classes that may be cut from each byte before them.
         dropped: Classes whose single bytes are left out when they are units.
         variants: Bit 0: the first unit of a text differs from others; bit 1: the last one does.
         triggers: uint8[bytes], strings whose presence makes a whole text one unit.

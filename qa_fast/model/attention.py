@@ -1,4 +1,4 @@
-"""Self-attention, and what it knows about positions.
+"""Self-attention, and its inputs that depend on positions.
 
 A `View` holds what a block's attention needs besides its vectors: which keys it sees, rotations, biases by distance. It
 is made once for a forward pass. Softmax is computed in float32. A mask adds 0 or -1e9 in float32, so that a row which
@@ -22,7 +22,7 @@ from qa_fast.model.weights import Maker, is_layer, look_up, product, token_posit
 
 
 class View(NamedTuple):
-    """What a block's attention needs besides its vectors.
+    """The inputs of a block's attention besides its vectors.
 
     Attributes:
         visible: Which keys every query sees, bool[B, 1, 1, L], or each query sees, bool[B, 1, L, L]; None in a graph

@@ -34,7 +34,7 @@ _MOST_LISTED = 8
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How a checkpoint's weights were used.
+    """A report of how a checkpoint's weights were used.
 
     Attributes:
         used: Names that were read from the file.
@@ -282,7 +282,7 @@ def save_model(model: EncoderModel, out: str | Path, source: str | Path, *, repl
         _save_model(model, out, source, replace)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"the output must be a folder that can be written, with room; {out}: {refusal(error)}: make room, or "
+            f"the output must be a writable folder with free space; {out}: {refusal(error)}: free some space, or "
             "choose another"
         ) from None
 

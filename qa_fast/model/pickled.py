@@ -240,7 +240,7 @@ class PickledTensors:
         if not size:
             return np.zeros(shape, np.float32)
         last = first + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
-        # `as_strided` reads wherever it is sent, and a view that is larger than its storage takes any amount of memory.
+        # `as_strided` checks no bounds, and a view that is larger than its storage takes any amount of memory.
         if last >= storage.size or size > storage.size:
             raise ValueError(f"a tensor of shape {shape} reaches beyond its {storage.size} numbers")
         start = self._starts[storage.key]
@@ -279,7 +279,7 @@ def _read_zip(path: Path, mapped: mmap.mmap) -> tuple[dict[str, _Tensor], dict[s
         members = {member.filename: member for member in archive.infolist()}
     pickles = [name for name in members if PurePosixPath(name).match("*/data.pkl")]
     if len(pickles) != 1:
-        raise ValueError(f"it has {len(pickles)} members data.pkl in place of one")
+        raise ValueError(f"it has {len(pickles)} members data.pkl instead of one")
     folder = pickles[0].removesuffix("data.pkl")
     value, _ = _unpickled(mapped, *_bounds(mapped, members[pickles[0]]))
     tensors = _state_dict(value)
@@ -334,7 +334,7 @@ def _read_legacy(mapped: mmap.mmap) -> tuple[dict[str, _Tensor], dict[str, int],
 def _state_dict(value: Any) -> dict[str, _Tensor]:
     """Return what a file holds, which must be tensors by name."""
     if type(value) is not _Dict:
-        raise ValueError(f"it holds {_described(value)} in place of a dictionary")
+        raise ValueError(f"it holds {_described(value)} instead of a dictionary")
     for name, tensor in value.items():
         if type(tensor) is not _Tensor:
             raise ValueError(f"it holds {_described(tensor)} under {name[:80]!r}")

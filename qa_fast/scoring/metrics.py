@@ -175,7 +175,7 @@ def best_null_threshold(
     """Return the value of `--null-threshold` with the best mean score.
 
     Args:
-        scores: float[E], score of each example's text whatever its margin; 0 for unanswerable examples.
+        scores: float[E], score of each example's text, regardless of its margin; 0 for unanswerable examples.
         margins: float[E], score of no answer less that of the text; infinity without a text.
         answerable: bool[E].
 

@@ -56,7 +56,7 @@ class EvaluationResult:
 
     @property
     def as_v2(self) -> bool:
-        """Whether the metrics are those of SQuAD v2, in which no answer can be right."""
+        """True if the metrics are those of SQuAD v2, in which no answer can be right."""
         return "exact" in self.metrics
 
     @property

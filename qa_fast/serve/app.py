@@ -221,7 +221,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        # curl sends another content type unless told otherwise; such a body must not be called malformed.
+        # curl sends another content type by default; such a body must not be called malformed.
         content_type = request.headers.get("content-type", "")
         if not content_type.partition(";")[0].strip().lower().endswith(("/json", "+json")):
             received = content_type[:80] if content_type.isprintable() and content_type else "none"

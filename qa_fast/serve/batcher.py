@@ -181,7 +181,7 @@ class Batcher:
             self._turns_changed.clear()
             await self._turns_changed.wait()
         closes = requests[0].arrived + self._limits.window_ms / 1000
-        # A request that has begun has waited already, and others need not be waited for.
+        # A request that has begun has waited already, so this turn does not wait for others.
         while not full and not any(request.begun for request in requests):
             self._turns_changed.clear()
             try:

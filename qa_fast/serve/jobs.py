@@ -1,4 +1,4 @@
-"""What the server needs of a model, and of a request that the model has prepared."""
+"""The interfaces of a model, and of a request that the model has prepared, as the server uses them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 class Model(Protocol[AnyJob]):
-    """What a server needs of a model, such as `model.ServedModel`."""
+    """The interface of a model for the server, such as `model.ServedModel`."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""What a server accepts, and who may connect to it. Every limit is declared here, once."""
+"""The limits of a server, each declared here once, and the rule for who may connect to it."""
 
 from __future__ import annotations
 
@@ -30,18 +30,21 @@ class Limits:
         60.0, "Longest time in seconds from a request's arrival to its answer.", flag="--time-limit", command=True
     )
     characters: int = option(
-        500_000, "Most characters of questions and documents in one request.", flag="--max-characters", least=1
+        500_000,
+        "Largest number of characters of questions and documents in one request.",
+        flag="--max-characters",
+        least=1,
     )
     waiting: int = option(
-        256, "Most requests that wait to be answered. One more gets status 429.", flag="--max-waiting", least=1
+        256, "Largest number of waiting requests; any further one gets status 429.", flag="--max-waiting", least=1
     )
     connections: int = option(
-        512, "Most open connections. One more gets status 503.", flag="--max-connections", least=1
+        512, "Largest number of open connections; any further one gets status 503.", flag="--max-connections", least=1
     )
     window_ms: float = option(
         4.0,
-        "Time in milliseconds that a request waits for others. Only the keras engine uses it, which answers several "
-        "requests together.",
+        "Time in milliseconds that a request waits for others to be answered together with it. Only the keras engine "
+        "uses it.",
         least=0,
         most=1000 * _DAY,
     )

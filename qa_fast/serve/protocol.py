@@ -135,7 +135,7 @@ class _BoundedProtocol(H11Protocol):
             self._closing.close()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer in place of the application, and close the connection."""
+        """Answer instead of the application, and close the connection."""
         self._refused = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = refusal(message)

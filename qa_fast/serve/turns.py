@@ -16,7 +16,7 @@ class Turn(Protocol):
 
     @property
     def long(self) -> bool:
-        """Whether the request needs more than one turn. This never changes."""
+        """True if the request needs more than one turn. This never changes."""
 
 
 AnyTurn = TypeVar("AnyTurn", bound=Turn)

@@ -63,7 +63,7 @@ class Split:
 
     @property
     def typed(self) -> bool:
-        """Whether the features have token types."""
+        """True if the features have token types."""
         return any(chunk.token_type_ids is not None for chunk in self.chunks)
 
     def __getitem__(self, row: int) -> dict[str, Any]:

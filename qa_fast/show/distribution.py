@@ -48,7 +48,7 @@ class Distribution:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the numbers are integers; otherwise they are shares in [0, 1]."""
+        """True if the numbers are integers; otherwise they are shares in [0, 1]."""
         return isinstance(self.median, int)
 
 

@@ -1,4 +1,4 @@
-"""What notebooks show of examples, splits, shards and answers: pieces of HTML from plain dicts and Arrow tables.
+"""Makes the HTML that notebooks show for examples, splits, shards and answers, from plain dicts and Arrow tables.
 
 The functions serve `_repr_html_`, so they are quick, use only what is in memory, and do not raise for anything that a
 data set may hold: they report a misplaced or missing value in the piece.

@@ -77,7 +77,7 @@ class Window:
 
     @property
     def holds_answer(self) -> bool:
-        """Whether the window is labelled with an answer."""
+        """True if the window is labelled with an answer."""
         return self.label.start != self.cls_position
 
 

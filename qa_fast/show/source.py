@@ -1,4 +1,4 @@
-"""What `qa-fast show` reads: a source of examples, or a folder of shards together with its source if that is available.
+"""The input of `qa-fast show`: a source of examples, or a folder of shards, with its source if that is available.
 
 Shards of train hold tokens and labels without texts. The texts are read from the source again if it exists and still
 has the checksum that the index names. Evaluation splits hold their texts.
@@ -103,14 +103,14 @@ class ShowSource:
 
     @property
     def origin(self) -> str:
-        """Where the examples came from, in words."""
+        """The origin of the examples, in words."""
         if self.named is not None:
             return self.named.origin
         assert self.shards is not None
         return str(self.shards.manifest["source"].get("origin", "unknown"))
 
     def has_texts(self, split: str) -> bool:
-        """Whether the questions and contexts of a split are available."""
+        """Return whether the questions and contexts of a split are available."""
         return (self.shards is not None and split != TRAIN) or self.source is not None
 
     def tables(self, split: str) -> Iterator[SplitTable]:

@@ -1,4 +1,4 @@
-"""Where examples and models come from: local files, the Hub, or the package index."""
+"""Finds and reads examples and models: from local files, the Hub, or the package index."""
 
 from qa_fast.sources.resolve import MINILM_ID, Source, resolve_model, resolve_source
 

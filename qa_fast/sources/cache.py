@@ -33,6 +33,6 @@ def put(data: bytes, path: Path) -> None:
 def not_writable(folder: Path, error: OSError) -> UserError:
     """Return the error for a folder of the cache in which writing failed."""
     return UserError(
-        f"the cache folder must be one that can be written, with room; {folder}: {error.strerror or error}: "
+        f"the cache folder must be writable, with free space; {folder}: {error.strerror or error}: "
         "name another in the environment variable QA_FAST_CACHE"
     )

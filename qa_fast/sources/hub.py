@@ -99,7 +99,7 @@ def _fetch(download: Callable[..., str], *args: Any, **options: Any) -> Path:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(
-                f"the Hub's cache must be a folder that can be written, with room; {error.strerror or error}: "
+                f"the Hub's cache must be a writable folder with free space; {error.strerror or error}: "
                 "name another in the environment variable HF_HOME"
             ) from None
         raise HubUnreachableError(_first_line(error)) from None

@@ -195,8 +195,8 @@ def _hub_dataset(name: str, columns: dict[str, str], say: Say) -> Source:
         cached = hub.cached_dataset(name)
         if cached is None:
             raise UserError(
-                f"SOURCE {name!r} is no local path, so it must come from the Hub, which cannot be reached ({error}): "
-                "pass a local file, or 'squad', which is on the package index too"
+                f"SOURCE {name!r} is not a local path, so it must come from the Hub, which cannot be reached "
+                f"({error}): pass a local file, or 'squad', which is on the package index too"
             ) from None
         dataset = cached
         say(f"{name}: from the Hub's cache, {_listed(dataset.splits)} (the Hub cannot be reached: {error})")
@@ -236,7 +236,7 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
             say(f"{name}: from the Hub's cache (the Hub cannot be reached: {error})")
             return cached
         raise UserError(
-            f"MODEL {name!r} is no local folder, so it must come from the Hub, which cannot be reached ({error}): "
+            f"MODEL {name!r} is not a local folder, so it must come from the Hub, which cannot be reached ({error}): "
             "pass a local folder, or 'minilm', which is on the package index too"
         ) from None
 
@@ -287,7 +287,7 @@ def _no_hub(error: Exception) -> str:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Tell whether a name that is no local path can be a repository id: at most one slash, no data file's suffix."""
+    """Tell whether a name that is not a local path can be a repository id: at most one slash, no data file's suffix."""
     parts = name.partition(":")[0].split("/")
     is_file = Path(name).suffix.lower() in files.DATA_ENDINGS
     return len(parts) <= 2 and all(parts) and not name.startswith((".", "~")) and not is_file

@@ -48,7 +48,7 @@ class RowCollector:
 
     @property
     def full(self) -> bool:
-        """Whether the table should end here."""
+        """True if the table should end here."""
         return len(self._ids) >= TABLE_ROWS or self._chars >= TABLE_CONTEXT_CHARS
 
     def add(self, row_id: Any, question: Any, context: Any, texts: Any, starts: Any) -> None:

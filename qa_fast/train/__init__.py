@@ -1,4 +1,4 @@
-"""Training: shards to a model folder. `config`, `schedule` and `setup` import no framework; `loop` runs the steps."""
+"""Trains a model on shards. `config`, `schedule` and `setup` import no framework; `loop` runs the steps."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ def choose_attention(asked: str, config: EncoderConfig, precision: str, device: 
     """Choose how attention is computed in training.
 
     "auto" never changes the result of training: it takes cuDNN's kernel only if the model has no dropout of attention
-    probabilities, and otherwise the reason names the faster option. Whoever fine-tunes by a recipe expects the
-    regularization of that recipe.
+    probabilities, and otherwise the reason names the faster option. A user who follows a recipe expects its
+    regularization.
 
     Args:
         asked: One of `config.ATTENTIONS`.

@@ -31,7 +31,7 @@ _processes = partial(option, group="Several processes")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The options that decide what `train.train` does in one process; each field declares its meaning and bounds.
+    """The options of `train.train` in one process; each field declares its meaning and bounds.
 
     Examples:
         >>> TrainConfig(out="model", epochs=3, learning_rate=1e-4)
@@ -43,7 +43,7 @@ class TrainConfig:
         "shards.",
     )
     init_head: str | None = option(
-        None, "Fine-tuned model (folder or Hub id) whose question answering head training starts from."
+        None, "Fine-tuned model (folder or Hub id) that supplies the question-answering head to start from."
     )
     out: str = option("model", "Folder for the trained model.")
     overwrite: bool = option(False, "Replace the contents of --out.")
@@ -51,16 +51,16 @@ class TrainConfig:
     checkpoint_every: int = option(
         500, "Optimization steps between checkpoints; 0 writes one only when the run is interrupted.", least=0
     )
-    seed: int = option(0, "Seed for the order of the data, dropout and new weights.", least=0)
+    seed: int = option(0, "Seed for the order of the data, for dropout and for randomly initialised weights.", least=0)
     log_every: int = option(10, "Optimization steps between points of the loss curve.", least=1, command=False)
 
     epochs: int = _data(2, "Passes over the training data.", least=1)
     max_steps: int | None = _data(
-        None, "Stop after this many optimization steps; the schedule then ends there too.", least=1
+        None, "Stop after this many optimization steps; the learning rate schedule ends there, too.", least=1
     )
     max_examples: int | None = _data(None, "Train on a random sample of this many examples, chosen by --seed.", least=1)
 
-    optimizer: str = _optimizer("adamw", "adamw decays the weights of matrices; adam does not.", choices=OPTIMIZERS)
+    optimizer: str = _optimizer("adamw", "adamw applies weight decay to matrices; adam does not.", choices=OPTIMIZERS)
     schedule: str = _optimizer(
         "linear", "Learning rate over the run: linear rises during the warmup and then falls to 0.", choices=SCHEDULES
     )
@@ -72,32 +72,32 @@ class TrainConfig:
     clip_norm: float = _optimizer(1.0, "Scale gradients down to this norm; 0 turns clipping off.", least=0)
     dropout: float | None = _optimizer(None, "Dropout rate, instead of the rates of the model.", least=0, below=1)
 
-    batch_size: int = _batches(16, "Features in a batch, over all devices together.", least=1)
-    accumulate: int = _batches(1, "Batches in an optimization step.", least=1)
+    batch_size: int = _batches(16, "Number of windows in a batch, over all devices together.", least=1)
+    accumulate: int = _batches(1, "Number of batches whose gradients are added up for one optimization step.", least=1)
     steps_per_execution: int = _batches(
         1,
-        "Optimization steps that the device receives in one call, for models whose steps are very short "
+        "Number of optimization steps that are sent to the device in one call, for models whose steps are very short "
         "(KERAS_BACKEND=jax).",
         least=1,
     )
     batching: str = _batches(
         "grouped",
-        "grouped puts features of similar length in a batch; fixed makes every batch as long as the longest feature.",
+        "grouped puts windows of similar length in a batch; fixed pads all batches to the longest window of all.",
         choices=BATCHINGS,
     )
     precision: str = _batches(
-        "auto", "Precision of matrix products. auto is measured on this device.", choices=PRECISIONS
+        "auto", "Precision of matrix products. auto measures which is fastest on this device.", choices=PRECISIONS
     )
     jit: str = _batches(
         "auto",
-        "on compiles the whole step with XLA; parts uses fused kernels for element-wise operations (TensorFlow). auto "
-        "is measured on GPUs.",
+        "What is compiled: on compiles the whole step with XLA; parts uses fused kernels for element-wise operations "
+        "(TensorFlow). On GPUs auto measures which is fastest.",
         choices=JITS,
     )
     attention: str = _batches(
         "auto",
-        "cudnn is faster (JAX on a CUDA device, half precision) but has no dropout of attention probabilities; auto "
-        "uses it only for models without that dropout.",
+        "How attention is computed: cudnn is faster than exact (JAX on a CUDA device, half precision), but has no "
+        "dropout of attention probabilities; auto uses it only for models without that dropout.",
         choices=ATTENTIONS,
     )
 
@@ -105,7 +105,9 @@ class TrainConfig:
     validation_examples: int | None = _scoring(
         None, "Score a random sample of this many examples. Default: all.", least=1
     )
-    validate_every: int | None = _scoring(None, "Also score every this many steps; the best model is saved.", least=1)
+    validate_every: int | None = _scoring(
+        None, "Number of steps between additional scores; the best model is saved.", least=1
+    )
     patience: int | None = _scoring(None, "Stop after this many scores in a row without a better F1.", least=1)
 
     teacher: str | None = _teacher(
@@ -113,7 +115,7 @@ class TrainConfig:
         "Fine-tuned model (folder or Hub id) to learn from in addition to the labels. Its logits are kept in SHARDS.",
     )
     teacher_weight: float = _teacher(
-        0.5, "Weight of the teacher in the loss; the labels have the rest.", above=0, most=1, hint="try 0.5"
+        0.5, "Share of the teacher in the loss; the labels have the rest.", above=0, most=1, hint="try 0.5"
     )
     temperature: float = _teacher(
         2.0, "Temperature that softens the probabilities of teacher and student.", above=0, most=100, hint="try 2"
@@ -174,7 +176,7 @@ class JobConfig:
 
     @property
     def requested(self) -> bool:
-        """Whether this process is to train together with others."""
+        """True if this process trains together with others."""
         return self.coordinator is not None or (self.processes or 1) > 1
 
     def address(self, environment: Mapping[str, str]) -> str | None:

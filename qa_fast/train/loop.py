@@ -1,4 +1,4 @@
-"""The training loop: shards and a pretrained model to a fine-tuned model folder.
+"""The training loop, which makes a fine-tuned model folder from shards and a pretrained model.
 
 The loop is the same for every backend; `backend_tensorflow` and `backend_jax` run the steps. OUT holds the model as
 transformers reads it and, under `training/`, checkpoints, `metrics.json`, `training.png` and TensorBoard events. In a

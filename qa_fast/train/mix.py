@@ -82,7 +82,7 @@ def open_mix(named: Sequence[Place]) -> list[Part]:
 
 
 def fingerprints(parts: Sequence[Part], validation: str) -> list[dict[str, Any]]:
-    """Return what tells data sets apart whatever their folders are called: weights, and checksums of both splits.
+    """Return the identity of the data, independent of the names of folders: weights, and checksums of both splits.
 
     Raises:
         UserError: The first folder has no split named `validation`.
@@ -124,7 +124,7 @@ class Mix:
     """The features that a run trains on; rows count over the features of all folders.
 
     Attributes:
-        parts: The folders. The first one decides whatever concerns the whole run, such as validation.
+        parts: The folders. The first one decides everything that concerns the whole run, such as validation.
         pools: For each folder int64, increasing, its features to train on.
     """
 

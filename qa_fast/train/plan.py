@@ -47,7 +47,7 @@ class Sources:
     """The inputs of a run.
 
     Attributes:
-        parts: Folders of shards with their weights. The first one decides whatever concerns the whole run.
+        parts: Folders of shards with their weights. The first one decides everything that concerns the whole run.
         models: Model folders by option: "--model", and "--teacher" and "--init-head" where they are given.
         encoder: Configuration of the model to start from, with the dropout rates of this run.
     """

@@ -49,7 +49,7 @@ class Record:
             self._log.close()
 
     def start_clock(self) -> None:
-        """Begin to measure the next step, without what was done since the last one."""
+        """Begin to measure the next step; the time since the end of the last one does not count."""
         self._mark = time.perf_counter()
 
     def add_step(self, rate: float, features: int, tokens: int, compiled: Callable[[], bool]) -> None:

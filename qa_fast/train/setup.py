@@ -122,7 +122,7 @@ def prepare_out(out: Path, sources: Iterable[tuple[str, Path]], config: TrainCon
 
 
 def _made_by_train(out: Path) -> bool:
-    """Whether OUT holds a run's record, or the beginning of a run that was killed before it had one."""
+    """Return whether OUT holds a run's record, or the beginning of a run that was killed before it had one."""
     training = out / "training"
     if not training.is_dir():
         return False

@@ -136,7 +136,7 @@ def _step_of(path: Path) -> int:
 
 
 def is_committed(path: Path) -> bool:
-    """Whether a checkpoint was written to its end; it may be damaged since."""
+    """Return whether a checkpoint was written to its end; it may be damaged since."""
     return store.is_file(path / INDEX)
 
 
@@ -146,7 +146,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Whether anything in a folder has the name of a checkpoint."""
+    """Return whether anything in a folder has the name of a checkpoint."""
     return bool(_named(folder))
 
 

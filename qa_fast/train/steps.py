@@ -67,7 +67,7 @@ class TrainEngine(Protocol):
         """
 
     def compiled(self) -> bool:
-        """Whether steps of a new kind or shape began since the last call, so that something may have been compiled."""
+        """Return whether a new kind or shape of step began since the last call, which may have been compiled."""
 
     def read(self) -> dict[str, list[Floats]]:
         """Return "weights" and the optimizer's moments "firsts" and "seconds", in the order of the model's weights."""

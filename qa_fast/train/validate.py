@@ -46,7 +46,7 @@ class LossMeter:
 
 
 def label_losses(logits: Floats, labels: Int32s, lengths: Int32s) -> Floats:
-    """Return the cross-entropy of each row whose label lies within its length.
+    """Return the cross-entropy of each row whose label is within its length.
 
     Args:
         logits: float32[B, L].

@@ -9,7 +9,7 @@ from qa_fast.answer.boundaries import answer_bounds, sentence_around
 
 
 def snapped(text: str, part: str, align: bool = True) -> str:
-    """What an answer over the one token `part` becomes."""
+    """Return the text of an answer over the single token `part`."""
     begin = text.index(part)
     starts, ends = answer_bounds(text, np.array([begin], np.int32), np.array([begin + len(part)], np.int32), align)
     return text[starts[0] : ends[0]]

@@ -140,7 +140,7 @@ def test_small_tables_give_the_same_features(tmp_path: Path, model: str, monkeyp
 
 def bad_rows() -> list[dict[str, Any]]:
     flat = sample.rows()
-    flat[1]["answers"]["answer_start"] = [3]  # stands elsewhere, once
+    flat[1]["answers"]["answer_start"] = [3]  # occurs elsewhere, once
     flat[2]["answers"] = {"text": ["fifty"], "answer_start": [3]}
     flat[3]["question"] = " "
     flat[4]["context"] = ""
@@ -152,7 +152,7 @@ def bad_rows() -> list[dict[str, Any]]:
 
 REASONS = [
     ("mix-1", "question must be text; received None"),
-    ("en-3", "the answer's text must stand at answer_start=3"),
+    ("en-3", "the answer's text must be in the context at answer_start=3"),
     ("de-1", "a question must not be empty"),
     ("de-2", "a context must not be empty"),
     ("en-1", "ids must be unique; received 'en-1' again"),
@@ -435,7 +435,7 @@ def test_a_full_disk_leaves_nothing_behind(
             patch.setattr(shards_module.BlockWriter, target, full)
             for folder in (out, tmp_path / "new"):
                 with pytest.raises(
-                    UserError, match=r"--out must be a folder that can be written, with room; .*No space left"
+                    UserError, match=r"--out must be a writable folder with free space; .*No space left"
                 ):
                     build_shards(source, folder, model, FeatureConfig(50, 12), overwrite=True)
     assert contents(out) == before
@@ -454,7 +454,7 @@ def test_a_small_disk_runs_full(tmp_path: Path, model: str) -> None:
     try:
         many = [{**row, "id": f"{row['id']}-{i}"} for i in range(300) for row in sample.rows()]
         path = str(sample.write(tmp_path / "train.jsonl", many))
-        with pytest.raises(UserError, match=r"--out must be a folder that can be written, with room; .*No space left"):
+        with pytest.raises(UserError, match=r"--out must be a writable folder with free space; .*No space left"):
             build_shards(path, disk / "out", model, CONFIG)
         assert list(disk.iterdir()) == []
     finally:

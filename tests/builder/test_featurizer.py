@@ -28,7 +28,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def table_of(rows: list[dict]) -> pa.Table:
-    """As Ray or Spark have it: plain texts, large integers."""
+    """Return the table as Ray or Spark have it: plain texts, large integers."""
     return pa.Table.from_pylist(rows)
 
 

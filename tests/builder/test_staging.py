@@ -101,7 +101,7 @@ def test_a_teacher_s_logits_beside_the_shards_stand_in_nobody_s_way(tmp_path: Pa
 
 
 class Killed(BaseException):
-    """Stands for the process being gone: nothing after it runs."""
+    """Simulates a killed process: nothing after it runs."""
 
 
 @contextmanager
@@ -239,10 +239,10 @@ def test_folders_that_are_not_ours_to_write(tmp_path: Path) -> None:
         UserError, match=r"must be new, empty or a folder of shards; .* holds other files .dangling, file"
     ):
         check_out(tmp_path)
-    with pytest.raises(UserError, match=r"--out must be a folder that can be written, with room; .*File name too long"):
+    with pytest.raises(UserError, match=r"--out must be a writable folder with free space; .*File name too long"):
         check_out(tmp_path / ("x" * 5000))
     for out in (file / "below", Path("/proc/no-such-folder")):
-        with pytest.raises(UserError, match="--out must be a folder that can be written"), locked(out):
+        with pytest.raises(UserError, match="--out must be a writable folder"), locked(out):
             pass
 
 
@@ -255,7 +255,7 @@ def test_a_folder_that_may_not_be_written() -> None:
             os.seteuid(65534)
         try:
             with (
-                pytest.raises(UserError, match=r"--out must be a folder that can be written.*Permission denied"),
+                pytest.raises(UserError, match=r"--out must be a writable folder.*Permission denied"),
                 locked(folder / "below"),
             ):
                 pass

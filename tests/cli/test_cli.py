@@ -209,9 +209,14 @@ def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) ->
         ("a.json", b"[]", ["--workers", "-1"], "--workers must be at least 1; received -1"),
         ("a.json", b"[]", ["--split", "train", "--split", "x"], "--split must name splits"),
         ("a.json", b"[]", ["--model", "./none"], "MODEL must be 'minilm', a local model folder, or a model id"),
-        ("a.json", b"[]", ["--model", "org/none"], "MODEL 'org/none' is no local folder, so it must come from the Hub"),
+        (
+            "a.json",
+            b"[]",
+            ["--model", "org/none"],
+            "MODEL 'org/none' is not a local folder, so it must come from the Hub",
+        ),
         ("a.json", b"[]", ["--out", "{here}/a.json"], "--out must be a folder; received .*a.json, which is a file"),
-        ("a.json", b"[]", ["--out", "{here}/a.json/below"], "--out must be a folder that can be written"),
+        ("a.json", b"[]", ["--out", "{here}/a.json/below"], "--out must be a writable folder"),
         ("a.json", b"[]", ["--out", "{here}"], "--out must be new, empty or a folder of shards; .* holds other files"),
     ],
 )

@@ -26,7 +26,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def text_of(cell: Any) -> str:
-    """What a cell printed and displayed."""
+    """Return the printed and displayed output of a cell."""
     shown = [output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in cell["outputs"]]
     return "".join(shown)
 
@@ -51,7 +51,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 
 
 def test_the_ten_lines_of_the_readme_run(tmp_path: Path) -> None:
-    """As written, but on a small authored data set and a tiny model."""
+    """The lines run as written, on a small data set and a tiny model."""
     readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
     (block,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "SquadMetrics" in code]
     model, rows = make_model_folder(tmp_path / "tiny", max_position_embeddings=384), authored_examples()

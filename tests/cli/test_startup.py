@@ -1,4 +1,4 @@
-"""What short commands import, how they end, and where kernels are cached."""
+"""Imports and end of short commands, and the place of cached kernels."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_full_standard_output_is_one_line(tmp_path: Path) -> None:
             command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, timeout=120, check=False
         )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("error: standard output must be one that can be written")
+    assert done.stderr.startswith("error: standard output must be writable")
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_the_helper_runs_nothing_of_the_current_folder(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("bytecode", ["", "1"])
 def test_an_install_that_cannot_be_written_caches_kernels_with_the_user(tmp_path: Path, bytecode: str) -> None:
-    """Root may write everywhere, so a file stands where the folder of the cache would be made."""
+    """Root may write everywhere, so a file has the path at which the cache folder would be made."""
     site = tmp_path / "site"
     shutil.copytree(ROOT / "qa_fast", site / "qa_fast", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "qa_fast" / "kernels" / "__pycache__").write_text("in the way")

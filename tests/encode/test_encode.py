@@ -234,7 +234,7 @@ def test_characters_that_a_normal_form_makes_ascii_s_of() -> None:
 
 
 def test_few_triggers_stand_for_many_added_tokens() -> None:
-    """Parts of them will do: of runs of spaces the shortest, of numbered tokens what stands before the number."""
+    """Parts of them are enough: the shortest run of spaces, and numbered tokens without their number."""
     triggers = choose_rule(orjson.loads(small_tokenizer("modernbert").to_str())).triggers
     special = {"<|endoftext|>", "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"}
     assert set(triggers) == special | {"|||IP_ADDRESS|||", "  ", "[unused"}
@@ -361,7 +361,7 @@ def test_the_direct_way_is_said_and_equal(tmp_path: Path) -> None:
 
 
 def test_the_self_check_catches_a_wrong_cut() -> None:
-    """A rule told that letters may be parted is found out on the first texts; the tokens are right all the same."""
+    """A wrong rule, which allows cuts between letters, is noticed on the first texts; the tokens are right."""
     tokenizer = small_tokenizer("wordpiece")
     settings = orjson.loads(tokenizer.to_str())
     said: list[str] = []
@@ -465,7 +465,7 @@ def test_truncation_and_padding_of_the_file_are_switched_off(tmp_path: Path) -> 
 
 
 def test_padding_on_the_left_is_switched_off_where_transformers_makes_the_tokenizer(tmp_path: Path) -> None:
-    """As it does where tokenizer_config.json disagrees with tokenizer.json, which comes with its own padding."""
+    """This happens if tokenizer_config.json disagrees with tokenizer.json, which has its own padding."""
     hashes = []
     for side in ("right", "left"):
         tokenizer = small_tokenizer("wordpiece")
@@ -499,7 +499,7 @@ def test_settings_that_disagree_with_the_file_follow_transformers(tmp_path: Path
 def test_a_prefix_space_that_disagrees_with_the_file_follows_transformers(
     name: str, space: bool, tmp_path: Path
 ) -> None:
-    """Whose class for RoBERTa does as it is told; the class for any file does as the file says."""
+    """transformers' class for RoBERTa follows the settings; its general class follows the file."""
     from transformers import AutoTokenizer
 
     folder = save_folder(small_tokenizer("byte-level" if space else "byte-level-prefix-space"), tmp_path)

@@ -101,26 +101,38 @@ def test_unanswerable_examples_have_no_span() -> None:
         (row(context="\t \u00a0"), "a context must not be empty"),
         (row(answer=""), "an answer's text must not be empty"),
         (row(answer=" ", start=3), "an answer's text must not be empty"),
-        (row(answer=" ", start=4), "an answer's text must not be empty"),  # stands elsewhere, and twice
-        (row(context="ab cd", answer=" ", start=0), "an answer's text must not be empty"),  # stands elsewhere, once
-        (row(answer="\u200b"), "'\\u200b', there is 'b', and it is nowhere in the context"),
-        (row(answer="gull"), "must stand at answer_start=4; received 'gull', there is 'bell', and it is nowhere"),
+        (row(answer=" ", start=4), "an answer's text must not be empty"),  # occurs elsewhere, twice
+        (row(context="ab cd", answer=" ", start=0), "an answer's text must not be empty"),  # occurs elsewhere, once
+        (row(answer="\u200b"), "'\\u200b', the context has 'b' there, and the text is nowhere in the context"),
+        (row(answer="gull"), "at answer_start=4; received 'gull', the context has 'bell' there, and the"),
         (
             row("a g, a g", "g", start=999),
-            "must lie inside the context of 8 characters; received 999, and it stands in",
+            "must be inside the context of 8 characters; received 999, and the text is in several",
         ),
-        (row(answer="gull", start=-1), "must lie inside the context of 15 characters; received -1, and it is nowhere"),
-        (row(answer="gull", start=16), "must lie inside the context of 15 characters; received 16, and it is nowhere"),
-        (row(answer="gull", start=15), "must stand at answer_start=15; received 'gull', there is '', and it is nowh"),
-        (row(answer="gull", start=2**31 - 1), "must lie inside the context of 15 characters; received 2147483647"),
-        (row(context="a bell, a bell", start=3), "received 'bell', there is 'ell,', and it stands in several places"),
-        (row(context="a bell, a bell", start=99), "received 99, and it stands in several places elsewhere"),
-        (row(context="aaaa", answer="aaa", start=3), "and it stands in several places elsewhere"),  # they overlap
-        # -1 does not count from the end, where a "b" stands behind white space.
-        (row(context="ab b", answer="b\n", start=-1), "received -1, and it stands in several places elsewhere"),
-        (row(context="a (bell), (bell)", answer=" bell", start=2), "received ' bell', there is '(bell', and it stands"),
-        (row(context="by Ane\nSkou", answer="Ane Skou", start=3), "there is 'Ane\\nSkou', and it is nowhere in the"),
-        (row(context="by Ane\nSkou", answer=" Ane Skou", start=3), "'Ane\\nSkou', and it is nowhere in the context"),
+        (
+            row(answer="gull", start=-1),
+            "must be inside the context of 15 characters; received -1, and the text is nowhere",
+        ),
+        (
+            row(answer="gull", start=16),
+            "must be inside the context of 15 characters; received 16, and the text is nowhere",
+        ),
+        (
+            row(answer="gull", start=15),
+            "at answer_start=15; received 'gull', the context has '' there, and the",
+        ),
+        (row(answer="gull", start=2**31 - 1), "must be inside the context of 15 characters; received 2147483647"),
+        (row(context="a bell, a bell", start=3), "received 'bell', the context has 'ell,' there, and the text is in"),
+        (row(context="a bell, a bell", start=99), "received 99, and the text is in several places of the context"),
+        (
+            row(context="aaaa", answer="aaa", start=3),
+            "and the text is in several places of the context",
+        ),  # they overlap
+        # -1 does not count from the end, where a "b" follows white space.
+        (row(context="ab b", answer="b\n", start=-1), "received -1, and the text is in several places of the context"),
+        (row(context="a (bell), (bell)", answer=" bell", start=2), "received ' bell', the context has '(bell' there"),
+        (row(context="by Ane\nSkou", answer="Ane Skou", start=3), "has 'Ane\\nSkou' there, and the text is nowhere in"),
+        (row(context="by Ane\nSkou", answer=" Ane Skou", start=3), "'Ane\\nSkou' there, and the text is nowhere"),
         (row(answers={"text": ["bell"], "answer_start": []}), "lists of different lengths"),
         (row(answers={"text": [], "answer_start": [4]}), "lists of different lengths"),
         (row(answers={"text": ["bell", "ring"], "answer_start": [4]}), "lists of different lengths"),
@@ -154,7 +166,7 @@ def test_an_answer_that_stands_elsewhere_once_is_shifted_there(context: str, sta
 
 @pytest.mark.parametrize(
     ("context", "answer", "start", "place"),
-    [  # each stands elsewhere too, several as given
+    [  # each text also occurs elsewhere, some of them as given
         ("all 7.5 days of 7.5 days or 7.5 days", " 7.5 days", 16, 16),
         ("Ane Skou, that is Ane Skou of Skagen", "Ane Skou ", 0, 0),
         ("a bell, a bell", "bell", 1, 2),

@@ -159,7 +159,7 @@ def test_tf_data(split: Split) -> None:
 
 
 def shared(batches: Iterable[dict[str, Any]]) -> list[str]:
-    """What a pass holds, whichever worker gave it first."""
+    """Return the content of a pass, independent of which worker was first."""
     return sorted(map(str, as_lists(batches)))
 
 

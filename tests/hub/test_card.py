@@ -339,7 +339,7 @@ def test_parameters(tmp_path: Path) -> None:
     assert count_parameters(folder) == 300 * 40 + 12
     save_file({"a": np.zeros((300, 40), np.float32)}, str(folder / "model-00001-of-00002.safetensors"))
     save_file({"c": np.zeros((), np.float32), "d": np.zeros((0, 7))}, str(folder / "model-00002-of-00002.safetensors"))
-    assert count_parameters(folder) == 300 * 40 + 12 + 1  # "a" stands in two files
+    assert count_parameters(folder) == 300 * 40 + 12 + 1  # "a" is in two files
     # numpy has no such numbers; the shape is all that is asked for.
     header = json.dumps({"e": {"dtype": "BF16", "shape": [3, 5], "data_offsets": [0, 30]}}).encode()
     whole = len(header).to_bytes(8, "little") + header + bytes(30)

@@ -155,7 +155,7 @@ def model(tmp_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command came to."""
+    """The outcome of a command."""
 
     code: int
     stdout: str
@@ -202,7 +202,7 @@ def app() -> typer.Typer:
 
 
 def sent_files(folder: Path) -> dict[str, bytes]:
-    """What should arrive: every file of the folder but TensorBoard's."""
+    """Return the files that should arrive: all of the folder except TensorBoard's."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -238,7 +238,7 @@ def test_a_model_arrives_whole(model: Path, stand_in: StandIn, qa_push: Push) ->
 
 @pytest.mark.slow
 def test_in_a_process_of_its_own(model: Path, stand_in: StandIn, tmp_path: Path) -> None:
-    """As a user runs it: the Hub's address from HF_ENDPOINT, the token from the file that `hf auth login` writes."""
+    """The Hub's address comes from HF_ENDPOINT, the token from the file that `hf auth login` writes."""
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "token").write_text(TOKEN)
     stand_in.large = {".safetensors"}

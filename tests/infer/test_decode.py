@@ -146,7 +146,7 @@ def test_passes_over_logits_that_are_not_finite(case: Case, n_best: int, longest
     for logits in (case.starts, case.ends):
         for _ in range(data.draw(st.integers(0, 12))):
             row = data.draw(st.integers(0, len(case.rows) - 1))
-            position = data.draw(st.integers(2, logits.shape[1] - 1))  # CLS stands at 0 or 1
+            position = data.draw(st.integers(2, logits.shape[1] - 1))  # CLS is at 0 or 1
             logits[row, position] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
     with np.errstate(invalid="ignore"):
         expected = reference.exhaustive(case.examples, case.rows, case.starts, case.ends, n_best, longest)
@@ -246,7 +246,7 @@ def test_the_question_and_padding_are_never_an_answer() -> None:
 
 
 def test_start_and_end_are_scored_jointly() -> None:
-    # The best end stands before the best start: alone, neither pairs with the other.
+    # The best end is before the best start: alone, neither pairs with the other.
     found = one_window([0, 0, 0, 1, 0, 8, 0], [0, 0, 0, 7, 0, 2, 0])
     assert found.score[0, :2].tolist() == [10, 8]
     assert found.char_start[0, :2].tolist() == [8, 0]

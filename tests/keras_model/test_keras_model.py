@@ -126,7 +126,7 @@ def test_fit_makes_the_trainer_s_steps(dropout: bool) -> None:
 
 
 def on_jax() -> dict[str, object]:
-    """What a process on JAX is asked: losses, a file's round trip, what is left after a mistake."""
+    """Run the checks of a process on JAX: losses, a file's round trip, the state after a mistake."""
     import tempfile
 
     model = small()
@@ -528,6 +528,6 @@ def test_where_a_model_is_saved(workshop: Path, tmp_path: Path, monkeypatch: pyt
     model.save_pretrained("~/saved")
     assert (tmp_path / "saved" / "model.safetensors").is_file()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="the output must be a folder that can be written"):
+    with pytest.raises(UserError, match="the output must be a writable folder"):
         model.save_pretrained(tmp_path / "file" / "model")
     assert qa_fast.evaluate(open_shards(workshop / "shards"), tmp_path / "saved", engine="onnx").f1 >= 0

@@ -229,7 +229,7 @@ def attacks(marker: str) -> dict[str, tuple[bytes, str]]:
         "a shape with texts": (dictionary(tensor(storage(), shape=b"(" + text("4") + b"t")), "not natural numbers"),
         "a shape with truths": (dictionary(tensor(storage(), shape=b"(\x88t")), "not natural numbers"),
         "a nested dictionary": (dictionary(dictionary(plain)[2:-1]), "a value of type Dict under '0'"),
-        "a list": (b"](" + plain + b"e.", "a value of type list in place of a dictionary"),
+        "a list": (b"](" + plain + b"e.", "a value of type list instead of a dictionary"),
         "a key that is no text": (b"}" + tuple_of(1) + plain + b"s.", "a value of type tuple as a key"),
         "a set": (b"\x80\x04\x8f.", "the instruction EMPTY_SET"),
         "a name that a terminal obeys": (

@@ -175,7 +175,7 @@ def test_kinds_of_mistakes(result: EvaluationResult) -> None:
     assert kind.tolist() == [mistakes.LONG, mistakes.MISSING, mistakes.SHORT, mistakes.RIGHT, mistakes.UNWANTED]
     moved = evaluate_split(guesses({0: (1, 3), 1: (0, 0), 2: (4, 6), 3: (0, 0)}), make_split(ANSWERABLE))
     kind = mistakes.kinds_of(moved, scores(moved)[0], np.ones(4, bool))
-    # The second gold answer of the first, "herons", lies within the prediction.
+    # The second gold answer of the first, "herons", is within the prediction.
     assert [list(mistakes.KINDS)[number] for number in kind] == ["too long", "elsewhere", "overlapping", "elsewhere"]
     assert len(mistakes.KINDS) == mistakes.ELSEWHERE + 1
 

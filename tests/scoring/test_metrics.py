@@ -196,7 +196,7 @@ def test_v2_equals_the_slow_definition(rows: list[tuple[str, list[str], float]],
 @settings(deadline=None)
 def test_the_best_null_threshold_is_the_best_of_all(rows: list[tuple[float, float, bool]]) -> None:
     margins, answerable = (np.array([row[at] for row in rows]) for at in (1, 2))
-    # What has no text scores nothing where there is an answer, and everything where there is none, at any threshold.
+    # A prediction without text scores 0 on answerable and 1 on unanswerable examples, at any threshold.
     scores = np.array([0.0 if np.isinf(margin) or not right else score for score, margin, right in rows])
 
     def scored(threshold: float) -> float:

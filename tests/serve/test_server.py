@@ -24,7 +24,7 @@ from qa_fast.serve.server import bind, url_of
 from tests.serve_doubles import PATIENCE, Client, wait_for
 
 ROOT = Path(__file__).parents[2]
-# Says when its model computes, and goes on when it is told to.
+# Reports when its model computes, and waits for permission to continue.
 SCRIPT = """
 import sys
 from qa_fast.serve.app import create_app

@@ -241,7 +241,7 @@ def test_a_rejected_example_is_shown_with_its_reason(bad: str, model: str, tmp_p
     assert "rejected" in drawn(Overview("x", {}, examples=(again,)), made)
     build_shards(bad, tmp_path / "out", model, FeatureConfig(MAX_LENGTH, STRIDE))
     (gone,) = examples_by_id(open_show_source(str(tmp_path / "out"), model), ["bad-2"])
-    assert "the answer's text must stand at answer_start=0" in str(gone.rejected)
+    assert "the answer's text must be in the context at answer_start=0" in str(gone.rejected)
 
 
 def test_an_unknown_id_is_refused_with_an_id_that_exists(

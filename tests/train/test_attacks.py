@@ -1,4 +1,4 @@
-"""What may befall a run: damaged and foreign checkpoints and shards, a full disk, another run in its folder, a kill.
+"""Accidents of a run: damaged and foreign checkpoints and shards, a full disk, another run in its folder, a kill.
 
 Either it is one line that says what to do, or the run goes on and comes to the weights of an unbroken one.
 """
@@ -107,7 +107,7 @@ def kept(out: Path) -> list[Path]:
 
 
 def resume(workshop: Path, out: Path, shards: str = "shards", **options: Any) -> list[Any]:
-    """Go on with a run; what it said."""
+    """Continue a run and return its messages."""
     said: list[Any] = []
     train(workshop / shards, TrainConfig(out=str(out), resume=True, **OPTIONS | options), said.append)
     return said
@@ -493,7 +493,7 @@ def test_validation_is_looked_at_before_training_too(shards: Path) -> None:
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(workshop: Path, tmp_path: Path) -> None:
-    """As where tokens were added and the model's embedding was not made larger."""
+    """Tokens were added, but the model's embedding was not made larger."""
     small = make_model_folder(tmp_path / "small", vocab_size=40)
     with pytest.raises(UserError, match=r"a tokenizer's ids must be below vocab_size of config.json, 40; received \d+"):
         train(workshop / "shards", TrainConfig(model=str(small), out=str(tmp_path / "out"), **OPTIONS))
@@ -535,7 +535,7 @@ def opened(shards: Path, config: TrainConfig) -> RunPlan:
 
 
 def test_shards_that_changed_since_are_refused(cut: Path, shards: Path) -> None:
-    """What a run trains on, and what it is scored on: that decides which model is kept."""
+    """Both the training data and the scored split are checked, since the score decides which model is kept."""
     began, again = (
         TrainConfig(**OPTIONS | {"out": str(cut), "validation": "validation", "resume": on}) for on in (0, 1)
     )
@@ -583,7 +583,7 @@ FULL = {
         "saving",
         "save_model",
         50_000,
-        r"the output must be a folder that can be written, with room; .*make room, or",
+        r"the output must be a writable folder with free space; .*free some space, or",
     ),
     "picture": ("record", "draw", 100, r"a run's record needs a writable folder with free space; .*training"),
     "figures": (
@@ -695,7 +695,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_p
 
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_while_it_tidied_up_is_finished(workshop: Path, cut: Path) -> None:
-    """Its figures are there, and so is a checkpoint: what was missing is written again."""
+    """The run has its metrics and a checkpoint; the missing files are written again."""
     resume(workshop, cut)
     shutil.copytree(workshop / "cut" / "training" / "checkpoints", cut / "training" / "checkpoints")
     (cut / "README.md").unlink()

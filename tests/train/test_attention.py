@@ -1,4 +1,4 @@
-"""Which attention a training run takes, and what it says of it."""
+"""The choice of attention in a training run, and the message about it."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def job_words(number: int, port: int, processes: int = 2) -> list[str]:
 
 
 def run_job(shards: Path, out: Path, *options: str, theirs: Path | None = None) -> list[Ended]:
-    """Two processes of `qa-fast train`; only process 0 is told of the folder that is looked at later.
+    """Two processes of `qa-fast train`; only process 0 gets the folder that is examined later.
 
     Args:
         shards: Of both, or of process 0.
@@ -224,7 +224,7 @@ def test_processes_must_do_the_same(workshop: Path, tmp_path: Path) -> None:
         one | {"options": one["options"] | {"teacher": folder}, "teacher": weights}
         for folder, weights in (("here", "w"), ("there", "w"), ("here", "v"))
     ]
-    check_same(taught[:2])  # where a model lies is each machine's own affair
+    check_same(taught[:2])  # the path of a model may differ between machines
     with pytest.raises(UserError, match=r"process 1 differs from process 0 in teacher:"):
         check_same([taught[0], taught[2]])
     headed = one | {"options": one["options"] | {"init_head": "here"}}
@@ -254,7 +254,7 @@ def taught(workshop: Path) -> list[str]:
 def taught_alone(workshop: Path, taught: list[str]) -> dict:
     metrics = run_alone(workshop / "shards", workshop / "taught-alone", f"{workshop / 'own'}:6.5", *taught)
     saved = [epoch["saved"] for epoch in metrics["history"]["epochs"]]
-    assert metrics["steps"] == 36 or saved[-2:] == [False, False]  # four epochs, but for patience
+    assert metrics["steps"] == 36 or saved[-2:] == [False, False]  # four epochs, unless patience ended the run
     return metrics
 
 

@@ -54,7 +54,7 @@ def weights_of(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("weight", [0.3, 0.5, 1.0, 1.7, 2.0, 3.25])
 def test_a_weight_is_times_an_epoch(weight: float) -> None:
-    """Over the epochs every feature comes equally often, but for one time."""
+    """Over the epochs, the numbers of times that features occur differ by at most one."""
     pools = [np.arange(40), np.arange(40, 51)]
     counts = np.zeros(51, int)
     for epoch in range(7):

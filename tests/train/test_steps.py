@@ -199,7 +199,7 @@ def test_compiling_changes_nothing(jit: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [name for name in TINY if name != "bert"])
 def test_kernels_between_products_change_nothing_in_any_family(family: str) -> None:
-    """Where a part has none, as with biases by distance, rotations and gates, XLA has it."""
+    """Parts without a kernel (biases by distance, rotations, gates) are compiled by XLA."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("a choice on TensorFlow")
     plain, parts = (losses_of_run(jit=jit, steps=2, family=family)["losses"] for jit in ("off", "parts"))

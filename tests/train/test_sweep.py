@@ -83,13 +83,13 @@ def test_help_tells_the_space() -> None:
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards that nobody opens are told apart by their names."""
+    """Shards that are not opened are distinguished by their names."""
     monkeypatch.setattr("qa_fast.train.sweep.open_mix", list)
     monkeypatch.setattr("qa_fast.train.sweep.fingerprints", lambda parts, validation: parts)
 
 
 def test_trials_of_other_data_do_not_count(tmp_path: Path) -> None:
-    """The same folder's name, featurized again; a slash more is no other folder."""
+    """The same folder's name, featurized again; a trailing slash does not name another folder."""
     model = make_model_folder(tmp_path / "tiny")
     make_shards(tmp_path / "shards", model)
     config = SweepConfig(trials=2, out=str(tmp_path / "sweep"))
@@ -189,7 +189,7 @@ def test_sweeps_that_cannot_be(tmp_path: Path, made_up: None) -> None:
     with pytest.raises(UserError, match=r"all 1 failed, the first with: the split dev has nothing to score"):
         sweep(SHARDS, SweepConfig(trials=1, out=str(tmp_path / "b"), validation="dev"), print, lambda _: {"best": None})
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--out must be a folder that can be written"):
+    with pytest.raises(UserError, match=r"--out must be a writable folder"):
         sweep(SHARDS, SweepConfig(trials=1, out=str(tmp_path / "file")), print, Runs())
     with pytest.raises(UserError, match=r"SHARDS must be a folder that 'qa-fast featurize' made"):
         in_a_process(["train", str(tmp_path / "nowhere"), "--json"])

@@ -264,7 +264,7 @@ def test_float16_scales_its_loss(workshop: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a choice on TensorFlow")
 def test_float16_is_compiled_where_kernels_have_none(workshop: Path, tmp_path: Path) -> None:
-    """What `--precision float16` takes on a CPU by itself."""
+    """This is the case of `--precision float16` on a CPU, without other options."""
     options = {"precision": "float16", "jit": "parts", "max_steps": 2, "batching": "fixed"}
     result = train(workshop / "bare", TrainConfig(out=str(tmp_path / "model"), **OPTIONS | options))
     assert result.steps == 2

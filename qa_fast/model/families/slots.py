@@ -1,4 +1,4 @@
-"""Slots: where weights are in a Hugging Face file. A family's list of slots is built from these functions."""
+"""Slots: the places of weights in a Hugging Face file. A family's list of slots is built from these functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one of our weights is in a Hugging Face file.
+    """The place of one of our weights in a Hugging Face file.
 
     Attributes:
         path: Our name, such as "block_0/qkv_kernel".
