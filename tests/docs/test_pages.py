@@ -132,9 +132,15 @@ def test_every_block_of_python_compiles_and_imports_what_exists(block: Block) ->
             assert hasattr(importlib.import_module("qa_fast"), node.attr)
 
 
+@pytest.fixture(scope="module")
+def page_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all pages, so that the engines are measured once and not by each page."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
-def test_the_commands_of_a_page_run(name: str, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_run(name: str, tmp_path: Path, page_cache: Path) -> None:
     """In order, in one folder where `squad` and `minilm` are local: a small data set and a tiny model."""
     pytest.importorskip("tensorflow")
     rows = authored_examples()
@@ -151,7 +157,7 @@ def test_the_commands_of_a_page_run(name: str, tmp_path: Path) -> None:
     environment = os.environ | {
         "PATH": f"{commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "QA_FAST_CACHE": str(tmp_path / "cache"),
+        "QA_FAST_CACHE": str(page_cache),
     }
     done = subprocess.run(
         ["bash", "-e", "-x", "-c", "".join(code)], cwd=tmp_path, env=environment, capture_output=True, text=True

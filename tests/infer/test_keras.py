@@ -109,7 +109,7 @@ def test_jax_predicts_the_same() -> None:
     pytest.importorskip("jax")
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]);"
-        "import tests.infer.test_keras as t;"
+        "import tests.infer.test_keras as t; t.setup_module();"
         "model = t.tiny_model(); found = t.collected(t.KerasEngine(model, t.fitted(model, 128)), t.chunks());"
         "print(json.dumps({row: [a.tolist() for a in pair] for row, pair in found.items()}))"
     )

@@ -403,7 +403,7 @@ def test_a_file_opens_in_a_process_that_imported_the_package_alone(first: str, t
     program = (
         f"{first}; import sys, json, numpy as np; sys.path.insert(0, {ROOT!r});"
         f"m = keras.saving.load_model({str(tmp_path / 'm.keras')!r});"
-        "import tests.keras_model.test_keras_model as t;"
+        "import tests.keras_model.test_keras_model as t; t.setup_module();"
         "h = m.fit(t.some(), epochs=2, shuffle=False, verbose=0).history['loss'];"
         "print(json.dumps([type(m) is qa_fast.SpanModel, m.name, m.report is None, h]))"
     )

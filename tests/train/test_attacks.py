@@ -673,7 +673,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_p
     options = OPTIONS | {"max_steps": 60}
     program = (
         f"import sys; sys.path.insert(0, {ROOT!r});"
-        "from qa_fast.train import TrainConfig;"
+        "from qa_fast.train import TrainConfig, train;"
         f"train({str(workshop / 'shards')!r}, TrainConfig(out={str(out)!r}, epochs=60, **{options!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
