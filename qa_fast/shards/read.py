@@ -79,7 +79,7 @@ class Shards:
         return f"Shards({str(self.folder)!r}){listed}"
 
     def _repr_html_(self) -> str:
-        from qa_fast.show.notebook import shards_html
+        from qa_fast.shards.summary import shards_html
 
         return shards_html(str(self.folder), self.manifest)
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from qa_fast.shards.summary import index_counts
 from qa_fast.show.lookup import examples_by_id, first_examples, rejects_of
 from qa_fast.show.records import Overview, RejectedExample, SplitStatistics
 from qa_fast.show.source import ShowSource
 from qa_fast.show.statistics import split_statistics
-from qa_fast.show.wording import index_counts, split_counts
+from qa_fast.show.wording import split_counts
 
 Progress = Callable[[str, int], None]
 

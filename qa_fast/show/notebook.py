@@ -19,9 +19,10 @@ from qa_fast.html.documents import Mark, document, excerpt
 from qa_fast.html.elements import details, facts, grid, heading, paragraph, table
 from qa_fast.html.markup import Html, Part
 from qa_fast.html.page import fragment
+from qa_fast.shards.summary import with_share
 from qa_fast.show.distribution import distribution
 from qa_fast.show.records import placed
-from qa_fast.show.wording import count_rows, index_counts, quoted, train_first, with_share
+from qa_fast.show.wording import quoted
 
 _FIRST_ROWS = 5
 _MOST_REJECTED = 50
@@ -138,24 +139,6 @@ def split_html(name: str, rows: pa.Table, rejected: Sequence[Mapping[str, Any]] 
         details("Plots", grid(*plots)) if rows.num_rows else None,
         _first_rows(rows.slice(0, _FIRST_ROWS).to_pylist(), rows.num_rows) if rows.num_rows else None,
         _rejected(rejected) if rejected else None,
-    )
-
-
-def shards_html(name: str, manifest: Mapping[str, Any]) -> str:
-    """Return a summary of a folder of shards from its index: origin, options and counts of its splits."""
-    config, source = manifest["config"], manifest["source"]
-    counts = {split: index_counts(manifest["splits"][split]) for split in train_first(manifest["splits"])}
-    return fragment(
-        heading(name, 3),
-        facts(
-            {
-                "source": str(source.get("origin", source.get("name", ""))),
-                "tokenizer": str(manifest["model"]["name"]),
-                "windows": f"up to {config['max_length']} tokens, overlap {config['doc_stride']}",
-                "labels": str(config["labels"]),
-            }
-        ),
-        table(["", *counts], count_rows(counts), numeric=range(1, 1 + len(counts))),
     )
 
 

@@ -10,12 +10,12 @@ from qa_fast.html.elements import card, details, facts, grid, heading, link, par
 from qa_fast.html.markup import Html, Part
 from qa_fast.html.page import page
 from qa_fast.schema import FeatureConfig
+from qa_fast.shards.summary import count_rows
 from qa_fast.show.distribution import Distribution
 from qa_fast.show.records import Overview, ShownExample, SplitStatistics, Token, Window
 from qa_fast.show.wording import (
     WINDOW_HEADER,
     answer_spans,
-    count_rows,
     counted,
     example_facts,
     token_labels,

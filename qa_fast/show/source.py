@@ -21,7 +21,7 @@ from qa_fast.options import flag_of
 from qa_fast.raw import CONTEXT_TYPE, EXAMPLES, SplitTable
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import INDEX, TRAIN, Shards, open_shards
-from qa_fast.show.wording import train_first
+from qa_fast.shards.summary import train_first
 from qa_fast.sources import resolve_model, resolve_source
 from qa_fast.store import is_file, local_path
 

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from qa_fast.html.markup import visible
+from qa_fast.shards.summary import count_rows
 from qa_fast.show.distribution import Distribution
 from qa_fast.show.records import Overview, ShownExample, SplitStatistics, Token, Window
 from qa_fast.show.wording import (
     WINDOW_HEADER,
     answer_spans,
-    count_rows,
     counted,
     example_facts,
     token_labels,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from qa_fast.html.markup import visible
 from qa_fast.schema import FeatureConfig
-from qa_fast.shards import TRAIN
+from qa_fast.shards.summary import with_share
 from qa_fast.show.records import Positions, ShownExample, SplitStatistics, Token, Window, placed
 
 # Why the two labels of a window differ (kernels.labels.CAUSES).
@@ -39,11 +38,6 @@ def quoted(text: str, longest: int = 120) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless the number is 1."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def with_share(part: int, whole: int) -> str:
-    """Return a count and its share of the whole."""
-    return f"{part:,} ({100 * part / whole:.3g} %)" if whole else f"{part:,}"
 
 
 def example_facts(example: ShownExample, config: FeatureConfig) -> list[tuple[str, str]]:
@@ -165,27 +159,3 @@ def split_counts(split: SplitStatistics) -> dict[str, Any]:
         counts["tokens"] = split.tokens
         counts["labels that differ from the reference"] = sum(split.differences.values())
     return counts
-
-
-def index_counts(split: dict[str, Any]) -> dict[str, Any]:
-    """Return the counts of a split by name, from the index of shards."""
-    return {
-        "examples": split["examples"],
-        "rejected": split["rejected"],
-        "repaired": split["repaired"],
-        "windows": split["features"],
-        "windows labelled without an answer": with_share(split["impossible"], split["features"]),
-        "tokens": split["tokens"],
-        "labels that differ from the reference": sum(split["differences"].values()),
-    }
-
-
-def train_first(splits: Iterable[str]) -> list[str]:
-    """Return names of splits with train first, so that texts shared with it are counted for the others."""
-    return sorted(splits, key=lambda split: split != TRAIN)
-
-
-def count_rows(counts: dict[str, dict[str, Any]]) -> list[list[Any]]:
-    """Return the counts of several splits as rows: the name, and the count of each split or ""."""
-    names = dict.fromkeys(name for split in counts.values() for name in split)
-    return [[name, *(split.get(name, "") for split in counts.values())] for name in names]

@@ -22,10 +22,11 @@ from qa_fast.errors import UserError
 from qa_fast.kernels.labels import CAUSES as KERNEL_CAUSES
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
+from qa_fast.shards.summary import shards_html
 from qa_fast.show.distribution import distribution
 from qa_fast.show.gather import gather
 from qa_fast.show.lookup import examples_by_id, first_examples
-from qa_fast.show.notebook import answer_html, example_html, shards_html, split_html
+from qa_fast.show.notebook import answer_html, example_html, split_html
 from qa_fast.show.page import overview_page
 from qa_fast.show.records import Overview, RejectedExample, ShownExample
 from qa_fast.show.source import ShowSource, open_show_source

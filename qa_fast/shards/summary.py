@@ -1,0 +1,57 @@
+"""A summary of shards from their index: counts of the splits, and the table that notebooks show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qa_fast.html.elements import facts, heading, table
+from qa_fast.html.page import fragment
+from qa_fast.shards.format import TRAIN
+
+
+def with_share(part: int, whole: int) -> str:
+    """Return a count and its share of the whole."""
+    return f"{part:,} ({100 * part / whole:.3g} %)" if whole else f"{part:,}"
+
+
+def index_counts(split: dict[str, Any]) -> dict[str, Any]:
+    """Return the counts of a split by name, from the index of shards."""
+    return {
+        "examples": split["examples"],
+        "rejected": split["rejected"],
+        "repaired": split["repaired"],
+        "windows": split["features"],
+        "windows labelled without an answer": with_share(split["impossible"], split["features"]),
+        "tokens": split["tokens"],
+        "labels that differ from the reference": sum(split["differences"].values()),
+    }
+
+
+def train_first(splits: Iterable[str]) -> list[str]:
+    """Return names of splits with train first, so that texts shared with it are counted for the others."""
+    return sorted(splits, key=lambda split: split != TRAIN)
+
+
+def count_rows(counts: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    """Return the counts of several splits as rows: the name, and the count of each split or ""."""
+    names = dict.fromkeys(name for split in counts.values() for name in split)
+    return [[name, *(split.get(name, "") for split in counts.values())] for name in names]
+
+
+def shards_html(name: str, manifest: Mapping[str, Any]) -> str:
+    """Return a summary of a folder of shards from its index: origin, options and counts of its splits."""
+    config, source = manifest["config"], manifest["source"]
+    counts = {split: index_counts(manifest["splits"][split]) for split in train_first(manifest["splits"])}
+    return fragment(
+        heading(name, 3),
+        facts(
+            {
+                "source": str(source.get("origin", source.get("name", ""))),
+                "tokenizer": str(manifest["model"]["name"]),
+                "windows": f"up to {config['max_length']} tokens, overlap {config['doc_stride']}",
+                "labels": str(config["labels"]),
+            }
+        ),
+        table(["", *counts], count_rows(counts), numeric=range(1, 1 + len(counts))),
+    )
