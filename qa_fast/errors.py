@@ -17,6 +17,12 @@ class UserError(ValueError):
 
     It is a `ValueError`, as other libraries raise in these cases. Code that catches `ValueError` for another reason
     must therefore let a `UserError` pass first.
+
+    Examples:
+        >>> try:
+        ...     shards = qa_fast.open_shards("shards")
+        ... except qa_fast.UserError as error:
+        ...     print(error)
     """
 
 

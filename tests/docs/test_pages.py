@@ -17,6 +17,7 @@ import click
 import pytest
 import typer
 
+import qa_fast
 from qa_fast.cli.app import app
 from tests import sample
 from tests.small_runs import authored_examples, make_model_folder
@@ -163,3 +164,10 @@ def test_the_commands_of_a_page_run(name: str, tmp_path: Path, page_cache: Path)
         ["bash", "-e", "-x", "-c", "".join(code)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("name", [name for name in qa_fast.__all__ if name != "__version__"])
+def test_every_public_name_has_an_example(name: str) -> None:
+    if name in ("SpanModel", "SquadMetrics"):
+        pytest.importorskip("keras")
+    assert "Examples:" in (getattr(qa_fast, name).__doc__ or ""), name
