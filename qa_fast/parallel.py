@@ -5,11 +5,13 @@ Both are faster if the work releases the GIL, as kernels, Arrow, file access and
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -21,11 +23,61 @@ _WAITING = 2
 
 
 def processors() -> int:
-    """Return how many processors this process may use: QA_FAST_PROCESSORS, or those that it is bound to."""
+    """Return how many processors this process may use.
+
+    QA_FAST_PROCESSORS decides if it is set. Otherwise this is the number of processors that the process is bound to, or
+    its CPU quota if that is less: a container that was started with `--cpus=2` sees all processors of its host.
+    """
     setting = os.environ.get("QA_FAST_PROCESSORS", "")
     if setting.isdecimal() and int(setting):
         return int(setting)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return bound if quota is None else max(1, min(bound, math.ceil(quota)))
+
+
+def cpu_quota(system: Path = Path("/")) -> float | None:
+    """Return the smallest CPU quota of this process's control groups, in processors; None without a quota.
+
+    Args:
+        system: Root of the file system that holds `proc` and the control groups.
+
+    Source: the kernel's documentation of `cpu.max` (cgroup v2) and of `cpu.cfs_quota_us` (v1).
+    """
+    try:
+        groups = (system / "proc/self/cgroup").read_text().splitlines()
+        mounts = (system / "proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return None  # not Linux
+    quotas = []
+    for mount in mounts:
+        place, _, kind = mount.partition(" - ")
+        kind_name, _, options = kind.split(" ", 2)
+        controllers = options.split(",") if kind_name == "cgroup" else [""]
+        if kind_name not in ("cgroup", "cgroup2") or not {"", "cpu"}.intersection(controllers):
+            continue
+        root, mount_point = place.split(" ")[3:5]
+        for group in groups:
+            _, names, path = group.split(":", 2)
+            if not set(names.split(",")).intersection(controllers):
+                continue
+            # A quota of a parent holds for all groups in it. The mount shows the groups below `root`.
+            top = system / mount_point.lstrip("/")
+            inner = PurePosixPath(path.removeprefix(root).lstrip("/"))
+            quotas += [_quota_of(top / folder, kind_name) for folder in (inner, *inner.parents)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_of(group: Path, kind: str) -> float | None:
+    """Return the quota of one control group in processors; None without one."""
+    try:
+        if kind == "cgroup2":
+            limit, period = (group / "cpu.max").read_text().split()
+        else:
+            limit, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(limit) / int(period) if int(limit) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
+        return None
 
 
 class Ahead(Iterator[Item], Generic[Item]):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from qa_fast.parallel import Ahead, in_order
+from qa_fast import parallel
+from qa_fast.parallel import Ahead, cpu_quota, in_order
 
 
 def assert_no_threads_left() -> None:
@@ -97,3 +100,68 @@ def test_items_are_read_a_few_ahead_and_no_thread_outlives_the_consumer() -> Non
     assert len(read) <= 7
     results.close()
     assert_no_threads_left()
+
+
+def control_groups(root: Path, groups: str, mounts: str, files: dict[str, str]) -> Path:
+    """Write what the kernel shows of a process's control groups."""
+    for name, text in {"proc/self/cgroup": groups, "proc/self/mountinfo": mounts, **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+V2 = "24 1 0:28 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw\n"
+V1 = "31 23 0:29 /docker/7 /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "mounts", "files", "quota"),
+    [
+        ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ("0::/\n", V2, {}, None),
+        (
+            "0::/a/b\n",
+            V2,
+            {"sys/fs/cgroup/a/cpu.max": "150000 100000\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"},
+            1.5,
+        ),
+        (
+            "4:cpu,cpuacct:/docker/7\n3:memory:/docker/7\n",
+            V1,
+            {
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "50000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            0.5,
+        ),
+        (
+            "4:cpu,cpuacct:/docker/7\n",
+            V1,
+            {
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            None,
+        ),
+        ("4:cpuset:/x\n", "31 23 0:29 / /sys/fs/cgroup/cpuset ro - cgroup cgroup rw,cpuset\n", {}, None),
+    ],
+)
+def test_quotas_of_control_groups(
+    tmp_path: Path, groups: str, mounts: str, files: dict[str, str], quota: float | None
+) -> None:
+    assert cpu_quota(control_groups(tmp_path, groups, mounts, files)) == quota
+
+
+def test_a_quota_bounds_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QA_FAST_PROCESSORS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    for quota, count in ((None, 64), (2.0, 2), (1.5, 2), (0.1, 1), (100.0, 64)):
+        monkeypatch.setattr(parallel, "cpu_quota", lambda quota=quota: quota)
+        assert parallel.processors() == count
+    monkeypatch.setenv("QA_FAST_PROCESSORS", "5")
+    assert parallel.processors() == 5
+
+
+def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) is None
