@@ -11,6 +11,7 @@ import typer
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
 from qa_fast.cli.records import with_records
+from qa_fast.errors import UserError
 from qa_fast.scoring.options import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def evaluate(
             "that 'evaluate --out' wrote for any model.",
         ),
     ] = None,
+    card: Annotated[
+        bool,
+        typer.Option("--card", help="Also write the scores into the model's card (README.md in the model's folder)."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the metrics and the figures of --report and --compare as JSON.")
@@ -57,11 +62,13 @@ def evaluate(
     --report explains the score, and --compare compares it with another model's.
     """
     with needs("answer", "qa-fast evaluate"):
+        from qa_fast.hub.facts import METRICS
         from qa_fast.report.analysis import QuestionScores, set_against
         from qa_fast.report.compare import Other
         from qa_fast.report.page import check_report, write_report
         from qa_fast.scoring.evaluation import evaluate as run
         from qa_fast.shards import open_shards
+        from qa_fast.store import write_json
 
         def score(name: str, folder: Path | None = None) -> EvaluationResult:
             if quiet or as_json:
@@ -71,6 +78,8 @@ def evaluate(
         config.check()
         if report is not None:
             check_report(report)
+        if card:
+            _check_card(model)
         opened = open_shards(shards)
         other = None if compare is None else _read_other(compare, opened, split, config)
         result = score(model, out)
@@ -86,15 +95,17 @@ def evaluate(
         elif other is not None:
             against = set_against(QuestionScores.of(result), other, seed=config.seed)
             figures = {"comparison": against.to_dict(result.ids)}
-        card = _record(opened, model, split, result, config, out)
+        if out is not None:
+            write_json(out.expanduser() / METRICS, result.metrics)
+        written = _add_to_card(opened, model, split, result, config) if card else None
     if as_json:
         typer.echo(json.dumps({**result.metrics, **figures}))
     elif not quiet:
         _print(result, against)
         if report is not None:
             typer.echo(f"{report}: the report")
-        if card is not None:
-            typer.echo(f"{card}: the model card, with these scores")
+        if written is not None:
+            typer.echo(f"{written}: the model card, with these scores")
         if out is not None:
             typer.echo(f"{out}: predictions.json, nbest_predictions.json, na_prob.json, metrics.json")
 
@@ -129,18 +140,22 @@ def _about(
     }
 
 
-def _record(
-    shards: Shards, model: str, split: str, result: EvaluationResult, config: EvaluateConfig, out: Path | None
-) -> Path | None:
-    """Write metrics.json, and the scores into the model's card if training left its figures; return the card."""
-    from qa_fast.hub.card import write_card
-    from qa_fast.hub.facts import METRICS, TRAINING, record_evaluation
-    from qa_fast.store import write_json
+def _check_card(model: str) -> None:
+    """Refuse --card for a model that has no card of ours, before time is spent on scoring."""
+    from qa_fast.hub.facts import METRICS, TRAINING
 
-    if out is not None:
-        write_json(out.expanduser() / METRICS, result.metrics)
     if not (Path(model) / TRAINING / METRICS).is_file():
-        return None
+        raise UserError(
+            f"--card needs a model folder that 'qa-fast train' wrote; {model} has no {TRAINING}/{METRICS}: leave out "
+            "--card, or name such a folder"
+        )
+
+
+def _add_to_card(shards: Shards, model: str, split: str, result: EvaluationResult, config: EvaluateConfig) -> Path:
+    """Write the scores into the model's card; return the card."""
+    from qa_fast.hub.card import write_card
+    from qa_fast.hub.facts import record_evaluation
+
     record_evaluation(
         model,
         shards.manifest,

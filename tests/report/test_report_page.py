@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -290,6 +291,39 @@ def test_what_cannot_be_compared_is_refused_before_scoring(
     code, _, err = evaluate("good", "--report", str(tmp_path))
     assert code == 2
     assert "--report must be a file" in err
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder by its relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_only_a_flag_changes_the_model_folder(evaluate: Any, place: Path, tmp_path: Path) -> None:
+    trained = tmp_path / "trained"
+    shutil.copytree(place / "good", trained)
+    (trained / "training").mkdir()
+    (trained / "training" / "metrics.json").write_text('{"config": {}, "steps": 3}')
+    before = bytes_of(trained)
+    for arguments in ([], ["--out", str(tmp_path / "out")], ["--report", str(tmp_path / "report.html")]):
+        assert evaluate(str(trained), "--quiet", *arguments)[0] == 0
+        assert bytes_of(trained) == before
+    code, out, _ = evaluate(str(trained), "--card")
+    assert code == 0
+    assert f"{trained / 'README.md'}: the model card, with these scores" in out
+    changed = {name for name, data in bytes_of(trained).items() if before.get(name) != data}
+    assert changed == {"README.md", "training/evaluations.json"} | {
+        name for name in changed if name.startswith(".eval_results/")
+    }
+
+
+def test_a_card_needs_a_folder_of_train(evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("scored before the card was looked for")
+
+    monkeypatch.setattr(scoring, "evaluate_split", read)
+    code, out, err = evaluate("good", "--card")
+    assert (code, out) == (2, "")
+    assert "--card needs a model folder that 'qa-fast train' wrote; good has no training/metrics.json" in err
 
 
 def test_windows_and_answers_agree_with_the_shards(place: Path) -> None:
