@@ -160,8 +160,9 @@ def _from_articles(articles: list[Any], piece: Piece) -> Iterator[Batch]:
                 if not isinstance(question, dict):
                     collector.rejects.append(Reject("", f"data[{number}].paragraphs[{place}].qas holds a non-object"))
                     continue
-                texts, starts = _answers(question.get("answers"), question.get("is_impossible"))
-                collector.add(question.get("id"), question.get("question"), context, texts, starts)
+                texts, starts = _answers(question.get("answers"))
+                impossible = question.get("is_impossible")
+                collector.add(question.get("id"), question.get("question"), context, texts, starts, impossible)
             if collector.full:
                 yield collector.table(), collector.rejects
                 collector = RowCollector()
@@ -180,18 +181,19 @@ def _from_rows(
         if names is None:
             names = column_names(list(row), columns, piece.path, answered)
         answers = row.get(names["answers"]) if "answers" in names else None
-        texts, starts = _answers(answers, row.get("is_impossible"))
+        texts, starts = _answers(answers)
         row_id = row.get(names["id"]) if "id" in names else f"{piece.id_prefix}{number}"
-        collector.add(row_id, row.get(names["question"]), row.get(names["context"]), texts, starts)
+        question, context = row.get(names["question"]), row.get(names["context"])
+        collector.add(row_id, question, context, texts, starts, row.get("is_impossible"))
         if collector.full:
             yield collector.table(), collector.rejects
             collector = RowCollector()
     yield collector.table(), collector.rejects
 
 
-def _answers(answers: Any, is_impossible: Any) -> tuple[Any, Any]:
-    """Return the texts and starts of a row's answers, in either of two layouts; empty if it is marked impossible."""
-    if is_impossible or answers is None:
+def _answers(answers: Any) -> tuple[Any, Any]:
+    """Return the texts and starts of a row's answers, in either of two layouts."""
+    if answers is None:
         return [], []
     if isinstance(answers, dict):
         return answers.get("text"), answers.get("answer_start")

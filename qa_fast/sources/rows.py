@@ -32,6 +32,18 @@ Batch = tuple[pa.Table, list[Reject]]
 _INT32_MAX = 2**31 - 1
 
 
+def truth_of(value: Any) -> bool | None:
+    """Return what a value of `is_impossible` means: true, false, 1, 0, 1.0, 0.0, or one of these as text in any case.
+
+    A missing value and null mean false. Anything else means nothing, and is None: it must not be guessed at, because a
+    text such as "false" would count as true in Python.
+    """
+    if value is None:
+        return False
+    words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    return words.get(str(value).strip().lower())
+
+
 class RowCollector:
     """Collects the rows of one table."""
 
@@ -51,7 +63,7 @@ class RowCollector:
         """True if the table should end here."""
         return len(self._ids) >= TABLE_ROWS or self._chars >= TABLE_CONTEXT_CHARS
 
-    def add(self, row_id: Any, question: Any, context: Any, texts: Any, starts: Any) -> None:
+    def add(self, row_id: Any, question: Any, context: Any, texts: Any, starts: Any, is_impossible: Any = None) -> None:
         """Add one example, or a reject if a value is of the wrong type.
 
         Args:
@@ -60,10 +72,16 @@ class RowCollector:
             context: Text.
             texts: Texts of the answers, list of str; empty for an unanswerable question.
             starts: First characters of the answers, list of int.
+            is_impossible: Whether the question is unanswerable, whatever its answers are; see `truth_of`.
         """
         if isinstance(row_id, int) and not isinstance(row_id, bool):
             row_id = str(row_id)
+        impossible = truth_of(is_impossible)
+        if impossible:
+            texts, starts = [], []
         problem = _problem(row_id, question, context, texts, starts)
+        if impossible is None:
+            problem = f"is_impossible must be true or false; received {shown(is_impossible)}"
         if problem:
             self.rejects.append(Reject(row_id if isinstance(row_id, str) and _is_utf8(row_id) else "", problem))
             return

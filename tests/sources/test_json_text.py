@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.sources import json_text, rows
 from qa_fast.sources.nested import nested_tables
 from qa_fast.sources.pieces import WHOLE_JSON, Piece
@@ -93,7 +93,7 @@ def test_rows_without_ids_are_numbered_and_numbers_are_ids(tmp_path: Path) -> No
     assert not rejects
 
 
-@pytest.mark.parametrize("marked", [True, 1])
+@pytest.mark.parametrize("marked", [True, 1, 1.0, "true", "True", "1"])
 def test_impossible_rows_have_no_answers_whatever_they_hold(tmp_path: Path, marked: Any) -> None:
     flat = [{**row, "is_impossible": marked} for row in sample.rows()]
     found, _ = read(sample.write(tmp_path / "a.jsonl", flat))
@@ -103,6 +103,34 @@ def test_impossible_rows_have_no_answers_whatever_they_hold(tmp_path: Path, mark
     found, _ = read(sample.write(tmp_path / "b.json", nested))
     assert found[0]["answers"] == {"text": [], "answer_start": []}
     assert found[1]["answers"] == sample.rows()[1]["answers"]
+
+
+@pytest.mark.parametrize("marked", [None, False, 0, 0.0, "false", "False", "FALSE ", "0"])
+def test_rows_that_are_not_impossible_keep_their_answers(tmp_path: Path, marked: Any) -> None:
+    flat = [{**row, "is_impossible": marked} for row in sample.rows()]
+    for name, content in (("a.jsonl", flat), ("a.json", flat), ("b.json", {"data": flat})):
+        found, rejects = read(sample.write(tmp_path / name, content))
+        assert [row["answers"] for row in found] == [row["answers"] for row in sample.rows()]
+        assert not rejects
+    nested = sample.squad()
+    nested["data"][0]["paragraphs"][0]["qas"][0]["is_impossible"] = marked
+    found, _ = read(sample.write(tmp_path / "c.json", nested))
+    assert [row["answers"] for row in found] == [row["answers"] for row in sample.rows()]
+
+
+@pytest.mark.parametrize("marked", ["maybe", "", 2, -1, [], {}, [True], 0.5])
+def test_a_mark_that_means_nothing_is_a_reject(tmp_path: Path, marked: Any) -> None:
+    rows = sample.rows()
+    rows[0]["is_impossible"] = marked
+    found, rejects = read(sample.write(tmp_path / "a.json", rows))
+    assert [row["id"] for row in found] == [row["id"] for row in rows[1:]]
+    reason = f"is_impossible must be true or false; received {shown(marked)}"
+    assert rejects == [(rows[0]["id"], reason)]
+    nested = sample.squad()
+    nested["data"][0]["paragraphs"][0]["qas"][0]["is_impossible"] = marked
+    found, rejects = read(sample.write(tmp_path / "b.json", nested))
+    assert len(found) == len(rows) - 1
+    assert [reject_reason for _, reject_reason in rejects] == [reason]
 
 
 @pytest.mark.parametrize("answers", [None, [], {"text": [], "answer_start": []}])
