@@ -174,8 +174,8 @@ def test_which_weights_are_read(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"must be an undamaged dictionary of tensors"):
         load_model(folder)
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": print}))
-    with pytest.raises(UserError, match=r"must be an undamaged dictionary of tensors, .* asks for builtins.print"):
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": eval}))
+    with pytest.raises(UserError, match=r"must be an undamaged dictionary of tensors, .* asks for builtins.eval"):
         load_model(folder)
     (folder / "pytorch_model.bin").unlink()
     for other in ("tf_model.h5", "flax_model.msgpack", "model.ckpt.index", "rust_model.ot"):
