@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
@@ -36,6 +37,7 @@ def processors() -> int:
     return bound if quota is None else max(1, min(bound, math.ceil(quota)))
 
 
+@cache  # kernels ask for the number of processors thousands of times a second
 def cpu_quota(system: Path = Path("/")) -> float | None:
     """Return the smallest CPU quota of this process's control groups, in processors; None without a quota.
 
@@ -47,25 +49,29 @@ def cpu_quota(system: Path = Path("/")) -> float | None:
     try:
         groups = (system / "proc/self/cgroup").read_text().splitlines()
         mounts = (system / "proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return None  # not Linux
-    quotas = []
-    for mount in mounts:
-        place, _, kind = mount.partition(" - ")
-        kind_name, _, options = kind.split(" ", 2)
-        controllers = options.split(",") if kind_name == "cgroup" else [""]
-        if kind_name not in ("cgroup", "cgroup2") or not {"", "cpu"}.intersection(controllers):
-            continue
-        root, mount_point = place.split(" ")[3:5]
-        for group in groups:
-            _, names, path = group.split(":", 2)
-            if not set(names.split(",")).intersection(controllers):
-                continue
-            # A quota of a parent holds for all groups in it. The mount shows the groups below `root`.
-            top = system / mount_point.lstrip("/")
+        quotas = [quota for mount in mounts for quota in _quotas_below(system, mount, groups)]
+    except (OSError, ValueError):  # not Linux, or lines of another form
+        return None
+    return min(quotas, default=None)
+
+
+def _quotas_below(system: Path, mount: str, groups: list[str]) -> Iterator[float]:
+    """Yield the quotas that a mount shows of the process's control groups and their parents."""
+    place, _, description = mount.partition(" - ")
+    kind, _, options = description.split(" ", 2)
+    controllers = options.split(",") if kind == "cgroup" else [""]  # version 2 has one group for all controllers
+    if kind not in ("cgroup", "cgroup2") or not {"", "cpu"}.intersection(controllers):
+        return
+    root, mount_point = place.split(" ")[3:5]
+    for group in groups:
+        _, names, path = group.split(":", 2)
+        if set(names.split(",")).intersection(controllers):
+            # The mount shows the groups below `root`. The quota of a group also holds for all groups in it.
             inner = PurePosixPath(path.removeprefix(root).lstrip("/"))
-            quotas += [_quota_of(top / folder, kind_name) for folder in (inner, *inner.parents)]
-    return min((quota for quota in quotas if quota is not None), default=None)
+            for folder in (inner, *inner.parents):
+                quota = _quota_of(system / mount_point.lstrip("/") / folder, kind)
+                if quota is not None:
+                    yield quota
 
 
 def _quota_of(group: Path, kind: str) -> float | None:

@@ -145,6 +145,7 @@ V1 = "31 23 0:29 /docker/7 /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,
             None,
         ),
         ("4:cpuset:/x\n", "31 23 0:29 / /sys/fs/cgroup/cpuset ro - cgroup cgroup rw,cpuset\n", {}, None),
+        ("0::/\n", "a line of another form\n", {}, None),
     ],
 )
 def test_quotas_of_control_groups(
