@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from qa_fast.errors import UserError
 from qa_fast.sources import resolve_model, resolve_source
+from tests.unmeasured import equal_speeds
 
 # No test may depend on the speed of the machine.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,11 +22,12 @@ settings.load_profile("any speed")
 
 @pytest.fixture(scope="session", autouse=True)
 def graphs_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Graphs and speeds of tests go to a folder of theirs; downloads stay in the cache."""
+    """Keep graphs and speeds of tests in a folder of their own, and measure no engine; downloads stay in the cache."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         for module in ("graphs", "choose"):
             patch.setattr(f"qa_fast.infer.{module}.cache_folder", lambda: folder)
+        patch.setattr("qa_fast.infer.choose.run_module", equal_speeds)
         yield folder
 
 

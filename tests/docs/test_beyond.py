@@ -17,6 +17,7 @@ from qa_fast.shards import open_shards
 from tests import sample
 from tests.object_store import s3_bucket
 from tests.small_runs import authored_examples, make_model_folder
+from tests.unmeasured import write_command
 
 pytestmark = pytest.mark.cluster
 
@@ -44,7 +45,9 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 store.place(f"{bucket}/{there}/{path.name}").write_bytes(path.read_bytes())
         monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        write_command(tmp_path / "bin")
+        path = [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+        monkeypatch.setenv("PATH", os.pathsep.join(path))
         monkeypatch.delenv("KERAS_BACKEND", raising=False)
         # The tiny model takes 128 tokens; the command's defaults are for a real one.
         commands = block("sh").replace("--engine ray\n", "--engine ray --max-length 128 --doc-stride 32\n")

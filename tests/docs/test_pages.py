@@ -21,6 +21,7 @@ import qa_fast
 from qa_fast.cli.app import app
 from tests import sample
 from tests.small_runs import authored_examples, make_model_folder
+from tests.unmeasured import write_command
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -135,7 +136,7 @@ def test_every_block_of_python_compiles_and_imports_what_exists(block: Block) ->
 
 @pytest.fixture(scope="module")
 def page_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for all pages, so that the engines are measured once and not by each page."""
+    """One cache for all pages, so that graphs of the tiny model are made once."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -151,12 +152,9 @@ def test_the_commands_of_a_page_run(name: str, tmp_path: Path, page_cache: Path)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     code = [block.code for block in blocks(ROOT / "docs" / f"{name}.md") if block.language == "sh" and block.runs]
     assert code
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "qa-fast").write_text(f'#!/bin/sh\nexec {sys.executable} -m qa_fast.cli "$@"\n')
-    (commands / "qa-fast").chmod(0o755)
+    write_command(tmp_path / "bin")
     environment = os.environ | {
-        "PATH": f"{commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "QA_FAST_CACHE": str(page_cache),
     }

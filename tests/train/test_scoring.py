@@ -97,21 +97,31 @@ def test_scoring_more_often_changes_no_weight(workshop: Path, tmp_path: Path) ->
     assert json.loads(often)["history"]["losses"] == json.loads(once)["history"]["losses"]
 
 
+IMPATIENT = OPTIONS | {"validate_every": 4, "patience": 3, "epochs": 4}
+F1S = (50.0, 60.0, 20.0, 30.0, 40.0)
+
+
+@pytest.fixture(scope="module")
+def impatient(workshop: Path) -> tuple[Path, list]:
+    """The folder and the events of a run that `patience` ends."""
+    events: list = []
+    with pytest.MonkeyPatch.context() as patch:
+        Scores(patch, *F1S)
+        train(workshop / "shards", TrainConfig(out=str(workshop / "impatient"), **IMPATIENT), events.append)
+    assert told(events) == [(1, 4, True), (1, 6, True), (2, 8, False), (2, 12, False), (3, 16, False)]
+    assert "stopped at step 16: the last 3 validations had no better F1" in events
+    return workshop / "impatient", events
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [7, 8, 9])
 def test_a_run_broken_off_beside_a_score_goes_on(
-    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    workshop: Path, impatient: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     """At the step that is scored next, before it and after it: each score once, and patience counts on."""
-    options = OPTIONS | {"validate_every": 4, "patience": 3, "epochs": 4}
-    values = [50.0, 60.0, 20.0, 30.0, 40.0]
-    Scores(monkeypatch, *values)
-    whole: list = []
-    train(workshop / "shards", TrainConfig(out=str(tmp_path / "whole"), **options), whole.append)
-    assert told(whole) == [(1, 4, True), (1, 6, True), (2, 8, False), (2, 12, False), (3, 16, False)]
-    assert "stopped at step 16: the last 3 validations had no better F1" in whole
-
-    Scores(monkeypatch, *values)
+    options = IMPATIENT
+    whole, whole_events = impatient
+    Scores(monkeypatch, *F1S)
     steps = iter(range(1, 100))
     original = loop.make_micros
 
@@ -125,10 +135,10 @@ def test_a_run_broken_off_beside_a_score_goes_on(
     with pytest.raises(KeyboardInterrupt):
         train(workshop / "shards", TrainConfig(out=str(tmp_path / "out"), **options), events.append)
     result = train(workshop / "shards", TrainConfig(out=str(tmp_path / "out"), resume=True, **options), events.append)
-    assert told(events) == told(whole)
+    assert told(events) == told(whole_events)
     assert result.steps == 16
     assert [epoch["step"] for epoch in result.metrics["history"]["epochs"]] == [4, 6, 8, 12, 16]
-    expected = weights_of(tmp_path / "whole")
+    expected = weights_of(whole)
     for name, value in weights_of(tmp_path / "out").items():
         np.testing.assert_array_equal(value, expected[name])
 

@@ -87,8 +87,8 @@ def test_a_small_set_is_learnt_by_heart(workshop: Path, tmp_path: Path) -> None:
     from qa_fast.scoring.evaluation import evaluate_split
 
     out = tmp_path / "model"
-    options = OPTIONS | {"batch_size": 8, "learning_rate": 3e-3}
-    result = train(workshop / "bare", TrainConfig(out=str(out), epochs=100, dropout=0.0, checkpoint_every=0, **options))
+    options = OPTIONS | {"batch_size": 8, "learning_rate": 5e-3}
+    result = train(workshop / "bare", TrainConfig(out=str(out), epochs=50, dropout=0.0, checkpoint_every=0, **options))
     assert result.loss < 0.05
     model = AutoModelForQuestionAnswering.from_pretrained(out).eval()
     for chunk in open_shards(workshop / "bare").split("train").chunks:
@@ -167,17 +167,27 @@ def test_every_epoch_sees_every_feature_once(workshop: Path, tmp_path: Path, mon
     assert flat[:24] != flat[24:]
 
 
+UNBROKEN = OPTIONS | {"epochs": 2, "batch_size": 3, "accumulate": 2, "checkpoint_every": 0}
+
+
+@pytest.fixture(scope="module")
+def unbroken(workshop: Path) -> tuple[Path, list[list[int]]]:
+    """The folder of a run with dropout and accumulation, and the rows of its batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        watch = Watch(patch)
+        train(workshop / "shards", TrainConfig(out=str(workshop / "unbroken"), **UNBROKEN), watch)
+    return workshop / "unbroken", watch.rows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [1, 4, 7])
 def test_an_interrupted_run_resumes_to_the_same_weights(
-    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    workshop: Path, unbroken: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
-    """In the middle of an epoch and at its last step, with dropout and accumulation."""
-    options = OPTIONS | {"epochs": 2, "batch_size": 3, "accumulate": 2, "checkpoint_every": 0}
+    """In the middle of an epoch and at its last step."""
+    options = UNBROKEN
     ids = open_shards(workshop / "shards").split("train").ids
-    whole = Watch(monkeypatch)
-    train(workshop / "shards", TrainConfig(out=str(tmp_path / "whole"), **options), whole)
-
+    whole, whole_rows = unbroken
     broken = Watch(monkeypatch, stop_at=stop_at)
     out = str(tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
@@ -186,9 +196,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     rest = Watch(monkeypatch)
     result = train(workshop / "shards", TrainConfig(out=out, resume=True, **options), rest)
     seen = [[ids[row].as_py() for row in rows] for rows in broken.rows + rest.rows]
-    assert seen == [[ids[row].as_py() for row in rows] for rows in whole.rows]
+    assert seen == [[ids[row].as_py() for row in rows] for rows in whole_rows]
     assert result.steps == 8
-    expected = weights_of(tmp_path / "whole")
+    expected = weights_of(whole)
     for name, value in weights_of(Path(out)).items():
         np.testing.assert_array_equal(value, expected[name])
 
