@@ -54,8 +54,8 @@ TOKENIZERS = {
 }
 
 
-def make_model_folder(folder: Path, name: str = "bert", **changes: object) -> Path:
-    """A tiny random encoder without a head, with its tokenizer; `name` is a key of `small_models.TINY`."""
+def make_model_folder(folder: Path, name: str = "bert", *, head: bool = True, **changes: object) -> Path:
+    """A tiny random encoder with its tokenizer; `name` is a key of `small_models.TINY`."""
     from qa_fast.model.checkpoint import save_model
     from qa_fast.model.encoder import EncoderModel
 
@@ -75,10 +75,10 @@ def make_model_folder(folder: Path, name: str = "bert", **changes: object) -> Pa
     model = EncoderModel(read_encoder_config(raw))
     model.initialize(1)
     save_model(model, folder, staging)
-    weights = load_file(folder / "model.safetensors")
-    head = tuple(key for slot in family_of(raw["model_type"]).slots(model.config) if slot.head for key in slot.names)
-    bare = {key: value for key, value in weights.items() if key not in head}
-    save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
+    if not head:
+        weights, slots = load_file(folder / "model.safetensors"), family_of(raw["model_type"]).slots(model.config)
+        bare = {name: weights[name] for slot in slots if not slot.head for name in slot.names}
+        save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

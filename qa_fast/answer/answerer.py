@@ -16,11 +16,12 @@ from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.questions import Prepared, prepare
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
-from qa_fast.infer.decode import BestSpans
+from qa_fast.infer.decode import BestSpans, LogitBatch
 from qa_fast.infer.spans import Predict, best_spans
 from qa_fast.model.fields import Fields
 from qa_fast.model.files import read_object
 from qa_fast.model.folder import folder_config
+from qa_fast.schema import Features
 from qa_fast.sources import resolve_model
 
 if TYPE_CHECKING:
@@ -117,13 +118,19 @@ class Answerer:
             model: A `qa_fast.SpanModel`.
 
         Raises:
-            UserError: The model has no tokenizer.
+            UserError: The model has no tokenizer; at a call, see `SpanModel.check_trained`.
         """
         from qa_fast.infer.keras_engine import KerasEngine
 
         with model.source.as_folder() as folder:
             encoder, longest = load_encoder(folder), max_positions_of(folder)
-        return cls(KerasEngine(model.network).predict, encoder, longest)
+        engine = KerasEngine(model.network)
+
+        def predict(chunks: Sequence[Features]) -> Iterator[LogitBatch]:
+            model.check_trained()
+            return engine.predict(chunks)
+
+        return cls(predict, encoder, longest)
 
     def __call__(
         self,

@@ -27,19 +27,13 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     Raises:
         UserError: The model cannot be read.
     """
-    import numpy as np
-
     from qa_fast.graph.onnx_file import onnx_graph, product_of, write_onnx
     from qa_fast.graph.standard import draw
     from qa_fast.model.checkpoint import checked_config, read_weights
 
     config = checked_config(folder)
     drawing = draw(config, "int64", padded=False)
-    weights: dict[str, Any] = {
-        path: (np.ones if path.endswith("gamma") else np.zeros)(shape, np.float32)
-        for path, shape in drawing.shapes.items()
-        if path.startswith("head/")  # a checkpoint may lack the head
-    }
+    weights: dict[str, Any] = {}
     read_weights(folder, config, drawing.shapes, weights.__setitem__)
     scales = {}
     if rounding is not None:

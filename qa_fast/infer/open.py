@@ -8,7 +8,7 @@ from qa_fast.infer.choose import Way, fastest_way, has_bfloat16, installed, ways
 from qa_fast.infer.engine import Engine
 from qa_fast.infer.graphs import Kind, Say, graph_of, model_key
 from qa_fast.infer.recipe import Recipe, read_recipe
-from qa_fast.model.folder import folder_config
+from qa_fast.model.folder import folder_config, readable_config
 
 
 def open_engine(
@@ -34,7 +34,7 @@ def open_engine(
         MissingExtraError: The engine is not installed, or no engine is.
     """
     folder = Path(folder)
-    folder_config(folder)  # report a folder without a model before choosing
+    readable_config(folder)  # report a folder without a model, or one without a head, before choosing
     engines = installed()
     recipe = read_recipe(folder) if precision in ("auto", "int8") and "onnx" in engines else None
     key = None

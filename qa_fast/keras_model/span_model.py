@@ -111,7 +111,8 @@ class SpanModel(keras.Model):
         """Load a model.
 
         Args:
-            path: A model folder, a Hub id or "minilm". A checkpoint without a span head gets a new one.
+            path: A model folder, a Hub id or "minilm". A checkpoint without a span head gets a new one,
+                which `fit` must train before the model is used (see `check_trained`).
             precision: See `SpanModel`, as for the other arguments.
             dropout: See `SpanModel`.
             seed: See `SpanModel`.
@@ -120,7 +121,7 @@ class SpanModel(keras.Model):
             UserError: The path holds no usable model, or there is no such precision.
         """
         folder = resolve_model(str(path))
-        checked_config(folder)  # before anything is built
+        checked_config(folder, new_head=True)  # before anything is built
         source = ModelFiles.of_folder(folder)
         model = cls(source.config, precision=precision, dropout=dropout, seed=seed, files=source.files)
         model.report = load_weights(model.network, folder, seed=seed)
@@ -240,8 +241,21 @@ class SpanModel(keras.Model):
         """See Keras; labels have the names of the logits."""
         return super().compute_metrics(x, _named(labels_of(x, y)), y_pred, sample_weight)
 
+    def check_trained(self) -> None:
+        """Refuse a head that was made newly and never trained, which would answer at random.
+
+        Raises:
+            UserError: The checkpoint had no head, and no batch was trained since.
+        """
+        if self.report is not None and self.report.made and not int(self._passes):
+            raise UserError(
+                "a model to read with, score or save must have a question answering head that was trained; received a "
+                f"new one ({self.report.message()}): call fit first, or open a model that was fine-tuned"
+            )
+
     def export(self, *args: Any, **options: Any) -> None:
         """See Keras. The export contains plain operations, because kernels of this process do not exist in another."""
+        self.check_trained()
         with self.network.run_part.tracing(parts=parts_mode(False)):
             super().export(*args, **options)
 
@@ -258,6 +272,7 @@ class SpanModel(keras.Model):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """See `keras.Model.evaluate`, and `SpanModel` for x and y; `sample_weight` needs y."""
         _check_weights(y, options)
+        self.check_trained()
         with _keeping_weights(self):
             return super().evaluate(x, y, *args, **options)
 
@@ -267,8 +282,9 @@ class SpanModel(keras.Model):
         Batches of several widths return ragged tensors on TensorFlow; on JAX all batches must have one width.
 
         Raises:
-            UserError: They do not.
+            UserError: They do not, or see `check_trained`.
         """
+        self.check_trained()
         try:
             with _keeping_weights(self):
                 return super().predict(*args, **options)
@@ -285,7 +301,11 @@ class SpanModel(keras.Model):
 
         `AutoModelForQuestionAnswering.from_pretrained`, `Answerer.from_pretrained` and `qa-fast` open the folder. Files
         with those names in an existing folder are replaced.
+
+        Raises:
+            UserError: See `check_trained`, or the folder cannot be written.
         """
+        self.check_trained()
         with self.source.as_folder() as source:
             save_model(self.network, folder, source, replace=True)
 

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,10 @@ from qa_fast.errors import UserError, shown
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.encoder import EncoderModel, fresh_matrix, weight_shapes
 from qa_fast.model.families import Slot, family_of
-from qa_fast.model.folder import Tensors, folder_config, read_json_config, tokenizer_files
+from qa_fast.model.folder import Tensors, find_slots, folder_config, listed, read_json_config, tokenizer_files
 from qa_fast.store import local_path, refusal
 
 Floats = npt.NDArray[np.float32]
-
-# Longer lists of names are abbreviated to their first parts.
-_MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -48,21 +44,13 @@ class LoadReport:
 
     def message(self) -> str:
         """Return one line for the user."""
-        left_out = f"left out: {_listed(self.left_out)}" if self.left_out else "none left out"
-        made = f"newly made: {_listed(self.made)}" if self.made else "none newly made"
+        left_out = f"left out: {listed(self.left_out)}" if self.left_out else "none left out"
+        made = f"newly made: {listed(self.made)}" if self.made else "none newly made"
         return f"{len(self.used)} weights used; {left_out}; {made}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Return the names; if there are many, their first parts and how many names share each."""
-    if len(names) <= _MOST_LISTED:
-        return ", ".join(names)
-    counts = Counter(name.split(".")[0] for name in names)
-    return ", ".join(f"{start}.* ({count})" for start, count in counts.items())
-
-
 def load_model(
-    folder: str | Path, *, precision: str = "float32", parts: bool = False, seed: int = 0
+    folder: str | Path, *, precision: str = "float32", parts: bool = False, seed: int | None = None
 ) -> tuple[EncoderModel, LoadReport]:
     """Build a span model from a Hugging Face folder.
 
@@ -70,7 +58,7 @@ def load_model(
         folder: Holds `config.json` and `model.safetensors` or `pytorch_model.bin`, whole or sharded.
         precision: Compute dtype, see `EncoderModel`.
         parts: Run each element-wise part as one kernel, see `EncoderModel`.
-        seed: Seed of a head that the checkpoint lacks.
+        seed: Seed of a head that the checkpoint lacks, for training; None refuses such a checkpoint.
 
     Returns:
         The model with float32 weights, and how the file's weights were used.
@@ -79,27 +67,31 @@ def load_model(
         UserError: The family is not supported, or the weights are missing, damaged or of other sizes.
     """
     folder = Path(folder)
-    config = checked_config(folder)
+    config = checked_config(folder, new_head=seed is not None)
     model = EncoderModel(config, precision=precision, parts=parts)
     return model, load_weights(model, folder, seed=seed)
 
 
-def checked_config(folder: str | Path) -> EncoderConfig:
+def checked_config(folder: str | Path, *, new_head: bool = False) -> EncoderConfig:
     """Return the encoder's configuration after comparing its sizes with the folder's weights.
 
     Call it before anything is built, since config.json may demand any amount of memory. It reads only the headers of
     the weights' files.
+
+    Args:
+        folder: See `load_model`.
+        new_head: Whether the head may be absent, see `folder.find_slots`.
 
     Raises:
         UserError: See `load_model`.
     """
     config = folder_config(folder)
     with Tensors(Path(folder)) as tensors:
-        _slot_names(tensors, config, weight_shapes(config), Path(folder))
+        _checked_slots(tensors, config, weight_shapes(config), Path(folder), new_head)
     return config
 
 
-def load_weights(model: EncoderModel, folder: str | Path, *, seed: int = 0) -> LoadReport:
+def load_weights(model: EncoderModel, folder: str | Path, *, seed: int | None = None) -> LoadReport:
     """Read a model's weights from a Hugging Face folder; see `load_model`."""
     variables = {short_path(variable): variable for variable in model.trainable_variables}
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
@@ -112,7 +104,7 @@ def read_weights(
     shapes: Mapping[str, tuple[int, ...]],
     take: Callable[[str, Floats], object],
     *,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> LoadReport:
     """Read a folder's weights, one at a time.
 
@@ -121,7 +113,7 @@ def read_weights(
         config: The encoder's configuration.
         shapes: Shape of each weight, by its path ("block_0/qkv_kernel").
         take: Called with each path and float32 value.
-        seed: Seed of a head that the checkpoint lacks; `take` does not receive biases and norms of such a head.
+        seed: See `load_model`; `take` does not receive biases and norms of a new head.
 
     Raises:
         UserError: See `load_model`.
@@ -131,7 +123,7 @@ def read_weights(
     used: list[str] = []
     made: list[str] = []
     with Tensors(folder) as tensors:
-        for slot, names in _slot_names(tensors, config, shapes, folder):
+        for slot, names in _checked_slots(tensors, config, shapes, folder, seed is not None):
             if not names:
                 if slot.transposed:  # biases and norms keep their initial values
                     take(slot.path, fresh_matrix(generator, shapes[slot.path], config))
@@ -144,41 +136,25 @@ def read_weights(
     return LoadReport(tuple(used), tuple(left_out), tuple(made))
 
 
-def _slot_names(
-    tensors: Tensors, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path
+def _checked_slots(
+    tensors: Tensors, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path, new_head: bool
 ) -> list[tuple[Slot, list[str]]]:
-    """Return every slot with the names of its tensors, none for an absent head, after comparing their shapes.
-
-    Args:
-        tensors: The folder's tensors.
-        config: The encoder's configuration.
-        shapes: Shape of each weight, by its path.
-        folder: The folder, for messages.
+    """Return `folder.find_slots` after comparing the shapes of the tensors with those of our weights, by path.
 
     Raises:
         UserError: A tensor is missing or has another shape.
     """
-    family, result = family_of(config.family), list[tuple[Slot, list[str]]]()
-    for slot in family.slots(config):
-        present = {name: tensors.find(name, family.prefix) for name in slot.names}
-        names = [name for name in present.values() if name is not None]
-        missing = [name for name, name_in_file in present.items() if name_in_file is None]
-        if missing and slot.head:
-            result.append((slot, []))
+    slots = find_slots(tensors, config, folder, new_head=new_head)
+    for slot, names in slots:
+        if not names:
             continue
-        if missing:
-            raise UserError(
-                f"the weights of a {family.model_type} model must hold {missing[0]}; those in {str(folder)!r} do not: "
-                "check that config.json belongs to the weights"
-            )
         shape = _combined_shape([tensors.shape(name) for name in names], slot.transposed)
         if shape != shapes[slot.path]:
             raise UserError(
                 f"{slot.names[0]} must have the size that config.json says, {shapes[slot.path]} in our layout; "
                 f"received {shown(shape)} in {str(folder)!r}: check that config.json belongs to the weights"
             )
-        result.append((slot, names))
-    return result
+    return slots
 
 
 def _combined_shape(parts: Sequence[tuple[int, ...]], transposed: bool) -> tuple[int, ...]:
@@ -200,12 +176,7 @@ def read_head(folder: str | Path) -> dict[str, Floats]:
     config = folder_config(folder)
     head: dict[str, Floats] = {}
     with Tensors(folder) as tensors:
-        for slot, names in _slot_names(tensors, config, weight_shapes(config), folder):
-            if slot.head and not names:
-                raise UserError(
-                    f"the model must have a question answering head ({slot.names[0]}); {str(folder)!r} has none: name "
-                    "one that was fine-tuned, such as 'qa-fast train' writes"
-                )
+        for slot, names in _checked_slots(tensors, config, weight_shapes(config), folder, new_head=False):
             if slot.head:
                 head[slot.path] = _read_slot(tensors, slot, names)
     return head

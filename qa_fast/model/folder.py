@@ -7,7 +7,8 @@ has only torch's own format.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from qa_fast.errors import UserError, shown
 from qa_fast.model.config import EncoderConfig
-from qa_fast.model.families import FAMILIES, read_encoder_config, with_model_type
+from qa_fast.model.families import FAMILIES, Slot, family_of, read_encoder_config, with_model_type
 from qa_fast.model.files import checked_files, plain_file, read_object
 from qa_fast.model.pickled import PickledTensors
 
@@ -39,6 +40,12 @@ SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 # Weights of other frameworks, which are not supported.
 _UNSUPPORTED = ("tf_model.h5", "model.ckpt.index", "flax_model.msgpack", "rust_model.ot")
+# What torch's DataParallel and compile, and classes of users that hold the model, put before the names of weights.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+# Heads of pretraining, which may have the size of a span head.
+_PRETRAINED_HEADS = ("cls.", "discriminator_predictions.", "sop_classifier.")
+# Longer lists of names are abbreviated to their first parts.
+_MOST_LISTED = 8
 
 
 def read_json_config(folder: str | Path) -> dict[str, Any]:
@@ -49,6 +56,7 @@ def read_json_config(folder: str | Path) -> dict[str, Any]:
     """
     raw = read_object(Path(folder), "config.json")
     if raw is None:
+        _refuse_adapter(Path(folder))
         raise UserError(f"a model folder must hold config.json; {str(folder)!r} does not: check the path")
     return dict(with_model_type(raw))
 
@@ -71,6 +79,20 @@ def folder_config(folder: str | Path) -> EncoderConfig:
     return read_encoder_config(read_json_config(folder))
 
 
+def readable_config(folder: str | Path) -> EncoderConfig:
+    """Return `folder_config` of a model to read with, whose files must hold all weights, those of the head included.
+
+    Only the headers of the weights' files are read, and no framework is loaded.
+
+    Raises:
+        UserError: See `folder_config` and `find_slots`.
+    """
+    config = folder_config(folder)
+    with Tensors(Path(folder)) as tensors:
+        find_slots(tensors, config, Path(folder))
+    return config
+
+
 def known_config(folder: str | Path) -> EncoderConfig | None:
     """Return `folder_config`, or None if the folder does not hold a supported model."""
     try:
@@ -90,6 +112,7 @@ class Tensors:
     def __init__(self, folder: Path) -> None:
         self._files: dict[str, Any] = {}
         self._names: dict[Any, Path] = {}
+        self._unwrapped = defaultdict[str, list[str]](list)
         with contextlib.ExitStack() as opened:
             for path in weight_files(folder):
                 with _damage_reported(path):
@@ -97,6 +120,8 @@ class Tensors:
                     self._names[file] = path
                     self._files |= dict.fromkeys(file.keys(), file)
             self._stack = opened.pop_all()
+        for name in self._files:
+            self._unwrapped[_unwrapped(name)].append(name)
 
     def __enter__(self) -> Tensors:
         return self
@@ -113,6 +138,9 @@ class Tensors:
         Args:
             name: The weight's name in a model with a head.
             prefix: First part of the names, which a file of the bare encoder lacks.
+
+        Raises:
+            UserError: Several weights have that name behind the prefixes of different wrappers.
         """
         for known in (name, name.removeprefix(f"{prefix}.")):
             # In files of 2019 a norm's weights are called gamma and beta.
@@ -120,6 +148,14 @@ class Tensors:
             for candidate in (known, old):
                 if candidate in self._files:
                     return candidate
+                wrapped = self._unwrapped.get(_unwrapped(candidate), [])
+                if len(wrapped) > 1:
+                    raise UserError(
+                        f"weights must have distinct names without {', '.join(_WRAPPERS)}; received "
+                        f"{listed(wrapped)}: keep one of these models in the file"
+                    )
+                if wrapped:
+                    return wrapped[0]
         return None
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -147,6 +183,83 @@ class Tensors:
         with _damage_reported(self._names[file]):
             value: Floats = file.get_tensor(name).astype(np.float32, copy=False)
         return value
+
+
+def _unwrapped(name: str) -> str:
+    """Return a weight's name without the prefixes of wrappers."""
+    while True:
+        bare = name
+        for wrapper in _WRAPPERS:
+            bare = bare.removeprefix(wrapper)
+        if bare == name:
+            return name
+        name = bare
+
+
+def find_slots(
+    tensors: Tensors, config: EncoderConfig, folder: Path, *, new_head: bool = False
+) -> list[tuple[Slot, list[str]]]:
+    """Return every slot with the names of its tensors, none for a weight of the head that must be made.
+
+    Args:
+        tensors: The folder's tensors.
+        config: The encoder's configuration.
+        folder: The folder, for messages.
+        new_head: Whether weights of the head may be absent, as in training. A model to read with would answer at
+            random.
+
+    Raises:
+        UserError: A weight is missing, or the head does not score two ends.
+    """
+    family, result, absent = family_of(config.family), list[tuple[Slot, list[str]]](), list[str]()
+    for slot in family.slots(config):
+        present = {name: tensors.find(name, family.prefix) for name in slot.names}
+        names = [name for name in present.values() if name is not None]
+        missing = [name for name, name_in_file in present.items() if name_in_file is None]
+        if missing and not slot.head:
+            raise UserError(
+                f"the weights of a {family.model_type} model must hold {missing[0]}; those in {str(folder)!r} do not, "
+                f"but {listed(list(tensors))}: check that config.json belongs to the weights"
+            )
+        absent += missing
+        result.append((slot, [] if missing else names))
+        outputs = tensors.shape(names[0])[:1] if slot.path.startswith("head/output") and names else (2,)
+        if outputs != (2,):
+            raise UserError(
+                f"a question answering head must have 2 outputs, start and end; {names[0]} in {str(folder)!r} has "
+                f"{shown(outputs[0] if outputs else 0)}: choose a model with such a head, or remove these weights and "
+                "train a new one"
+            )
+    if absent and not new_head:
+        used = {name for _, names in result for name in names}
+        alike = _names_like_head(tensors, config, used)
+        raise UserError(
+            f"a model to read with must have a question answering head ({', '.join(absent)}); {str(folder)!r} has none"
+            + (f", unless {listed(alike)} is one: rename its weights, or" if alike else ":")
+            + " name a model that was fine-tuned, such as 'qa-fast train' writes"
+        )
+    return result
+
+
+def _names_like_head(tensors: Tensors, config: EncoderConfig, used: set[str]) -> list[str]:
+    """Return the names of unused tensors that have the size of a span head, or of one of its two outputs."""
+    names = []
+    for name in tensors:
+        if name not in used and not _unwrapped(name).startswith(_PRETRAINED_HEADS):
+            with contextlib.suppress(UserError):  # not floats
+                shape = tensors.shape(name)
+                if shape[:1] in ((1,), (2,)) and shape[1:] in ((), (config.hidden_size,)):
+                    names.append(name)
+    return names
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names of tensors for a message; if there are many, their first parts and how many names share each."""
+    names = [shown(name).strip("'") for name in names]
+    if len(names) <= _MOST_LISTED:
+        return ", ".join(names)
+    counts = Counter(name.split(".")[0] for name in names).most_common(_MOST_LISTED)
+    return ", ".join(f"{start}.* ({count})" for start, count in counts)
 
 
 @contextlib.contextmanager
@@ -186,6 +299,7 @@ def weight_files(folder: Path) -> list[Path]:
         index = read_object(folder, f"{name}.index.json")
         if index is not None:
             return [_part(folder, part) for part in _files_of(index, folder / f"{name}.index.json")]
+    _refuse_adapter(folder)
     others = [name for name in _UNSUPPORTED if (folder / name).exists()]
     if others:
         raise UserError(
@@ -193,6 +307,17 @@ def weight_files(folder: Path) -> list[Path]:
             "here: convert it with transformers' save_pretrained"
         )
     raise UserError(f"a model folder must hold {SAFETENSORS} or {PICKLED}; {str(folder)!r} does not: check the path")
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Say what a folder of an adapter is, which lacks the weights that the adapter changes."""
+    adapter = read_object(folder, "adapter_config.json")
+    if adapter is not None:
+        raise UserError(
+            f"a model folder must hold whole weights; {str(folder)!r} holds a PEFT adapter of "
+            f"{shown(adapter.get('base_model_name_or_path'))}: load it with peft, call merge_and_unload and "
+            "save_pretrained, and name that folder"
+        )
 
 
 def _files_of(index: Mapping[str, Any], path: Path) -> list[str]:

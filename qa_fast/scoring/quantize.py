@@ -19,7 +19,7 @@ from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
 from qa_fast.infer.recipe import Floats, Recipe, Rounding, write_recipe
 from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
-from qa_fast.model.folder import folder_config
+from qa_fast.model.folder import readable_config
 from qa_fast.schema import Features
 from qa_fast.scoring.evaluation import Progress, evaluate_split, scorable
 from qa_fast.scoring.result import EvaluationResult
@@ -123,7 +123,7 @@ def quantize(
             f"a model to quantize must be a local folder, since the recipe is written to it; received {str(model)!r}: "
             f"copy {folder} to a folder and name that"
         )
-    config, key = folder_config(folder), model_key(folder)
+    config, key = readable_config(folder), model_key(folder)
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
     check_tokenizer(shards, folder)

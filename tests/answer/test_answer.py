@@ -390,13 +390,15 @@ def test_the_longest_input_comes_from_the_model_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_folder_answers_as_evaluate_predicts(minilm_folder: Path, tmp_path: Path) -> None:
+def test_a_model_folder_answers_as_evaluate_predicts(tmp_path: Path) -> None:
     """The real model with an untrained head: the answers mean nothing, but both ways must come to the same ones."""
     pytest.importorskip("keras")
     from qa_fast.builder.job import build_shards
     from qa_fast.schema import FeatureConfig
     from qa_fast.scoring.evaluation import evaluate
+    from tests.small_runs import make_model_folder
 
+    folder = make_model_folder(tmp_path / "model")
     contexts = [
         f"{HERON} {EEL}",
         f" {EEL} " * 6,
@@ -408,13 +410,11 @@ def test_a_model_folder_answers_as_evaluate_predicts(minilm_folder: Path, tmp_pa
     ]
     (tmp_path / "validation.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
     config = FeatureConfig(max_length=40, doc_stride=12)
-    build_shards(str(tmp_path / "validation.jsonl"), tmp_path / "shards", str(minilm_folder), config)
-    scored = evaluate(
-        tmp_path / "shards", minilm_folder, out=tmp_path / "out", allow_no_answer=False, precision="float32"
-    )
+    build_shards(str(tmp_path / "validation.jsonl"), tmp_path / "shards", str(folder), config)
+    scored = evaluate(tmp_path / "shards", folder, out=tmp_path / "out", allow_no_answer=False, precision="float32")
     assert scored.features > len(rows)
     assert scored.metrics["total"] == len(rows)
-    ask = Answerer.from_pretrained(minilm_folder, "float32", "onnx")
+    ask = Answerer.from_pretrained(folder, "float32", "onnx")
     answers = ask(rows, max_answer_len=30, max_seq_len=40, doc_stride=12, align_to_words=False)
     assert [answer["answer"] for answer in answers] == scored.predictions
     assert json.loads((tmp_path / "out" / "predictions.json").read_text("utf-8")) == dict(

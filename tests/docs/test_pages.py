@@ -148,7 +148,7 @@ def test_the_commands_of_a_page_run(name: str, tmp_path: Path, page_cache: Path)
     rows = authored_examples()
     sample.write(tmp_path / "squad" / "train.jsonl", rows[:18])
     sample.write(tmp_path / "squad" / "validation.jsonl", rows[18:])
-    make_model_folder(tmp_path / "minilm", max_position_embeddings=512)
+    make_model_folder(tmp_path / "minilm", head=False, max_position_embeddings=512)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     code = [block.code for block in blocks(ROOT / "docs" / f"{name}.md") if block.language == "sh" and block.runs]
     assert code

@@ -15,6 +15,7 @@ from qa_fast.errors import UserError
 from qa_fast.infer.shapes import MANY_BATCHES
 from qa_fast.model.precision import choose_precision, fastest, shortest
 from tests.small_models import TINY, make_features, tiny_model
+from tests.small_runs import make_model_folder
 
 
 def setup_module() -> None:
@@ -96,11 +97,12 @@ def test_too_long_features_are_refused() -> None:
         list(KerasEngine(tiny_model()).predict([make_features([3, 65])]))
 
 
-def test_a_folder_is_opened_in_the_precision_asked_for(minilm_folder: Path) -> None:
-    engine = KerasEngine.from_pretrained(minilm_folder, precision="bfloat16")
+def test_a_folder_is_opened_in_the_precision_asked_for(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    engine = KerasEngine.from_pretrained(folder, precision="bfloat16")
     assert engine.model.precision == "bfloat16"
     half = collected(engine, [make_features([9, 30])])
-    full = collected(KerasEngine(load_model(minilm_folder)[0]), [make_features([9, 30])])
+    full = collected(KerasEngine(load_model(folder)[0]), [make_features([9, 30])])
     np.testing.assert_allclose(half[1][0], full[1][0], atol=0.05)
 
 

@@ -78,7 +78,7 @@ OPTIONS: dict[str, Any] = {
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, shards, an unbroken run's model, and a run that was cut off with two checkpoints."""
     folder = tmp_path_factory.mktemp("attacks")
-    model = make_model_folder(folder / "tiny")
+    model = make_model_folder(folder / "tiny", head=False)
     make_shards(folder / "shards", model, places=5, max_length=64)
     train(folder / "shards", TrainConfig(out=str(folder / "whole"), **OPTIONS))
     make_micros, calls = loop.make_micros, iter(range(1, 1000))

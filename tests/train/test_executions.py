@@ -119,7 +119,7 @@ def test_a_run_is_that_of_single_steps(tmp_path: Path) -> None:
     """Points of the curve, of 10 steps, do not break up what waits for its pack; ends of epochs do."""
     from qa_fast.model.checkpoint import load_model, state_dict
 
-    make_shards(tmp_path / "shards", make_model_folder(tmp_path / "tiny"))
+    make_shards(tmp_path / "shards", make_model_folder(tmp_path / "tiny", head=False))
     found = elsewhere(__name__, f"print(json.dumps(t.whole_run({str(tmp_path)!r})))", KERAS_BACKEND="jax")
     assert found["together"] == [4, 4, 4, 4, 4, 4]
     whole, single = found["histories"]
@@ -143,6 +143,6 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         TrainConfig(steps_per_execution=4, accumulate=2).check()
     if keras.backend.backend() == "jax":
         return
-    make_shards(tmp_path / "shards", make_model_folder(tmp_path / "tiny"), validation=False)
+    make_shards(tmp_path / "shards", make_model_folder(tmp_path / "tiny", head=False), validation=False)
     with pytest.raises(UserError, match=r"--steps-per-execution above 1 needs KERAS_BACKEND=jax; received 4 with 't"):
         train(tmp_path / "shards", TrainConfig(out=str(tmp_path / "out"), steps_per_execution=4))

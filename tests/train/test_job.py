@@ -53,7 +53,7 @@ ROUNDING = ("self.key.bias", "layer.1.output.LayerNorm.bias", "qa_outputs.bias")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Model and shards, and a folder where the processes share what one of them has compiled."""
     folder = tmp_path_factory.mktemp("job")
-    model = make_model_folder(folder / "tiny")
+    model = make_model_folder(folder / "tiny", head=False)
     make_shards(folder / "shards", model)
     make_shards(folder / "bare", model, validation=False)
     with pytest.MonkeyPatch.context() as patch:

@@ -36,7 +36,7 @@ OPTIONS = {"batch_size": 4, "precision": "float32", "jit": JIT, "learning_rate":
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model without a head and its shards (six steps an epoch), and a fine-tuned one."""
     folder = tmp_path_factory.mktemp("scoring")
-    make_shards(folder / "shards", make_model_folder(folder / "tiny"))
+    make_shards(folder / "shards", make_model_folder(folder / "tiny", head=False))
     options = OPTIONS | {"validation": "", "epochs": 1, "seed": 5}
     train(folder / "shards", TrainConfig(out=str(folder / "tuned"), **options))
     return folder

@@ -90,7 +90,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_trials_of_other_data_do_not_count(tmp_path: Path) -> None:
     """The same folder's name, featurized again; a trailing slash does not name another folder."""
-    model = make_model_folder(tmp_path / "tiny")
+    model = make_model_folder(tmp_path / "tiny", head=False)
     make_shards(tmp_path / "shards", model)
     config = SweepConfig(trials=2, out=str(tmp_path / "sweep"))
     sweep([str(tmp_path / "shards")], config, print, Runs())
@@ -205,7 +205,7 @@ def test_another_file_in_the_place_of_the_study(tmp_path: Path, made_up: None, t
 
 @pytest.mark.slow
 def test_a_whole_sweep(tmp_path: Path) -> None:
-    make_shards(tmp_path / "shards", make_model_folder(tmp_path / "tiny"))
+    make_shards(tmp_path / "shards", make_model_folder(tmp_path / "tiny", head=False))
     arguments = ["sweep", str(tmp_path / "shards"), "--trials", "2", "--out", str(tmp_path / "sweep")]
     arguments += ["--max-examples", "8", "--validation-examples", "4"]
     done = CliRunner().invoke(app, [*arguments, "--json"])

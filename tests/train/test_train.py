@@ -46,7 +46,7 @@ OPTIONS = {"batch_size": 4, "precision": "float32", "jit": JIT, "learning_rate":
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model, shards with validation, and shards without."""
     folder = tmp_path_factory.mktemp("train")
-    model = make_model_folder(folder / "tiny")
+    model = make_model_folder(folder / "tiny", head=False)
     make_shards(folder / "shards", model)
     make_shards(folder / "bare", model, validation=False)
     return folder
