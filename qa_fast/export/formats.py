@@ -17,7 +17,6 @@ import numpy.typing as npt
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.graph.standard import draw, standard_model
-from qa_fast.model.checkpoint import short_path
 from qa_fast.model.encoder import EncoderModel
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -105,9 +104,7 @@ def _write_onnx(model: EncoderModel, path: Path) -> None:
         raise MissingExtraError("qa-fast export --format onnx", "export", error.name or "onnx") from None
     from qa_fast.graph.onnx_file import MOST_IN_A_FILE, onnx_graph, write_onnx
 
-    weights = {
-        short_path(weight): np.asarray(keras.ops.convert_to_numpy(weight)) for weight in model.trainable_variables
-    }
+    weights = {path: np.asarray(keras.ops.convert_to_numpy(weight)) for path, weight in model.by_path.items()}
     size = sum(weight.nbytes for weight in weights.values())
     if size > MOST_IN_A_FILE:
         raise UserError(

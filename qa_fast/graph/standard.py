@@ -15,7 +15,6 @@ import keras
 from keras import layers, ops
 
 from qa_fast.graph.names import INPUTS, OUTPUTS
-from qa_fast.model.checkpoint import short_path
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.encoder import Encoder, EncoderModel
 from qa_fast.model.islands import PartRunner
@@ -71,7 +70,7 @@ def draw(config: EncoderConfig, ids_dtype: str = "int32", padded: bool = True) -
 def standard_model(model: EncoderModel, ids_dtype: str = "int32") -> keras.Model:
     """Return the function of `model`, with its weights, in standard layers; see `draw`."""
     drawing = draw(model.config, ids_dtype)
-    weights = {short_path(variable): ops.convert_to_numpy(variable) for variable in model.trainable_variables}
+    weights = {path: ops.convert_to_numpy(weight) for path, weight in model.by_path.items()}
     for layer in drawing.model.layers:
         if layer.name in drawing.paths:
             layer.set_weights([weights[path] for path in drawing.paths[layer.name]])

@@ -153,10 +153,11 @@ def _jax(model: EncoderModel) -> Callable[..., tuple[Any, Any]]:
     import jax
 
     @jax.jit
-    def compute(weights: list[Any], input_ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
-        return model.stateless_call(weights, [], input_ids, lengths, types)[0]
+    def compute(trained: list[Any], frozen: list[Any], ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
+        return model.stateless_call(trained, frozen, ids, lengths, types)[0]
 
     def call(*batch: Any) -> tuple[Any, Any]:
-        return compute([variable.value for variable in model.trainable_variables], *batch)
+        trained, frozen = model.trainable_variables, model.non_trainable_variables
+        return compute([weight.value for weight in trained], [weight.value for weight in frozen], *batch)
 
     return call

@@ -7,7 +7,7 @@ train`, but at the speed of Keras: an update takes several operations for each w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from qa_fast.encode import TextEncoder, load_encoder
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.keras_model.data import (
     TOO_LONG,
     check_inputs,
@@ -63,6 +63,7 @@ class SpanModel(keras.Model):
         seed: Seed for dropout masks and for a head that the checkpoint lacks. The masks equal those of `qa-fast train`
             with that seed. The number of the step is a variable and is saved with the model.
         files: The tokenizer's files by name.
+        frozen: What is not trained: "model", "network", parts such as "block_0", weights such as "embeddings/words".
         name: Name of the Keras model.
 
     Attributes:
@@ -86,6 +87,7 @@ class SpanModel(keras.Model):
         dropout: float | None = None,
         seed: int = 0,
         files: dict[str, bytes] | None = None,
+        frozen: Sequence[str] = (),
         name: str | None = None,
     ) -> None:
         chosen = _precision(precision)
@@ -93,9 +95,9 @@ class SpanModel(keras.Model):
         self.source = ModelFiles(dict(config), dict(files or {}))
         self.dropout, self.seed = dropout, seed
         self.report: LoadReport | None = None
-        parts = read_encoder_config(dict(config))
+        encoder_config = read_encoder_config(dict(config))
         self.network = encoder.EncoderModel(
-            parts if dropout is None else parts.with_dropout(dropout), chosen, name="network"
+            encoder_config if dropout is None else encoder_config.with_dropout(dropout), chosen, name="network"
         )
         # Counts the forward passes in training, in the same way on all replicas of a distribution strategy.
         self._passes = self.add_weight(
@@ -103,6 +105,16 @@ class SpanModel(keras.Model):
         )
         self._jit: bool | str = "auto"
         self.built = True
+        parts = self._freezable()
+        unknown = set(frozen) - parts.keys()
+        if unknown:
+            raise UserError(
+                f"frozen must name parts or weights of the model; received {shown(sorted(unknown))}: choose from "
+                f"{', '.join(list(parts)[:4])}, …"
+            )
+        if frozen:
+            for name, part in parts.items():
+                part.trainable = name not in frozen
 
     @classmethod
     def from_pretrained(
@@ -131,6 +143,11 @@ class SpanModel(keras.Model):
     def config(self) -> EncoderConfig:
         """The encoder's configuration."""
         return self.network.config
+
+    def _freezable(self) -> dict[str, Any]:
+        """Return everything with the attribute `trainable` by name, layers before what they hold."""
+        layers = {layer.name: layer for layer in self.network.variables_of_parts}
+        return {"model": self, "network": self.network, **layers, **self.network.by_path}
 
     def text_encoder(self) -> TextEncoder:
         """Return the model's tokenizer.
@@ -316,6 +333,7 @@ class SpanModel(keras.Model):
             "precision": self.network.precision,
             "dropout": self.dropout,
             "seed": self.seed,
+            "frozen": [name for name, part in self._freezable().items() if not part.trainable],
             "name": self.name,
         }
 

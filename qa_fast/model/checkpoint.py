@@ -93,7 +93,7 @@ def checked_config(folder: str | Path, *, new_head: bool = False) -> EncoderConf
 
 def load_weights(model: EncoderModel, folder: str | Path, *, seed: int | None = None) -> LoadReport:
     """Read a model's weights from a Hugging Face folder; see `load_model`."""
-    variables = {short_path(variable): variable for variable in model.trainable_variables}
+    variables = model.by_path
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
     return read_weights(folder, model.config, shapes, lambda path, value: variables[path].assign(value), seed=seed)
 
@@ -190,7 +190,7 @@ def start_head(model: EncoderModel, folder: str | Path) -> None:
     """
     head = read_head(folder)
     theirs = {path: value.shape for path, value in head.items()}
-    variables = {short_path(variable): variable for variable in model.trainable_variables}
+    variables = model.by_path
     slots = family_of(model.config.family).slots(model.config)
     ours = {slot.path: tuple(variables[slot.path].shape) for slot in slots if slot.head}
     if theirs != ours:
@@ -213,16 +213,11 @@ def _read_slot(tensors: Tensors, slot: Slot, names: Sequence[str]) -> Floats:
     return np.ascontiguousarray(value)
 
 
-def short_path(variable: Any) -> str:
-    """Return a weight's path without the model's name, such as "block_0/qkv_kernel"."""
-    return "/".join(variable.path.split("/")[-2:])
-
-
 def state_dict(model: EncoderModel) -> dict[str, Floats]:
     """Return the model's weights in float32, under their Hugging Face names and in their layouts."""
     import keras
 
-    variables = {short_path(variable): variable for variable in model.trainable_variables}
+    variables = model.by_path
     tensors: dict[str, Floats] = {}
     for slot in family_of(model.config.family).slots(model.config):
         value = np.asarray(keras.ops.convert_to_numpy(variables[slot.path]), dtype=np.float32)

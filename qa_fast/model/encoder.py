@@ -113,10 +113,15 @@ class EncoderModel(keras.Model):
         self.variables_of_parts.append(Variables(part))
         return self.variables_of_parts[-1]
 
+    @property
+    def by_path(self) -> dict[str, Any]:
+        """Every weight by its path, such as "block_0/qkv_kernel", whether it is frozen or not."""
+        return {"/".join(weight.path.split("/")[-2:]): weight for weight in self.weights}
+
     def initialize(self, seed: int) -> None:
         """Fill every matrix from a normal distribution, the same numbers on every backend."""
         generator = np.random.default_rng(seed)
-        for variable in self.trainable_variables:
+        for variable in self.weights:
             if len(variable.shape) > 1:
                 variable.assign(fresh_matrix(generator, tuple(variable.shape), self.config))
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,75 @@ def on_jax() -> dict[str, object]:
         "mistake": [before, after_mistake],
         "loaded": pair,
     }
+
+
+def frozen(parts: Sequence[str]) -> qa_fast.SpanModel:
+    """A fitted model without training of some parts; all parts if none is named."""
+    model = small()
+    for layer in model.network.variables_of_parts if parts else [model]:
+        layer.trainable = layer.name not in (parts or [model.name])
+    model.compile(keras.optimizers.Adam(1e-2))
+    before = {path: np.array(weight) for path, weight in model.network.by_path.items()}
+    model.fit(some(), epochs=2, shuffle=False, verbose=0)
+    after = {path: np.array(weight) for path, weight in model.network.by_path.items()}
+    changed = {path.split("/")[0] for path in after if (after[path] != before[path]).any()}
+    assert changed == {path.split("/")[0] for path in before} - set(parts) if parts else not changed
+    return model
+
+
+FROZEN = [("embeddings",), ("embeddings", "block_0"), ("head",), ()]
+
+
+def check_frozen(parts: Sequence[str], folder: Path) -> None:
+    """Check that a frozen model is saved whole in every form, and goes on as it was."""
+    from qa_fast.graph.standard import standard_model
+    from qa_fast.infer.keras_engine import KerasEngine
+
+    model = frozen(parts)
+    model.save_pretrained(folder / "model")
+    opened = qa_fast.SpanModel.from_pretrained(folder / "model")
+    assert opened.report.made == ()
+    for path, weight in model.network.by_path.items():
+        np.testing.assert_array_equal(opened.network.by_path[path], weight)
+    features = [make_features([9, 30])]
+    ours, theirs = (next(KerasEngine(one.network).predict(features)).start_logits for one in (model, opened))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert len(standard_model(model.network).weights) == len(model.network.weights)
+    model.save(folder / "model.keras")
+    loaded = keras.saving.load_model(folder / "model.keras")
+    names = [[weight.path for weight in one.trainable_variables] for one in (model, loaded)]
+    assert names[0] == names[1]
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations)
+    if parts:
+        fitted = [one.fit(some(), epochs=2, shuffle=False, verbose=0).history["loss"] for one in (model, loaded)]
+        np.testing.assert_allclose(*fitted, rtol=1e-6)
+    for one in (model, loaded):
+        for layer in one.network.variables_of_parts if parts else [one]:
+            layer.trainable = True
+        assert len(one.trainable_variables) == len(one.network.weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", FROZEN)
+def test_a_frozen_model_is_saved_whole(parts: Sequence[str], tmp_path: Path) -> None:
+    check_frozen(parts, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_frozen_model_is_saved_whole_on_jax(tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    elsewhere(
+        __name__, f"t.check_frozen(['embeddings'], t.Path({str(tmp_path)!r})); print('{{}}')", KERAS_BACKEND="jax"
+    )
+
+
+def test_what_is_frozen_exists() -> None:
+    model = small(frozen=["embeddings/words"])
+    assert model.get_config()["frozen"] == ["embeddings/words"]
+    with pytest.raises(
+        UserError, match=r"frozen must name parts or weights of the model; received \['words'\]: choose"
+    ):
+        small(frozen=["words"])
 
 
 @pytest.mark.slow

@@ -20,14 +20,14 @@ from tests.torch_models import opened_by_torch, padded, torch_folder, torch_inpu
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global FORMATS, EncoderModel, greatest_difference, keras, load_model, save_model, short_path, standard_model
+    global FORMATS, EncoderModel, greatest_difference, keras, load_model, save_model, standard_model
     global state_dict
     import keras
 
     from qa_fast.export.formats import FORMATS
     from qa_fast.export.write import greatest_difference
     from qa_fast.graph.standard import standard_model
-    from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
+    from qa_fast.model.checkpoint import load_model, save_model, state_dict
     from qa_fast.model.encoder import EncoderModel
 
 
@@ -130,8 +130,8 @@ def test_gradients_are_torch_s(name: str, tmp_path: Path) -> None:
     with tf.GradientTape() as tape:
         start, end = ours(*batch)
         loss = tf.reduce_mean(tf.square(start)) + tf.reduce_mean(tf.sin(end))
-    weights = [variable.value for variable in ours.trainable_variables]
-    found = dict(zip(map(short_path, ours.trainable_variables), tape.gradient(loss, weights), strict=True))
+    weights = [weight.value for weight in ours.by_path.values()]
+    found = dict(zip(ours.by_path, tape.gradient(loss, weights), strict=True))
     gradients = {key: parameter.grad for key, parameter in theirs.named_parameters()}
     for slot in family_of(ours.config.family).slots(ours.config):
         parts = [gradients[key] if gradients[key] is not None else torch.zeros(1) for key in slot.names]
@@ -158,7 +158,7 @@ def test_torch_reads_what_we_write(name: str, tmp_path: Path) -> None:
 def test_every_weight_has_one_place(name: str) -> None:
     model = tiny_model(TINY[name])
     slots = family_of(model.config.family).slots(model.config)
-    assert sorted(slot.path for slot in slots) == sorted(map(short_path, model.trainable_variables))
+    assert sorted(slot.path for slot in slots) == sorted(model.by_path)
     assert [key for slot in slots for key in slot.names] == list(state_dict(model))
 
 

@@ -17,11 +17,11 @@ from tests.torch_models import opened_by_torch, torch_inputs
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global keras, load_model, make_engine, make_micros, save_model, short_path, span_loss, state_dict
+    global keras, load_model, make_engine, make_micros, save_model, span_loss, state_dict
     global step_scalars, update
     import keras
 
-    from qa_fast.model.checkpoint import load_model, save_model, short_path, state_dict
+    from qa_fast.model.checkpoint import load_model, save_model, state_dict
     from qa_fast.train.learner import make_engine
     from qa_fast.train.optimizer import span_loss, step_scalars, update
     from qa_fast.train.steps import make_micros
@@ -54,10 +54,10 @@ def losses_of_run(
         losses.append([float(loss), float(norm)])
     engine.publish()
     weights = {
-        short_path(variable): keras.ops.convert_to_numpy(variable)
-        for variable in model.trainable_variables
+        path: keras.ops.convert_to_numpy(weight)
+        for path, weight in model.by_path.items()
         # A shift of all scores moves no probability: these get gradients of rounding alone, blown up by Adam.
-        if not variable.path.endswith(("qkv_bias", "block_1/ffn_norm_beta", "head/output_bias"))
+        if not path.endswith(("qkv_bias", "block_1/ffn_norm_beta", "head/output_bias"))
     }
     return {
         "backend": keras.backend.backend(),
