@@ -23,6 +23,8 @@ from qa_fast.model.files import read_object
 from qa_fast.model.folder import tokenizer_files
 
 SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model")
+# Fields of a token that decide where it is found in a text.
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 # Modules that transformers needs to open a SentencePiece model.
 _NEEDED = ("sentencepiece", "google.protobuf")
 
@@ -67,6 +69,49 @@ def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         )
     settings: dict[str, Any] = orjson.loads(loaded.backend_tokenizer.to_str())
     return settings
+
+
+def lists_all_tokens(settings: dict[str, Any], names: dict[str, Any], folder: Path) -> bool:
+    """Return whether tokenizer.json has the tokens that the files beside it name.
+
+    transformers adds tokens that it lacks. Some of its classes drop tokens that added_tokens_decoder lacks.
+
+    Args:
+        settings: The parsed tokenizer.json.
+        names: The parsed tokenizer_config.json.
+        folder: Holds added_tokens.json and special_tokens_map.json, if there are any.
+    """
+    listed = {token["content"]: token for token in settings.get("added_tokens") or ()}
+    decoder = list((names.get("added_tokens_decoder") or {}).values())
+    named = [*decoder, *(read_object(folder, "added_tokens.json") or ())]
+    for file in (names, read_object(folder, "special_tokens_map.json") or {}):
+        named += [value for name, value in file.items() if name.endswith("_token")]
+        for name in ("additional_special_tokens", "extra_special_tokens"):
+            extra = file.get(name) or ()
+            named += extra.values() if isinstance(extra, dict) else extra
+    contents = [token.get("content") if isinstance(token, dict) else token for token in named]
+    if any(isinstance(content, str) and content and content not in listed for content in contents):
+        return False
+    if "added_tokens_decoder" in names and not listed.keys() <= {token["content"] for token in decoder}:
+        return False
+    return all(
+        listed[token["content"]].get(flag) == token[flag] for token in decoder for flag in _FLAGS if flag in token
+    )
+
+
+def refuse_unread_settings(names: dict[str, Any], folder: Path) -> None:
+    """Refuse what tokenizer_config.json may ask of transformers and no tokenizer.json can hold.
+
+    Raises:
+        UserError: It does.
+    """
+    others = names.get("fast_tokenizer_files") or []
+    if names.get("split_special_tokens") or any(other != "tokenizer.json" for other in others):
+        raise UserError(
+            "split_special_tokens must be false, and fast_tokenizer_files must name tokenizer.json alone; received "
+            f"{shown(names.get('split_special_tokens'))} and {shown(others)} in tokenizer_config.json of {folder}: "
+            "save the tokenizer anew with transformers, without them"
+        )
 
 
 @contextlib.contextmanager

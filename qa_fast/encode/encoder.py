@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from qa_fast.encode.convert import converted
+from qa_fast.encode.convert import converted, lists_all_tokens, refuse_unread_settings
 from qa_fast.encode.cuts import NotAllowedError, choose_rule, trimming_processors
 from qa_fast.encode.direct import EncodedTexts, encode_strings
 from qa_fast.encode.template import PairTemplate, probe_template
@@ -157,20 +157,20 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
     """
     if mode not in ENCODE_MODES:
         raise UserError(f"--encode must be one of {', '.join(ENCODE_MODES)}; received {mode!r}")
-    from tokenizers import Tokenizer
-
     config, names = read_object(folder, "config.json") or {}, read_object(folder, "tokenizer_config.json") or {}
     settings = read_object(folder, "tokenizer.json") or {}
     with one_line(folder):
-        if not settings or not _agrees(settings, names):
+        refuse_unread_settings(names, folder)
+        if settings:
+            canonical, tokenizer = _opened(settings)  # checked before transformers gives it to the library
+        if not settings or not _agrees(settings, names) or not lists_all_tokens(settings, names, folder):
             settings = converted(folder, config)
-        settings["truncation"] = settings["padding"] = None
-        check_settings(settings)
-        canonical = canonical_settings(settings)
-        tokenizer = Tokenizer.from_buffer(canonical)
+            canonical, tokenizer = _opened(settings)
         highest = check_ids(tokenizer)
 
-    special = {**(read_object(folder, "special_tokens_map.json") or {}), **names}
+    # transformers reads the older file only without added_tokens_decoder, and then follows it.
+    older = {} if "added_tokens_decoder" in names else read_object(folder, "special_tokens_map.json") or {}
+    special = {**names, **older}
     cls_id = _special_id(tokenizer, folder, "CLS", special.get("cls_token"), ("[CLS]", "<s>", "<cls>"))
     pad_id = _special_id(tokenizer, folder, "padding", special.get("pad_token"), ("[PAD]", "<pad>"))
     with one_line(folder):
@@ -189,6 +189,16 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
         has_types = bool(template.part_types.max(initial=0) > 0)
     with one_line(folder):
         return _assembled(tokenizer, settings, canonical, template, cls_id, pad_id, has_types, mode, say)
+
+
+def _opened(settings: dict[str, Any]) -> tuple[bytes, Tokenizer]:
+    """Return the canonical settings and the tokenizer of a parsed tokenizer.json, without truncation and padding."""
+    from tokenizers import Tokenizer
+
+    settings["truncation"] = settings["padding"] = None
+    check_settings(settings)
+    canonical = canonical_settings(settings)
+    return canonical, Tokenizer.from_buffer(canonical)
 
 
 def canonical_settings(settings: dict[str, Any]) -> bytes:
