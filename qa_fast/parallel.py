@@ -5,15 +5,17 @@ Both are faster if the work releases the GIL, as kernels, Arrow, file access and
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,6 +23,41 @@ _END: Any = object()
 _THREADS = "qa-fast"
 # Additional items that are read, or finished and not used yet, so that no thread waits for another one.
 _WAITING = 2
+
+
+class Renewed(Protocol):
+    """An object with threads or locks, which a forked process must make anew."""
+
+    def renew(self) -> None:
+        """Replace what belongs to threads of the parent, which do not exist in this process."""
+
+
+_RENEWED = weakref.WeakSet[Renewed]()
+
+
+def renew_after_fork(owner: Renewed) -> None:
+    """Have `owner.renew()` called in every process that is forked from this one, before anything else runs there."""
+    _RENEWED.add(owner)
+
+
+def _renew_all() -> None:
+    for owner in list(_RENEWED):
+        owner.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)
+
+
+def never_destroy(value: object) -> None:
+    """Keep an object of a library in a forked process, where its destructor would wait for threads of the parent.
+
+    When the process ends, it runs no destructors at all: those of ONNX Runtime wait even if it was only imported.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):  # glibc; the handler that is registered last is called first, with the exit status
+        libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
 
 
 def processors() -> int:

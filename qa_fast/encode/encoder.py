@@ -28,6 +28,7 @@ from qa_fast.errors import UserError, shown
 from qa_fast.model.fields import MOST_TOKENS, MOST_TYPES, Fields
 from qa_fast.model.files import read_object
 from qa_fast.model.folder import known_config
+from qa_fast.parallel import renew_after_fork
 from qa_fast.schema import ENCODE_MODES
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Way:
     def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any], mode: str, say: Callable[[str], None]) -> None:
         self._tokenizer, self.mode, self._say = tokenizer, mode, say
         self._checked = mode == "words"
-        self._lock = threading.Lock()
+        self.renew()
+        renew_after_fork(self)
         self.reason: str | None = "asked for" if mode == "direct" else None
         self._words: WordEncoder | None = None
         if mode != "direct":
@@ -101,6 +103,10 @@ class Way:
                 self._words = WordEncoder(choose_rule(settings), tokenizer)
             except NotAllowedError as why:
                 self._fall_back(str(why))
+
+    def renew(self) -> None:
+        """Make the lock anew; see `parallel.Renewed`."""
+        self._lock = threading.Lock()
 
     def encode(self, texts: pa.Array, with_chars: bool = True) -> EncodedTexts:
         """Encode each text on its own; threads may share this."""

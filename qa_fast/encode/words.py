@@ -21,6 +21,7 @@ from qa_fast.encode.cuts import CutRule, byte_classes
 from qa_fast.encode.direct import EncodedTexts, encode_strings
 from qa_fast.encode.units import Scanner, UnitSet, cut_tables
 from qa_fast.kernels import words as kernels
+from qa_fast.parallel import renew_after_fork
 from qa_fast.schema import Int64s
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ class WordEncoder:
         self._free: list[Scanner] = []
         self._generation = 0
         self._forget()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Forget the units if another thread of the parent was changing them; see `parallel.Renewed`."""
+        if self._lock.locked():
+            self._lock, self._free = threading.Lock(), []
+            self._forget()
 
     def _forget(self) -> None:
         self._known = UnitSet()

@@ -16,7 +16,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from qa_fast.backend import refuse_fork
 from qa_fast.batches import Batch, BatchCutter
+from qa_fast.errors import UserError
 from qa_fast.infer.engine import Prediction
 from qa_fast.infer.shapes import Effort, Fitted, Fixed, blank
 from qa_fast.model.checkpoint import load_model
@@ -48,6 +50,7 @@ class KerasEngine:
     at_once = 1
 
     def __init__(self, model: EncoderModel, shapes: Fitted | Fixed | None = None) -> None:
+        refuse_fork()
         self.model, self.precision = model, model.precision
         self.shapes = shapes or fitted(model)
         self._at_a_time = _AT_A_TIME_CPU if on_cpu() else 1
@@ -64,13 +67,20 @@ class KerasEngine:
             serving: Use few fixed shapes, for a process that lives long.
 
         Raises:
-            UserError: The folder cannot be read, see `checkpoint.load_model`.
+            UserError: The folder cannot be read, see `checkpoint.load_model`; or see `refuse_fork`.
         """
         model, _ = load_model(folder, precision=choose_precision(precision).value)
         return cls(model, fixed(model) if serving else None)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise UserError(
+            "an engine to send to other processes must be onnx or openvino; received keras: open the model with one of "
+            "them, or open it in each process"
+        )
+
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
         """Yield logits as `Engine.predict`, in the order of the batches' widths."""
+        refuse_fork()
         cutter = BatchCutter(chunks, self.model.config.pad_id)
         lengths = cutter.lengths[: sum(len(chunk) for chunk in chunks)]
         check_length(self.model.config, int(lengths.max(initial=0)))

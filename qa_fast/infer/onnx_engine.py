@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.infer.engine import Floats
-from qa_fast.infer.streams import Inputs, Streams
+from qa_fast.infer.streams import Compute, Inputs, Streams
 from qa_fast.model.config import EncoderConfig
 from qa_fast.parallel import processors
 
@@ -24,10 +25,14 @@ def session_of(graph: Path) -> Any:
 
 def open_onnx(graph: Path, config: EncoderConfig, precision: str) -> Streams:
     """Return an engine that runs a graph of `graphs.graph_of`."""
+    return Streams("onnx", precision, config, partial(_open, graph), processors())
+
+
+def _open(graph: Path) -> Compute:
     session = session_of(graph)
 
     def compute(window: Inputs) -> tuple[Floats, Floats]:
         start, end = session.run(OUTPUTS, window)
         return start, end
 
-    return Streams("onnx", precision, config, compute, processors())
+    return compute

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.infer.engine import Floats
-from qa_fast.infer.streams import Inputs, Streams
+from qa_fast.infer.shapes import blank
+from qa_fast.infer.streams import Compute, Inputs, Streams, window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.parallel import processors
 
 
 def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams:
     """Return an engine that runs a graph of `graphs.graph_of`; OpenVINO caches its compiled form beside the graph."""
+    count = processors()
+    return Streams("openvino", precision, config, partial(_open, graph, config, precision, count), count)
+
+
+def _open(graph: Path, config: EncoderConfig, precision: str, count: int) -> Compute:
     import openvino
 
-    count = processors()
     compiled = openvino.Core().compile_model(
         graph,
         "CPU",
@@ -28,15 +34,16 @@ def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams
             "CACHE_DIR": str(graph.with_suffix(".openvino")),
         },
     )
-    local = threading.local()
+    local, requests = threading.local(), []
 
     def compute(window: Inputs) -> tuple[Floats, Floats]:
         request: Any = getattr(local, "request", None)
         if request is None:
             request = local.request = compiled.create_infer_request()
+            requests.append(request)  # a forked process ends the threads, but must not free their requests
         logits = request.infer(window)
         return logits[OUTPUTS[0]], logits[OUTPUTS[1]]
 
     # OpenVINO's Python package hangs if two threads make its very first call at the same time.
-    Streams("openvino", precision, config, compute, 1).warm_up()
-    return Streams("openvino", precision, config, compute, count)
+    compute(window_of(blank(1, min(128, config.max_length)), 0, config.takes_types))
+    return compute

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from qa_fast.backend import refuse_fork
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
 from qa_fast.keras_model.data import (
@@ -390,6 +391,7 @@ def _keeping_weights(model: SpanModel) -> Iterator[None]:
 
     On JAX Keras takes the weights out of the model during a loop and returns them only if the loop succeeds.
     """
+    refuse_fork()
     jax = keras.backend.backend() == "jax"
     before: list[tuple[Any, Any]] = []
     if jax:

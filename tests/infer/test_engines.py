@@ -82,7 +82,7 @@ def test_a_caller_that_leaves_takes_its_windows_along(bert: Path) -> None:
         computed.append(ids.shape[1])
         return np.zeros(ids.shape, np.float32), np.zeros(ids.shape, np.float32)
 
-    streams = Streams("made", "float32", folder_config(bert), compute, 2)
+    streams = Streams("made", "float32", folder_config(bert), lambda: compute, 2)
     batches = streams.predict([make_features([7] * 500)])
     first = next(batches)
     batches.close()
