@@ -19,6 +19,7 @@ from qa_fast.hub.check import Finding, check_card, files_with_home_path
 from qa_fast.hub.facts import write_text
 from qa_fast.hub.files import FolderFiles, sort_files
 from qa_fast.hub.sections import PLACEHOLDER
+from qa_fast.model.folder import readable_config
 from qa_fast.sources.hub import is_offline
 
 _TIMEOUT_SECONDS = 5.0
@@ -105,6 +106,10 @@ def plan_push(model: str | Path, repo: str, *, leave_out: bool = False) -> PushP
         files.uploaded[CARD] = len(text.encode())
     else:
         findings.append(Finding(True, f"a model must have a card; {folder / CARD} does not exist: write one"))
+    try:
+        readable_config(folder)  # who downloads the model reads with it
+    except UserError as error:
+        findings.append(Finding(True, str(error)))
     named = files_with_home_path(folder, files.uploaded)
     if named:
         findings.append(Finding(False, f"{', '.join(named)}: contains the path of your home folder"))

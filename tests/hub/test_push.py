@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from qa_fast.hub.card import CARD, write_card
 from qa_fast.hub.files import upload_decision
 from qa_fast.hub.push import plan_push
 from tests.hub.test_card import manifest, trained_folder
+from tests.small_runs import make_model_folder
 
 TOKEN = "hf_" + "stand-in-secret-0123456789"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -140,10 +142,17 @@ def stand_in() -> Iterator[StandIn]:
     served.server.server_close()
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(tmp_path_factory.mktemp("weights") / "model")
+
+
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path: Path, weights: Path) -> Path:
     """A folder as training leaves it, with its card, that may be pushed as it is."""
     folder = trained_folder(tmp_path / "model")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(weights / name, folder / name)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (folder / name).write_text("{}")
     (folder / "vocab.txt").write_text("[PAD]\n")
@@ -360,6 +369,13 @@ def test_what_must_not_be_uploaded(name: str, why: str, model: Path) -> None:
 )  # fmt: skip
 def test_what_is_uploaded(name: str) -> None:
     assert upload_decision(name) == "uploaded"
+
+
+def test_a_model_without_a_head_is_not_pushed(model: Path, tmp_path: Path) -> None:
+    bare = make_model_folder(tmp_path / "bare", head=False)
+    shutil.copyfile(bare / "model.safetensors", model / "model.safetensors")
+    with pytest.raises(UserError, match=r"must have a question answering head \(qa_outputs.weight"):
+        plan_push(model, "org/answers").check()
 
 
 def test_left_out_files_do_not_arrive(model: Path, stand_in: StandIn, qa_push: Push) -> None:
