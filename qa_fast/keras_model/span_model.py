@@ -7,26 +7,23 @@ train`, but at the speed of Keras: an update takes several operations for each w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
-from qa_fast.backend import refuse_fork
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
 from qa_fast.keras_model.data import (
-    TOO_LONG,
     check_inputs,
     inputs_of,
     label_weights,
     labels_of,
     sample_weights_of,
-    too_long,
 )
+from qa_fast.keras_model.loops import keeping_weights
 from qa_fast.keras_model.source import ModelFiles, files_of
 from qa_fast.model import encoder
 from qa_fast.model.checkpoint import LoadReport, checked_config, load_weights, save_model
@@ -284,14 +281,14 @@ class SpanModel(keras.Model):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """See `keras.Model.fit`, and `SpanModel` for x and y; `sample_weight` needs y."""
         _check_weights(y, options)
-        with _keeping_weights(self):
+        with keeping_weights(self):
             return super().fit(x, y, *args, **options)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """See `keras.Model.evaluate`, and `SpanModel` for x and y; `sample_weight` needs y."""
         _check_weights(y, options)
         self.check_trained()
-        with _keeping_weights(self):
+        with keeping_weights(self):
             return super().evaluate(x, y, *args, **options)
 
     def predict(self, *args: Any, **options: Any) -> Any:
@@ -304,7 +301,7 @@ class SpanModel(keras.Model):
         """
         self.check_trained()
         try:
-            with _keeping_weights(self):
+            with keeping_weights(self):
                 return super().predict(*args, **options)
         except ValueError as error:
             if "concatenation axis" not in str(error):
@@ -383,33 +380,3 @@ def _replica_context() -> Any:
 
     context = tf.distribute.get_replica_context()
     return context if context is not None and context.num_replicas_in_sync > 1 else None
-
-
-@contextmanager
-def _keeping_weights(model: SpanModel) -> Iterator[None]:
-    """Run a loop of Keras so that the model keeps its weights if it fails, and turn a graph's check into a `UserError`.
-
-    On JAX Keras takes the weights out of the model during a loop and returns them only if the loop succeeds.
-    """
-    refuse_fork()
-    jax = keras.backend.backend() == "jax"
-    before: list[tuple[Any, Any]] = []
-    if jax:
-        optimizer = getattr(model, "optimizer", None)  # set by `compile`
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(model.trainable_variables)
-        own = optimizer.variables if optimizer is not None else []
-        # These references copy nothing and keep no memory: a step takes over the buffers anyway.
-        before = [(variable, variable.value) for variable in (*model.variables, *own, *model.metrics_variables)]
-    try:
-        yield
-    except BaseException as error:
-        if jax:
-            model.jax_state_sync()
-            for variable, value in before:
-                if variable._value is None:
-                    variable.assign(value)
-            model._jax_state = None
-        if isinstance(error, UserError) or TOO_LONG not in str(error):
-            raise
-        raise UserError(too_long(model.config, "longer ones")) from None
