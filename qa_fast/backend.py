@@ -30,6 +30,11 @@ def settle_tensorflow() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
+def settle_onnx_runtime() -> None:
+    """Let ONNX Runtime send nothing about its use, which it also writes into the user's home folder."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def settle_pools() -> None:
     """Give the pools of other libraries as many threads as this process may use.
 

@@ -162,6 +162,8 @@ def run_module(module: str, arguments: Sequence[str], backend: str | None = None
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"the process must end within {seconds:g} s; it did not") from None
+    except OSError as error:
+        raise UserError(f"a second process must start; {error}: free some memory, or end other processes") from None
     if done.returncode == 0:
         return done.stdout
     if done.returncode < 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,23 @@ from qa_fast.model.config import EncoderConfig
 from qa_fast.parallel import processors
 
 
+def _without_telemetry() -> Any:
+    """Import OpenVINO without its telemetry, which writes into the home folder and warns where it cannot."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if sys.modules["openvino_telemetry"] is None:
+            del sys.modules["openvino_telemetry"]
+
+
 def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams:
     """Return an engine that runs a graph of `graphs.graph_of`.
 
     OpenVINO's own cache is not used. It would start 0.1 s sooner from a second copy of the weights, which OpenVINO
     trusts without a checksum.
     """
-    import openvino
-
-    count = processors()
+    openvino, count = _without_telemetry(), processors()
     compiled = openvino.Core().compile_model(
         graph,
         "CPU",
