@@ -169,10 +169,12 @@ def test_a_damaged_graph_is_made_again(
     place = graph_of(model, Kind("onnx")).parent
     sound = {path.name: path.read_bytes() for path in place.iterdir()}
     damage(place / name, kind)
+    write_whole(place.parent / ".onnx.making-killed" / "made" / name, b"a part")
     for _ in range(2):
         assert graph_of(model, Kind("onnx")).parent == place
         assert {path.name: path.read_bytes() for path in place.iterdir()} == sound
     assert len(made) == 2
+    assert [path.name for path in place.parent.iterdir()] == ["onnx"]
 
 
 @pytest.mark.slow
@@ -212,6 +214,14 @@ def test_damaged_speeds_are_measured_again(
     for _ in range(2):
         assert fastest_way(model, two)[0] == two[1]
     assert measured == ["onnx", "openvino"] * 2
+
+
+def test_speeds_of_another_processor_are_not_used(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = [Way("onnx", "float32"), Way("openvino", "float32")]
+    here = choose._key(model, two)
+    assert choose._key(model, two) == here
+    monkeypatch.setattr(choose, "_processor", lambda: "model name : another")
+    assert choose._key(model, two) != here
 
 
 def test_a_read_only_cache_is_replaced_by_a_temporary_folder_once(
