@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qa_fast.backend import settle_tensorflow
+from qa_fast.backend import settle_onnx_runtime, settle_pools, settle_tensorflow
 from qa_fast.errors import UserError
 from qa_fast.keras_names import settle_keras
 from qa_fast.version import __version__
@@ -50,6 +50,8 @@ __all__ = [  # noqa: RUF022
 ]
 
 settle_tensorflow()
+settle_onnx_runtime()
+settle_pools()
 settle_keras()
 
 # Name -> module, which is imported when the name is first accessed, so that importing the package stays fast.

@@ -69,9 +69,13 @@ def processors() -> int:
     setting = os.environ.get("QA_FAST_PROCESSORS", "")
     if setting.isdecimal() and int(setting):
         return int(setting)
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
-    return bound if quota is None else max(1, min(bound, math.ceil(quota)))
+    return bound_processors() if quota is None else max(1, min(bound_processors(), math.ceil(quota)))
+
+
+def bound_processors() -> int:
+    """Return the number of processors that this process is bound to: all of them, unless it was bound to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache  # kernels ask for the number of processors thousands of times a second

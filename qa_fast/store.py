@@ -19,11 +19,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from qa_fast.errors import UnreachableError, UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp")
@@ -137,6 +138,8 @@ def _first_line(error: BaseException) -> str:
 
 def open_random(path: Path) -> pa.NativeFile:
     """Open a file for random access by Arrow's readers; a local file is not memory-mapped."""
+    import pyarrow as pa
+
     if is_local(path):
         return pa.OSFile(os.fsencode(path))
     return pa.PythonFile(open_bytes(path), "r")

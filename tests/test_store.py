@@ -16,6 +16,7 @@ import pytest
 
 from qa_fast import store
 from qa_fast.builder.job import build_shards
+from qa_fast.cache import SEAL
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
@@ -23,6 +24,7 @@ from qa_fast.shards import open_shards
 from qa_fast.sources import pieces, resolve_model
 from tests import sample
 from tests.builder.test_build import rejected
+from tests.damages import DAMAGES, damage
 from tests.memory_place import memory_place
 from tests.object_store import s3_bucket
 
@@ -197,7 +199,25 @@ def test_a_model_elsewhere_is_fetched_once(tmp_path: Path, monkeypatch: pytest.M
         store.write_whole(away / path.name, path.read_bytes())
     for _ in range(2):
         folder = resolve_model(str(away), said.append)
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SEAL} == {
             path.name: path.read_bytes() for path in model.iterdir()
         }
     assert len(said) == 1
+    for kind in DAMAGES:
+        damage(folder / "tokenizer.json", kind)
+        assert resolve_model(str(away), said.append) == folder
+        assert (folder / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+    assert said[1:] == [f"{away}: fetching 1 files"] * len(DAMAGES)
+
+
+def test_a_damaged_copy_of_shards_elsewhere_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path / "cache"))
+    model, path = sample.model_folder(tmp_path / "model"), sample.write(tmp_path / "train.json", sample.squad())
+    out = memory_place() / "out"
+    build_shards(str(path), str(out), str(model), CONFIG)
+    right = list(open_shards(str(out)).split("train"))
+    copy = open_shards(str(out)).folder
+    for file in [file for file in copy.rglob("*") if file.is_file()]:
+        for kind in DAMAGES:
+            damage(file, kind)
+            assert list(open_shards(str(out)).split("train")) == right

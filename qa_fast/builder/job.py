@@ -20,6 +20,7 @@ from qa_fast.builder.assembly import Jobs, make_all, put_together
 from qa_fast.builder.featurizer import Featurizer, check_longest, check_room
 from qa_fast.builder.options import LOCAL, RAY, BuildOptions
 from qa_fast.builder.staging import check_out, check_replaceable, finished, leave, locked, not_writable, sweep_others
+from qa_fast.cache import cache_folder
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.options import takes
 from qa_fast.parallel import Ahead, processors
@@ -27,7 +28,6 @@ from qa_fast.progress import Reporter, StageClock, on_stderr
 from qa_fast.schema import FeatureConfig, canonical_json
 from qa_fast.shards import FORMAT_VERSION, INDEX, REJECTED, TRAIN, Shards, damaged_file, open_shards
 from qa_fast.sources import Source, resolve_model, resolve_source
-from qa_fast.sources.cache import cache_folder
 from qa_fast.sources.pieces import Block
 from qa_fast.version import __version__
 

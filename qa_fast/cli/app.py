@@ -70,9 +70,10 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"error: standard output must be writable, with free space; {error.strerror}", file=sys.stderr)
+        what = error.filename or "files and standard output"
+        print(f"error: {what} must be writable, with free space; {error.strerror}: free some space", file=sys.stderr)
         sys.exit(2)
 
 

@@ -103,6 +103,13 @@ def column_pairs(columns: list[str] | None) -> dict[str, str]:
 class GroupedCommand(TyperCommand):
     """A command whose `--help` lists options under the headings that they declare, those without one first."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Typer would take an EOFError for a user's Ctrl-D; here it is a file that was cut off."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise UserError(f"files must be whole; one ends too early ({error or 'EOF'}): make it again") from error
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections "Arguments", "Options" and one for each group."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}

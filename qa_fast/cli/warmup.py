@@ -10,7 +10,8 @@ import typer
 def warmup() -> None:
     """Compile all kernels ahead of time.
 
-    They are kept in Numba's cache. The environment variable NUMBA_CACHE_DIR sets its folder.
+    They are kept beside the package, or in the cache if the package cannot be written. The environment variable
+    NUMBA_CACHE_DIR names another folder.
     """
     import importlib
     import pkgutil

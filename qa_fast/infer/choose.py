@@ -17,13 +17,12 @@ from typing import NamedTuple
 
 import xxhash
 
+from qa_fast.cache import cache_folder, keep, read_entry, writable
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.engine import ENGINES, PRECISIONS
-from qa_fast.infer.graphs import Say, cannot_write, held, run_module
+from qa_fast.infer.graphs import Say, held, run_module
 from qa_fast.model.files import plain_file
 from qa_fast.parallel import processors
-from qa_fast.sources.cache import cache_folder
-from qa_fast.store import write_whole
 
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "openvino": "openvino"}
 # Limit of one measurement; the largest models take half a minute to open.
@@ -112,6 +111,7 @@ def fastest_way(folder: Path, open_ways: Sequence[Way], say: Say | None = None) 
     place = cache_folder() / "speeds" / f"{_key(folder, open_ways)}.json"
     speeds = _cached(place)
     if speeds is None:
+        place = writable(place)
         with held(place):
             speeds = _cached(place) or _measured(folder, open_ways, place, say)
     best = fastest(open_ways, speeds)
@@ -160,13 +160,9 @@ def has_bfloat16() -> bool:
 
 
 def _cached(place: Path) -> dict[str, float] | None:
-    """Return the speeds in a file; None if it is missing or invalid."""
-    try:
-        speeds = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    valid = isinstance(speeds, dict) and speeds and all(type(one) is float and one > 0 for one in speeds.values())
-    return speeds if valid else None
+    """Return the speeds in a file; None if it is missing or damaged."""
+    body = read_entry(place)
+    return None if body is None else json.loads(body)
 
 
 def _measured(folder: Path, open_ways: Sequence[Way], place: Path, say: Say | None) -> dict[str, float]:
@@ -185,8 +181,5 @@ def _measured(folder: Path, open_ways: Sequence[Way], place: Path, say: Say | No
                 say(f"this engine does not work here: {problems[-1]}")
     if not speeds:
         raise UserError(f"at least one engine must open the model; none does: {'; '.join(problems)}")
-    try:
-        write_whole(place, json.dumps(speeds).encode())
-    except OSError as error:
-        raise cannot_write(place, error) from None
+    keep(place, json.dumps(speeds).encode())
     return speeds

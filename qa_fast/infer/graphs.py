@@ -2,11 +2,13 @@
 
 The path of a graph contains a hash of what it was made from (weights, config.json, rounding, version of the writer), so
 that a graph never has to be invalidated. It is made in a separate process with Keras on numpy, which needs no backend
-and returns its memory. One process makes a graph while others wait for it, and moves it into place whole.
+and returns its memory. One process makes a graph while others wait for it, seals it and moves it into place whole. A
+graph that is not as it was sealed is made again.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -19,12 +21,12 @@ from pathlib import Path
 
 import xxhash
 
+from qa_fast.cache import cache_folder, is_intact, not_writable, seal, writable
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.recipe import Rounding, save
 from qa_fast.locks import locked
 from qa_fast.model.files import plain_file
 from qa_fast.model.folder import weight_files
-from qa_fast.sources.cache import cache_folder
 
 # Version of the graphs that `derive` writes: raise it whenever they change.
 _VERSION = 1
@@ -84,9 +86,10 @@ def graph_of(folder: Path, kind: Kind, say: Say | None = None, key: str | None =
         UserError: The model cannot be read, a package is missing, or the cache folder cannot be written.
     """
     place = cache_folder() / "graphs" / f"{key or model_key(folder)}-{_VERSION}" / kind.name
-    if not (place / GRAPH).is_file():
+    if not is_intact(place):
+        place = writable(place)
         with held(place):
-            if not (place / GRAPH).is_file():
+            if not is_intact(place):
                 if say is not None:
                     say(f"making a graph of the model for {kind.engine}, once")
                 _make(folder, kind, place)
@@ -104,15 +107,7 @@ def held(place: Path) -> AbstractContextManager[None]:
     Raises:
         UserError: The cache folder cannot be written.
     """
-    return locked(place.parent / f".{place.name}-lock", cannot_write, wait=True)
-
-
-def cannot_write(place: Path, error: OSError) -> UserError:
-    """Return the error for a cache folder that cannot be written."""
-    return UserError(
-        f"the cache folder must be writable, with free space; {place.parent}: {error.strerror}: name another in the "
-        "environment variable QA_FAST_CACHE"
-    )
+    return locked(place.parent / f".{place.name}-lock", not_writable, wait=True)
 
 
 def _make(folder: Path, kind: Kind, place: Path) -> None:
@@ -128,11 +123,12 @@ def _make(folder: Path, kind: Kind, place: Path) -> None:
                 save(Path(scratch) / "rounding", kind.rounding, {})
                 options = ["--int8", str(Path(scratch) / "rounding")]
             run_module("qa_fast.infer.derive", [str(folder), str(made / GRAPH), kind.engine, *options], backend="numpy")
-            if place.exists():  # a removal of the graph was interrupted
+            seal(made, [path.name for path in made.iterdir()])
+            if place.exists():  # it is damaged, or its removal was interrupted
                 shutil.rmtree(place)
             os.replace(made, place)
     except OSError as error:
-        raise cannot_write(place, error) from None
+        raise not_writable(place.parent, error) from None
 
 
 def run_module(module: str, arguments: Sequence[str], backend: str | None = None, seconds: float | None = None) -> str:
@@ -166,8 +162,15 @@ def run_module(module: str, arguments: Sequence[str], backend: str | None = None
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"the process must end within {seconds:g} s; it did not") from None
+    except OSError as error:
+        raise UserError(f"a second process must start; {error}: free some memory, or end other processes") from None
     if done.returncode == 0:
         return done.stdout
+    if done.returncode < 0:
+        raise UserError(
+            f"a process that works on the model must run to its end; signal {-done.returncode} ended it (9 often means "
+            "that memory ran out): free some memory, or choose another --engine"
+        )
     lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
     if done.returncode == USER_ERROR:
         raise UserError(lines[-1])
@@ -179,12 +182,19 @@ USER_ERROR = 3
 
 
 def end_with(work: Callable[[], None]) -> None:
-    """Run the work of a module that `run_module` started, and report a `UserError` by exit status."""
+    """Run the work of a module that `run_module` started, and report what the user can correct by exit status."""
     try:
         work()
+        return
     except ModuleNotFoundError as error:
-        print(MissingExtraError("reading with a model", "answer", error.name or "onnx"), file=sys.stderr)
-        sys.exit(USER_ERROR)
+        problem: UserError = MissingExtraError("reading with a model", "answer", error.name or "onnx")
     except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(USER_ERROR)
+        problem = error
+    except MemoryError as error:
+        problem = UserError(f"there must be enough memory; {error or 'it ran out'}: free some, or take a smaller model")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        problem = not_writable(cache_folder(), error)
+    print(problem, file=sys.stderr)
+    sys.exit(USER_ERROR)

@@ -19,7 +19,7 @@ def load_kernels(side_by_side: bool) -> None:
     """Import the kernels' modules.
 
     Args:
-        side_by_side: Let a second process compile some of them if none is in Numba's cache yet, which takes 4.5 s
+        side_by_side: Let a second process compile some of them if none is in the cache yet, which takes 4.5 s
             instead of 7 s. If that process cannot start or is stopped, its kernels are compiled here.
     """
     first = import_module(f"qa_fast.kernels.{_OWN[0]}")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from qa_fast import store
+from qa_fast.cache import cache_folder, is_intact, not_writable, seal
 from qa_fast.errors import UserError
 from qa_fast.shards.format import INDEX, SPLITS, is_whole
-from qa_fast.sources.cache import cache_folder, not_writable
 
 # Files fetched at a time, since a single connection rarely reaches the speed of an object store.
 _AT_A_TIME = 4
@@ -37,7 +37,7 @@ def local_folder(place: Path) -> Path:
             )
         index = (place / INDEX).read_bytes()
     folder = cache_folder() / "shards" / f"from-{hashlib.sha256(str(place).encode() + index).hexdigest()[:20]}"
-    if not (folder / INDEX).is_file():
+    if not store.is_file(folder / INDEX) or (folder / INDEX).read_bytes() != index:
         store.write_whole(folder / INDEX, index)
     return folder
 
@@ -57,8 +57,8 @@ def fetch_split(place: Path, folder: Path, name: str, files: list[dict[str, Any]
 
     def fetch(file: dict[str, Any]) -> None:
         local = folder / name / file["file"]
-        if is_whole(local, file, contents=False):
-            return  # its checksum was verified when it was fetched
+        if is_whole(local, file, contents=True):
+            return
         with store.whole_file(local) as temporary:
             store.fetch(place / name / file["file"], temporary)
             if not is_whole(temporary, file, contents=True):
@@ -70,8 +70,9 @@ def fetch_split(place: Path, folder: Path, name: str, files: list[dict[str, Any]
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             list(pool.map(fetch, files))
         for beside in (SPLITS, f"{name}/state.json", f"{name}/dataset_info.json"):
-            if not (folder / beside).is_file():
+            if not is_intact((folder / beside).parent, [(folder / beside).name]):
                 with store.whole_file(folder / beside) as temporary:
                     store.fetch(place / beside, temporary)
+                seal((folder / beside).parent, [(folder / beside).name])
     except OSError as error:
         raise not_writable(folder, error) from None

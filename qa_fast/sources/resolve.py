@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from qa_fast import store
+from qa_fast.cache import cache_folder, is_intact, not_writable, seal
 from qa_fast.errors import UserError
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
-from qa_fast.sources.cache import cache_folder, not_writable
 from qa_fast.sources.pieces import Block, blocks_of
 from qa_fast.sources.read import read_block
 from qa_fast.sources.rows import Batch
@@ -248,13 +248,14 @@ def _fetched(place: Path, say: Say, weights: bool) -> Path:
     wanted = [name for name in files if weights or not name.endswith((".safetensors", ".bin"))]
     key = hashlib.sha256(json.dumps([str(place), sorted(files.items())]).encode()).hexdigest()[:20]
     folder = cache_folder() / "models" / f"{place.name or 'model'}-{key}"
-    missing = [name for name in wanted if not (folder / name).is_file()]
+    missing = [name for name in wanted if not is_intact(folder, [name])]
     if missing:
         say(f"{place}: fetching {len(missing)} files")
     for name in missing:
         try:
             with store.whole_file(folder / name) as temporary:
                 store.fetch(place / name, temporary)
+            seal(folder, [name])
         except OSError as error:
             raise not_writable(folder, error) from None
     return folder

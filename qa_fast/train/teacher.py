@@ -22,6 +22,7 @@ import xxhash
 
 from qa_fast import store
 from qa_fast.buffers import offsets_of
+from qa_fast.cache import read_entry, write_entry
 from qa_fast.errors import UserError
 from qa_fast.infer.engine import ENGINES, PRECISIONS, Engine
 from qa_fast.infer.graphs import model_key
@@ -171,20 +172,15 @@ def _kept(place: Path, lengths: npt.NDArray[np.int32]) -> list[Halves | None]:
 
 
 def _whole(path: Path, tokens: int) -> Halves | None:
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    body, checksum = data[:-16], data[-16:]
-    if len(body) != 4 * tokens or xxhash.xxh3_128_digest(body) != checksum:
+    body = read_entry(path)
+    if body is None or len(body) != 4 * tokens:
         return None
     return np.frombuffer(body, "<f2").reshape(2, tokens)
 
 
 def _write(path: Path, values: Halves) -> None:
-    body = values.astype("<f2").tobytes()
     try:
-        store.write_whole(path, body + xxhash.xxh3_128_digest(body))
+        write_entry(path, values.astype("<f2").tobytes())
     except OSError as error:
         raise UserError(
             "a teacher's logits are kept beside the shards, in a writable folder with free space; "

@@ -13,10 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from qa_fast.builder.options import BuildOptions
 from qa_fast.cli import app, main
+from qa_fast.errors import UserError
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.sources.read import read_examples
@@ -339,6 +341,33 @@ def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         told = capsys.readouterr().err
         assert told.startswith("error: there must be enough memory; ")
         assert told.count("\n") == 1
+
+
+def test_a_full_disk_is_told_with_the_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device", "/data/out.arrow")
+
+    monkeypatch.setattr(sys.modules["qa_fast.cli.app"], "app", full)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    told = "error: /data/out.arrow must be writable, with free space; No space left on device: free some space"
+    assert capsys.readouterr().err == told + "\n"
+
+
+def test_a_file_that_ends_early_is_no_interruption() -> None:
+    from qa_fast.cli.records import GroupedCommand
+
+    cut = typer.Typer()
+
+    @cut.command(cls=GroupedCommand)
+    def read() -> None:
+        raise EOFError("Ran out of input")
+
+    result = CliRunner().invoke(cut, [])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception) == "files must be whole; one ends too early (Ran out of input): make it again"
+    assert "Aborted" not in result.output
 
 
 def test_no_summary_of_a_command_is_cut_at_80_columns() -> None:

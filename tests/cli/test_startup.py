@@ -98,7 +98,7 @@ def test_a_full_standard_output_is_one_line(tmp_path: Path) -> None:
             command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, timeout=120, check=False
         )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("error: standard output must be writable")
+    assert done.stderr.startswith("error: files and standard output must be writable")
 
 
 @pytest.mark.slow

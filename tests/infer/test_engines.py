@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ pytest.importorskip("onnxruntime")
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer import choose, graphs, open_engine
 from qa_fast.infer.choose import Way, fastest, fastest_way, ways
-from qa_fast.infer.graphs import GRAPH, Kind, graph_of, model_key, run_module
+from qa_fast.infer.graphs import GRAPH, USER_ERROR, Kind, end_with, graph_of, model_key, run_module
 from qa_fast.infer.streams import Streams
 from qa_fast.model.folder import folder_config
 from tests.infer.test_keras import collected
@@ -138,11 +139,49 @@ def test_a_graph_half_removed_is_made_again(bert: Path) -> None:
     assert graph_of(bert, Kind("onnx")).is_file()
 
 
-def test_a_cache_that_cannot_be_written(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(graphs, "cache_folder", lambda: tmp_path / "file")
-    with pytest.raises(UserError, match=r"the cache folder must be writable.*QA_FAST_CACHE"):
+def test_a_full_disk_leaves_no_part_of_a_graph(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, names: list[str]) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(graphs, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(graphs, "run_module", lambda *arguments, **options: "")
+    monkeypatch.setattr(graphs, "seal", full)
+    with pytest.raises(
+        UserError, match=r"the cache folder must be writable, with free.*No space left on device.*QA_FAST_CACHE"
+    ):
         graph_of(bert, Kind("onnx"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() or "onnx" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            r"the cache folder must be writable, with free space; .*No space left",
+        ),
+        (MemoryError("cannot allocate 3 GiB"), "there must be enough memory; cannot allocate 3 GiB: free some"),
+        (UserError("a rule; a value: advice"), "a rule; a value: advice"),
+        (ModuleNotFoundError("none", name="onnx"), r"reading with a model needs .*pip install 'qa-fast\[answer\]'"),
+    ],
+)
+def test_errors_of_a_process_keep_their_meaning(
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        end_with(work)
+    assert stopped.value.code == USER_ERROR
+    assert re.match(message, capsys.readouterr().err)
+
+
+def test_a_process_that_a_signal_ended_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "killed.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"must run to its end; signal 9 ended it \(9 often means that memory"):
+        run_module("killed", [])
 
 
 def test_a_users_error_leaves_the_process_as_one(bert: Path, tmp_path: Path) -> None:

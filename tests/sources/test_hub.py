@@ -23,6 +23,7 @@ from qa_fast.sources import hub, resolve_model, resolve_source
 from qa_fast.sources.hub import HubUnreachableError
 from qa_fast.sources.resolve import MINILM_ID, SQUAD_ID
 from tests import sample
+from tests.damages import DAMAGES, damage
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -77,7 +78,7 @@ class StandIn:
 
 
 def _etag(data: bytes) -> str:
-    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    return hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture
@@ -218,6 +219,32 @@ def test_a_model(tmp_path: Path, stand_in: StandIn) -> None:
     again = run(tmp_path, stand_in.url, "resolve_model('org/model', said.append)", HF_HUB_OFFLINE="1")
     assert again["got"] == found["got"]
     assert "from the Hub's cache" in again["said"][0]
+
+
+def test_a_damaged_file_of_the_hub_s_cache_is_not_read(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.name: path.read_bytes() for path in sample.model_folder(tmp_path / "model").iterdir()}
+    stand_in.repos["model", "org/model"] = files | {"config.json": b"{}", "model.safetensors": b"weights" * 100}
+    folder = Path(run(tmp_path, stand_in.url, "resolve_model('org/model')")["got"])
+    monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path / "cache"))
+    weights = (folder / "model.safetensors").resolve()
+    hub._check([folder / "model.safetensors"])
+    monkeypatch.setattr(hub, "file_sha256", lambda path: pytest.fail("the note was not used"))
+    hub._check([folder / "model.safetensors"])
+    monkeypatch.undo()
+    monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path / "cache"))
+    for kind in DAMAGES[:-1]:
+        weights.chmod(0o644)
+        damage(weights, kind)
+        with pytest.raises(UserError, match=rf"the Hub's cache must hold .*{weights.name} is damaged: delete it"):
+            hub._check([folder / "model.safetensors"])
+        weights.write_bytes(b"weights" * 100)
+    damage(weights, "zeroed in the middle")
+    assert "is damaged" in run(tmp_path, stand_in.url, "resolve_model('org/model')", HF_HUB_OFFLINE="1")["error"]
+    weights.unlink()
+    assert run(tmp_path, stand_in.url, "resolve_model('org/model')")["got"] == str(folder)
+    assert weights.read_bytes() == b"weights" * 100
 
 
 SHARDS = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]

@@ -20,6 +20,7 @@ from qa_fast.infer.recipe import FILE as INT8_RECIPE
 from qa_fast.shards import open_shards
 from qa_fast.train import TrainConfig
 from tests.backend import JIT
+from tests.damages import DAMAGES, damage
 from tests.processes import elsewhere
 from tests.small_models import make_features, tiny_model
 from tests.small_runs import make_model_folder, make_shards
@@ -269,6 +270,18 @@ def test_logits_are_kept_and_checked(workshop: Path, tmp_path: Path, monkeypatch
     teacher_logits(other, shards, rows, said.append)
     assert len(list((folder / ".teachers").iterdir())) == 2
     assert open_shards(folder).split("train")  # the shards are as they were
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_part_counts_as_missing(tmp_path: Path, kind: str) -> None:
+    values = np.arange(600, dtype=np.float16).reshape(2, 300)
+    path = tmp_path / "part-00000.f16"
+    teacher_module._write(path, values)
+    kept = teacher_module._whole(path, 300)
+    assert kept is not None
+    np.testing.assert_array_equal(kept, values)
+    damage(path, kind)
+    assert teacher_module._whole(path, 300) is None
 
 
 @pytest.mark.slow
