@@ -9,6 +9,7 @@ Temporary files of runs that were killed are deleted by a later write into the s
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -17,7 +18,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -196,13 +197,94 @@ def identity(path: Path) -> str:
     return "said-" + hashlib.sha256(json.dumps(reported, sort_keys=True).encode()).hexdigest()[:40]
 
 
+def check_output(
+    path: Path,
+    option: str,
+    *,
+    reads: Iterable[str | Path] = (),
+    overwrite: bool = False,
+    made: Callable[[Path], bool] | None = None,
+) -> None:
+    """Refuse a file to write that the run reads, or that is somebody else's. Every file that a user names passes here.
+
+    Args:
+        path: The file, or a file that is written beside it.
+        option: The option that named it, for the message.
+        reads: Files and folders that the run reads, as the user named them. None of them is ever replaced.
+        overwrite: Replace a file that exists.
+        made: Tells whether an existing file was made by the same kind of run, which may replace it.
+
+    Raises:
+        UserError: The file is among those that are read, or it exists and may not be replaced.
+    """
+    with reached(path, option):
+        if not exists(path):
+            return
+    if made is not None and is_file(path) and made(path):
+        return
+    for read in reads:
+        if _shares(place(read), path):
+            raise UserError(
+                f"{option} must not be among the files that the run reads; {str(path)!r} belongs to {str(read)!r}: "
+                "choose another"
+            )
+    if not overwrite:
+        raise UserError(f"{option} must not exist; {str(path)!r} does: choose another, or pass --overwrite")
+
+
+def exists(path: Path) -> bool:
+    """Tell whether a path is taken, be it by a link that leads nowhere; an impossible name is not."""
+    try:
+        return os.path.lexists(path) if is_local(path) else path.exists()
+    except ValueError:
+        return False
+
+
+def _shares(one: Path, other: Path) -> bool:
+    """Tell whether two paths are one file, or one of them is in the other; links are followed."""
+    if not (is_local(one) and is_local(other)):
+        return str(other).startswith(str(one)) and str(other)[len(str(one)) :][:1] in ("", "/")
+    try:
+        real, other_real = one.resolve(), other.resolve()
+        if real in (other_real, *other_real.parents) or other_real in real.parents:
+            return True
+        files = [one] if one.is_file() else one.rglob("*")
+        return other.exists() and any(file.samefile(other) for file in files if file.exists())
+    except (OSError, ValueError, RuntimeError):  # an impossible name, or links in a circle
+        return False
+
+
+def move(local: Path, path: Path, replace: bool) -> None:
+    """Rename a local file or folder.
+
+    Raises:
+        FileExistsError: There is a file at `path`, possibly since a moment ago, and `replace` is off.
+    """
+    if replace or local.is_dir():  # a folder replaces nothing but an empty one
+        local.replace(path)
+        return
+    try:
+        os.link(local, path)  # which fails where a file exists
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if exists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        local.replace(path)
+    else:
+        local.unlink()
+
+
 @contextlib.contextmanager
-def whole_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
+def whole_file(path: Path, make_folder: bool = True, replace: bool = True) -> Iterator[Path]:
     """Yield a local path to write a file to. It is moved to `path` at the end, or deleted if an error is raised.
+
+    Neither a link at `path` nor another name of the file there is written through: the name gets a new file.
 
     Args:
         path: The final path.
         make_folder: Make its folder if it is missing.
+        replace: Replace a file at `path`, even one that was made meanwhile.
 
     Raises:
         OSError: A local file cannot be written.
@@ -214,8 +296,9 @@ def whole_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
         sweep(path.parent)
         temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         try:
+            temporary.touch(exist_ok=False)
             yield temporary
-            temporary.replace(path)
+            move(temporary, path, replace)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -244,17 +327,17 @@ def put_file(local: Path, path: Path) -> None:
     local.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    with whole_file(path) as temporary:
+def write_whole(path: Path, data: bytes, replace: bool = True) -> None:
+    """Write a file whole or not at all; see `whole_file`."""
+    with whole_file(path, replace=replace) as temporary:
         temporary.write_bytes(data)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
+def write_json(path: Path, value: Any, replace: bool = True) -> None:
+    """Write JSON whole or not at all; see `whole_file`."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     # The name of a file may contain bytes that are not UTF-8, which JSON writes as \udcff, too.
-    write_whole(path, text.encode("utf-8", "backslashreplace"))
+    write_whole(path, text.encode("utf-8", "backslashreplace"), replace)
 
 
 def read_json(path: Path) -> Any:

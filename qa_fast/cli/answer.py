@@ -81,7 +81,8 @@ def answer(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace the answers in the output folder if they are from another input or other options.",
+            help="Replace an output file that exists and its file of rejected rows, or the answers in an output "
+            "folder if they are from another input or other options.",
             rich_help_panel=_FILES,
         ),
     ] = False,

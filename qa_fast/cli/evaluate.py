@@ -62,11 +62,11 @@ def evaluate(
     --report explains the score, and --compare compares it with another model's.
     """
     with needs("answer", "qa-fast evaluate"):
-        from qa_fast.hub.facts import METRICS
         from qa_fast.report.analysis import QuestionScores, set_against
         from qa_fast.report.compare import Other
         from qa_fast.report.page import check_report, write_report
         from qa_fast.scoring.evaluation import evaluate as run
+        from qa_fast.scoring.predictions import METRICS, check_predictions
         from qa_fast.shards import open_shards
         from qa_fast.store import write_json
 
@@ -76,8 +76,11 @@ def evaluate(
             return with_bar(lambda progress: run(shards, name, split, folder, config, progress=progress, say=say))
 
         config.check()
+        reads = [shards, model, *([] if compare is None else [compare])]
         if report is not None:
-            check_report(report)
+            check_report(report, reads=reads, overwrite=config.overwrite)
+        if out is not None:
+            check_predictions(out, reads=reads, overwrite=config.overwrite)
         if card:
             _check_card(model)
         opened = open_shards(shards)
@@ -90,13 +93,15 @@ def evaluate(
         against: Against | None = None
         if report is not None:
             about = _about(opened, model, split, result, config)
-            analysis = write_report(report, result, other, name=model, about=about, seed=config.seed)
+            analysis = write_report(
+                report, result, other, name=model, about=about, seed=config.seed, overwrite=config.overwrite
+            )
             figures, against = analysis.to_dict(), analysis.against
         elif other is not None:
             against = set_against(QuestionScores.of(result), other, seed=config.seed)
             figures = {"comparison": against.to_dict(result.ids)}
         if out is not None:
-            write_json(out.expanduser() / METRICS, result.metrics)
+            write_json(out.expanduser() / METRICS, result.metrics, replace=config.overwrite)
         written = _add_to_card(opened, model, split, result, config) if card else None
     if as_json:
         typer.echo(json.dumps({**result.metrics, **figures}))

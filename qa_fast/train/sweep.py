@@ -26,6 +26,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from qa_fast import store
 from qa_fast.builder.staging import locked, not_writable
 from qa_fast.errors import UserError
 from qa_fast.options import flag_of
@@ -95,6 +96,12 @@ def sweep(
     settings = {"shards": fingerprints(open_mix(shards), config.validation)}
     settings |= {name: getattr(config, name) for name in names}
     try:
+        names_there = store.names_in(out)
+        if names_there and JOURNAL not in names_there:
+            raise UserError(
+                f"--out must be new, empty or the folder of a sweep; {out} holds other files "
+                f"({', '.join(names_there[:3])}): choose another --out"
+            )
         with locked(out):
             study = _open_study(out / JOURNAL, settings)
             while len(trials := _trials_of(study)) < config.trials:

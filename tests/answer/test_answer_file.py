@@ -126,7 +126,7 @@ def test_bad_lines_are_kept_with_their_reason(model: Path, folder: Path, echo: E
     ]
     # A run without rejected rows removes the reasons of the last one.
     (folder / "in.jsonl").write_text('{"question": "q", "context": "c"}\n')
-    assert run(model, folder).rejects is None
+    assert run(model, folder, overwrite=True).rejects is None
     assert not (folder / "out.rejected.jsonl").exists()
 
 
@@ -147,7 +147,7 @@ def test_an_interrupted_run_leaves_the_old_file(model: Path, folder: Path, monke
     monkeypatch.setattr(Answerer, "from_pretrained", lambda *_: Interrupted())
     (folder / "out.jsonl").write_text("old")
     with pytest.raises(KeyboardInterrupt):
-        run(model, folder)
+        run(model, folder, overwrite=True)
     assert (folder / "out.jsonl").read_text() == "old"
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl"]
 
@@ -155,13 +155,11 @@ def test_an_interrupted_run_leaves_the_old_file(model: Path, folder: Path, monke
 def test_files_must_be_usable(model: Path, folder: Path, echo: Echo) -> None:
     with pytest.raises(UserError, match=r"SOURCE must be .*none\.jsonl"):
         answer_all(model, str(folder / "none.jsonl"), folder / "out.jsonl")
-    with pytest.raises(
-        UserError, match=r"the output must not be one of the input files; received .* name another file"
-    ):
-        run(model, folder, "in.jsonl")
+    with pytest.raises(UserError, match=r"--output must not be among the files that the run reads; .*: choose another"):
+        run(model, folder, "in.jsonl", overwrite=True)
     (folder / "link.jsonl").symlink_to(folder / "in.jsonl")
-    with pytest.raises(UserError, match="the output must not be one of the input files"):
-        run(model, folder, "link.jsonl")
+    with pytest.raises(UserError, match="--output must not be among the files"):
+        run(model, folder, "link.jsonl", overwrite=True)
     assert echo.calls == []
     for name in ("x" * 250 + ".jsonl", "x" * 300 + ".jsonl"):  # too long with the temporary name's ending, and without
         with pytest.raises(UserError, match=r"--output must be writable, with enough free space; .*: File name too"):
