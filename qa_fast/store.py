@@ -16,20 +16,19 @@ import json
 import os
 import re
 import shutil
-import tempfile
-import time
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from qa_fast import temporary
 from qa_fast.errors import UnreachableError, UserError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp")
-# A temporary file of this age is not in use any more. Its process may be on another machine and cannot be looked up.
-_STALE_SECONDS = 24 * 3600.0
+# A web server that sends nothing for so long is given up.
+SILENT_SECONDS = 10.0
 # Bytes that are read at a time from a file that is copied.
 _COPY_BYTES = 1 << 22
 
@@ -68,6 +67,20 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def special(path: Path) -> str | None:
+    """Return what a path is if it is neither a file nor a folder and may have no end, in words: else None."""
+    if str(path) == "-":
+        return "standard input"
+    try:
+        mode = path.stat().st_mode if is_local(path) else stat.S_IFREG
+    except (OSError, ValueError):
+        return None
+    for is_kind, words in ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device")):
+        if is_kind(mode):
+            return words
+    return "a device" if stat.S_ISBLK(mode) else None
+
+
 def place(name: str | os.PathLike[str]) -> Path:
     """Return the path that a name means.
 
@@ -89,13 +102,23 @@ def place(name: str | os.PathLike[str]) -> Path:
     try:
         from upath import UPath
 
-        remote = UPath(name)
+        remote = UPath(name, **_limits(name))
         _ = remote.fs  # imports the package of the file system
     except ImportError as error:
         raise UserError(f"a URL needs the package of its protocol; {name}: {_first_line(error)}") from None
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"a URL must be one that fsspec knows, such as s3://bucket/name; {name}: {error}") from None
     return cast(Path, remote)
+
+
+def _limits(name: str) -> dict[str, Any]:
+    """Return options of a file system that limit how long it waits; those of object stores have limits of their own."""
+    if not name.lower().startswith(("http://", "https://")):
+        return {}
+    import aiohttp
+
+    limit = aiohttp.ClientTimeout(total=None, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
+    return {"client_kwargs": {"timeout": limit}}
 
 
 @contextlib.contextmanager
@@ -117,11 +140,35 @@ def reached(path: Path, what: str = "a URL") -> Iterator[None]:
         yield
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"{what} must exist; {path} does not exist") from None
     except Exception as error:  # file systems raise errors of their own, such as botocore's and aiohttp's
         reason = f"{type(error).__name__}: {_first_line(error)}"
+        if isinstance(error, FileNotFoundError) and not _is_unreachable(error):
+            raise UserError(f"{what} must exist; {path} does not exist") from None
+        if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
+            reason = f"it was silent for {SILENT_SECONDS:g} s"
+        elif isinstance(error, FileNotFoundError):
+            reason = f"{type(error.__cause__).__name__}: {error.__cause__}"
         raise UnreachableError(f"{what} must be one that can be reached and used; {path}: {reason[:300]}") from None
+
+
+def _is_unreachable(error: FileNotFoundError) -> bool:
+    """Tell whether fsspec calls a file missing because its server could not be asked."""
+    return error.__cause__ is not None and not isinstance(error.__cause__, FileNotFoundError)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a remote file or folder exists.
+
+    Raises:
+        FileNotFoundError: The server could not be asked; `reached` says so.
+    """
+    try:
+        path.stat()  # `exists` would say no if the server cannot be asked
+    except FileNotFoundError as error:
+        if _is_unreachable(error):
+            raise
+        return False
+    return True
 
 
 def refusal(error: BaseException) -> str:
@@ -220,6 +267,9 @@ def check_output(
     with reached(path, option):
         if not exists(path):
             return
+    kind = special(path)
+    if kind is not None:
+        raise UserError(f"{option} must be a file, since it is replaced as a whole; {path} is {kind}: choose another")
     if made is not None and is_file(path) and made(path):
         return
     for read in reads:
@@ -293,18 +343,14 @@ def whole_file(path: Path, make_folder: bool = True, replace: bool = True) -> It
     if is_local(path):
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-        try:
-            temporary.touch(exist_ok=False)
-            yield temporary
-            move(temporary, path, replace)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        temporary.sweep(path.parent)
+        local = path.with_name(f".{path.name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+        with temporary.unfinished(local):
+            local.touch(exist_ok=False)
+            yield local
+            move(local, path, replace)
         return
-    with scratch() as folder:
+    with temporary.scratch() as folder:
         yield folder / "file"
         put_file(folder / "file", path)
 
@@ -329,8 +375,8 @@ def put_file(local: Path, path: Path) -> None:
 
 def write_whole(path: Path, data: bytes, replace: bool = True) -> None:
     """Write a file whole or not at all; see `whole_file`."""
-    with whole_file(path, replace=replace) as temporary:
-        temporary.write_bytes(data)
+    with whole_file(path, replace=replace) as local:
+        local.write_bytes(data)
 
 
 def write_json(path: Path, value: Any, replace: bool = True) -> None:
@@ -381,7 +427,7 @@ def local_copy(path: Path) -> Iterator[Path]:
     if is_local(path):
         yield path
         return
-    with scratch() as folder:
+    with temporary.scratch() as folder:
         fetch(path, folder / "file")
         yield folder / "file"
 
@@ -394,43 +440,3 @@ def fetch(path: Path, local: Path) -> None:
     """
     with reached(path), open_bytes(path) as source, local.open("wb") as target:
         shutil.copyfileobj(source, target, _COPY_BYTES)
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Yield a temporary local folder, and delete those of processes that were killed."""
-    for other in Path(tempfile.gettempdir()).glob("qa-fast-[0-9]*-*"):
-        owner = other.name.split("-")[2]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(other, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"qa-fast-{os.getpid()}-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass  # it belongs to another user, so it exists
-    return True
-
-
-def sweep(folder: Path, seconds: float = _STALE_SECONDS) -> None:
-    """Delete temporary files that are not in use any more.
-
-    Args:
-        folder: A local folder.
-        seconds: Smallest age of the files to delete; 0 if no other process writes into the folder.
-    """
-    now = time.time()
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name):
-                with contextlib.suppress(OSError):
-                    if now - entry.stat(follow_symlinks=False).st_mtime >= seconds:
-                        os.unlink(entry.path)

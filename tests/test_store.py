@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from qa_fast import store
+from qa_fast import store, temporary
 from qa_fast.builder.job import build_shards
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.progress import Reporter
@@ -95,7 +95,7 @@ def test_scratch_of_dead_processes_is_taken_away(tmp_path: Path, monkeypatch: py
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     for name in (f"qa-fast-{int(dead.stdout)}-x", f"qa-fast-{os.getppid()}-x", "qa-fast-notes"):
         (tmp_path / name).mkdir()
-    with store.scratch() as folder:
+    with temporary.scratch() as folder:
         assert folder.is_dir()
         assert set(store.names_in(tmp_path)) == {f"qa-fast-{os.getppid()}-x", "qa-fast-notes", folder.name}
     assert not folder.exists()

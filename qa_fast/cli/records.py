@@ -11,6 +11,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from qa_fast import signals
+from qa_fast.cli.startup import settle_process
 from qa_fast.errors import UserError
 from qa_fast.options import flag_of, option_of
 
@@ -102,6 +104,16 @@ def column_pairs(columns: list[str] | None) -> dict[str, str]:
 
 class GroupedCommand(TyperCommand):
     """A command whose `--help` lists options under the headings that they declare, those without one first."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Typer would end without a word at an interrupt, and take the end of a file for one."""
+        settle_process()
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise signals.Stopped from None
+        except EOFError as error:
+            raise RuntimeError(f"a file ended too early: {error}") from error
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections "Arguments", "Options" and one for each group."""

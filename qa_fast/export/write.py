@@ -7,7 +7,6 @@ logits are those of the model.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from qa_fast.model.checkpoint import load_model
 from qa_fast.model.encoder import EncoderModel
 from qa_fast.schema import Int32s
 from qa_fast.sources import resolve_model
+from qa_fast.temporary import temporary_folder
 
 TOLERANCE = 1e-4
 # (rows, tokens) of the batches for the check: two shapes, so that fixed sizes in the export are noticed.
@@ -90,8 +90,8 @@ def _export(model: EncoderModel, name: str, out: Path, overwrite: bool) -> Expor
     kind = FORMATS[name]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-            written = Path(scratch) / f"export{kind.suffix}"
+        with temporary_folder(f".{out.name}-", out.parent) as scratch:
+            written = scratch / f"export{kind.suffix}"
             kind.write(model, written)
             difference = greatest_difference(model, kind.open(written), kind.ids_dtype)
             if not difference <= TOLERANCE:

@@ -267,8 +267,9 @@ def in_a_process(arguments: list[str]) -> dict[str, Any]:
     )
     if done.returncode in (130, -2):
         raise KeyboardInterrupt
-    if done.returncode < 0:
-        raise Killed(f"was ended by signal {-done.returncode} (signal 9 often means that memory ran out)")
+    if done.returncode < 0 or done.returncode > 128:
+        number = -done.returncode if done.returncode < 0 else done.returncode - 128
+        raise Killed(f"was ended by signal {number} (signal 9 often means that memory ran out)")
     try:
         outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
