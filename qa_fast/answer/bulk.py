@@ -126,10 +126,8 @@ def answer_all(
         _check_folder(place)
     files = [path for paths in find_splits(store.place(source)).values() for path in paths]
     files.sort(key=str)
-    reads = [*files, folder]
-    outputs = [place, _rejects_beside(place)] if file_form else [place / PARTIAL, *_ours_in(place), place / _REJECTED]
-    for output in outputs:
-        store.check_output(output, "--output", reads=reads, overwrite=overwrite or not file_form)
+    for output in [place, _rejects_beside(place)] if file_form else _replaced_inputs(place, files):
+        store.check_output(output, "--output", reads=[*files, folder], overwrite=overwrite or not file_form)
 
     def progress(rows: int) -> None:
         if report.progress:
@@ -313,6 +311,13 @@ def _remove_parts(out: Path, kept: dict[str, Any] | None) -> None:
     for path in _ours_in(out):
         if path.name not in listed:
             store.remove(path)
+
+
+def _replaced_inputs(out: Path, files: list[Path]) -> list[Path]:
+    """Return the input files that a run into a folder would replace or remove."""
+    ours = {*(path.name for path in _ours_in(out)), _REJECTED}
+    real_out, *real_files = (path.resolve() if store.is_local(path) else path for path in (out, *files))
+    return [file for file in real_files if file.parent == real_out and file.name in ours]
 
 
 def _ours_in(out: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import typer
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
 from qa_fast.cli.records import with_records
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, without_secrets
 from qa_fast.scoring.options import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -88,13 +88,21 @@ def evaluate(
         result = score(model, out)
         if compare is not None and other is None:
             second = score(compare)
-            other = Other(compare, second.predictions, f"scored with {second.engine} in {second.precision}")
+            other = Other(
+                without_secrets(compare), second.predictions, f"scored with {second.engine} in {second.precision}"
+            )
         figures: dict[str, Any] = {}
         against: Against | None = None
         if report is not None:
             about = _about(opened, model, split, result, config)
             analysis = write_report(
-                report, result, other, name=model, about=about, seed=config.seed, overwrite=config.overwrite
+                report,
+                result,
+                other,
+                name=without_secrets(model),
+                about=about,
+                seed=config.seed,
+                overwrite=config.overwrite,
             )
             figures, against = analysis.to_dict(), analysis.against
         elif other is not None:
@@ -135,7 +143,7 @@ def _about(
     sample = f" of {examples:,}, sampled with seed {config.seed}" if len(result.ids) < examples else ""
     threshold = f"predicted if it leads by more than {config.null_threshold:g} logits"
     return {
-        "Model": model,
+        "Model": without_secrets(model),
         "Data": f"{Path(manifest['source']['name']).name}, {split}",
         "Questions": f"{len(result.ids):,}{sample}",
         "Windows": f"{result.features:,}, up to {features['max_length']} tokens each, overlap {features['doc_stride']}",

@@ -11,7 +11,7 @@ import orjson
 
 from qa_fast.errors import UserError
 from qa_fast.scoring.result import EvaluationResult
-from qa_fast.store import check_output, whole_file
+from qa_fast.store import check_output, special, whole_file
 
 PREDICTIONS = "predictions.json"
 METRICS = "metrics.json"
@@ -82,6 +82,9 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     """
     path = Path(path).expanduser()
     file = path / PREDICTIONS if path.is_dir() else path
+    kind = special(file)
+    if kind is not None:
+        raise UserError(f"predictions must be in a file; {file} is {kind}: save them to a file first")
     try:
         predictions = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

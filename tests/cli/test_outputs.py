@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,28 @@ def test_links_at_an_output_are_not_written_through(tmp_path: Path) -> None:
         assert not (tmp_path / name).is_symlink()
     assert kept.read_bytes() == b"mine"
     assert not (tmp_path / "none").exists()
+    with pytest.raises(UserError, match=r"--out must be a file, .* is a device"):
+        store.check_output(Path("/dev/null"), "--out", overwrite=True)
+
+
+def test_a_link_that_comes_and_goes_is_never_written_through(tmp_path: Path) -> None:
+    kept, place, ended = tmp_path / "kept", tmp_path / "out", threading.Event()
+    kept.write_bytes(b"mine")
+
+    def attack() -> None:
+        while not ended.is_set():
+            for link in (os.symlink, os.link):
+                with contextlib.suppress(OSError):
+                    link(kept, place)
+                with contextlib.suppress(OSError):
+                    place.unlink()
+
+    attacker = threading.Thread(target=attack)
+    attacker.start()
+    for turn in range(300):
+        with contextlib.suppress(FileExistsError):
+            store.write_whole(place, b"ours", replace=turn % 2 == 0)
+    ended.set()
+    attacker.join()
+    assert kept.read_bytes() == b"mine"
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
