@@ -52,7 +52,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
     except UserError:
         raise
     except (ImportError, ValueError) as error:
-        if not usable:  # the engine is Keras
+        if not usable and any(name.startswith("keras.") for name in sys.modules):  # the engine is Keras
             raise refused from None
         if not isinstance(error, ModuleNotFoundError):
             raise

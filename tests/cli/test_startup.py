@@ -229,6 +229,7 @@ def test_another_backend_is_refused_where_keras_is_used(monkeypatch: pytest.Monk
     with pytest.raises(UserError, match=rule):
         use("train", None)
     use("answer", None)  # the engine may be another
+    monkeypatch.setitem(sys.modules, "keras.any", sys)
     for error in (ValueError("Unable to import backend"), ImportError("torch")):
         with pytest.raises(UserError, match=rule):
             use("answer", error)
