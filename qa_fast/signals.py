@@ -50,7 +50,7 @@ class _State:
 
 def hold_in_a_command() -> None:
     """Call `hold` if this process was started as `qa-fast` or as `python -m qa_fast.cli`."""
-    name = getattr(sys, "argv", [""])[0]
+    name = (getattr(sys, "argv", None) or [""])[0]  # an interpreter within another program may have none
     if os.path.basename(name) == "qa-fast" or (name == "-m" and "qa_fast.cli" in sys.orig_argv):
         hold()
 
