@@ -144,7 +144,7 @@ def reached(path: Path, what: str = "a URL") -> Iterator[None]:
         reason = f"{type(error).__name__}: {_first_line(error)}"
         if isinstance(error, FileNotFoundError) and not _is_unreachable(error):
             raise UserError(f"{what} must exist; {path} does not exist") from None
-        if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
+        if isinstance(error.__cause__ or error, TimeoutError) and str(path).lower().startswith("http"):
             reason = f"it was silent for {SILENT_SECONDS:g} s"
         elif isinstance(error, FileNotFoundError):
             reason = f"{type(error.__cause__).__name__}: {error.__cause__}"
@@ -152,8 +152,9 @@ def reached(path: Path, what: str = "a URL") -> Iterator[None]:
 
 
 def _is_unreachable(error: FileNotFoundError) -> bool:
-    """Tell whether fsspec calls a file missing because its server could not be asked."""
-    return error.__cause__ is not None and not isinstance(error.__cause__, FileNotFoundError)
+    """Tell whether fsspec calls a file missing because its web server could not be asked."""
+    cause = error.__cause__
+    return isinstance(cause, TimeoutError) or type(cause).__module__.startswith("aiohttp")
 
 
 def is_there(path: Path) -> bool:

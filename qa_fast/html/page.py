@@ -59,8 +59,10 @@ def check_page(
     """Refuse a path that holds anything but a page of ours; see `store.check_output`."""
 
     def made(page: Path) -> bool:
-        with page.open("rb") as file:
-            return _GENERATOR.encode() in file.read(_HEAD_BYTES)
+        try:
+            return _GENERATOR.encode() in store.read_range(page, 0, _HEAD_BYTES)
+        except OSError:
+            return False
 
     store.check_output(path, option, reads=reads, overwrite=overwrite, made=made)
 
