@@ -10,17 +10,13 @@ Nothing of this happens until `hold` is called, which commands do and a library 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import signal
 import sys
-import threading
-import time
 
+# Until `hold` has run, Python handles signals. So this module imports little, and other modules only in functions.
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # `typing` would be half of the time until signals are handled
-    from collections.abc import Iterator
+if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, NoReturn
 
@@ -30,7 +26,6 @@ GRACE = 3.0
 _AGAIN = 0.02
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _DELICATE = ("numba", "llvmlite", "importlib", "_frozen_importlib", "_frozen_importlib_external")
-_ending = threading.Lock()
 
 
 class Stopped(BaseException):
@@ -46,6 +41,7 @@ class _State:
     leaving = False
     patient = 0
     told = False
+    ending: Any = None  # a lock that the thread holds which ends the process
 
 
 def hold_in_a_command() -> None:
@@ -57,12 +53,18 @@ def hold_in_a_command() -> None:
 
 def hold() -> None:
     """Handle the signals of this process from now on. Signals that its parent had ignored stay ignored."""
-    if _State.held or os.name != "posix" or threading.current_thread() is not threading.main_thread():
+    if _State.held or os.name != "posix":
+        return
+    try:
+        for number in (*_SIGNALS, signal.SIGALRM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _handle)
+    except ValueError:  # not in the main thread
         return
     _State.held = True
-    for number in (*_SIGNALS, signal.SIGALRM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _handle)
+    import threading
+
+    _State.ending = threading.Lock()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -86,13 +88,13 @@ def _let_go() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-@contextlib.contextmanager
-def patient() -> Iterator[None]:
-    """Leave the first signal to handlers that the caller sets: it ends its work in its own time."""
-    _State.patient += 1
-    try:
-        yield
-    finally:
+class Patient:
+    """A context in which the first signal is left to handlers of the caller, which ends in its own time."""
+
+    def __enter__(self) -> None:
+        _State.patient += 1
+
+    def __exit__(self, *error: object) -> None:
         _State.patient -= 1
 
 
@@ -106,10 +108,12 @@ def tell() -> None:
     if _State.told:
         return
     _State.told = True
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # standard error is missing or closed
+    try:
         # A progress bar hides the cursor.
         before = "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""
         os.write(sys.stderr.fileno(), f"{before}stopped\n".encode())
+    except (AttributeError, OSError, ValueError):  # standard error is missing or closed
+        return
 
 
 def leave() -> None:
@@ -119,14 +123,14 @@ def leave() -> None:
 
 def finish() -> NoReturn:
     """Remove what the command had not finished, and end the process at once."""
-    if not _ending.acquire(blocking=False):
-        time.sleep(GRACE)  # the other thread ends the process
-    with contextlib.suppress(Exception):
+    if _State.ending is not None and not _State.ending.acquire(blocking=False):
+        signal.pause()  # the other thread ends the process
+    try:
         _unfinished(remove=True)
-    with contextlib.suppress(Exception):
         _kill_children()
-    tell()
-    os._exit(exit_code())
+    finally:
+        tell()
+        os._exit(exit_code())
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -165,6 +169,9 @@ def _unraisable(unraisable: Any) -> None:
 
 def _watch(reading: int) -> None:
     """Wait for signals, whose numbers Python writes to a pipe, and end the process if it does not end by itself."""
+    import select
+    import time
+
     deadline: float | None = None
     while True:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -196,5 +203,7 @@ def _kill_children() -> None:
     for thread in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
             for child in file.read().split():
-                with contextlib.suppress(OSError):
+                try:
                     os.kill(int(child), signal.SIGKILL)
+                except OSError:  # it has ended
+                    continue

@@ -6,8 +6,8 @@
 SIGINT, SIGTERM and SIGHUP take turns. A command must end within 5 s, print "stopped" once and nothing that looks like a
 traceback, exit with 128 + the signal's number, and leave neither a process nor a temporary file behind. A server that
 accepts requests already must end with 0. Data and model are generated and small. Three more outcomes are counted: the
-command had ended by itself; the signal ended Python before it had read our code; or Python's own start was interrupted,
-which it reports in its own way. Prints one table, which stands in SECURITY.md; the exit code is 1 if anything is wrong.
+command had ended by itself; the signal ended Python before it had read our code; or it came before the first
+instructions of our code were done, which Python reports in its own way. Prints one table, which stands in SECURITY.md; the exit code is 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def start(work: Path, name: str) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, whose processes can be found later."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TMPDIR": str(work / "tmp")}
     environment |= {"QA_FAST_CACHE": str(work / "cache"), "NUMBA_CACHE_DIR": str(work / "kernels")}
+    environment["PYTHONPYCACHEPREFIX"] = str(work / "bytecode")
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling would prolong the time until signals are handled
     if name.endswith("cold"):
         shutil.rmtree(work / "cold", ignore_errors=True)
         environment["NUMBA_CACHE_DIR"] = str(work / "cold")
@@ -85,7 +87,7 @@ def names(work: Path) -> set[str]:
     for path in work.rglob("*"):
         name = str(path.relative_to(work))
         top = name.split("/")[0]
-        if top in ("cache", "kernels", "cold") or name == "trained/quantization.safetensors":
+        if top in ("bytecode", "cache", "kernels", "cold") or name == "trained/quantization.safetensors":
             continue
         is_temporary = path.name.endswith(".tmp") or path.name.startswith((".out", "qa-fast-"))
         if top not in OUTPUTS or is_temporary or (path.is_dir() and not any(path.iterdir())):
@@ -110,7 +112,8 @@ def problem(name: str, number: int, run: subprocess.Popen[bytes], errors: str, s
     lines = errors.splitlines()
     if run.returncode == -number and not errors.strip():
         return "before our code"
-    if "KeyboardInterrupt" in errors and str(ROOT / "qa_fast") not in errors:
+    early = str(ROOT / "qa_fast") not in errors or "import hold_in_a_command" in errors
+    if "KeyboardInterrupt" in errors and early:
         return "in Python's start"
     if any(word in errors for word in ("Traceback", "Exception ignored", "Aborted", "error:")):
         return "WRONG: a traceback"

@@ -91,7 +91,7 @@ def run_server(server: uvicorn.Server, bound: socket.socket) -> None:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` sets it
         handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, server.handle_exit)
     try:
-        with signals.patient():
+        with signals.Patient():
             server.run(sockets=[bound])
     finally:
         for number, handler in handlers.items():

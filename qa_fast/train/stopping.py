@@ -30,7 +30,7 @@ def interruptible() -> Iterator[threading.Event]:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, note) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
-        with signals.patient():
+        with signals.Patient():
             yield event
     finally:
         for number, handler in before.items():
