@@ -7,7 +7,8 @@ SIGINT, SIGTERM and SIGHUP take turns. A command must end within 5 s, print "sto
 traceback, exit with 128 + the signal's number, and leave neither a process nor a temporary file behind. A server that
 accepts requests already must end with 0. Data and model are generated and small. Three more outcomes are counted: the
 command had ended by itself; the signal ended Python before it had read our code; or it came before the first
-instructions of our code were done, which Python reports in its own way. Prints one table, which stands in SECURITY.md; the exit code is 1 if anything is wrong.
+instructions of our code were done, which Python reports in its own way. Prints one table, which stands in SECURITY.md;
+the exit code is 1 if anything is wrong.
 """
 
 from __future__ import annotations
