@@ -30,6 +30,7 @@ from qa_fast import store
 from qa_fast.builder.staging import locked, not_writable
 from qa_fast.errors import UserError
 from qa_fast.options import flag_of
+from qa_fast.temporary import scratch
 from qa_fast.train.config import SweepConfig, TrainConfig
 from qa_fast.train.mix import fingerprints, open_mix
 
@@ -262,9 +263,14 @@ def in_a_process(arguments: list[str]) -> dict[str, Any]:
         UserError: The command failed; the message is the last line that it printed.
         KeyboardInterrupt: The command was interrupted.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "qa_fast.cli", *arguments], capture_output=True, text=True, check=False
-    )
+    with scratch() as folder:  # a process that is killed leaves TensorFlow's temporary files
+        done = subprocess.run(
+            [sys.executable, "-m", "qa_fast.cli", *arguments],
+            env=os.environ | {"TMPDIR": str(folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode in (130, -2):
         raise KeyboardInterrupt
     if done.returncode < 0 or done.returncode > 128:
