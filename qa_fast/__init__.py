@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from qa_fast.signals import hold_in_a_command
+
+hold_in_a_command()  # before all other imports, which take a second in a command
+
 from typing import TYPE_CHECKING, Any
 
 from qa_fast.backend import settle_onnx_runtime, settle_pools, settle_tensorflow

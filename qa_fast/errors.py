@@ -6,10 +6,14 @@ with code 2; a library caller catches `UserError`.
 
 from __future__ import annotations
 
+import re
 import reprlib
 from typing import Any
 
 _DIGITS = 60
+# What an address may hold that nobody else should see: user and password, and keys such as those of signed addresses.
+_USER = re.compile(r"(?<=://)[^/\s?#]*@")
+_KEY = re.compile(r"([?&][^=&\s]*(?:sig|token|key|secret|passw|credential)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
 
 
 class UserError(ValueError):
@@ -18,12 +22,17 @@ class UserError(ValueError):
     It is a `ValueError`, as other libraries raise in these cases. Code that catches `ValueError` for another reason
     must therefore let a `UserError` pass first.
 
+    Secrets in addresses are left out of the message, see `without_secrets`.
+
     Examples:
         >>> try:
         ...     shards = qa_fast.open_shards("shards")
         ... except qa_fast.UserError as error:
         ...     print(error)
     """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(without_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class MissingExtraError(UserError):
@@ -43,6 +52,16 @@ class MissingExtraError(UserError):
 
 class UnreachableError(UserError):
     """A remote place could not be reached or used; the same command may succeed later."""
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose addresses have lost user, password and signature. Every address that is shown passes here.
+
+    Examples:
+        >>> without_secrets("https://ane:secret@host/a.json?part=1&sig=0f3c")
+        'https://host/a.json?part=1&sig=…'
+    """
+    return _KEY.sub(r"\1…", _USER.sub("", text)) if "://" in text or "?" in text else text
 
 
 def shown(value: Any, most: int = 80) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from qa_fast import temporary
 from qa_fast.errors import UserError
 
 try:
@@ -32,12 +33,15 @@ def locked(folder: Path, not_writable: Callable[[Path, OSError], UserError], *, 
     """
     descriptor, made = _made_and_locked(folder, not_writable, wait)
     try:
+        if made:
+            temporary.made_folders.add(folder)
         yield
     finally:
         try:
             if made:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+                temporary.made_folders.discard(folder)
         finally:
             if descriptor is not None:
                 os.close(descriptor)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from qa_fast.errors import without_secrets
+
 Item = TypeVar("Item")
 
 
@@ -24,6 +26,10 @@ class Reporter:
 
     say: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int | None], None] | None = None
+
+    def __post_init__(self) -> None:
+        say = self.say
+        object.__setattr__(self, "say", lambda line: say(without_secrets(line)))
 
 
 class StageClock:
@@ -57,4 +63,4 @@ class StageClock:
 
 def on_stderr(line: str) -> None:
     """Print a message on standard error: the default of functions for Python users."""
-    print(line, file=sys.stderr, flush=True)
+    print(without_secrets(line), file=sys.stderr, flush=True)

@@ -9,27 +9,27 @@ Temporary files of runs that were killed are deleted by a later write into the s
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
 import re
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from qa_fast import temporary
 from qa_fast.errors import UnreachableError, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.tmp")
-# A temporary file of this age is not in use any more. Its process may be on another machine and cannot be looked up.
-_STALE_SECONDS = 24 * 3600.0
+# A web server that sends nothing for so long is given up.
+SILENT_SECONDS = 10.0
 # Bytes that are read at a time from a file that is copied.
 _COPY_BYTES = 1 << 22
 
@@ -68,6 +68,20 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def special(path: Path) -> str | None:
+    """Return what a path is if it is neither a file nor a folder and may have no end, in words: else None."""
+    if str(path) == "-":
+        return "standard input"
+    try:
+        mode = path.stat().st_mode if is_local(path) else stat.S_IFREG
+    except (OSError, ValueError):
+        return None
+    for is_kind, words in ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device")):
+        if is_kind(mode):
+            return words
+    return "a device" if stat.S_ISBLK(mode) else None
+
+
 def place(name: str | os.PathLike[str]) -> Path:
     """Return the path that a name means.
 
@@ -89,13 +103,23 @@ def place(name: str | os.PathLike[str]) -> Path:
     try:
         from upath import UPath
 
-        remote = UPath(name)
+        remote = UPath(name, **_limits(name))
         _ = remote.fs  # imports the package of the file system
     except ImportError as error:
         raise UserError(f"a URL needs the package of its protocol; {name}: {_first_line(error)}") from None
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"a URL must be one that fsspec knows, such as s3://bucket/name; {name}: {error}") from None
     return cast(Path, remote)
+
+
+def _limits(name: str) -> dict[str, Any]:
+    """Return options of a file system that limit how long it waits; those of object stores have limits of their own."""
+    if not name.lower().startswith(("http://", "https://")):
+        return {}
+    import aiohttp
+
+    limit = aiohttp.ClientTimeout(total=None, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
+    return {"client_kwargs": {"timeout": limit}}
 
 
 @contextlib.contextmanager
@@ -117,11 +141,36 @@ def reached(path: Path, what: str = "a URL") -> Iterator[None]:
         yield
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"{what} must exist; {path} does not exist") from None
     except Exception as error:  # file systems raise errors of their own, such as botocore's and aiohttp's
         reason = f"{type(error).__name__}: {_first_line(error)}"
+        if isinstance(error, FileNotFoundError) and not _is_unreachable(error):
+            raise UserError(f"{what} must exist; {path} does not exist") from None
+        if isinstance(error.__cause__ or error, TimeoutError) and str(path).lower().startswith("http"):
+            reason = f"it was silent for {SILENT_SECONDS:g} s"
+        elif isinstance(error, FileNotFoundError):
+            reason = f"{type(error.__cause__).__name__}: {error.__cause__}"
         raise UnreachableError(f"{what} must be one that can be reached and used; {path}: {reason[:300]}") from None
+
+
+def _is_unreachable(error: FileNotFoundError) -> bool:
+    """Tell whether fsspec calls a file missing because its web server could not be asked."""
+    cause = error.__cause__
+    return isinstance(cause, TimeoutError) or type(cause).__module__.startswith("aiohttp")
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a remote file or folder exists.
+
+    Raises:
+        FileNotFoundError: The server could not be asked; `reached` says so.
+    """
+    try:
+        path.stat()  # `exists` would say no if the server cannot be asked
+    except FileNotFoundError as error:
+        if _is_unreachable(error):
+            raise
+        return False
+    return True
 
 
 def refusal(error: BaseException) -> str:
@@ -199,13 +248,97 @@ def identity(path: Path) -> str:
     return "said-" + hashlib.sha256(json.dumps(reported, sort_keys=True).encode()).hexdigest()[:40]
 
 
+def check_output(
+    path: Path,
+    option: str,
+    *,
+    reads: Iterable[str | Path] = (),
+    overwrite: bool = False,
+    made: Callable[[Path], bool] | None = None,
+) -> None:
+    """Refuse a file to write that the run reads, or that is somebody else's. Every file that a user names passes here.
+
+    Args:
+        path: The file, or a file that is written beside it.
+        option: The option that named it, for the message.
+        reads: Files and folders that the run reads, as the user named them. None of them is ever replaced.
+        overwrite: Replace a file that exists.
+        made: Tells whether an existing file was made by the same kind of run, which may replace it.
+
+    Raises:
+        UserError: The file is among those that are read, or it exists and may not be replaced.
+    """
+    with reached(path, option):
+        if not exists(path):
+            return
+    kind = special(path)
+    if kind is not None:
+        raise UserError(f"{option} must be a file, since it is replaced as a whole; {path} is {kind}: choose another")
+    if made is not None and is_file(path) and made(path):
+        return
+    for read in reads:
+        if _shares(place(read), path):
+            raise UserError(
+                f"{option} must not be among the files that the run reads; {str(path)!r} belongs to {str(read)!r}: "
+                "choose another"
+            )
+    if not overwrite:
+        raise UserError(f"{option} must not exist; {str(path)!r} does: choose another, or pass --overwrite")
+
+
+def exists(path: Path) -> bool:
+    """Tell whether a path is taken, be it by a link that leads nowhere; an impossible name is not."""
+    try:
+        return os.path.lexists(path) if is_local(path) else path.exists()
+    except ValueError:
+        return False
+
+
+def _shares(one: Path, other: Path) -> bool:
+    """Tell whether two paths are one file, or one of them is in the other; links are followed."""
+    if not (is_local(one) and is_local(other)):
+        return str(other).startswith(str(one)) and str(other)[len(str(one)) :][:1] in ("", "/")
+    try:
+        real, other_real = one.resolve(), other.resolve()
+        if real in (other_real, *other_real.parents) or other_real in real.parents:
+            return True
+        files = [one] if one.is_file() else one.rglob("*")
+        return other.exists() and any(file.samefile(other) for file in files if file.exists())
+    except (OSError, ValueError, RuntimeError):  # an impossible name, or links in a circle
+        return False
+
+
+def move(local: Path, path: Path, replace: bool) -> None:
+    """Rename a local file or folder.
+
+    Raises:
+        FileExistsError: There is a file at `path`, possibly since a moment ago, and `replace` is off.
+    """
+    if replace or local.is_dir():  # a folder replaces nothing but an empty one
+        local.replace(path)
+        return
+    try:
+        os.link(local, path)  # which fails where a file exists
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if exists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        local.replace(path)
+    else:
+        local.unlink()
+
+
 @contextlib.contextmanager
-def whole_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
+def whole_file(path: Path, make_folder: bool = True, replace: bool = True) -> Iterator[Path]:
     """Yield a local path to write a file to. It is moved to `path` at the end, or deleted if an error is raised.
+
+    Neither a link at `path` nor another name of the file there is written through: the name gets a new file.
 
     Args:
         path: The final path.
         make_folder: Make its folder if it is missing.
+        replace: Replace a file at `path`, even one that was made meanwhile.
 
     Raises:
         OSError: A local file cannot be written.
@@ -214,17 +347,14 @@ def whole_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
     if is_local(path):
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-        try:
-            yield temporary
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        temporary.sweep(path.parent)
+        local = path.with_name(f".{path.name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+        with temporary.unfinished(local):
+            local.touch(exist_ok=False)
+            yield local
+            move(local, path, replace)
         return
-    with scratch() as folder:
+    with temporary.scratch() as folder:
         yield folder / "file"
         put_file(folder / "file", path)
 
@@ -247,17 +377,17 @@ def put_file(local: Path, path: Path) -> None:
     local.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_bytes(data)
+def write_whole(path: Path, data: bytes, replace: bool = True) -> None:
+    """Write a file whole or not at all; see `whole_file`."""
+    with whole_file(path, replace=replace) as local:
+        local.write_bytes(data)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
+def write_json(path: Path, value: Any, replace: bool = True) -> None:
+    """Write JSON whole or not at all; see `whole_file`."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     # The name of a file may contain bytes that are not UTF-8, which JSON writes as \udcff, too.
-    write_whole(path, text.encode("utf-8", "backslashreplace"))
+    write_whole(path, text.encode("utf-8", "backslashreplace"), replace)
 
 
 def read_json(path: Path) -> Any:
@@ -301,7 +431,7 @@ def local_copy(path: Path) -> Iterator[Path]:
     if is_local(path):
         yield path
         return
-    with scratch() as folder:
+    with temporary.scratch() as folder:
         fetch(path, folder / "file")
         yield folder / "file"
 
@@ -314,43 +444,3 @@ def fetch(path: Path, local: Path) -> None:
     """
     with reached(path), open_bytes(path) as source, local.open("wb") as target:
         shutil.copyfileobj(source, target, _COPY_BYTES)
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Yield a temporary local folder, and delete those of processes that were killed."""
-    for other in Path(tempfile.gettempdir()).glob("qa-fast-[0-9]*-*"):
-        owner = other.name.split("-")[2]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(other, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"qa-fast-{os.getpid()}-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass  # it belongs to another user, so it exists
-    return True
-
-
-def sweep(folder: Path, seconds: float = _STALE_SECONDS) -> None:
-    """Delete temporary files that are not in use any more.
-
-    Args:
-        folder: A local folder.
-        seconds: Smallest age of the files to delete; 0 if no other process writes into the folder.
-    """
-    now = time.time()
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name):
-                with contextlib.suppress(OSError):
-                    if now - entry.stat(follow_symlinks=False).st_mtime >= seconds:
-                        os.unlink(entry.path)

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from qa_fast.errors import MissingExtraError, UserError, shown
+from qa_fast.errors import MissingExtraError, UserError, shown, without_secrets
+from qa_fast.progress import Reporter
+from qa_fast.sources import resolve_source
+from tests import sample
 
 
 def test_a_users_error_is_a_value_error() -> None:
@@ -37,3 +40,35 @@ def test_values_are_shown_in_one_line_of_a_sane_length() -> None:
     )
     assert len(shown("x" * 10**6, 30)) <= 51
     assert json.loads(json.dumps(shown("\ud800"))) == "'\\ud800'"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown_as"),
+    [
+        ("https://ane:secret@host/a.json", "https://host/a.json"),
+        ("ftp://ane:secr@et@host", "ftp://host"),
+        ("s3://key:secret@bucket/x?part=1", "s3://bucket/x?part=1"),
+        ("https://host/a.json?part=1&X-Amz-Signature=secret&n=2", "https://host/a.json?part=1&X-Amz-Signature=…&n=2"),
+        ("https://host/a?sig=secret", "https://host/a?sig=…"),
+        ("https://host/people/ane@home", "https://host/people/ane@home"),
+        ("a file of ane@home: what now? x=1", "a file of ane@home: what now? x=1"),
+    ],
+)
+def test_secrets_in_addresses_are_never_shown(address: str, shown_as: str) -> None:
+    assert without_secrets(address) == shown_as
+    assert str(UserError(f"{address} must exist; it does not")) == f"{shown_as} must exist; it does not"
+    told: list[str] = []
+    Reporter(told.append).say(f"reading {address}")
+    assert told == [f"reading {shown_as}"]
+
+
+def test_the_name_of_a_source_is_kept_without_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from qa_fast import store
+    from qa_fast.sources import resolve
+
+    path = sample.write(tmp_path / "train.json", sample.squad())
+    monkeypatch.setattr(resolve, "_look", lambda name: (path, True))
+    told: list[str] = []
+    source = resolve_source("https://ane:secret@host/train.json?sig=secret", say=told.append)
+    assert "secret" not in str((source, source.describe(), told))
+    assert store.special(path) is None

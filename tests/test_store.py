@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from qa_fast import store
+from qa_fast import store, temporary
 from qa_fast.builder.job import build_shards
 from qa_fast.cache import SEAL
 from qa_fast.errors import UnreachableError, UserError
@@ -92,14 +93,14 @@ def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_scratch_of_dead_processes_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(store.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    for name in (f"qa-fast-{int(dead.stdout)}-x", f"qa-fast-{os.getppid()}-x", "qa-fast-notes"):
+    for name in (f"qa-fast-{int(dead.stdout)}-abcdefgh", f"qa-fast-{os.getppid()}-abcdefgh", "qa-fast-1-notes"):
         (tmp_path / name).mkdir()
-    with store.scratch() as folder:
+    with temporary.scratch() as folder:
         assert folder.is_dir()
-        assert set(store.names_in(tmp_path)) == {f"qa-fast-{os.getppid()}-x", "qa-fast-notes", folder.name}
+        assert set(store.names_in(tmp_path)) == {f"qa-fast-{os.getppid()}-abcdefgh", "qa-fast-1-notes", folder.name}
     assert not folder.exists()
 
 

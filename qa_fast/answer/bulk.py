@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -47,6 +48,7 @@ _REJECTED = "rejected.jsonl"
 _FORMAT_VERSION = 1
 # Bytes of input for one part: some thousand questions, about a minute of one core, which is all that a stop can lose.
 PART_BYTES = 1 << 20
+_PART_NAME = re.compile(rf"{PART}-[0-9a-f]{{8}}-[0-9]{{5,}}\.({'|'.join(FORMATS)})")
 # An output with one of these endings is a single file, in this format.
 _FILE_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "jsonl", ".parquet": "parquet"}
 
@@ -106,7 +108,7 @@ def answer_all(
         ray: Answer on a Ray cluster, with one model for each actor.
         address: Address of the cluster; see `builder.ray_engine.connected`.
         workers: Number of actors, which share the cores of the cluster evenly; None means one for each core.
-        overwrite: Replace other answers in the folder `out`.
+        overwrite: Replace the file `out` and its file of rejected rows, or other answers in the folder `out`.
         report: Receives messages and progress.
 
     Raises:
@@ -124,6 +126,8 @@ def answer_all(
         _check_folder(place)
     files = [path for paths in find_splits(store.place(source)).values() for path in paths]
     files.sort(key=str)
+    for output in [place, _rejects_beside(place)] if file_form else _replaced_inputs(place, files):
+        store.check_output(output, "--output", reads=[*files, folder], overwrite=overwrite or not file_form)
 
     def progress(rows: int) -> None:
         if report.progress:
@@ -132,7 +136,7 @@ def answer_all(
     answerer = cache(partial(Answerer.from_pretrained, folder, precision, engine, report.say))
     if file_form:
         writer = AnswerWriter(options, columns, file_form)
-        return _answer_to_file(writer, files, place, answerer, progress)
+        return _answer_to_file(writer, files, place, answerer, progress, overwrite)
 
     with store.reached(files[0], "SOURCE"):
         identities = {f"{number}/{path.name}": store.identity(path) for number, path in enumerate(files)}
@@ -185,28 +189,24 @@ def _answer_to_file(
     out: Path,
     answerer: Callable[[], Answerer],
     progress: Callable[[int], None],
+    overwrite: bool,
 ) -> BulkResult:
     """Answer all questions of some files into one file, which appears once it is complete."""
-    if any(str(path) == str(out) or _is_same_file(path, out) for path in files):
-        raise UserError(f"the output must not be one of the input files; received {out} for both: name another file")
-    rejects_file = out.with_name(f"{out.stem}.rejected.jsonl")
+    rejects_file = _rejects_beside(out)
     loaded = answerer()
-    with writable(out), store.whole_file(out) as local:
+    with writable(out), store.whole_file(out, replace=overwrite) as local:
         answered, rejects = writer.write(local, blocks_of({PART: files}, PART_BYTES), loaded, progress)
         with store.reached(out, "--output"):
             if rejects:
                 lines = [_reject_line(reject.id, reject.reason) for reject in rejects]
-                store.write_whole(rejects_file, b"".join(lines))
-            else:
+                store.write_whole(rejects_file, b"".join(lines), replace=overwrite)
+            elif overwrite:
                 store.remove(rejects_file)
     return BulkResult(out, answered, len(rejects), rejects_file if rejects else None)
 
 
-def _is_same_file(path: Path, other: Path) -> bool:
-    try:
-        return store.is_local(path) and store.is_local(other) and path.samefile(other)
-    except OSError:
-        return False
+def _rejects_beside(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.rejected.jsonl")
 
 
 def _reject_line(row_id: str, reason: str) -> bytes:
@@ -308,10 +308,21 @@ def _clean_up(maker: PartMaker, resumable: bool) -> None:
 def _remove_parts(out: Path, kept: dict[str, Any] | None) -> None:
     """Remove the parts in a folder that an index does not list."""
     listed = {part["file"] for part in kept["parts"]} if kept else set()
-    endings = tuple(f".{form}" for form in FORMATS)
-    for name in store.names_in(out):
-        if name.startswith(f"{PART}-") and name.endswith(endings) and name not in listed:
-            store.remove(out / name)
+    for path in _ours_in(out):
+        if path.name not in listed:
+            store.remove(path)
+
+
+def _replaced_inputs(out: Path, files: list[Path]) -> list[Path]:
+    """Return the input files that a run into a folder would replace or remove."""
+    ours = {*(path.name for path in _ours_in(out)), _REJECTED}
+    real_out, *real_files = (path.resolve() if store.is_local(path) else path for path in (out, *files))
+    return [file for file in real_files if file.parent == real_out and file.name in ours]
+
+
+def _ours_in(out: Path) -> list[Path]:
+    """Return the parts in a folder, by the form of their names."""
+    return [out / name for name in store.names_in(out) if _PART_NAME.fullmatch(name)]
 
 
 def _index_of(out: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from qa_fast import store
+from qa_fast import store, temporary
 from qa_fast.buffers import one_chunk
 from qa_fast.builder.assembly import BlockEngine, Job
 from qa_fast.builder.featurizer import FeaturizedTable, Featurizer, SplitCounts
@@ -199,7 +199,7 @@ def _write_block(
 def _folder_for(maker: ShardMaker, stack: contextlib.ExitStack) -> Path:
     """Return a temporary folder for incomplete files: on the disk of the shards, or on this machine."""
     if not store.is_local(maker.out):
-        return stack.enter_context(store.scratch())
+        return stack.enter_context(temporary.scratch())
     maker.journal.folder.mkdir(parents=True, exist_ok=True)
     folder = tempfile.TemporaryDirectory(prefix="writing-", dir=maker.journal.folder, ignore_cleanup_errors=True)
     return Path(stack.enter_context(folder))

@@ -21,7 +21,7 @@ from qa_fast.builder.featurizer import Featurizer, check_longest, check_room
 from qa_fast.builder.options import LOCAL, RAY, BuildOptions
 from qa_fast.builder.staging import check_out, check_replaceable, finished, leave, locked, not_writable, sweep_others
 from qa_fast.cache import cache_folder
-from qa_fast.errors import UnreachableError, UserError
+from qa_fast.errors import UnreachableError, UserError, without_secrets
 from qa_fast.options import takes
 from qa_fast.parallel import Ahead, processors
 from qa_fast.progress import Reporter, StageClock, on_stderr
@@ -274,7 +274,7 @@ def _settle(run: _Run, inputs: _Inputs, model: str) -> Manifest:
         "config": config.to_dict(),
         "decided_by": decided_by,
         "model": {
-            "name": str(inputs.model.resolve()) if is_folder else model,
+            "name": str(inputs.model.resolve()) if is_folder else without_secrets(model),
             "tokenizer_hash": encoder.tokenizer_hash,
             "cls_token_id": encoder.cls_id,
             "pad_token_id": encoder.pad_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qa_fast.answer.options import AnswerOptions
-from qa_fast.cli.extras import needs, say
+from qa_fast.cli.extras import needs, print_json, say
 from qa_fast.cli.records import column_pairs, with_records
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, without_secrets
 
 if TYPE_CHECKING:
     from qa_fast.answer.answerer import Answer
     from qa_fast.answer.bulk import BulkResult
 
 _FILES = "Files of questions"
+# As much as a source's context may have.
+_MOST_BYTES = 1 << 24
 
 
 @with_records
@@ -81,7 +83,8 @@ def answer(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace the answers in the output folder if they are from another input or other options.",
+            help="Replace an output file that exists and its file of rejected rows, or the answers in an output "
+            "folder if they are from another input or other options.",
             rich_help_panel=_FILES,
         ),
     ] = False,
@@ -142,7 +145,7 @@ def answer(
     if isinstance(result, str):
         raise UserError(result)
     if as_json:
-        typer.echo(json.dumps(result[0] if options.top_k == 1 else result, ensure_ascii=False))
+        print_json(result[0] if options.top_k == 1 else result)
         return
     for candidate in result:
         _show(candidate, text)
@@ -158,11 +161,17 @@ def _document(context: str | None, context_file: Path | None) -> str:
         if context_file is not None:
             raise UserError("--context and --context-file exclude each other; received both: choose one")
         return context
-    if context_file is None and sys.stdin.isatty():
+    from_input = context_file is None or str(context_file) == "-"
+    if from_input and (sys.stdin is None or (context_file is None and sys.stdin.isatty())):  # None: it is closed
         raise UserError("a document is needed; received none: pass --context or --context-file, or pipe one in")
-    name = "standard input" if context_file is None or str(context_file) == "-" else str(context_file)
+    name = "standard input" if from_input else str(context_file)
     try:
-        data = sys.stdin.buffer.read() if name == "standard input" else Path(name).read_bytes()
+        with contextlib.nullcontext(sys.stdin.buffer) if from_input else Path(name).open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise UserError(
+                f"the document must have at most {_MOST_BYTES >> 20} MiB; {name} has more: give a part of it"
+            )
         return data.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"the document must be a readable file; {name}: {error.strerror}") from None
@@ -176,15 +185,15 @@ def _document(context: str | None, context_file: Path | None) -> str:
 def _report(result: BulkResult, as_json: bool) -> None:
     """Print the outcome of answering files."""
     if as_json:
-        counts = {"answered": result.answered, "rejected": result.rejected, "output": str(result.out)}
+        counts = {"answered": result.answered, "rejected": result.rejected, "output": without_secrets(str(result.out))}
         if result.parts is not None:
             counts |= {"parts": result.parts, "up_to_date": result.up_to_date}
-        typer.echo(json.dumps(counts))
+        print_json(counts)
         return
     parts = "" if result.parts is None else f" in {result.parts} parts"
-    typer.echo(f"{result.out}: {result.answered:,} answered{parts}", err=True)
+    typer.echo(f"{without_secrets(str(result.out))}: {result.answered:,} answered{parts}", err=True)
     if result.rejects is not None:
-        typer.echo(f"{result.rejects}: {result.rejected:,} rejected, with reasons", err=True)
+        typer.echo(f"{without_secrets(str(result.rejects))}: {result.rejected:,} rejected, with reasons", err=True)
 
 
 def _show(candidate: Answer, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from qa_fast import signals
 from qa_fast.cli.answer import answer
 from qa_fast.cli.evaluate import evaluate
 from qa_fast.cli.export import export
@@ -24,6 +25,9 @@ from qa_fast.cli.train import train
 from qa_fast.cli.warmup import warmup
 from qa_fast.errors import UserError
 from qa_fast.version import __version__
+
+# What systems and libraries say where memory runs out while they load a library or start a thread.
+_NO_MEMORY = ("failed to map segment", "annot allocate memory", "can't start new thread")
 
 app = typer.Typer(
     name="qa-fast",
@@ -59,33 +63,38 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
-    except MemoryError as error:  # including the errors of numpy and Arrow
-        reason = (str(error).strip() or "it ran out").splitlines()[0]
-        print(f"error: there must be enough memory; {reason}: free some, or process less at a time", file=sys.stderr)
-        sys.exit(2)
+    except (KeyboardInterrupt, signals.Stopped):
+        signals.tell()
+        sys.exit(signals.exit_code())
     except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         sys.stderr.close()
         sys.exit(141)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (MemoryError, ImportError, RuntimeError, OSError) as error:  # numpy and Arrow have a MemoryError of theirs
+        reason = (str(error).strip() or "it ran out").splitlines()[0]
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = error.filename or "files and standard output"
+            problem = f"{what} must be writable, with free space; {error.strerror}: free some space"
+        elif isinstance(error, MemoryError) or any(text in reason for text in _NO_MEMORY):
+            problem = f"there must be enough memory; {reason}: free some, or process less at a time"
+        else:
             raise
-        what = error.filename or "files and standard output"
-        print(f"error: {what} must be writable, with free space; {error.strerror}: free some space", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
 
 
 def run() -> NoReturn:
     """Run `main` as a process of its own, in which short commands start and end quickly."""
+    signals.hold()
     short = is_short(sys.argv[1:])
     if short:
         start_quickly()
     try:
         main()
     except SystemExit as stop:
-        if not short or not isinstance(stop.code, int | None):
+        signals.leave()
+        if not isinstance(stop.code, int | None):
             raise
-        leave(stop.code or 0)
+        leave(stop.code or 0, exit_functions=not short)
+    except signals.Stopped:  # between the end of the command and here
+        signals.finish()
     sys.exit()

@@ -11,7 +11,7 @@ import typer
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
 from qa_fast.cli.records import with_records
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, without_secrets
 from qa_fast.scoring.options import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def evaluate(
     --report explains the score, and --compare compares it with another model's.
     """
     with needs("answer", "qa-fast evaluate"):
-        from qa_fast.hub.facts import METRICS
         from qa_fast.report.analysis import QuestionScores, set_against
         from qa_fast.report.compare import Other
         from qa_fast.report.page import check_report, write_report
         from qa_fast.scoring.evaluation import evaluate as run
+        from qa_fast.scoring.predictions import METRICS, check_predictions
         from qa_fast.shards import open_shards
         from qa_fast.store import write_json
 
@@ -76,8 +76,11 @@ def evaluate(
             return with_bar(lambda progress: run(shards, name, split, folder, config, progress=progress, say=say))
 
         config.check()
+        reads = [shards, model, *([] if compare is None else [compare])]
         if report is not None:
-            check_report(report)
+            check_report(report, reads=reads, overwrite=config.overwrite)
+        if out is not None:
+            check_predictions(out, reads=reads, overwrite=config.overwrite)
         if card:
             _check_card(model)
         opened = open_shards(shards)
@@ -85,18 +88,28 @@ def evaluate(
         result = score(model, out)
         if compare is not None and other is None:
             second = score(compare)
-            other = Other(compare, second.predictions, f"scored with {second.engine} in {second.precision}")
+            other = Other(
+                without_secrets(compare), second.predictions, f"scored with {second.engine} in {second.precision}"
+            )
         figures: dict[str, Any] = {}
         against: Against | None = None
         if report is not None:
             about = _about(opened, model, split, result, config)
-            analysis = write_report(report, result, other, name=model, about=about, seed=config.seed)
+            analysis = write_report(
+                report,
+                result,
+                other,
+                name=without_secrets(model),
+                about=about,
+                seed=config.seed,
+                overwrite=config.overwrite,
+            )
             figures, against = analysis.to_dict(), analysis.against
         elif other is not None:
             against = set_against(QuestionScores.of(result), other, seed=config.seed)
             figures = {"comparison": against.to_dict(result.ids)}
         if out is not None:
-            write_json(out.expanduser() / METRICS, result.metrics)
+            write_json(out.expanduser() / METRICS, result.metrics, replace=config.overwrite)
         written = _add_to_card(opened, model, split, result, config) if card else None
     if as_json:
         typer.echo(json.dumps({**result.metrics, **figures}))
@@ -130,7 +143,7 @@ def _about(
     sample = f" of {examples:,}, sampled with seed {config.seed}" if len(result.ids) < examples else ""
     threshold = f"predicted if it leads by more than {config.null_threshold:g} logits"
     return {
-        "Model": model,
+        "Model": without_secrets(model),
         "Data": f"{Path(manifest['source']['name']).name}, {split}",
         "Questions": f"{len(result.ids):,}{sample}",
         "Windows": f"{result.features:,}, up to {features['max_length']} tokens each, overlap {features['doc_stride']}",

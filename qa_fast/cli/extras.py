@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import typer
 
 from qa_fast.cli.stderr import hush_native_notes
-from qa_fast.errors import MissingExtraError
+from qa_fast.errors import MissingExtraError, UserError, shown, without_secrets
 
+_TRAINED_WITH = ("tensorflow", "jax")
 # Modules of each extra; a failed import of another module is our bug and stays a traceback.
 _MODULES = {
     "answer": ("keras", "onnx", "onnxruntime"),
@@ -32,13 +37,25 @@ def needs(extra: str, what: str) -> Iterator[None]:
 
     Raises:
         MissingExtraError: A module of the extra is missing.
+        UserError: KERAS_BACKEND names a backend that cannot be used.
     """
+    backend = os.environ.get("KERAS_BACKEND", "")
+    usable = backend in ("", *_TRAINED_WITH)
+    refused = UserError(f"KERAS_BACKEND must be {' or '.join(_TRAINED_WITH)}; received {shown(backend)}: unset it")
+    if not usable and extra in ("train", "sweep", "export"):
+        raise refused
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     hush_native_notes()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         yield
-    except ModuleNotFoundError as error:
+    except UserError:
+        raise
+    except (ImportError, ValueError) as error:
+        if not usable and any(name.startswith("keras.") for name in sys.modules):  # the engine is Keras
+            raise refused from None
+        if not isinstance(error, ModuleNotFoundError):
+            raise
         missing = (error.name or "").split(".")[0]
         for name, modules in _MODULES.items():
             if missing in modules:
@@ -46,6 +63,12 @@ def needs(extra: str, what: str) -> Iterator[None]:
         raise
 
 
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output, in ASCII unless the output is UTF-8."""
+    encoding = getattr(sys.stdout, "encoding", None) or ""
+    typer.echo(json.dumps(value, ensure_ascii=encoding.lower() not in ("utf-8", "utf8")))
+
+
 def say(line: str) -> None:
     """Print a line for the user on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(without_secrets(line), file=sys.stderr, flush=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +15,7 @@ from qa_fast.builder.options import RAY, BuildOptions
 from qa_fast.cli.records import with_records
 from qa_fast.cli.startup import few_arenas
 from qa_fast.cli.stderr import hush_native_notes
+from qa_fast.errors import without_secrets
 from qa_fast.parallel import processors
 from qa_fast.schema import FeatureConfig
 
@@ -78,7 +77,7 @@ def summary(result: BuildResult) -> dict[str, Any]:
         }
     examples = sum(split["examples"] for split in splits.values())
     return {
-        "out": str(result.out),
+        "out": without_secrets(str(result.out)),
         "up_to_date": result.up_to_date,
         "seconds": round(result.seconds, 3),
         "fetch_seconds": round(result.fetch_seconds, 3),
@@ -139,8 +138,6 @@ def _print_table(result: BuildResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not be able to show the name of a folder
     outcome = summary(result)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -152,7 +149,11 @@ def _print_table(result: BuildResult) -> None:
     console = Console(highlight=False)
     console.print(table)
     if any(split["rejected"] for split in outcome["splits"].values()):
-        console.print(f"rejected examples and why: {result.out / 'rejected.jsonl'}", markup=False, soft_wrap=True)
+        console.print(
+            f"rejected examples and why: {without_secrets(str(result.out / 'rejected.jsonl'))}",
+            markup=False,
+            soft_wrap=True,
+        )
     state = "already there"
     if not result.up_to_date:
         state = (
@@ -160,4 +161,4 @@ def _print_table(result: BuildResult) -> None:
             f"loading kernels {result.compile_seconds:.2f}, featurizing {result.featurize_seconds:.2f} "
             f"({outcome['examples_per_second']:,} examples/s)"
         )
-    console.print(f"{result.out}: {state}", markup=False, soft_wrap=True)
+    console.print(f"{without_secrets(str(result.out))}: {state}", markup=False, soft_wrap=True)

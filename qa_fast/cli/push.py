@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from qa_fast.cli.extras import print_json
 
 if TYPE_CHECKING:
     from qa_fast.hub.push import PushPlan
@@ -42,7 +43,7 @@ def push(
 
     plan = plan_push(model, repo, leave_out=leave_out)
     if dry_run:
-        typer.echo(json.dumps(_summary(plan), ensure_ascii=False) if as_json else _plan_text(plan))
+        print_json(_summary(plan)) if as_json else typer.echo(_plan_text(plan))
         plan.check()
         return
     for finding in plan.findings:
@@ -50,7 +51,7 @@ def push(
             typer.echo(f"warning: {finding.text}", err=True)
     done = run(plan, private=private, revision=revision)
     if as_json:
-        typer.echo(json.dumps({**_summary(plan), "url": done.url}, ensure_ascii=False))
+        print_json({**_summary(plan), "url": done.url})
     else:
         from rich.filesize import decimal
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from qa_fast import signals
+from qa_fast.cli.startup import settle_process
 from qa_fast.errors import UserError
 from qa_fast.options import flag_of, option_of
 
@@ -104,9 +106,12 @@ class GroupedCommand(TyperCommand):
     """A command whose `--help` lists options under the headings that they declare, those without one first."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Typer would take an EOFError for a user's Ctrl-D; here it is a file that was cut off."""
+        """Run the command. Typer would end without a word at an interrupt, and take a file that ends early for one."""
+        settle_process()
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise signals.Stopped from None
         except EOFError as error:
             raise UserError(f"files must be whole; one ends too early ({error or 'EOF'}): make it again") from error
 

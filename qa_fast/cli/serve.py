@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from qa_fast import signals
 from qa_fast.cli.extras import needs, say
 from qa_fast.cli.records import with_records
+from qa_fast.errors import without_secrets
 from qa_fast.serve.limits import KEY_VARIABLE, Limits, check_listener
 
 # Room in a request body for each character: most need one to four bytes, and JSON escapes need six or twelve.
@@ -62,7 +64,7 @@ def serve(
 
         check_listener(host, api_key)
         bound = bind(host, port)
-        typer.echo(f"loading {model} and warming it up …", err=True)
+        typer.echo(f"loading {without_secrets(model)} and warming it up …", err=True)
         served = ServedModel.from_pretrained(model, limits, precision, engine, say)
         served.warm_up()
 
@@ -74,3 +76,4 @@ def serve(
         )
 
     run_server(make_server(create_app(served, limits, api_key), limits, started), bound)
+    signals.tell()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +44,9 @@ def show(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with plots to this file instead of the terminal.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file at --html that is no page of qa-fast.")
+    ] = False,
     limit: Annotated[
         int | None,
         typer.Option("--limit", help="Number of examples of each split (default 3) or rejected examples (20)."),
@@ -68,6 +69,10 @@ def show(
     """Show examples with their windows, tokens and labels."""
     if limit is not None and limit < 0:
         raise UserError(f"--limit must be at least 0; received {limit}: give 0 to show no examples")
+    if html is not None:
+        from qa_fast.html.page import check_page
+
+        check_page(html, reads=[source, *([] if model is None else [model])], overwrite=overwrite)
     limit_rust_threads(processors())
     from rich.console import Console
 
@@ -86,13 +91,11 @@ def show(
         from qa_fast.html.page import save_page
         from qa_fast.show.page import overview_page
 
-        save_page(html, overview_page(overview, opened.config))
+        save_page(html, overview_page(overview, opened.config), overwrite=overwrite)
         typer.echo(str(html))
         return
     from qa_fast.show.terminal import print_overview
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not be able to show every text
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=_PIPED_WIDTH)

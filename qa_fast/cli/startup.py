@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -9,9 +11,13 @@ from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from typing import NoReturn
 
+from qa_fast.errors import UserError, shown
+
 _SHORT = ("featurize", "show", "answer")
 # The number of M_ARENA_MAX in glibc's malloc.h.
 _M_ARENA_MAX = -8
+# With less the libraries cannot be loaded, which some of them report by ending the process.
+_LEAST_ADDRESS_SPACE = 1 << 30
 
 
 def is_short(arguments: Sequence[str]) -> bool:
@@ -38,6 +44,36 @@ class _Hidden(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
+def settle_process() -> None:
+    """Check the environment of a command, and let its output escape what the terminal or pipe cannot encode.
+
+    Raises:
+        UserError: A setting of the environment cannot work.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    columns = os.environ.get("COLUMNS", "")
+    if not (columns.isdecimal() and int(columns)):  # rich would print nothing in no columns
+        os.environ.pop("COLUMNS", None)
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        raise UserError(
+            f"kernels must be compiled; the environment variable NUMBA_DISABLE_JIT is "
+            f"{shown(os.environ['NUMBA_DISABLE_JIT'])}: unset it"
+        )
+    threads = os.environ.get("NUMBA_NUM_THREADS")
+    if threads is not None and not (threads.isdecimal() and int(threads)):
+        raise UserError(f"NUMBA_NUM_THREADS must be a whole number from 1 on; received {shown(threads)}: unset it")
+    with suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESS_SPACE:
+            raise UserError(
+                f"the address space must be at least {_LEAST_ADDRESS_SPACE >> 20} MiB; the limit is {limit >> 20} MiB: "
+                "raise it with `ulimit -v`"
+            )
+
+
 def few_arenas(threads: int) -> None:
     """Limit the number of arenas in which the C library keeps freed memory.
 
@@ -50,8 +86,17 @@ def few_arenas(threads: int) -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, max(2, threads // 4))
 
 
-def leave(code: int) -> NoReturn:
-    """Flush the outputs and end the process at once, since freeing a hundred thousand objects takes 0.1 s."""
+def leave(code: int, exit_functions: bool = False) -> NoReturn:
+    """Flush the outputs and end the process at once.
+
+    Freeing a hundred thousand objects takes 0.1 s, and while Python ends, a signal kills it without a word.
+
+    Args:
+        code: The exit code.
+        exit_functions: Call what libraries registered for the end first.
+    """
+    if exit_functions:
+        atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # missing or closed
             stream.flush()

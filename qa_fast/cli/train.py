@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from qa_fast import signals
 from qa_fast.cli.extras import needs
 from qa_fast.cli.records import with_records
 from qa_fast.cli.startup import leave
@@ -72,8 +73,7 @@ def _leaving_a_failed_job() -> Iterator[None]:
         if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
             leave(2)
-        if isinstance(error, KeyboardInterrupt):
-            print("stopped", file=sys.stderr)
-            leave(130)
+        if isinstance(error, KeyboardInterrupt | signals.Stopped):
+            signals.finish()
         traceback.print_exc()
         leave(1)

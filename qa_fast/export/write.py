@@ -6,15 +6,14 @@ logits are those of the model.
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.export.formats import FORMATS, Arrays, Format, Reader
 from qa_fast.graph.names import OUTPUTS
@@ -23,6 +22,7 @@ from qa_fast.model.checkpoint import load_model
 from qa_fast.model.encoder import EncoderModel
 from qa_fast.schema import Int32s
 from qa_fast.sources import resolve_model
+from qa_fast.temporary import temporary_folder
 
 TOLERANCE = 1e-4
 # (rows, tokens) of the batches for the check: two shapes, so that fixed sizes in the export are noticed.
@@ -68,7 +68,7 @@ def export_model(model: str | Path, format_name: str, out: str | Path, *, overwr
     if format_name not in FORMATS:
         raise UserError(f"--format must be one of {', '.join(FORMATS)}; received {format_name!r}")
     kind, path = FORMATS[format_name], Path(out).expanduser()
-    _check_out(path, format_name, kind, overwrite)
+    _check_out(path, format_name, kind, str(model), overwrite)
     if kind.needs_tensorflow and keras.backend.backend() != "tensorflow":
         raise UserError(
             f"--format {format_name} is written by Keras on TensorFlow; it runs on {keras.backend.backend()}: set "
@@ -78,15 +78,15 @@ def export_model(model: str | Path, format_name: str, out: str | Path, *, overwr
     # On the CPU, since GPUs compute float32 products with less precision.
     with keras.device("cpu"):
         span_model, _ = load_model(folder)
-        return _export(span_model, format_name, path)
+        return _export(span_model, format_name, path, overwrite)
 
 
-def _export(model: EncoderModel, name: str, out: Path) -> Exported:
+def _export(model: EncoderModel, name: str, out: Path, overwrite: bool) -> Exported:
     kind = FORMATS[name]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-            written = Path(scratch) / f"export{kind.suffix}"
+        with temporary_folder(f".{out.name}-", out.parent) as scratch:
+            written = scratch / f"export{kind.suffix}"
             kind.write(model, written)
             difference = greatest_difference(model, kind.open(written), kind.ids_dtype)
             if not difference <= TOLERANCE:
@@ -95,8 +95,9 @@ def _export(model: EncoderModel, name: str, out: Path) -> Exported:
                     f"{difference:.2g}, so it was not kept: choose another --format, and report this model"
                 )
             size = sum(file.stat().st_size for file in [written, *written.rglob("*")] if file.is_file())
-            _remove(out)
-            os.replace(written, out)
+            if overwrite:
+                _remove(out)
+            store.move(written, out, overwrite)
     except OSError as error:
         raise UserError(
             f"--out must be in a writable folder with free space; {out}: {error.strerror or error}: choose another"
@@ -137,14 +138,11 @@ def _inputs(model: EncoderModel, ids: Int32s, mask: Int32s, types: Int32s, dtype
     }
 
 
-def _check_out(out: Path, name: str, kind: Format, overwrite: bool) -> None:
+def _check_out(out: Path, name: str, kind: Format, model: str, overwrite: bool) -> None:
     if kind.suffix and out.suffix != kind.suffix:
         raise UserError(f"--out must end in {kind.suffix} for --format {name}; received {str(out)!r}")
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not overwrite:
-        raise UserError(f"--out must not exist; {str(out)!r} does: choose another, or pass --overwrite")
-    if not ((out / kind.mark).is_file() if kind.mark else out.is_file()):
+    store.check_output(out, "--out", reads=[model], overwrite=overwrite)
+    if store.exists(out) and not ((out / kind.mark).is_file() if kind.mark else out.is_file()):
         raise UserError(
             f"--overwrite replaces only an earlier export; {str(out)!r} is not one of --format {name}: choose another "
             "--out, or remove it yourself"

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.html.markup import Html, Part, element, joined, visible
 from qa_fast.html.style import NOTEBOOK, PAGE, SHARED
+
+# Marks a page as ours, so that a later run may replace it. It stands within so many bytes from the start.
+_GENERATOR = '<meta name="generator" content="qa-fast">'
+_HEAD_BYTES = 1 << 12
 
 
 def page(title: str, *parts: Part, subtitle: Part = None) -> str:
@@ -34,7 +39,7 @@ def page(title: str, *parts: Part, subtitle: Part = None) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="generator", content="qa-fast"),
+        Html(_GENERATOR),
         element("title", title),
         Html(f"<style>{style}</style>"),
     )
@@ -48,19 +53,35 @@ def fragment(*parts: Part) -> str:
     return f'<div class="qa-fast qa-fast-piece"><style>{NOTEBOOK + SHARED}</style>{joined(parts)}</div>'
 
 
-def save_page(path: Path, document: str, option: str = "--html") -> None:
+def check_page(
+    path: Path, option: str = "--html", *, reads: Iterable[str | Path] = (), overwrite: bool = False
+) -> None:
+    """Refuse a path that holds anything but a page of ours; see `store.check_output`."""
+
+    def made(page: Path) -> bool:
+        try:
+            return _GENERATOR.encode() in store.read_range(page, 0, _HEAD_BYTES)
+        except OSError:
+            return False
+
+    store.check_output(path, option, reads=reads, overwrite=overwrite, made=made)
+
+
+def save_page(path: Path, document: str, option: str = "--html", overwrite: bool = False) -> None:
     """Write a page so that it appears whole or not at all.
 
     Args:
         path: The file. Its folder must exist.
         document: From `page`.
         option: The option that named the path, for the error.
+        overwrite: Replace a file that is no page of ours.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or may not be replaced.
     """
     try:
-        with store.whole_file(path, make_folder=False) as temporary:
+        check_page(path, option, overwrite=overwrite)
+        with store.whole_file(path, make_folder=False, replace=store.exists(path)) as temporary:
             temporary.write_text(document, encoding="utf-8")
     except OSError as error:
         raise UserError(

@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.hub.facts import Facts, Score, checked_figures, read_facts, record_data, write_text
 from qa_fast.hub.sections import body, questions
@@ -54,10 +55,14 @@ def write_card(folder: str | Path, manifest: Mapping[str, Any] | None = None) ->
     with checked_figures(folder):
         facts = read_facts(folder)
         results, card = eval_results(facts), card_text(facts, kept)
-    for name in sorted(old_result.name for old_result in (folder / EVAL_RESULTS).glob("*.yaml")):
-        old_file = plain_file(folder, name, EVAL_RESULTS)
-        if old_file is not None and _MEASURED in old_file.read_text(encoding="utf-8", errors="replace"):
-            old_file.unlink()
+    names = [name for name in store.names_in(folder / EVAL_RESULTS) if name.endswith(".yaml")]
+    old_files = [plain_file(folder, name, EVAL_RESULTS) for name in names]
+    ours = [file for file in old_files if file and _MEASURED in file.read_text(encoding="utf-8", errors="replace")]
+    for file in old_files:
+        if file and file not in ours and file.name in results:
+            raise UserError(f"scores replace only scores that qa-fast wrote; {file} holds others: move it away first")
+    for file in ours:
+        file.unlink()
     for name, text in results.items():
         write_text(folder_within(folder, EVAL_RESULTS) / name, text)
     write_text(path, card)

@@ -101,7 +101,7 @@ def plan_push(model: str | Path, repo: str, *, leave_out: bool = False) -> PushP
     text = ""
     if CARD in files.uploaded:
         card = read_card((folder / CARD).read_text(encoding="utf-8"))
-        text = _with_repository(card, repo)
+        text = _with_repository(card, repo) if PLACEHOLDER in card.text else (folder / CARD).read_text("utf-8")
         findings += check_card(card)
         files.uploaded[CARD] = len(text.encode())
     else:
@@ -127,8 +127,6 @@ def _refusal(folder: Path, refused: dict[str, str]) -> str:
 
 def _with_repository(card: ModelCard, repo: str) -> str:
     """Return the text of a card with the repository's name instead of the placeholder."""
-    if PLACEHOLDER not in card.text:
-        return str(card)
     if card.data.get("eval_results"):
         card.data["model_name"] = repo.split("/")[1]
     card.text = card.text.replace(PLACEHOLDER, repo)

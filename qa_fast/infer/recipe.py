@@ -145,8 +145,8 @@ def load(path: Path) -> tuple[Rounding, dict[str, Any]]:
 
 def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{FILE} must be as qa-fast quantize writes it; {path} is not ({shown(reason, 200)}): quantize again, or "
-        "remove it"
+        f"{FILE} must be as qa-fast quantize writes it; {path} is not ({shown(reason, 200)}): remove it, and "
+        "quantize again"
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from qa_fast.model.encoder import EncoderModel, fresh_matrix, weight_shapes
 from qa_fast.model.families import Slot, family_of
 from qa_fast.model.folder import Tensors, find_slots, folder_config, listed, read_json_config, tokenizer_files
 from qa_fast.store import local_path, refusal
+from qa_fast.temporary import temporary_folder
 
 Floats = npt.NDArray[np.float32]
 
@@ -259,8 +259,8 @@ def _save_model(model: EncoderModel, out: Path, source: Path, replace: bool) -> 
     if out.exists() and not replace:
         raise UserError(f"the output folder must not exist; {str(out)!r} does: choose another, or pass --overwrite")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out if out.exists() else out.parent) as scratch:
-        folder = Path(scratch) / "model"
+    with temporary_folder(f".{out.name}-", out if out.exists() else out.parent) as scratch:
+        folder = scratch / "model"
         folder.mkdir()
         for name, path in tokenizer_files(source).items():
             shutil.copyfile(path, folder / name)

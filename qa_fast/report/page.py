@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qa_fast.errors import UserError
 from qa_fast.html.elements import card, details, facts, grid, heading, paragraph
 from qa_fast.html.markup import Html, joined
-from qa_fast.html.page import page, save_page
+from qa_fast.html.page import check_page, page, save_page
 from qa_fast.report.analysis import MOST_SHOWN, Analysis, analyse
 from qa_fast.report.compare import Other
 from qa_fast.report.sections import comparison, confidence, group_chart, interval_text, listed, mistakes, signed
@@ -17,17 +17,23 @@ from qa_fast.scoring.metrics import metric_rows
 from qa_fast.scoring.result import EvaluationResult
 
 
-def check_report(path: Path) -> None:
+def check_report(path: Path, *, reads: Iterable[str | Path] = (), overwrite: bool = False) -> None:
     """Refuse a path that no report can be written to, before time is spent on scoring.
 
+    Args:
+        path: The file.
+        reads: Files and folders that the run reads.
+        overwrite: Replace a file that is no page of ours.
+
     Raises:
-        UserError: The path is a folder, or its folder does not exist.
+        UserError: The path is a folder, its folder does not exist, or a file there may not be replaced.
     """
     # Unlike `Path.is_dir`, `os.path.isdir` does not raise for a name that is too long.
     folder = path.absolute().parent
     if os.path.isdir(path) or not os.path.isdir(folder):
         problem = f"{path} is a folder" if os.path.isdir(path) else f"directory {folder} does not exist"
         raise UserError(f"--report must be a file in an existing folder; {problem}: choose another path")
+    check_page(path, "--report", reads=reads, overwrite=overwrite)
 
 
 def write_report(
@@ -39,6 +45,7 @@ def write_report(
     about: Mapping[str, str | int] | None = None,
     most: int = MOST_SHOWN,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> Analysis:
     """Write a report of an evaluation to a self-contained HTML file, which appears whole or not at all.
 
@@ -50,18 +57,19 @@ def write_report(
         about: Facts about the evaluation by name, shown as they are.
         most: Questions to list of each kind.
         seed: Seed of the bootstraps.
+        overwrite: Replace a file that is no page of ours.
 
     Returns:
         The figures of the page.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or may not be replaced.
         ValueError: The numbers of the other model's answers and of the questions differ.
     """
     path = Path(path).expanduser()
-    check_report(path)
+    check_report(path, overwrite=overwrite)
     analysis = analyse(result, other, most=most, seed=seed)
-    save_page(path, report_page(analysis, name, about or {}), option="--report")
+    save_page(path, report_page(analysis, name, about or {}), option="--report", overwrite=overwrite)
     return analysis
 
 

@@ -26,7 +26,7 @@ from qa_fast.schema import Features, Int32s, Int64s, Ragged
 from qa_fast.scoring.golds import Golds, golds_of
 from qa_fast.scoring.metrics import answerable_of, best_null_threshold, question_scores, squad_v1, squad_v2
 from qa_fast.scoring.options import EvaluateConfig
-from qa_fast.scoring.predictions import write_predictions
+from qa_fast.scoring.predictions import check_predictions, write_predictions
 from qa_fast.scoring.result import EvaluationResult, rows_of
 from qa_fast.shards import TRAIN, Shards, Split, open_shards
 from qa_fast.shards.compatibility import check_features, check_tokenizer
@@ -69,6 +69,8 @@ def evaluate(
     """
     config = dataclasses.replace(config or EvaluateConfig(), **options)
     config.check()
+    if out is not None:
+        check_predictions(out, reads=(shards_path, model_path), overwrite=config.overwrite)
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
     folder = resolve_model(str(model_path))
@@ -80,7 +82,7 @@ def evaluate(
     result = evaluate_split(engine.predict, opened, config, allow_no_answer=allow_no_answer, progress=progress)
     result = dataclasses.replace(result, engine=engine.name, precision=engine.precision)
     if out is not None:
-        write_predictions(out, result)
+        write_predictions(out, result, overwrite=config.overwrite)
     return result
 
 

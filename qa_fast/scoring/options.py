@@ -26,6 +26,7 @@ class EvaluateConfig:
         "auto", "Precision to compute in: auto (the fastest on this device), float32, bfloat16, float16 or int8."
     )
     engine: str = option("auto", "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx.")
+    overwrite: bool = option(False, "Replace files that exist where --out or --report writes.")
 
     def check(self) -> None:
         """Refuse values out of bounds. The engine and the precision are checked when the model is opened.

@@ -11,12 +11,26 @@ import orjson
 
 from qa_fast.errors import UserError
 from qa_fast.scoring.result import EvaluationResult
-from qa_fast.store import whole_file
+from qa_fast.store import check_output, special, whole_file
 
 PREDICTIONS = "predictions.json"
+METRICS = "metrics.json"
+_NBEST, _NA_PROB = "nbest_predictions.json", "na_prob.json"
 
 
-def write_predictions(out: str | Path, result: EvaluationResult) -> list[Path]:
+def check_predictions(out: str | Path, *, reads: Iterable[str | Path] = (), overwrite: bool = False) -> None:
+    """Refuse a folder in which files would be replaced; see `store.check_output`.
+
+    Args:
+        out: The folder for `write_predictions`, and for the metrics that the command adds.
+        reads: Files and folders that the run reads.
+        overwrite: Replace files that exist.
+    """
+    for name in (PREDICTIONS, _NBEST, _NA_PROB, METRICS):
+        check_output(Path(out).expanduser() / name, "a file in --out", reads=reads, overwrite=overwrite)
+
+
+def write_predictions(out: str | Path, result: EvaluationResult, *, overwrite: bool = False) -> list[Path]:
     """Write predictions.json, nbest_predictions.json and na_prob.json, each whole or not at all.
 
     `predictions.json` maps ids to texts and `na_prob.json` maps ids to probabilities (for `--na-prob-file` of the
@@ -26,23 +40,25 @@ def write_predictions(out: str | Path, result: EvaluationResult) -> list[Path]:
     Args:
         out: A folder, which is created if it does not exist.
         result: From `evaluate_split`.
+        overwrite: Replace files that exist.
 
     Returns:
         The files.
 
     Raises:
-        UserError: The folder cannot be created or written to.
+        UserError: The folder cannot be created or written to, or a file there may not be replaced.
     """
     folder = Path(out).expanduser()
+    check_predictions(folder, overwrite=overwrite)
     contents: dict[str, Iterable[tuple[str, Any]]] = {
         PREDICTIONS: zip(result.ids, result.predictions, strict=True),
-        "nbest_predictions.json": result.n_best(),
-        "na_prob.json": zip(result.ids, result.no_answer_probability.tolist(), strict=True),
+        _NBEST: result.n_best(),
+        _NA_PROB: zip(result.ids, result.no_answer_probability.tolist(), strict=True),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, items in contents.items():
-            with whole_file(folder / name) as temporary:
+            with whole_file(folder / name, replace=overwrite) as temporary:
                 _write_object(temporary, items)
     except OSError as error:
         raise UserError(
@@ -66,6 +82,9 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     """
     path = Path(path).expanduser()
     file = path / PREDICTIONS if path.is_dir() else path
+    kind = special(file)
+    if kind is not None:
+        raise UserError(f"predictions must be in a file; {file} is {kind}: save them to a file first")
     try:
         predictions = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -16,7 +16,7 @@ import numpy as np
 
 from qa_fast.errors import UserError
 from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
-from qa_fast.infer.recipe import Floats, Recipe, Rounding, write_recipe
+from qa_fast.infer.recipe import Floats, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import readable_config
@@ -124,6 +124,7 @@ def quantize(
             f"copy {folder} to a folder and name that"
         )
     config, key = readable_config(folder), model_key(folder)
+    read_recipe(folder)  # refuses a file in its place that is no recipe
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
     check_tokenizer(shards, folder)

@@ -10,6 +10,7 @@ from qa_fast.answer.answerer import Result, max_positions_of
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.questions import prepare
 from qa_fast.encode import TextEncoder, load_encoder
+from qa_fast.errors import without_secrets
 from qa_fast.infer.decode import LogitBatch
 from qa_fast.infer.spans import read_parts
 from qa_fast.schema import Features
@@ -141,4 +142,4 @@ class ServedModel:
 
 def shown_name(model: str, folder: Path) -> str:
     """Return a model's name for clients: a Hub id as it is, and only the last part of a path."""
-    return folder.resolve().name if Path(model).exists() else model
+    return folder.resolve().name if Path(model).exists() else without_secrets(model)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from qa_fast import signals
 from qa_fast.errors import UserError
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.protocol import bounded_protocol
@@ -79,7 +80,7 @@ def make_server(app: FastAPI, limits: Limits, started: Callable[[], None] = lamb
 
 
 def run_server(server: uvicorn.Server, bound: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then answer the accepted requests.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then answer the accepted requests.
 
     Args:
         server: A server from `make_server`.
@@ -87,8 +88,11 @@ def run_server(server: uvicorn.Server, bound: socket.socket) -> None:
     """
     # uvicorn raises the signal again at the end, for the handler that was set before. A clean shutdown is no failure.
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` sets it
+        handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, server.handle_exit)
     try:
-        server.run(sockets=[bound])
+        with signals.Patient():
+            server.run(sockets=[bound])
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -40,6 +40,12 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
     with store.reached(path, "SOURCE"):
         if store.is_file(path):
             return {split_of(path.name) or "train": [path]}
+        kind = store.special(path)
+        if kind is not None:
+            raise UserError(
+                f"SOURCE must be a file or folder, since it is read several times; {path} is {kind}: save what it "
+                "holds to a file first"
+            )
         if not store.is_folder(path):
             raise UserError(
                 "SOURCE must be 'squad', a dataset id on the Hub, or a local file or folder, or a URL; "

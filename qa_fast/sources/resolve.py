@@ -17,7 +17,7 @@ from typing import Any
 
 from qa_fast import store
 from qa_fast.cache import cache_folder, is_intact, not_writable, seal
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, without_secrets
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
 from qa_fast.sources.pieces import Block, blocks_of
@@ -96,7 +96,7 @@ class Source:
             for number, path in enumerate(paths):
                 try:
                     with store.reached(path, "SOURCE"):
-                        sums[f"{split}/{number}/{path.name}"] = store.identity(path)
+                        sums[without_secrets(f"{split}/{number}/{path.name}")] = store.identity(path)
                 except OSError as error:
                     raise UserError(f"{path} must be readable; {error.strerror}") from None
         return sums
@@ -123,7 +123,7 @@ def resolve_source(
     Raises:
         UserError: There is no such source, or it does not have a split.
     """
-    columns = columns or {}
+    columns, say = columns or {}, _discreet(say)
     splits = [splits] if isinstance(splits, str) else splits
     unknown = set(columns) - {"id", "question", "context", "answers"}
     if unknown:
@@ -134,12 +134,13 @@ def resolve_source(
     path, exists = _look(name)
     if name == "squad" and not exists:
         source = _squad(columns, say)
-    elif exists or store.is_url(name) or not _is_hub_id(name):
+    elif exists or store.is_url(name) or name == "-" or not _is_hub_id(name):
         paths = files.find_splits(path)
         if store.is_file(path) and splits and len(splits) == 1:
             paths = {splits[0]: [path]}
         local = store.is_local(path)
-        source = Source(name, "local files" if local else f"files of {name}", paths, columns)
+        shown = without_secrets(name)
+        source = Source(shown, "local files" if local else f"files of {shown}", paths, columns)
         say(f"{name}: {'local, ' if local else ''}{_listed(paths)}")
         if store.is_file(path) and not splits and files.split_of(path.name) is None:
             say(f"{name}: the file name contains no split, so it is read as train; pass --split to name another")
@@ -156,12 +157,16 @@ def resolve_source(
     return source
 
 
+def _discreet(say: Say) -> Say:
+    return lambda line: say(without_secrets(line))
+
+
 def _look(name: str) -> tuple[Path, bool]:
     """Return a name as a path, and whether it exists."""
     path = store.place(name)
     try:
         with store.reached(path):
-            return path, path.exists()
+            return path, path.exists() if store.is_local(path) else store.is_there(path)
     except OSError:  # the name is too long, or its folder cannot be read
         return path, False
 
@@ -217,14 +222,17 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     Raises:
         UserError: There is no such model.
     """
+    say = _discreet(say)
     path, exists = _look(name)
     if exists and path.is_dir():
         return path if store.is_local(path) else _fetched(path, say, weights)
     if name in ("minilm", MINILM_ID):
         return _minilm(say, weights)
     if exists or not _is_hub_id(name):
+        kind = store.special(path)
         raise UserError(
-            f"MODEL must be 'minilm', a local model folder, or a model id on the Hub; received {name}, which is neither"
+            "MODEL must be 'minilm', a local model folder, or a model id on the Hub; received "
+            f"{name}, which is {kind or 'neither'}"
         )
     try:
         folder = hub.fetch_model(name, weights)

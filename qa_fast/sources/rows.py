@@ -40,6 +40,8 @@ def truth_of(value: Any) -> bool | None:
     """
     if value is None:
         return False
+    if isinstance(value, list | dict):  # their text may be too deep to be written
+        return None
     words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     return words.get(str(value).strip().lower())
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast import store
+from qa_fast import store, temporary
 from qa_fast.builder.staging import not_writable
 from qa_fast.errors import UserError, shown
 from qa_fast.hub.facts import hub_id
@@ -136,7 +136,7 @@ def _tidy(out: Path, folder: Path) -> None:
     try:
         sweep(folder)
         for place in (out, out / "training"):
-            store.sweep(place, seconds=0)
+            temporary.sweep(place, seconds=0)
         for path in out.iterdir():
             partial = _PARTIAL_MODEL.fullmatch(path.name) and store.is_folder(path)
             if partial and store.names_in(path) in ([], ["model"]):

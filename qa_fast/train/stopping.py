@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from qa_fast import signals
 from qa_fast.train.job import Job
 from qa_fast.train.losses import BEHIND
 
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets, so that no step is cut in two; a second signal stops at once."""
+    """Yield an event that Ctrl-C, SIGTERM or SIGHUP sets, so that no step is cut in two; a second one stops at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -26,9 +27,11 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
-        yield event
+        with signals.Patient():
+            yield event
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

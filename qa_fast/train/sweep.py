@@ -26,9 +26,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from qa_fast import store
 from qa_fast.builder.staging import locked, not_writable
 from qa_fast.errors import UserError
 from qa_fast.options import flag_of
+from qa_fast.temporary import scratch
 from qa_fast.train.config import SweepConfig, TrainConfig
 from qa_fast.train.mix import fingerprints, open_mix
 
@@ -95,6 +97,12 @@ def sweep(
     settings = {"shards": fingerprints(open_mix(shards), config.validation)}
     settings |= {name: getattr(config, name) for name in names}
     try:
+        names_there = store.names_in(out)
+        if names_there and JOURNAL not in names_there:
+            raise UserError(
+                f"--out must be new, empty or the folder of a sweep; {out} holds other files "
+                f"({', '.join(names_there[:3])}): choose another --out"
+            )
         with locked(out):
             study = _open_study(out / JOURNAL, settings)
             while len(trials := _trials_of(study)) < config.trials:
@@ -255,13 +263,19 @@ def in_a_process(arguments: list[str]) -> dict[str, Any]:
         UserError: The command failed; the message is the last line that it printed.
         KeyboardInterrupt: The command was interrupted.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "qa_fast.cli", *arguments], capture_output=True, text=True, check=False
-    )
+    with scratch() as folder:  # a process that is killed leaves TensorFlow's temporary files
+        done = subprocess.run(
+            [sys.executable, "-m", "qa_fast.cli", *arguments],
+            env=os.environ | {"TMPDIR": str(folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode in (130, -2):
         raise KeyboardInterrupt
-    if done.returncode < 0:
-        raise Killed(f"was ended by signal {-done.returncode} (signal 9 often means that memory ran out)")
+    if done.returncode < 0 or done.returncode > 128:
+        number = -done.returncode if done.returncode < 0 else done.returncode - 128
+        raise Killed(f"was ended by signal {number} (signal 9 often means that memory ran out)")
     try:
         outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qa_fast.answer import parts
 from qa_fast.answer.answerer import Answerer
@@ -126,7 +129,7 @@ def test_bad_lines_are_kept_with_their_reason(model: Path, folder: Path, echo: E
     ]
     # A run without rejected rows removes the reasons of the last one.
     (folder / "in.jsonl").write_text('{"question": "q", "context": "c"}\n')
-    assert run(model, folder).rejects is None
+    assert run(model, folder, overwrite=True).rejects is None
     assert not (folder / "out.rejected.jsonl").exists()
 
 
@@ -147,7 +150,7 @@ def test_an_interrupted_run_leaves_the_old_file(model: Path, folder: Path, monke
     monkeypatch.setattr(Answerer, "from_pretrained", lambda *_: Interrupted())
     (folder / "out.jsonl").write_text("old")
     with pytest.raises(KeyboardInterrupt):
-        run(model, folder)
+        run(model, folder, overwrite=True)
     assert (folder / "out.jsonl").read_text() == "old"
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl"]
 
@@ -155,16 +158,45 @@ def test_an_interrupted_run_leaves_the_old_file(model: Path, folder: Path, monke
 def test_files_must_be_usable(model: Path, folder: Path, echo: Echo) -> None:
     with pytest.raises(UserError, match=r"SOURCE must be .*none\.jsonl"):
         answer_all(model, str(folder / "none.jsonl"), folder / "out.jsonl")
-    with pytest.raises(
-        UserError, match=r"the output must not be one of the input files; received .* name another file"
-    ):
-        run(model, folder, "in.jsonl")
+    with pytest.raises(UserError, match=r"--output must not be among the files that the run reads; .*: choose another"):
+        run(model, folder, "in.jsonl", overwrite=True)
     (folder / "link.jsonl").symlink_to(folder / "in.jsonl")
-    with pytest.raises(UserError, match="the output must not be one of the input files"):
-        run(model, folder, "link.jsonl")
+    with pytest.raises(UserError, match="--output must not be among the files"):
+        run(model, folder, "link.jsonl", overwrite=True)
     assert echo.calls == []
     for name in ("x" * 250 + ".jsonl", "x" * 300 + ".jsonl"):  # too long with the temporary name's ending, and without
         with pytest.raises(UserError, match=r"--output must be writable, with enough free space; .*: File name too"):
             run(model, folder, name)
     with pytest.raises(UserError, match=r"Ray writes answers into a folder; received --output .*: name a folder"):
         run(model, folder, ray=True)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+_DEEP = st.sampled_from(["[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900, "[" * 10**5, "1" * 5000, '"\\ud800"'])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    value=_VALUES.map(json.dumps) | _DEEP,
+    field=st.sampled_from(["id", "question", "context", "answers", "is_impossible", "other"]),
+    whole=st.booleans(),
+)
+def test_no_value_of_a_row_harms_the_other_rows(value: str, field: str, whole: bool) -> None:
+    """What the reader accepts and what it rejects can both be written."""
+    fields = {"id": '"b"', "question": '"who?"', "context": '"Ane Skou"'} | {field: value}
+    good = '{"id": "a", "question": "who?", "context": "Ane Skou"}'
+    row = f"{{{', '.join(f'{json.dumps(name)}: {text}' for name, text in fields.items())}}}"
+    if not whole:
+        row = f"{{{json.dumps(field)}: {value}}}"
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Answerer, "from_pretrained", lambda *_: Echo())
+        patch.setattr("qa_fast.answer.bulk.resolve_model", lambda *_: Path(name) / "model")
+        (Path(name) / "in.jsonl").write_text(f"{good}\n{row}\n{good}\n", "utf-8")
+        result = run(Path(name), Path(name))
+        assert [answer["id"] for answer in lines(Path(name) / "out.jsonl")].count("a") >= 2
+        assert result.answered + result.rejected == 3
+        assert result.answered >= 2

@@ -236,3 +236,20 @@ def test_ray_makes_the_same_files(tmp_path: Path, source: Path, model: Path) -> 
     for name in names:
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
     shutil.rmtree(tmp_path / "ray")
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_part_that_is_the_input_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool) -> None:
+    monkeypatch.setattr(bulk, "resolve_model", lambda *_: tmp_path / "model")
+    out = tmp_path / "out"
+    part = sample.write(out / "part-0123abcd-00000.jsonl", sample.rows())
+    kept = sample.write(out / "part-of-a-thesis.jsonl", sample.rows())
+    sample.write(out / bulk.ANSWERS_INDEX, {"parts": []})
+    source = tmp_path / "in.jsonl" if linked else part
+    if linked:
+        source.symlink_to(part)
+    with pytest.raises(UserError, match="--output must not be among the files that the run reads"):
+        bulk.answer_all("model", str(source), out, overwrite=True)
+    bulk._remove_parts(out, kept=None)
+    assert kept.is_file()
+    assert not part.exists()

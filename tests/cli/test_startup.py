@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from qa_fast.cli.startup import is_short
+from qa_fast.cli.extras import needs, print_json
+from qa_fast.cli.startup import is_short, settle_process
+from qa_fast.errors import UserError
 from tests import sample
 from tests.tokenizers_for_tests import save_folder, small_tokenizer
 
@@ -187,3 +191,75 @@ def test_a_helper_that_cannot_start_is_done_without(tmp_path: Path, python: str)
     )
     done = run("-c", script, NUMBA_CACHE_DIR=str(tmp_path))
     assert done.stdout.split() == ["1"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("NUMBA_DISABLE_JIT", "1", "kernels must be compiled"),
+        ("NUMBA_NUM_THREADS", "-1", "NUMBA_NUM_THREADS must be a whole number from 1 on; received '-1'"),
+        ("NUMBA_NUM_THREADS", "many", "NUMBA_NUM_THREADS must be a whole number"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, rule: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{rule}.*: unset it"):
+        settle_process()
+
+
+@pytest.mark.parametrize("columns", ["0", "-3", "wide", ""])
+def test_a_width_of_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    settle_process()
+    assert "COLUMNS" not in os.environ
+
+
+@pytest.mark.parametrize("backend", ["torch", "nonsense"])
+def test_another_backend_is_refused_where_keras_is_used(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    rule = f"KERAS_BACKEND must be tensorflow or jax; received '{backend}': unset it"
+
+    def use(extra: str, error: Exception | None) -> None:
+        with needs(extra, "a command"):
+            if error is not None:
+                raise error
+
+    with pytest.raises(UserError, match=rule):
+        use("train", None)
+    use("answer", None)  # the engine may be another
+    monkeypatch.setitem(sys.modules, "keras.any", sys)
+    for error in (ValueError("Unable to import backend"), ImportError("torch")):
+        with pytest.raises(UserError, match=rule):
+            use("answer", error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shell", "message"),
+    [
+        ("ulimit -v 600000; COMMAND answer x -q Who? -c Ane", "error: the address space must be at least 1024 MiB"),
+        ("COMMAND answer x -q Who? <&-", "error: a document is needed; received none"),
+        ("COMMAND answer x -q Who? -f /dev/zero", "error: the document must have at most 16 MiB; /dev/zero has more"),
+    ],
+)
+def test_places_that_cannot_work_are_one_line(shell: str, message: str) -> None:
+    shell = shell.replace("COMMAND", f"{sys.executable} -m qa_fast.cli")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120, check=False, env=env)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(message)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_every_output_can_be_written(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    settle_process()
+    value = {"answer": "Zoë 南 😀 \udcff"}
+    print_json(value)
+    print(value["answer"], flush=True)
+    first, second = raw.getvalue().decode(encoding).splitlines()
+    assert json.loads(first) == value
+    assert second == value["answer"].encode(encoding, "backslashreplace").decode(encoding)

@@ -259,6 +259,8 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be a file in a folder that can be written to"):
         save_page(tmp_path / "a.html" / "b.html", "x")
     (tmp_path / "folder.html").mkdir()
-    with pytest.raises(UserError, match="must be a file in a folder"):
+    with pytest.raises(UserError, match=r"--html must not exist; .*folder\.html' does"):
         save_page(tmp_path / "folder.html", "x")
+    with pytest.raises(UserError, match="must be a file in a folder"):
+        save_page(tmp_path / "folder.html", "x", overwrite=True)
     assert not list(tmp_path.glob(".*"))

@@ -183,7 +183,12 @@ def test_eval_results(tmp_path: Path) -> None:
         "org-Data-set-validation.yaml",
         "theirs.yaml",
     ]
-    entries = yaml.safe_load((folder / ".eval_results" / "org-Data-set-validation.yaml").read_text())
+    scores = folder / ".eval_results" / "org-Data-set-validation.yaml"
+    entries = yaml.safe_load(scores.read_text())
+    scores.write_text("- value: 1\n")
+    with pytest.raises(UserError, match="scores replace only scores that qa-fast wrote"):
+        write_card(folder)
+    assert scores.read_text() == "- value: 1\n"
     notes = "all 1,057 questions of split validation, measured by qa-fast"
     assert entries == [
         {"dataset": {"id": "org/Data_set", "task_id": task, "revision": REVISION}, "value": value, "notes": notes}

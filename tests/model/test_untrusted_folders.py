@@ -678,7 +678,7 @@ def recipe_of(ranges: np.ndarray | None = None, **facts: Any) -> bytes:
 )
 def test_recipes_for_int8(folder: Path, data: bytes) -> None:
     (folder / FILE).write_bytes(data)
-    with pytest.raises(UserError, match=r"must be as qa-fast quantize writes it; .*: quantize again, or remove it"):
+    with pytest.raises(UserError, match=r"must be as qa-fast quantize writes it; .*: remove it, and quantize again"):
         read_recipe(folder)
 
 

@@ -115,7 +115,7 @@ def test_a_recipe_for_other_weights_is_not_followed(tmp_path: Path) -> None:
         open_engine(model, "onnx", "int8")
     assert open_engine(model, "onnx").precision == "float32"
     (model / FILE).write_bytes(b"none")
-    with pytest.raises(UserError, match=r"must be as qa-fast quantize writes it; .*quantize again, or remove it"):
+    with pytest.raises(UserError, match=r"must be as qa-fast quantize writes it; .*remove it, and quantize again"):
         open_engine(model, "onnx")
 
 
@@ -124,6 +124,12 @@ def test_what_cannot_be(workshop: tuple[Path, Path], tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="--max-loss must not be negative; received -1"):
         quantize(model, shards, most_lost=-1)
     monkeypatch.setattr(quantizing, "resolve_model", lambda name: model)
+    (model / FILE).unlink(missing_ok=True)
+    (model / FILE).write_text("mine")
+    with pytest.raises(UserError, match=rf"{FILE} must be as qa-fast quantize writes it; .*: remove it"):
+        quantize(model, shards)
+    assert (model / FILE).read_text() == "mine"
+    (model / FILE).unlink()
     with pytest.raises(UserError, match=r"must be a local folder, .*; received 'minilm'"):
         quantize("minilm", shards)
     with pytest.raises(UserError, match="the model folder must be writable"):

@@ -222,7 +222,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     result = evaluate_split(oracle, make_split(ANSWERABLE))
     broken = EvaluationResult(**{**vars(result), "predictions": [*result.predictions[:-1], object()]})
     with pytest.raises(TypeError):
-        write_predictions(tmp_path, broken)
+        write_predictions(tmp_path, broken, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
     assert (tmp_path / "predictions.json").read_text() == "{}"
 

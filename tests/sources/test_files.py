@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qa_fast.errors import UserError
+from qa_fast import store
+from qa_fast.errors import UnreachableError, UserError
+from qa_fast.scoring.predictions import read_predictions
 from qa_fast.sources import read as reading
 from qa_fast.sources import rows
 from qa_fast.sources.files import find_splits, row_count, split_of
 from qa_fast.sources.read import read_examples
-from qa_fast.sources.resolve import resolve_source
+from qa_fast.sources.resolve import resolve_model, resolve_source
 from tests import sample
 from tests.sources.test_json_text import read
 
@@ -394,3 +399,36 @@ def test_a_file_whose_name_says_no_split_is_told_how_to_be_named(tmp_path: Path)
     assert told[-1].endswith("the file name contains no split, so it is read as train; pass --split to name another")
     assert list(resolve_source(str(path), splits=["validation"], say=told.append).splits) == ["validation"]
     assert "no split" not in told[-1]
+
+
+def test_what_has_no_end_is_refused_with_the_reason(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in (("-", "standard input"), ("/dev/zero", "a device"), (str(tmp_path / "pipe"), "a pipe")):
+        with pytest.raises(UserError, match=rf"SOURCE must be a file or folder, .* is {kind}: save what it holds"):
+            resolve_source(name)
+    with pytest.raises(UserError, match=r"MODEL must be .* which is a device"):
+        resolve_model("/dev/zero")
+    with pytest.raises(UserError, match=r"predictions must be in a file; /dev/zero is a device"):
+        read_predictions("/dev/zero")
+
+
+@pytest.mark.parametrize("begins", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nAccept-Ranges: bytes\r\n\r\n["])
+def test_a_server_that_says_nothing_is_given_up(begins: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SILENT_SECONDS", 0.2)
+    kept = []
+
+    def answer(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                kept.append(listening.accept()[0])
+                kept[-1].recv(1 << 16)
+                kept[-1].sendall(begins)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, args=(listening,), daemon=True).start()
+        name = f"http://127.0.0.1:{listening.getsockname()[1]}/train.json"
+        with pytest.raises(UnreachableError, match=r"one that can be reached and used; .* it was silent for 0.2 s"):
+            list(resolve_source(name).tables())
+        listening.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(UnreachableError, match=r"one that can be reached and used; .*Cannot connect to host"):
+        resolve_source(name)

@@ -198,6 +198,10 @@ def test_sweeps_that_cannot_be(tmp_path: Path, made_up: None) -> None:
 @pytest.mark.parametrize("text", ["mine", "{}\n", "[]\n", '{"op_code":99}\n', '{"op_code":0,"worker_id":3}\n'])
 def test_another_file_in_the_place_of_the_study(tmp_path: Path, made_up: None, text: str) -> None:
     (tmp_path / JOURNAL).write_text(text)
+    (tmp_path / JOURNAL).rename(tmp_path / "mine")
+    with pytest.raises(UserError, match=r"--out must be new, empty or the folder of a sweep; .* \(mine"):
+        sweep(SHARDS, SweepConfig(trials=1, out=str(tmp_path)), print, Runs())
+    (tmp_path / "mine").rename(tmp_path / JOURNAL)
     with pytest.raises(UserError, match=rf"--out must be a new folder .*{JOURNAL} is not a journal of Optuna"):
         sweep(SHARDS, SweepConfig(trials=1, out=str(tmp_path)), print, Runs())
     assert (tmp_path / JOURNAL).read_text() == text
