@@ -21,9 +21,15 @@ def index_counts(split: dict[str, Any]) -> dict[str, Any]:
         "examples": split["examples"],
         "rejected": split["rejected"],
         "repaired": split["repaired"],
+        **({"kept for scoring only": split["unplaced"]} if split.get("unplaced") else {}),
         "windows": split["features"],
         "windows labelled without an answer": with_share(split["impossible"], split["features"]),
         "tokens": split["tokens"],
+        **(
+            {"unknown tokens": with_share(split["unknown_tokens"], split["text_tokens"])}
+            if "text_tokens" in split
+            else {}
+        ),
         "labels that differ from the reference": sum(split["differences"].values()),
     }
 

@@ -237,7 +237,8 @@ def test_a_rejected_example_is_shown_with_its_reason(bad: str, model: str, tmp_p
     assert (first.rejected, first.windows[0].holds_answer) == (None, True)
     assert again.rejected == "ids must be unique; received 'en-1' again"
     assert (moved.rejected, moved.windows) == (None, moved.windows)
-    assert moved.notes == ("The first answer is not at its answer_start=40; it was moved to 0, where 'Ane' is.",)
+    (note,) = moved.notes
+    assert note.endswith("it was repaired (no_start): 'Ane' at 40 became 'Ane' at 0.")
     assert "max_length must exceed the question" in str(long.rejected)
     assert "rejected" in drawn(Overview("x", {}, examples=(again,)), made)
     build_shards(bad, tmp_path / "out", model, FeatureConfig(MAX_LENGTH, STRIDE))
