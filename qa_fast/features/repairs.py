@@ -141,8 +141,7 @@ def find_spans(
             span = searched.span_at(starts[row], misplaced[row][1])
             if span and is_whole(context, span.begin, span.end):
                 spans[row] = span._replace(cause=cause)
-    known = [(start, span.begin - start) for start, span in zip(starts, spans, strict=True) if span]
-    known += [(start, 0) for start, _ in standing]
+    known = [(start, 0) for start in (*(at for at, span in zip(starts, spans, strict=True) if span), *dict(standing))]
     return _search(searched, list(zip(starts, (text for _, text in misplaced), strict=True)), spans, known)
 
 
@@ -156,17 +155,24 @@ def _search(
     starts_of_shift: dict[int, set[int]] = defaultdict(set)
     for start, shift in (*known, *((answers[row][0], span.begin - answers[row][0]) for row, span in only.items())):
         starts_of_shift[shift].add(start)
+    alone: dict[int, Span] = {}
     for row, span in only.items():
         start, shift = answers[row][0], span.begin - answers[row][0]
         others = (starts_of_shift.get(other, set()) for other in range(shift - _STEP, shift + _STEP + 1))
         is_confirmed = start > 0 and any(starts - {start} for starts in others)
-        if not is_confirmed and context.resembles(*answers[row]):
+        if not (is_confirmed and abs(shift) <= NEAR) and context.resembles(*answers[row]):
             continue
-        if is_confirmed or (start > 0 and abs(shift) <= NEAR):
+        if is_confirmed:
             spans[row] = span
             known.append((start, shift))
         elif not 0 < start < len(context.text):
             spans[row] = span._replace(cause=NO_START)
+        elif abs(shift) <= NEAR:
+            alone[row] = span
+    if not any(shift for _, shift in known):  # else it should be shifted as the others are
+        for row, span in alone.items():
+            spans[row] = span
+            known.append((answers[row][0], span.begin - answers[row][0]))
     known.sort()
     for row in left:
         start, text = answers[row]

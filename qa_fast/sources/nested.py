@@ -62,6 +62,8 @@ def _rows(documents: pa.ChunkedArray) -> list[pa.Table] | None:
     questions = lists[1].flatten()
     ids, texts = questions.field("id"), questions.field("question")
     lists_of_answers, impossible = questions.field("answers"), questions.field("is_impossible")
+    if lists_of_answers.null_count:  # perhaps under another name
+        return None
     if impossible.null_count < len(impossible) and pc.any(impossible).as_py():
         lists_of_answers = pc.if_else(
             pc.fill_null(impossible, False), pa.scalar(None, lists_of_answers.type), lists_of_answers

@@ -2,12 +2,23 @@
 
 `RowCollector` takes single rows from JSON readers. `normalize_table` takes whole Arrow tables from Parquet and Arrow
 files, without a Python object for each row. Both make tables with the columns of `raw.EXAMPLES`, in which a context
-that many questions share is stored once, by dictionary encoding.
+that many questions share is stored once, by dictionary encoding. Both accept the same forms of each field; any other
+value rejects its row (or the table, if the whole column has an unsuitable type), and none is guessed at:
+
+    id                    text or a whole number
+    question, context     text
+    answers               an object with text and answer_start, each a list, a single value or null; a list of objects
+                          with single ones; null
+    text of an answer     text
+    answer_start          what `whole_of` takes
+    is_impossible         what `truth_of` takes
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +40,12 @@ REQUIRED = ("question", "context", "answers")
 OPTIONAL = ("id", "is_impossible")
 
 Batch = tuple[pa.Table, list[Reject]]
+# Rows that are rejected, bool[n], and the reason for one of them.
+Rule = tuple[np.ndarray, Callable[[int], str]]
 _INT32_MAX = 2**31 - 1
+_WHOLE = re.compile(r"\s*([+-]?[0-9]{1,18})(?:\.0*)?\s*")
+_NOT_TRUTH = "is_impossible must be true or false; received {}"
+_NOT_WHOLE = "answer_start must be a whole number of characters; received {}"
 
 
 def truth_of(value: Any) -> bool | None:
@@ -42,6 +58,38 @@ def truth_of(value: Any) -> bool | None:
         return False
     words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     return words.get(str(value).strip().lower())
+
+
+def whole_of(value: Any) -> int | None:
+    """Return the whole number that a value of `answer_start` means: 40, 40.0, or one of these as text; else None.
+
+    It is limited to the range of int32: a start outside of it is outside of every context too.
+    """
+    found = None if isinstance(value, bool) else _WHOLE.fullmatch(str(value))
+    return None if found is None else min(max(int(found[1]), -_INT32_MAX), _INT32_MAX)
+
+
+def answer_lists(answers: Any) -> tuple[Any, Any]:
+    """Return the texts and the starts of a row's answers; what are no lists of the same length is not accepted."""
+    if answers is None:
+        return [], []
+    if isinstance(answers, dict) and ("text" in answers or "answer_start" in answers):
+        texts, starts = (_listed(answers[name]) if name in answers else None for name in ("text", "answer_start"))
+        return texts, starts
+    if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
+        return [answer.get("text") for answer in answers], [answer.get("answer_start") for answer in answers]
+    return answers, None
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def answers_in(row: Mapping[str, Any], name: str = "answers") -> Any:
+    """Return the answers of a row; of one without them, what seems to be its answers by the name, which is rejected."""
+    if name in row:
+        return row[name]
+    return next(({key: row[key]} for key in row if key.lower().startswith("answer")), None)
 
 
 class RowCollector:
@@ -63,25 +111,26 @@ class RowCollector:
         """True if the table should end here."""
         return len(self._ids) >= TABLE_ROWS or self._chars >= TABLE_CONTEXT_CHARS
 
-    def add(self, row_id: Any, question: Any, context: Any, texts: Any, starts: Any, is_impossible: Any = None) -> None:
+    def add(self, row_id: Any, question: Any, context: Any, answers: Any, is_impossible: Any = None) -> None:
         """Add one example, or a reject if a value is of the wrong type.
 
         Args:
             row_id: Text or a whole number.
             question: Text.
             context: Text.
-            texts: Texts of the answers, list of str; empty for an unanswerable question.
-            starts: First characters of the answers, list of int.
+            answers: Texts and first characters of the answers; see `answer_lists`.
             is_impossible: Whether the question is unanswerable, whatever its answers are; see `truth_of`.
         """
         if isinstance(row_id, int) and not isinstance(row_id, bool):
             row_id = str(row_id)
         impossible = truth_of(is_impossible)
-        if impossible:
-            texts, starts = [], []
-        problem = _problem(row_id, question, context, texts, starts)
+        texts, given = answer_lists(None if impossible else answers)
+        starts = given
+        if isinstance(given, list):
+            starts = [start if type(start) is int and abs(start) < _INT32_MAX else whole_of(start) for start in given]
+        problem = _problem(row_id, question, context, texts, starts, given)
         if impossible is None:
-            problem = f"is_impossible must be true or false; received {shown(is_impossible)}"
+            problem = _NOT_TRUTH.format(shown(is_impossible))
         if problem:
             self.rejects.append(Reject(row_id if isinstance(row_id, str) and _is_utf8(row_id) else "", problem))
             return
@@ -110,7 +159,7 @@ class RowCollector:
         return pa.Table.from_arrays(columns, schema=EXAMPLES)
 
 
-def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any) -> str | None:
+def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any, given: Any) -> str | None:
     """Return the reason why a row cannot be an example; None if it can."""
     for name, value in (("id", row_id), ("question", question), ("context", context)):
         if not isinstance(value, str):
@@ -124,9 +173,9 @@ def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any) 
             return f"an answer's text must be text; received {shown(text)}"
         if not text.isascii() and not _is_utf8(text):
             return "an answer's text must be valid Unicode; received a lone surrogate"
-    for start in starts:
-        if not isinstance(start, int) or isinstance(start, bool) or abs(start) > _INT32_MAX:
-            return f"answer_start must be a whole number of characters; received {shown(start)}"
+    for start, value in zip(starts, given, strict=True):
+        if start is None:
+            return _NOT_WHOLE.format(shown(value))
     return None
 
 
@@ -179,7 +228,8 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
         where: The source, for the message.
 
     Returns:
-        The table, and rejects for rows whose bytes are not UTF-8, which Arrow does not check when it reads.
+        The table, and rejects for rows with values that are not accepted, or with bytes that are not UTF-8, which
+        Arrow does not check when it reads.
 
     Raises:
         UserError: A column is of an unsuitable type, or its buffers are damaged.
@@ -195,10 +245,16 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
             ids = pc.binary_join_element_wise(id_prefix, numbers, "")
         question = _text(table[names["question"]])
         context = _dictionary(table[names["context"]])
-        impossible = one_chunk(table[names["is_impossible"]]).cast(pa.bool_()) if "is_impossible" in names else None
+        rules: list[Rule] = []
+        impossible = None
+        if "is_impossible" in names:
+            marks = one_chunk(table[names["is_impossible"]])
+            impossible = _mapped(marks, truth_of, pa.bool_())
+            rules.append((_of(impossible.is_null()), lambda row: _NOT_TRUTH.format(shown(marks[row].as_py()))))
         answers = _no_answers(table.num_rows)
         if "answers" in names:
-            answers = _answers(one_chunk(table[names["answers"]]), impossible)
+            answers, rule = _answers(one_chunk(table[names["answers"]]), impossible)
+            rules.append(rule)
     except (pa.ArrowException, KeyError, TypeError) as error:
         types = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise UserError(
@@ -206,7 +262,9 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
             f"received {types} ({str(error).splitlines()[0]})"
         ) from None
     whole = pa.Table.from_arrays([ids, question, context, answers], schema=EXAMPLES)
-    return (whole, []) if valid else _without_invalid_rows(whole)
+    if not valid:
+        rules = [*_invalid_texts(whole), *rules]
+    return _without_bad_rows(whole, rules) if any(mask.any() for mask, _ in rules) else (whole, [])
 
 
 def _is_valid(column: pa.ChunkedArray) -> bool:
@@ -220,25 +278,53 @@ def _is_valid(column: pa.ChunkedArray) -> bool:
     return True
 
 
-def _without_invalid_rows(table: pa.Table) -> Batch:
-    """Return the rows whose texts are UTF-8, and rejects for the others. This is slow, and rarely needed."""
+def _invalid_texts(table: pa.Table) -> list[Rule]:
+    """Return which rows have texts that are not UTF-8. This is slow, and rarely needed."""
     ids, questions, context, answers = (one_chunk(column) for column in table.columns)
-    texts = answers.field("text")
-    of_answers = np.repeat(np.arange(len(texts)), pc.list_value_length(texts).to_numpy(zero_copy_only=False))
-    bad_id = _invalid(ids)
-    bad = {"id": bad_id, "question": _invalid(questions)}
-    bad["context"] = _invalid(context.dictionary)[context.indices.to_numpy(zero_copy_only=False)]
-    bad["an answer's text"] = np.bincount(of_answers[_invalid(texts.flatten())], minlength=len(texts)) > 0
+    bad = {"id": _invalid(ids), "question": _invalid(questions)}
+    bad["context"] = _invalid(context.dictionary)[_of(context.indices)]
+    bad["an answer's text"] = _any_of_lists(_invalid(answers.field("text").flatten()), answers.field("text"))
+    reasons = (f"{name} must be valid UTF-8; received other bytes" for name in bad)
+    return [(mask, partial(_same, reason)) for mask, reason in zip(bad.values(), reasons, strict=True)]
+
+
+def _same(reason: str, _: int) -> str:
+    return reason
+
+
+def _any_of_lists(values: np.ndarray, lists: pa.ListArray) -> np.ndarray:
+    """Return bool[n], which lists have a true value; the values are those of all lists."""
+    row_of = np.repeat(np.arange(len(lists)), _of(pc.list_value_length(lists)))
+    return np.bincount(row_of[values], minlength=len(lists)) > 0
+
+
+def _without_bad_rows(table: pa.Table, rules: list[Rule]) -> Batch:
+    """Return the rows that break no rule, and rejects for the others with the first rule that each breaks."""
+    ids = one_chunk(table["id"])
+    any_bad = np.logical_or.reduce([mask for mask, _ in rules])
     rejects = []
-    any_bad = np.logical_or.reduce(list(bad.values()))
     for row in np.flatnonzero(any_bad).tolist():
-        name = next(name for name, rows in bad.items() if rows[row])
-        row_id = "" if bad_id[row] else ids[row].as_py()
-        rejects.append(Reject(row_id, f"{name} must be valid UTF-8; received other bytes"))
-    good = pa.array(np.flatnonzero(~any_bad))
-    kept_context = context.take(good).cast(pa.string()).dictionary_encode()  # leaves no invalid text behind
-    columns = [ids.take(good), questions.take(good), kept_context, answers.take(good)]
-    return pa.Table.from_arrays(columns, schema=EXAMPLES), rejects
+        reason = next(reason for mask, reason in rules if mask[row])
+        row_id = ids[row].cast(pa.binary()).as_py().decode("utf-8", "replace")
+        rejects.append(Reject("" if "\ufffd" in row_id else row_id, reason(row)))
+    good = table.take(pa.array(np.flatnonzero(~any_bad)))
+    # Leaves no invalid text behind in the dictionary.
+    kept_context = one_chunk(good["context"]).cast(pa.string()).dictionary_encode()
+    return good.set_column(EXAMPLES.get_field_index("context"), EXAMPLES.field("context"), kept_context), rejects
+
+
+def _mapped(column: pa.Array, meaning: Callable[[Any], Any], kind: pa.DataType) -> pa.Array:
+    """Return the column with each distinct value replaced by its meaning."""
+    if column.type == kind and not column.null_count:
+        return column
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    distinct = column.dictionary_encode("encode")
+    return pa.array([meaning(value) for value in distinct.dictionary.to_pylist()], kind).take(distinct.indices)
+
+
+def _of(array: pa.Array) -> np.ndarray:
+    return np.asarray(array.to_numpy(zero_copy_only=False))
 
 
 def _invalid(strings: pa.Array) -> np.ndarray:
@@ -284,22 +370,48 @@ def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(array.indices.cast(pa.int32()), dictionary)
 
 
-def _answers(column: pa.Array, impossible: pa.Array | None) -> pa.Array:
-    """Return answers as struct<text: list, answer_start: list>, empty if they are null or marked impossible."""
+def _answers(column: pa.Array, impossible: pa.Array | None) -> tuple[pa.Array, Rule]:
+    """Return answers as struct<text: list, answer_start: list>, empty if they are null or marked impossible.
+
+    Also return which rows have a start that is no whole number.
+    """
     if pa.types.is_struct(column.type):
-        texts, starts = pc.struct_field(column, "text"), pc.struct_field(column, "answer_start")
-        if not (_is_list(texts.type) and _is_list(starts.type)):
-            texts, starts = _as_single_lists(texts), _as_single_lists(starts)
+        texts, starts = (_as_lists(pc.struct_field(column, name)) for name in ("text", "answer_start"))
     elif _is_list(column.type) and pa.types.is_struct(column.type.value_type):
         lengths = pc.list_value_length(column)
         values = column.flatten()  # without values behind a null
         texts = lists_of_lengths(pc.struct_field(values, "text"), lengths)
         starts = lists_of_lengths(pc.struct_field(values, "answer_start"), lengths)
+    elif pa.types.is_null(column.type):
+        return _no_answers(len(column)), (np.zeros(len(column), bool), str)
     else:
         raise pa.ArrowInvalid(f"expected answers as a struct of lists or a list of structs, found {column.type}")
-    texts = _without_nulls(texts, impossible).cast(ANSWERS_TYPE.field(0).type, safe=False)
-    starts = _in_range(_without_nulls(starts, impossible)).cast(ANSWERS_TYPE.field(1).type)
-    return pa.StructArray.from_arrays([texts, starts], fields=list(ANSWERS_TYPE))
+    texts, starts = _without_nulls(texts, impossible), _without_nulls(starts, impossible)
+    given = starts.flatten()
+    whole = _whole_numbers(given)
+    bad = _any_of_lists(_of(whole.is_null()), starts)
+    begins = _of(starts.offsets) - starts.offsets[0].as_py() if len(starts) else []
+
+    def reason(row: int) -> str:
+        values = given.slice(begins[row], begins[row + 1] - begins[row]).to_pylist()
+        return _NOT_WHOLE.format(shown(next(each for each in values if whole_of(each) is None)))
+
+    starts = lists_of_lengths(whole, pc.list_value_length(starts))
+    kind = texts.type.value_type
+    if not (_is_text(kind.value_type if pa.types.is_dictionary(kind) else kind) or pa.types.is_null(kind)):
+        raise pa.ArrowInvalid(f"expected answers with texts, found {kind}")
+    texts = texts.cast(ANSWERS_TYPE.field(0).type, safe=False)
+    return pa.StructArray.from_arrays([texts, starts], fields=list(ANSWERS_TYPE)), (bad, reason)
+
+
+def _whole_numbers(values: pa.Array) -> pa.Array:
+    """Return starts as int32, null where they are no whole numbers; see `whole_of`."""
+    if not pa.types.is_integer(values.type):
+        return _mapped(values, whole_of, pa.int32())
+    bounds = pc.min_max(values)
+    if bounds["min"].as_py() is None or (bounds["min"].as_py() >= -_INT32_MAX and bounds["max"].as_py() <= _INT32_MAX):
+        return values.cast(pa.int32())
+    return _mapped(values, whole_of, pa.int32())
 
 
 def _no_answers(rows: int) -> pa.Array:
@@ -316,8 +428,10 @@ def lists_of_lengths(values: pa.Array, lengths: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets_of(counts).astype(np.int32)), values)
 
 
-def _as_single_lists(values: pa.Array) -> pa.ListArray:
-    """Return each value as a list of one, and null as an empty list."""
+def _as_lists(values: pa.Array) -> pa.Array:
+    """Return lists as they are, each single value as a list of one, and null as an empty list."""
+    if _is_list(values.type):
+        return values
     return lists_of_lengths(values.drop_null(), values.is_valid().cast(pa.int32()))
 
 
@@ -326,18 +440,6 @@ def _without_nulls(lists: pa.Array, impossible: pa.Array | None) -> pa.Array:
     if impossible is not None and pc.any(impossible).as_py():
         lists = pc.if_else(pc.fill_null(impossible, False), pa.scalar(None, lists.type), lists)
     return lists_of_lengths(lists.flatten(), pc.list_value_length(lists)) if lists.null_count else lists
-
-
-def _in_range(starts: pa.Array) -> pa.Array:
-    """Limit starts to the range of int32. A start outside of it is outside of every context too."""
-    values = starts.flatten()
-    if not (pa.types.is_int64(values.type) or pa.types.is_uint64(values.type) or pa.types.is_uint32(values.type)):
-        return starts
-    bounds = pc.min_max(values)
-    if bounds["min"].as_py() is None or (bounds["min"].as_py() >= -_INT32_MAX and bounds["max"].as_py() <= _INT32_MAX):
-        return starts
-    clipped = np.clip(pc.fill_null(values, -1).to_numpy(zero_copy_only=False), -_INT32_MAX, _INT32_MAX)
-    return lists_of_lengths(pa.array(clipped.astype(np.int32)), pc.list_value_length(starts))
 
 
 def bounded_tables(table: pa.Table) -> Iterator[pa.Table]:

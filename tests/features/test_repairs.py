@@ -78,7 +78,7 @@ CHARS = st.text(st.sampled_from("ab é港🚢\n"), max_size=12)
 @settings(deadline=None)
 @given(st.sampled_from(sorted(UNITS)), CHARS, CHARS)
 def test_starts_may_count_other_units(cause: str, before: str, between: str) -> None:
-    context = f"{before} mill {between} 1887 mill"
+    context = f"{before} mill {between} 1887 pond"
     places = [len(before) + 1, context.rindex(" 1887") + 1, len(context) - 4]
     given = [(UNITS[cause](context[:at]), context[at : at + 4]) for at in places]
     misplaced = [pair for pair, at in zip(given, places, strict=True) if pair[0] != at]
