@@ -169,21 +169,31 @@ def _search(
             spans[row] = span._replace(cause=NO_START)
         elif abs(shift) <= NEAR:
             alone[row] = span
-    if not any(shift for _, shift in known):  # else it should be shifted as the others are
-        for row, span in alone.items():
-            spans[row] = span
-            known.append((answers[row][0], span.begin - answers[row][0]))
     known.sort()
+    # If others are shifted, starts may drift, but not jump.
+    most = 4 * _STEP if any(shift for _, shift in known) else NEAR
+    for row, span in alone.items():
+        start, shift = answers[row][0], span.begin - answers[row][0]
+        low, high = _shifts_around(known, start)
+        if low - most <= shift <= high + most:
+            spans[row] = span
+            bisect.insort(known, (start, shift))
     for row in left:
         start, text = answers[row]
         if spans[row] or start <= 0 or not known:
             continue
-        after = bisect.bisect_left(known, (start,))
-        neighbours = [shift for _, shift in known[max(after - 1, 0) : after + 1]]
-        between = context.spans_between(start + min(neighbours) - _STEP, start + max(neighbours) + _STEP, text)
+        low, high = _shifts_around(known, start)
+        between = context.spans_between(start + low - _STEP, start + high + _STEP, text)
         if len(between) == 1:
             spans[row] = between[0]
     return spans
+
+
+def _shifts_around(known: list[tuple[int, int]], start: int) -> tuple[int, int]:
+    """Return the least and the largest shift of the answers before and behind a start; 0 if there are none."""
+    after = bisect.bisect_left(known, (start,))
+    shifts = [shift for _, shift in known[max(after - 1, 0) : after + 1]] or [0]
+    return min(shifts), max(shifts)
 
 
 def _reading(
