@@ -245,7 +245,8 @@ class Featurizer:
 
     def _normalized(self, table: pa.Table) -> tuple[pa.Table, list[Reject]]:
         """Bring a table to the schema `raw.EXAMPLES`; rows whose bytes are not UTF-8 become rejects."""
-        from qa_fast.sources.rows import column_names, normalize_table
+        from qa_fast.sources.columns import normalize_table
+        from qa_fast.sources.rows import column_names
 
         names = column_names(table.column_names, self.columns, "the table")
         if "id" not in names:

@@ -26,6 +26,7 @@ from qa_fast.parallel import Ahead, processors
 from qa_fast.progress import Reporter, StageClock, on_stderr
 from qa_fast.schema import FeatureConfig, canonical_json
 from qa_fast.shards import FORMAT_VERSION, INDEX, REJECTED, REPAIRED, TRAIN, Shards, damaged_file, open_shards
+from qa_fast.shards.summary import remarks
 from qa_fast.sources import Source, resolve_model, resolve_source
 from qa_fast.sources.cache import cache_folder
 from qa_fast.sources.pieces import Block
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 # Number of tables that are read before the tokenizer and the kernels are loaded.
 _TABLES_AHEAD = 4
-# Share of unknown tokens that is not remarked on; names and symbols in a language that the tokenizer knows make less.
-_MOST_UNKNOWN = 0.1
 # Digits of a fingerprint that tell folders in the cache apart.
 _NAME_DIGITS = 20
 
@@ -331,35 +330,6 @@ def _reusable(run: _Run, out: Path, head: Manifest) -> Manifest | None:
         store.write_json(out / INDEX, index)
         run.report.say(f"{out}: its index now names {head['model']['name']}, which has the same tokenizer")
     return index
-
-
-def remarks(index: Manifest, out: Path) -> Iterator[str]:
-    """Yield what a user should know about the data of shards, a line each.
-
-    Args:
-        index: The index of the shards.
-        out: Their folder.
-    """
-    for split, facts in index["splits"].items():
-        if facts.get("repaired"):
-            causes = ", ".join(f"{cause} {count:,}" for cause, count in facts["repairs"].items())
-            yield (
-                f"{split}: {facts['repaired']:,} answers were not at their answer_start and were repaired ({causes}); "
-                f"see them with: qa-fast show {out} --repaired"
-            )
-        if facts.get("unplaced"):
-            yield (
-                f"{split}: {facts['unplaced']:,} answers have no certain place; their questions are kept for scoring "
-                f"and labelled without an answer; see them with: qa-fast show {out} --repaired"
-            )
-        if split == TRAIN and facts.get("unanswerable") == facts["examples"]:
-            yield f"{split}: no question has an answer, so a model cannot learn to find one; check the column answers"
-        unknown = facts.get("unknown_tokens", 0) / max(facts.get("text_tokens", 0), 1)
-        if unknown > _MOST_UNKNOWN:
-            yield (
-                f"{split}: {unknown:.0%} of the tokens of the texts are unknown to the tokenizer, so a model does not "
-                "see them; choose a --model for the language of the data"
-            )
 
 
 def _changes(index: Manifest, decided_by: dict[str, Any]) -> str:

@@ -18,9 +18,10 @@ import orjson
 
 from qa_fast.errors import UserError
 from qa_fast.raw import Reject
+from qa_fast.sources.forms import answers_in
 from qa_fast.sources.nested import nested_tables
 from qa_fast.sources.pieces import BOM, JSON_LINES, WHOLE_JSON, Piece, is_lines
-from qa_fast.sources.rows import Batch, RowCollector, answers_in, column_names
+from qa_fast.sources.rows import Batch, RowCollector, column_names
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_fast.raw import ANSWERS_TYPE, CONTEXT_TYPE, EXAMPLES
-from qa_fast.sources.rows import bounded_tables, lists_of_lengths
+from qa_fast.sources.columns import lists_of_lengths
+from qa_fast.sources.rows import bounded_tables
 
 _ANSWERS = pa.list_(pa.struct([("text", pa.string()), ("answer_start", pa.int32())]))
 _QUESTION = pa.struct(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qa_fast.builder.job import build_shards
 from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
-from qa_fast.sources.rows import truth_of, whole_of
+from qa_fast.sources.forms import truth_of, whole_of
 from tests import sample
 from tests.sources.test_json_text import read
 
