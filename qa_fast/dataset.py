@@ -119,11 +119,13 @@ class Examples(Sequence[dict[str, Any]]):
         `featurize` leaves these out, and also questions that are too long for a window, which depends on the tokenizer.
         """
         from qa_fast.features.examples import IdSet, check_examples
+        from qa_fast.shards.format import TRAIN
 
         ids, rejects = IdSet(), list(self.unreadable)
         for batch in self.table.to_batches():
             part = pa.Table.from_batches([batch])
-            rejects += check_examples(part, ids.add(part["id"].combine_chunks()))[1]
+            checked = check_examples(part, ids.add(part["id"].combine_chunks()), scored=self.name != TRAIN)
+            rejects += checked.rejects.values()
         return rejects
 
     @property

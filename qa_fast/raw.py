@@ -1,4 +1,4 @@
-"""Raw examples as every source returns them: Arrow tables of one schema, and rejects for unusable rows."""
+"""Raw examples as every source returns them: Arrow tables of one schema, and records of unusable and repaired rows."""
 
 from __future__ import annotations
 
@@ -24,6 +24,25 @@ class Reject:
 
     id: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Repair:
+    """An example whose first answer was not at its `answer_start`.
+
+    Attributes:
+        id: The example's id.
+        cause: Why the answer was not there, one of `features.repairs`; or `UNPLACED`.
+        reason: The place and text received, and those used instead.
+    """
+
+    id: str
+    cause: str
+    reason: str
+
+
+# The cause of an example without a certain place of its answer, which is kept to be scored, without a label.
+UNPLACED = "unplaced"
 
 
 @dataclass(frozen=True)

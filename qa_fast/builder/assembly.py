@@ -21,7 +21,7 @@ from qa_fast.builder.staging import commit
 from qa_fast.errors import UserError
 from qa_fast.progress import Reporter
 from qa_fast.schema import Int64s
-from qa_fast.shards.format import CHECKSUM, FILE_FACTS, REJECTED
+from qa_fast.shards.format import CHECKSUM, FILE_FACTS, REJECTED, REPAIRED
 from qa_fast.shards.journal import BlockFacts, Journal
 from qa_fast.shards.write import write_for_datasets
 from qa_fast.sources import Source
@@ -103,13 +103,13 @@ def put_together(
         source: The source that was featurized.
         made: All its blocks.
         head: The index without its splits and rejects.
-        strict: Make any rejected example an error.
+        strict: Make any rejected or repaired example an error.
 
     Returns:
         The index.
 
     Raises:
-        UserError: A split has no good example, or `strict` and one is rejected.
+        UserError: A split has no good example, or `strict` and one is rejected or repaired.
     """
     splits: dict[str, dict[str, Any]] = {}
     for split in source.splits:
@@ -120,7 +120,10 @@ def put_together(
         reject = next((facts.first_reject for facts in facts_of_split if facts.first_reject), None)
         first = f"the first {reject[0] or 'without id'}: {reject[1]}" if reject else ""
         if strict and reject:
-            raise UserError(f"--strict allows no rejected example; received {counts.rejected} in {split}, {first}")
+            raise UserError(
+                f"--strict allows no rejected and no repaired example; received {counts.rejected} rejected in {split}, "
+                f"{first}"
+            )
         if counts.features == 0:
             raise UserError(
                 f"a split must hold at least one good example; {source.name} {split} has none "
@@ -129,24 +132,30 @@ def put_together(
         # Facts that were read from a file have their keys in another order, which the index must not have.
         files = [{name: file[name] for name in FILE_FACTS} for facts in facts_of_split for file in facts.files]
         splits[split] = {**counts.to_dict(), "shards": files}
-    index = {**head, "splits": splits, "rejected": _write_rejects(journal, made)}
+    index = {
+        **head,
+        "splits": splits,
+        "rejected": _write_list(journal, made, REJECTED),
+        "repaired": _write_list(journal, made, REPAIRED),
+    }
     write_for_datasets(journal.out, {split: facts["shards"] for split, facts in splits.items()})
     commit(journal.out, index)
     journal.clear()
     return index
 
 
-def _write_rejects(journal: Journal, made: MadeBlocks) -> dict[str, Any] | None:
-    """Write all rejects into one file and return its size and checksum; None if there are no rejects."""
-    path = journal.out / REJECTED
-    blocks = [block for block, facts in made if facts.counts["rejected"]]
+def _write_list(journal: Journal, made: MadeBlocks, name: str) -> dict[str, Any] | None:
+    """Write all rejects or repairs into one file and return its size and checksum; None if there are none."""
+    path = journal.out / name
+    counted = ("rejected",) if name == REJECTED else ("repaired", "unplaced")
+    blocks = [block for block, facts in made if any(facts.counts.get(count) for count in counted)]
     if not blocks:
         store.remove(path)
         return None
     checksum, size = xxhash.xxh3_128(), 0
     with store.whole_file(path) as local, local.open("wb") as file:
         for block in blocks:
-            lines = journal.rejected(block)
+            lines = journal.listed(block, name)
             checksum.update(lines)
             size += len(lines)
             file.write(lines)

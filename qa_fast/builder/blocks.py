@@ -65,7 +65,7 @@ class ShardMaker:
         Args:
             block: A block of the source.
             left_out: Rows to leave out because earlier blocks have their ids.
-            strict: Make any rejected example an error.
+            strict: Make any rejected or repaired example an error.
 
         Raises:
             UserError: The block cannot be read, or its shard not written.
@@ -89,7 +89,7 @@ def local_engine(
     Args:
         maker: Decides the shards.
         workers: Number of threads that featurize; with more than one, another thread reads and another writes.
-        strict: Make any rejected example an error.
+        strict: Make any rejected or repaired example an error.
         clock: Times the stages.
         progress: Called for each table.
         tables: The tables of the engine's first call, if reading them has begun.
@@ -161,7 +161,7 @@ def _write_block(
     first = next(prepared, None)
     if first is None:
         return None
-    block, counts, rejects, hashes, rows = first.table.block, SplitCounts(), [], [], 0
+    block, counts, rejects, repairs, hashes, rows = first.table.block, SplitCounts(), [], [], [], 0
     with contextlib.ExitStack() as stack:
         with clock("write"):
             folder = _folder_for(maker, stack)
@@ -172,10 +172,12 @@ def _write_block(
             _write_table(part.featurized, writer, clock)
             counts.add(part.featurized.counts)
             rejects += part.featurized.rejects
-            if strict and rejects:
+            repairs += part.featurized.repairs
+            if strict and (refused := rejects or repairs):
                 raise UserError(
-                    f"--strict allows no rejected example; received {len(rejects)} or more in {block.split}, the "
-                    f"first {rejects[0].id or 'without id'}: {rejects[0].reason}"
+                    f"--strict allows no rejected and no repaired example; received {len(refused)} or more "
+                    f"{'rejected' if rejects else 'repaired'} in {block.split}, the first "
+                    f"{refused[0].id or 'without id'}: {refused[0].reason}"
                 )
             assert part.table.rows is not None
             assert part.table.hashes is not None
@@ -192,7 +194,7 @@ def _write_block(
             first_reject = (rejects[0].id, rejects[0].reason) if rejects else None
             facts = BlockFacts(rows, counts.to_dict(), files, first_reject, digest(part.table.left_out))
             all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
-            maker.journal.write(block, facts, all_hashes, rejects)
+            maker.journal.write(block, facts, all_hashes, rejects, repairs)
     return block, facts
 
 

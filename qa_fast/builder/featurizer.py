@@ -8,6 +8,7 @@ carry `example_id` and `window_index`, and sorted by these they are always the s
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError
 from qa_fast.model.folder import known_config
 from qa_fast.progress import StageClock
-from qa_fast.raw import EXAMPLES, Reject
+from qa_fast.raw import EXAMPLES, UNPLACED, Reject, Repair
 from qa_fast.schema import EVALUATION_COLUMNS, FeatureConfig, Int32s, canonical_json
 from qa_fast.shards.format import FORMAT_VERSION, TRAIN
 from qa_fast.version import __version__
@@ -40,9 +42,14 @@ class SplitCounts:
         features: Features.
         impossible: Features labelled at CLS.
         rejected: Examples that were left out.
-        repaired: Examples whose first answer was moved to where its text occurs.
+        repaired: Examples whose first answer was not at its start and was repaired.
+        unplaced: Examples that are kept for scoring although their first answer has no certain place.
+        unanswerable: Examples without an answer.
         tokens: Tokens of all features, including special ones.
+        text_tokens: Tokens of the encoded questions and contexts.
+        unknown_tokens: Those of them that stand for text that the vocabulary cannot write.
         differences: Cause -> features whose `exact` and `reference` labels differ.
+        repairs: Cause -> repaired examples; see `features.repairs`.
     """
 
     examples: int = 0
@@ -50,20 +57,31 @@ class SplitCounts:
     impossible: int = 0
     rejected: int = 0
     repaired: int = 0
+    unplaced: int = 0
+    unanswerable: int = 0
     tokens: int = 0
+    text_tokens: int = 0
+    unknown_tokens: int = 0
     differences: dict[str, int] = field(default_factory=dict)
+    repairs: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: SplitCounts) -> None:
         """Add the counts of other examples."""
         for name, value in vars(other).items():
-            if name != "differences":
-                setattr(self, name, getattr(self, name) + value)
-        for cause, count in other.differences.items():
-            self.differences[cause] = self.differences.get(cause, 0) + count
+            mine = getattr(self, name)
+            if not isinstance(value, dict):
+                setattr(self, name, mine + value)
+                continue
+            for cause, count in value.items():
+                mine[cause] = mine.get(cause, 0) + count
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as the index holds them."""
-        return {**vars(self), "differences": dict(sorted(self.differences.items()))}
+        return {
+            **vars(self),
+            "differences": dict(sorted(self.differences.items())),
+            "repairs": dict(sorted(self.repairs.items())),
+        }
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ class FeaturizedTable:
     Attributes:
         batches: The features, in `Featurizer.schema`; an iterator that computes them if there are many.
         rejects: Examples that were left out, with the reasons.
+        repairs: Examples whose first answer was repaired or has no certain place.
         counts: Counts of examples and features.
         examples: The checked examples that the features were cut from.
         contexts: Their encoded documents [D].
@@ -82,6 +101,7 @@ class FeaturizedTable:
 
     batches: Iterable[pa.RecordBatch]
     rejects: list[Reject]
+    repairs: list[Repair]
     counts: SplitCounts
     examples: Examples
     contexts: EncodedTexts
@@ -185,26 +205,37 @@ class Featurizer:
         with clock("check"):
             if repeated is None:
                 repeated = IdSet().add(one_chunk(table["id"]))
-            checked, misplaced, repaired = check_examples(table, repeated)
+            checked = check_examples(table, repeated, scored=self.split != TRAIN)
         drop = self.config.drop_impossible and self.split == TRAIN
-        features = featurize_examples(checked, self.encoder, self.config, drop, clock)
+        features = featurize_examples(checked.examples, self.encoder, self.config, drop, clock)
         examples, tokens = features.encoded.examples, int(features.windows.lengths.sum(dtype=np.int64))
         laid_out = clock.each("lay out", features.batches(self.encoder))
         batches: Iterable[pa.RecordBatch] = (feature_batch(part, examples.ids, self.split) for part in laid_out)
         if tokens <= BATCH_TOKENS:
             batches = list(batches)
-        rejects = [*unreadable, *misplaced, *features.rejects]
+        rejects = [*unreadable, *checked.rejects.values(), *features.rejects]
+        repairs = list(checked.repairs.values())
+        causes = Counter(repair.cause for repair in repairs)
+        text_tokens, unknown = features.encoded.count_tokens(self.encoder.unknown_id)
         return FeaturizedTable(
             batches=batches,
             rejects=rejects,
+            repairs=repairs,
             counts=SplitCounts(
                 examples=len(examples),
                 features=len(features.windows),
                 impossible=int((features.labels.start_positions == features.windows.cls_position).sum()),
                 rejected=len(rejects),
-                repaired=repaired,
+                repaired=len(repairs) - causes[UNPLACED],
+                unplaced=causes.pop(UNPLACED, 0),
+                unanswerable=int(
+                    pc.sum(pc.equal(pc.list_value_length(examples.answers.field("text")), 0)).as_py() or 0
+                ),
                 tokens=tokens,
+                text_tokens=text_tokens,
+                unknown_tokens=unknown,
                 differences=dict(features.labels.differences),
+                repairs=dict(causes),
             ),
             examples=examples,
             contexts=features.encoded.contexts,
@@ -214,7 +245,8 @@ class Featurizer:
 
     def _normalized(self, table: pa.Table) -> tuple[pa.Table, list[Reject]]:
         """Bring a table to the schema `raw.EXAMPLES`; rows whose bytes are not UTF-8 become rejects."""
-        from qa_fast.sources.rows import column_names, normalize_table
+        from qa_fast.sources.columns import normalize_table
+        from qa_fast.sources.rows import column_names
 
         names = column_names(table.column_names, self.columns, "the table")
         if "id" not in names:

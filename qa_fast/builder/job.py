@@ -26,7 +26,8 @@ from qa_fast.options import takes
 from qa_fast.parallel import Ahead, processors
 from qa_fast.progress import Reporter, StageClock, on_stderr
 from qa_fast.schema import FeatureConfig, canonical_json
-from qa_fast.shards import FORMAT_VERSION, INDEX, REJECTED, TRAIN, Shards, damaged_file, open_shards
+from qa_fast.shards import FORMAT_VERSION, INDEX, REJECTED, REPAIRED, TRAIN, Shards, damaged_file, open_shards
+from qa_fast.shards.summary import remarks
 from qa_fast.sources import Source, resolve_model, resolve_source
 from qa_fast.sources.pieces import Block
 from qa_fast.version import __version__
@@ -217,6 +218,8 @@ def build(
         if manifest is None:
             check_replaceable(place, files.splits)
             manifest = _make(run, place, head, inputs)
+    for remark in remarks(manifest, place):
+        run.report.say(remark)
     return BuildResult(
         out=place,
         manifest=manifest,
@@ -314,12 +317,13 @@ def _reusable(run: _Run, out: Path, head: Manifest) -> Manifest | None:
     if damaged is not None:
         run.report.say(f"{out}: {damaged} is missing or damaged, featurizing again")
         return None
-    rejected = sum(split["rejected"] for split in index["splits"].values())
-    if run.options.strict and rejected:
-        raise UserError(
-            f"--strict allows no rejected example; {out} was made with {rejected} of them: "
-            f"see {out / REJECTED} and correct the source"
-        )
+    for counted, listed in (("rejected", REJECTED), ("repaired", REPAIRED), ("unplaced", REPAIRED)):
+        count = sum(split.get(counted, 0) for split in index["splits"].values())
+        if run.options.strict and count:
+            raise UserError(
+                f"--strict allows no rejected and no repaired example; {out} was made with {count} {counted}: "
+                f"see {out / listed} and correct the source"
+            )
     run.report.say(f"{out} is up to date: same source, model and options")
     if index.get("model") != head["model"]:
         index = {**index, "model": head["model"]}

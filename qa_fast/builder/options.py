@@ -34,7 +34,7 @@ class BuildOptions:
     max_examples: int | None = option(
         None, "Number of examples to read from the start of each split; by default all.", group=_DATA, least=1
     )
-    strict: bool = option(False, "Stop with an error if any example is rejected.", group=_DATA)
+    strict: bool = option(False, "Stop with an error if any example is rejected or its answer repaired.", group=_DATA)
     encode: str = option(
         "auto",
         "How texts are tokenized: 'direct' tokenizes each text, 'words' each distinct word once, and 'auto' chooses "

@@ -38,7 +38,7 @@ def ray_engine(
     Args:
         maker: Decides the shards.
         workers: Number of actors, each on one core; None takes all cores of the cluster.
-        strict: Make any rejected example an error.
+        strict: Make any rejected or repaired example an error.
         address: Address of the cluster; see `connected`.
         report: Receives a message if shards were kept.
         progress: Called for each block.

@@ -23,7 +23,17 @@ from typing import Any
 
 from qa_fast import locks, store
 from qa_fast.errors import UserError
-from qa_fast.shards.format import DESCRIPTION, INDEX, REJECTED, SPLITS, file_name, is_file_name, kind_of, number_of
+from qa_fast.shards.format import (
+    DESCRIPTION,
+    INDEX,
+    REJECTED,
+    REPAIRED,
+    SPLITS,
+    file_name,
+    is_file_name,
+    kind_of,
+    number_of,
+)
 from qa_fast.shards.journal import PARTIAL, Journal
 
 _FOR_DATASETS = {"state.json", "dataset_info.json"}
@@ -134,7 +144,7 @@ def check_replaceable(out: Path, splits: Iterable[str]) -> None:
     """
     made = made_splits(out)
     interrupted = (out / PARTIAL).exists()
-    shared = [] if made or interrupted else sorted({SPLITS, REJECTED})
+    shared = [] if made or interrupted else sorted({SPLITS, REJECTED, REPAIRED})
     in_the_way = [name for name in shared if (out / name).exists()]
     for split in sorted({*splits, *made}):
         if (out / split).exists() and not (out / split).is_dir():

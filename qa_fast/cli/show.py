@@ -38,6 +38,9 @@ def show(
     ] = None,
     split: Annotated[list[str] | None, typer.Option("--split", help="Show only this split; may be repeated.")] = None,
     rejected: Annotated[bool, typer.Option("--rejected", help="Show the rejected examples with the reasons.")] = False,
+    repaired: Annotated[
+        bool, typer.Option("--repaired", help="Show the answers that are not at their answer_start, and their repairs.")
+    ] = False,
     statistics: Annotated[
         bool, typer.Option("--stats", help="Show statistics: lengths, windows, positions of answers, duplicates.")
     ] = False,
@@ -49,7 +52,7 @@ def show(
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", help="Number of examples of each split (default 3) or rejected examples (20)."),
+        typer.Option("--limit", help="Number of examples of each split (default 3) or rejected or repaired ones (20)."),
     ] = None,
     tokens: Annotated[
         bool, typer.Option("--tokens", help="Show all tokens of all windows, not only those around answers.")
@@ -83,10 +86,10 @@ def show(
     opened = open_show_source(
         source, model, max_length, doc_stride, labels, column_pairs(columns), split, _printer(stderr)
     )
-    count = limit if limit is not None else 20 if rejected else 3
-    with_statistics = statistics or (html is not None and not ids and not rejected)
+    count = limit if limit is not None else 20 if rejected or repaired else 3
+    with_statistics = statistics or (html is not None and not ids and not rejected and not repaired)
     with _progress(stderr) as progress:
-        overview = gather(opened, tuple(ids or ()), count, with_statistics, rejected, progress)
+        overview = gather(opened, tuple(ids or ()), count, with_statistics, rejected, progress, repaired)
     if html is not None:
         from qa_fast.html.page import save_page
         from qa_fast.show.page import overview_page

@@ -78,6 +78,13 @@ class TextEncoder:
         with one_line():
             return self.way.encode(texts, with_chars)
 
+    @property
+    def unknown_id(self) -> int | None:
+        """Id of the token for text that the vocabulary cannot write; None if there is none."""
+        model = self.settings["model"]
+        token = model.get("unk_token")
+        return model.get("unk_id") if token is None else self.tokenizer.token_to_id(token)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments of `encoder_of`; known units are left behind."""
         made_of = (canonical_settings(self.settings), self.cls_id, self.pad_id, self.has_token_types, self.way.mode)

@@ -1,8 +1,8 @@
 """Checks of raw examples: good ones become flat buffers, bad ones are rejected with a reason.
 
 `check_examples` takes one table of raw examples (columns of `EXAMPLES`) and returns the good rows as `Examples`, ready
-for the kernels, and a `Reject` for each other row. Kernels check whole columns; Python looks only at the rows that
-failed.
+for the kernels, a `Reject` for each other row, and a `Repair` for each answer that was moved. Kernels check whole
+columns; Python looks only at the rows that failed, and at their neighbours.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from qa_fast.buffers import one_chunk, text_buffers, used_rows
 from qa_fast.errors import shown
+from qa_fast.features.repairs import Span, find_spans
 from qa_fast.kernels import hashing, text
-from qa_fast.raw import ANSWERS_TYPE, Reject
+from qa_fast.raw import ANSWERS_TYPE, UNPLACED, Reject, Repair
 from qa_fast.schema import Int32s, Int64s
 
 # Longest texts in bytes of UTF-8. Working memory is some fifty times the bytes of a context, and more for a question.
@@ -123,16 +124,31 @@ class IdSet:
         return repeated.astype(bool)
 
 
-def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, list[Reject], int]:
-    """Check a table of raw examples.
+@dataclass(frozen=True)
+class Checked:
+    """A table of raw examples after the checks.
+
+    Attributes:
+        examples: The good examples.
+        rows: int64[E], their rows in the table.
+        rejects: Reject of each other row, in row order.
+        repairs: Repair of each first answer that was repaired or has no certain place, in row order.
+    """
+
+    examples: Examples
+    rows: Int64s
+    rejects: dict[int, Reject]
+    repairs: dict[int, Repair]
+
+
+def check_examples(table: pa.Table, repeated: np.ndarray, scored: bool = False) -> Checked:
+    """Check a table of raw examples. An answer that is not at its start is moved to where `find_spans` finds it.
 
     Args:
-        table: Columns of `EXAMPLES`; E rows.
+        table: Columns of `EXAMPLES`; E rows. Only the first answers are checked and repaired.
         repeated: bool[E], rows whose id occurred before, as `IdSet.add` returns them.
-
-    Returns:
-        The good examples, the rejects in row order, and the number of first answers that were repaired: an answer that
-        is not at its start is moved to where `_place` finds it. Other answers are not checked.
+        scored: Whether the split is for scoring, which needs the texts alone: examples without a certain place of their
+            first answer are kept, without a label, and not rejected.
     """
     ids, questions = one_chunk(table["id"]), one_chunk(table["question"])
     context_column, answers = one_chunk(table["context"]), one_chunk(table["answers"])
@@ -167,32 +183,46 @@ def check_examples(table: pa.Table, repeated: np.ndarray) -> tuple[Examples, lis
             if row not in reasons:
                 reasons[row] = reason(row)
 
-    repaired: dict[int, tuple[int, str]] = {}
-    for row in np.flatnonzero(status != text.ANSWER_OK).tolist():
-        if row in reasons:
+    misplaced = [row for row in np.flatnonzero(status != text.ANSWER_OK).tolist() if row not in reasons]
+    spans = _spans(contexts, context_index, first_answers, starts, status, misplaced) if misplaced else {}
+    repairs: dict[int, Repair] = {}
+    moved: dict[int, tuple[int, str]] = {}
+    for row in misplaced:
+        name, answer = ids[row].as_py(), first_answers[row].as_py()
+        context, given, span = contexts[int(context_index[row])].as_py(), int(starts[row]), spans[row]
+        if span is not None:
+            moved[row] = span.begin, context[span.begin : span.end]
+            given = -1 if given == -2 else given
+            change = f"{shown(answer)} at {given} became {shown(moved[row][1])} at {span.begin}"
+            repairs[row] = Repair(name, span.cause, change)
             continue
-        context, answer = contexts[int(context_index[row])].as_py(), first_answers[row].as_py()
-        place = _place(context, answer, int(starts[row]))
-        if place is None:
-            reasons[row] = _misplaced(context, answer, int(starts[row]), int(status[row]))
+        why = _misplaced(context, answer, given, int(status[row]))
+        if scored:
+            repairs[row] = Repair(name, UNPLACED, why)
         else:
-            repaired[row] = place
-    if repaired:
-        answers = _with_first_answers(answers, repaired)
+            reasons[row] = why
+    if moved:
+        answers = _with_first_answers(answers, moved)
+    if repairs:
         starts, first_answers, _ = _first_answers(answers)
+        is_unplaced = np.zeros(len(ids), bool)
+        is_unplaced[[row for row in repairs if row not in moved]] = True
+        starts[is_unplaced] = -1
+        first_answers = pc.if_else(pa.array(is_unplaced), pa.scalar(None, first_answers.type), first_answers)
         _, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts)
 
     examples = Examples(
         ids, questions, contexts, context_index, answers, starts, _chars(first_answers), span_start, span_end
     )  # fmt: skip
+    good = np.ones(len(ids), bool)
+    good[list(reasons)] = False
+    rows = np.flatnonzero(good)
     if reasons:
-        good = np.ones(len(ids), bool)
-        good[list(reasons)] = False
-        examples = examples.take(np.flatnonzero(good))
+        examples = examples.take(rows)
     # An id that is too long is left out of the report too.
     names = {row: "" if id_bytes[row] > MOST_ID_BYTES else str(ids[row].as_py()) for row in sorted(reasons)}
-    rejects = [Reject(name, reasons[row]) for row, name in names.items()]
-    return examples.without_unused_contexts(), rejects, len(repaired)
+    rejects = {row: Reject(name, reasons[row]) for row, name in names.items()}
+    return Checked(examples.without_unused_contexts(), rows, rejects, repairs)
 
 
 def _bytes(strings: pa.Array) -> Int64s:
@@ -263,29 +293,34 @@ def _check_spans(
     return status, span_start, span_end
 
 
-def _place(context: str, answer: str, start: int) -> tuple[int, str] | None:
-    """Return the place of a misplaced answer and its text at that place; None if they are not certain.
-
-    In many files answers gained or lost surrounding white space after they were marked. If the text without this white
-    space follows at `start`, after any white space of the context, this is the place, even if the text also occurs
-    elsewhere. Otherwise the place is the only occurrence of the text: as given, or else without surrounding white
-    space. White space inside an answer is part of it.
-    """
-    stripped = answer.strip()
-    if start >= 0:
-        behind_space = len(context) - len(context[start:].lstrip())
-        if context.startswith(stripped, behind_space):
-            return behind_space, stripped
-    for candidate in (answer, stripped):
-        first = context.find(candidate)
-        if first >= 0 and context.find(candidate, first + 1) < 0:
-            return first, candidate
-    return None
+def _spans(
+    contexts: pa.Array,
+    context_index: Int32s,
+    answers: pa.Array,
+    starts: Int64s,
+    status: np.ndarray,
+    misplaced: list[int],
+) -> dict[int, Span | None]:
+    """Find the places of the first answers of the `misplaced` rows, context by context."""
+    standing: dict[int, list[tuple[int, str]]] = {
+        context: [] for context in np.unique(context_index[misplaced]).tolist()
+    }
+    rows_of: dict[int, list[int]] = {context: [] for context in standing}
+    for row in misplaced:
+        rows_of[int(context_index[row])].append(row)
+    is_neighbour = np.isin(context_index, list(standing)) & (status == text.ANSWER_OK) & (starts >= 0)
+    for row in np.flatnonzero(is_neighbour).tolist():
+        standing[int(context_index[row])].append((int(starts[row]), answers[row].as_py()))
+    spans: dict[int, Span | None] = {}
+    for context, rows in rows_of.items():
+        pairs = [(int(starts[row]), answers[row].as_py()) for row in rows]
+        spans.update(zip(rows, find_spans(contexts[context].as_py(), pairs, standing[context]), strict=True))
+    return spans
 
 
 def _misplaced(context: str, answer: str, start: int, status: int) -> str:
     occurs = answer.strip() in context
-    elsewhere = "the text is in several places of the context" if occurs else "the text is nowhere in the context"
+    elsewhere = "which place in the context is meant is not certain" if occurs else "the text is nowhere in the context"
     if status == text.ANSWER_OUTSIDE:
         at = -1 if start == -2 else start
         return f"answer_start must be inside the context of {len(context)} characters; received {at}, and {elsewhere}"

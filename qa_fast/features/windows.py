@@ -45,6 +45,12 @@ class EncodedExamples:
     contexts: EncodedTexts
     leading_chars: Int32s
 
+    def count_tokens(self, unknown_id: int | None) -> tuple[int, int]:
+        """Return the number of tokens of the questions and contexts, and how many of them have the unknown id."""
+        both = (self.questions.ids, self.contexts.ids)
+        unknown = 0 if unknown_id is None else sum(int(np.count_nonzero(ids == unknown_id)) for ids in both)
+        return sum(map(len, both)), unknown
+
 
 @dataclass(frozen=True)
 class Windows:

@@ -20,7 +20,8 @@ import pyarrow as pa
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.builder.featurizer import Featurizer
 from qa_fast.errors import UserError
-from qa_fast.sources.rows import column_names, normalize_table
+from qa_fast.sources.columns import normalize_table
+from qa_fast.sources.rows import column_names
 
 if TYPE_CHECKING:
     from qa_fast.answer.answerer import Answerer

@@ -3,6 +3,7 @@
     OUT/qa_fast.json                      the index, written last: without it nothing in the folder is trusted
     OUT/dataset_dict.json                 {"splits": [...]}
     OUT/rejected.jsonl                    only if examples were rejected
+    OUT/repaired.jsonl                    only if answers were repaired
     OUT/<split>/data-FFFFFFFF-00000.arrow features (schema.FEATURE_COLUMNS), one file for each block of the source
     OUT/<split>/state.json, dataset_info.json
     OUT/<split>/examples-…, contexts-…    what evaluation needs, in every split except train
@@ -12,7 +13,7 @@ FFFFFFFF identifies the build. Different builds never write the same names, so o
 complete. Files are Arrow IPC streams of few, large record batches, which are memory-mapped without a copy.
 """
 
-from qa_fast.shards.format import CHECKSUM, FORMAT_VERSION, INDEX, REJECTED, TRAIN, damaged_file
+from qa_fast.shards.format import CHECKSUM, FORMAT_VERSION, INDEX, REJECTED, REPAIRED, TRAIN, damaged_file
 from qa_fast.shards.read import Shards, open_shards
 from qa_fast.shards.split import Split
 from qa_fast.shards.write import BlockWriter, feature_batch, write_for_datasets
@@ -22,6 +23,7 @@ __all__ = [
     "FORMAT_VERSION",
     "INDEX",
     "REJECTED",
+    "REPAIRED",
     "TRAIN",
     "BlockWriter",
     "Shards",

@@ -14,7 +14,7 @@ from qa_fast import store
 INDEX = "qa_fast.json"
 FORMAT_VERSION = 3
 TRAIN = "train"
-REJECTED = "rejected.jsonl"
+REJECTED, REPAIRED = "rejected.jsonl", "repaired.jsonl"
 SPLITS = "dataset_dict.json"
 CHECKSUM = "xxh3_128"
 # The description in the dataset_info.json of a split.
@@ -93,9 +93,10 @@ def damaged_file(folder: Path, manifest: dict[str, Any], contents: bool = False)
     """
     if not (folder / SPLITS).is_file():
         return SPLITS
-    rejected = manifest.get("rejected")
-    if contents and rejected and not is_whole(folder / REJECTED, rejected, contents):
-        return REJECTED
+    for listed, name in (("rejected", REJECTED), ("repaired", REPAIRED)):
+        facts = manifest.get(listed)
+        if contents and facts and not is_whole(folder / name, facts, contents):
+            return name
     for split, facts in manifest["splits"].items():
         for file in facts["shards"]:
             if not is_whole(folder / split / file["file"], file, contents):

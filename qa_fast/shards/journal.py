@@ -7,6 +7,7 @@ deleted once the index lists them.
     OUT/.qa_fast-partial/FFFFFFFFFFFFFFFF/train-00000.json            counts, files with checksums, the first reject
     OUT/.qa_fast-partial/FFFFFFFFFFFFFFFF/train-00000.ids.npy         uint64[n, 3], sorted: hash of each id, and its row
     OUT/.qa_fast-partial/FFFFFFFFFFFFFFFF/train-00000.rejected.jsonl  only if examples were rejected
+    OUT/.qa_fast-partial/FFFFFFFFFFFFFFFF/train-00000.repaired.jsonl  only if answers were repaired
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from qa_fast import store
-from qa_fast.raw import Reject
+from qa_fast.raw import Reject, Repair
 from qa_fast.schema import canonical_json
-from qa_fast.shards.format import is_whole
+from qa_fast.shards.format import REJECTED, REPAIRED, is_whole
 from qa_fast.sources.pieces import Block
 
 PARTIAL = ".qa_fast-partial"
@@ -93,7 +94,14 @@ class Journal:
         except TypeError:
             return None
 
-    def write(self, block: Block, facts: BlockFacts, hashes: np.ndarray | None, rejects: list[Reject]) -> None:
+    def write(
+        self,
+        block: Block,
+        facts: BlockFacts,
+        hashes: np.ndarray | None,
+        rejects: Sequence[Reject],
+        repairs: Sequence[Repair] = (),
+    ) -> None:
         """Record a block whose files are in their places.
 
         Args:
@@ -101,24 +109,27 @@ class Journal:
             facts: Its facts.
             hashes: uint64[2n], the hashes of its rows' ids in order, or None if they are not kept.
             rejects: Its rejects.
+            repairs: Its repairs.
         """
-        rejected = self._place(block, "rejected.jsonl")
-        if rejects:
-            lines = (
-                json.dumps({"split": block.split, "id": reject.id, "reason": reject.reason}, ensure_ascii=False)
-                for reject in rejects
-            )
-            store.write_whole(rejected, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
-        elif rejected.is_file():
-            store.remove(rejected)
+        for name, listed in ((REJECTED, rejects), (REPAIRED, repairs)):
+            place = self._place(block, name)
+            if listed:
+                lines = (json.dumps({"split": block.split, **asdict(each)}, ensure_ascii=False) for each in listed)
+                store.write_whole(place, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+            elif place.is_file():
+                store.remove(place)
         if hashes is not None:
             store.write_whole(self._place(block, "ids.npy"), _saved(hashes))
         store.write_whole(self._place(block, "json"), canonical_json(asdict(facts)).encode())
 
     def rejected(self, block: Block) -> bytes:
         """Return the lines of a block's rejects."""
+        return self.listed(block, REJECTED)
+
+    def listed(self, block: Block, name: str) -> bytes:
+        """Return the lines of a block's rejects (`REJECTED`) or repairs (`REPAIRED`)."""
         try:
-            return self._place(block, "rejected.jsonl").read_bytes()
+            return self._place(block, name).read_bytes()
         except FileNotFoundError:
             return b""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from qa_fast.html.elements import facts, heading, table
 from qa_fast.html.page import fragment
 from qa_fast.shards.format import TRAIN
+
+# Share of unknown tokens that is not remarked on; names and symbols in a language that the tokenizer knows make less.
+_MOST_UNKNOWN = 0.1
 
 
 def with_share(part: int, whole: int) -> str:
@@ -21,11 +25,46 @@ def index_counts(split: dict[str, Any]) -> dict[str, Any]:
         "examples": split["examples"],
         "rejected": split["rejected"],
         "repaired": split["repaired"],
+        **({"kept for scoring only": split["unplaced"]} if split.get("unplaced") else {}),
         "windows": split["features"],
         "windows labelled without an answer": with_share(split["impossible"], split["features"]),
         "tokens": split["tokens"],
+        **(
+            {"unknown tokens": with_share(split["unknown_tokens"], split["text_tokens"])}
+            if "text_tokens" in split
+            else {}
+        ),
         "labels that differ from the reference": sum(split["differences"].values()),
     }
+
+
+def remarks(index: Mapping[str, Any], out: Path) -> Iterator[str]:
+    """Yield what a user should know about the data of shards, a line each.
+
+    Args:
+        index: The index of the shards.
+        out: Their folder.
+    """
+    for split, counts in index["splits"].items():
+        if counts.get("repaired"):
+            causes = ", ".join(f"{cause} {count:,}" for cause, count in counts["repairs"].items())
+            yield (
+                f"{split}: {counts['repaired']:,} answers were not at their answer_start and were repaired ({causes}); "
+                f"see them with: qa-fast show {out} --repaired"
+            )
+        if counts.get("unplaced"):
+            yield (
+                f"{split}: {counts['unplaced']:,} answers have no certain place; their questions are kept for scoring "
+                f"and labelled without an answer; see them with: qa-fast show {out} --repaired"
+            )
+        if split == TRAIN and counts.get("unanswerable") == counts["examples"]:
+            yield f"{split}: no question has an answer, so a model cannot learn to find one; check the column answers"
+        unknown = counts.get("unknown_tokens", 0) / max(counts.get("text_tokens", 0), 1)
+        if unknown > _MOST_UNKNOWN:
+            yield (
+                f"{split}: {unknown:.0%} of the tokens of the texts are unknown to the tokenizer, so a model does not "
+                "see them; choose a --model for the language of the data"
+            )
 
 
 def train_first(splits: Iterable[str]) -> list[str]:

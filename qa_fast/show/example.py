@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_fast.encode import PairTemplate, TextEncoder
-from qa_fast.features.examples import Examples, check_examples
+from qa_fast.features.examples import Checked
 from qa_fast.features.windows import EncodedExamples, Windows, encode_examples, label, lay_out, no_room, plan
-from qa_fast.raw import EXAMPLES
+from qa_fast.raw import UNPLACED, Repair
 from qa_fast.schema import FeatureConfig, Int32s
 from qa_fast.shards import TRAIN, Split
 from qa_fast.show.records import Positions, ShownExample, Token, Window
@@ -47,17 +47,19 @@ def stored_features(split: Split, wanted: set[str]) -> dict[str, list[StoredFeat
 def computed_example(
     split: str,
     row: dict[str, Any],
-    is_repeated: bool,
+    checked: Checked,
+    at: int,
     encoder: TextEncoder,
     config: FeatureConfig,
     stored: list[StoredFeature] | None = None,
 ) -> ShownExample:
-    """Check, encode, cut and label one example.
+    """Encode, cut and label one example.
 
     Args:
         split: Name of its split.
         row: id, question, context and answers, which is a dict of the lists text and answer_start.
-        is_repeated: Whether an earlier example of the split has the same id.
+        checked: Its table after the checks: other answers of its context decide where a misplaced answer is.
+        at: Its row in that table.
         encoder: Encoder of the model's tokenizer.
         config: Sizes of windows, and the kind of labels that training uses.
         stored: Its features in shards; None if a source is shown.
@@ -65,15 +67,14 @@ def computed_example(
     answers = row["answers"] or {"text": [], "answer_start": []}
     given_answers = tuple(zip(answers["answer_start"] or (), answers["text"] or (), strict=False))
     example = ShownExample(split, row["id"], row["question"], row["context"], given_answers)
-    table = pa.Table.from_pylist([row], schema=EXAMPLES)
-    examples, rejects, repaired = check_examples(table, np.array([is_repeated]))
-    if rejects:
-        return replace(example, rejected=rejects[0].reason)
+    if at in checked.rejects:
+        return replace(example, rejected=checked.rejects[at].reason)
+    examples = checked.examples.take(np.flatnonzero(checked.rows == at)).without_unused_contexts()
     encoded = encode_examples(examples, encoder)
     example = replace(
         example,
         span=(int(examples.span_start[0]), int(examples.span_end[0])) if examples.span_start[0] >= 0 else None,
-        notes=(_repair_note(examples, given_answers[0][0]),) if repaired else (),
+        notes=(_repair_note(checked.repairs[at]),) if at in checked.repairs else (),
         question_tokens=len(encoded.questions.ids),
         document_tokens=len(encoded.contexts.ids),
     )
@@ -87,10 +88,10 @@ def computed_example(
     return replace(example, windows=windows, notes=(*example.notes, *differences))
 
 
-def _repair_note(examples: Examples, given_start: int) -> str:
-    answer = examples.answers[0].as_py()
-    start, text = answer["answer_start"][0], answer["text"][0]
-    return f"The first answer is not at its answer_start={given_start}; it was moved to {start}, where {text!r} is."
+def _repair_note(repair: Repair) -> str:
+    if repair.cause == UNPLACED:
+        return f"The example is kept for scoring, and labelled without an answer: {repair.reason}."
+    return f"The first answer is not at its answer_start; it was repaired ({repair.cause}): {repair.reason}."
 
 
 def _windows(encoded: EncodedExamples, encoder: TextEncoder, config: FeatureConfig, drop: bool) -> tuple[Window, ...]:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from qa_fast.shards.summary import index_counts
-from qa_fast.show.lookup import examples_by_id, first_examples, rejects_of
-from qa_fast.show.records import Overview, RejectedExample, SplitStatistics
+from qa_fast.show.lookup import examples_by_id, first_examples, rejects_of, repairs_of
+from qa_fast.show.records import Overview, RejectedExample, RepairedExample, SplitStatistics
 from qa_fast.show.source import ShowSource
 from qa_fast.show.statistics import split_statistics
 from qa_fast.show.wording import split_counts
@@ -24,16 +24,18 @@ def gather(
     with_statistics: bool = False,
     with_rejected: bool = False,
     progress: Progress | None = None,
+    with_repaired: bool = False,
 ) -> Overview:
     """Read what a command shows.
 
     Args:
         source: The source or shards.
         ids: Show these examples; if empty, show the splits and the first examples of each.
-        limit: Number of examples of each split, and of rejected examples.
+        limit: Number of examples of each split, and of rejected or repaired examples.
         with_statistics: Also measure all texts of each split.
         with_rejected: Show the rejected examples. Others are shown only if `ids` names them.
         progress: Called with the split and the number of rows that were read since the last call.
+        with_repaired: Show the examples whose first answer was repaired; others as for `with_rejected`.
 
     Raises:
         UserError: No split has one of the ids, or the data cannot be read.
@@ -41,8 +43,9 @@ def gather(
     overview = Overview(source.name, _facts(source))
     if ids:
         overview = replace(overview, examples=tuple(examples_by_id(source, ids)))
-    if not ids or with_statistics or with_rejected:
-        statistics, rejects = _measure(source, with_statistics, with_rejected, progress)
+    with_lists = with_rejected or with_repaired
+    if not ids or with_statistics or with_lists:
+        statistics, rejects, repairs = _measure(source, with_statistics, with_lists, progress)
         counts: dict[str, dict[str, Any]] = {}
         if source.shards is not None:
             splits = source.shards.manifest["splits"]
@@ -52,7 +55,10 @@ def gather(
     if with_rejected:
         rules = Counter(reject.rule for reject in rejects)
         overview = replace(overview, rejected=tuple(rejects[:limit]), rejected_rules=dict(rules.most_common()))
-    elif not ids and limit:
+    if with_repaired:
+        causes = Counter(repair.cause for repair in repairs)
+        overview = replace(overview, repaired=tuple(repairs[:limit]), repaired_causes=dict(causes.most_common()))
+    if not with_lists and not ids and limit:
         overview = replace(overview, examples=tuple(first_examples(source, limit)))
     return replace(overview, notes=source.notes)
 
@@ -71,19 +77,21 @@ def _facts(source: ShowSource) -> dict[str, Any]:
 
 
 def _measure(
-    source: ShowSource, with_statistics: bool, with_rejected: bool, progress: Progress | None
-) -> tuple[list[SplitStatistics], list[RejectedExample]]:
-    """Return statistics and rejected examples; from the index of shards if it has them, otherwise from the examples."""
+    source: ShowSource, with_statistics: bool, with_lists: bool, progress: Progress | None
+) -> tuple[list[SplitStatistics], list[RejectedExample], list[RepairedExample]]:
+    """Return statistics, rejected and repaired examples; of shards from their index, otherwise from the examples."""
     if source.shards is None:
-        return split_statistics(source, with_statistics or with_rejected, progress)
-    rejects = list(rejects_of(source)) if with_statistics or with_rejected else []
+        return split_statistics(source, with_statistics or with_lists, progress)
+    rejects = list(rejects_of(source)) if with_statistics or with_lists else []
+    repairs = list(repairs_of(source)) if with_lists else []
     if not with_statistics:
-        return [], rejects
+        return [], rejects, repairs
     # Evaluation splits of shards no longer hold the rejected and the original examples; their index counts them.
     index = source.shards.manifest["splits"]
     statistics = []
     for each in split_statistics(source, True, progress)[0]:
         rules = Counter(reject.rule for reject in rejects if reject.split == each.split)
-        repaired = index[each.split]["repaired"]
-        statistics.append(replace(each, rejected=dict(rules.most_common()), repaired=repaired))
-    return statistics, rejects
+        facts = index[each.split]
+        counts = {"repaired": facts["repaired"], "unplaced": facts.get("unplaced", 0)}
+        statistics.append(replace(each, rejected=dict(rules.most_common()), **counts))
+    return statistics, rejects, repairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +12,14 @@ import pyarrow.compute as pc
 
 from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError
-from qa_fast.features.examples import IdSet
+from qa_fast.features.examples import IdSet, check_examples
 from qa_fast.html.markup import visible
-from qa_fast.shards import REJECTED
+from qa_fast.shards import REJECTED, REPAIRED, TRAIN
 from qa_fast.show.example import StoredFeature, computed_example, decoded_example, stored_features
-from qa_fast.show.records import RejectedExample, ShownExample
+from qa_fast.show.records import RejectedExample, RepairedExample, ShownExample
 from qa_fast.show.source import ShowSource
+
+Listed = TypeVar("Listed", RejectedExample, RepairedExample)
 
 
 def first_examples(source: ShowSource, count: int) -> list[ShownExample]:
@@ -91,22 +94,33 @@ def rejects_of(source: ShowSource) -> Iterator[RejectedExample]:
     Raises:
         UserError: A line of the list is damaged.
     """
+    return _listed(source, REJECTED, RejectedExample)
+
+
+def repairs_of(source: ShowSource) -> Iterator[RepairedExample]:
+    """Yield the repaired examples that shards list; see `rejects_of`."""
+    return _listed(source, REPAIRED, RepairedExample)
+
+
+def _listed(source: ShowSource, name: str, record: type[Listed]) -> Iterator[Listed]:
     assert source.shards is not None
-    path = source.shards.folder / REJECTED
+    path = source.shards.folder / name
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-                reject = RejectedExample(entry["split"], entry["id"], entry["reason"])
-            except (ValueError, KeyError, TypeError):
+                if not all(isinstance(value, str) for value in entry.values()):
+                    raise TypeError
+                each = record(**entry)
+            except (ValueError, AttributeError, TypeError):
                 raise UserError(
-                    f"each line of {path} must be a JSON object with split, id and reason; line {number} is not: "
-                    "featurize again"
+                    f"each line of {path} must be a JSON object with the fields of a {record.__name__} as text; line "
+                    f"{number} is not: featurize again"
                 ) from None
-            if reject.split in source.splits:
-                yield reject
+            if each.split in source.splits:
+                yield each
 
 
 def _rejected(split: str, row_id: str, reason: str) -> ShownExample:
@@ -121,11 +135,13 @@ def _examples(
     repeated: np.ndarray,
     stored: dict[str, list[StoredFeature]] | None,
 ) -> list[ShownExample]:
+    checked = check_examples(table, repeated, scored=split != TRAIN)
     return [
         computed_example(
             split,
             row,
-            bool(repeated[at]),
+            checked,
+            at,
             source.encoder,
             source.config,
             None if stored is None else stored.get(row["id"], []),

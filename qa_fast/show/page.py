@@ -47,6 +47,8 @@ def overview_page(overview: Overview, config: FeatureConfig) -> str:
         parts += [heading(split.split), *_statistics(split, config)]
     if overview.rejected is not None:
         parts += [heading("Rejected examples"), *_rejected(overview)]
+    if overview.repaired is not None:
+        parts += [heading("Repaired answers"), *_repaired(overview)]
     if overview.examples:
         parts.append(heading("Examples"))
         if len(overview.examples) > 3:
@@ -185,3 +187,17 @@ def _rejected(overview: Overview) -> Iterator[Html]:
     yield card(table(("split", "id", "reason"), rows))
     if overview.rejected_count > len(overview.rejected):
         yield paragraph(f"{overview.rejected_count - len(overview.rejected):,} more: raise --limit.", kind="quiet")
+
+
+def _repaired(overview: Overview) -> Iterator[Html]:
+    assert overview.repaired is not None
+    total = sum(overview.repaired_causes.values())
+    if not total:
+        yield paragraph("No answer is repaired.")
+        return
+    causes = table(("cause", "answers"), overview.repaired_causes.items())
+    yield card(paragraph(counted(total, "answer"), " not at their answer_start", kind="lead"), causes)
+    rows = ((each.split, each.id, each.cause, each.reason) for each in overview.repaired)
+    yield card(table(("split", "id", "cause", "repair"), rows))
+    if total > len(overview.repaired):
+        yield paragraph(f"{total - len(overview.repaired):,} more: raise --limit.", kind="quiet")

@@ -134,6 +134,16 @@ class RejectedExample:
 
 
 @dataclass(frozen=True)
+class RepairedExample:
+    """An example whose first answer was repaired, or that is kept for scoring alone: cause of it, and the change."""
+
+    split: str
+    id: str
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SplitStatistics:
     """Figures of a split. Counts of tokens and windows are empty if no tokenizer was used.
 
@@ -141,7 +151,8 @@ class SplitStatistics:
         split: Name of the split.
         good: Number of examples that pass the checks. All figures below count these.
         rejected: Number of rejected examples, by rule.
-        repaired: Number of first answers that were moved to where their text is.
+        repaired: Number of first answers that were not at their start and were repaired.
+        unplaced: Number of examples that are kept for scoring although their first answer has no certain place.
         unanswerable: Number of examples without an answer.
         distinct: Number of distinct "questions", "contexts" and "pairs" of both.
         shared: How many of those are in an earlier split too.
@@ -151,6 +162,8 @@ class SplitStatistics:
         windows_without_answer: Number of windows of answerable questions that do not hold the answer.
         cut_answers: Number of answerable questions whose answer is in no window as a whole.
         tokens: Number of tokens of all features, special tokens included.
+        text_tokens: Number of tokens of the questions and contexts.
+        unknown_tokens: Number of those that stand for text that the vocabulary cannot write.
         differences: Number of features that `exact` and `reference` label differently, by cause.
     """
 
@@ -158,6 +171,7 @@ class SplitStatistics:
     good: int
     rejected: dict[str, int]
     repaired: int
+    unplaced: int
     unanswerable: int
     distinct: dict[str, int]
     shared: dict[str, int]
@@ -167,6 +181,8 @@ class SplitStatistics:
     windows_without_answer: int = 0
     cut_answers: int = 0
     tokens: int = 0
+    text_tokens: int = 0
+    unknown_tokens: int = 0
     differences: dict[str, int] = field(default_factory=dict)
 
 
@@ -183,6 +199,8 @@ class Overview:
         examples: Examples in order.
         rejected: The first rejected examples; None if they were not requested.
         rejected_rules: Number of rejected examples in all, by rule.
+        repaired: The first repaired examples; None if they were not requested.
+        repaired_causes: Number of repaired examples in all, by cause.
     """
 
     title: str
@@ -193,6 +211,8 @@ class Overview:
     examples: tuple[ShownExample, ...] = ()
     rejected: tuple[RejectedExample, ...] | None = None
     rejected_rules: dict[str, int] = field(default_factory=dict)
+    repaired: tuple[RepairedExample, ...] | None = None
+    repaired_causes: dict[str, int] = field(default_factory=dict)
 
     @property
     def rejected_count(self) -> int:

@@ -21,10 +21,11 @@ from qa_fast.encode import TextEncoder
 from qa_fast.features.examples import Examples, IdSet, check_examples
 from qa_fast.features.windows import Featurized, featurize_examples
 from qa_fast.parallel import in_order, processors
-from qa_fast.raw import SplitTable
+from qa_fast.raw import UNPLACED, SplitTable
 from qa_fast.schema import FeatureConfig
+from qa_fast.shards import TRAIN
 from qa_fast.show.distribution import distribution
-from qa_fast.show.records import RejectedExample, SplitStatistics
+from qa_fast.show.records import RejectedExample, RepairedExample, SplitStatistics
 from qa_fast.show.source import ShowSource
 
 # Name -> unit, in the order in which they are shown.
@@ -47,6 +48,7 @@ class _Measured:
     Attributes:
         rows: Number of rows read.
         rejects: The rejected examples.
+        repairs: The repaired examples.
         counts: Counts by the name of a field of `SplitStatistics`.
         numbers: Numbers of each distribution, except those of `per_context`.
         per_context: Numbers of each distribution of contexts, one for each distinct context.
@@ -57,6 +59,7 @@ class _Measured:
 
     rows: int
     rejects: list[RejectedExample]
+    repairs: list[RepairedExample]
     counts: Counter[str]
     numbers: dict[str, np.ndarray]
     per_context: dict[str, np.ndarray]
@@ -67,7 +70,7 @@ class _Measured:
 
 def split_statistics(
     source: ShowSource, with_tokens: bool, progress: Callable[[str, int], None] | None = None
-) -> tuple[list[SplitStatistics], list[RejectedExample]]:
+) -> tuple[list[SplitStatistics], list[RejectedExample], list[RepairedExample]]:
     """Read, check and measure all splits.
 
     Args:
@@ -76,11 +79,11 @@ def split_statistics(
         progress: Called with the split and the number of rows that were read since the last call.
 
     Returns:
-        The statistics of each split, and all rejected examples in order.
+        The statistics of each split, and all rejected and all repaired examples in order.
     """
     seen = {kind: IdSet() for kind in ("questions", "contexts", "pairs")}
     encoder = source.encoder if with_tokens else None
-    statistics, rejects = [], []
+    statistics, rejects, repairs = [], [], []
     for split in source.splits:
         if not source.has_texts(split):
             continue
@@ -91,10 +94,11 @@ def split_statistics(
         for part in measured:
             totals.add(part)
             rejects += part.rejects
+            repairs += part.repairs
             if progress:
                 progress(split, part.rows)
         statistics.append(totals.statistics())
-    return statistics, rejects
+    return statistics, rejects, repairs
 
 
 def _with_repeats(tables: Iterator[SplitTable]) -> Iterator[tuple[SplitTable, np.ndarray]]:
@@ -106,19 +110,28 @@ def _with_repeats(tables: Iterator[SplitTable]) -> Iterator[tuple[SplitTable, np
 def _measure(
     table: SplitTable, repeated: np.ndarray, encoder: TextEncoder | None, config: FeatureConfig
 ) -> _Measured:  # fmt: skip
-    examples, misplaced, repaired = check_examples(table.rows, repeated)
-    rejects, featurized = [*table.unreadable, *misplaced], None
+    checked = check_examples(table.rows, repeated, scored=table.split != TRAIN)
+    examples, repairs = checked.examples, checked.repairs.values()
+    unplaced = sum(repair.cause == UNPLACED for repair in repairs)
+    rejects, featurized = [*table.unreadable, *checked.rejects.values()], None
     if encoder is not None and len(examples):
         featurized = featurize_examples(examples, encoder, config)
         rejects += featurized.rejects
         examples = featurized.encoded.examples
     chars = pc.utf8_length(examples.contexts).to_numpy(zero_copy_only=False)
     is_answered = examples.span_start >= 0
+    answer_counts = pc.list_value_length(examples.answers.field("text")).to_numpy(zero_copy_only=False)
     start, end = examples.span_start[is_answered], examples.span_end[is_answered]
     measured = _Measured(
         rows=table.rows.num_rows + len(table.unreadable),
         rejects=[RejectedExample(table.split, each.id, each.reason) for each in rejects],
-        counts=Counter(good=len(examples), repaired=repaired, unanswerable=int((~is_answered).sum())),
+        repairs=[RepairedExample(table.split, each.id, each.cause, each.reason) for each in repairs],
+        counts=Counter(
+            good=len(examples),
+            repaired=len(repairs) - unplaced,
+            unplaced=unplaced,
+            unanswerable=int((answer_counts == 0).sum()),
+        ),
         numbers={
             "questions, characters": pc.utf8_length(examples.questions).to_numpy(zero_copy_only=False),
             "answers, characters": end - start,
@@ -126,12 +139,12 @@ def _measure(
         },
         per_context={"contexts, characters": chars},
         texts=_texts(examples),
-        tallies={
-            "answers of an example": pc.list_value_length(examples.answers.field("text")).to_numpy(zero_copy_only=False)
-        },
+        tallies={"answers of an example": answer_counts},
     )
     if featurized is not None:
         _measure_windows(featurized, is_answered, measured)
+        text_tokens, unknown_tokens = featurized.encoded.count_tokens(encoder.unknown_id if encoder else None)
+        measured.counts.update(text_tokens=text_tokens, unknown_tokens=unknown_tokens)
     return measured
 
 
@@ -208,6 +221,7 @@ class _Totals:
             good=counts["good"],
             rejected=dict(self._rules.most_common()),
             repaired=counts["repaired"],
+            unplaced=counts["unplaced"],
             unanswerable=counts["unanswerable"],
             distinct=dict(self._distinct),
             shared=dict(self._shared),
@@ -221,5 +235,7 @@ class _Totals:
             windows_without_answer=counts["windows_without_answer"],
             cut_answers=counts["cut_answers"],
             tokens=counts["tokens"],
+            text_tokens=counts["text_tokens"],
+            unknown_tokens=counts["unknown_tokens"],
             differences={cause: count for cause, count in self._differences.items() if count},
         )

@@ -67,6 +67,8 @@ def print_overview(overview: Overview, config: FeatureConfig, console: Console, 
         _print_example(example, config, console, all_tokens)
     if overview.rejected is not None:
         _print_rejected(overview, console)
+    if overview.repaired is not None:
+        _print_repaired(overview, console)
 
 
 def _print(console: Console, line: str, style: str = "") -> None:
@@ -216,3 +218,18 @@ def _print_rejected(overview: Overview, console: Console) -> None:
     console.print(_table(("split", "id", "reason"), rows))
     if overview.rejected_count > len(overview.rejected):
         _print(console, f"{overview.rejected_count - len(overview.rejected):,} more: raise --limit", "dim")
+
+
+def _print_repaired(overview: Overview, console: Console) -> None:
+    assert overview.repaired is not None
+    total = sum(overview.repaired_causes.values())
+    console.print()
+    _print(
+        console, f"{counted(total, 'answer')} not at their answer_start" if total else "No answer is repaired.", "bold"
+    )
+    if total:
+        console.print(_table(("", ""), [(f"{n:,}", cause) for cause, n in overview.repaired_causes.items()], (0,)))
+        rows = [(each.split, each.id, each.cause, each.reason) for each in overview.repaired]
+        console.print(_table(("split", "id", "cause", "repair"), rows))
+    if total > len(overview.repaired):
+        _print(console, f"{total - len(overview.repaired):,} more: raise --limit", "dim")

@@ -144,6 +144,7 @@ def split_counts(split: SplitStatistics) -> dict[str, Any]:
         "examples": split.good,
         "rejected": sum(split.rejected.values()),
         "repaired": split.repaired,
+        **({"kept for scoring only": split.unplaced} if split.unplaced else {}),
         "unanswerable": with_share(split.unanswerable, split.good),
         "distinct questions": split.distinct["questions"],
         "distinct contexts": split.distinct["contexts"],
@@ -157,5 +158,6 @@ def split_counts(split: SplitStatistics) -> dict[str, Any]:
         counts["windows without their answer"] = with_share(split.windows_without_answer, split.windows)
         counts["answers in no window"] = split.cut_answers
         counts["tokens"] = split.tokens
+        counts["unknown tokens"] = with_share(split.unknown_tokens, split.text_tokens)
         counts["labels that differ from the reference"] = sum(split.differences.values())
     return counts

@@ -18,6 +18,7 @@ import orjson
 
 from qa_fast.errors import UserError
 from qa_fast.raw import Reject
+from qa_fast.sources.forms import answers_in
 from qa_fast.sources.nested import nested_tables
 from qa_fast.sources.pieces import BOM, JSON_LINES, WHOLE_JSON, Piece, is_lines
 from qa_fast.sources.rows import Batch, RowCollector, column_names
@@ -96,7 +97,7 @@ def _from_document(data: bytes, piece: Piece, columns: Mapping[str, str], answer
                 f"found {form[:200]}"
             )
         if any(isinstance(article, dict) and "paragraphs" in article for article in rows):
-            return list(_from_articles(rows, piece))
+            return list(_from_articles(rows, piece, answered))
         return list(_from_rows(enumerate(rows, piece.first), piece, columns, answered))
 
 
@@ -141,7 +142,7 @@ def parse_json(data: bytes, where: str, before: int = 0, inside: bool = False) -
     raise UserError(f"{where} must be JSON; {reason} at {at}")
 
 
-def _from_articles(articles: list[Any], piece: Piece) -> Iterator[Batch]:
+def _from_articles(articles: list[Any], piece: Piece, answered: bool) -> Iterator[Batch]:
     collector = RowCollector()
     for number, article in enumerate(articles, piece.first):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
@@ -160,9 +161,9 @@ def _from_articles(articles: list[Any], piece: Piece) -> Iterator[Batch]:
                 if not isinstance(question, dict):
                     collector.rejects.append(Reject("", f"data[{number}].paragraphs[{place}].qas holds a non-object"))
                     continue
-                texts, starts = _answers(question.get("answers"))
+                answers = answers_in(question) if answered else question.get("answers")
                 impossible = question.get("is_impossible")
-                collector.add(question.get("id"), question.get("question"), context, texts, starts, impossible)
+                collector.add(question.get("id"), question.get("question"), context, answers, impossible)
             if collector.full:
                 yield collector.table(), collector.rejects
                 collector = RowCollector()
@@ -180,23 +181,11 @@ def _from_rows(
             continue
         if names is None:
             names = column_names(list(row), columns, piece.path, answered)
-        answers = row.get(names["answers"]) if "answers" in names else None
-        texts, starts = _answers(answers)
+        answers = answers_in(row, names["answers"]) if answered else row.get(columns.get("answers", "answers"))
         row_id = row.get(names["id"]) if "id" in names else f"{piece.id_prefix}{number}"
         question, context = row.get(names["question"]), row.get(names["context"])
-        collector.add(row_id, question, context, texts, starts, row.get("is_impossible"))
+        collector.add(row_id, question, context, answers, row.get(columns.get("is_impossible", "is_impossible")))
         if collector.full:
             yield collector.table(), collector.rejects
             collector = RowCollector()
     yield collector.table(), collector.rejects
-
-
-def _answers(answers: Any) -> tuple[Any, Any]:
-    """Return the texts and starts of a row's answers, in either of two layouts."""
-    if answers is None:
-        return [], []
-    if isinstance(answers, dict):
-        return answers.get("text"), answers.get("answer_start")
-    if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
-        return [answer.get("text") for answer in answers], [answer.get("answer_start") for answer in answers]
-    return answers, None

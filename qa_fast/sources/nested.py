@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_fast.raw import ANSWERS_TYPE, CONTEXT_TYPE, EXAMPLES
-from qa_fast.sources.rows import bounded_tables, lists_of_lengths
+from qa_fast.sources.columns import lists_of_lengths
+from qa_fast.sources.rows import bounded_tables
 
 _ANSWERS = pa.list_(pa.struct([("text", pa.string()), ("answer_start", pa.int32())]))
 _QUESTION = pa.struct(
@@ -62,6 +63,8 @@ def _rows(documents: pa.ChunkedArray) -> list[pa.Table] | None:
     questions = lists[1].flatten()
     ids, texts = questions.field("id"), questions.field("question")
     lists_of_answers, impossible = questions.field("answers"), questions.field("is_impossible")
+    if lists_of_answers.null_count:  # perhaps under another name
+        return None
     if impossible.null_count < len(impossible) and pc.any(impossible).as_py():
         lists_of_answers = pc.if_else(
             pc.fill_null(impossible, False), pa.scalar(None, lists_of_answers.type), lists_of_answers

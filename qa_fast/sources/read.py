@@ -15,6 +15,7 @@ from qa_fast import store
 from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
 from qa_fast.schema import Int64s
+from qa_fast.sources.columns import normalize_table
 from qa_fast.sources.json_text import read_json_piece
 from qa_fast.sources.pieces import (
     ARROW_FILE,
@@ -29,7 +30,7 @@ from qa_fast.sources.pieces import (
     not_whole,
     pieces_of,
 )
-from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded_tables, column_names, normalize_table
+from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded_tables, column_names
 
 # Uncompressed bytes of row groups that are read at once; larger ones are read some rows at a time, which is slower.
 _GROUP_BYTES = 1 << 27

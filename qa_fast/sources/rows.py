@@ -1,8 +1,8 @@
 """Gathers rows of examples into Arrow tables of bounded size.
 
-`RowCollector` takes single rows from JSON readers. `normalize_table` takes whole Arrow tables from Parquet and Arrow
+`RowCollector` takes single rows from JSON readers. `columns` takes whole Arrow tables from Parquet and Arrow
 files, without a Python object for each row. Both make tables with the columns of `raw.EXAMPLES`, in which a context
-that many questions share is stored once, by dictionary encoding.
+that many questions share is stored once, by dictionary encoding. `forms` says which values both accept.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.buffers import offsets_of, one_chunk, used_rows
+from qa_fast.buffers import one_chunk, used_rows
 from qa_fast.errors import UserError, shown
 from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.schema import Int64s
+from qa_fast.sources.forms import INT32_MAX, NOT_TRUTH, NOT_WHOLE, answer_lists, truth_of, whole_of
 
 # A table ends when it holds so much: enough to make its fixed costs negligible, little enough for many tables to be in
 # memory at once, one for each thread.
@@ -29,21 +30,6 @@ REQUIRED = ("question", "context", "answers")
 OPTIONAL = ("id", "is_impossible")
 
 Batch = tuple[pa.Table, list[Reject]]
-_INT32_MAX = 2**31 - 1
-
-
-def truth_of(value: Any) -> bool | None:
-    """Return what a value of `is_impossible` means: true, false, 1, 0, 1.0, 0.0, or one of these as text in any case.
-
-    A missing value and null mean false. Anything else means nothing, and is None: it must not be guessed at, because a
-    text such as "false" would count as true in Python.
-    """
-    if value is None:
-        return False
-    if isinstance(value, list | dict):  # their text may be too deep to be written
-        return None
-    words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-    return words.get(str(value).strip().lower())
 
 
 class RowCollector:
@@ -65,25 +51,26 @@ class RowCollector:
         """True if the table should end here."""
         return len(self._ids) >= TABLE_ROWS or self._chars >= TABLE_CONTEXT_CHARS
 
-    def add(self, row_id: Any, question: Any, context: Any, texts: Any, starts: Any, is_impossible: Any = None) -> None:
+    def add(self, row_id: Any, question: Any, context: Any, answers: Any, is_impossible: Any = None) -> None:
         """Add one example, or a reject if a value is of the wrong type.
 
         Args:
             row_id: Text or a whole number.
             question: Text.
             context: Text.
-            texts: Texts of the answers, list of str; empty for an unanswerable question.
-            starts: First characters of the answers, list of int.
+            answers: Texts and first characters of the answers; see `answer_lists`.
             is_impossible: Whether the question is unanswerable, whatever its answers are; see `truth_of`.
         """
         if isinstance(row_id, int) and not isinstance(row_id, bool):
             row_id = str(row_id)
         impossible = truth_of(is_impossible)
-        if impossible:
-            texts, starts = [], []
-        problem = _problem(row_id, question, context, texts, starts)
+        texts, given = answer_lists(None if impossible else answers)
+        starts = given
+        if isinstance(given, list):
+            starts = [start if type(start) is int and abs(start) < INT32_MAX else whole_of(start) for start in given]
+        problem = _problem(row_id, question, context, texts, starts, given)
         if impossible is None:
-            problem = f"is_impossible must be true or false; received {shown(is_impossible)}"
+            problem = NOT_TRUTH.format(shown(is_impossible))
         if problem:
             self.rejects.append(Reject(row_id if isinstance(row_id, str) and _is_utf8(row_id) else "", problem))
             return
@@ -112,7 +99,7 @@ class RowCollector:
         return pa.Table.from_arrays(columns, schema=EXAMPLES)
 
 
-def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any) -> str | None:
+def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any, given: Any) -> str | None:
     """Return the reason why a row cannot be an example; None if it can."""
     for name, value in (("id", row_id), ("question", question), ("context", context)):
         if not isinstance(value, str):
@@ -126,9 +113,9 @@ def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any) 
             return f"an answer's text must be text; received {shown(text)}"
         if not text.isascii() and not _is_utf8(text):
             return "an answer's text must be valid Unicode; received a lone surrogate"
-    for start in starts:
-        if not isinstance(start, int) or isinstance(start, bool) or abs(start) > _INT32_MAX:
-            return f"answer_start must be a whole number of characters; received {shown(start)}"
+    for start, value in zip(starts, given, strict=True):
+        if start is None:
+            return NOT_WHOLE.format(shown(value))
     return None
 
 
@@ -167,179 +154,6 @@ def column_names(present: list[str], columns: Mapping[str, str], where: str, ans
             "--columns question=NAME"
         )
     return {ours: theirs for ours, theirs in names.items() if theirs in present}
-
-
-def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, first_row: int, where: str) -> Batch:
-    """Bring an Arrow table to the columns and types of `EXAMPLES`.
-
-    Args:
-        table: A table of any suitable Arrow types, such as large strings, and answers as a struct of lists or a list
-            of structs.
-        names: Our column names -> those of the table, from `column_names`.
-        id_prefix: Prefix of the ids of rows without an id column, before their number.
-        first_row: Number of the table's first row in its source.
-        where: The source, for the message.
-
-    Returns:
-        The table, and rejects for rows whose bytes are not UTF-8, which Arrow does not check when it reads.
-
-    Raises:
-        UserError: A column is of an unsuitable type, or its buffers are damaged.
-    """
-    try:
-        valid = True
-        for column in table.columns:
-            valid &= _is_valid(column)
-        if "id" in names:
-            ids = _text(table[names["id"]], numbers=True)
-        else:
-            numbers = pa.array(np.arange(first_row, first_row + table.num_rows)).cast(pa.string())
-            ids = pc.binary_join_element_wise(id_prefix, numbers, "")
-        question = _text(table[names["question"]])
-        context = _dictionary(table[names["context"]])
-        impossible = one_chunk(table[names["is_impossible"]]).cast(pa.bool_()) if "is_impossible" in names else None
-        answers = _no_answers(table.num_rows)
-        if "answers" in names:
-            answers = _answers(one_chunk(table[names["answers"]]), impossible)
-    except (pa.ArrowException, KeyError, TypeError) as error:
-        types = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
-        raise UserError(
-            f"{where} must hold text questions and contexts, and answers as {{text: [...], answer_start: [...]}}; "
-            f"received {types} ({str(error).splitlines()[0]})"
-        ) from None
-    whole = pa.Table.from_arrays([ids, question, context, answers], schema=EXAMPLES)
-    return (whole, []) if valid else _without_invalid_rows(whole)
-
-
-def _is_valid(column: pa.ChunkedArray) -> bool:
-    """Tell whether the texts of a column are UTF-8; raise ArrowInvalid if it is damaged in other ways."""
-    try:
-        column.validate(full=True)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        if "utf" not in str(error).lower():
-            raise
-        return False
-    return True
-
-
-def _without_invalid_rows(table: pa.Table) -> Batch:
-    """Return the rows whose texts are UTF-8, and rejects for the others. This is slow, and rarely needed."""
-    ids, questions, context, answers = (one_chunk(column) for column in table.columns)
-    texts = answers.field("text")
-    of_answers = np.repeat(np.arange(len(texts)), pc.list_value_length(texts).to_numpy(zero_copy_only=False))
-    bad_id = _invalid(ids)
-    bad = {"id": bad_id, "question": _invalid(questions)}
-    bad["context"] = _invalid(context.dictionary)[context.indices.to_numpy(zero_copy_only=False)]
-    bad["an answer's text"] = np.bincount(of_answers[_invalid(texts.flatten())], minlength=len(texts)) > 0
-    rejects = []
-    any_bad = np.logical_or.reduce(list(bad.values()))
-    for row in np.flatnonzero(any_bad).tolist():
-        name = next(name for name, rows in bad.items() if rows[row])
-        row_id = "" if bad_id[row] else ids[row].as_py()
-        rejects.append(Reject(row_id, f"{name} must be valid UTF-8; received other bytes"))
-    good = pa.array(np.flatnonzero(~any_bad))
-    kept_context = context.take(good).cast(pa.string()).dictionary_encode()  # leaves no invalid text behind
-    columns = [ids.take(good), questions.take(good), kept_context, answers.take(good)]
-    return pa.Table.from_arrays(columns, schema=EXAMPLES), rejects
-
-
-def _invalid(strings: pa.Array) -> np.ndarray:
-    """Return bool[n], which strings are not UTF-8."""
-    out = np.zeros(len(strings), bool)
-    for row, value in enumerate(strings.cast(pa.binary()).to_pylist()):
-        try:
-            (value or b"").decode()
-        except UnicodeDecodeError:
-            out[row] = True
-    return out
-
-
-def _text(column: pa.ChunkedArray, numbers: bool = False) -> pa.Array:
-    """Return a column as one string array, with null as the empty text."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (_is_text(kind) or pa.types.is_null(kind) or (numbers and pa.types.is_integer(kind))):
-        raise pa.ArrowInvalid(f"expected text, found {column.type}")
-    # Not "safe", since the caller looks for bytes that are not UTF-8 row by row.
-    array = one_chunk(column.cast(pa.string(), safe=False))
-    return pc.fill_null(array, "") if array.null_count else array
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return any(
-        is_kind(kind)
-        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    )
-
-
-def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    """Return a column with each distinct text once, and null as the empty text."""
-    if not pa.types.is_dictionary(column.type):
-        if not _is_text(column.type):
-            raise pa.ArrowInvalid(f"expected text, found {column.type}")
-        column = column.dictionary_encode()  # before chunks are joined, since joined texts may exceed 2 GiB
-    if column.null_count or not _is_text(column.type.value_type):
-        return _text(column).dictionary_encode()
-    array = one_chunk(column.unify_dictionaries())
-    dictionary = array.dictionary.cast(pa.string(), safe=False)
-    if dictionary.null_count:
-        dictionary = pc.fill_null(dictionary, "")
-    return pa.DictionaryArray.from_arrays(array.indices.cast(pa.int32()), dictionary)
-
-
-def _answers(column: pa.Array, impossible: pa.Array | None) -> pa.Array:
-    """Return answers as struct<text: list, answer_start: list>, empty if they are null or marked impossible."""
-    if pa.types.is_struct(column.type):
-        texts, starts = pc.struct_field(column, "text"), pc.struct_field(column, "answer_start")
-        if not (_is_list(texts.type) and _is_list(starts.type)):
-            texts, starts = _as_single_lists(texts), _as_single_lists(starts)
-    elif _is_list(column.type) and pa.types.is_struct(column.type.value_type):
-        lengths = pc.list_value_length(column)
-        values = column.flatten()  # without values behind a null
-        texts = lists_of_lengths(pc.struct_field(values, "text"), lengths)
-        starts = lists_of_lengths(pc.struct_field(values, "answer_start"), lengths)
-    else:
-        raise pa.ArrowInvalid(f"expected answers as a struct of lists or a list of structs, found {column.type}")
-    texts = _without_nulls(texts, impossible).cast(ANSWERS_TYPE.field(0).type, safe=False)
-    starts = _in_range(_without_nulls(starts, impossible)).cast(ANSWERS_TYPE.field(1).type)
-    return pa.StructArray.from_arrays([texts, starts], fields=list(ANSWERS_TYPE))
-
-
-def _no_answers(rows: int) -> pa.Array:
-    return pa.repeat(pa.scalar({"text": [], "answer_start": []}, ANSWERS_TYPE), rows)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def lists_of_lengths(values: pa.Array, lengths: pa.Array) -> pa.ListArray:
-    """Return lists of the lengths [n] over values; a null length is 0."""
-    counts = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
-    return pa.ListArray.from_arrays(pa.array(offsets_of(counts).astype(np.int32)), values)
-
-
-def _as_single_lists(values: pa.Array) -> pa.ListArray:
-    """Return each value as a list of one, and null as an empty list."""
-    return lists_of_lengths(values.drop_null(), values.is_valid().cast(pa.int32()))
-
-
-def _without_nulls(lists: pa.Array, impossible: pa.Array | None) -> pa.Array:
-    """Return the lists, empty if they are null or the row is marked impossible."""
-    if impossible is not None and pc.any(impossible).as_py():
-        lists = pc.if_else(pc.fill_null(impossible, False), pa.scalar(None, lists.type), lists)
-    return lists_of_lengths(lists.flatten(), pc.list_value_length(lists)) if lists.null_count else lists
-
-
-def _in_range(starts: pa.Array) -> pa.Array:
-    """Limit starts to the range of int32. A start outside of it is outside of every context too."""
-    values = starts.flatten()
-    if not (pa.types.is_int64(values.type) or pa.types.is_uint64(values.type) or pa.types.is_uint32(values.type)):
-        return starts
-    bounds = pc.min_max(values)
-    if bounds["min"].as_py() is None or (bounds["min"].as_py() >= -_INT32_MAX and bounds["max"].as_py() <= _INT32_MAX):
-        return starts
-    clipped = np.clip(pc.fill_null(values, -1).to_numpy(zero_copy_only=False), -_INT32_MAX, _INT32_MAX)
-    return lists_of_lengths(pa.array(clipped.astype(np.int32)), pc.list_value_length(starts))
 
 
 def bounded_tables(table: pa.Table) -> Iterator[pa.Table]:

@@ -140,7 +140,7 @@ def test_small_tables_give_the_same_features(tmp_path: Path, model: str, monkeyp
 
 def bad_rows() -> list[dict[str, Any]]:
     flat = sample.rows()
-    flat[1]["answers"]["answer_start"] = [3]  # occurs elsewhere, once
+    flat[1]["answers"]["answer_start"][0] -= 1
     flat[2]["answers"] = {"text": ["fifty"], "answer_start": [3]}
     flat[3]["question"] = " "
     flat[4]["context"] = ""
@@ -178,15 +178,23 @@ def test_rejects_are_listed_with_id_and_reason(tmp_path: Path, model: str, name:
 def test_strict_makes_a_reject_an_error(tmp_path: Path, model: str) -> None:
     path = str(sample.write(tmp_path / "train.json", bad_rows()))
     with pytest.raises(
-        UserError, match="--strict allows no rejected example; received 6 or more in train, the first mix-1"
+        UserError, match=r"--strict allows no rejected .*; received 6 or more rejected in train, the first mix-1"
     ):
         build_shards(path, tmp_path / "out", model, CONFIG, strict=True)
     assert not (tmp_path / "out").exists()
     build_shards(path, tmp_path / "out", model, CONFIG)
     with pytest.raises(
-        UserError, match=r"--strict allows no rejected .* was made with 6 of them: see .*rejected\.jsonl"
+        UserError, match=r"--strict allows no rejected .* was made with 6 rejected: see .*rejected\.jsonl"
     ):
         build_shards(path, tmp_path / "out", model, CONFIG, strict=True)
+    repaired = sample.rows()
+    repaired[1]["answers"]["answer_start"][0] -= 1
+    path = str(sample.write(tmp_path / "repaired.json", repaired))
+    with pytest.raises(UserError, match="received 1 or more repaired in train, the first en-2"):
+        build_shards(path, tmp_path / "repaired", model, CONFIG, strict=True)
+    build_shards(path, tmp_path / "repaired", model, CONFIG)
+    with pytest.raises(UserError, match=r"was made with 1 repaired: see .*repaired\.jsonl"):
+        build_shards(path, tmp_path / "repaired", model, CONFIG, strict=True)
     good = str(sample.write(tmp_path / "good.json", sample.rows()))
     build_shards(good, tmp_path / "strict", model, CONFIG, strict=True)
     assert build_shards(good, tmp_path / "strict", model, CONFIG).up_to_date  # the same bits either way

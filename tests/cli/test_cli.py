@@ -179,7 +179,9 @@ def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) ->
     assert f"rejected examples and why: {tmp_path / 'out' / 'rejected.jsonl'}" in out
     code, _, err = command("featurize", str(path), "--out", str(tmp_path / "o2"), "--model", model, *SMALL, "--strict")
     assert code == 2
-    assert err.splitlines()[-1].startswith("error: --strict allows no rejected example; received 1 or more in train")
+    assert err.splitlines()[-1].startswith(
+        "error: --strict allows no rejected and no repaired example; received 1 or more"
+    )
 
 
 @pytest.mark.parametrize(

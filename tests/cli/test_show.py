@@ -65,6 +65,8 @@ def test_rejects_and_statistics(show: Any, source: str) -> None:
     code, out, _ = show(source, "--rejected")
     assert code == 0
     assert "5 examples rejected" in out
+    code, out, _ = show(source, "--repaired")
+    assert (code, "1 answer not at their answer_start" in out) == (0, True)
     code, out, _ = show(source, "--stats", "--limit", "0")
     assert code == 0
     assert "contexts, tokens" in out

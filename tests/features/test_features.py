@@ -57,7 +57,7 @@ def table_of(rows: list[dict]) -> pa.Table:
 
 def fast_features(rows: list[dict], encoder, config: FeatureConfig) -> tuple[list[dict], Features | None, dict]:
     """The rows that the checks let through, repaired where they were, their features, and the differences by cause."""
-    examples, _, _ = check_examples(table_of(rows), np.zeros(len(rows), bool))
+    examples = check_examples(table_of(rows), np.zeros(len(rows), bool)).examples
     done = featurize_examples(examples, encoder, config)
     ids, answers = done.encoded.examples.ids.to_pylist(), done.encoded.examples.answers.to_pylist()
     by_id = {row["id"]: row for row in rows}
@@ -204,7 +204,7 @@ def test_labelled_spans_turn_back_into_the_answers_of_xquad(language: str, kind:
     rows = {row["id"]: row for row in xquad(language)}
     encoder, _ = loaded(kind)
     config = FeatureConfig()
-    examples, _, _ = check_examples(table_of(list(rows.values())), np.zeros(len(rows), bool))
+    examples = check_examples(table_of(list(rows.values())), np.zeros(len(rows), bool)).examples
     done = featurize_examples(examples, encoder, config)
     windows, labels, ids = done.windows, done.labels, done.encoded.examples.ids.to_pylist()
     offsets_of_context: dict[str, list[tuple[int, int]]] = {}
@@ -281,7 +281,7 @@ def text_of(encoder, context: str, fast: dict) -> str:
 @given(rows=example_rows(), sizes=st.sampled_from([(16, 2), (24, 0), (48, 16)]))
 def test_windows_cover_every_token_and_overlap_by_doc_stride(rows: list[dict], sizes: tuple[int, int]) -> None:
     encoder, _ = loaded("wordpiece")
-    examples, _, _ = check_examples(table_of(rows), np.zeros(len(rows), bool))
+    examples = check_examples(table_of(rows), np.zeros(len(rows), bool)).examples
     done = featurize_examples(examples, encoder, FeatureConfig(*sizes))
     windows, contexts = done.windows, done.encoded.contexts
     for example in range(len(done.encoded.examples)):
@@ -301,7 +301,7 @@ def test_drop_impossible_keeps_unanswerable_questions() -> None:
         {"id": "a", "question": "When?", "context": long + "Ane paid", "answers": answer(long + "Ane paid", "Ane")},
         {"id": "b", "question": "Who sang?", "context": long, "answers": {"text": [], "answer_start": []}},
     ]
-    examples, _, _ = check_examples(table_of(rows), np.zeros(len(rows), bool))
+    examples = check_examples(table_of(rows), np.zeros(len(rows), bool)).examples
     kept = featurize_examples(examples, encoder, FeatureConfig(64, 8), drop=True)
     every = featurize_examples(examples, encoder, FeatureConfig(64, 8), drop=False)
     of = lambda done, example: int((done.windows.example_index == example).sum())  # noqa: E731
@@ -319,7 +319,7 @@ def test_question_without_room_is_rejected() -> None:
         {"id": "tight", "question": "harbour " * 20, "context": "dug " * 90, "answers": none},
         {"id": "fits", "question": "Who?", "context": "Ane", "answers": none},
     ]
-    examples, _, _ = check_examples(table_of(rows), np.zeros(len(rows), bool))
+    examples = check_examples(table_of(rows), np.zeros(len(rows), bool)).examples
     done = featurize_examples(examples, encoder, FeatureConfig(48, 30))
     reasons = {reject.id: reject.reason for reject in done.rejects}
     assert set(reasons) == {"long", "tight"}

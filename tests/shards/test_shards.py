@@ -58,7 +58,7 @@ def out(tmp_path: Path, model: Path) -> Path:
 def made(path: Path, encoder: TextEncoder) -> tuple[Examples, list[Features], Any]:
     """The examples of a file and their features, straight from the stages."""
     ((table, _),) = read_examples(path, {})
-    examples, _, _ = check_examples(table, np.zeros(len(table), bool))
+    examples = check_examples(table, np.zeros(len(table), bool)).examples
     done = featurize_examples(examples, encoder, CONFIG)
     return done.encoded.examples, list(done.batches(encoder, batch_tokens=120)), done.encoded
 

@@ -28,7 +28,7 @@ from qa_fast.show.gather import gather
 from qa_fast.show.lookup import examples_by_id, first_examples
 from qa_fast.show.notebook import answer_html, example_html, split_html
 from qa_fast.show.page import overview_page
-from qa_fast.show.records import Overview, RejectedExample, ShownExample
+from qa_fast.show.records import Overview, RejectedExample, RepairedExample, ShownExample
 from qa_fast.show.source import ShowSource, open_show_source
 from qa_fast.show.statistics import split_statistics
 from qa_fast.show.terminal import print_overview
@@ -231,13 +231,42 @@ def test_what_is_rejected_is_what_featurize_rejects(tmp_path: Path, bad: str, mo
     assert "1 more: raise --limit" in Reader(overview_page(view, made.config)).text
 
 
+def test_what_is_repaired_is_counted_and_listed(tmp_path: Path, model: str) -> None:
+    rows = sample.rows()
+    rows[0]["answers"]["answer_start"][0] += 2  # confirmed by the next, whose text occurs once
+    rows[1]["answers"]["answer_start"][0] += 2
+    rows[2]["answers"] = {**rows[2]["answers"], "text": [text.upper() for text in rows[2]["answers"]["text"]]}
+    rows[3]["answers"] = {"text": ["nowhere"], "answer_start": [1]}
+    sample.write(tmp_path / "in" / "validation.jsonl", rows)
+    built = build_shards(str(tmp_path / "in"), tmp_path / "out", model, FeatureConfig(MAX_LENGTH, STRIDE))
+    facts = built.manifest["splits"]["validation"]
+    assert (facts["repairs"], facts["repaired"]) == ({"case": 1, "shifted": 2}, 3)
+    assert (facts["unplaced"], facts["rejected"], facts["examples"]) == (1, 0, len(rows))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "repaired.jsonl").read_text("utf-8").splitlines()]
+    view = gather(open_show_source(str(tmp_path / "in"), model, **SMALL), limit=3, with_repaired=True)
+    assert view.repaired == tuple(RepairedExample(**line) for line in lines[:3])
+    assert view.repaired_causes == {"shifted": 2, "case": 1, "unplaced": 1}
+    made = open_show_source(str(tmp_path / "out"), model)
+    assert gather(made, limit=3, with_repaired=True).repaired == view.repaired
+    for text in (drawn(view, made), Reader(overview_page(view, made.config)).text):
+        assert "4 answers not at their answer_start" in " ".join(text.split())
+        assert "1 more: raise --limit" in text
+    (kept,) = examples_by_id(made, [rows[3]["id"]])
+    assert kept.notes[0].startswith("The example is kept for scoring, and labelled without an answer: ")
+    assert not any(window.holds_answer for window in kept.windows)
+    golds = open_shards(tmp_path / "out").split("validation").examples
+    assert golds is not None
+    assert golds["answers"].to_pylist()[3] == rows[3]["answers"]
+
+
 def test_a_rejected_example_is_shown_with_its_reason(bad: str, model: str, tmp_path: Path) -> None:
     made = open_show_source(bad, model, **SMALL)
     first, again, moved, long = examples_by_id(made, ["en-1", "bad-3", "long"])
     assert (first.rejected, first.windows[0].holds_answer) == (None, True)
     assert again.rejected == "ids must be unique; received 'en-1' again"
     assert (moved.rejected, moved.windows) == (None, moved.windows)
-    assert moved.notes == ("The first answer is not at its answer_start=40; it was moved to 0, where 'Ane' is.",)
+    (note,) = moved.notes
+    assert note.endswith("it was repaired (no_start): 'Ane' at 40 became 'Ane' at 0.")
     assert "max_length must exceed the question" in str(long.rejected)
     assert "rejected" in drawn(Overview("x", {}, examples=(again,)), made)
     build_shards(bad, tmp_path / "out", model, FeatureConfig(MAX_LENGTH, STRIDE))

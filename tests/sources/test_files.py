@@ -207,8 +207,6 @@ def test_bytes_that_are_no_utf8_reject_their_row(tmp_path: Path, name: str, colu
         ("answers", pa.array(["1874"] * sample.QUESTIONS)),
         ("answers", pa.array([["1874"]] * sample.QUESTIONS)),
         ("answers", pa.array([{"text": ["a"]}] * sample.QUESTIONS)),
-        ("answers", pa.array([{"text": ["a"], "answer_start": ["b"]}] * sample.QUESTIONS)),
-        ("answers", pa.array([{"text": ["a"], "answer_start": [1.5]}] * sample.QUESTIONS)),
     ],
 )
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])

@@ -154,10 +154,14 @@ def test_no_answers_mean_unanswerable(tmp_path: Path, answers: Any) -> None:
         ({"answers": {"text": ["a", "b"], "answer_start": [0]}}, "received ['a', 'b'] and [0]"),
         ({"answers": [{"text": None, "answer_start": 0}]}, "an answer's text must be text; received None"),
         ({"answers": [{"text": "a"}]}, "answer_start must be a whole number of characters; received None"),
-        ({"answers": [{"text": "a", "answer_start": "5"}]}, "whole number of characters; received '5'"),
-        ({"answers": [{"text": "a", "answer_start": 5.0}]}, "whole number of characters; received 5.0"),
+        ({"answers": [{"text": "a", "answer_start": "5a"}]}, "whole number of characters; received '5a'"),
+        ({"answers": [{"text": "a", "answer_start": 5.5}]}, "whole number of characters; received 5.5"),
+        ({"answers": {}}, "answers need as many answer_start as text; received {} and None"),
         ({"answers": [{"text": "a", "answer_start": True}]}, "whole number of characters; received True"),
-        ({"answers": [{"text": "a", "answer_start": 2**40}]}, "whole number of characters; received 1099511627776"),
+        (
+            {"answers": [{"text": "a", "answer_start": 10**18}]},
+            "whole number of characters; received 1000000000000000000",
+        ),
         ({"question": "x" * 90, "context": ["y" * 90]}, "context must be text; received ['yyyy"),
     ],
 )

@@ -1,0 +1,246 @@
+"""Brings Arrow tables of any suitable types to the columns and types of `EXAMPLES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qa_fast.buffers import offsets_of, one_chunk
+from qa_fast.errors import UserError, shown
+from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
+from qa_fast.sources.forms import INT32_MAX, NOT_TRUTH, NOT_WHOLE, truth_of, whole_of
+from qa_fast.sources.rows import Batch
+
+# Rows that are rejected, bool[n], and the reason for one of them.
+Rule = tuple[np.ndarray, Callable[[int], str]]
+
+
+def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, first_row: int, where: str) -> Batch:
+    """Bring an Arrow table to the columns and types of `EXAMPLES`.
+
+    Args:
+        table: A table of any suitable Arrow types, such as large strings, and answers as a struct of lists or a list
+            of structs.
+        names: Our column names -> those of the table, from `column_names`.
+        id_prefix: Prefix of the ids of rows without an id column, before their number.
+        first_row: Number of the table's first row in its source.
+        where: The source, for the message.
+
+    Returns:
+        The table, and rejects for rows with values that are not accepted, or with bytes that are not UTF-8, which
+        Arrow does not check when it reads.
+
+    Raises:
+        UserError: A column is of an unsuitable type, or its buffers are damaged.
+    """
+    try:
+        valid = True
+        for column in table.columns:
+            valid &= _is_valid(column)
+        if "id" in names:
+            ids = _text(table[names["id"]], numbers=True)
+        else:
+            numbers = pa.array(np.arange(first_row, first_row + table.num_rows)).cast(pa.string())
+            ids = pc.binary_join_element_wise(id_prefix, numbers, "")
+        question = _text(table[names["question"]])
+        context = _dictionary(table[names["context"]])
+        rules: list[Rule] = []
+        impossible = None
+        if "is_impossible" in names:
+            marks = one_chunk(table[names["is_impossible"]])
+            impossible = _mapped(marks, truth_of, pa.bool_())
+            rules.append((_of(impossible.is_null()), lambda row: NOT_TRUTH.format(shown(marks[row].as_py()))))
+        answers = _no_answers(table.num_rows)
+        if "answers" in names:
+            answers, rule = _answers(one_chunk(table[names["answers"]]), impossible)
+            rules.append(rule)
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        types = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        raise UserError(
+            f"{where} must hold text questions and contexts, and answers as {{text: [...], answer_start: [...]}}; "
+            f"received {types} ({str(error).splitlines()[0]})"
+        ) from None
+    whole = pa.Table.from_arrays([ids, question, context, answers], schema=EXAMPLES)
+    if not valid:
+        rules = [*_invalid_texts(whole), *rules]
+    return _without_bad_rows(whole, rules) if any(mask.any() for mask, _ in rules) else (whole, [])
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    """Tell whether the texts of a column are UTF-8; raise ArrowInvalid if it is damaged in other ways."""
+    try:
+        column.validate(full=True)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        if "utf" not in str(error).lower():
+            raise
+        return False
+    return True
+
+
+def _invalid_texts(table: pa.Table) -> list[Rule]:
+    """Return which rows have texts that are not UTF-8. This is slow, and rarely needed."""
+    ids, questions, context, answers = (one_chunk(column) for column in table.columns)
+    bad = {"id": _invalid(ids), "question": _invalid(questions)}
+    bad["context"] = _invalid(context.dictionary)[_of(context.indices)]
+    bad["an answer's text"] = _any_of_lists(_invalid(answers.field("text").flatten()), answers.field("text"))
+    reasons = (f"{name} must be valid UTF-8; received other bytes" for name in bad)
+    return [(mask, partial(_same, reason)) for mask, reason in zip(bad.values(), reasons, strict=True)]
+
+
+def _same(reason: str, _: int) -> str:
+    return reason
+
+
+def _any_of_lists(values: np.ndarray, lists: pa.ListArray) -> np.ndarray:
+    """Return bool[n], which lists have a true value; the values are those of all lists."""
+    row_of = np.repeat(np.arange(len(lists)), _of(pc.list_value_length(lists)))
+    return np.bincount(row_of[values], minlength=len(lists)) > 0
+
+
+def _without_bad_rows(table: pa.Table, rules: list[Rule]) -> Batch:
+    """Return the rows that break no rule, and rejects for the others with the first rule that each breaks."""
+    ids = one_chunk(table["id"])
+    any_bad = np.logical_or.reduce([mask for mask, _ in rules])
+    rejects = []
+    for row in np.flatnonzero(any_bad).tolist():
+        reason = next(reason for mask, reason in rules if mask[row])
+        row_id = ids[row].cast(pa.binary()).as_py().decode("utf-8", "replace")
+        rejects.append(Reject("" if "\ufffd" in row_id else row_id, reason(row)))
+    good = table.take(pa.array(np.flatnonzero(~any_bad)))
+    # Leaves no invalid text behind in the dictionary.
+    kept_context = one_chunk(good["context"]).cast(pa.string()).dictionary_encode()
+    return good.set_column(EXAMPLES.get_field_index("context"), EXAMPLES.field("context"), kept_context), rejects
+
+
+def _mapped(column: pa.Array, meaning: Callable[[Any], Any], kind: pa.DataType) -> pa.Array:
+    """Return the column with each distinct value replaced by its meaning."""
+    if column.type == kind and not column.null_count:
+        return column
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    distinct = column.dictionary_encode("encode")
+    return pa.array([meaning(value) for value in distinct.dictionary.to_pylist()], kind).take(distinct.indices)
+
+
+def _of(array: pa.Array) -> np.ndarray:
+    return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def _invalid(strings: pa.Array) -> np.ndarray:
+    """Return bool[n], which strings are not UTF-8."""
+    out = np.zeros(len(strings), bool)
+    for row, value in enumerate(strings.cast(pa.binary()).to_pylist()):
+        try:
+            (value or b"").decode()
+        except UnicodeDecodeError:
+            out[row] = True
+    return out
+
+
+def _text(column: pa.ChunkedArray, numbers: bool = False) -> pa.Array:
+    """Return a column as one string array, with null as the empty text."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (_is_text(kind) or pa.types.is_null(kind) or (numbers and pa.types.is_integer(kind))):
+        raise pa.ArrowInvalid(f"expected text, found {column.type}")
+    # Not "safe", since the caller looks for bytes that are not UTF-8 row by row.
+    array = one_chunk(column.cast(pa.string(), safe=False))
+    return pc.fill_null(array, "") if array.null_count else array
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    )
+
+
+def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return a column with each distinct text once, and null as the empty text."""
+    if not pa.types.is_dictionary(column.type):
+        if not _is_text(column.type):
+            raise pa.ArrowInvalid(f"expected text, found {column.type}")
+        column = column.dictionary_encode()  # before chunks are joined, since joined texts may exceed 2 GiB
+    if column.null_count or not _is_text(column.type.value_type):
+        return _text(column).dictionary_encode()
+    array = one_chunk(column.unify_dictionaries())
+    dictionary = array.dictionary.cast(pa.string(), safe=False)
+    if dictionary.null_count:
+        dictionary = pc.fill_null(dictionary, "")
+    return pa.DictionaryArray.from_arrays(array.indices.cast(pa.int32()), dictionary)
+
+
+def _answers(column: pa.Array, impossible: pa.Array | None) -> tuple[pa.Array, Rule]:
+    """Return answers as struct<text: list, answer_start: list>, empty if they are null or marked impossible.
+
+    Also return which rows have a start that is no whole number.
+    """
+    if pa.types.is_struct(column.type):
+        texts, starts = (_as_lists(pc.struct_field(column, name)) for name in ("text", "answer_start"))
+    elif _is_list(column.type) and pa.types.is_struct(column.type.value_type):
+        lengths = pc.list_value_length(column)
+        values = column.flatten()  # without values behind a null
+        texts = lists_of_lengths(pc.struct_field(values, "text"), lengths)
+        starts = lists_of_lengths(pc.struct_field(values, "answer_start"), lengths)
+    elif pa.types.is_null(column.type):
+        return _no_answers(len(column)), (np.zeros(len(column), bool), str)
+    else:
+        raise pa.ArrowInvalid(f"expected answers as a struct of lists or a list of structs, found {column.type}")
+    texts, starts = _without_nulls(texts, impossible), _without_nulls(starts, impossible)
+    given = starts.flatten()
+    whole = _whole_numbers(given)
+    bad = _any_of_lists(_of(whole.is_null()), starts)
+    begins = _of(starts.offsets) - starts.offsets[0].as_py() if len(starts) else []
+
+    def reason(row: int) -> str:
+        values = given.slice(begins[row], begins[row + 1] - begins[row]).to_pylist()
+        return NOT_WHOLE.format(shown(next(each for each in values if whole_of(each) is None)))
+
+    starts = lists_of_lengths(whole, pc.list_value_length(starts))
+    kind = texts.type.value_type
+    if not (_is_text(kind.value_type if pa.types.is_dictionary(kind) else kind) or pa.types.is_null(kind)):
+        raise pa.ArrowInvalid(f"expected answers with texts, found {kind}")
+    texts = texts.cast(ANSWERS_TYPE.field(0).type, safe=False)
+    return pa.StructArray.from_arrays([texts, starts], fields=list(ANSWERS_TYPE)), (bad, reason)
+
+
+def _whole_numbers(values: pa.Array) -> pa.Array:
+    """Return starts as int32, null where they are no whole numbers; see `whole_of`."""
+    if not pa.types.is_integer(values.type):
+        return _mapped(values, whole_of, pa.int32())
+    bounds = pc.min_max(values)
+    if bounds["min"].as_py() is None or (bounds["min"].as_py() >= -INT32_MAX and bounds["max"].as_py() <= INT32_MAX):
+        return values.cast(pa.int32())
+    return _mapped(values, whole_of, pa.int32())
+
+
+def _no_answers(rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar({"text": [], "answer_start": []}, ANSWERS_TYPE), rows)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def lists_of_lengths(values: pa.Array, lengths: pa.Array) -> pa.ListArray:
+    """Return lists of the lengths [n] over values; a null length is 0."""
+    counts = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
+    return pa.ListArray.from_arrays(pa.array(offsets_of(counts).astype(np.int32)), values)
+
+
+def _as_lists(values: pa.Array) -> pa.Array:
+    """Return lists as they are, each single value as a list of one, and null as an empty list."""
+    if _is_list(values.type):
+        return values
+    return lists_of_lengths(values.drop_null(), values.is_valid().cast(pa.int32()))
+
+
+def _without_nulls(lists: pa.Array, impossible: pa.Array | None) -> pa.Array:
+    """Return the lists, empty if they are null or the row is marked impossible."""
+    if impossible is not None and pc.any(impossible).as_py():
+        lists = pc.if_else(pc.fill_null(impossible, False), pa.scalar(None, lists.type), lists)
+    return lists_of_lengths(lists.flatten(), pc.list_value_length(lists)) if lists.null_count else lists
