@@ -14,7 +14,20 @@ PACKAGE = Path(__file__).parents[1] / "qa_fast"
 
 # A room is a folder or a loose module of the package. It may import the rooms before it, and no others.
 STAGE_LINE = (
-    *("errors", "version", "options", "schema", "raw", "store", "locks", "buffers", "parallel", "progress", "backend"),
+    *(
+        "errors",
+        "version",
+        "options",
+        "schema",
+        "raw",
+        "store",
+        "locks",
+        "buffers",
+        "scripts",
+        "parallel",
+        "progress",
+        "backend",
+    ),
     *("kernels", "html", "model", "sources", "encode", "features", "batches", "feeds", "shards", "show"),
     *("graph", "infer", "builder", "scoring", "report", "hub", "train", "keras_model", "keras_names"),
     *("answer", "serve", "export", "integrations", "dataset", "cli"),

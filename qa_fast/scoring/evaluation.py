@@ -140,6 +140,7 @@ def evaluate_split(
             "stored without them): choose another split"
         )
     examples = split.examples
+    texts = one_chunk(split.contexts["context"]).to_pylist()
     chosen = sampled_rows(len(examples), config.max_examples, config.seed)
     context_index = one_chunk(examples["context_index"]).to_numpy(zero_copy_only=False)
     chunks = _numbered(split, one_chunk(examples["feature_count"]).to_numpy(zero_copy_only=False))
@@ -157,6 +158,8 @@ def evaluate_split(
         document_first_token=token_starts.offsets[:-1][context_index],
         token_char_start=token_starts.values,
         token_char_end=token_ends.values,
+        documents=texts,
+        token_offsets=token_starts.offsets,
         cls_position=cls_position,
         n_best=config.n_best,
         max_answer_length=config.max_answer_length,
@@ -167,7 +170,7 @@ def evaluate_split(
     golds = golds_of(split, chosen, chunks)
     has_unanswerable = any(not answers for answers in golds.answers)
     may_be_empty = has_unanswerable if allow_no_answer is None else allow_no_answer
-    texts, rows = one_chunk(split.contexts["context"]).to_pylist(), context_index[chosen]
+    rows = context_index[chosen]
     predictions = best_texts(spans, texts, rows, config.null_threshold if may_be_empty else None)
     probability = spans.probabilities()[1]
     if may_be_empty or has_unanswerable:
