@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from qa_fast.report.intervals import Float64s
 from qa_fast.schema import Int64s
-from qa_fast.scoring.metrics import normalize_answer
 from qa_fast.scoring.result import EvaluationResult
+from qa_fast.scoring.rules import RULES
 
 # A question is of the first kind that fits.
 RIGHT, MISSING, UNWANTED, LONG, SHORT, OVERLAPPING, ELSEWHERE = range(7)
@@ -106,12 +106,13 @@ def right_within(
         if exact[row] and result.predictions[row]:
             rank[at] = 0
             continue
-        answers = {normalize_answer(text) for text in result.golds.answers[row]}
+        normalized = RULES[result.question_metrics[row]].key
+        answers = {normalized(text) for text in result.golds.answers[row]}
         context = result.contexts[result.context_index[row]]
         count = int(result.spans.count[row])
         begins, ends = result.spans.char_start[row, :count].tolist(), result.spans.char_end[row, :count].tolist()
         for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-            if normalize_answer(context[begin:end]) in answers:
+            if normalized(context[begin:end]) in answers:
                 rank[at] = number
                 break
     return [

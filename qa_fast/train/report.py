@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from qa_fast import store
+from qa_fast.scoring.rules import SQUAD
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,15 @@ class EpochReport:
         epoch: Counts from 1.
         step: Steps done.
         loss: Loss on the validation split, over each feature's own tokens.
-        exact_match: In percent.
-        f1: In percent.
+        exact_match: In percent, by the metric.
+        f1: In percent, by the metric.
         seconds: Duration of the validation.
         saved: Whether the model was saved because it is the best so far.
+        metric: Name of the metric, see `EvaluationResult.metric`.
+        squad_exact_match: Official exact match in percent.
+        squad_f1: Official F1 in percent.
+        exact_match_interval: 95 % interval in percent; None if there are many questions.
+        f1_interval: The same for F1.
     """
 
     epoch: int
@@ -66,6 +72,24 @@ class EpochReport:
     f1: float
     seconds: float
     saved: bool
+    metric: str = SQUAD
+    squad_exact_match: float | None = None
+    squad_f1: float | None = None
+    exact_match_interval: tuple[float, float] | None = None
+    f1_interval: tuple[float, float] | None = None
+
+    def scores_in_words(self) -> str:
+        """Return exact match and F1 with their intervals, and SQuAD's beside those of another metric."""
+        parts = []
+        for name, score, interval in (
+            ("EM", self.exact_match, self.exact_match_interval),
+            ("F1", self.f1, self.f1_interval),
+        ):
+            within = "" if interval is None else f" (95 % {interval[0]:.1f} to {interval[1]:.1f})"
+            parts.append(f"{name} {score:.2f}{within}")
+        if self.metric == SQUAD:
+            return ", ".join(parts)
+        return f"{', '.join(parts)} by {self.metric}, SQuAD's EM {self.squad_exact_match:.2f}, F1 {self.squad_f1:.2f}"
 
 
 Progress = Callable[[StepReport | EpochReport | str], None]
@@ -145,7 +169,7 @@ def in_words(event: StepReport | EpochReport) -> str:
     if isinstance(event, EpochReport):
         kept = "saved" if event.saved else "not the best, not saved"
         return (
-            f"epoch {event.epoch}: validation loss {event.loss:.3f}, EM {event.exact_match:.2f}, F1 {event.f1:.2f} "
+            f"epoch {event.epoch}: validation loss {event.loss:.3f}, {event.scores_in_words()} "
             f"({kept}; {event.seconds:.0f} s)"
         )
     left = f"{_clock(event.seconds_left)} left" if event.features_per_second else "compiling"
