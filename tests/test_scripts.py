@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +67,33 @@ def test_texts_without_clusters_cost_no_copy() -> None:
     place = np.array([0, 0, 0], np.int32), np.array([1, 1, 1], np.int32)
     for found, given_ in zip(whole_clusters(["abc", "été", "北京 서울"], np.arange(4), *place), place, strict=True):
         assert found is given_
+
+
+@settings(deadline=None)
+@given(
+    st.text(
+        st.sampled_from("a 🇩🇪é\u0301\u0600\u200d👨🏽कि\u094dก\u0e33\u1100\u1161\u11a8\r\n"), min_size=1, max_size=12
+    )
+)
+def test_clusters_are_those_of_the_standard(text: str) -> None:
+    size = len(text)
+    places = np.arange(size, dtype=np.int32)
+    starts, ends = whole_clusters([text], np.array([0, size]), places, places + 1)
+    assert set(ends.tolist()) | {0} == bounds_of(text) == set(starts.tolist()) | {size}
+
+
+def bounds_of(text: str) -> set[int]:
+    """The ends of the clusters of each part between white space."""
+    found, at = {0}, 0
+    for part in regex.split(r"(\s)", text):
+        found |= {at + cluster.end() for cluster in regex.finditer(r"\X", part)}
+        at += len(part)
+    return found
+
+
+def test_many_flags_take_no_time() -> None:
+    text = "🇩🇪" * 50_000
+    assert len(whole_clusters([text], np.array([0, 1]), np.zeros(1, np.int32), np.ones(1, np.int32))[1]) == 1
 
 
 def parts_a_cluster(text: str, place: int) -> bool:

@@ -100,7 +100,8 @@ def evaluate(
             write_json(out.expanduser() / METRICS, result.metrics)
         written = _add_to_card(opened, model, split, result, config) if card else None
     if as_json:
-        typer.echo(json.dumps({**result.metrics, **figures}))
+        intervals = _intervals(result, config.seed)
+        typer.echo(json.dumps({**result.metrics, **({"intervals": intervals} if intervals else {}), **figures}))
     elif not quiet:
         _print(result, against, config.seed)
         if report is not None:

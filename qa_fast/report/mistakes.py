@@ -63,7 +63,7 @@ def near_misses(kind: Int64s, overlap: Float64s, confidence: Float64s) -> Int64s
 
     Args:
         kind: int64[E], see `kinds_of`.
-        overlap: float64[E], F1. In scripts without spaces it is 0 for a span that is wrong by one character.
+        overlap: float64[E], F1. SQuAD's is 0 in scripts without spaces for a span that is wrong by one character.
         confidence: float64[E].
     """
     return _most_confident((kind != RIGHT) & ((overlap > 0) | touches_gold(kind)), confidence)
