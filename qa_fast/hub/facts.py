@@ -228,12 +228,13 @@ def _scores(
     ]
     examples = _examples(data, validation)
     if best and examples and not any(on_validation):
+        official = "" if best.get("squad_f1") is None else "squad_"
         own = Score(
             split=validation,
             questions=min(examples, options.get("validation_examples") or examples),
             of=examples,
-            exact_match=best.get("squad_exact_match", best["exact_match"]),
-            f1=best.get("squad_f1", best["f1"]),
+            exact_match=best[f"{official}exact_match"],
+            f1=best[f"{official}f1"],
             precision=metrics.get("precision", {}).get("value", ""),
             seed=options.get("seed", 0),
             chose=has_epochs,

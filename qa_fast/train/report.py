@@ -59,8 +59,8 @@ class EpochReport:
         seconds: Duration of the validation.
         saved: Whether the model was saved because it is the best so far.
         metric: Name of the metric, see `EvaluationResult.metric`.
-        squad_exact_match: Official exact match in percent.
-        squad_f1: Official F1 in percent.
+        squad_exact_match: Official exact match in percent; None if the metric is SQuAD's.
+        squad_f1: Official F1 in percent; None if the metric is SQuAD's.
         exact_match_interval: 95 % interval in percent; None if there are many questions.
         f1_interval: The same for F1.
     """

@@ -12,6 +12,7 @@ from qa_fast.report.intervals import intervals_of_few
 from qa_fast.schema import Features, Int32s
 from qa_fast.scoring.evaluation import evaluate_split
 from qa_fast.scoring.options import EvaluateConfig
+from qa_fast.scoring.rules import SQUAD
 from qa_fast.shards import Split
 from qa_fast.train.report import EpochReport
 
@@ -84,8 +85,8 @@ def validate(
         seconds=time.perf_counter() - started,
         saved=False,
         metric=result.metric,
-        squad_exact_match=result.squad_exact_match,
-        squad_f1=result.squad_f1,
+        squad_exact_match=None if result.metric == SQUAD else result.squad_exact_match,
+        squad_f1=None if result.metric == SQUAD else result.squad_f1,
         exact_match_interval=None if intervals is None else intervals[0],
         f1_interval=None if intervals is None else intervals[1],
     )

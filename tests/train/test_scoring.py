@@ -237,5 +237,5 @@ def test_a_validation_is_scored_by_the_metric_of_the_script() -> None:
     assert "F1 94.44 (95 % " in in_words(report)
     assert ") by characters, squad, SQuAD's EM 50.00, F1 75.00 (" in in_words(report)
     report = validate(engine, make_split(ROWS), None, None, 0, "squad")
-    assert (report.metric, report.f1) == ("squad", 75.0)
+    assert (report.metric, report.f1, report.squad_f1) == ("squad", 75.0, None)
     assert "SQuAD's" not in in_words(report)
