@@ -59,10 +59,9 @@ class EpochReport:
         seconds: Duration of the validation.
         saved: Whether the model was saved because it is the best so far.
         metric: Name of the metric, see `EvaluationResult.metric`.
-        squad_exact_match: Official exact match in percent; None if the metric is SQuAD's.
-        squad_f1: Official F1 in percent; None if the metric is SQuAD's.
-        exact_match_interval: 95 % interval in percent; None if there are many questions.
-        f1_interval: The same for F1.
+        squad: Exact match and F1 of SQuAD in percent; empty if the metric is SQuAD's.
+        intervals: 95 % intervals in percent, low and high of exact match and of F1; empty if there are many questions.
+        precision: Precision that the model computed in.
     """
 
     epoch: int
@@ -73,23 +72,20 @@ class EpochReport:
     seconds: float
     saved: bool
     metric: str = SQUAD
-    squad_exact_match: float | None = None
-    squad_f1: float | None = None
-    exact_match_interval: tuple[float, float] | None = None
-    f1_interval: tuple[float, float] | None = None
+    squad: list[float] = field(default_factory=list)
+    intervals: list[float] = field(default_factory=list)
+    precision: str = ""
 
     def scores_in_words(self) -> str:
         """Return exact match and F1 with their intervals, and SQuAD's beside those of another metric."""
-        parts = []
-        for name, score, interval in (
-            ("EM", self.exact_match, self.exact_match_interval),
-            ("F1", self.f1, self.f1_interval),
-        ):
-            within = "" if interval is None else f" (95 % {interval[0]:.1f} to {interval[1]:.1f})"
-            parts.append(f"{name} {score:.2f}{within}")
-        if self.metric == SQUAD:
-            return ", ".join(parts)
-        return f"{', '.join(parts)} by {self.metric}, SQuAD's EM {self.squad_exact_match:.2f}, F1 {self.squad_f1:.2f}"
+        within = ["", ""]
+        if self.intervals:
+            ends = [f"{end:.1f}" for end in self.intervals]
+            within = [f" (95 % {low} to {high})" for low, high in (ends[:2], ends[2:])]
+        scores = f"EM {self.exact_match:.2f}{within[0]}, F1 {self.f1:.2f}{within[1]}"
+        if not self.squad:
+            return scores
+        return f"{scores} by {self.metric}, SQuAD's EM {self.squad[0]:.2f}, F1 {self.squad[1]:.2f}"
 
 
 Progress = Callable[[StepReport | EpochReport | str], None]

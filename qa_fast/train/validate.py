@@ -85,8 +85,7 @@ def validate(
         seconds=time.perf_counter() - started,
         saved=False,
         metric=result.metric,
-        squad_exact_match=None if result.metric == SQUAD else result.squad_exact_match,
-        squad_f1=None if result.metric == SQUAD else result.squad_f1,
-        exact_match_interval=None if intervals is None else intervals[0],
-        f1_interval=None if intervals is None else intervals[1],
+        squad=[] if result.metric == SQUAD else [result.squad_exact_match, result.squad_f1],
+        intervals=[] if intervals is None else [*intervals[0], *intervals[1]],
+        precision=engine.precision,
     )

@@ -225,17 +225,22 @@ def test_evaluate_agrees_with_training_on_few_questions(workshop: Path, tmp_path
     split = open_shards(workshop / "shards").split("validation")
     again = validate(KerasEngine(load_model(tmp_path / "model")[0]), split, None, None, 0, "auto")
     assert best.loss == pytest.approx(again.loss, rel=1e-5)
-    assert best.f1_interval is not None
-    assert best.f1_interval[0] < best.f1 < best.f1_interval[1]
+    low, high = best.intervals[2:]
+    assert low <= best.f1 <= high
+    assert best.precision == "float32"
 
 
 def test_a_validation_is_scored_by_the_metric_of_the_script() -> None:
     """The best epoch, patience and sweeps go by the report's F1."""
-    engine = SimpleNamespace(predict=oracle)
+    engine = SimpleNamespace(predict=oracle, precision="float32")
     report = validate(engine, make_split(ROWS), None, None, 0, "auto")
-    assert (report.metric, report.squad_f1, report.f1) == ("characters, squad", 75.0, pytest.approx(50 * (1 + 8 / 9)))
+    assert (report.metric, report.squad, report.f1) == (
+        "characters, squad",
+        [50.0, 75.0],
+        pytest.approx(50 * (1 + 8 / 9)),
+    )
     assert "F1 94.44 (95 % " in in_words(report)
     assert ") by characters, squad, SQuAD's EM 50.00, F1 75.00 (" in in_words(report)
     report = validate(engine, make_split(ROWS), None, None, 0, "squad")
-    assert (report.metric, report.f1, report.squad_f1) == ("squad", 75.0, None)
+    assert (report.metric, report.f1, report.squad) == ("squad", 75.0, [])
     assert "SQuAD's" not in in_words(report)
