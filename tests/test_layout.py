@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "qa_fast"
 # A room is a folder or a loose module of the package. It may import the rooms before it, and no others.
 STAGE_LINE = (
     *("errors", "version", "options", "schema", "raw", "temporary", "store", "locks", "signals", "buffers"),
-    *("parallel", "progress", "cache", "backend"),
+    *("scripts", "parallel", "progress", "cache", "backend"),
     *("kernels", "html", "model", "sources", "encode", "features", "batches", "feeds", "shards", "show"),
     *("graph", "infer", "builder", "scoring", "report", "hub", "train", "keras_model", "keras_names"),
     *("answer", "serve", "export", "integrations", "dataset", "cli"),

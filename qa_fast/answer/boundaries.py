@@ -16,25 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.schema import Int32s
+from qa_fast.scripts import HANGUL, UNSPACED
 
-# First and last code points of blocks whose letters do not form words separated by spaces.
-_UNSPACED = (
-    (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
-    (0x1000, 0x109F),  # Myanmar
-    (0x1100, 0x11FF),  # Hangul Jamo
-    (0x1780, 0x17FF),  # Khmer
-    (0x1950, 0x19FF),  # Tai Le, New Tai Lue, Khmer symbols
-    (0x1A20, 0x1AAF),  # Tai Tham
-    (0x2E80, 0x9FFF),  # CJK radicals, kana, Bopomofo, ideographs
-    (0xA000, 0xA4CF),  # Yi
-    (0xA960, 0xA9FF),  # Hangul Jamo extended, Javanese, Myanmar extended
-    (0xAA60, 0xAADF),  # Myanmar extended, Tai Viet
-    (0xAC00, 0xD7FF),  # Hangul
-    (0xF900, 0xFAFF),  # compatibility ideographs
-    (0xFF65, 0xFFDC),  # half-width kana and Hangul
-    (0x1AFF0, 0x1B2FF),  # kana supplements, Nushu
-    (0x20000, 0x3FFFF),  # rarer ideographs
-)
 _JOINERS = "\u00ad\u200c\u200d"  # soft hyphen and zero-width (non-)joiner occur inside words
 _KNOWN, _IN_WORD, _SPACE = 1, 2, 4
 # Flags by code point, computed on first use: asking unicodedata for all code points takes 0.2 s.
@@ -145,6 +128,6 @@ def _classify(code: int) -> int:
     if character.isspace():
         return _KNOWN | _SPACE
     letter = unicodedata.category(character)[0] in "LMN" or character in _JOINERS
-    if letter and not any(first <= code <= last for first, last in _UNSPACED):
+    if letter and not any(first <= code <= last for first, last in UNSPACED + HANGUL):
         return _KNOWN | _IN_WORD
     return _KNOWN

@@ -108,6 +108,8 @@ def prepare(
         document_first_token=encoded.offsets[:-1][kept_contexts],
         token_char_start=starts,
         token_char_end=ends,
+        documents=stripped,
+        token_offsets=encoded.offsets,
         cls_position=features.start_positions,  # features without labels are labelled at CLS
         n_best=max(DEFAULT_N_BEST, options.top_k or 0),
         max_answer_length=options.max_answer_len,

@@ -59,7 +59,8 @@ def evaluate(
 ) -> None:
     """Score a model with the official SQuAD metrics.
 
-    --report explains the score, and --compare compares it with another model's.
+    --report explains the score, and --compare compares it with another model's. Answers in scripts without
+    spaces are also compared by their characters (--metric).
     """
     with needs("answer", "qa-fast evaluate"):
         from qa_fast.report.analysis import QuestionScores, set_against
@@ -112,9 +113,10 @@ def evaluate(
             write_json(out.expanduser() / METRICS, result.metrics, replace=config.overwrite)
         written = _add_to_card(opened, model, split, result, config) if card else None
     if as_json:
-        typer.echo(json.dumps({**result.metrics, **figures}))
+        intervals = _intervals(result, config.seed)
+        typer.echo(json.dumps({**result.metrics, **({"intervals": intervals} if intervals else {}), **figures}))
     elif not quiet:
-        _print(result, against)
+        _print(result, against, config.seed)
         if report is not None:
             typer.echo(f"{report}: the report")
         if written is not None:
@@ -148,6 +150,7 @@ def _about(
         "Questions": f"{len(result.ids):,}{sample}",
         "Windows": f"{result.features:,}, up to {features['max_length']} tokens each, overlap {features['doc_stride']}",
         "Engine": f"{result.engine} in {result.precision}",
+        "Metric": result.metric,
         "Answers": f"up to {config.max_answer_length} tokens, best of {config.n_best} candidates",
         "No answer": threshold if result.allow_no_answer else "never predicted",
     }
@@ -173,8 +176,8 @@ def _add_to_card(shards: Shards, model: str, split: str, result: EvaluationResul
         model,
         shards.manifest,
         split,
-        exact_match=result.exact_match,
-        f1=result.f1,
+        exact_match=result.squad_exact_match,
+        f1=result.squad_f1,
         questions=len(result.ids),
         precision=result.precision,
         seed=config.seed,
@@ -182,12 +185,31 @@ def _add_to_card(shards: Shards, model: str, split: str, result: EvaluationResul
     return write_card(model)
 
 
-def _print(result: EvaluationResult, against: Against | None) -> None:
+def _intervals(result: EvaluationResult, seed: int) -> dict[str, tuple[float, float]]:
+    """Return the 95 % intervals in percent of the scores of few questions, by the names of the metrics."""
+    from qa_fast.report.intervals import intervals_of_few
+    from qa_fast.scoring.metrics import question_scores
+
+    official = question_scores(result.predictions, result.golds.answers, no_answer=result.as_v2)
+    found: dict[str, tuple[float, float]] = {}
+    for prefix, exact_name, scores in (
+        ("", "exact" if result.as_v2 else "exact_match", official),
+        ("chosen.", "exact_match", result.scores_of(result.predictions)),
+    ):
+        intervals = intervals_of_few(*scores, seed)
+        if intervals is not None:
+            found |= {prefix + exact_name: intervals[0], f"{prefix}f1": intervals[1]}
+    return found
+
+
+def _print(result: EvaluationResult, against: Against | None, seed: int) -> None:
     """Print the metrics, the speed and the comparison."""
     from qa_fast.scoring.metrics import metric_rows
 
+    intervals = _intervals(result, seed)
     for name, value in metric_rows(result.metrics):
-        typer.echo(f"{name:32} {value:>12}")
+        low, high = intervals.get(name, (0, 0))
+        typer.echo(f"{name:32} {value:>12}" + (f"  95 % {low:.1f} to {high:.1f}" if name in intervals else ""))
     rate = result.features / result.seconds if result.seconds else 0.0
     typer.echo(f"{result.features:,} features in {result.seconds:.1f} s ({rate:.1f} per second)")
     if against is None:

@@ -54,7 +54,7 @@ def train(
     if as_json:
         typer.echo(json.dumps(result.metrics))
     elif not quiet:
-        scores = f", EM {result.best.exact_match:.2f}, F1 {result.best.f1:.2f}" if result.best else ""
+        scores = f", {result.best.scores_in_words()}" if result.best else ""
         typer.echo(f"{result.out}: {result.steps} steps, loss {result.loss:.3f}{scores}")
 
 

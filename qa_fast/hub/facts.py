@@ -228,13 +228,14 @@ def _scores(
     ]
     examples = _examples(data, validation)
     if best and examples and not any(on_validation):
+        exact_match, f1 = best.get("squad") or (best["exact_match"], best["f1"])
         own = Score(
             split=validation,
             questions=min(examples, options.get("validation_examples") or examples),
             of=examples,
-            exact_match=best["exact_match"],
-            f1=best["f1"],
-            precision=metrics.get("precision", {}).get("value", ""),
+            exact_match=exact_match,
+            f1=f1,
+            precision=best.get("precision") or metrics.get("precision", {}).get("value", ""),
             seed=options.get("seed", 0),
             chose=has_epochs,
             data=data,

@@ -7,6 +7,7 @@ from typing import Any
 
 from qa_fast.hub.facts import PICTURE, TRAINING, Facts, Score
 from qa_fast.model.families import FAMILIES
+from qa_fast.scoring.rules import SQUAD
 from qa_fast.shards import CHECKSUM
 
 # Stands for the name of the repository until `push` knows it.
@@ -219,6 +220,9 @@ def _course(facts: Facts) -> str:
             for epoch in epochs
         ]
         parts.append(_table(("epoch", "step", "validation loss", "exact match", "F1", ""), rows))
+        metric = epochs[-1].get("metric", SQUAD)
+        if metric != SQUAD:
+            parts.append(f"Exact match and F1 in this table are by the metric `{metric}` of qa-fast.\n")
     seconds = metrics.get("seconds", {}).get("all")
     rate = metrics.get("features_per_second")
     speed = [f"{metrics.get('devices', 1)} device(s), Keras on {metrics.get('backend', 'an unknown backend')}"]

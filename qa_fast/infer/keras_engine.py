@@ -44,14 +44,15 @@ class KerasEngine:
     Args:
         model: The model; later changes of its weights take effect.
         shapes: How features become batches; None means `fitted`.
+        precision: Precision to compute in; None means the model's.
     """
 
     name = "keras"
     at_once = 1
 
-    def __init__(self, model: EncoderModel, shapes: Fitted | Fixed | None = None) -> None:
+    def __init__(self, model: EncoderModel, shapes: Fitted | Fixed | None = None, precision: str | None = None) -> None:
         refuse_fork()
-        self.model, self.precision = model, model.precision
+        self.model, self.precision = model, precision or model.precision
         self.shapes = shapes or fitted(model)
         self._at_a_time = _AT_A_TIME_CPU if on_cpu() else 1
         self._threads = ThreadPoolExecutor(self._at_a_time, thread_name_prefix="batches")
@@ -113,7 +114,8 @@ class KerasEngine:
         elif effort == "kernels" and not on_cpu():
             effort = "plain"
         if effort not in self._functions:
-            self._functions[effort] = _tensorflow(self.model, effort) if tensorflow else _jax(self.model)
+            make = _tensorflow if tensorflow else _jax
+            self._functions[effort] = make(self.model, effort, self.precision)
         return self._functions[effort]
 
 
@@ -139,7 +141,7 @@ def _fetched(batch: Batch, logits: tuple[Any, Any]) -> Prediction:
     return Prediction(batch.rows.astype(np.int32), start, end, batch.lengths)
 
 
-def _tensorflow(model: EncoderModel, effort: Effort) -> Callable[..., tuple[Any, Any]]:
+def _tensorflow(model: EncoderModel, effort: Effort, precision: str) -> Callable[..., tuple[Any, Any]]:
     """Return one graph for all shapes, with kernels for its parts (CPU), or compiled for each shape (GPU)."""
     import tensorflow as tf
 
@@ -154,17 +156,17 @@ def _tensorflow(model: EncoderModel, effort: Effort) -> Callable[..., tuple[Any,
     @tf.function(input_signature=signature, jit_compile=effort == "compiled" and not cpu)
     def compute(input_ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
         with model.run_part.tracing(parts=parts):
-            return model(input_ids, lengths, types)
+            return model(input_ids, lengths, types, precision=precision)
 
     return compute
 
 
-def _jax(model: EncoderModel) -> Callable[..., tuple[Any, Any]]:
+def _jax(model: EncoderModel, effort: Effort, precision: str) -> Callable[..., tuple[Any, Any]]:
     import jax
 
     @jax.jit
     def compute(trained: list[Any], frozen: list[Any], ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
-        return model.stateless_call(trained, frozen, ids, lengths, types)[0]
+        return model.stateless_call(trained, frozen, ids, lengths, types, precision=precision)[0]
 
     def call(*batch: Any) -> tuple[Any, Any]:
         trained, frozen = model.trainable_variables, model.non_trainable_variables

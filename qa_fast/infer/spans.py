@@ -9,7 +9,7 @@ batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from qa_fast.infer.decode import (
     windows_of,
 )
 from qa_fast.schema import Features, Int32s, Int64s
+from qa_fast.scripts import whole_clusters
 
 Predict = Callable[[Sequence[Features]], Iterable[LogitBatch]]
 Progress = Callable[[int, int], None]
@@ -32,13 +33,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SpanJob:
-    """Features of E examples, with what is needed to find their spans.
+    """Features of E examples of D documents, with what is needed to find their spans.
+
+    The places of tokens are widened to whole grapheme clusters here, for every way of answering and scoring.
 
     Attributes:
         chunks: F features whose `example_index` counts over all chunks of the job.
         document_first_token: int[E], index in the token arrays of the first token of each example's document.
         token_char_start: int32[T], first character of each token of the documents.
         token_char_end: int32[T], one past its last character.
+        documents: The texts of the D documents.
+        token_offsets: int64[D + 1], the tokens of each document.
         cls_position: int32[F], position of CLS in each feature; None means the first.
         n_best: Candidates kept for each example.
         max_answer_length: Longest answer in tokens.
@@ -48,9 +53,16 @@ class SpanJob:
     document_first_token: npt.NDArray[np.integer]
     token_char_start: Int32s
     token_char_end: Int32s
+    documents: InitVar[Sequence[str]]
+    token_offsets: InitVar[Int64s]
     cls_position: Int32s | None = None
     n_best: int = DEFAULT_N_BEST
     max_answer_length: int = DEFAULT_MAX_ANSWER_LENGTH
+
+    def __post_init__(self, documents: Sequence[str], token_offsets: Int64s) -> None:
+        starts, ends = whole_clusters(documents, token_offsets, self.token_char_start, self.token_char_end)
+        object.__setattr__(self, "token_char_start", starts)
+        object.__setattr__(self, "token_char_end", ends)
 
     @property
     def windows(self) -> int:

@@ -69,18 +69,20 @@ class Encoder:
         self.blocks = [Block(config, maker(f"block_{index}"), run) for index in range(config.blocks)]
         self.head = SpanHead(config, maker("head"), run)
 
-    def __call__(self, input_ids: Any, mask: Any, token_type_ids: Any, dropout_key: Any = None) -> tuple[Any, Any]:
+    def __call__(
+        self, input_ids: Any, mask: Any, token_type_ids: Any, dropout_key: Any = None, dtype: str | None = None
+    ) -> tuple[Any, Any]:
         """Score a padded batch, see `EncoderModel.call`.
 
         `mask` is bool[B, L], True for tokens; None in a graph drawn for rows without padding.
         """
-        config = self.config
+        config, dtype = self.config, dtype or self._dtype
         outside = Sites(dropout_key, 0)
-        x = residual = self.embeddings(input_ids, token_type_ids, mask, outside, self._dtype)  # [B, L, H]
+        x = residual = self.embeddings(input_ids, token_type_ids, mask, outside, dtype)  # [B, L, H]
         if self._views is None:
             views = [View(visible_keys(mask))] * len(config.order)
         else:
-            views = self._views(input_ids, mask, outside, self._dtype)
+            views = self._views(input_ids, mask, outside, dtype)
         for step, index in enumerate(config.order):
             residual, x = self.blocks[index](residual, x, views[step], Sites(dropout_key, 1 + _SITES * step))
         return self.head(x, Sites(dropout_key, 1 + _SITES * len(config.order)))
@@ -131,6 +133,7 @@ class EncoderModel(keras.Model):
         lengths: Any,
         token_type_ids: Any = None,
         dropout_key: Any = None,
+        precision: str | None = None,
     ) -> tuple[Any, Any]:
         """Score a padded batch.
 
@@ -139,13 +142,14 @@ class EncoderModel(keras.Model):
             lengths: int32[B], the number of tokens in each row, at least 1.
             token_type_ids: int[B, L]; None if the family has no token types.
             dropout_key: uint32[2], see `dropout.dropout_key`; None computes without dropout.
+            precision: Compute dtype of this call; None means the model's.
 
         Returns:
             start_logits float32[B, L], end_logits float32[B, L]; values at and beyond a row's length have no meaning.
         """
         input_ids, lengths = ops.convert_to_tensor(input_ids), ops.convert_to_tensor(lengths)
         mask = token_positions(input_ids)[None, :] < lengths[:, None]
-        return self.encoder(input_ids, mask, token_type_ids, dropout_key)
+        return self.encoder(input_ids, mask, token_type_ids, dropout_key, precision)
 
 
 def weight_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from qa_fast.report.intervals import Float64s
 from qa_fast.report.mistakes import KINDS, confident_errors, kinds_of, near_misses, right_within
 from qa_fast.report.risk import Calibration, RiskCoverage, calibration, confidence_of, risk_coverage
 from qa_fast.schema import Int64s
-from qa_fast.scoring.metrics import answerable_of, question_scores
+from qa_fast.scoring.metrics import answerable_of
 from qa_fast.scoring.result import EvaluationResult
 
 # Questions shown of each kind. With their documents, a page stays below half a megabyte.
@@ -47,7 +47,7 @@ class QuestionScores:
     @classmethod
     def of(cls, result: EvaluationResult) -> QuestionScores:
         """Score each question of a result."""
-        exact, overlap = question_scores(result.predictions, result.golds.answers, no_answer=result.as_v2)
+        exact, overlap = result.scores_of(result.predictions)
         answerable = answerable_of(result.golds.answers)
         document_chars = np.array([len(context) for context in result.contexts], np.int64)[result.context_index]
         made = groupings(result.golds, answerable, document_chars)
@@ -220,7 +220,7 @@ def set_against(scores: QuestionScores, other: Other, *, most: int = MOST_SHOWN,
         ValueError: The numbers of answers and questions differ.
     """
     result = scores.result
-    exact, overlap = question_scores(other.predictions, result.golds.answers, no_answer=result.as_v2)
+    exact, overlap = result.scores_of(other.predictions)
     better, worse = most_different(scores.overlap, overlap, scores.confidence, most)
     return Against(
         other=other,

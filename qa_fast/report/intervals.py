@@ -12,7 +12,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from qa_fast.scoring.options import FEW_QUESTIONS
+
 Float64s = npt.NDArray[np.float64]
+Interval = tuple[float, float]
 
 # Quantile of the normal distribution for 95 % intervals.
 _Z = 1.959963984540054
@@ -72,3 +75,18 @@ def mean_interval(scores: Float64s, seed: int, resamples: int = 2000) -> tuple[f
     if len(scores) < FEWEST_FOR_BOOTSTRAP:
         return wilson(float(np.mean(scores)) if len(scores) else 0.0, len(scores))
     return middle_95(bootstrap_means(scores[:, None], resamples, seed)[:, 0])
+
+
+def intervals_of_few(exact: Float64s, overlap: Float64s, seed: int) -> tuple[Interval, Interval] | None:
+    """Return the 95 % intervals of exact match and F1 in percent; None for `FEW_QUESTIONS` or more.
+
+    Args:
+        exact: float64[n], exact match of each question, 0 or 1.
+        overlap: float64[n], F1 of each question, in [0, 1].
+        seed: Seed of the resamples.
+    """
+    if len(exact) >= FEW_QUESTIONS:
+        return None
+    share = float(np.mean(exact)) if len(exact) else 0.0
+    (low, high), (least, most) = wilson(share, len(exact)), mean_interval(overlap, seed)
+    return (100 * low, 100 * high), (100 * least, 100 * most)

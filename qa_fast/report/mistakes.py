@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from qa_fast.report.intervals import Float64s
 from qa_fast.schema import Int64s
-from qa_fast.scoring.metrics import normalize_answer
 from qa_fast.scoring.result import EvaluationResult
+from qa_fast.scoring.rules import RULES
 
 # A question is of the first kind that fits.
 RIGHT, MISSING, UNWANTED, LONG, SHORT, OVERLAPPING, ELSEWHERE = range(7)
@@ -63,7 +63,7 @@ def near_misses(kind: Int64s, overlap: Float64s, confidence: Float64s) -> Int64s
 
     Args:
         kind: int64[E], see `kinds_of`.
-        overlap: float64[E], F1. In scripts without spaces it is 0 for a span that is wrong by one character.
+        overlap: float64[E], F1. SQuAD's is 0 in scripts without spaces for a span that is wrong by one character.
         confidence: float64[E].
     """
     return _most_confident((kind != RIGHT) & ((overlap > 0) | touches_gold(kind)), confidence)
@@ -106,12 +106,13 @@ def right_within(
         if exact[row] and result.predictions[row]:
             rank[at] = 0
             continue
-        answers = {normalize_answer(text) for text in result.golds.answers[row]}
+        normalized = RULES[result.question_metrics[row]].key
+        answers = {normalized(text) for text in result.golds.answers[row]}
         context = result.contexts[result.context_index[row]]
         count = int(result.spans.count[row])
         begins, ends = result.spans.char_start[row, :count].tolist(), result.spans.char_end[row, :count].tolist()
         for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-            if normalize_answer(context[begin:end]) in answers:
+            if normalized(context[begin:end]) in answers:
                 rank[at] = number
                 break
     return [

@@ -1,8 +1,8 @@
-"""Scores a model on a split: features -> logits -> best spans -> texts -> official SQuAD metrics.
+"""Scores a model on a split: features -> logits -> best spans -> texts -> metrics.
 
 Logits are reduced to candidates batch by batch (`infer.decode`), so memory holds the candidates of the split and never
 its logits. A split with unanswerable examples is scored with SQuAD v2's metrics and "no answer" may be predicted; other
-splits are scored with v1.1's.
+splits are scored with v1.1's. Another metric may be chosen beside them (`rules`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from qa_fast.model.folder import folder_config
 from qa_fast.options import takes
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 from qa_fast.scoring.golds import Golds, golds_of
-from qa_fast.scoring.metrics import answerable_of, best_null_threshold, question_scores, squad_v1, squad_v2
-from qa_fast.scoring.options import EvaluateConfig
+from qa_fast.scoring.metrics import answerable_of, best_null_threshold, percent, question_scores, squad_v1, squad_v2
+from qa_fast.scoring.options import FEW_QUESTIONS, EvaluateConfig, are_few
 from qa_fast.scoring.predictions import check_predictions, write_predictions
 from qa_fast.scoring.result import EvaluationResult, rows_of
+from qa_fast.scoring.rules import AUTO, SQUAD, metrics_of
 from qa_fast.shards import TRAIN, Shards, Split, open_shards
 from qa_fast.shards.compatibility import check_features, check_tokenizer
 from qa_fast.sources import resolve_model
@@ -78,9 +79,18 @@ def evaluate(
     check_features(shards, opened, folder_config(folder), folder)
     from qa_fast.infer import open_engine
 
-    engine = open_engine(folder, config.engine, config.precision, say=say)
+    assert opened.examples is not None
+    precision = config.precision
+    if precision == "auto" and are_few(len(opened.examples), config.max_examples):
+        precision = "float32"
+        if say is not None:
+            say(f"fewer than {FEW_QUESTIONS:,} questions are scored in float32; --precision chooses another")
+    engine = open_engine(folder, config.engine, precision, say=say)
     result = evaluate_split(engine.predict, opened, config, allow_no_answer=allow_no_answer, progress=progress)
     result = dataclasses.replace(result, engine=engine.name, precision=engine.precision)
+    if say is not None and result.metric != SQUAD:
+        why = ", by the script of the documents" if config.metric == AUTO else ""
+        say(f"answers are compared by the metric {result.metric}{why}, and by SQuAD's; --metric chooses another")
     if out is not None:
         write_predictions(out, result, overwrite=config.overwrite)
     return result
@@ -142,6 +152,7 @@ def evaluate_split(
             "stored without them): choose another split"
         )
     examples = split.examples
+    texts = one_chunk(split.contexts["context"]).to_pylist()
     chosen = sampled_rows(len(examples), config.max_examples, config.seed)
     context_index = one_chunk(examples["context_index"]).to_numpy(zero_copy_only=False)
     chunks = _numbered(split, one_chunk(examples["feature_count"]).to_numpy(zero_copy_only=False))
@@ -159,6 +170,8 @@ def evaluate_split(
         document_first_token=token_starts.offsets[:-1][context_index],
         token_char_start=token_starts.values,
         token_char_end=token_ends.values,
+        documents=texts,
+        token_offsets=token_starts.offsets,
         cls_position=cls_position,
         n_best=config.n_best,
         max_answer_length=config.max_answer_length,
@@ -169,17 +182,18 @@ def evaluate_split(
     golds = golds_of(split, chosen, chunks)
     has_unanswerable = any(not answers for answers in golds.answers)
     may_be_empty = has_unanswerable if allow_no_answer is None else allow_no_answer
-    texts, rows = one_chunk(split.contexts["context"]).to_pylist(), context_index[chosen]
+    rows = context_index[chosen]
     predictions = best_texts(spans, texts, rows, config.null_threshold if may_be_empty else None)
     probability = spans.probabilities()[1]
     if may_be_empty or has_unanswerable:
         metrics = squad_v2(predictions, golds.answers, probability)
     else:
         metrics = squad_v1(predictions, golds.answers)
+    names = metrics_of(config.metric, texts, rows.tolist())
     if may_be_empty and len(chosen):
-        threshold = _best_threshold(spans, best_texts(spans, texts, rows, None), golds)
+        threshold = _best_threshold(spans, best_texts(spans, texts, rows, None), golds, names)
         metrics["oracle"]["best_f1_null_threshold"] = threshold
-    return EvaluationResult(
+    result = EvaluationResult(
         metrics=metrics,
         ids=examples["id"].take(pa.array(chosen)).to_pylist(),
         predictions=predictions,
@@ -191,13 +205,19 @@ def evaluate_split(
         features=job.windows,
         seconds=time.perf_counter() - started,
         golds=golds,
+        question_metrics=names,
     )
+    if any(name != SQUAD for name in names):
+        exact, overlap = result.scores_of(predictions)
+        used = ", ".join(sorted(set(names)))
+        metrics["chosen"] = {"metric": used, "exact_match": percent(exact), "f1": percent(overlap)}
+    return result
 
 
-def _best_threshold(spans: BestSpans, texts: Sequence[str], golds: Golds) -> float:
-    """Return the `null_threshold` with the best F1; `texts` are the best spans of all examples."""
+def _best_threshold(spans: BestSpans, texts: Sequence[str], golds: Golds, metrics: Sequence[str]) -> float:
+    """Return the `null_threshold` with the best F1 by the metrics; `texts` are the best spans of all examples."""
     answerable = answerable_of(golds.answers)
-    overlap = question_scores(texts, golds.answers, no_answer=True)[1]
+    overlap = question_scores(texts, golds.answers, no_answer=True, metrics=metrics)[1]
     return best_null_threshold(np.where(answerable, overlap, 0.0), spans.null_margin(), answerable)
 
 

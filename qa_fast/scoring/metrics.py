@@ -1,9 +1,8 @@
 """The official SQuAD v1.1 and v2 metrics, written from their published definition (Rajpurkar et al. 2016 and 2018).
 
-An answer is normalized: lower case, every character of `string.punctuation` deleted (ASCII only, so the dashes and
-quotation marks of other scripts stay), the whole words a, an and the replaced by a space, white space collapsed. Exact
-match compares normalized texts; F1 compares bags of the words between spaces. Both take the maximum over the gold
-answers of an example and are percentages of all examples.
+Exact match compares normalized texts; F1 compares bags of the words between spaces. `rules` normalizes, and has the
+rules of other data sets. Both scores take the maximum over the gold answers of an example and are percentages of all
+examples.
 
 The two versions differ in empty texts. In v1.1 an empty bag has F1 0. In v2 no answer can be right: F1 is 1 if both
 bags are empty and 0 if one is. Scores at the best threshold use the gold answers to choose it, which no real system can
@@ -12,34 +11,13 @@ do, so they are reported separately under `oracle`.
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-
-
-def normalize_answer(text: str) -> str:
-    """Return a text in lower case, without ASCII punctuation and English articles, with single spaces."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
-
-
-def _bag_f1(prediction: str, gold: str, empty_matches: bool) -> float:
-    """Return the F1 of two normalized texts; `empty_matches` is whether two empty texts agree, as in v2."""
-    if not prediction or not gold:
-        return float(empty_matches and prediction == gold)
-    predicted_words, gold_words = prediction.split(), gold.split()
-    common = sum((Counter(predicted_words) & Counter(gold_words)).values())
-    if common == 0:
-        return 0.0
-    precision, recall = common / len(predicted_words), common / len(gold_words)
-    return 2 * precision * recall / (precision + recall)
+from qa_fast.scoring.rules import RULES, SQUAD, normalize_answer
 
 
 def answerable_of(golds: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
@@ -48,7 +26,11 @@ def answerable_of(golds: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
 
 
 def question_scores(
-    predictions: Sequence[str | None], golds: Sequence[Sequence[str]], *, no_answer: bool
+    predictions: Sequence[str | None],
+    golds: Sequence[Sequence[str]],
+    *,
+    no_answer: bool,
+    metrics: Sequence[str] | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Score each question; `squad_v1` and `squad_v2` are the means of these scores.
 
@@ -57,6 +39,7 @@ def question_scores(
         golds: The gold answers of each example.
         no_answer: Whether to score as v2 does: "" is right if all gold answers are empty when normalized, and two empty
             texts have F1 1. In v1.1 such an example scores 0.
+        metrics: The metric of each example, a key of `rules.RULES`; None means SQuAD's.
 
     Returns:
         Exact match (0 or 1) and F1, float64[E] each in [0, 1].
@@ -72,14 +55,15 @@ def question_scores(
     for row, (prediction, gold) in enumerate(zip(predictions, golds, strict=True)):
         if prediction is None:
             continue
-        normalized = normalize_answer(prediction)
-        answers = {normalize_answer(answer) for answer in gold}
+        rule = RULES[SQUAD if metrics is None else metrics[row]]
+        normalized = rule.key(prediction)
+        answers = {rule.key(answer) for answer in gold}
         if no_answer:
             answers = answers - {""} or {""}
         for answer in answers:
             if normalized == answer:
                 exact[row] = 1.0
-            overlap[row] = max(overlap[row], _bag_f1(normalized, answer, no_answer))
+            overlap[row] = max(overlap[row], rule.f1(normalized, answer, no_answer))
     return exact, overlap
 
 
@@ -97,7 +81,7 @@ def squad_v1(predictions: Sequence[str | None], golds: Sequence[Sequence[str]]) 
         ValueError: The two have different lengths.
     """
     exact, overlap = question_scores(predictions, golds, no_answer=False)
-    return {"exact_match": _percent(exact), "f1": _percent(overlap), "total": len(exact)}
+    return {"exact_match": percent(exact), "f1": percent(overlap), "total": len(exact)}
 
 
 def squad_v2(
@@ -135,11 +119,11 @@ def squad_v2(
             )
         above = probability > no_answer_threshold
         exact, overlap = np.where(above, ~answerable, exact), np.where(above, ~answerable, overlap)
-    result: dict[str, Any] = {"exact": _percent(exact), "f1": _percent(overlap), "total": len(exact)}
+    result: dict[str, Any] = {"exact": percent(exact), "f1": percent(overlap), "total": len(exact)}
     for name, part in (("HasAns", answerable), ("NoAns", ~answerable)):
         if part.any():
-            result[f"{name}_exact"] = _percent(exact[part])
-            result[f"{name}_f1"] = _percent(overlap[part])
+            result[f"{name}_exact"] = percent(exact[part])
+            result[f"{name}_f1"] = percent(overlap[part])
             result[f"{name}_total"] = int(part.sum())
     if probability is not None and len(exact):
         empty = np.array([not prediction for prediction in predictions], bool)
@@ -195,7 +179,8 @@ def best_null_threshold(
     return float(np.nextafter(margins[0], -np.inf)) if len(margins) and np.isfinite(margins[0]) else 0.0
 
 
-def _percent(scores: npt.NDArray[Any]) -> float:
+def percent(scores: npt.NDArray[Any]) -> float:
+    """Return the mean of scores in [0, 1] in percent; 0 without any."""
     return 100.0 * float(np.mean(scores)) if len(scores) else 0.0
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qa_fast.options import check_values, option
+from qa_fast.scoring.rules import AUTO, METRIC_HELP, METRICS
+
+# With fewer questions one answer moves the score visibly: they are scored in float32, and scores have intervals.
+FEW_QUESTIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,11 @@ class EvaluateConfig:
     )
     max_examples: int | None = option(None, "Score a random sample of this many examples.", least=1)
     seed: int = option(0, "Seed of the sample, and of the resamples of --report and --compare.", least=0)
+    metric: str = option(AUTO, METRIC_HELP, choices=METRICS)
     precision: str = option(
-        "auto", "Precision to compute in: auto (the fastest on this device), float32, bfloat16, float16 or int8."
+        "auto",
+        "Precision to compute in: auto (float32 for fewer than 1,000 questions, else the fastest on this device), "
+        "float32, bfloat16, float16 or int8.",
     )
     engine: str = option("auto", "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx.")
     overwrite: bool = option(False, "Replace files that exist where --out or --report writes.")
@@ -35,3 +42,8 @@ class EvaluateConfig:
             UserError: A value is out of bounds.
         """
         check_values(self)
+
+
+def are_few(examples: int, max_examples: int | None) -> bool:
+    """Return whether fewer than `FEW_QUESTIONS` of a split's examples are scored; None scores all."""
+    return min(examples, examples if max_examples is None else max_examples) < FEW_QUESTIONS

@@ -11,6 +11,8 @@ import numpy as np
 from qa_fast.infer.decode import BestSpans, Float64s
 from qa_fast.schema import Int32s, Int64s
 from qa_fast.scoring.golds import Golds
+from qa_fast.scoring.metrics import question_scores
+from qa_fast.scoring.rules import SQUAD
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,9 @@ class EvaluationResult:
     """Predictions of a model for E examples, and their scores.
 
     Attributes:
-        metrics: The metrics of `metrics.squad_v2` if no answer may be predicted or is right for an example, otherwise
-            those of `metrics.squad_v1`.
+        metrics: The official metrics: those of `metrics.squad_v2` if no answer may be predicted or is right for an
+            example, otherwise those of `metrics.squad_v1`. If another metric was chosen for any example, `chosen` holds
+            its name ("metric"), exact_match and f1.
         ids: Ids of the examples.
         predictions: The answer to each example; "" is no answer.
         spans: Candidates of each example.
@@ -30,6 +33,7 @@ class EvaluationResult:
         features: Number of features that were predicted.
         seconds: Wall clock time from features to metrics.
         golds: Questions and gold answers.
+        question_metrics: The metric of each example, a key of `rules.RULES`.
         engine: Name of the engine that `evaluate` opened.
         precision: Precision that the engine computed in.
 
@@ -51,6 +55,7 @@ class EvaluationResult:
     features: int
     seconds: float
     golds: Golds
+    question_metrics: list[str]
     engine: str = ""
     precision: str = ""
 
@@ -60,14 +65,34 @@ class EvaluationResult:
         return "exact" in self.metrics
 
     @property
-    def exact_match(self) -> float:
-        """Exact match in percent; the metrics of the two versions name it differently."""
+    def squad_exact_match(self) -> float:
+        """SQuAD's exact match in percent; the metrics of the two versions name it differently."""
         return float(self.metrics["exact" if self.as_v2 else "exact_match"])
 
     @property
-    def f1(self) -> float:
-        """F1 in percent."""
+    def squad_f1(self) -> float:
+        """SQuAD's F1 in percent."""
         return float(self.metrics["f1"])
+
+    @property
+    def exact_match(self) -> float:
+        """Exact match in percent, by the chosen metric."""
+        return float(self.metrics["chosen"]["exact_match"]) if "chosen" in self.metrics else self.squad_exact_match
+
+    @property
+    def f1(self) -> float:
+        """F1 in percent, by the chosen metric."""
+        return float(self.metrics["chosen"]["f1"]) if "chosen" in self.metrics else self.squad_f1
+
+    @property
+    def metric(self) -> str:
+        """Name of the chosen metric, or names with a comma if documents are of several scripts."""
+        return str(self.metrics["chosen"]["metric"]) if "chosen" in self.metrics else SQUAD
+
+    def scores_of(self, predictions: Sequence[str | None]) -> tuple[Float64s, Float64s]:
+        """Return exact match (0 or 1) and F1 in [0, 1] of predictions for the E examples, by the chosen metric."""
+        golds = self.golds.answers
+        return question_scores(predictions, golds, no_answer=self.as_v2, metrics=self.question_metrics)
 
     def n_best(self, rows: Sequence[int] | None = None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield the id of each example and its candidates, best first: text, probability, start_logit, end_logit.

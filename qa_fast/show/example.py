@@ -17,6 +17,7 @@ from qa_fast.features.examples import Checked
 from qa_fast.features.windows import EncodedExamples, Windows, encode_examples, label, lay_out, no_room, plan
 from qa_fast.raw import UNPLACED, Repair
 from qa_fast.schema import FeatureConfig, Int32s
+from qa_fast.scripts import whole_clusters
 from qa_fast.shards import TRAIN, Split
 from qa_fast.show.records import Positions, ShownExample, Token, Window
 
@@ -188,7 +189,9 @@ def _label_text(encoded: EncodedExamples, tokens: tuple[Token, ...], positions: 
     if not labelled or tokens[positions.start].part != "context":
         return None
     context = encoded.examples.contexts[0].as_py()
-    return str(context[labelled[0].char_start : labelled[-1].char_end])
+    place = (np.array([place], np.int32) for place in (labelled[0].char_start, labelled[-1].char_end))
+    (start,), (end,) = whole_clusters([context], np.array([0, 1]), *place)
+    return str(context[start:end])
 
 
 def _as_stored(

@@ -12,6 +12,7 @@ from typing import Any
 from qa_fast.errors import UserError, shown
 from qa_fast.model.precision import PRECISIONS
 from qa_fast.options import check_values, flag_of, option
+from qa_fast.scoring.rules import AUTO, METRIC_HELP, METRICS
 
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("linear", "constant")
@@ -105,6 +106,7 @@ class TrainConfig:
     validation_examples: int | None = _scoring(
         None, "Score a random sample of this many examples. Default: all.", least=1
     )
+    metric: str = _scoring(AUTO, f"{METRIC_HELP} The best epoch is the one with the best F1 by it.", choices=METRICS)
     validate_every: int | None = _scoring(
         None, "Number of steps between additional scores; the best model is saved.", least=1
     )

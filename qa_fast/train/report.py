@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from qa_fast import store
+from qa_fast.scoring.rules import SQUAD
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,14 @@ class EpochReport:
         epoch: Counts from 1.
         step: Steps done.
         loss: Loss on the validation split, over each feature's own tokens.
-        exact_match: In percent.
-        f1: In percent.
+        exact_match: In percent, by the metric.
+        f1: In percent, by the metric.
         seconds: Duration of the validation.
         saved: Whether the model was saved because it is the best so far.
+        metric: Name of the metric, see `EvaluationResult.metric`.
+        squad: Exact match and F1 of SQuAD in percent; empty if the metric is SQuAD's.
+        intervals: 95 % intervals in percent, low and high of exact match and of F1; empty if there are many questions.
+        precision: Precision that the model computed in.
     """
 
     epoch: int
@@ -66,6 +71,21 @@ class EpochReport:
     f1: float
     seconds: float
     saved: bool
+    metric: str = SQUAD
+    squad: list[float] = field(default_factory=list)
+    intervals: list[float] = field(default_factory=list)
+    precision: str = ""
+
+    def scores_in_words(self) -> str:
+        """Return exact match and F1 with their intervals, and SQuAD's beside those of another metric."""
+        within = ["", ""]
+        if self.intervals:
+            ends = [f"{end:.1f}" for end in self.intervals]
+            within = [f" (95 % {low} to {high})" for low, high in (ends[:2], ends[2:])]
+        scores = f"EM {self.exact_match:.2f}{within[0]}, F1 {self.f1:.2f}{within[1]}"
+        if not self.squad:
+            return scores
+        return f"{scores} by {self.metric}, SQuAD's EM {self.squad[0]:.2f}, F1 {self.squad[1]:.2f}"
 
 
 Progress = Callable[[StepReport | EpochReport | str], None]
@@ -145,7 +165,7 @@ def in_words(event: StepReport | EpochReport) -> str:
     if isinstance(event, EpochReport):
         kept = "saved" if event.saved else "not the best, not saved"
         return (
-            f"epoch {event.epoch}: validation loss {event.loss:.3f}, EM {event.exact_match:.2f}, F1 {event.f1:.2f} "
+            f"epoch {event.epoch}: validation loss {event.loss:.3f}, {event.scores_in_words()} "
             f"({kept}; {event.seconds:.0f} s)"
         )
     left = f"{_clock(event.seconds_left)} left" if event.features_per_second else "compiling"

@@ -12,6 +12,7 @@ from typing import Any
 from qa_fast.errors import UserError
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.checkpoint import save_model
+from qa_fast.scoring.options import are_few
 from qa_fast.train.learner import Learner
 from qa_fast.train.losses import Losses
 from qa_fast.train.plan import Run, identity_of
@@ -34,7 +35,11 @@ class Saver:
     def __init__(self, run: Run, learner: Learner, losses: Losses, record: Record) -> None:
         self._plan, self._state, self._job, self._say = run.plan, run.state, run.job, run.say
         self._learner, self._losses, self._record = learner, losses, record
-        self._reader = KerasEngine(learner.model)
+        validation = run.plan.data.validation
+        examples = None if validation is None else validation.examples
+        few = examples is not None and are_few(len(examples), run.plan.config.validation_examples)
+        # As `evaluate` does, so that both give the same score.
+        self._reader = KerasEngine(learner.model, precision="float32" if few else None)
 
     def within_epoch(self) -> bool:
         """Score the model if `validate_every` says so; a run that was stopped just before a score begins with it.
@@ -85,7 +90,9 @@ class Saver:
             self._save_model()
             return None
         cls_token_id = self._plan.sources.shards.manifest["model"].get("cls_token_id")
-        report = validate(self._reader, data.validation, cls_token_id, config.validation_examples, config.seed)
+        report = validate(
+            self._reader, data.validation, cls_token_id, config.validation_examples, config.seed, config.metric
+        )
         saved = best is None or report.f1 > best.f1
         report = dataclasses.replace(report, epoch=epoch, step=self._state.position.step, saved=saved)
         self._record.add_validation(report)

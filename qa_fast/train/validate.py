@@ -8,8 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from qa_fast.infer.engine import Engine, Floats, Prediction
+from qa_fast.report.intervals import intervals_of_few
 from qa_fast.schema import Features, Int32s
 from qa_fast.scoring.evaluation import evaluate_split
+from qa_fast.scoring.options import EvaluateConfig
+from qa_fast.scoring.rules import SQUAD
 from qa_fast.shards import Split
 from qa_fast.train.report import EpochReport
 
@@ -65,12 +68,14 @@ def label_losses(logits: Floats, labels: Int32s, lengths: Int32s) -> Floats:
 
 
 def validate(
-    engine: Engine, split: Split, cls_token_id: int | None, max_examples: int | None, seed: int
+    engine: Engine, split: Split, cls_token_id: int | None, max_examples: int | None, seed: int, metric: str
 ) -> EpochReport:
     """Score a split; the caller fills in `epoch`, `step` and `saved`."""
     started = time.perf_counter()
     meter = LossMeter(engine)
-    result = evaluate_split(meter.predict, split, cls_token_id=cls_token_id, max_examples=max_examples, seed=seed)
+    config = EvaluateConfig(max_examples=max_examples, seed=seed, metric=metric)
+    result = evaluate_split(meter.predict, split, config, cls_token_id=cls_token_id)
+    intervals = intervals_of_few(*result.scores_of(result.predictions), seed)
     return EpochReport(
         epoch=0,
         step=0,
@@ -79,4 +84,8 @@ def validate(
         f1=result.f1,
         seconds=time.perf_counter() - started,
         saved=False,
+        metric=result.metric,
+        squad=[] if result.metric == SQUAD else [result.squad_exact_match, result.squad_f1],
+        intervals=[] if intervals is None else [*intervals[0], *intervals[1]],
+        precision=engine.precision,
     )

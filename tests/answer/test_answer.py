@@ -23,11 +23,11 @@ HERON = "The grey heron nests by the mill pond."
 EEL = "An eel swims under the bridge at night."
 
 
-def letter_encoder(folder: Path) -> TextEncoder:
+def letter_encoder(folder: Path, letters: str = LETTERS) -> TextEncoder:
     """A WordPiece tokenizer whose tokens are single characters, so that answers can begin and end inside words."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
     tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -265,6 +265,16 @@ def test_scored_on_what_it_was_trained_on(tmp_path: Path) -> None:
     assert expected in write_card(folder, manifest(source=local_source() | {"files": files})).read_text()
 
 
+def test_an_epoch_that_was_chosen_by_another_metric_has_squads_figures(tmp_path: Path) -> None:
+    epoch = {"epoch": 1, "step": 9, "loss": 1.0, "exact_match": 40.0, "f1": 80.0, "seconds": 3.0, "saved": True}
+    epoch |= {"metric": "korquad", "squad": [30.0, 45.0], "precision": "float32"}
+    folder = trained_folder(tmp_path / "model", best=epoch, history={"epochs": [epoch]})
+    text = write_card(folder, manifest()).read_text(encoding="utf-8")
+    assert "| 30.00 | 45.00 |" in text
+    assert "Measured in float32." in text
+    assert "are by the metric `korquad`" in text
+
+
 def test_nothing_measured(tmp_path: Path) -> None:
     folder = trained_folder(tmp_path / "model", best=None, history={"epochs": []}, features_per_second=None)
     (folder / "training" / "training.png").unlink()

@@ -107,6 +107,17 @@ def test_a_folder_is_opened_in_the_precision_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert", "deberta-v3"])
+def test_a_model_of_half_precision_is_read_in_float32(family: str) -> None:
+    model = tiny_model(TINY[family], precision="bfloat16")
+    half, full = (collected(KerasEngine(model, precision=precision), chunks()) for precision in (None, "float32"))
+    right = collected(KerasEngine(tiny_model(TINY[family])), chunks())
+    for row, logits in right.items():
+        np.testing.assert_allclose(full[row][0], logits[0], atol=1e-5)
+    assert max(np.abs(half[row][0] - right[row][0]).max() for row in right) > 1e-4
+
+
+@pytest.mark.slow
 def test_jax_predicts_the_same() -> None:
     pytest.importorskip("jax")
     program = (

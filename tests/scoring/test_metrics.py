@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from qa_fast.scoring.metrics import (
     best_null_threshold,
-    normalize_answer,
     question_scores,
     squad_v1,
     squad_v2,
 )
+from qa_fast.scoring.rules import normalize_answer
 
 
 @pytest.mark.parametrize(

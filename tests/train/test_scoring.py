@@ -8,25 +8,33 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from qa_fast.errors import UserError
+from qa_fast.scoring.evaluation import evaluate
+from qa_fast.shards import open_shards
 from qa_fast.train import EpochReport, TrainConfig
+from qa_fast.train.report import in_words
 from tests.backend import JIT
+from tests.scoring.test_rules import ROWS
+from tests.scoring.test_scoring import make_split, oracle
 from tests.small_runs import make_model_folder, make_shards
 
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global keras, load_model, loop, read_head, save_model, saving, state_dict, train
+    global KerasEngine, keras, load_model, loop, read_head, save_model, saving, state_dict, train, validate
     import keras
 
     import qa_fast.train.loop as loop
     import qa_fast.train.saving as saving
+    from qa_fast.infer.keras_engine import KerasEngine
     from qa_fast.model.checkpoint import load_model, read_head, save_model, state_dict
     from qa_fast.train import train
+    from qa_fast.train.validate import validate
 
 
 OPTIONS = {"batch_size": 4, "precision": "float32", "jit": JIT, "learning_rate": 1e-3, "log_every": 2}
@@ -202,3 +210,37 @@ def test_heads_that_do_not_fit(workshop: Path, tmp_path: Path) -> None:
     out = shutil.copytree(workshop / "tuned", tmp_path / "out")
     with pytest.raises(UserError, match=r"--out must be another folder than --init-head"):
         train(workshop / "shards", TrainConfig(out=str(out), init_head=str(out), overwrite=True, **OPTIONS))
+
+
+@pytest.mark.slow
+def test_evaluate_agrees_with_training_on_few_questions(workshop: Path, tmp_path: Path) -> None:
+    """Training in bfloat16 would choose other answers where two spans are nearly alike; few questions show it."""
+    options = OPTIONS | {"precision": "bfloat16", "epochs": 1}
+    best = train(workshop / "shards", TrainConfig(out=str(tmp_path / "model"), **options)).best
+    assert best is not None
+    for engine in ("keras", "onnx"):
+        scored = evaluate(workshop / "shards", tmp_path / "model", engine=engine)
+        assert scored.precision == "float32"
+        assert (scored.exact_match, scored.f1) == (best.exact_match, best.f1)
+    split = open_shards(workshop / "shards").split("validation")
+    again = validate(KerasEngine(load_model(tmp_path / "model")[0]), split, None, None, 0, "auto")
+    assert best.loss == pytest.approx(again.loss, rel=1e-5)
+    low, high = best.intervals[2:]
+    assert low <= best.f1 <= high
+    assert best.precision == "float32"
+
+
+def test_a_validation_is_scored_by_the_metric_of_the_script() -> None:
+    """The best epoch, patience and sweeps go by the report's F1."""
+    engine = SimpleNamespace(predict=oracle, precision="float32")
+    report = validate(engine, make_split(ROWS), None, None, 0, "auto")
+    assert (report.metric, report.squad, report.f1) == (
+        "characters, squad",
+        [50.0, 75.0],
+        pytest.approx(50 * (1 + 8 / 9)),
+    )
+    assert "F1 94.44 (95 % " in in_words(report)
+    assert ") by characters, squad, SQuAD's EM 50.00, F1 75.00 (" in in_words(report)
+    report = validate(engine, make_split(ROWS), None, None, 0, "squad")
+    assert (report.metric, report.f1, report.squad) == ("squad", 75.0, [])
+    assert "SQuAD's" not in in_words(report)
