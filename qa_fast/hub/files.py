@@ -19,7 +19,7 @@ from qa_fast.model.files import plain_file
 _UPLOADED = (
     "README.md", "LICENSE*", "NOTICE*", "*.png", "*.svg", "*.jpg", ".gitattributes",
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
-    "model.safetensors.index.json", "quantization.safetensors",
+    "model.safetensors.index.json", "quantization.safetensors", "qa_fast_answering.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "*.model",
     "*.keras", "*.onnx",

@@ -10,6 +10,7 @@ from qa_fast.errors import UserError
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.keras_model.span_model import SpanModel
 from qa_fast.scoring.evaluation import evaluate_split
+from qa_fast.scoring.options import EvaluateConfig
 from qa_fast.shards import Split
 
 
@@ -64,6 +65,7 @@ class SquadMetrics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Score the split."""
         assert self._engine is not None, "Keras sets the model first"
-        result = evaluate_split(self._engine.predict, self.split, max_examples=self.max_examples, seed=self.seed)
+        config = EvaluateConfig(max_examples=self.max_examples, seed=self.seed).over(self.model.source.answering)
+        result = evaluate_split(self._engine.predict, self.split, config)
         if logs is not None:
             logs["val_exact_match"], logs["val_f1"] = result.exact_match, result.f1

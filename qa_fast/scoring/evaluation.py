@@ -1,23 +1,28 @@
 """Scores a model on a split: features -> logits -> best spans -> texts -> official SQuAD metrics.
 
 Logits are reduced to candidates batch by batch (`infer.decode`), so memory holds the candidates of the split and never
-its logits. A split with unanswerable examples is scored with SQuAD v2's metrics and "no answer" may be predicted; other
-splits are scored with v1.1's.
+its logits. The answers are those that `Answerer` gives, by the same rules (`AnswerRules`). If an example is
+unanswerable or no answer may be predicted, they are scored with SQuAD v2's metrics, else with v1.1's.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from qa_fast.answer.boundaries import bounds_of
+from qa_fast.answer.options import AnswerOptions, AnswerRules
+from qa_fast.answer.settings import max_positions_of, read_settings, windows_of, write_settings
 from qa_fast.buffers import offsets_of, one_chunk, ragged_from
-from qa_fast.errors import UserError
+from qa_fast.encode import load_encoder
+from qa_fast.errors import UserError, shown
 from qa_fast.infer.decode import BestSpans, find_cls
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
 from qa_fast.model.folder import folder_config
@@ -41,7 +46,7 @@ def evaluate(
     out: str | Path | None = None,
     config: EvaluateConfig | None = None,
     *,
-    allow_no_answer: bool | None = None,
+    keep: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -53,15 +58,18 @@ def evaluate(
         model_path: A model folder, a Hub id or "minilm".
         split: Any split except train.
         out: A folder to write predictions.json, nbest_predictions.json and na_prob.json to.
-        config: The options as a record; the options below replace its fields.
-        allow_no_answer: Whether "no answer" may be predicted; None means if the split has unanswerable examples.
+        config: The options as a record; the options below replace its fields. None in place of a rule means the model's
+            own, see `answer.settings`.
+        keep: Write the options that were scored into the model's folder, so that answers are given by them: the rules,
+            the windows of these shards and, if no answer is allowed, the threshold that was given. If none was given
+            and the split has examples with and without an answer, it is the threshold with the best F1 on them.
         progress: Called with the number of features done and the number of all features.
         say: Called with a line about each slow step.
         options: The fields of `EvaluateConfig`.
 
     Raises:
-        UserError: The split does not exist or cannot be scored, an option is not valid, or the shards were made with
-            another tokenizer.
+        UserError: The split does not exist or cannot be scored, an option is not valid, the shards were made with
+            another tokenizer, or `keep` is on and the model is no local folder that can be written.
 
     Examples:
         >>> result = qa_fast.evaluate("shards", "model", max_examples=500, engine="onnx")
@@ -72,16 +80,82 @@ def evaluate(
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
     folder = resolve_model(str(model_path))
+    if keep:
+        _check_writable(model_path, folder)
+    own = read_settings(folder)
     check_tokenizer(shards, folder)
     check_features(shards, opened, folder_config(folder), folder)
     from qa_fast.infer import open_engine
 
     engine = open_engine(folder, config.engine, config.precision, say=say)
-    result = evaluate_split(engine.predict, opened, config, allow_no_answer=allow_no_answer, progress=progress)
+    result = evaluate_split(engine.predict, opened, config.over(own), progress=progress)
     result = dataclasses.replace(result, engine=engine.name, precision=engine.precision)
     if out is not None:
         write_predictions(out, result)
+    windows = windows_of(shards.manifest["config"], max_positions_of(folder))
+    if keep:
+        kept = _kept(result, windows, given=config.null_threshold)
+        path = write_settings(folder, kept)
+        if say is not None:
+            say(f"{path}: {_in_words(kept)}")
+    elif say is not None:
+        for line in _differences(result, windows, own, folder, opened):
+            say(line)
     return result
+
+
+def _check_writable(model: str | Path, folder: Path) -> None:
+    """Refuse `keep` before time is spent on scoring."""
+    if not Path(model).expanduser().is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(
+            f"--keep writes into the model's folder, which must be a local one that can be written; received "
+            f"{str(model)!r}: copy {folder} to such a folder and name that"
+        )
+
+
+def _kept(result: EvaluationResult, windows: AnswerOptions, given: float | None) -> AnswerOptions:
+    """Return the options for the model's folder; see `evaluate`."""
+    threshold = result.null_threshold if result.allow_no_answer else None
+    if threshold is not None and given is None and {"HasAns_total", "NoAns_total"} <= result.metrics.keys():
+        threshold = result.metrics["oracle"]["best_f1_null_threshold"]
+    return dataclasses.replace(windows.over(result.rules), null_threshold=threshold)
+
+
+def _in_words(options: AnswerOptions) -> str:
+    """Return options with a value for each in words."""
+    no_answer = "'no answer' is never given"
+    if options.handle_impossible_answer:
+        no_answer = f"'no answer' is given if it leads by more than {options.null_threshold:g} logits"
+    return (
+        f"windows of up to {options.max_seq_len} tokens with an overlap of {options.doc_stride}, answers of up to "
+        f"{options.max_answer_len} tokens; {no_answer}"
+    )
+
+
+def _differences(
+    result: EvaluationResult, windows: AnswerOptions, own: AnswerOptions, folder: Path, split: Split
+) -> Iterator[str]:
+    """Yield a line about each default of answering with this model that differs from how it was scored."""
+    template = load_encoder(folder).template
+    default = own.resolve(max_positions_of(folder), template.special_tokens)
+    scored = windows.over(result.rules)
+    names = ["max_seq_len", "doc_stride", *AnswerRules.__dataclass_fields__]
+    before_context = max((int(chunk.context_start.max(initial=0)) for chunk in split.chunks), default=0)
+    assert default.max_question_len is not None
+    if before_context - len(template.prefix) - len(template.middle) > default.max_question_len:
+        names.append("max_question_len")
+    for name in names:
+        here, there = getattr(scored, name), getattr(default, name)
+        if here != there:
+            yield (
+                f"scored with {name} {shown(here)}, but this model answers with {name} {shown(there)} by default: "
+                "--keep writes what was scored into its folder"
+            )
+    if not result.allow_no_answer and not all(result.golds.answers):
+        yield (
+            "some questions have no answer, and 'no answer' was never given: --allow-no-answer allows it, if the model "
+            "was trained with such questions"
+        )
 
 
 def scorable(shards: Shards, name: str) -> Split:
@@ -113,7 +187,6 @@ def evaluate_split(
     config: EvaluateConfig | None = None,
     *,
     cls_token_id: int | None = None,
-    allow_no_answer: bool | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> EvaluationResult:
@@ -124,7 +197,6 @@ def evaluate_split(
         split: A split with its examples and contexts.
         config: The options as a record; the options below replace its fields. Engine and precision are not used.
         cls_token_id: Id of the CLS token, if it may be elsewhere than at the start; None means the split's.
-        allow_no_answer: Whether "no answer" may be predicted; None means if the split has unanswerable examples.
         progress: Called with the number of features done and the number of all features.
         options: The fields of `EvaluateConfig`.
 
@@ -150,33 +222,37 @@ def evaluate_split(
     cls_token_id = split.cls_id if cls_token_id is None else cls_token_id
     if cls_token_id is not None and chunks:
         cls_position = np.concatenate([find_cls(chunk, cls_token_id) for chunk in chunks])
+    golds = golds_of(split, chosen, chunks)
+    has_unanswerable = not all(golds.answers)
+    rules = config.over(AnswerRules(handle_impossible_answer=has_unanswerable)).with_defaults()
+    assert rules.max_answer_len is not None
+    texts, rows = one_chunk(split.contexts["context"]).to_pylist(), context_index[chosen]
     token_starts = ragged_from(one_chunk(split.contexts["token_char_start"]))
     token_ends = ragged_from(one_chunk(split.contexts["token_char_end"]))
+    used = np.unique(rows).tolist()
+    starts, ends = bounds_of(texts, token_starts, token_ends, bool(rules.align_to_words), used)
     job = SpanJob(
         chunks=chunks,
         document_first_token=token_starts.offsets[:-1][context_index],
-        token_char_start=token_starts.values,
-        token_char_end=token_ends.values,
+        token_char_start=starts,
+        token_char_end=ends,
         cls_position=cls_position,
-        n_best=config.n_best,
-        max_answer_length=config.max_answer_length,
+        n_best=rules.n_best,
+        max_answer_length=rules.max_answer_len,
     )
     (all_spans,) = best_spans(predict, [job], progress)
 
     spans = rows_of(all_spans, chosen)
-    golds = golds_of(split, chosen, chunks)
-    has_unanswerable = any(not answers for answers in golds.answers)
-    may_be_empty = has_unanswerable if allow_no_answer is None else allow_no_answer
-    texts, rows = one_chunk(split.contexts["context"]).to_pylist(), context_index[chosen]
-    predictions = best_texts(spans, texts, rows, config.null_threshold if may_be_empty else None)
-    probability = spans.probabilities()[1]
-    if may_be_empty or has_unanswerable:
+    allowed, threshold = bool(rules.handle_impossible_answer), rules.null_threshold or 0.0
+    predictions = best_texts(spans, texts, rows, threshold if allowed else None)
+    probability = spans.probabilities(threshold)[1]
+    if allowed or has_unanswerable:
         metrics = squad_v2(predictions, golds.answers, probability)
+        if len(chosen):
+            best = _best_threshold(spans, best_texts(spans, texts, rows, None), golds)
+            metrics["oracle"]["best_f1_null_threshold"] = best
     else:
         metrics = squad_v1(predictions, golds.answers)
-    if may_be_empty and len(chosen):
-        threshold = _best_threshold(spans, best_texts(spans, texts, rows, None), golds)
-        metrics["oracle"]["best_f1_null_threshold"] = threshold
     return EvaluationResult(
         metrics=metrics,
         ids=examples["id"].take(pa.array(chosen)).to_pylist(),
@@ -185,7 +261,7 @@ def evaluate_split(
         no_answer_probability=probability,
         contexts=texts,
         context_index=rows,
-        allow_no_answer=may_be_empty,
+        rules=rules,
         features=job.windows,
         seconds=time.perf_counter() - started,
         golds=golds,

@@ -10,6 +10,7 @@ import numpy as np
 from qa_fast.infer.engine import Engine, Floats, Prediction
 from qa_fast.schema import Features, Int32s
 from qa_fast.scoring.evaluation import evaluate_split
+from qa_fast.scoring.options import EvaluateConfig
 from qa_fast.shards import Split
 from qa_fast.train.report import EpochReport
 
@@ -64,13 +65,11 @@ def label_losses(logits: Floats, labels: Int32s, lengths: Int32s) -> Floats:
     return total - logits[rows, labels[rows]]
 
 
-def validate(
-    engine: Engine, split: Split, cls_token_id: int | None, max_examples: int | None, seed: int
-) -> EpochReport:
+def validate(engine: Engine, split: Split, cls_token_id: int | None, config: EvaluateConfig) -> EpochReport:
     """Score a split; the caller fills in `epoch`, `step` and `saved`."""
     started = time.perf_counter()
     meter = LossMeter(engine)
-    result = evaluate_split(meter.predict, split, cls_token_id=cls_token_id, max_examples=max_examples, seed=seed)
+    result = evaluate_split(meter.predict, split, config, cls_token_id=cls_token_id)
     return EpochReport(
         epoch=0,
         step=0,

@@ -344,7 +344,7 @@ def test_unknown_arguments_are_refused_by_name(encoder: TextEncoder) -> None:
     with pytest.raises(UserError, match="the number of answers must be given as top_k; received topk: rename it"):
         ask(row, topk=3)
     with pytest.raises(
-        UserError, match=r"an option must be one of top_k, doc_stride, .*; received max_answer_length: "
+        UserError, match=r"an option must be one of max_answer_len, .*, top_k, .*; received max_answer_length: "
     ):
         ask(row, max_answer_length=3)
     with pytest.raises(UserError, match="by position or by name; received both, data and others"):
@@ -410,12 +410,12 @@ def test_a_model_folder_answers_as_evaluate_predicts(minilm_folder: Path, tmp_pa
     config = FeatureConfig(max_length=40, doc_stride=12)
     build_shards(str(tmp_path / "validation.jsonl"), tmp_path / "shards", str(minilm_folder), config)
     scored = evaluate(
-        tmp_path / "shards", minilm_folder, out=tmp_path / "out", allow_no_answer=False, precision="float32"
+        tmp_path / "shards", minilm_folder, out=tmp_path / "out", handle_impossible_answer=False, precision="float32"
     )
     assert scored.features > len(rows)
     assert scored.metrics["total"] == len(rows)
     ask = Answerer.from_pretrained(minilm_folder, "float32", "onnx")
-    answers = ask(rows, max_answer_len=30, max_seq_len=40, doc_stride=12, align_to_words=False)
+    answers = ask(rows, max_seq_len=40, doc_stride=12)
     assert [answer["answer"] for answer in answers] == scored.predictions
     assert json.loads((tmp_path / "out" / "predictions.json").read_text("utf-8")) == dict(
         zip(scored.ids, scored.predictions, strict=True)
