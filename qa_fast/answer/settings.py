@@ -68,12 +68,18 @@ def read_settings(folder: Path) -> AnswerOptions:
             f"{ANSWERING} must hold options that this version knows ({', '.join(_KEPT)}); received "
             f"{shown(unknown[0])} in {str(folder)!r}: update qa-fast, or remove the file"
         )
-    options = AnswerOptions(**raw)
     try:
-        options.over(AnswerOptions()).resolve(max_positions_of(folder), special_tokens=0)
+        options = AnswerOptions(**raw).over(AnswerOptions())  # a threshold alone allows no answer here, too
+        options.resolve(max_positions_of(folder), special_tokens=0)
     except UserError as error:
         raise UserError(f"{error} (it is in {str(folder / ANSWERING)!r}, which may also be removed)") from None
     return options
+
+
+def kept_values(options: AnswerOptions) -> dict[str, Any]:
+    """Return the options that a model's folder holds, as JSON-ready values by name; None and `top_k` are left out."""
+    values = {name: getattr(options, name) for name in _KEPT}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def write_settings(folder: Path, options: AnswerOptions) -> Path:
@@ -90,8 +96,7 @@ def write_settings(folder: Path, options: AnswerOptions) -> Path:
         UserError: The file is no plain file of the folder, or cannot be written.
     """
     plain_file(folder, ANSWERING)
-    path, values = folder / ANSWERING, {name: getattr(options, name) for name in _KEPT}
-    values = {name: value for name, value in values.items() if value is not None}
+    path, values = folder / ANSWERING, kept_values(options)
     try:
         if values:
             write_json(path, values)

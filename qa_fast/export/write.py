@@ -6,6 +6,7 @@ logits are those of the model.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from qa_fast.answer.settings import kept_values, read_settings
 from qa_fast.errors import UserError
 from qa_fast.export.formats import FORMATS, Arrays, Format, Reader
 from qa_fast.graph.names import OUTPUTS
@@ -75,6 +77,7 @@ def export_model(model: str | Path, format_name: str, out: str | Path, *, overwr
             "KERAS_BACKEND=tensorflow"
         )
     folder = resolve_model(str(model))
+    answering = json.dumps(kept_values(read_settings(folder)))
     # On the CPU, since GPUs compute float32 products with less precision.
     with keras.device("cpu"):
         span_model, report = load_model(folder)
@@ -83,16 +86,16 @@ def export_model(model: str | Path, format_name: str, out: str | Path, *, overwr
                 f"a model to export must have its trained span head; {folder} lacks {', '.join(report.made)}: train "
                 "it first with qa-fast train"
             )
-        return _export(span_model, format_name, path)
+        return _export(span_model, format_name, path, answering)
 
 
-def _export(model: EncoderModel, name: str, out: Path) -> Exported:
+def _export(model: EncoderModel, name: str, out: Path, answering: str) -> Exported:
     kind = FORMATS[name]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
             written = Path(scratch) / f"export{kind.suffix}"
-            kind.write(model, written)
+            kind.write(model, written, answering)
             difference = greatest_difference(model, kind.open(written), kind.ids_dtype)
             if not difference <= TOLERANCE:
                 raise UserError(

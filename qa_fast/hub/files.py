@@ -27,7 +27,8 @@ _UPLOADED = (
 _UPLOADED_BELOW = (
     ".eval_results/*.yaml",
     "training/training.png", "training/metrics.json", "training/data.json", "training/evaluations.json",
-    "*/saved_model.pb", "*/fingerprint.pb", "*/variables/variables.*", "*/model.onnx",
+    "*/saved_model.pb", "*/fingerprint.pb", "*/variables/variables.*", "*/assets.extra/qa_fast_answering.json",
+    "*/model.onnx",
 )  # fmt: skip
 # Names of TensorBoard files contain the name of the machine.
 _STAYS = ("training/tensorboard/*", ".git/*", ".cache/*", "*__pycache__/*", "*.DS_Store")

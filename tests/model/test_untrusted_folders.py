@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save, save_file
 
 from qa_fast.answer import bulk
 from qa_fast.answer.answerer import max_positions_of
+from qa_fast.answer.settings import ANSWERING, read_settings
 from qa_fast.builder.featurizer import Featurizer
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError, shown
@@ -184,6 +185,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "model.safetensors.index.json": Tensors,
     "pytorch_model.bin": Tensors,
     FILE: read_recipe,
+    ANSWERING: read_settings,
     "vocab.txt": lambda folder: (folder / "tokenizer.json").unlink() or load_encoder(folder),
 }
 
