@@ -141,8 +141,10 @@ def test_every_way_of_asking_gives_what_was_scored(workshop: Path, tmp_path: Pat
         "Haystack": lambda: by_haystack(model, rows),
         "Spark": lambda: by_spark(model, rows),
     }
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
     for name, way in ways.items():
         found = way()
+        assert {path.name: path.read_bytes() for path in model.iterdir()} == before, name
         assert [answer["answer"] for answer in found] == [text for text, _ in expected[: len(found)]], name
         scores = [score for _, score in expected[: len(found)]]
         assert [answer["score"] for answer in found] == pytest.approx(scores, rel=1e-4), name
