@@ -8,9 +8,8 @@ unanswerable or no answer may be predicted, they are scored with SQuAD v2's metr
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,17 @@ import numpy as np
 import pyarrow as pa
 
 from qa_fast.answer.boundaries import bounds_of
-from qa_fast.answer.options import AnswerOptions, AnswerRules
+from qa_fast.answer.options import AnswerRules
 from qa_fast.answer.settings import max_positions_of, read_settings, windows_of, write_settings
 from qa_fast.buffers import offsets_of, one_chunk, ragged_from
-from qa_fast.encode import load_encoder
-from qa_fast.errors import UserError, shown
+from qa_fast.errors import UserError
 from qa_fast.infer.decode import BestSpans, find_cls
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
 from qa_fast.model.folder import folder_config
 from qa_fast.options import takes
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 from qa_fast.scoring.golds import Golds, golds_of
+from qa_fast.scoring.keeping import check_writable, differences, in_words, kept_options
 from qa_fast.scoring.metrics import answerable_of, best_null_threshold, question_scores, squad_v1, squad_v2
 from qa_fast.scoring.options import EvaluateConfig
 from qa_fast.scoring.predictions import write_predictions
@@ -81,7 +80,7 @@ def evaluate(
     opened = scorable(shards, split)
     folder = resolve_model(str(model_path))
     if keep:
-        _check_writable(model_path, folder)
+        check_writable(model_path, folder)
     own = read_settings(folder)
     check_tokenizer(shards, folder)
     check_features(shards, opened, folder_config(folder), folder)
@@ -94,68 +93,14 @@ def evaluate(
         write_predictions(out, result)
     windows = windows_of(shards.manifest["config"], max_positions_of(folder))
     if keep:
-        kept = _kept(result, windows, given=config.null_threshold)
+        kept = kept_options(result, windows, given=config.null_threshold)
         path = write_settings(folder, kept)
         if say is not None:
-            say(f"{path}: {_in_words(kept)}")
+            say(f"{path}: {in_words(kept)}")
     elif say is not None:
-        for line in _differences(result, windows, own, folder, opened):
+        for line in differences(result, windows, own, folder, opened):
             say(line)
     return result
-
-
-def _check_writable(model: str | Path, folder: Path) -> None:
-    """Refuse `keep` before time is spent on scoring."""
-    if not Path(model).expanduser().is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(
-            f"--keep writes into the model's folder, which must be a local one that can be written; received "
-            f"{str(model)!r}: copy {folder} to such a folder and name that"
-        )
-
-
-def _kept(result: EvaluationResult, windows: AnswerOptions, given: float | None) -> AnswerOptions:
-    """Return the options for the model's folder; see `evaluate`."""
-    threshold = result.null_threshold if result.allow_no_answer else None
-    if threshold is not None and given is None and {"HasAns_total", "NoAns_total"} <= result.metrics.keys():
-        threshold = result.metrics["oracle"]["best_f1_null_threshold"]
-    return dataclasses.replace(windows.over(result.rules), null_threshold=threshold)
-
-
-def _in_words(options: AnswerOptions) -> str:
-    """Return options with a value for each in words."""
-    no_answer = "'no answer' is never given"
-    if options.handle_impossible_answer:
-        no_answer = f"'no answer' is given if it leads by more than {options.null_threshold:g} logits"
-    return (
-        f"windows of up to {options.max_seq_len} tokens with an overlap of {options.doc_stride}, answers of up to "
-        f"{options.max_answer_len} tokens; {no_answer}"
-    )
-
-
-def _differences(
-    result: EvaluationResult, windows: AnswerOptions, own: AnswerOptions, folder: Path, split: Split
-) -> Iterator[str]:
-    """Yield a line about each default of answering with this model that differs from how it was scored."""
-    template = load_encoder(folder).template
-    default = own.resolve(max_positions_of(folder), template.special_tokens)
-    scored = windows.over(result.rules)
-    names = ["max_seq_len", "doc_stride", *AnswerRules.__dataclass_fields__]
-    before_context = max((int(chunk.context_start.max(initial=0)) for chunk in split.chunks), default=0)
-    assert default.max_question_len is not None
-    if before_context - len(template.prefix) - len(template.middle) > default.max_question_len:
-        names.append("max_question_len")
-    for name in names:
-        here, there = getattr(scored, name), getattr(default, name)
-        if here != there:
-            yield (
-                f"scored with {name} {shown(here)}, but this model answers with {name} {shown(there)} by default: "
-                "--keep writes what was scored into its folder"
-            )
-    if not result.allow_no_answer and not all(result.golds.answers):
-        yield (
-            "some questions have no answer, and 'no answer' was never given: --allow-no-answer allows it, if the model "
-            "was trained with such questions"
-        )
 
 
 def scorable(shards: Shards, name: str) -> Split:

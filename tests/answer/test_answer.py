@@ -10,8 +10,9 @@ import numpy as np
 import orjson
 import pytest
 
-from qa_fast.answer.answerer import Answerer, max_positions_of
+from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.settings import max_positions_of
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.infer.decode import DEFAULT_N_BEST

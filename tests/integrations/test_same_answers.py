@@ -195,7 +195,5 @@ def test_the_threshold_that_is_kept_is_the_best_one_unless_one_is_given(workshop
         doc_stride=12,
         max_question_len=90,
     )
-    model.chmod(0o500)
     with pytest.raises(UserError, match="--keep writes into the model's folder, which must be a local one"):
         evaluate(workshop / "shards", "minilm", keep=True)
-    model.chmod(0o700)
