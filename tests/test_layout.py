@@ -17,8 +17,8 @@ STAGE_LINE = (
     *("errors", "version", "options", "schema", "raw", "temporary", "store", "locks", "signals", "buffers"),
     *("scripts", "parallel", "progress", "cache", "backend"),
     *("kernels", "html", "model", "sources", "encode", "features", "batches", "feeds", "shards", "show"),
-    *("graph", "infer", "builder", "scoring", "report", "hub", "train", "keras_model", "keras_names"),
-    *("answer", "serve", "export", "integrations", "dataset", "cli"),
+    *("graph", "infer", "builder", "answer", "scoring", "report", "hub", "train", "keras_model"),
+    *("keras_names", "serve", "export", "integrations", "dataset", "cli"),
 )
 # Pairs of rooms, the first of which may import the second although it stands before it.
 ALLOWED: set[tuple[str, str]] = set()

@@ -30,6 +30,7 @@ FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "quantization.safetensors",
+    "qa_fast_answering.json",
 )
 # Seconds; `opened` opens every good folder faster.
 _SLOW = 20.0
@@ -91,7 +92,7 @@ def fuzz(folder: Path, count: int, seed: int, say: Callable[[str], None] = lambd
 
 def opened(folder: Path) -> None:
     """Read everything that is read of a model folder before a model is built."""
-    from qa_fast.answer.answerer import max_positions_of
+    from qa_fast.answer.settings import max_positions_of, read_settings
     from qa_fast.encode import load_encoder
     from qa_fast.errors import UserError
     from qa_fast.infer.recipe import read_recipe
@@ -99,7 +100,7 @@ def opened(folder: Path) -> None:
     from qa_fast.model.folder import Tensors
 
     refusal = None
-    for read in (checked_config, load_encoder, max_positions_of, read_recipe):
+    for read in (checked_config, load_encoder, max_positions_of, read_settings, read_recipe):
         try:
             made = read(folder)
         except UserError as error:

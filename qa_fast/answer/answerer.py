@@ -10,22 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.questions import Prepared, prepare
+from qa_fast.answer.settings import max_positions_of, read_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
 from qa_fast.infer.decode import BestSpans, LogitBatch
 from qa_fast.infer.spans import Predict, best_spans
-from qa_fast.model.fields import Fields
-from qa_fast.model.files import read_object
-from qa_fast.model.folder import folder_config
 from qa_fast.schema import Features
 from qa_fast.sources import resolve_model
-
-if TYPE_CHECKING:
-    from qa_fast.keras_model.span_model import SpanModel
 
 
 class Answer(TypedDict):
@@ -72,6 +67,7 @@ class Answerer:
         encoder: The model's tokenizer.
         max_positions: Longest input of the model in tokens.
         max_windows: Largest number of windows that a document may be cut into; None sets no limit.
+        options: Defaults of every call, such as `AnswerOptions(null_threshold=-1.5)`.
 
     Examples:
         >>> ask = Answerer.from_pretrained("model/")
@@ -80,16 +76,27 @@ class Answerer:
     """
 
     def __init__(
-        self, predict: Predict, encoder: TextEncoder, max_positions: int = 512, max_windows: int | None = None
+        self,
+        predict: Predict,
+        encoder: TextEncoder,
+        max_positions: int = 512,
+        max_windows: int | None = None,
+        options: AnswerOptions | None = None,
     ) -> None:
         self.predict = predict
         self.encoder = encoder
         self.max_positions = max_positions
         self.max_windows = max_windows
+        self.options = options or AnswerOptions()
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, precision: str = "auto", engine: str = "auto", say: Callable[[str], None] | None = None
+        cls,
+        path: str | Path,
+        precision: str = "auto",
+        engine: str = "auto",
+        say: Callable[[str], None] | None = None,
+        options: AnswerOptions | None = None,
     ) -> Answerer:
         """Load a model.
 
@@ -98,18 +105,21 @@ class Answerer:
             precision: "auto", "float32", "bfloat16", "float16" or "int8"; see `infer.open_engine`.
             engine: "auto", "keras", "openvino" or "onnx".
             say: Receives a line of text before a step that is slow the first time.
+            options: Defaults of every call; None in them means the model's own, see `answer.settings`.
 
         Raises:
             UserError: The model, its tokenizer or the engine cannot be used.
         """
         folder = resolve_model(str(path))
+        options = (options or AnswerOptions()).over(read_settings(folder))
         encoder = load_encoder(folder)
         from qa_fast.infer import open_engine
 
-        return cls(open_engine(folder, engine, precision, say=say).predict, encoder, max_positions_of(folder))
+        predict = open_engine(folder, engine, precision, say=say).predict
+        return cls(predict, encoder, max_positions_of(folder), options=options)
 
     @classmethod
-    def from_model(cls, model: SpanModel) -> Answerer:
+    def from_model(cls, model: Any) -> Answerer:
         """Answer with a model in memory, such as one that was just fitted. Nothing is saved.
 
         Keras computes the answers, with the weights that the model has at each call.
@@ -123,14 +133,14 @@ class Answerer:
         from qa_fast.infer.keras_engine import KerasEngine
 
         with model.source.as_folder() as folder:
-            encoder, longest = load_encoder(folder), max_positions_of(folder)
+            encoder, longest, options = load_encoder(folder), max_positions_of(folder), read_settings(folder)
         engine = KerasEngine(model.network)
 
         def predict(chunks: Sequence[Features]) -> Iterator[LogitBatch]:
             model.check_trained()
             return engine.predict(chunks)
 
-        return cls(predict, encoder, longest)
+        return cls(predict, encoder, longest, options=options)
 
     def __call__(
         self,
@@ -146,8 +156,8 @@ class Answerer:
                 keys, or several such dicts, a list of them or a generator.
             question: A question, or a list of questions.
             context: The document, or one document for each question. A single document serves all questions.
-            options: Any field of `AnswerOptions`, such as `top_k=3`. None means the default, as in the old pipeline.
-                The pipeline's `data` and `X` are accepted as names of `inputs`; its `batch_size`, `num_workers` and
+            options: Any field of `AnswerOptions`, such as `top_k=3`. None means the answerer's own, see the class. The
+                pipeline's `data` and `X` are accepted as names of `inputs`; its `batch_size`, `num_workers` and
                 `padding` are ignored.
 
         Returns:
@@ -160,7 +170,8 @@ class Answerer:
         names = [field.name for field in fields(AnswerOptions)]
         values = {name: options.pop(name) for name in names if name in options}
         pairs, single = _pairs(_inputs_of(inputs, options, names), question, context)
-        chosen = AnswerOptions(**{name: value for name, value in values.items() if value is not None})
+        top_k = values.pop("top_k", None)
+        chosen = AnswerOptions(top_k=self.options.top_k if top_k is None else top_k, **values)
         results: list[Any] = []
         for pair, answers in zip(pairs, self.answer_pairs(pairs, chosen), strict=True):
             if isinstance(answers, str):
@@ -173,7 +184,7 @@ class Answerer:
 
         Args:
             pairs: The pairs [E].
-            options: Options for all of them.
+            options: Options for all of them; None in them means the answerer's own, except for `top_k`.
 
         Returns:
             For each pair its answers, best first and at least one, or the reason why it was rejected.
@@ -181,6 +192,7 @@ class Answerer:
         Raises:
             UserError: The options do not fit the model.
         """
+        options = options.over(self.options)
         prepared = prepare(pairs, options, self.encoder, self.max_positions, self.max_windows)
         spans = best_spans(self.predict, [prepared.job])[0] if prepared.job else None
         return results_of(prepared, spans)
@@ -198,15 +210,6 @@ def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:
         for row, answers in zip(prepared.rows, _ranked(spans, prepared.contexts, prepared.options), strict=True):
             results[row] = answers
     return results
-
-
-def max_positions_of(folder: Path) -> int:
-    """Return the longest input of a model folder in tokens, from its config.json and tokenizer_config.json."""
-    config = folder_config(folder)
-    tokenizer = Fields(read_object(folder, "tokenizer_config.json") or {}, "tokenizer_config.json")
-    if tokenizer.raw.get("model_max_length") is None:
-        return config.max_length
-    return int(min(config.max_length, tokenizer.number("model_max_length", 1, least=1)))
 
 
 def _inputs_of(inputs: tuple[Any, ...], others: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
@@ -297,8 +300,9 @@ def _null(score: float) -> Answer:
 
 def _ranked(spans: BestSpans, contexts: list[str], options: AnswerOptions) -> Iterator[list[Answer]]:
     """Yield the answers of each example, best first."""
-    probabilities, null_probabilities = spans.probabilities()
-    null_ranks = spans.null_rank().tolist()
+    threshold = options.null_threshold or 0.0
+    probabilities, null_probabilities = spans.probabilities(threshold)
+    null_ranks = spans.null_rank(threshold).tolist()
     for row, context in enumerate(contexts):
         lead = len(context) - len(context.lstrip())
         count = int(spans.count[row])

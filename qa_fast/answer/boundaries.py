@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast.schema import Int32s
+from qa_fast.schema import Int32s, Ragged
 from qa_fast.scripts import HANGUL, UNSPACED
 
 _JOINERS = "\u00ad\u200c\u200d"  # soft hyphen and zero-width (non-)joiner occur inside words
@@ -59,6 +60,30 @@ def answer_bounds(text: str, char_start: Int32s, char_end: Int32s, align_to_word
         starts = np.where(real, word_start[np.minimum(starts, n - 1)], starts)
         ends = np.where(real, word_end[np.maximum(ends, 1) - 1], ends)
     return starts.astype(np.int32), ends.astype(np.int32)
+
+
+def bounds_of(
+    texts: Sequence[str], char_start: Ragged, char_end: Ragged, align_to_words: bool, rows: Iterable[int] | None = None
+) -> tuple[Int32s, Int32s]:
+    """Return `answer_bounds` of the T tokens of several texts.
+
+    Args:
+        texts: The texts [U].
+        char_start: int32 Ragged[U], first character of each token.
+        char_end: int32 Ragged[U], one past the last character of each token, with the same offsets.
+        align_to_words: See `answer_bounds`.
+        rows: The texts that count; the others keep their values. None means all.
+
+    Returns:
+        int32[T] each, over the flat values.
+    """
+    starts, ends = char_start.values.copy(), char_end.values.copy()
+    for row in range(len(texts)) if rows is None else rows:
+        tokens = slice(char_start.offsets[row], char_start.offsets[row + 1])
+        starts[tokens], ends[tokens] = answer_bounds(
+            texts[row], char_start.values[tokens], char_end.values[tokens], align_to_words
+        )
+    return starts, ends
 
 
 @dataclass(frozen=True)

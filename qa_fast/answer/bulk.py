@@ -30,6 +30,7 @@ from qa_fast import store
 from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.parts import FORMATS, PART, AnswerWriter, PartMaker, writable
+from qa_fast.answer.settings import read_settings
 from qa_fast.builder.staging import locked
 from qa_fast.errors import UnreachableError, UserError
 from qa_fast.infer.graphs import model_key
@@ -98,7 +99,7 @@ def answer_all(
             and optionally id; or SQuAD's nested JSON. Rows without an id get one from their file and line, "row-0".
         out: Where the answers go, local or a URL. A name that ends in .jsonl (or .ndjson, .json, .txt) or .parquet is a
             single file, with rejected rows beside it in "<name>.rejected.jsonl". Any other name is a folder of parts.
-        options: Options for all questions.
+        options: Options for all questions; None in them means the model's own.
         form: Format of a folder's parts. "jsonl" has the fields id, question and those of `Answer`, or with top_k > 1 a
             list "answers" of these; "parquet" has the same as columns.
         columns: Our names of columns -> the input's names.
@@ -122,6 +123,7 @@ def answer_all(
     if file_form and ray:
         raise UserError(f"Ray writes answers into a folder; received --output {out}, which is a file: name a folder")
     folder = resolve_model(str(model), report.say)
+    options = options.over(read_settings(folder))
     if not file_form:
         _check_folder(place)
     files = [path for paths in find_splits(store.place(source)).values() for path in paths]

@@ -1,13 +1,14 @@
 """The options of answering, declared once for the command line, the web API, the integrations and Python.
 
-Names and defaults are those of the question-answering pipeline that transformers 4 had.
+Names are those of the question-answering pipeline that transformers 4 had. None in place of a value means: as the
+model's folder says (see `settings`), or else the built-in default.
 """
 
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,69 +17,151 @@ from qa_fast.options import option, option_of
 
 DEFAULT_MAX_SEQ_LEN = 384
 DEFAULT_DOC_STRIDE = 128
+DEFAULT_MAX_QUESTION_LEN = 64
+DEFAULT_MAX_ANSWER_LEN = 30
 # Far more than any model takes, and far less than an int32 holds.
 _HIGHEST = 1_000_000
 _option = partial(option, group="Answers")
 _number = partial(_option, least=1, most=_HIGHEST)
+_OR_MODEL = "The default is the model's own"
 
 
 @dataclass(frozen=True)
-class AnswerOptions:
+class AnswerRules:
+    """The options that turn the logits of windows into an answer, for answering and for scoring.
+
+    The rule for no answer is the same everywhere. The margin of a question is the score of no answer (start + end logit
+    at CLS, in the window of its document where that is least) minus the score of the best span of all windows. No
+    answer comes first if its margin is greater than `null_threshold`, so that a threshold which `evaluate` found means
+    the same when answers are given. In probabilities the threshold is subtracted from the score of no answer, so that
+    answers are in the order of their scores. The rule does not depend on `top_k` or the number of windows; over several
+    documents there is no answer if every document's margin is greater than the threshold. The threshold is in logits:
+    weights that were trained again, or logits that were divided by a temperature, need another one.
+    """
+
+    max_answer_len: int | None = _number(
+        None,
+        f"Longest answer in tokens. {_OR_MODEL}, or {DEFAULT_MAX_ANSWER_LEN}.",
+        flag="--max-answer-length",
+    )
+    handle_impossible_answer: bool | None = _option(
+        None,
+        "Allow the result 'no answer', which is the empty text at [0, 0). It is ranked among the other answers. "
+        f"{_OR_MODEL}, or not to allow it.",
+        flag="--allow-no-answer/--no-allow-no-answer",
+    )
+    null_threshold: float | None = _option(
+        None,
+        "'No answer' comes first if its score exceeds that of the best span by more than this, in logits. Giving it "
+        f"allows 'no answer'. {_OR_MODEL}, or 0.",
+        least=-_HIGHEST,
+        most=_HIGHEST,
+    )
+    align_to_words: bool | None = _option(
+        None,
+        "Widen answers to whole words. Scripts without spaces between words are left unchanged. "
+        f"{_OR_MODEL}, or to widen them.",
+        flag="--align-to-words/--no-align-to-words",
+    )
+
+    def over(self, others: AnswerRules) -> Self:
+        """Return the options with those of `others` in place of None.
+
+        Args:
+            others: Defaults, such as those in the model's folder.
+
+        Raises:
+            UserError: A threshold is given, and no answer is not allowed.
+        """
+        forbidden = self.handle_impossible_answer is not None and not self.handle_impossible_answer
+        if forbidden and self.null_threshold is not None:
+            raise UserError(
+                f"null_threshold needs 'no answer' to be allowed; received null_threshold={shown(self.null_threshold)} "
+                "and handle_impossible_answer=False: leave one of them out"
+            )
+        names = [field.name for field in fields(AnswerRules) if getattr(self, field.name) is None]
+        taken = {name: getattr(others, name) for name in names if not (forbidden and name == "null_threshold")}
+        if self.null_threshold is not None:
+            taken["handle_impossible_answer"] = True
+        return replace(self, **taken)
+
+    def with_defaults(self) -> Self:
+        """Return the options with the built-in default in place of None; a threshold without a use is 0.
+
+        Raises:
+            UserError: A value has another type or is out of bounds.
+        """
+        values = {field.name: _checked(field, getattr(self, field.name)) for field in fields(AnswerRules)}
+        allowed = bool(values["handle_impossible_answer"])
+        return replace(
+            self,
+            max_answer_len=values["max_answer_len"] or DEFAULT_MAX_ANSWER_LEN,
+            handle_impossible_answer=allowed,
+            null_threshold=(values["null_threshold"] or 0.0) if allowed else 0.0,
+            align_to_words=values["align_to_words"] is not False,
+        )
+
+
+@dataclass(frozen=True)
+class AnswerOptions(AnswerRules):
     """The options of answering. Each field declares its meaning and bounds; see `qa_fast.options`.
 
     `top_k=None` returns every candidate of a document (at most `decode.DEFAULT_N_BEST`) and, if it competes, no answer.
 
     Examples:
-        >>> AnswerOptions(top_k=3, handle_impossible_answer=True)
+        >>> AnswerOptions(top_k=3, null_threshold=-1.5)
     """
 
     top_k: int | None = _number(
         1, "Number of answers to return for each question. Fewer are returned if the document has fewer distinct spans."
     )
+    max_seq_len: int | None = _number(
+        None,
+        f"Longest window in tokens, including the question and special tokens. {_OR_MODEL}, or {DEFAULT_MAX_SEQ_LEN}, "
+        "or the most that the model takes if that is lower.",
+        flag="--max-length",
+    )
     doc_stride: int | None = _option(
         None,
-        "Number of tokens that neighbouring windows of a long document share (the overlap, not the step). The default "
-        f"is {DEFAULT_DOC_STRIDE}, or less if windows are short.",
+        "Number of tokens that neighbouring windows of a long document share (the overlap, not the step). "
+        f"{_OR_MODEL}, or {DEFAULT_DOC_STRIDE}, or less if windows are short.",
         least=0,
         most=_HIGHEST,
     )
-    max_answer_len: int = _number(15, "Longest answer in tokens.", flag="--max-answer-length")
-    max_seq_len: int | None = _number(
+    max_question_len: int | None = _number(
         None,
-        "Longest window in tokens, including the question and special tokens. The default is "
-        f"{DEFAULT_MAX_SEQ_LEN}, or the model's limit if that is lower.",
-        flag="--max-length",
-    )
-    max_question_len: int = _number(
-        64, "Longest question in tokens. A longer question is cut.", flag="--max-question-length"
-    )
-    handle_impossible_answer: bool = _option(
-        False,
-        "Allow the result 'no answer', which is the empty text at [0, 0). It is ranked among the other answers.",
-        flag="--allow-no-answer",
-    )
-    align_to_words: bool = _option(
-        True,
-        "Widen answers to whole words. Scripts without spaces between words are left unchanged.",
-        flag="--align-to-words/--no-align-to-words",
+        f"Longest question in tokens. A longer question is cut. {_OR_MODEL}, or {DEFAULT_MAX_QUESTION_LEN}.",
+        flag="--max-question-length",
     )
 
+    def over(self, others: AnswerRules) -> Self:
+        """Return the options with those of `others` in place of None, except for `top_k`.
+
+        A window's length belongs together with the overlap and the longest question that were chosen for it: if the
+        length is given, the other two are not taken from `others`.
+
+        Args:
+            others: See `AnswerRules.over`.
+        """
+        merged = super().over(others)
+        if merged.max_seq_len is not None or not isinstance(others, AnswerOptions):
+            return merged
+        names = ("max_seq_len", "doc_stride", "max_question_len")
+        return replace(merged, **{name: getattr(others, name) for name in names if getattr(self, name) is None})
+
     def resolve(self, max_positions: int, special_tokens: int) -> AnswerOptions:
-        """Return the options with every default replaced by the number that it means for a model.
+        """Return the options with every default replaced by the value that it means for a model.
 
         Args:
             max_positions: Longest input of the model in tokens.
             special_tokens: Number of special tokens in each window.
 
         Raises:
-            UserError: A value is not a whole number or out of bounds, or the window does not fit the model.
+            UserError: A value has another type or is out of bounds, or the window does not fit the model.
         """
-        numbers: dict[str, Any] = {
-            field.name: _checked_number(field, getattr(self, field.name))
-            for field in fields(self)
-            if field.type != "bool"
-        }
+        numbers = {field.name: _checked(field, getattr(self, field.name)) for field in _OWN}
         length, stride = numbers["max_seq_len"], numbers["doc_stride"]
+        question = numbers["max_question_len"] or DEFAULT_MAX_QUESTION_LEN
         if length is None:
             length = min(DEFAULT_MAX_SEQ_LEN, max_positions)
         if not special_tokens + 2 <= length <= max_positions:
@@ -88,33 +171,46 @@ class AnswerOptions:
             )
         if stride is None:
             # Even the longest question must leave room for windows that move on.
-            room = length - special_tokens - numbers["max_question_len"]
-            stride = max(0, min(DEFAULT_DOC_STRIDE, length // 2, room // 2))
+            stride = max(0, min(DEFAULT_DOC_STRIDE, length // 2, (length - special_tokens - question) // 2))
         elif stride >= length:
             raise UserError(
                 f"doc_stride (the overlap of windows) must be from 0 to less than max_seq_len={length}; received "
                 f"doc_stride={stride}: choose a smaller overlap"
             )
-        return replace(self, **(numbers | {"doc_stride": stride, "max_seq_len": length}))
+        return replace(
+            self.with_defaults(),
+            top_k=numbers["top_k"],
+            max_seq_len=length,
+            doc_stride=stride,
+            max_question_len=question,
+        )
 
 
-def _checked_number(field: Field[Any], value: Any) -> int | None:
-    """Return an option's value as a Python integer, or None if the option allows None.
+_OWN = [field for field in fields(AnswerOptions) if field.name not in AnswerRules.__dataclass_fields__]
+
+
+def _checked(field: Field[Any], value: Any) -> Any:
+    """Return an option's value as a plain bool, int or float, or None.
 
     Raises:
-        UserError: The value is not a whole number, or out of the bounds that the option declares.
+        UserError: The value has another type, or is out of the bounds that the option declares.
     """
-    if value is None and "None" in str(field.type):
+    if value is None:
         return None
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise UserError(
-            f"{field.name} must be a whole number; received {field.name}={shown(value)}: choose one, such as 1"
-        )
-    declared = option_of(field)
+    declared, kind = option_of(field), str(field.type).partition(" ")[0]
     assert declared is not None
-    if not declared.allows(int(value)):
+    accepted, rule, example = {
+        "bool": ((bool, np.bool_), "true or false", "True"),
+        "int": ((int, np.integer), "a whole number", "1"),
+        "float": ((int, float, np.integer, np.floating), "a number", "0"),
+    }[kind]
+    if not isinstance(value, accepted) or (kind != "bool" and isinstance(value, bool | np.bool_)):
+        raise UserError(
+            f"{field.name} must be {rule}; received {field.name}={shown(value)}: choose one, such as {example}"
+        )
+    if not declared.allows(value):
         raise UserError(
             f"{field.name} must be from {declared.least:,} to {declared.most:,}; received {field.name}={shown(value)}: "
             "choose a number in this range"
         )
-    return int(value)
+    return {"bool": bool, "int": int, "float": float}[kind](value)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qa_fast.answer.boundaries import answer_bounds
+from qa_fast.answer.boundaries import bounds_of
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.buffers import offsets_of
 from qa_fast.encode import EncodedTexts, TextEncoder
@@ -21,7 +21,7 @@ from qa_fast.errors import shown
 from qa_fast.features.windows import cut_features
 from qa_fast.infer.decode import DEFAULT_N_BEST
 from qa_fast.infer.spans import SpanJob
-from qa_fast.schema import FeatureConfig, Int32s
+from qa_fast.schema import FeatureConfig, Int32s, Ragged
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def prepare(
     questions, question_index = _distinct(pairs[row][0].lstrip() for row in valid)
     contexts, context_index = _distinct(pairs[row][1] for row in valid)
     stripped = [context.lstrip() for context in contexts]
+    assert options.max_question_len is not None
     encoded_questions = _truncated(encoder.encode(pa.array(questions, pa.string())), options.max_question_len)
     encoded = encoder.encode(pa.array(stripped, pa.string()))
 
@@ -99,10 +100,13 @@ def prepare(
 
     assert options.max_seq_len is not None
     assert options.doc_stride is not None
+    assert options.max_answer_len is not None
     config = FeatureConfig(options.max_seq_len, options.doc_stride)
     kept_questions, kept_contexts = question_index[kept], context_index[kept]
     features = cut_features(encoded_questions, encoded, kept_questions, kept_contexts, encoder, config)
-    starts, ends = _bounds(stripped, encoded, options.align_to_words)
+    offsets = encoded.offsets
+    bounds = Ragged(encoded.char_start, offsets), Ragged(encoded.char_end, offsets)
+    starts, ends = bounds_of(stripped, *bounds, align_to_words=bool(options.align_to_words))
     job = SpanJob(
         chunks=[features],
         document_first_token=encoded.offsets[:-1][kept_contexts],
@@ -173,14 +177,3 @@ def _truncated(texts: EncodedTexts, longest: int) -> EncodedTexts:
     return EncodedTexts(
         texts.ids[kept], texts.char_start[kept], texts.char_end[kept], offsets_of(np.minimum(lengths, longest))
     )
-
-
-def _bounds(texts: list[str], encoded: EncodedTexts, align_to_words: bool) -> tuple[Int32s, Int32s]:
-    """Return `answer_bounds` of all texts, int32[T] each."""
-    starts, ends = np.empty_like(encoded.char_start), np.empty_like(encoded.char_end)
-    for row, text in enumerate(texts):
-        tokens = slice(encoded.offsets[row], encoded.offsets[row + 1])
-        starts[tokens], ends[tokens] = answer_bounds(
-            text, encoded.char_start[tokens], encoded.char_end[tokens], align_to_words
-        )
-    return starts, ends

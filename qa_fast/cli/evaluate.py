@@ -52,6 +52,15 @@ def evaluate(
         bool,
         typer.Option("--card", help="Also write the scores into the model's card (README.md in the model's folder)."),
     ] = False,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep",
+            help="Also write the options that were scored into the model's folder, so that all ways of answering use "
+            "them: windows, longest answer, and whether 'no answer' may be given. Its threshold is --null-threshold, "
+            "or the one that is best for this split.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the metrics and the figures of --report and --compare as JSON.")
@@ -60,7 +69,8 @@ def evaluate(
     """Score a model with the official SQuAD metrics.
 
     --report explains the score, and --compare compares it with another model's. Answers in scripts without
-    spaces are also compared by their characters (--metric).
+    spaces are also compared by their characters (--metric). The model's folder stays as it is without --keep and
+    --card.
     """
     with needs("answer", "qa-fast evaluate"):
         from qa_fast.report.analysis import QuestionScores, set_against
@@ -71,10 +81,12 @@ def evaluate(
         from qa_fast.shards import open_shards
         from qa_fast.store import write_json
 
-        def score(name: str, folder: Path | None = None) -> EvaluationResult:
+        def score(name: str, folder: Path | None = None, keep: bool = False) -> EvaluationResult:
             if quiet or as_json:
-                return run(shards, name, split, folder, config)
-            return with_bar(lambda progress: run(shards, name, split, folder, config, progress=progress, say=say))
+                return run(shards, name, split, folder, config, keep=keep)
+            return with_bar(
+                lambda progress: run(shards, name, split, folder, config, keep=keep, progress=progress, say=say)
+            )
 
         config.check()
         reads = [shards, model, *([] if compare is None else [compare])]
@@ -86,7 +98,7 @@ def evaluate(
             _check_card(model)
         opened = open_shards(shards)
         other = None if compare is None else _read_other(compare, opened, split, config)
-        result = score(model, out)
+        result = score(model, out, keep)
         if compare is not None and other is None:
             second = score(compare)
             other = Other(
@@ -143,7 +155,7 @@ def _about(
     manifest, features = shards.manifest, shards.manifest["config"]
     examples = manifest["splits"][split]["examples"]
     sample = f" of {examples:,}, sampled with seed {config.seed}" if len(result.ids) < examples else ""
-    threshold = f"predicted if it leads by more than {config.null_threshold:g} logits"
+    threshold = f"predicted if it leads by more than {result.null_threshold:g} logits"
     return {
         "Model": without_secrets(model),
         "Data": f"{Path(manifest['source']['name']).name}, {split}",
@@ -151,7 +163,7 @@ def _about(
         "Windows": f"{result.features:,}, up to {features['max_length']} tokens each, overlap {features['doc_stride']}",
         "Engine": f"{result.engine} in {result.precision}",
         "Metric": result.metric,
-        "Answers": f"up to {config.max_answer_length} tokens, best of {config.n_best} candidates",
+        "Answers": f"up to {result.rules.max_answer_len} tokens, best of {config.n_best} candidates",
         "No answer": threshold if result.allow_no_answer else "never predicted",
     }
 

@@ -1,10 +1,12 @@
 """The formats of exports: how each is written, and how it is opened by its own reader.
 
-A reader gets only the file, so that it returns what a user of the file will get.
+A reader gets only the file, so that it returns what a user of the file will get. Each format carries the options of
+answering of the model's folder: as a member of a .keras file, in assets.extra of a SavedModel, in the metadata of ONNX.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from qa_fast.answer.settings import ANSWERING
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.graph.standard import draw, standard_model
@@ -32,7 +35,7 @@ class Format:
         mark: A file in every folder of this format; "" if the format is a file.
         ids_dtype: dtype of the inputs.
         needs_tensorflow: Whether Keras must run on TensorFlow to write it.
-        write: Writes a model to a path.
+        write: Writes a model to a path, with the options of answering of its folder as a JSON text.
         open: Opens a path and returns a function from arrays of inputs to arrays of logits.
         usage: How to open it, for the user.
     """
@@ -41,13 +44,15 @@ class Format:
     mark: str
     ids_dtype: str
     needs_tensorflow: bool
-    write: Callable[[EncoderModel, Path], None]
+    write: Callable[[EncoderModel, Path, str], None]
     open: Callable[[Path], Reader]
     usage: str
 
 
-def _write_keras(model: EncoderModel, path: Path) -> None:
+def _write_keras(model: EncoderModel, path: Path, answering: str) -> None:
     standard_model(model).save(path)
+    with zipfile.ZipFile(path, "a") as file:  # Keras ignores other members of its file
+        file.writestr(ANSWERING, answering)
 
 
 def _open_keras(path: Path) -> Reader:
@@ -59,7 +64,7 @@ def _open_keras(path: Path) -> Reader:
     return read
 
 
-def _write_saved_model(span_model: EncoderModel, path: Path) -> None:
+def _write_saved_model(span_model: EncoderModel, path: Path, answering: str) -> None:
     import tensorflow as tf
 
     model = standard_model(span_model)
@@ -73,6 +78,8 @@ def _write_saved_model(span_model: EncoderModel, path: Path) -> None:
     module.weights = [variable.value for variable in model.variables]
     module.serve = serve
     tf.saved_model.save(module, str(path), signatures={"serving_default": serve})
+    (path / "assets.extra").mkdir()  # the place for files of users, which TensorFlow ignores
+    (path / "assets.extra" / ANSWERING).write_text(answering, encoding="utf-8")
 
 
 def _specs(model: keras.Model) -> dict[str, Any]:
@@ -95,10 +102,10 @@ def _open_saved_model(path: Path) -> Reader:
     return read
 
 
-def _write_onnx(model: EncoderModel, path: Path) -> None:
+def _write_onnx(model: EncoderModel, path: Path, answering: str) -> None:
     """Write an ONNX file; check first that ONNX Runtime, which opens it afterwards, is installed."""
     try:
-        import onnx  # noqa: F401
+        import onnx
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("qa-fast export --format onnx", "export", error.name or "onnx") from None
@@ -111,7 +118,9 @@ def _write_onnx(model: EncoderModel, path: Path) -> None:
             f"an ONNX file holds weights of at most {MOST_IN_A_FILE:,} bytes; received a model of {size:,}: choose "
             "--format saved-model or keras"
         )
-    write_onnx(onnx_graph(draw(model.config, "int64"), weights), path)
+    graph = onnx_graph(draw(model.config, "int64"), weights)
+    onnx.helper.set_model_props(graph, {Path(ANSWERING).stem: answering})
+    write_onnx(graph, path)
 
 
 def _open_onnx(path: Path) -> Reader:

@@ -6,6 +6,7 @@ logits are those of the model.
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 
 from qa_fast import store
+from qa_fast.answer.settings import kept_values, read_settings
 from qa_fast.errors import UserError
 from qa_fast.export.formats import FORMATS, Arrays, Format, Reader
 from qa_fast.graph.names import OUTPUTS
@@ -75,19 +77,20 @@ def export_model(model: str | Path, format_name: str, out: str | Path, *, overwr
             "KERAS_BACKEND=tensorflow"
         )
     folder = resolve_model(str(model))
+    answering = json.dumps(kept_values(read_settings(folder)))
     # On the CPU, since GPUs compute float32 products with less precision.
     with keras.device("cpu"):
         span_model, _ = load_model(folder)
-        return _export(span_model, format_name, path, overwrite)
+        return _export(span_model, format_name, path, answering, overwrite)
 
 
-def _export(model: EncoderModel, name: str, out: Path, overwrite: bool) -> Exported:
+def _export(model: EncoderModel, name: str, out: Path, answering: str, overwrite: bool) -> Exported:
     kind = FORMATS[name]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(f".{out.name}-", out.parent) as scratch:
             written = scratch / f"export{kind.suffix}"
-            kind.write(model, written)
+            kind.write(model, written, answering)
             difference = greatest_difference(model, kind.open(written), kind.ids_dtype)
             if not difference <= TOLERANCE:
                 raise UserError(

@@ -20,6 +20,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.settings import read_settings
 from qa_fast.errors import UserError, shown
 from qa_fast.model.files import checked_files, folder_within, plain_file
 from qa_fast.sources import MINILM_ID
@@ -72,6 +74,7 @@ class Facts:
         data: Content of `training/data.json`; empty if it does not exist.
         scores: The evaluations, that of training first.
         has_picture: Whether there is a picture of the loss curve.
+        answering: The model's own options of answering, with a value for each rule.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Facts:
     data: Mapping[str, Any]
     scores: tuple[Score, ...]
     has_picture: bool
+    answering: AnswerOptions
 
     @property
     def base_model(self) -> str | None:
@@ -200,6 +204,7 @@ def read_facts(folder: str | Path) -> Facts:
         data=data,
         scores=_scores(metrics, data, read_record(folder, EVALUATIONS, [])),
         has_picture=plain_file(folder, PICTURE, TRAINING) is not None,
+        answering=read_settings(folder).with_defaults(),
     )
 
 

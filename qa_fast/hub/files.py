@@ -19,7 +19,7 @@ from qa_fast.model.files import plain_file
 _UPLOADED = (
     "README.md", "LICENSE*", "NOTICE*", "*.png", "*.svg", "*.jpg", ".gitattributes",
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
-    "model.safetensors.index.json", "quantization.safetensors",
+    "model.safetensors.index.json", "quantization.safetensors", "qa_fast_answering.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "*.model",
     "*.keras", "*.onnx",
@@ -27,7 +27,8 @@ _UPLOADED = (
 _UPLOADED_BELOW = (
     ".eval_results/*.yaml",
     "training/training.png", "training/metrics.json", "training/data.json", "training/evaluations.json",
-    "*/saved_model.pb", "*/fingerprint.pb", "*/variables/variables.*", "*/model.onnx",
+    "*/saved_model.pb", "*/fingerprint.pb", "*/variables/variables.*", "*/assets.extra/qa_fast_answering.json",
+    "*/model.onnx",
 )  # fmt: skip
 # Names of TensorBoard files contain the name of the machine.
 _STAYS = ("training/tensorboard/*", ".git/*", ".cache/*", "*__pycache__/*", "*.DS_Store")

@@ -28,15 +28,25 @@ offsets = inputs.pop("offset_mapping")[0].tolist()
 with torch.no_grad():
     output = model(**inputs)
 
-# The best pair of a start and an end at most 30 tokens apart, both in the context.
+# The best pair of a start and an end at most {max_answer_len} tokens apart, both in the context.
 outside = torch.tensor([part != 1 for part in inputs.sequence_ids(0)])
 start_logits = output.start_logits[0].masked_fill(outside, float("-inf"))
 end_logits = output.end_logits[0].masked_fill(outside, float("-inf"))
 scores = start_logits[:, None] + end_logits[None, :]
-allowed = torch.ones_like(scores).triu().tril(29).bool()
-start, end = divmod(scores.masked_fill(~allowed, float("-inf")).argmax().item(), len(scores))
-print(context[offsets[start][0]:offsets[end][1]])
+allowed = torch.ones_like(scores).triu().tril({max_answer_len} - 1).bool()
+scores = scores.masked_fill(~allowed, float("-inf"))
+start, end = divmod(scores.argmax().item(), len(scores))
+{result}
 """
+
+_SPAN = "print(context[offsets[start][0]:offsets[end][1]])"
+_SPAN_OR_NONE = """\
+
+# No answer, if its score exceeds that of the best pair by more than the threshold.
+cls = inputs.input_ids[0].tolist().index(tokenizer.cls_token_id)
+null = (output.start_logits[0, cls] + output.end_logits[0, cls]).item()
+is_empty = null - scores.max().item() > {null_threshold!r}
+print("" if is_empty else context[offsets[start][0]:offsets[end][1]])"""
 
 _QA_FAST = """\
 from qa_fast import Answerer
@@ -95,14 +105,23 @@ Given a question and a text, this model finds the span of the text that answers 
 
 
 def _usage(facts: Facts) -> str:
-    max_length = int(facts.data.get("features", {}).get("max_length", 384))
+    own = facts.answering
+    max_length = own.max_seq_len or int(facts.data.get("features", {}).get("max_length", 384))
+    result, no_answer = _SPAN, "The answer is always a span of the text."
+    if own.handle_impossible_answer:
+        result = _SPAN_OR_NONE.format(null_threshold=own.null_threshold)
+        no_answer = (
+            "The answer is empty if the score of no answer exceeds that of the best span by more than "
+            f"{own.null_threshold:g} logits."
+        )
+    snippet = _TRANSFORMERS.format(max_length=max_length, max_answer_len=own.max_answer_len, result=result)
     return f"""\
 ## Use
 
 With transformers (and torch), for a text that fits into {max_length} tokens:
 
 ```python
-{_TRANSFORMERS.format(max_length=max_length)}```
+{snippet}```
 
 With qa-fast (`pip install 'qa-fast[train]'`), for texts of any length, which are read in overlapping windows:
 
@@ -114,6 +133,8 @@ On the command line:
 ```sh
 qa-fast answer ORG/NAME --question "When was the lighthouse lit?" --context-file text.txt
 ```
+
+By default, answers have up to {own.max_answer_len} tokens. {no_answer}
 """
 
 

@@ -146,23 +146,30 @@ class BestSpans:
         best = np.where(self.count > 0, self.score[:, 0], -np.inf)
         return self.null_score.astype(np.float64) - best
 
-    def null_rank(self) -> Int64s:
-        """Return how many of an example's candidates score at least as high as no answer, int64[E]."""
-        used = np.arange(self.score.shape[1])[None, :] < self.count[:, None]
-        return (used & (self.score >= self.null_score[:, None])).sum(axis=1)
+    def null_rank(self, null_threshold: float = 0.0) -> Int64s:
+        """Return how many candidates come before no answer, int64[E]; see `answer.options.AnswerRules`.
 
-    def probabilities(self, with_null: bool = True) -> tuple[Float64s, Float64s]:
-        """Return the softmax over each example's candidates and, if `with_null`, no answer.
+        Args:
+            null_threshold: A candidate comes before no answer unless the null score exceeds its own by more than this.
+        """
+        used = np.arange(self.score.shape[1])[None, :] < self.count[:, None]
+        # The same subtraction as in `null_margin`, so that the first candidate is judged alike to the last bit.
+        margins = self.null_score.astype(np.float64)[:, None] - self.score
+        return (used & (margins <= null_threshold)).sum(axis=1)
+
+    def probabilities(self, null_threshold: float = 0.0) -> tuple[Float64s, Float64s]:
+        """Return the softmax over each example's candidates and no answer.
+
+        Args:
+            null_threshold: Is subtracted from the null score first, so that the order is that of `null_rank`.
 
         Returns:
             Probabilities of candidates, float64[E, N] (0 in unused slots), and of no answer, float64[E]. They add up to
-            1. Without `with_null`, no answer has 0 if there is a candidate.
+            1.
         """
         scores = self.score.astype(np.float64)
         scores[np.arange(scores.shape[1])[None, :] >= self.count[:, None]] = -np.inf
-        null = self.null_score.astype(np.float64)
-        if not with_null:
-            null[self.count > 0] = -np.inf
+        null = self.null_score.astype(np.float64) - null_threshold
         highest = np.maximum(scores[:, 0], null)
         scores = np.exp(scores - highest[:, None])
         null = np.exp(null - highest)

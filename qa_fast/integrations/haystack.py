@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 from qa_fast.answer.answerer import Answer, Answerer
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import MissingExtraError, UserError
-from qa_fast.infer.decode import DEFAULT_MAX_ANSWER_LENGTH
 
 try:
     from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
@@ -52,10 +51,11 @@ class _Options:
     max_seq_length: int | None
     stride: int | None
     answers_per_document: int | None
-    no_answer: bool
+    no_answer: bool | None
     overlap_threshold: float | None
-    max_answer_length: int
-    max_query_length: int
+    max_answer_length: int | None
+    max_query_length: int | None
+    null_threshold: float | None
 
     def __post_init__(self) -> None:
         for name in ("top_k", "answers_per_document"):
@@ -67,16 +67,29 @@ class _Options:
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"{name} must be from 0 to 1; received {name}={value}: choose a share, or None")
 
-    def for_answerer(self) -> AnswerOptions:
-        """Return options for all candidates of a document and no answer, which scores are measured against."""
-        return AnswerOptions(
+    def for_answerer(self, own: AnswerOptions) -> tuple[AnswerOptions, bool]:
+        """Return options for all candidates of a document and no answer, and whether no answer is wanted.
+
+        No answer is always among the candidates, because their scores are measured against it.
+
+        Args:
+            own: The model's own options.
+
+        Raises:
+            UserError: A threshold is given, and no answer is not wanted.
+        """
+        asked = AnswerOptions(
             top_k=None,
             doc_stride=self.stride,
             max_answer_len=self.max_answer_length,
             max_seq_len=self.max_seq_length,
             max_question_len=self.max_query_length,
-            handle_impossible_answer=True,
-        )
+            handle_impossible_answer=self.no_answer,
+            null_threshold=self.null_threshold,
+        ).over(own)
+        wanted = asked.handle_impossible_answer is not False
+        threshold = asked.null_threshold if wanted else 0.0
+        return replace(asked, handle_impossible_answer=True, null_threshold=threshold), wanted
 
 
 class _Candidate(NamedTuple):
@@ -100,15 +113,18 @@ class ExtractiveReader:
         model: A model folder, a Hub id or "minilm".
         top_k: Number of answers to return over all documents. No answer is returned in addition.
         score_threshold: Leave out answers, including no answer, that are less probable; None keeps all.
-        max_seq_length: Longest window in tokens, including the query and special tokens. The default is 384, or the
-            model's limit if that is lower.
-        stride: Number of tokens that neighbouring windows share. The default is 128, or less if windows are short.
+        max_seq_length: Longest window in tokens, including the query and special tokens. For this and the other options
+            of answering, None means the model's own, or else the default of `AnswerOptions`.
+        stride: Number of tokens that neighbouring windows share.
         answers_per_document: Most answers from one document; None sets no limit. A document has at most 20 candidates.
-        no_answer: Add an answer without text, whose score is the probability that no document contains an answer.
+        no_answer: Add an answer without text, whose score is the probability that no document contains an answer. None
+            means the model's own, or else True.
         overlap_threshold: If two answers in a document share more than this fraction of the shorter one's characters,
             the less probable one is left out; None keeps both.
         max_answer_length: Longest answer in tokens.
         max_query_length: Longest query in tokens. A longer query is cut.
+        null_threshold: No answer comes first if in every document its score exceeds that of the best span by more than
+            this, in logits; see `AnswerOptions`.
         precision: See `infer.open_engine`.
         engine: "auto" (measured on this device), "keras", "openvino" or "onnx".
 
@@ -133,12 +149,13 @@ class ExtractiveReader:
         max_seq_length: int | None = None,
         stride: int | None = None,
         answers_per_document: int | None = None,
-        no_answer: bool = True,
+        no_answer: bool | None = None,
         overlap_threshold: float | None = 0.01,
-        max_answer_length: int = DEFAULT_MAX_ANSWER_LENGTH,
-        max_query_length: int = AnswerOptions.max_question_len,
+        max_answer_length: int | None = None,
+        max_query_length: int | None = None,
         precision: str = "auto",
         engine: str = "auto",
+        null_threshold: float | None = None,
     ) -> None:
         arguments = locals()
         self.options = _Options(**{field.name: arguments[field.name] for field in fields(_Options)})
@@ -178,15 +195,16 @@ class ExtractiveReader:
         overlap_threshold: float | None = None,
         max_answer_length: int | None = None,
         max_query_length: int | None = None,
+        null_threshold: float | None = None,
     ) -> dict[str, list[ExtractedAnswer]]:
         """Find answers.
 
         The ranking is made as follows. The model gives a score to every span of a document and to no answer in that
         document. Spans of different documents are compared by how far each is above no answer in its own document: a
-        span's odds are exp(its score - its document's score of no answer). Its probability is its odds divided by the
-        sum of 1 and the odds of the best spans (20 for each document) of all documents. The probability of no answer is
-        1 divided by that sum. For one document these are the probabilities of `Answerer`. An answer that occurs in
-        several documents shares its probability among them.
+        span's odds are exp(its score - its document's score of no answer + `null_threshold`). Its probability is its
+        odds divided by the sum of 1 and the odds of the best spans (20 for each document) of all documents. The
+        probability of no answer is 1 divided by that sum. For one document these are the probabilities of `Answerer`.
+        An answer that occurs in several documents shares its probability among them.
 
         Args:
             query: The question.
@@ -200,6 +218,7 @@ class ExtractiveReader:
             overlap_threshold: See the class.
             max_answer_length: See the class.
             max_query_length: See the class.
+            null_threshold: See the class.
 
         Returns:
             "answers": `ExtractedAnswer`s, best first; empty if no document has text. `document_offset` counts
@@ -212,7 +231,9 @@ class ExtractiveReader:
         """
         arguments = locals()
         values = {field.name: arguments[field.name] for field in fields(_Options)}
-        options = replace(self.options, **{name: value for name, value in values.items() if value is not None})
+        # Without no answer, the reader's own threshold has no use.
+        reader = replace(self.options, null_threshold=None) if no_answer is False else self.options
+        options = replace(reader, **{name: value for name, value in values.items() if value is not None})
         if not query.strip():
             raise UserError(f"query must not be empty; received {query!r}: pass a question")
         distinct: dict[tuple[str, str], Document] = {}
@@ -221,20 +242,20 @@ class ExtractiveReader:
                 distinct.setdefault((document.id, document.content), document)
         if not distinct:
             return {"answers": []}
-        candidates = self._candidates(query, list(distinct.values()), options)
+        candidates, with_no_answer = self._candidates(query, list(distinct.values()), options)
         highest = max([0.0, *(candidate.log_odds for candidate in candidates)])
         weights = [math.exp(candidate.log_odds - highest) for candidate in candidates]
         total = math.exp(-highest) + math.fsum(weights)
         ranking = sorted(zip(candidates, weights, strict=True), key=lambda pair: -pair[0].log_odds)
         answers = [_extracted(query, kept, weight / total) for kept, weight in _chosen(ranking, options)]
-        if options.no_answer:
+        if with_no_answer:
             answers.append(ExtractedAnswer(query=query, score=math.exp(-highest) / total))
         answers.sort(key=lambda answer: -answer.score)
         least = options.score_threshold or 0.0
         return {"answers": [answer for answer in answers if answer.score >= least]}
 
-    def _candidates(self, query: str, documents: list[Document], options: _Options) -> list[_Candidate]:
-        """Return the best spans of every document.
+    def _candidates(self, query: str, documents: list[Document], options: _Options) -> tuple[list[_Candidate], bool]:
+        """Return the best spans of every document, and whether no answer is wanted.
 
         Raises:
             UserError: A document or an option is not valid.
@@ -243,7 +264,8 @@ class ExtractiveReader:
         assert self._answerer is not None
         try:
             pairs = [(query, document.content) for document in documents]
-            results = self._answerer.answer_pairs(pairs, options.for_answerer())
+            asked, with_no_answer = options.for_answerer(self._answerer.options)
+            results = self._answerer.answer_pairs(pairs, asked)
         except UserError as error:
             raise UserError(_renamed(str(error))) from None
         candidates = []
@@ -256,7 +278,7 @@ class ExtractiveReader:
                 for answer in answers
                 if answer["answer"]
             ]
-        return candidates
+        return candidates, with_no_answer
 
 
 def _chosen(ranking: list[tuple[_Candidate, float]], options: _Options) -> list[tuple[_Candidate, float]]:

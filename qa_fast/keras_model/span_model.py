@@ -8,12 +8,14 @@ train`, but at the speed of Keras: an update takes several operations for each w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
+from qa_fast.answer.settings import read_settings, write_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
 from qa_fast.keras_model.data import (
@@ -34,6 +36,7 @@ from qa_fast.model.islands import parts_mode
 from qa_fast.model.parts import MASKED
 from qa_fast.model.precision import choose_precision
 from qa_fast.sources import resolve_model
+from qa_fast.store import local_path
 from qa_fast.train.optimizer import span_loss
 
 START, END = "start_logits", "end_logits"
@@ -133,7 +136,8 @@ class SpanModel(keras.Model):
         folder = resolve_model(str(path))
         checked_config(folder, new_head=True)  # before anything is built
         source = ModelFiles.of_folder(folder)
-        model = cls(source.config, precision=precision, dropout=dropout, seed=seed, files=source.files)
+        model = cls(source.config, precision=precision, dropout=dropout, seed=seed)
+        model.source = source
         model.report = load_weights(model.network, folder, seed=seed)
         return model
 
@@ -279,8 +283,12 @@ class SpanModel(keras.Model):
         super().summary(*args, expand_nested=expand_nested, **options)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
-        """See `keras.Model.fit`, and `SpanModel` for x and y; `sample_weight` needs y."""
+        """See `keras.Model.fit`, and `SpanModel` for x and y; `sample_weight` needs y.
+
+        A threshold for no answer that the model was loaded with is dropped, because it belongs to the old weights.
+        """
         _check_weights(y, options)
+        self.source = replace(self.source, answering=replace(self.source.answering, null_threshold=None))
         with keeping_weights(self):
             return super().fit(x, y, *args, **options)
 
@@ -314,6 +322,7 @@ class SpanModel(keras.Model):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and the tokenizer's files, as transformers reads them.
 
+        The options of answering that the model was loaded with are written, too.
         `AutoModelForQuestionAnswering.from_pretrained`, `Answerer.from_pretrained` and `qa-fast` open the folder. Files
         with those names in an existing folder are replaced.
 
@@ -323,6 +332,7 @@ class SpanModel(keras.Model):
         self.check_trained()
         with self.source.as_folder() as source:
             save_model(self.network, folder, source, replace=True)
+        write_settings(local_path(str(folder)), self.source.answering)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments from which `from_config` makes the same model, without weights and tokenizer."""
@@ -346,7 +356,7 @@ class SpanModel(keras.Model):
 
     def load_assets(self, folder: str) -> None:
         """See Keras; reads the tokenizer's files."""
-        self.source = ModelFiles(self.source.config, files_of(Path(folder)))
+        self.source = ModelFiles(self.source.config, files_of(Path(folder)), read_settings(Path(folder)))
 
 
 def _precision(asked: str | None) -> str:

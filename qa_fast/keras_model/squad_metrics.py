@@ -70,6 +70,7 @@ class SquadMetrics(keras.callbacks.Callback):
         """Score the split."""
         assert self._engine is not None, "Keras sets the model first"
         config = EvaluateConfig(max_examples=self.max_examples, seed=self.seed, metric=self.metric)
+        config = config.over(self.model.source.answering)
         result = evaluate_split(self._engine.predict, self.split, config)
         if logs is not None:
             logs["val_exact_match"], logs["val_f1"] = result.exact_match, result.f1

@@ -1,7 +1,7 @@
 """The value of a model's confidence: scores on the most confident predictions, and calibration.
 
-Confidence is the probability of the prediction: a softmax over the kept candidates of a question, and no answer if that
-may be predicted. It ranks questions. It is the chance of being right only if the model is calibrated.
+Confidence is the probability of the prediction: a softmax over the kept candidates of a question and no answer, as in
+the `score` of `Answerer`. It ranks questions. It is the chance of being right only if the model is calibrated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qa_fast.scoring.result import EvaluationResult
 
 def confidence_of(result: EvaluationResult) -> Float64s:
     """Return float64[E]: the probability of each prediction, a span or no answer; 0 for questions without a window."""
-    probabilities, null_probabilities = result.spans.probabilities(with_null=result.allow_no_answer)
+    probabilities, null_probabilities = result.spans.probabilities(result.null_threshold)
     is_empty = np.array([not text for text in result.predictions], bool)
     predicted = np.where(is_empty, null_probabilities, probabilities[:, 0])
     return np.where(result.spans.windows == 0, 0.0, predicted)

@@ -1,8 +1,9 @@
 """Scores a model on a split: features -> logits -> best spans -> texts -> metrics.
 
 Logits are reduced to candidates batch by batch (`infer.decode`), so memory holds the candidates of the split and never
-its logits. A split with unanswerable examples is scored with SQuAD v2's metrics and "no answer" may be predicted; other
-splits are scored with v1.1's. Another metric may be chosen beside them (`rules`).
+its logits. The answers are those that `Answerer` gives, by the same rules (`AnswerRules`). If an example is
+unanswerable or no answer may be predicted, they are scored with SQuAD v2's metrics, else with v1.1's. Another metric
+may be chosen beside them (`rules`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from qa_fast.answer.boundaries import bounds_of
+from qa_fast.answer.options import AnswerRules
+from qa_fast.answer.settings import max_positions_of, read_settings, windows_of, write_settings
 from qa_fast.buffers import offsets_of, one_chunk, ragged_from
 from qa_fast.errors import UserError
 from qa_fast.infer.decode import BestSpans, find_cls
@@ -24,6 +28,7 @@ from qa_fast.model.folder import folder_config
 from qa_fast.options import takes
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 from qa_fast.scoring.golds import Golds, golds_of
+from qa_fast.scoring.keeping import check_writable, differences, in_words, kept_options
 from qa_fast.scoring.metrics import answerable_of, best_null_threshold, percent, question_scores, squad_v1, squad_v2
 from qa_fast.scoring.options import FEW_QUESTIONS, EvaluateConfig, are_few
 from qa_fast.scoring.predictions import check_predictions, write_predictions
@@ -42,7 +47,7 @@ def evaluate(
     out: str | Path | None = None,
     config: EvaluateConfig | None = None,
     *,
-    allow_no_answer: bool | None = None,
+    keep: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -54,15 +59,18 @@ def evaluate(
         model_path: A model folder, a Hub id or "minilm".
         split: Any split except train.
         out: A folder to write predictions.json, nbest_predictions.json and na_prob.json to.
-        config: The options as a record; the options below replace its fields.
-        allow_no_answer: Whether "no answer" may be predicted; None means if the split has unanswerable examples.
+        config: The options as a record; the options below replace its fields. None in place of a rule means the model's
+            own, see `answer.settings`.
+        keep: Write the options that were scored into the model's folder, so that answers are given by them: the rules,
+            the windows of these shards and, if no answer is allowed, the threshold that was given. If none was given
+            and the split has examples with and without an answer, it is the threshold with the best F1 on them.
         progress: Called with the number of features done and the number of all features.
         say: Called with a line about each slow step.
         options: The fields of `EvaluateConfig`.
 
     Raises:
-        UserError: The split does not exist or cannot be scored, an option is not valid, or the shards were made with
-            another tokenizer.
+        UserError: The split does not exist or cannot be scored, an option is not valid, the shards were made with
+            another tokenizer, or `keep` is on and the model is no local folder that can be written.
 
     Examples:
         >>> result = qa_fast.evaluate("shards", "model", max_examples=500, engine="onnx")
@@ -75,6 +83,9 @@ def evaluate(
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
     folder = resolve_model(str(model_path))
+    if keep:
+        check_writable(model_path, folder)
+    own = read_settings(folder)
     check_tokenizer(shards, folder)
     check_features(shards, opened, folder_config(folder), folder)
     from qa_fast.infer import open_engine
@@ -86,13 +97,22 @@ def evaluate(
         if say is not None:
             say(f"fewer than {FEW_QUESTIONS:,} questions are scored in float32; --precision chooses another")
     engine = open_engine(folder, config.engine, precision, say=say)
-    result = evaluate_split(engine.predict, opened, config, allow_no_answer=allow_no_answer, progress=progress)
+    result = evaluate_split(engine.predict, opened, config.over(own), progress=progress)
     result = dataclasses.replace(result, engine=engine.name, precision=engine.precision)
     if say is not None and result.metric != SQUAD:
         why = ", by the script of the documents" if config.metric == AUTO else ""
         say(f"answers are compared by the metric {result.metric}{why}, and by SQuAD's; --metric chooses another")
     if out is not None:
         write_predictions(out, result, overwrite=config.overwrite)
+    windows = windows_of(shards.manifest["config"], max_positions_of(folder))
+    if keep:
+        kept = kept_options(result, windows, given=config.null_threshold)
+        path = write_settings(folder, kept)
+        if say is not None:
+            say(f"{path}: {in_words(kept)}")
+    elif say is not None:
+        for line in differences(result, windows, own, folder, opened):
+            say(line)
     return result
 
 
@@ -125,7 +145,6 @@ def evaluate_split(
     config: EvaluateConfig | None = None,
     *,
     cls_token_id: int | None = None,
-    allow_no_answer: bool | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> EvaluationResult:
@@ -136,7 +155,6 @@ def evaluate_split(
         split: A split with its examples and contexts.
         config: The options as a record; the options below replace its fields. Engine and precision are not used.
         cls_token_id: Id of the CLS token, if it may be elsewhere than at the start; None means the split's.
-        allow_no_answer: Whether "no answer" may be predicted; None means if the split has unanswerable examples.
         progress: Called with the number of features done and the number of all features.
         options: The fields of `EvaluateConfig`.
 
@@ -152,7 +170,6 @@ def evaluate_split(
             "stored without them): choose another split"
         )
     examples = split.examples
-    texts = one_chunk(split.contexts["context"]).to_pylist()
     chosen = sampled_rows(len(examples), config.max_examples, config.seed)
     context_index = one_chunk(examples["context_index"]).to_numpy(zero_copy_only=False)
     chunks = _numbered(split, one_chunk(examples["feature_count"]).to_numpy(zero_copy_only=False))
@@ -163,36 +180,40 @@ def evaluate_split(
     cls_token_id = split.cls_id if cls_token_id is None else cls_token_id
     if cls_token_id is not None and chunks:
         cls_position = np.concatenate([find_cls(chunk, cls_token_id) for chunk in chunks])
+    golds = golds_of(split, chosen, chunks)
+    has_unanswerable = not all(golds.answers)
+    rules = config.over(AnswerRules(handle_impossible_answer=has_unanswerable)).with_defaults()
+    assert rules.max_answer_len is not None
+    texts, rows = one_chunk(split.contexts["context"]).to_pylist(), context_index[chosen]
     token_starts = ragged_from(one_chunk(split.contexts["token_char_start"]))
     token_ends = ragged_from(one_chunk(split.contexts["token_char_end"]))
+    used = np.unique(rows).tolist()
+    starts, ends = bounds_of(texts, token_starts, token_ends, bool(rules.align_to_words), used)
     job = SpanJob(
         chunks=chunks,
         document_first_token=token_starts.offsets[:-1][context_index],
-        token_char_start=token_starts.values,
-        token_char_end=token_ends.values,
+        token_char_start=starts,
+        token_char_end=ends,
         documents=texts,
         token_offsets=token_starts.offsets,
         cls_position=cls_position,
-        n_best=config.n_best,
-        max_answer_length=config.max_answer_length,
+        n_best=rules.n_best,
+        max_answer_length=rules.max_answer_len,
     )
     (all_spans,) = best_spans(predict, [job], progress)
 
     spans = rows_of(all_spans, chosen)
-    golds = golds_of(split, chosen, chunks)
-    has_unanswerable = any(not answers for answers in golds.answers)
-    may_be_empty = has_unanswerable if allow_no_answer is None else allow_no_answer
-    rows = context_index[chosen]
-    predictions = best_texts(spans, texts, rows, config.null_threshold if may_be_empty else None)
-    probability = spans.probabilities()[1]
-    if may_be_empty or has_unanswerable:
+    allowed, threshold = bool(rules.handle_impossible_answer), rules.null_threshold or 0.0
+    predictions = best_texts(spans, texts, rows, threshold if allowed else None)
+    probability = spans.probabilities(threshold)[1]
+    names = metrics_of(config.metric, texts, rows.tolist())
+    if allowed or has_unanswerable:
         metrics = squad_v2(predictions, golds.answers, probability)
+        if len(chosen):
+            best = _best_threshold(spans, best_texts(spans, texts, rows, None), golds, names)
+            metrics["oracle"]["best_f1_null_threshold"] = best
     else:
         metrics = squad_v1(predictions, golds.answers)
-    names = metrics_of(config.metric, texts, rows.tolist())
-    if may_be_empty and len(chosen):
-        threshold = _best_threshold(spans, best_texts(spans, texts, rows, None), golds, names)
-        metrics["oracle"]["best_f1_null_threshold"] = threshold
     result = EvaluationResult(
         metrics=metrics,
         ids=examples["id"].take(pa.array(chosen)).to_pylist(),
@@ -201,7 +222,7 @@ def evaluate_split(
         no_answer_probability=probability,
         contexts=texts,
         context_index=rows,
-        allow_no_answer=may_be_empty,
+        rules=rules,
         features=job.windows,
         seconds=time.perf_counter() - started,
         golds=golds,

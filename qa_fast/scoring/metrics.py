@@ -164,8 +164,9 @@ def best_null_threshold(
         answerable: bool[E].
 
     Returns:
-        The lowest of the best thresholds. A text is predicted if its margin is at most the threshold; the threshold is
-        below all margins if no text should be predicted.
+        A threshold halfway between two margins, or 1 beside the last one, so that small differences of precision change
+        no prediction; the lowest of several that are equally good. A text is predicted if its margin is at most the
+        threshold.
     """
     order = np.argsort(margins, kind="stable")
     gains = np.where(answerable, scores, np.where(np.isinf(margins), 0.0, -1.0))[order]
@@ -174,9 +175,12 @@ def best_null_threshold(
     ends = np.append(np.flatnonzero(margins[1:] > margins[:-1]) + 1, len(margins)) if len(margins) else np.zeros(0, int)
     candidates = np.concatenate([[0], ends[np.isfinite(margins[ends - 1])]])
     best = int(candidates[np.argmax(running[candidates])])
-    if best:
-        return float(margins[best - 1])
-    return float(np.nextafter(margins[0], -np.inf)) if len(margins) and np.isfinite(margins[0]) else 0.0
+    finite = margins[np.isfinite(margins)]
+    if not len(finite):
+        return 0.0
+    admitted = finite[best - 1] if best else finite[0] - 2
+    following = finite[best] if best < len(finite) else finite[-1] + 2
+    return float(admitted + following) / 2
 
 
 def percent(scores: npt.NDArray[Any]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qa_fast.answer.options import AnswerRules
 from qa_fast.options import check_values, option
 from qa_fast.scoring.rules import AUTO, METRIC_HELP, METRICS
 
@@ -12,18 +13,17 @@ FEW_QUESTIONS = 1000
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(AnswerRules):
     """The options of `qa-fast evaluate` and `qa_fast.evaluate`. Each field declares its meaning and bounds.
+
+    Answers are found by the rules of `AnswerRules`, as everywhere. If neither the options nor the model's folder say
+    whether no answer is allowed, it is allowed if the split has questions without an answer.
 
     Examples:
         >>> EvaluateConfig(max_examples=500, seed=1)
     """
 
     n_best: int = option(20, "Number of candidates to keep for each question.", least=1)
-    max_answer_length: int = option(30, "Longest answer in tokens.", least=1)
-    null_threshold: float = option(
-        0.0, "Predict no answer if its score exceeds that of the best span by more than this, in logits."
-    )
     max_examples: int | None = option(None, "Score a random sample of this many examples.", least=1)
     seed: int = option(0, "Seed of the sample, and of the resamples of --report and --compare.", least=0)
     metric: str = option(AUTO, METRIC_HELP, choices=METRICS)

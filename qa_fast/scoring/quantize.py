@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qa_fast.answer.settings import read_settings
 from qa_fast.errors import UserError
 from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
 from qa_fast.infer.recipe import Floats, Recipe, Rounding, read_recipe, write_recipe
@@ -22,6 +23,7 @@ from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import readable_config
 from qa_fast.schema import Features
 from qa_fast.scoring.evaluation import Progress, evaluate_split, scorable
+from qa_fast.scoring.options import EvaluateConfig
 from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import open_shards
 from qa_fast.shards.compatibility import check_features, check_tokenizer
@@ -132,12 +134,14 @@ def quantize(
         check_features(shards, shards.split(name), config, folder)
     from qa_fast.infer.onnx_engine import open_onnx
 
+    rules = EvaluateConfig(max_examples=max_examples, seed=seed).over(read_settings(folder))
+
     def graph_in(rounding: Rounding | None) -> Path:
         return graph_of(folder, Kind("onnx", rounding=rounding), say, key)
 
     def scored(rounding: Rounding | None) -> EvaluationResult:
         engine = open_onnx(graph_in(rounding), config, "float32" if rounding is None else "int8")
-        return evaluate_split(engine.predict, opened, max_examples=max_examples, seed=seed, progress=progress)
+        return evaluate_split(engine.predict, opened, rules, progress=progress)
 
     full = scored(None)
     say(f"float32: exact match {full.exact_match:.2f}, F1 {full.f1:.2f}")

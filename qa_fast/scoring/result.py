@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qa_fast.answer.options import AnswerRules
 from qa_fast.infer.decode import BestSpans, Float64s
 from qa_fast.schema import Int32s, Int64s
 from qa_fast.scoring.golds import Golds
@@ -26,10 +27,10 @@ class EvaluationResult:
         ids: Ids of the examples.
         predictions: The answer to each example; "" is no answer.
         spans: Candidates of each example.
-        no_answer_probability: float64[E], on one scale with the candidates' probabilities.
+        no_answer_probability: float64[E], on one scale with the candidates' probabilities, see `n_best`.
         contexts: The documents [D].
         context_index: int32[E], the document of each example.
-        allow_no_answer: Whether "" could be predicted.
+        rules: The rules by which the answers were found, with a value for each.
         features: Number of features that were predicted.
         seconds: Wall clock time from features to metrics.
         golds: Questions and gold answers.
@@ -51,13 +52,23 @@ class EvaluationResult:
     no_answer_probability: Float64s
     contexts: list[str]
     context_index: Int32s
-    allow_no_answer: bool
+    rules: AnswerRules
     features: int
     seconds: float
     golds: Golds
     question_metrics: list[str]
     engine: str = ""
     precision: str = ""
+
+    @property
+    def allow_no_answer(self) -> bool:
+        """True if "" could be predicted."""
+        return bool(self.rules.handle_impossible_answer)
+
+    @property
+    def null_threshold(self) -> float:
+        """The threshold by which it was predicted; 0 if it could not be."""
+        return self.rules.null_threshold or 0.0
 
     @property
     def as_v2(self) -> bool:
@@ -97,15 +108,16 @@ class EvaluationResult:
     def n_best(self, rows: Sequence[int] | None = None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield the id of each example and its candidates, best first: text, probability, start_logit, end_logit.
 
-        With `allow_no_answer`, or if there is no candidate, the list also holds no answer at its rank.
+        The probability is the `score` of the same answer of `Answerer`, among the candidates and no answer. With
+        `allow_no_answer`, or if there is no candidate, the list also holds no answer at its rank.
 
         Args:
             rows: Rows of the examples; None means all.
         """
         rows = range(len(self.ids)) if rows is None else rows
         spans = rows_of(self.spans, rows)
-        probabilities, null_probabilities = spans.probabilities(with_null=self.allow_no_answer)
-        null_ranks = spans.null_rank().tolist()
+        probabilities, null_probabilities = spans.probabilities(self.null_threshold)
+        null_ranks = spans.null_rank(self.null_threshold).tolist()
         for row, example in enumerate(rows):
             context = self.contexts[self.context_index[example]]
             count = int(spans.count[row])

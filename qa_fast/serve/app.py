@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,14 @@ def create_app(model: Model[Any], limits: Limits, api_key: str | None = None) ->
                 raise RefusedError(422, f"inputs[{number}]: {result}" if many else result)
         return Response(orjson.dumps(results if many else results[0]), media_type="application/json")
 
-    @app.get("/health", summary="Status of the server, its model and engine, and the limits of requests")
+    @app.get("/health", summary="Status of the server, its model and engine, limits of requests and their defaults")
     async def health() -> dict[str, Any]:
         names = ("body_bytes", "characters", "questions", "top_k", "seconds")
         accepted = {name: getattr(limits, name) for name in names}
         engine = {"engine": model.engine_name, "precision": model.precision}
-        return {"status": "ok", "model": model.name, **engine, "version": __version__, "limits": accepted}
+        defaults = asdict(model.resolve(AnswerOptions()))
+        about = {"status": "ok", "model": model.name, **engine, "version": __version__}
+        return {**about, "limits": accepted, "parameters": defaults}
 
     @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response, dependencies=key)
     async def metrics_text() -> Response:

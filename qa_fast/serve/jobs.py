@@ -55,7 +55,7 @@ class Model(Protocol[AnyJob]):
         """Number of calls of `read` that may run at a time; 1 means that a call should get many requests."""
 
     def resolve(self, options: AnswerOptions) -> AnswerOptions:
-        """Return the options with every number set; see `AnswerOptions.resolve`."""
+        """Return the options with a value for each; see `AnswerOptions.resolve`."""
 
     def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> AnyJob:
         """Do everything that needs no model. Several threads call this."""

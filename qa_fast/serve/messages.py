@@ -48,7 +48,7 @@ def _fields_of(record: type) -> dict[str, Any]:
 
 
 class Parameters(create_model("_Parameters", __base__=_Strict, **_fields_of(AnswerOptions))):  # type: ignore[misc]
-    """Options, with the names and defaults of transformers' pipeline. Null means the default."""
+    """Options, with the names of transformers' pipeline. Null means the model's own default, see GET /health."""
 
     def options(self) -> AnswerOptions:
         """Return them as the answerer takes them."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qa_fast.answer.answerer import Result, max_positions_of
+from qa_fast.answer.answerer import Result
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.questions import prepare
+from qa_fast.answer.settings import max_positions_of, read_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import without_secrets
 from qa_fast.infer.decode import LogitBatch
@@ -36,10 +37,20 @@ class ServedModel:
         encoder: The model's tokenizer.
         max_positions: Longest input of the model in tokens.
         limits: Limits on windows, portions and the cache.
+        options: The model's own options of answering, for those that a request leaves out.
     """
 
-    def __init__(self, name: str, engine: Engine, encoder: TextEncoder, max_positions: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        encoder: TextEncoder,
+        max_positions: int,
+        limits: Limits,
+        options: AnswerOptions | None = None,
+    ) -> None:
         self.name = name
+        self._options = options or AnswerOptions()
         self.max_positions = max_positions
         self._limits = limits
         self._engine = engine
@@ -67,11 +78,12 @@ class ServedModel:
             UserError: The model or its tokenizer cannot be used, or the engine cannot run it.
         """
         folder = resolve_model(model)
+        options = read_settings(folder)
         encoder = load_encoder(folder)
         from qa_fast.infer import open_engine  # the engine may import keras
 
         opened = open_engine(folder, engine, precision, serving=True, say=say)
-        return cls(shown_name(model, folder), opened, encoder, max_positions_of(folder), limits)
+        return cls(shown_name(model, folder), opened, encoder, max_positions_of(folder), limits, options)
 
     @property
     def engine_name(self) -> str:
@@ -95,8 +107,8 @@ class ServedModel:
         return cache.hits, cache.misses, cache.bytes
 
     def resolve(self, options: AnswerOptions) -> AnswerOptions:
-        """Return the options with every number set; see `AnswerOptions.resolve`."""
-        return options.resolve(self.max_positions, self._encoder.template.special_tokens)
+        """Return the options with a value for each: the model's own in place of None; see `AnswerOptions.resolve`."""
+        return options.over(self._options).resolve(self.max_positions, self._encoder.template.special_tokens)
 
     def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Reading:
         """Prepare a request; see `questions.prepare`. Several threads may call this at once."""
@@ -134,7 +146,7 @@ class ServedModel:
     def warm_up(self) -> None:
         """Answer a question, so that the first requests do not wait for the engine to compile or allocate."""
         self._engine.warm_up()
-        job = self.prepare([("Where is the log-book?", _WARM_TEXT * 40)], AnswerOptions(top_k=5))
+        job = self.prepare([("Where is the log-book?", _WARM_TEXT * 40)], self.resolve(AnswerOptions(top_k=5)))
         while job.next_tokens:
             self.read([job])
         self.results(job)

@@ -56,7 +56,7 @@ def is_index(value: Any) -> bool:
     if not isinstance(model, dict) or not isinstance(config, dict):
         return False
     # These may be missing, but not null. Ids and lengths of tokens become int32.
-    numbers = [(model, "pad_token_id"), (model, "cls_token_id"), (config, "max_length")]
+    numbers = [(model, "pad_token_id"), (model, "cls_token_id"), (config, "max_length"), (config, "doc_stride")]
     texts = [(model, "tokenizer_hash"), (model, "name")]
     return (
         all(_is_count(part[key], below=2**31) for part, key in numbers if key in part)

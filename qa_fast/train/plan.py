@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +18,15 @@ import keras
 import numpy as np
 import xxhash
 
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.settings import max_positions_of, windows_of
 from qa_fast.batches import MULTIPLE, BatchCutter, bucket_widths
 from qa_fast.errors import UserError, shown
 from qa_fast.model.checkpoint import checked_config
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.precision import PRECISIONS, Choice, choose_precision
 from qa_fast.schema import Int32s
+from qa_fast.scoring.golds import has_unanswerable
 from qa_fast.shards import CHECKSUM, Shards, Split
 from qa_fast.shards.compatibility import check_features, check_tokenizer
 from qa_fast.sources import resolve_model
@@ -160,6 +164,18 @@ class RunPlan:
     def checkpoints(self) -> Path:
         """The folder of the run's checkpoints."""
         return self.training / "checkpoints"
+
+    @cached_property
+    def answering(self) -> AnswerOptions:
+        """The options with which the trained model answers by default, and is scored.
+
+        They are the windows that it is trained with, and whether no answer is allowed: if the scored split has
+        questions without an answer.
+        """
+        windows = windows_of(self.sources.shards.manifest["config"], max_positions_of(self.sources.models["--model"]))
+        if self.data.validation is None:
+            return windows
+        return replace(windows, handle_impossible_answer=has_unanswerable(self.data.validation))
 
     def choices(self) -> dict[str, dict[str, str]]:
         """Return precision, jit and attention with the reasons for them, JSON-ready."""

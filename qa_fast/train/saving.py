@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from qa_fast.answer.settings import write_settings
 from qa_fast.errors import UserError
 from qa_fast.infer.keras_engine import KerasEngine
 from qa_fast.model.checkpoint import save_model
-from qa_fast.scoring.options import are_few
+from qa_fast.scoring.options import EvaluateConfig, are_few
 from qa_fast.train.learner import Learner
 from qa_fast.train.losses import Losses
 from qa_fast.train.plan import Run, identity_of
@@ -90,9 +91,10 @@ class Saver:
             self._save_model()
             return None
         cls_token_id = self._plan.sources.shards.manifest["model"].get("cls_token_id")
-        report = validate(
-            self._reader, data.validation, cls_token_id, config.validation_examples, config.seed, config.metric
+        rules = EvaluateConfig(max_examples=config.validation_examples, seed=config.seed, metric=config.metric).over(
+            self._plan.answering
         )
+        report = validate(self._reader, data.validation, cls_token_id, rules)
         saved = best is None or report.f1 > best.f1
         report = dataclasses.replace(report, epoch=epoch, step=self._state.position.step, saved=saved)
         self._record.add_validation(report)
@@ -103,6 +105,7 @@ class Saver:
     def _save_model(self) -> None:
         try:
             save_model(self._learner.model, self._plan.out, self._plan.sources.models["--model"], replace=True)
+            write_settings(self._plan.out, self._plan.answering)
         except UserError as error:
             raise UserError(f"{error}; {how_to_continue(self._plan.checkpoints)}") from None
 

@@ -67,15 +67,12 @@ def label_losses(logits: Floats, labels: Int32s, lengths: Int32s) -> Floats:
     return total - logits[rows, labels[rows]]
 
 
-def validate(
-    engine: Engine, split: Split, cls_token_id: int | None, max_examples: int | None, seed: int, metric: str
-) -> EpochReport:
+def validate(engine: Engine, split: Split, cls_token_id: int | None, config: EvaluateConfig) -> EpochReport:
     """Score a split; the caller fills in `epoch`, `step` and `saved`."""
     started = time.perf_counter()
     meter = LossMeter(engine)
-    config = EvaluateConfig(max_examples=max_examples, seed=seed, metric=metric)
     result = evaluate_split(meter.predict, split, config, cls_token_id=cls_token_id)
-    intervals = intervals_of_few(*result.scores_of(result.predictions), seed)
+    intervals = intervals_of_few(*result.scores_of(result.predictions), config.seed)
     return EpochReport(
         epoch=0,
         step=0,

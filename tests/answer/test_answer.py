@@ -10,8 +10,9 @@ import numpy as np
 import orjson
 import pytest
 
-from qa_fast.answer.answerer import Answerer, max_positions_of
+from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.settings import max_positions_of
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.infer.decode import DEFAULT_N_BEST
@@ -344,7 +345,7 @@ def test_unknown_arguments_are_refused_by_name(encoder: TextEncoder) -> None:
     with pytest.raises(UserError, match="the number of answers must be given as top_k; received topk: rename it"):
         ask(row, topk=3)
     with pytest.raises(
-        UserError, match=r"an option must be one of top_k, doc_stride, .*; received max_answer_length: "
+        UserError, match=r"an option must be one of max_answer_len, .*, top_k, .*; received max_answer_length: "
     ):
         ask(row, max_answer_length=3)
     with pytest.raises(UserError, match="by position or by name; received both, data and others"):
@@ -411,11 +412,13 @@ def test_a_model_folder_answers_as_evaluate_predicts(tmp_path: Path) -> None:
     (tmp_path / "validation.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
     config = FeatureConfig(max_length=40, doc_stride=12)
     build_shards(str(tmp_path / "validation.jsonl"), tmp_path / "shards", str(folder), config)
-    scored = evaluate(tmp_path / "shards", folder, out=tmp_path / "out", allow_no_answer=False, precision="float32")
+    scored = evaluate(
+        tmp_path / "shards", folder, out=tmp_path / "out", handle_impossible_answer=False, precision="float32"
+    )
     assert scored.features > len(rows)
     assert scored.metrics["total"] == len(rows)
     ask = Answerer.from_pretrained(folder, "float32", "onnx")
-    answers = ask(rows, max_answer_len=30, max_seq_len=40, doc_stride=12, align_to_words=False)
+    answers = ask(rows, max_seq_len=40, doc_stride=12)
     assert [answer["answer"] for answer in answers] == scored.predictions
     assert json.loads((tmp_path / "out" / "predictions.json").read_text("utf-8")) == dict(
         zip(scored.ids, scored.predictions, strict=True)

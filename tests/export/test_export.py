@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.settings import ANSWERING, write_settings
 from qa_fast.cli.export import export
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.model.families import read_encoder_config
@@ -59,7 +62,9 @@ def model_folder(folder: Path, raw: dict = TINY_BERT) -> tuple[Path, EncoderMode
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EncoderModel]:
-    return model_folder(tmp_path_factory.mktemp("export") / "bert")
+    folder, model = model_folder(tmp_path_factory.mktemp("export") / "bert")
+    write_settings(folder, AnswerOptions(null_threshold=-1.5))
+    return folder, model
 
 
 def batch_for(model: EncoderModel, dtype: str = "int32") -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -118,6 +123,20 @@ def test_formats(name: str, bert: tuple[Path, EncoderModel], exported: Callable[
     assert set(found) == {"start_logits", "end_logits"}
     for part, logit in zip(("start_logits", "end_logits"), expected, strict=True):
         np.testing.assert_allclose(found[part][there], logit[there], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["keras", "onnx", pytest.param("saved-model", marks=pytest.mark.slow)])
+def test_exports_carry_the_options_of_answering(name: str, exported: Callable[[str], Exported]) -> None:
+    out = exported(name).out
+    if name == "keras":
+        carried = zipfile.ZipFile(out).read(ANSWERING)
+    elif name == "saved-model":
+        carried = (out / "assets.extra" / ANSWERING).read_bytes()
+    else:
+        import onnxruntime
+
+        carried = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map["qa_fast_answering"]
+    assert json.loads(carried) == {"handle_impossible_answer": True, "null_threshold": -1.5}
 
 
 @pytest.mark.slow
@@ -192,7 +211,7 @@ def test_an_earlier_export_is_replaced_when_asked(bert: tuple[Path, EncoderModel
 @pytest.mark.slow
 @needs_tensorflow
 def test_an_earlier_folder_is_replaced_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_little(model: keras.Model, path: Path) -> None:
+    def write_little(model: keras.Model, path: Path, answering: str) -> None:
         path.mkdir()
         (path / "saved_model.pb").write_bytes(b"new")
 

@@ -15,6 +15,8 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.numpy import save_file
 
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.settings import write_settings
 from qa_fast.errors import UserError
 from qa_fast.hub.card import CARD, MARK, card_text, eval_results, read_card, write_card
 from qa_fast.hub.facts import count_parameters, data_facts, read_facts, record_data, record_evaluation
@@ -408,4 +410,13 @@ def test_facts_are_of_the_index_as_it_is_written(tmp_path: Path) -> None:
     assert printed[0]
     assert printed[0] in context
     assert set(answer) == {"score", "start", "end", "answer"}
+    # Both give no answer if the model's options let it lead.
+    write_settings(folder, AnswerOptions(null_threshold=-1000, max_answer_len=4))
+    text = write_card(folder).read_text(encoding="utf-8")
+    assert "answers have up to 4 tokens. The answer is empty if the score of no answer exceeds" in text
+    for snippet in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile(snippet.replace("ORG/NAME", str(folder)), "snippet", "exec"), {})
+        assert out.getvalue().strip() == "" or eval(out.getvalue())["answer"] == ""
     assert context[answer["start"] : answer["end"]] == answer["answer"]

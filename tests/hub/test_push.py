@@ -364,7 +364,8 @@ def test_what_must_not_be_uploaded(name: str, why: str, model: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["LICENSE", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "spiece.model", "model.keras",
+    ["LICENSE", "qa_fast_answering.json", "served/1/assets.extra/qa_fast_answering.json",
+     "model-00001-of-00002.safetensors", "model.safetensors.index.json", "spiece.model", "model.keras",
      "model.onnx", "onnx/model.onnx", "served/1/saved_model.pb", "served/1/variables/variables.index", "figure.svg"],
 )  # fmt: skip
 def test_what_is_uploaded(name: str) -> None:

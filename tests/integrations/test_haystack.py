@@ -301,8 +301,9 @@ def test_a_reader_is_saved_and_loaded() -> None:
         "answers_per_document": 2,
         "no_answer": False,
         "overlap_threshold": None,
-        "max_answer_length": 30,
+        "max_answer_length": None,
         "max_query_length": 20,
+        "null_threshold": None,
         "precision": "float32",
         "engine": "auto",
     }

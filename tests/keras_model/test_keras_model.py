@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import qa_fast
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.settings import read_settings, write_settings
 from qa_fast.batches import Batch
 from qa_fast.errors import UserError
 from qa_fast.shards import open_shards
@@ -460,6 +462,26 @@ def test_a_folder_opens_everywhere(tmp_path: Path) -> None:
     assert answerer(*question) == pytest.approx(saved)
     model.network.set_weights([-value for value in model.network.get_weights()])
     assert answerer(*question)["score"] != pytest.approx(saved["score"])  # it reads the weights as they are now
+
+
+@pytest.mark.slow
+def test_options_of_answering_stay_with_a_model_and_a_threshold_with_its_weights(
+    workshop: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(workshop / "tiny", tmp_path / "tiny")
+    options = AnswerOptions(max_answer_len=3, null_threshold=-2.5, handle_impossible_answer=True)
+    write_settings(tmp_path / "tiny", options)
+    model = qa_fast.SpanModel.from_pretrained(tmp_path / "tiny")
+    model.save_pretrained(tmp_path / "same")
+    assert read_settings(tmp_path / "same") == options
+    assert qa_fast.Answerer.from_model(model).options == options
+    model.compile("sgd")
+    model.fit(some(), verbose=0)
+    model.save_pretrained(tmp_path / "same")
+    assert read_settings(tmp_path / "same") == AnswerOptions(max_answer_len=3, handle_impossible_answer=True)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.source.answering == read_settings(tmp_path / "same")
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ import pytest
 from safetensors.numpy import load_file, save, save_file
 
 from qa_fast.answer import bulk
-from qa_fast.answer.answerer import max_positions_of
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.settings import ANSWERING, max_positions_of, read_settings, write_settings
 from qa_fast.builder.featurizer import Featurizer
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError, shown
@@ -59,6 +60,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(state_dict(tiny_model(config)), folder / "model.safetensors")
     ranges = {"block_0/qkv": np.ones(32, np.float32)}
     write_recipe(folder, Recipe("0" * 32, Rounding(("head/",), ranges), 1.0, 1.0, 1.0, 1.0, "validation", 3))
+    write_settings(folder, AnswerOptions(max_seq_len=40, doc_stride=8, null_threshold=-1.5))
     return folder
 
 
@@ -184,6 +186,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "model.safetensors.index.json": Tensors,
     "pytorch_model.bin": Tensors,
     FILE: read_recipe,
+    ANSWERING: read_settings,
     "vocab.txt": lambda folder: (folder / "tokenizer.json").unlink() or load_encoder(folder),
 }
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from qa_fast.buffers import offsets_of
 from qa_fast.schema import Ragged
 from qa_fast.scoring.evaluation import evaluate_split
-from qa_fast.scoring.golds import tokens_touched
-from tests.scoring.test_scoring import HERON, WITH_NONE, make_split, oracle
+from qa_fast.scoring.golds import has_unanswerable, tokens_touched
+from qa_fast.shards import Split
+from tests.scoring.test_scoring import ANSWERABLE, HERON, WITH_NONE, make_split, oracle
 
 
 def test_questions_and_the_places_of_their_answers() -> None:
@@ -54,3 +55,10 @@ def test_tokens_touched_equals_counting_them(
     document, begin, end = np.array(spans, np.int64).reshape(-1, 3).T
     found = tokens_touched(Ragged(flat[:, 0], offsets), Ragged(flat[:, 1], offsets), document, begin, end)
     assert found.tolist() == [sum(max(a, b) < min(c, d) for b, d in tokens[row]) for row, a, c in spans]
+
+
+def test_a_split_tells_whether_a_question_has_no_answer() -> None:
+    assert has_unanswerable(make_split(WITH_NONE))
+    assert not has_unanswerable(make_split(ANSWERABLE))
+    split = make_split(ANSWERABLE)
+    assert not has_unanswerable(Split("train", split.chunks, split.ids))

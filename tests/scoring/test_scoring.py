@@ -144,10 +144,10 @@ def test_no_answer_follows_the_data() -> None:
 
 
 def test_no_answer_can_be_forbidden_or_allowed_and_has_a_threshold() -> None:
-    forbidden = evaluate_split(oracle, make_split(WITH_NONE), allow_no_answer=False)
+    forbidden = evaluate_split(oracle, make_split(WITH_NONE), handle_impossible_answer=False)
     assert forbidden.predictions[-1] != ""
     assert forbidden.metrics["exact"] == 80  # no answer stays the right answer, and the metric v2's
-    allowed = evaluate_split(oracle, make_split(ANSWERABLE), allow_no_answer=True, null_threshold=-100)
+    allowed = evaluate_split(oracle, make_split(ANSWERABLE), handle_impossible_answer=True, null_threshold=-100)
     assert allowed.predictions == [""] * 4
     assert allowed.metrics["HasAns_exact"] == 0
 
@@ -165,12 +165,12 @@ def test_examples_without_features_are_answered_with_nothing() -> None:
 
 def test_a_random_sample_of_examples() -> None:
     split = make_split(WITH_NONE)
-    some = evaluate_split(oracle, split, max_examples=3, seed=1, allow_no_answer=True)
+    some = evaluate_split(oracle, split, max_examples=3, seed=1, handle_impossible_answer=True)
     assert len(some.ids) == some.metrics["total"] == 3
     assert some.exact_match == 100
     whole = dict(zip(*(lambda r: (r.ids, r.predictions))(evaluate_split(oracle, split)), strict=True))
     assert dict(zip(some.ids, some.predictions, strict=True)) == {name: whole[name] for name in some.ids}
-    assert some.ids == evaluate_split(oracle, split, max_examples=3, seed=1, allow_no_answer=True).ids
+    assert some.ids == evaluate_split(oracle, split, max_examples=3, seed=1, handle_impossible_answer=True).ids
     assert {tuple(evaluate_split(oracle, split, max_examples=1, seed=seed).ids) for seed in range(20)} != {("first",)}
 
 
@@ -203,9 +203,11 @@ def test_written_files_are_what_the_official_scripts_read(tmp_path: Path) -> Non
 def test_v1_files_have_no_empty_candidate(tmp_path: Path) -> None:
     result = evaluate_split(oracle, make_split(ANSWERABLE), n_best=3)
     write_predictions(tmp_path, result)
-    for candidates in json.loads((tmp_path / "nbest_predictions.json").read_text("utf-8")).values():
+    na_prob = json.loads((tmp_path / "na_prob.json").read_text("utf-8"))
+    for name, candidates in json.loads((tmp_path / "nbest_predictions.json").read_text("utf-8")).items():
         assert [bool(candidate["text"]) for candidate in candidates] == [True] * 3
-        assert sum(candidate["probability"] for candidate in candidates) == pytest.approx(1)
+        # No answer has its share here, too, since these are the scores of `Answerer`.
+        assert sum(candidate["probability"] for candidate in candidates) + na_prob[name] == pytest.approx(1)
 
 
 def test_an_empty_split_gives_empty_files(tmp_path: Path) -> None:
@@ -280,7 +282,8 @@ def test_options_are_a_record_or_keywords() -> None:
     by_record = evaluate_split(oracle, split, EvaluateConfig(n_best=3, max_examples=3), seed=1)
     assert by_name.ids == by_record.ids
     assert by_name.spans.score.shape == by_record.spans.score.shape == (3, 3)
-    assert (EvaluateConfig().n_best, EvaluateConfig().max_answer_length) == (DEFAULT_N_BEST, DEFAULT_MAX_ANSWER_LENGTH)
+    assert EvaluateConfig().n_best == DEFAULT_N_BEST
+    assert EvaluateConfig().with_defaults().max_answer_len == DEFAULT_MAX_ANSWER_LENGTH
     assert inspect.signature(evaluate).parameters["max_examples"].default is None
     assert "max_examples: Score a random sample" in (evaluate.__doc__ or "")
     with pytest.raises(TypeError, match="most_examples"):

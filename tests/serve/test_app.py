@@ -71,7 +71,11 @@ def asking(option: str, number: str) -> bytes:
         ({"inputs": {"question": "Who?"}}, 422, "inputs.context must be given; received none"),
         ({"inputs": [GOOD, {"question": 1, "context": ""}]}, 422, "inputs[1].question must be a text; received 1"),
         ({"inputs": GOOD | {"text": 1}}, 422, "inputs.text is not known; known names are question, context"),
-        ({"inputs": GOOD, "parameters": {"topk": 1}}, 422, "parameters.topk is not known; known names are top_k, doc_"),
+        (
+            {"inputs": GOOD, "parameters": {"topk": 1}},
+            422,
+            "parameters.topk is not known; known names are max_answer_len, ",
+        ),
         ({"inputs": GOOD, "extra": 1}, 422, "extra is not known; known names are inputs, parameters, options"),
         ({"inputs": GOOD, "parameters": {"top_k": 0}}, 422, "parameters.top_k must be greater than or equal to 1; rec"),
         ({"inputs": GOOD, "parameters": {"top_k": "2"}}, 422, "parameters.top_k must be a valid integer; received a "),
@@ -140,6 +144,8 @@ def test_every_number_is_bounded(client: Client, option: str, number: str) -> No
 @pytest.mark.parametrize("option", list(Parameters.model_fields))
 def test_an_invalid_number_is_never_a_server_error(client: Client, option: str, number: str) -> None:
     if number == "true" and Parameters.model_fields[option].annotation == bool | None:
+        pytest.skip("it is one")
+    if number == "1.0" and Parameters.model_fields[option].annotation == float | None:
         pytest.skip("it is one")
     status, answer = client.post(asking(option, number))
     assert (status in (400, 422), list(answer)) == (True, ["error"])

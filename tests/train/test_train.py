@@ -131,8 +131,11 @@ def test_what_a_run_leaves_behind(workshop: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     result = train(workshop / "shards", TrainConfig(out=str(out), epochs=2, **OPTIONS), events.append)
     assert sorted(path.name for path in out.iterdir()) == [
-        "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training",
+        "README.md", "config.json", "model.safetensors", "qa_fast_answering.json", "tokenizer.json",
+        "tokenizer_config.json", "training",
     ]  # fmt: skip
+    windows = {"max_seq_len": 128, "doc_stride": 16, "max_question_len": 128}
+    assert json.loads((out / "qa_fast_answering.json").read_text()) == windows | {"handle_impossible_answer": False}
     metrics = json.loads((out / "training" / "metrics.json").read_text())
     assert metrics["steps"] == result.steps == 12
     assert metrics["features"] == 24

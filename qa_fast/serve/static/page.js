@@ -275,6 +275,7 @@ fetch("/health")
   .then((health) => {
     $("model").textContent = health.model;
     limits = health.limits;
+    $("impossible").checked = health.parameters.handle_impossible_answer;
   })
   .catch(() => fail("The server does not respond. Is it still running?"));
 showSize(); // a browser may keep the text when it reloads the page

@@ -1,0 +1,110 @@
+"""The options of answering that belong to a model: a small JSON file in its folder, `qa_fast_answering.json`.
+
+`qa-fast train` writes the windows that it trained with, and whether the split that it scored has questions without an
+answer. `qa-fast evaluate --keep` writes the options that it scored with, and a threshold for no answer. Every way of
+answering takes them as its defaults, see `AnswerOptions.over`. The file may come from anybody, so that its values are
+checked like those of a user.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.errors import UserError, shown
+from qa_fast.model.fields import Fields
+from qa_fast.model.files import plain_file, read_object
+from qa_fast.model.folder import folder_config
+from qa_fast.store import remove, write_json
+
+ANSWERING = "qa_fast_answering.json"
+# `top_k` is a wish of whoever asks, and does not change which answer is the best.
+_KEPT = tuple(field.name for field in dataclasses.fields(AnswerOptions) if field.name != "top_k")
+
+
+def max_positions_of(folder: Path) -> int:
+    """Return the longest input of a model folder in tokens, from its config.json and tokenizer_config.json."""
+    config = folder_config(folder)
+    tokenizer = Fields(read_object(folder, "tokenizer_config.json") or {}, "tokenizer_config.json")
+    if tokenizer.raw.get("model_max_length") is None:
+        return config.max_length
+    return int(min(config.max_length, tokenizer.number("model_max_length", 1, least=1)))
+
+
+def windows_of(features: Mapping[str, Any], max_positions: int) -> AnswerOptions:
+    """Return the options with which answering cuts the windows of shards. Like shards, it cuts no question then.
+
+    Args:
+        features: The options of the shards, `config` in their index.
+        max_positions: Longest input of the model in tokens.
+    """
+    length = min(features["max_length"], max_positions)
+    return AnswerOptions(
+        max_seq_len=length, doc_stride=min(features["doc_stride"], length - 1), max_question_len=length
+    )
+
+
+def read_settings(folder: Path) -> AnswerOptions:
+    """Return a model's own options of answering; None stands for those that it has none of.
+
+    Args:
+        folder: The model folder.
+
+    Raises:
+        UserError: The file is damaged, or a value is unknown, of another type or out of bounds.
+
+    Examples:
+        >>> options = AnswerOptions(top_k=3).over(read_settings(folder))
+    """
+    raw = read_object(folder, ANSWERING)
+    if raw is None:
+        return AnswerOptions()
+    unknown = [name for name in raw if name not in _KEPT]
+    if unknown:
+        raise UserError(
+            f"{ANSWERING} must hold options that this version knows ({', '.join(_KEPT)}); received "
+            f"{shown(unknown[0])} in {str(folder)!r}: update qa-fast, or remove the file"
+        )
+    try:
+        options = AnswerOptions(**raw).over(AnswerOptions())  # a threshold alone allows no answer here, too
+        options.resolve(max_positions_of(folder), special_tokens=0)
+    except UserError as error:
+        raise UserError(f"{error} (it is in {str(folder / ANSWERING)!r}, which may also be removed)") from None
+    return options
+
+
+def kept_values(options: AnswerOptions) -> dict[str, Any]:
+    """Return the options that a model's folder holds, as JSON-ready values by name; None and `top_k` are left out."""
+    values = {name: getattr(options, name) for name in _KEPT}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def write_settings(folder: Path, options: AnswerOptions) -> Path:
+    """Write a model's own options of answering, in place of those that it has.
+
+    Args:
+        folder: The model folder.
+        options: The options; `top_k` is not written.
+
+    Returns:
+        The file. There is none if all options are None.
+
+    Raises:
+        UserError: The file is no plain file of the folder, or cannot be written.
+    """
+    plain_file(folder, ANSWERING)
+    path, values = folder / ANSWERING, kept_values(options)
+    try:
+        if values:
+            write_json(path, values)
+        else:
+            remove(path)
+    except OSError as error:
+        raise UserError(
+            f"a model's options of answering are written into its folder; {folder}: {error.strerror or error}: copy "
+            "the model to a folder that can be written"
+        ) from None
+    return path
