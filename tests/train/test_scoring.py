@@ -15,6 +15,7 @@ import pytest
 
 from qa_fast.errors import UserError
 from qa_fast.scoring.evaluation import evaluate
+from qa_fast.scoring.options import EvaluateConfig
 from qa_fast.shards import open_shards
 from qa_fast.train import EpochReport, TrainConfig
 from qa_fast.train.report import in_words
@@ -51,7 +52,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights_of(folder: Path) -> dict[str, np.ndarray]:
-    return state_dict(load_model(folder)[0])
+    return state_dict(load_model(folder, seed=0)[0])
 
 
 class Scores:
@@ -223,7 +224,7 @@ def test_evaluate_agrees_with_training_on_few_questions(workshop: Path, tmp_path
         assert scored.precision == "float32"
         assert (scored.exact_match, scored.f1) == (best.exact_match, best.f1)
     split = open_shards(workshop / "shards").split("validation")
-    again = validate(KerasEngine(load_model(tmp_path / "model")[0]), split, None, None, 0, "auto")
+    again = validate(KerasEngine(load_model(tmp_path / "model")[0]), split, None, EvaluateConfig())
     assert best.loss == pytest.approx(again.loss, rel=1e-5)
     low, high = best.intervals[2:]
     assert low <= best.f1 <= high
@@ -233,7 +234,7 @@ def test_evaluate_agrees_with_training_on_few_questions(workshop: Path, tmp_path
 def test_a_validation_is_scored_by_the_metric_of_the_script() -> None:
     """The best epoch, patience and sweeps go by the report's F1."""
     engine = SimpleNamespace(predict=oracle, precision="float32")
-    report = validate(engine, make_split(ROWS), None, None, 0, "auto")
+    report = validate(engine, make_split(ROWS), None, EvaluateConfig())
     assert (report.metric, report.squad, report.f1) == (
         "characters, squad",
         [50.0, 75.0],
@@ -241,6 +242,6 @@ def test_a_validation_is_scored_by_the_metric_of_the_script() -> None:
     )
     assert "F1 94.44 (95 % " in in_words(report)
     assert ") by characters, squad, SQuAD's EM 50.00, F1 75.00 (" in in_words(report)
-    report = validate(engine, make_split(ROWS), None, None, 0, "squad")
+    report = validate(engine, make_split(ROWS), None, EvaluateConfig(metric="squad"))
     assert (report.metric, report.f1, report.squad) == ("squad", 75.0, [])
     assert "SQuAD's" not in in_words(report)
