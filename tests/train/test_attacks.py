@@ -23,8 +23,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qa_fast import store
+from qa_fast.builder.job import build_shards
 from qa_fast.builder.staging import locked
 from qa_fast.errors import UserError
+from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.shards.format import CHECKSUM, file_checksum
 from qa_fast.train import TrainConfig
@@ -691,6 +693,27 @@ def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_p
     rest = options | {"epochs": 60, "checkpoint_every": 0}
     result = train(workshop / "shards", TrainConfig(out=str(out), resume=True, **rest))
     assert result.steps == 60
+
+
+@pytest.mark.slow
+def test_shards_may_be_replaced_while_a_run_reads_them(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run keeps the files that it opened; to resume it with the new ones is refused."""
+    shards, source = shutil.copytree(workshop / "shards", tmp_path / "shards"), workshop / "shards-source"
+    make_micros, calls = loop.make_micros, iter(range(1, 1000))
+
+    def replacing(*arguments: Any) -> Any:
+        if next(calls) == 2:
+            build_shards(str(source), shards, str(workshop / "tiny"), FeatureConfig(48, 8), overwrite=True)
+        return make_micros(*arguments)
+
+    monkeypatch.setattr(loop, "make_micros", replacing)
+    train(shards, TrainConfig(out=str(tmp_path / "out"), **OPTIONS))
+    assert_as_unbroken(workshop, tmp_path / "out")
+    cut = Path(shutil.copytree(workshop / "cut", tmp_path / "cut"))
+    with pytest.raises(UserError, match="a resumed run must have the shards it began with"):
+        train(shards, TrainConfig(out=str(cut), resume=True, **OPTIONS))
 
 
 @pytest.mark.slow
