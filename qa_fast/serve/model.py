@@ -54,6 +54,7 @@ class ServedModel:
         self.max_positions = max_positions
         self._limits = limits
         self._engine = engine
+        encoder.way.save_memory()
         self._encoder = CachingEncoder.around(encoder, limits.cache_bytes)
 
     @classmethod
