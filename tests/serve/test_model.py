@@ -202,7 +202,6 @@ def test_names_shown_to_clients_have_no_path(folder: Path) -> None:
     assert shown_name("someone/some-model", folder) == "someone/some-model"
 
 
-@pytest.mark.slow
 def test_a_server_forgets_words_and_gives_memory_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[int] = []
     monkeypatch.setattr("qa_fast.serve.model._trim", lambda: trims.append(1))
@@ -220,6 +219,7 @@ def test_a_server_forgets_words_and_gives_memory_back(folder: Path, monkeypatch:
     assert len(trims) == 20
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_under_load(served: ServedModel) -> None:
     def rounds(count: int) -> None:
         with ThreadPoolExecutor(16) as pool:
