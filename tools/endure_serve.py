@@ -1,11 +1,13 @@
 """Puts a server under mixed load for a long time, and checks that it stays as fast and as small as it began.
 
-    python tools/endure_serve.py MODEL [--minutes 60] [--clients 64] [--bad 0.05] [--engine auto] [--seed 0]
+    python tools/endure_serve.py MODEL [--minutes 60] [--requests N] [--clients 64] [--bad 0.05] [--engine auto]
+                                 [--seed 0] [--most-mb N]
 
-Starts `qa-fast serve MODEL` on a free local port. Clients send one request after the other: documents of mixed sizes,
-and a share of bad requests of every kind in `BAD`. Every response is checked: a good request must get spans of its
-document, a bad one the expected status. Anything else is a server error. Prints one table; the exit code is 1 if there
-were server errors or file descriptors were left open.
+Starts `qa-fast serve MODEL` on a free local port. Clients send one request after the other, for some minutes or until
+there were N: documents of mixed sizes, and a share of bad requests of every kind in `BAD`. Every response is checked: a
+good request must get spans of its document, a bad one the expected status. Anything else is a server error. Prints one
+table with the server's resident memory at the start, at half of the test, at the end, and the most. The exit code is 1
+if there were server errors, file descriptors were left open, or memory exceeded --most-mb.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ TEXT = (
 WORDS = TEXT.split()
 # Share of the requests, and smallest and largest number of characters of their documents.
 SIZES = ((0.90, 100, 900), (0.09, 2_000, 6_000), (0.01, 20_000, 40_000))
-POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 # Time in seconds after which a client gives up; longer than any time limit of the server.
 PATIENCE = 120.0
 # Time in seconds for the server to close its connections at the end.
@@ -135,8 +137,8 @@ BAD: dict[str, tuple[Callable[[], bytes], int | None]] = {
     "a length beside chunks": (lambda: POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked" + HEAD_END, 400),
     "a broken chunk": (lambda: POST + b"Transfer-Encoding: chunked\r\n\r\nzz" + HEAD_END, 400),
     "another protocol": (lambda: b"\x16\x03\x01\x02\x00" + HEAD_END, 400),
-    "another path": (lambda: b"GET /nowhere HTTP/1.1\r\nHost: x" + HEAD_END, 404),
-    "another method": (lambda: b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 0" + HEAD_END, 405),
+    "another path": (lambda: b"GET /nowhere HTTP/1.1\r\nHost: localhost" + HEAD_END, 404),
+    "another method": (lambda: b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0" + HEAD_END, 405),
     "unfinished headers": (lambda: POST, 408),
     "an unfinished body": (lambda: POST + b"Content-Length: 100\r\n\r\n{", 408),
     "leaving in the headers": (lambda: POST, None),
@@ -178,17 +180,30 @@ class Outcome:
         statuses: Number of responses by status, and of clients that disconnected without one.
         faults: Number of server errors by description.
         answered: For each good request the time of its response, and the seconds that it took.
+        resident: Resident megabytes of the server twice a second, as pairs of the share of the test that was done
+            (0 to 1) and the memory.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     answered: list[tuple[float, float]] = field(default_factory=list)
+    resident: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def requests(self) -> int:
+        """Number of requests that came to an end."""
+        return self.statuses.total()
+
+    def most_resident(self, begin: float, end: float) -> float:
+        """Return the most resident megabytes between two shares of the test."""
+        return max((size for share, size in self.resident if begin <= share <= end), default=0.0)
 
 
 def document(rng: random.Random) -> str:
-    """Return a random text of one of `SIZES`."""
+    """Return a random text of one of `SIZES`. A tenth of its words are new, as memory for words must be bounded."""
     _, least, most = rng.choices(SIZES, [share for share, _, _ in SIZES])[0]
-    return " ".join(rng.choices(WORDS, k=rng.randint(least, most) // 5))
+    words = rng.choices(WORDS, k=rng.randint(least, most) // 5)
+    return " ".join(word if rng.random() < 0.9 else f"{word}{rng.randrange(100_000)}" for word in words)
 
 
 def wrong(items: list[dict[str, str]], status: int, body: bytes) -> str | None:
@@ -203,10 +218,12 @@ def wrong(items: list[dict[str, str]], status: int, body: bytes) -> str | None:
     return None
 
 
-async def client(host: str, port: int, ends: float, bad: float, rng: random.Random, outcome: Outcome) -> None:
-    """Send requests until the time `ends`."""
+async def client(
+    host: str, port: int, done: Callable[[], float], bad: float, rng: random.Random, outcome: Outcome
+) -> None:
+    """Send requests until the share of the test that is done reaches 1."""
     connection = Connection(host, port)
-    while time.monotonic() < ends:
+    while done() < 1:
         kind = rng.choice(list(BAD)) if rng.random() < bad else None
         begun = time.monotonic()
         try:
@@ -283,23 +300,24 @@ def quantiles(seconds: list[float]) -> str:
     return f"{p50:,.0f} / {p99:,.0f} ms ({len(ordered):,})"
 
 
-async def endure(server: Server, minutes: float, clients: int, bad: float, seed: int) -> tuple[Outcome, float]:
-    """Send requests for some minutes.
-
-    Returns:
-        The outcome, and the resident megabytes after the first tenth of the time.
-    """
+async def endure(server: Server, options: argparse.Namespace) -> Outcome:
+    """Send requests for some minutes or up to a number, and sample the server's memory."""
     outcome, begun = Outcome(), time.monotonic()
-    ends = begun + 60 * minutes
+
+    def done() -> float:
+        by_time = (time.monotonic() - begun) / (60 * options.minutes)
+        return max(by_time, outcome.requests / options.requests if options.requests else 0.0)
+
     asked: list[Awaitable[None]] = [
-        client(server.host, server.port, ends, bad, random.Random(seed * 10_000 + number), outcome)
-        for number in range(clients)
+        client(server.host, server.port, done, options.bad, random.Random(options.seed * 10_000 + number), outcome)
+        for number in range(options.clients)
     ]
     running = asyncio.gather(*asked)
-    await asyncio.sleep(6 * minutes)
-    warm = server.resident_mb
+    while not running.done():
+        outcome.resident.append((min(done(), 1.0), server.resident_mb))
+        await asyncio.wait([running], timeout=0.5)
     await running
-    return outcome, warm
+    return outcome
 
 
 def main() -> int:
@@ -311,12 +329,14 @@ def main() -> int:
     parser.add_argument("--bad", type=float, default=0.05, help="fraction of requests that are bad")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--requests", type=int, help="end after this number of requests, if it comes before --minutes")
+    parser.add_argument("--most-mb", type=float, default=float("inf"), help="most megabytes of resident memory allowed")
     options = parser.parse_args()
 
     server = Server(options.model, options.engine)
     resident, open_before = server.resident_mb, server.descriptors
     begun = time.monotonic()
-    outcome, warm = asyncio.run(endure(server, options.minutes, options.clients, options.bad, options.seed))
+    outcome = asyncio.run(endure(server, options))
     seconds = time.monotonic() - begun
     settled = time.monotonic() + SETTLING
     while (open_after := server.descriptors) > open_before and time.monotonic() < settled:
@@ -325,10 +345,11 @@ def main() -> int:
     tracebacks = server.log().count("Traceback (most recent call last)")
     code = server.stop()
 
-    tenth = 6 * options.minutes
+    tenth = seconds / 10
     first = [took for at, took in outcome.answered if at < begun + tenth]
-    last = [took for at, took in outcome.answered if begun + 9 * tenth <= at < begun + 10 * tenth]
-    requests = sum(outcome.statuses.values())
+    last = [took for at, took in outcome.answered if begun + 9 * tenth <= at]
+    requests = outcome.requests
+    half, most = outcome.most_resident(0, 0.5), outcome.most_resident(0, 1)
     faults = sum(outcome.faults.values()) + tracebacks + (code != 0)
     rows = {
         "engine": server.engine,
@@ -340,12 +361,13 @@ def main() -> int:
         "  exit code after SIGTERM": str(code),
         "p50 / p99 of good requests, first tenth": quantiles(first),
         "p50 / p99 of good requests, last tenth": quantiles(last),
-        "resident, start / after a tenth / end": f"{resident:,.0f} / {warm:,.0f} / {end:,.0f} MB",
+        "resident, start / end": f"{resident:,.0f} / {end:,.0f} MB",
+        "most resident, first half / whole test": f"{half:,.0f} / {most:,.0f} MB ({most / half - 1:+.1%})",
         "open descriptors, start / end": f"{open_before} / {open_after}",
     }
     for name, value in rows.items():
         print(f"{name:42}{value}")
-    return int(faults > 0 or open_after > open_before)
+    return int(faults > 0 or open_after > open_before or most > options.most_mb)
 
 
 if __name__ == "__main__":

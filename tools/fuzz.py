@@ -177,7 +177,9 @@ def requests_target(work: Path) -> Callable[[random.Random], None]:
         {"inputs": [{"question": "Where?", "context": context}] * 2, "parameters": None},
         {"question": "Where?", "context": context, "top_k": 3},
     ]
-    client = contextlib.ExitStack().enter_context(TestClient(create_app(KeywordModel(), Limits())))
+    client = contextlib.ExitStack().enter_context(
+        TestClient(create_app(KeywordModel(), Limits()), base_url="http://localhost")
+    )
 
     def run(chance: random.Random) -> None:
         value = chance.choice(good)

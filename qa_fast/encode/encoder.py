@@ -115,6 +115,11 @@ class Way:
         """Make the lock anew; see `parallel.Renewed`."""
         self._lock = threading.Lock()
 
+    def save_memory(self) -> None:
+        """Remember fewer units: 30 MB with the sets of two threads, instead of 200 MB."""
+        if self._words is not None:
+            self._words.room = 1 / 8
+
     def encode(self, texts: pa.Array, with_chars: bool = True) -> EncodedTexts:
         """Encode each text on its own; threads may share this."""
         if not self._checked:

@@ -36,7 +36,13 @@ _KNOWN_BYTES = 1 << 26
 
 
 class WordEncoder:
-    """Encodes texts of one tokenizer by their units, and remembers the units. Threads may share it."""
+    """Encodes texts of one tokenizer by their units, and remembers the units. Threads may share it.
+
+    Attributes:
+        room: Share of the usual number and bytes of units that may be known.
+    """
+
+    room = 1.0
 
     def __init__(self, rule: CutRule, tokenizer: Tokenizer) -> None:
         self.rule = rule
@@ -85,7 +91,7 @@ class WordEncoder:
             self._free = [scanner for scanner in self._free if scanner.generation == self._generation]
             scanner = self._free.pop() if self._free else Scanner(cut_tables(self.rule))
         yield scanner
-        if not _is_full(scanner.units):
+        if not self._is_full(scanner.units):
             with self._lock:
                 self._free.append(scanner)
 
@@ -103,9 +109,12 @@ class WordEncoder:
                 raise
             scanner.place(self._places[numbers])
         tokens = self._tokens
-        if _is_full(self._known):
+        if self._is_full(self._known):
             self._forget()
         return tokens
+
+    def _is_full(self, units: UnitSet) -> bool:
+        return units.count > self.room * _KNOWN_UNITS or units.size > self.room * _KNOWN_BYTES
 
     def _encode_units(self, begin: int) -> None:
         """Encode the known units from number `begin` on, each in the cheapest way that is right for it."""
@@ -185,10 +194,6 @@ def _share_out(encoded: EncodedTexts, first_units: Int64s, last_units: Int64s, c
     shift = (unit_start[unit_of_token] - string_start).astype(np.int32)
     counts = np.bincount(unit_of_token, minlength=len(chars))
     return EncodedTexts(encoded.ids, encoded.char_start - shift, encoded.char_end - shift, offsets_of(counts))
-
-
-def _is_full(units: UnitSet) -> bool:
-    return units.count > _KNOWN_UNITS or units.size > _KNOWN_BYTES
 
 
 class Splitter(Protocol):

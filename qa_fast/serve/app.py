@@ -114,13 +114,16 @@ def create_app(model: Model[Any], limits: Limits, api_key: str | None = None) ->
         many = isinstance(body.inputs, list)
         questions = body.inputs if isinstance(body.inputs, list) else [body.inputs]
         pairs = [(item.question, item.context) for item in questions]
-        options = _checked_options(pairs, body.parameters or Parameters(), model, limits)
+        parameters = body.parameters or Parameters()
+        options = _checked_options(pairs, parameters, model, limits)
         results = await _ask(batcher, pairs, options, request, limits)
         if results is None:
             return Response(status_code=499)
         for number, result in enumerate(results):
             if isinstance(result, str):
                 raise RefusedError(422, f"inputs[{number}]: {result}" if many else result)
+        if parameters.offset_unit == "utf16":
+            results = [_in_utf16(result, context) for result, (_, context) in zip(results, pairs, strict=True)]
         return Response(orjson.dumps(results if many else results[0]), media_type="application/json")
 
     @app.get("/health", summary="Status of the server, its model and engine, limits of requests and their defaults")
@@ -181,6 +184,17 @@ async def _disconnected(request: Request) -> None:
     """Wait until the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _in_utf16(result: Result, context: str) -> Result:
+    """Return answers with offsets in UTF-16 units."""
+
+    def units(position: int) -> int:
+        return len(context[:position].encode("utf-16-le", "surrogatepass")) // 2
+
+    if isinstance(result, str):
+        return result
+    return [{**answer, "start": units(answer["start"]), "end": units(answer["end"])} for answer in result]
 
 
 def _checked_options(

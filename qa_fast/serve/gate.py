@@ -1,4 +1,4 @@
-"""Middleware before the application: API key, limits on bodies, security headers, and counting of requests.
+"""Middleware before the application: API key, host names, limits on headers and bodies, security headers, and counting.
 
 It is plain ASGI, so that a body is measured while it arrives and refused before it is held in memory.
 """
@@ -13,8 +13,8 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qa_fast.serve.limits import Limits
-from qa_fast.serve.messages import refusal
+from qa_fast.serve.limits import HEADER_BYTES, Limits
+from qa_fast.serve.messages import MALFORMED, refusal
 from qa_fast.serve.metrics import Metrics
 
 # Sent with a refusal that leaves the rest of the body unread; `protocol` lets the client read it nevertheless.
@@ -40,7 +40,7 @@ class Gate:
 
     Args:
         app: The application.
-        limits: Size of a body and the time for it to arrive.
+        limits: Size of a body and the time for it to arrive, and the hosts that are served without a key.
         api_key: The key that requests must send as `Authorization: Bearer KEY`, except for the page, its files and
             `/health`; or None.
         metrics: Counts the requests for answers.
@@ -49,7 +49,7 @@ class Gate:
     def __init__(self, app: ASGIApp, limits: Limits, api_key: str | None, metrics: Metrics) -> None:
         self._app = app
         self._limits = limits
-        self._authorization = None if api_key is None else b"Bearer " + api_key.encode()
+        self._key = None if api_key is None else api_key.encode()
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +69,16 @@ class Gate:
             await send(message)
 
         headers = dict(scope["headers"])
-        if not self._is_authorized(scope, headers):
+        host = headers.get(b"host", b"localhost").decode("latin-1")
+        if _size_of_head(scope) > HEADER_BYTES:  # h11 measures only headers that arrive in pieces
+            await respond(send_with_headers, 400, MALFORMED, _CLOSE)
+        elif self._key is None and not self._limits.serves_host(host):
+            message = (
+                "a server without an API key answers at localhost and loopback addresses only; received another Host: "
+                "name it in --allowed-hosts, or set an API key"
+            )
+            await respond(send_with_headers, 421, message, _CLOSE)
+        elif not self._is_authorized(scope, headers):
             message = "this server needs its API key as 'Authorization: Bearer KEY'; received "
             message += "another key" if b"authorization" in headers else "none"
             await respond(send_with_headers, 401, message, ((b"www-authenticate", b"Bearer"),))
@@ -80,15 +89,19 @@ class Gate:
         elif is_question:
             await self._read_and_forward(scope, headers, receive, send_with_headers)
         else:
-            await self._app(scope, receive, send_with_headers)
+            # A server may ignore Range; all that is sent here is small. uvicorn leaves the body of HEAD out.
+            whole = [(name, value) for name, value in scope["headers"] if name != b"range"]
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            await self._app({**scope, "method": method, "headers": whole}, receive, send_with_headers)
 
     def _is_authorized(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
-        if self._authorization is None:
+        if self._key is None:
             return True
         path = scope["path"]
         if scope["method"] in ("GET", "HEAD") and (path in _WITHOUT_KEY or path.startswith("/static/")):
             return True
-        return hmac.compare_digest(headers.get(b"authorization", b""), self._authorization)
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)
 
     async def _read_and_forward(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         """Read the whole body, then call the application with it."""
@@ -130,6 +143,12 @@ class Gate:
                 raise _BodyTooLargeError
             if not message.get("more_body", False):
                 return b"".join(parts)
+
+
+def _size_of_head(scope: Scope) -> int:
+    """Return the number of bytes of a request's line and headers."""
+    line = len(scope["method"]) + len(scope["raw_path"]) + len(scope["query_string"])
+    return line + sum(len(name) + len(value) + len(b": \r\n") for name, value in scope["headers"])
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

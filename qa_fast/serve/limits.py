@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +11,8 @@ from qa_fast.errors import UserError
 from qa_fast.options import check_values, option
 
 KEY_VARIABLE = "QA_FAST_API_KEY"
+# Largest size of a request's line and headers together, in bytes.
+HEADER_BYTES = 16 * 1024
 _DAY = 86_400
 _count = partial(option, command=False, least=1)
 _time = partial(option, command=False, above=0, most=_DAY)
@@ -48,6 +51,12 @@ class Limits:
         least=0,
         most=1000 * _DAY,
     )
+    hosts: str = option(
+        "",
+        "Host names, separated by commas, at which a server without an API key answers, in addition to localhost and "
+        "loopback addresses. Name yours if a proxy passes it on.",
+        flag="--allowed-hosts",
+    )
     body_bytes: int = _count(4 * 1024 * 1024, "Largest request body in bytes.")
     questions: int = _count(64, "Most questions in one request.")
     top_k: int = _count(100, "Most answers that a request may ask for.")
@@ -71,11 +80,20 @@ class Limits:
         "a large overlap make many tokens of a short text.",
     )
     cache_bytes: int = _count(
-        64 * 1024 * 1024, "Memory in bytes for the tokens of documents that were asked about.", least=0
+        32 * 1024 * 1024, "Memory in bytes for the tokens of documents that were asked about.", least=0
     )
 
     def __post_init__(self) -> None:
         check_values(self)
+
+    def serves_host(self, header: str) -> bool:
+        """Return whether a request with this Host header may be answered without an API key.
+
+        A page of another site can make its own name resolve to this machine, and then read answers (DNS rebinding). Its
+        requests still carry that name.
+        """
+        name = re.sub(r":\d*$", "", header).strip("[]").lower()
+        return is_loopback(name) or name in re.findall(r"[^\s,]+", self.hosts.lower())
 
 
 def check_listener(host: str, api_key: str | None) -> None:

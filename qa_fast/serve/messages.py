@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import orjson
 from fastapi import HTTPException
@@ -17,6 +17,10 @@ from qa_fast.options import option_of
 
 # Longest number that is read, in digits. Python's own limit is in the thousands, and its message does not mention JSON.
 _DIGITS = 1000
+MALFORMED = (
+    "a request must be HTTP/1.1 with one Host, headers of at most 16 KiB and either one Content-Length of digits or "
+    "Transfer-Encoding: chunked; received something else: correct it"
+)
 # Characters of an unknown name that a message repeats.
 _NAME = 40
 
@@ -50,9 +54,16 @@ def _fields_of(record: type) -> dict[str, Any]:
 class Parameters(create_model("_Parameters", __base__=_Strict, **_fields_of(AnswerOptions))):  # type: ignore[misc]
     """Options, with the names of transformers' pipeline. Null means the model's own default, see GET /health."""
 
+    offset_unit: Literal["code_point", "utf16"] | None = Field(
+        default="code_point",
+        description="Unit of start and end: Unicode code points, or UTF-16 units as strings of JavaScript, Java and C# "
+        "count them.",
+    )
+
     def options(self) -> AnswerOptions:
         """Return them as the answerer takes them."""
-        return AnswerOptions(**{name: value for name, value in self.model_dump().items() if value is not None})
+        values = self.model_dump(exclude={"offset_unit"})
+        return AnswerOptions(**{name: value for name, value in values.items() if value is not None})
 
 
 def _form(inputs: Any) -> str:
@@ -75,7 +86,7 @@ class AnswerItem(BaseModel):
     """An answer and its position in the document."""
 
     answer: str = Field(description="Text of the answer. The empty text means no answer.")
-    start: int = Field(description="First character in the document, counted in Unicode code points.")
+    start: int = Field(description="First character in the document, counted in parameters.offset_unit.")
     end: int = Field(description="One past the last character.")
     score: float = Field(description="Probability of this answer among the best answers and no answer.")
 

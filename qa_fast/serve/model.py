@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +27,8 @@ from qa_fast.sources import resolve_model
 if TYPE_CHECKING:
     from qa_fast.infer.engine import Engine
 
+# Requests after which memory is given back, which takes some milliseconds in one thread.
+_TRIM_EVERY = 200
 # Several scripts, so that the encoder checks its fast path with more than plain letters.
 _WARM_TEXT = "The mill's log-book, begun in 1874, is kept at the café (see p. 3): naïve, größer, маяк, 港口、灯塔。 "
 
@@ -54,6 +59,8 @@ class ServedModel:
         self.max_positions = max_positions
         self._limits = limits
         self._engine = engine
+        self._answered = itertools.count(1)
+        encoder.way.save_memory()
         self._encoder = CachingEncoder.around(encoder, limits.cache_bytes)
 
     @classmethod
@@ -141,7 +148,10 @@ class ServedModel:
 
     def results(self, job: Reading) -> list[Result]:
         """Return the answers of a job that is fully computed."""
-        return job.results()
+        results = job.results()
+        if next(self._answered) % _TRIM_EVERY == 0:
+            _trim()
+        return results
 
     def warm_up(self) -> None:
         """Answer a question, so that the first requests do not wait for the engine to compile or allocate."""
@@ -150,6 +160,13 @@ class ServedModel:
         while job.next_tokens:
             self.read([job])
         self.results(job)
+
+
+def _trim() -> None:
+    """Give memory that glibc keeps between blocks in use back to the system; do nothing with other C libraries."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def shown_name(model: str, folder: Path) -> str:

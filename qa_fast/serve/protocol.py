@@ -24,7 +24,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qa_fast.serve.limits import Limits
-from qa_fast.serve.messages import refusal
+from qa_fast.serve.messages import MALFORMED, refusal
 
 # A refused client that still sends is left after a quiet time, a total time, or a number of bytes.
 QUIET_SECONDS, LINGER_SECONDS, LINGER_BYTES = 2.0, 30.0, 1 << 28
@@ -32,10 +32,9 @@ QUIET_SECONDS, LINGER_SECONDS, LINGER_BYTES = 2.0, 30.0, 1 << 28
 UNREAD_SECONDS = 30.0
 # Number of connections beyond the limit that get status 503. Any further connection is closed without an answer.
 REFUSED_CONNECTIONS = 64
-_MALFORMED = (
-    "a request must be HTTP/1.1 with one Host, headers of at most 16 KiB and either one Content-Length of digits or "
-    "Transfer-Encoding: chunked; received something else: correct it"
-)
+# A client that ends its input may still read, or may have left: nobody can tell before something is sent to it. Its
+# answer is computed for this time, and abandoned after it.
+HALF_CLOSED_SECONDS = 5.0
 
 
 def bounded_protocol(limits: Limits) -> Callable[..., asyncio.Protocol]:
@@ -56,6 +55,7 @@ class _BoundedProtocol(H11Protocol):
         self._timers = _Timers(self.loop)
         self._awaited: Literal["headers", "body"] | None = None
         self._refused = False
+        self._input_ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._closing = _ClosingTransport(transport, self, self._timers)
@@ -79,12 +79,22 @@ class _BoundedProtocol(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn never keeps a connection open here
+        """Return whether to keep the connection open, since the answer to a whole request is under way."""
+        waits = self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
+        if waits and not self._closing.is_closing():
+            self._input_ended = True
+            self._timers.start("half closed", HALF_CLOSED_SECONDS, self._closing.abort)
+        return self._input_ended
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch()
+        if self._input_ended and self.cycle.response_complete:  # no other request was sent before the end
+            self._closing.close()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, _MALFORMED)
+        self._refuse(400, MALFORMED)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import socket
+import time
 from collections.abc import Callable
 
 import uvicorn
@@ -12,11 +14,36 @@ from fastapi import FastAPI
 
 from qa_fast import signals
 from qa_fast.errors import UserError
-from qa_fast.serve.limits import Limits
+from qa_fast.serve.limits import HEADER_BYTES, Limits
 from qa_fast.serve.protocol import bounded_protocol
 
 # Time for writing a response at shutdown, in addition to the time limit of a request.
 _GRACE_SECONDS = 5
+
+
+class _OnceASecond(logging.Filter):
+    """Passes one warning a second, since malformed requests cause them; the next one tells how many were left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record."""
+        if record.levelno != logging.WARNING:
+            return True
+        now = time.monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return False
+        if self._left_out:
+            record.msg = f"{record.msg} ({self._left_out:,} more such warnings before)"
+        self._next, self._left_out = now + 1, 0
+        return True
+
+
+_once_a_second = _OnceASecond()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -65,18 +92,21 @@ def make_server(app: FastAPI, limits: Limits, started: Callable[[], None] = lamb
             if self.started:
                 started()
 
-    return Server(
+    server = Server(
         uvicorn.Config(
             app,
             http=bounded_protocol(limits),  # type: ignore[arg-type]  # uvicorn only calls it
             ws="none",  # connections of WebSockets would have no limits
             timeout_keep_alive=limits.keep_alive_seconds,  # type: ignore[arg-type]  # uvicorn takes any number
+            h11_max_incomplete_event_size=HEADER_BYTES,
             log_level="warning",
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=math.ceil(limits.seconds) + _GRACE_SECONDS,
         )
     )
+    logging.getLogger("uvicorn.error").addFilter(_once_a_second)  # after `Config`, which sets up logging
+    return server
 
 
 def run_server(server: uvicorn.Server, bound: socket.socket) -> None:

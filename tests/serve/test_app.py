@@ -12,6 +12,7 @@ pytest.importorskip("fastapi")
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.messages import Parameters, refusal
+from qa_fast.serve.protocol import HALF_CLOSED_SECONDS
 from tests.serve_doubles import PATIENCE, Client, KeywordModel, running, wait_for
 
 TEXT = "The harbour was dug in 1874. A widow paid for the harbour."
@@ -184,14 +185,16 @@ def test_a_wrong_content_type_is_named(client: Client) -> None:
 
 def test_a_chunked_body_is_measured(client: Client) -> None:
     with socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE) as connection:
-        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         connection.sendall(b"6000\r\n" + b" " * 0x6000 + b"\r\n0\r\n\r\n")
         assert b" 413 " in connection.recv(4096)
 
 
 def test_a_client_that_expects_100_continue_need_not_send_a_large_body(client: Client) -> None:
     with socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE) as connection:
-        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n")
+        connection.sendall(
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"
+        )
         assert b" 413 " in connection.recv(4096)
 
 
@@ -200,7 +203,7 @@ def test_a_body_that_does_not_arrive_times_out() -> None:
         running(KeywordModel(), Limits(body_seconds=50)) as client,
         socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE) as connection,
     ):
-        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         client.skip(51)
         received = b""
         while part := connection.recv(4096):
@@ -231,10 +234,12 @@ def test_a_client_that_leaves_is_not_answered() -> None:
     with running(model) as client:
         body = json.dumps({"inputs": GOOD}).encode()
         connection = socket.create_connection(("127.0.0.1", client.port))
-        head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         wait_for(lambda: model.calls == [1])
         connection.close()
+        client.skip(HALF_CLOSED_SECONDS + 1)
         wait_for(lambda: model.abandoned == 1)
 
 
@@ -310,7 +315,58 @@ def test_the_openapi_description_matches_the_api(client: Client) -> None:
     api = json.loads(client.get("/openapi.json")[1])
     assert set(api["paths"]) == {"/", "/health", "/metrics"}
     assert {"413", "422", "429", "504"} <= set(api["paths"]["/"]["post"]["responses"])
-    assert set(api["components"]["schemas"]["Parameters"]["properties"]) == set(AnswerOptions.__dataclass_fields__)
+    assert set(api["components"]["schemas"]["Parameters"]["properties"]) == {
+        *AnswerOptions.__dataclass_fields__,
+        "offset_unit",
+    }
+
+
+def test_offsets_are_given_in_utf16_units_on_request(client: Client) -> None:
+    context = "🚢🚢 The harbour, the harbour."
+    for unit, offsets in {"code_point": (7, 20), "utf16": (9, 22), None: (7, 20)}.items():
+        answers = client.ask("Who dug the harbour?", context, top_k=2, offset_unit=unit)[1]
+        assert [answer["start"] for answer in answers] == list(offsets)
+        assert [answer["end"] - answer["start"] for answer in answers] == [7, 7]
+    assert client.ask("Who?", context, offset_unit="bytes")[0] == 422
+
+
+def test_head_has_the_headers_of_get_and_ranges_are_ignored(client: Client) -> None:
+    for path in ("/", "/health", "/docs", "/openapi.json", "/static/page.css", "/nowhere"):
+        status, body, headers = client.send("GET", path)
+        head_status, nothing, head = client.send("HEAD", path)
+        assert (head_status, nothing) == (status, b"")
+        assert (head["content-length"], head["content-type"]) == (str(len(body)), headers["content-type"])
+        for ranges in ("bytes=0-1", "bytes=9999999-", "bytes=1-0,x", "lines=1-2"):
+            assert client.send("GET", path, Range=ranges)[:2] == (status, body)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:80", 200),
+        ("::1", 421),
+        ("qa.example.org", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("192.168.1.2", 421),
+        ("0.0.0.0", 421),
+        ("", 421),
+        ("é", 421),
+    ],
+)
+def test_without_a_key_only_named_hosts_are_served(named: Client, host: str, status: int) -> None:
+    for method, path in (("GET", "/health"), ("HEAD", "/"), ("POST", "/")):
+        body = json.dumps({"inputs": GOOD}).encode() if method == "POST" else None
+        assert named.send(method, path, body, Host=host, Content_Type="application/json")[0] == status
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[Client]:
+    with running(KeywordModel(), Limits(hosts="qa.example.org, other.example.org")) as made:
+        yield made
 
 
 def test_only_answers_and_metrics_need_the_key() -> None:
@@ -318,6 +374,8 @@ def test_only_answers_and_metrics_need_the_key() -> None:
         assert client.ask("Who dug the harbour?", TEXT)[0] == 200
         assert client.get("/metrics")[0] == 200
         client.api_key = None
+        for right in ("Bearer correct-horse", "bearer correct-horse", "BEARER  correct-horse"):
+            assert client.send("GET", "/metrics", Authorization=right, Host="any.example")[0] == 200
         for path, status in {"/": 200, "/health": 200, "/static/page.css": 200, "/docs": 200, "/metrics": 401}.items():
             assert client.get(path)[0] == status
         status, answer = client.ask("Who?", TEXT)

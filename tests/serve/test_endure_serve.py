@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import math
 import random
 import sys
 from collections.abc import Iterator
@@ -58,7 +57,7 @@ def test_clients_accept_right_answers_and_report_wrong_ones(client: Client) -> N
 
     async def ask_some() -> None:
         asking = asyncio.create_task(
-            endure_serve.client("127.0.0.1", client.port, math.inf, 0.0, random.Random(0), outcome)
+            endure_serve.client("127.0.0.1", client.port, lambda: 0.0, 0.0, random.Random(0), outcome)
         )
         while len(outcome.answered) < 4:
             assert not outcome.faults

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -199,6 +200,23 @@ def assert_same(found: list[Result], expected: list[Result]) -> None:
 def test_names_shown_to_clients_have_no_path(folder: Path) -> None:
     assert shown_name(str(folder), folder) == "tiny"
     assert shown_name("someone/some-model", folder) == "someone/some-model"
+
+
+def test_a_server_forgets_words_and_gives_memory_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[int] = []
+    monkeypatch.setattr("qa_fast.serve.model._trim", lambda: trims.append(1))
+    monkeypatch.setattr("qa_fast.serve.model._TRIM_EVERY", 2)
+    monkeypatch.setattr("qa_fast.encode.words._KNOWN_UNITS", 160)
+    served = ServedModel("m", Mock(), load_encoder(folder), 160, Limits())
+    words = served._encoder.way._words
+    assert words is not None
+    for number in range(40):
+        job = served.prepare([("Who?", f"word{number} name{number}")], AnswerOptions().resolve(160, 3))
+        job._left.clear()
+        monkeypatch.setattr(job, "results", list)
+        served.results(job)
+        assert words._known.count <= 20  # an eighth of the usual number
+    assert len(trims) == 20
 
 
 @pytest.mark.slow

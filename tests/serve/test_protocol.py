@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,11 +12,11 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from qa_fast.serve import protocol
+from qa_fast.serve import protocol, server
 from qa_fast.serve.limits import Limits
 from tests.serve_doubles import PATIENCE, Client, KeywordModel, running, wait_for
 
-HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 GOOD = json.dumps({"inputs": {"question": "Who dug the harbour?", "context": "The harbour."}}).encode()
 
 
@@ -125,7 +126,7 @@ def test_a_slow_body_is_refused_and_its_connection_closed() -> None:
 
 
 def test_the_rest_of_a_body_that_is_answered_has_a_time_limit() -> None:
-    head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    head = b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
     with served(body_seconds=50, keep_alive_seconds=1000) as client, connected(client, head) as connection:
         client.skip(30)
         connection.sendall(b" ")
@@ -187,6 +188,44 @@ def test_malformed_requests_are_refused(headers: bytes) -> None:
 def test_headers_beyond_the_largest_size_are_refused() -> None:
     with served(header_seconds=6000) as client, connected(client, HEAD, b"X: " + b"x" * 70_000) as connection:
         assert b" 400 " in whole(connection)
+    whole_head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "
+    with served() as client:
+        for size, status in ((16_000, b" 200 "), (16_384, b" 400 "), (70_000, b" 400 ")):
+            with connected(client, whole_head + b"x" * size + b"\r\nConnection: close\r\n\r\n") as connection:
+                assert status in whole(connection)
+
+
+def test_a_client_that_ends_its_input_gets_its_answers() -> None:
+    model = KeywordModel()
+    model.hold.clear()
+    with served(model) as client:
+        with connected(client, request(GOOD) * 2) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            client.skip(protocol.HALF_CLOSED_SECONDS - 1)
+            model.hold.set()
+            received = whole(connection)
+        assert received.count(b"HTTP/1.1 200 ") == 2
+        with connected(client, request(GOOD)[:-5]) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            assert whole(connection) == b""
+
+
+def test_malformed_requests_are_logged_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Mock(monotonic=Mock(side_effect=[1000, 1000.5, 1000.9, 1001, 1002.5]))
+    monkeypatch.setattr(server, "time", clock)
+    monkeypatch.setattr(server._once_a_second, "_next", 0.0)
+    monkeypatch.setattr(server._once_a_second, "_left_out", 0)
+    lines = []
+    with served() as client, ExitStack() as stack:
+        log, handler = logging.getLogger("uvicorn.error"), logging.Handler()
+        monkeypatch.setattr(handler, "emit", lambda record: lines.append(record.getMessage()))
+        log.addHandler(handler)
+        stack.callback(log.removeHandler, handler)
+        for _ in range(5):
+            with connected(client, HEAD + b"Bad Header: 1\r\n\r\n") as connection:
+                assert b" 400 " in whole(connection)
+    usual = "Invalid HTTP request received."
+    assert lines == [usual, f"{usual} (2 more such warnings before)", usual]
 
 
 def test_a_truncated_body_is_not_answered() -> None:
@@ -246,7 +285,7 @@ def test_a_refused_client_that_neither_sends_nor_leaves_is_left() -> None:
 
 @pytest.mark.slow
 def test_a_client_that_does_not_read_is_left() -> None:
-    page = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+    page = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
     with served() as client, connected(client) as connection:
         connection.settimeout(0.2)
 
