@@ -74,7 +74,7 @@ def test_mistakes_are_one_line(tmp_path: Path, source: str, model: str) -> None:
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     (Path(source) / "train-3.json").unlink()
-    with pytest.raises(UserError, match="--strict allows no rejected example; received"):
+    with pytest.raises(UserError, match="--strict allows no rejected and no repaired example; received"):
         build_shards(source, tmp_path / "out", model, CONFIG, engine="ray", workers=2, strict=True)
     with pytest.raises(UserError, match="--engine must be one of local, ray; received 'spark'"):
         build_shards(source, tmp_path / "out", model, CONFIG, engine="spark")

@@ -39,7 +39,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sample.write(tmp_path / "raw" / "dev.json", {"data": examples[:6]})
         asked = [{"question": row["question"], "context": row["context"]} for row in examples]
         sample.write(tmp_path / "questions" / "a.jsonl", asked)
-        make_model_folder(tmp_path / "start", head=False)
+        make_model_folder(tmp_path / "start")
         for folder, there in (("raw", "raw"), ("questions", "questions"), ("start", "model")):
             for path in (tmp_path / folder).iterdir():
                 store.place(f"{bucket}/{there}/{path.name}").write_bytes(path.read_bytes())

@@ -465,10 +465,8 @@ def test_a_folder_opens_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_options_of_answering_stay_with_a_model_and_a_threshold_with_its_weights(
-    workshop: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(workshop / "tiny", tmp_path / "tiny")
+def test_options_of_answering_stay_with_a_model_and_a_threshold_with_its_weights(tmp_path: Path) -> None:
+    make_model_folder(tmp_path / "tiny")
     options = AnswerOptions(max_answer_len=3, null_threshold=-2.5, handle_impossible_answer=True)
     write_settings(tmp_path / "tiny", options)
     model = qa_fast.SpanModel.from_pretrained(tmp_path / "tiny")

@@ -250,7 +250,7 @@ def test_onnx_of_what_only_one_family_has(name: str, tmp_path: Path) -> None:
     for module in ("onnx", "onnxruntime"):
         pytest.importorskip(module)
     model, onnx = randomized(TINY[name]), FORMATS["onnx"]
-    onnx.write(model, tmp_path / "model.onnx")
+    onnx.write(model, tmp_path / "model.onnx", "{}")
     assert greatest_difference(model, onnx.open(tmp_path / "model.onnx"), onnx.ids_dtype) <= 1e-4
 
 
