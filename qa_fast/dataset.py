@@ -215,7 +215,7 @@ def load(
         tables[part.split].append(part.rows)
         unreadable[part.split] += part.unreadable
     return Dataset(
-        str(source),
+        files.name,
         files.origin,
         {
             split: Examples(split, pa.concat_tables(parts) if parts else EXAMPLES.empty_table(), unreadable[split])

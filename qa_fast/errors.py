@@ -13,7 +13,9 @@ from typing import Any
 _DIGITS = 60
 # What an address may hold that nobody else should see: user and password, and keys such as those of signed addresses.
 _USER = re.compile(r"(?<=://)[^/\s?#]*@")
-_KEY = re.compile(r"([?&][^=&\s]*(?:sig|token|key|secret|passw|credential)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
+_KEY = re.compile(
+    r"([?&][^=&\s]*(?:sig|signature|token|key|secret|passwd|password|credentials?)=)[^&\s'\"]+", re.IGNORECASE
+)
 
 
 class UserError(ValueError):

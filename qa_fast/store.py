@@ -226,7 +226,8 @@ def identity(path: Path) -> str:
 
     Returns:
         For a local file the SHA-256 of its bytes, in hex. For a remote file, which would have to be fetched for that, a
-        hash of what its file system reports: size, and version, ETag or time.
+        hash of its name and of what its file system reports: size, and version, ETag or time. An address may hold a
+        secret that is not shown, so that only the hash tells it from another.
     """
     if is_local(path):
         return file_sha256(path)
@@ -244,7 +245,7 @@ def identity(path: Path) -> str:
         "LastModified",
         "created",
     ]
-    reported = {name: str(info[name]) for name in names if info.get(name) is not None}
+    reported = {name: str(info[name]) for name in names if info.get(name) is not None} | {"name": path.name}
     return "said-" + hashlib.sha256(json.dumps(reported, sort_keys=True).encode()).hexdigest()[:40]
 
 

@@ -27,14 +27,15 @@ def scratch() -> Iterator[Path]:
         owner = _SCRATCH.fullmatch(other.name)
         if owner and not _is_alive(int(owner[1])):
             shutil.rmtree(other, ignore_errors=True)
-    with temporary_folder(f"qa-fast-{os.getpid()}-") as folder:
+    with temporary_folder() as folder:
         yield folder
 
 
 @contextlib.contextmanager
-def temporary_folder(prefix: str = "qa-fast-", within: Path | None = None) -> Iterator[Path]:
+def temporary_folder(prefix: str | None = None, within: Path | None = None) -> Iterator[Path]:
     """Yield a new local folder, which is deleted at the end; without `within` it is where the system has them."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=within))
+    # `scratch` finds the process in the name.
+    folder = Path(tempfile.mkdtemp(prefix=prefix or f"qa-fast-{os.getpid()}-", dir=within))
     with unfinished(folder):
         yield folder
 

@@ -5,11 +5,14 @@ import pickle
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from qa_fast.errors import MissingExtraError, UserError, shown, without_secrets
+from qa_fast.hub.facts import hub_id
 from qa_fast.progress import Reporter
-from qa_fast.sources import resolve_source
+from qa_fast.sources import Source, resolve_source
 from tests import sample
+from tests.memory_place import memory_place
 
 
 def test_a_users_error_is_a_value_error() -> None:
@@ -50,6 +53,7 @@ def test_values_are_shown_in_one_line_of_a_sane_length() -> None:
         ("s3://key:secret@bucket/x?part=1", "s3://bucket/x?part=1"),
         ("https://host/a.json?part=1&X-Amz-Signature=secret&n=2", "https://host/a.json?part=1&X-Amz-Signature=…&n=2"),
         ("https://host/a?sig=secret", "https://host/a?sig=…"),
+        ("https://host/a?key=secret&tokenizer=small", "https://host/a?key=…&tokenizer=small"),
         ("https://host/people/ane@home", "https://host/people/ane@home"),
         ("a file of ane@home: what now? x=1", "a file of ane@home: what now? x=1"),
     ],
@@ -72,3 +76,20 @@ def test_the_name_of_a_source_is_kept_without_secrets(monkeypatch: pytest.Monkey
     source = resolve_source("https://ane:secret@host/train.json?sig=secret", say=told.append)
     assert "secret" not in str((source, source.describe(), told))
     assert store.special(path) is None
+
+
+def test_sources_whose_names_differ_in_a_secret_alone_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of one address must not count as those of another, also if the server reports sizes alone."""
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda self, path, **_: {"name": path, "size": 2, "type": "file"})
+    folder = memory_place()
+    sums = [
+        Source("a", "files", {"train": [folder / name]}, {}).checksums()
+        for name in ("a.json?key=one", "a.json?key=two")
+    ]
+    assert list(sums[0]) == list(sums[1]) == ["train/0/a.json?key=…"]
+    assert sums[0] != sums[1]
+
+
+def test_a_model_at_an_address_is_no_model_of_the_hub() -> None:
+    assert hub_id("https://ane:secret@host/model", local=False) is None
+    assert hub_id("someone/model", local=False) == "someone/model"

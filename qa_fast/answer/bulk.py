@@ -32,7 +32,7 @@ from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.parts import FORMATS, PART, AnswerWriter, PartMaker, writable
 from qa_fast.answer.settings import read_settings
 from qa_fast.builder.staging import locked
-from qa_fast.errors import UnreachableError, UserError
+from qa_fast.errors import UnreachableError, UserError, without_secrets
 from qa_fast.infer.graphs import model_key
 from qa_fast.model.files import checked_files
 from qa_fast.progress import Reporter
@@ -141,7 +141,9 @@ def answer_all(
         return _answer_to_file(writer, files, place, answerer, progress, overwrite)
 
     with store.reached(files[0], "SOURCE"):
-        identities = {f"{number}/{path.name}": store.identity(path) for number, path in enumerate(files)}
+        identities = {
+            without_secrets(f"{number}/{path.name}"): store.identity(path) for number, path in enumerate(files)
+        }
     decided_by = {
         "format": _FORMAT_VERSION, "version": __version__, "form": form, "model": model_key(folder),
         "tokenizer": _tokenizer_key(folder), "precision": precision, "engine": engine, "options": asdict(options),

@@ -7,7 +7,6 @@ shards with the threads of this machine. Kernels are loaded with this module, so
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -203,8 +202,7 @@ def _folder_for(maker: ShardMaker, stack: contextlib.ExitStack) -> Path:
     if not store.is_local(maker.out):
         return stack.enter_context(temporary.scratch())
     maker.journal.folder.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.TemporaryDirectory(prefix="writing-", dir=maker.journal.folder, ignore_cleanup_errors=True)
-    return Path(stack.enter_context(folder))
+    return stack.enter_context(temporary.temporary_folder("writing-", maker.journal.folder))
 
 
 def _write_table(table: FeaturizedTable, writer: BlockWriter, clock: StageClock) -> None:

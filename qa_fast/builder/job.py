@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +218,8 @@ def build(
         up_to_date = manifest is not None
         if manifest is None:
             check_replaceable(place, files.splits)
+            for name in (REJECTED, REPAIRED):  # which an earlier run made, but this one may read
+                store.check_output(place / name, "--out", reads=itertools.chain(*files.splits.values()), overwrite=True)
             manifest = _make(run, place, head, inputs)
     for remark in remarks(manifest, place):
         run.report.say(remark)

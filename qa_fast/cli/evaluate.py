@@ -203,11 +203,11 @@ def _intervals(result: EvaluationResult, seed: int) -> dict[str, tuple[float, fl
     from qa_fast.scoring.metrics import question_scores
 
     official = question_scores(result.predictions, result.golds.answers, no_answer=result.as_v2)
+    rows = [("", "exact" if result.as_v2 else "exact_match", official)]
+    if "chosen" in result.metrics:
+        rows.append(("chosen.", "exact_match", result.scores_of(result.predictions)))
     found: dict[str, tuple[float, float]] = {}
-    for prefix, exact_name, scores in (
-        ("", "exact" if result.as_v2 else "exact_match", official),
-        ("chosen.", "exact_match", result.scores_of(result.predictions)),
-    ):
+    for prefix, exact_name, scores in rows:
         intervals = intervals_of_few(*scores, seed)
         if intervals is not None:
             found |= {prefix + exact_name: intervals[0], f"{prefix}f1": intervals[1]}

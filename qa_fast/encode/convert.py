@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from qa_fast.errors import MissingExtraError, UserError, shown
 from qa_fast.model.families import with_model_type
 from qa_fast.model.files import read_object
 from qa_fast.model.folder import tokenizer_files
+from qa_fast.temporary import temporary_folder
 
 SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model")
 # Fields of a token that decide where it is found in a text.
@@ -122,8 +122,7 @@ def _copy(files: dict[str, Path], config: dict[str, Any]) -> Iterator[Path]:
     is added if the other fields imply it.
     """
     known = with_model_type(config)
-    with tempfile.TemporaryDirectory(prefix="qa-fast-") as scratch:
-        copied = Path(scratch)
+    with temporary_folder() as copied:
         for name, path in files.items():
             shutil.copyfile(path, copied / name)
         identity = {name: known[name] for name in ("model_type", "tokenizer_class") if name in known}

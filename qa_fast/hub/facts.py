@@ -26,7 +26,7 @@ from qa_fast.errors import UserError, shown
 from qa_fast.model.files import checked_files, folder_within, plain_file
 from qa_fast.sources import MINILM_ID
 from qa_fast.sources.resolve import SQUAD_ID
-from qa_fast.store import write_json, write_whole
+from qa_fast.store import is_url, write_json, write_whole
 from qa_fast.version import __version__
 
 TRAINING = "training"
@@ -94,10 +94,10 @@ class Facts:
 
 
 def hub_id(name: str, local: bool) -> str | None:
-    """Return the Hub id that a model's name means; None for a local folder."""
+    """Return the Hub id that a model's name means; None for a local folder or a URL."""
     if name == "minilm":
         return MINILM_ID
-    return None if local or Path(name).is_absolute() else name
+    return None if local or Path(name).is_absolute() or is_url(name) else name
 
 
 def data_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:

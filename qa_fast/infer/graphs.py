@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from qa_fast.infer.recipe import Rounding, save
 from qa_fast.locks import locked
 from qa_fast.model.files import plain_file
 from qa_fast.model.folder import weight_files
+from qa_fast.temporary import temporary_folder
 
 # Version of the graphs that `derive` writes: raise it whenever they change.
 _VERSION = 1
@@ -115,13 +115,13 @@ def _make(folder: Path, kind: Kind, place: Path) -> None:
     try:
         for abandoned in place.parent.glob(f"{prefix}*"):  # by a killed process: this one holds the lock
             shutil.rmtree(abandoned)
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as scratch:
-            made = Path(scratch) / "made"
+        with temporary_folder(prefix, place.parent) as scratch:
+            made = scratch / "made"
             made.mkdir()
             options = ["--ranges"] if kind.ranges else []
             if kind.rounding is not None:
-                save(Path(scratch) / "rounding", kind.rounding, {})
-                options = ["--int8", str(Path(scratch) / "rounding")]
+                save(scratch / "rounding", kind.rounding, {})
+                options = ["--int8", str(scratch / "rounding")]
             run_module("qa_fast.infer.derive", [str(folder), str(made / GRAPH), kind.engine, *options], backend="numpy")
             seal(made, [path.name for path in made.iterdir()])
             if place.exists():  # it is damaged, or its removal was interrupted

@@ -7,7 +7,6 @@ They are kept in memory, because the model's folder may no longer exist when the
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.settings import read_settings, write_settings
 from qa_fast.model.folder import read_json_config, tokenizer_files
+from qa_fast.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class ModelFiles:
     @contextmanager
     def as_folder(self) -> Iterator[Path]:
         """Yield a temporary folder with the files."""
-        with tempfile.TemporaryDirectory(prefix="qa-fast-") as folder:
-            self.write(Path(folder))
-            yield Path(folder)
+        with temporary_folder() as folder:
+            self.write(folder)
+            yield folder
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

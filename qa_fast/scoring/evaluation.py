@@ -21,6 +21,7 @@ from qa_fast.answer.boundaries import bounds_of
 from qa_fast.answer.options import AnswerRules
 from qa_fast.answer.settings import max_positions_of, read_settings, windows_of, write_settings
 from qa_fast.buffers import offsets_of, one_chunk, ragged_from
+from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
 from qa_fast.infer.decode import BestSpans, find_cls
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
@@ -88,6 +89,9 @@ def evaluate(
     own = read_settings(folder)
     check_tokenizer(shards, folder)
     check_features(shards, opened, folder_config(folder), folder)
+    # Before time is spent on scoring, since any of these may be refused.
+    windows, template = windows_of(shards.manifest["config"], max_positions_of(folder)), load_encoder(folder).template
+    default = own.resolve(max_positions_of(folder), template.special_tokens)
     from qa_fast.infer import open_engine
 
     assert opened.examples is not None
@@ -104,14 +108,13 @@ def evaluate(
         say(f"answers are compared by the metric {result.metric}{why}, and by SQuAD's; --metric chooses another")
     if out is not None:
         write_predictions(out, result, overwrite=config.overwrite)
-    windows = windows_of(shards.manifest["config"], max_positions_of(folder))
     if keep:
         kept = kept_options(result, windows, given=config.null_threshold)
         path = write_settings(folder, kept)
         if say is not None:
             say(f"{path}: {in_words(kept)}")
     elif say is not None:
-        for line in differences(result, windows, own, folder, opened):
+        for line in differences(result, windows, default, template, opened):
             say(line)
     return result
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qa_fast.answer.options import AnswerOptions, AnswerRules
-from qa_fast.answer.settings import max_positions_of
-from qa_fast.encode import load_encoder
+from qa_fast.encode import PairTemplate
 from qa_fast.errors import UserError, shown
 from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import Split
@@ -58,19 +57,17 @@ def in_words(options: AnswerOptions) -> str:
 
 
 def differences(
-    result: EvaluationResult, windows: AnswerOptions, own: AnswerOptions, folder: Path, split: Split
+    result: EvaluationResult, windows: AnswerOptions, default: AnswerOptions, template: PairTemplate, split: Split
 ) -> Iterator[str]:
     """Yield a line about each default of answering with this model that differs from how it was scored.
 
     Args:
         result: What was scored.
         windows: The windows of the shards.
-        own: The model's own options.
-        folder: The model folder.
+        default: The model's own options, resolved.
+        template: The template of its tokenizer.
         split: The split.
     """
-    template = load_encoder(folder).template
-    default = own.resolve(max_positions_of(folder), template.special_tokens)
     scored = windows.over(result.rules)
     names = ["max_seq_len", "doc_stride", *AnswerRules.__dataclass_fields__]
     before_context = max((int(chunk.context_start.max(initial=0)) for chunk in split.chunks), default=0)

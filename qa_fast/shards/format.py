@@ -12,7 +12,7 @@ import xxhash
 from qa_fast import store
 
 INDEX = "qa_fast.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 TRAIN = "train"
 REJECTED, REPAIRED = "rejected.jsonl", "repaired.jsonl"
 SPLITS = "dataset_dict.json"

@@ -47,7 +47,7 @@ def remarks(index: Mapping[str, Any], out: Path) -> Iterator[str]:
     """
     for split, counts in index["splits"].items():
         if counts.get("repaired"):
-            causes = ", ".join(f"{cause} {count:,}" for cause, count in counts["repairs"].items())
+            causes = ", ".join(f"{cause} {count:,}" for cause, count in counts.get("repairs", {}).items())
             yield (
                 f"{split}: {counts['repaired']:,} answers were not at their answer_start and were repaired ({causes}); "
                 f"see them with: qa-fast show {out} --repaired"

@@ -175,6 +175,16 @@ def test_rejects_are_listed_with_id_and_reason(tmp_path: Path, model: str, name:
     assert sorted(set(ids)) == ["en-1", "en-2"]
 
 
+@pytest.mark.parametrize("name", ["rejected.jsonl", "repaired.jsonl"])
+def test_a_list_beside_shards_that_is_the_source_is_never_replaced(tmp_path: Path, model: str, name: str) -> None:
+    path = sample.write(tmp_path / "train.jsonl", sample.rows())
+    build_shards(str(path), tmp_path / "out", model, CONFIG)
+    listed = shutil.copy(path, tmp_path / "out" / name)
+    with pytest.raises(UserError, match=rf"--out must not be among the files that the run reads; .*{name}"):
+        build_shards(str(listed), tmp_path / "out", model, CONFIG, overwrite=True)
+    assert Path(listed).read_bytes() == path.read_bytes()
+
+
 def test_strict_makes_a_reject_an_error(tmp_path: Path, model: str) -> None:
     path = str(sample.write(tmp_path / "train.json", bad_rows()))
     with pytest.raises(

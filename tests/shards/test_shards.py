@@ -89,7 +89,7 @@ def test_what_is_written_is_read(tmp_path: Path, encoder: TextEncoder, split: st
     data = [file["file"] for file in files if file["file"].startswith("data")]
     assert data == [f"data-01234567-{number:05d}.arrow" for number in range(blocks)]
     write_for_datasets(tmp_path, {split: files})
-    write_json(tmp_path / "qa_fast.json", {"format_version": 3, "splits": {split: {"shards": files}}})
+    write_json(tmp_path / "qa_fast.json", {"format_version": 4, "splits": {split: {"shards": files}}})
 
     opened = open_shards(tmp_path).split(split)
     names = ["input_ids", "token_type_ids", "start_positions", "end_positions", "window_index", "example_index"]
@@ -220,9 +220,9 @@ def test_folders_that_are_no_shards(tmp_path: Path, out: Path) -> None:
 
 @pytest.mark.parametrize(
     "index",
-    ["", "{", "[]", "5", "{}", '{"format_version": 3}', '{"format_version": 3, "splits": []}',
-     '{"format_version": 3, "splits": {}}', '{"format_version": 3, "splits": {"train": 5}}',
-     '{"format_version": 3, "splits": {"train": {"shards": [{}]}}}', "\udcff"],
+    ["", "{", "[]", "5", "{}", '{"format_version": 4}', '{"format_version": 4, "splits": []}',
+     '{"format_version": 4, "splits": {}}', '{"format_version": 4, "splits": {"train": 5}}',
+     '{"format_version": 4, "splits": {"train": {"shards": [{}]}}}', "\udcff"],
 )  # fmt: skip
 def test_a_damaged_index(out: Path, index: str) -> None:
     (out / "qa_fast.json").write_bytes(index.encode("utf-8", "surrogateescape"))
@@ -234,7 +234,7 @@ def test_another_format_version(out: Path) -> None:
     index = json.loads((out / "qa_fast.json").read_text())
     write_json(out / "qa_fast.json", {**index, "format_version": 99, "qa_fast_version": "9.9"})
     with pytest.raises(
-        UserError, match=r"must have shard format 3; received format 99, of qa-fast 9\.9: featurize again"
+        UserError, match=r"must have shard format 4; received format 99, of qa-fast 9\.9: featurize again"
     ):
         open_shards(out)
 
