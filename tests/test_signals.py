@@ -84,6 +84,7 @@ def test_ignored_signals_stay_ignored() -> None:
     assert done.stderr.endswith("not stopped\n")
 
 
+@pytest.mark.slow
 def test_a_platform_may_lack_sighup(monkeypatch: pytest.MonkeyPatch) -> None:
     from qa_fast import signals
     from qa_fast.serve.server import run_server
