@@ -35,9 +35,10 @@ from qa_fast.batches import Batch, BatchCutter
 from qa_fast.buffers import one_chunk, ragged_from
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
-from qa_fast.infer.decode import DEFAULT_MAX_ANSWER_LENGTH, BestSpans, SpanDecoder, windows_of
+from qa_fast.infer.decode import BestSpans, SpanDecoder, windows_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config
+from qa_fast.schema import DEFAULT_MAX_ANSWER_LENGTH
 from qa_fast.scoring.evaluation import best_texts
 from qa_fast.scoring.metrics import squad_v1
 from qa_fast.shards import Split, open_shards

@@ -5,17 +5,19 @@ Both are faster if the work releases the GIL, as kernels, Arrow, file access and
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+# `import qa_fast` asks for the number of processors, so pools and ctypes (10 ms) are imported where they are used.
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,6 +56,8 @@ def never_destroy(value: object) -> None:
 
     When the process ends, it runs no destructors at all: those of ONNX Runtime wait even if it was only imported.
     """
+    import ctypes
+
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
     libc = ctypes.CDLL(None)
     if hasattr(libc, "on_exit"):  # glibc; the handler that is registered last is called first, with the exit status
@@ -127,6 +131,12 @@ def _quota_of(group: Path, kind: str) -> float | None:
         return None
 
 
+def _pool(workers: int) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(workers, _THREADS)
+
+
 class Ahead(Iterator[Item], Generic[Item]):
     """Iterates over items that another thread makes ahead of their use, beginning at once.
 
@@ -139,7 +149,7 @@ class Ahead(Iterator[Item], Generic[Item]):
     """
 
     def __init__(self, items: Iterator[Item], depth: int = 1) -> None:
-        self._items, self._pool = items, ThreadPoolExecutor(1, _THREADS)
+        self._items, self._pool = items, _pool(1)
         self._coming = deque(self._pool.submit(next, items, _END) for _ in range(depth))
 
     def __next__(self) -> Item:
@@ -170,7 +180,7 @@ def in_order(work: Callable[[Item], Result], items: Iterator[Item], workers: int
     if workers == 1:
         yield from map(work, items)
         return
-    pool = ThreadPoolExecutor(workers, _THREADS)
+    pool = _pool(workers)
     try:
         with closing(items if isinstance(items, Ahead) else Ahead(items)) as coming:
             pending: deque[Future[Result]] = deque()

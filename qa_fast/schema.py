@@ -24,6 +24,9 @@ import numpy.typing as npt
 from qa_fast.errors import UserError
 from qa_fast.options import check_values, option
 
+# Tokens of the longest answer, unless the user or the model's folder says otherwise.
+DEFAULT_MAX_ANSWER_LENGTH = 30
+
 Int8s = npt.NDArray[np.int8]
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 GRACE = 3.0
 # Seconds after which a signal that was held back is tried again.
 _AGAIN = 0.02
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# The signals that end a command, of those that this platform has.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _DELICATE = ("numba", "llvmlite", "importlib", "_frozen_importlib", "_frozen_importlib_external")
 
 
@@ -56,7 +57,7 @@ def hold() -> None:
     if _State.held or os.name != "posix":
         return
     try:
-        for number in (*_SIGNALS, signal.SIGALRM):
+        for number in (*SIGNALS, signal.SIGALRM):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _handle)
     except ValueError:  # not in the main thread
@@ -72,8 +73,8 @@ def hold() -> None:
     threading.Thread(target=_watch, args=(reading,), daemon=True, name="signals").start()
     # No signal may reach a forked process before it has let go.
     os.register_at_fork(
-        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS),
-        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS),
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS),
         after_in_child=_let_go,
     )
 
@@ -81,11 +82,11 @@ def hold() -> None:
 def _let_go() -> None:
     """Handle signals as Python does again: a forked process has no thread that watches, but its parent's pipe."""
     signal.set_wakeup_fd(-1)
-    for number in (*_SIGNALS, signal.SIGALRM):
+    for number in (*SIGNALS, signal.SIGALRM):
         if signal.getsignal(number) == _handle:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.unraisablehook = sys.__unraisablehook__
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class Patient:
@@ -178,7 +179,7 @@ def _watch(reading: int) -> None:
         if not select.select([reading], [], [], timeout)[0]:
             finish()
         for number in os.read(reading, 64):
-            if number not in _SIGNALS:
+            if number not in SIGNALS:
                 continue
             if deadline is not None:
                 finish()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,6 +82,20 @@ def test_ignored_signals_stay_ignored() -> None:
     )
     assert done.returncode == 0
     assert done.stderr.endswith("not stopped\n")
+
+
+@pytest.mark.slow
+def test_a_platform_may_lack_sighup(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qa_fast import signals
+    from qa_fast.serve.server import run_server
+    from qa_fast.train.stopping import interruptible
+
+    monkeypatch.delattr(signal, "SIGHUP")
+    monkeypatch.setattr(signals, "SIGNALS", [signal.SIGINT, signal.SIGTERM])
+    with interruptible() as event:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert event.wait(10)
+    run_server(SimpleNamespace(run=lambda sockets: None), socket.socket())  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

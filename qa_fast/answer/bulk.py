@@ -37,7 +37,7 @@ from qa_fast.infer.graphs import model_key
 from qa_fast.model.files import checked_files
 from qa_fast.progress import Reporter
 from qa_fast.schema import canonical_json
-from qa_fast.shards.format import FILE_FACTS, is_whole
+from qa_fast.shards.format import FILE_FACTS, REJECTED, is_whole
 from qa_fast.shards.journal import PARTIAL, BlockFacts
 from qa_fast.sources import resolve_model
 from qa_fast.sources.files import find_splits
@@ -287,7 +287,7 @@ def _commit(
     if counts["rejected"]:
         with store.whole_file(out / _REJECTED) as local, local.open("wb") as file:
             for block in blocks:
-                for line in maker.journal.rejected(block).splitlines():
+                for line in maker.journal.listed(block, REJECTED).splitlines():
                     reject = json.loads(line)
                     file.write(_reject_line(reject["id"], reject["reason"]))
     else:

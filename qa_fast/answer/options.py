@@ -14,11 +14,11 @@ import numpy as np
 
 from qa_fast.errors import UserError, shown
 from qa_fast.options import option, option_of
+from qa_fast.schema import DEFAULT_MAX_ANSWER_LENGTH
 
 DEFAULT_MAX_SEQ_LEN = 384
 DEFAULT_DOC_STRIDE = 128
 DEFAULT_MAX_QUESTION_LEN = 64
-DEFAULT_MAX_ANSWER_LEN = 30
 # Far more than any model takes, and far less than an int32 holds.
 _HIGHEST = 1_000_000
 _option = partial(option, group="Answers")
@@ -41,7 +41,7 @@ class AnswerRules:
 
     max_answer_len: int | None = _number(
         None,
-        f"Longest answer in tokens. {_OR_MODEL}, or {DEFAULT_MAX_ANSWER_LEN}.",
+        f"Longest answer in tokens. {_OR_MODEL}, or {DEFAULT_MAX_ANSWER_LENGTH}.",
         flag="--max-answer-length",
     )
     handle_impossible_answer: bool | None = _option(
@@ -95,7 +95,7 @@ class AnswerRules:
         allowed = bool(values["handle_impossible_answer"])
         return replace(
             self,
-            max_answer_len=values["max_answer_len"] or DEFAULT_MAX_ANSWER_LEN,
+            max_answer_len=values["max_answer_len"] or DEFAULT_MAX_ANSWER_LENGTH,
             handle_impossible_answer=allowed,
             null_threshold=(values["null_threshold"] or 0.0) if allowed else 0.0,
             align_to_words=values["align_to_words"] is not False,

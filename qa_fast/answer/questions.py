@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from qa_fast.answer.boundaries import bounds_of
@@ -21,7 +22,7 @@ from qa_fast.errors import shown
 from qa_fast.features.windows import cut_features
 from qa_fast.infer.decode import DEFAULT_N_BEST
 from qa_fast.infer.spans import SpanJob
-from qa_fast.schema import FeatureConfig, Int32s, Ragged
+from qa_fast.schema import FeatureConfig, Int32s, Int64s, Ragged
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,15 @@ def prepare(
     encoded_questions = _truncated(encoder.encode(pa.array(questions, pa.string())), options.max_question_len)
     encoded = encoder.encode(pa.array(stripped, pa.string()))
 
-    question_tokens = np.diff(encoded_questions.offsets)[question_index].tolist()
-    context_tokens = np.diff(encoded.offsets)[context_index].tolist()
+    question_lengths = np.diff(encoded_questions.offsets)[question_index]
+    context_lengths = np.diff(encoded.offsets)[context_index]
+    shorter = _shorter_question(options, special_tokens)
+    cut = _leaves_no_step(question_lengths, context_lengths, options, special_tokens)
+    if shorter and cut.any():
+        question_lengths = np.where(cut, shorter, question_lengths)
+        encoded_questions = _truncated(encoded_questions.take(question_index), question_lengths)
+        question_index = np.arange(len(valid), dtype=np.int32)
+    question_tokens, context_tokens = question_lengths.tolist(), context_lengths.tolist()
     kept = []
     for number, row in enumerate(valid):
         rejections[row] = _length_problem(
@@ -135,6 +143,27 @@ def _text_problem(question: Any, context: Any) -> str | None:
     return None if question.strip() else "the question must not be empty"
 
 
+def _leaves_no_step(
+    questions: Int64s, contexts: Int64s, options: AnswerOptions, special_tokens: int
+) -> npt.NDArray[np.bool_]:
+    """Return for which pairs of these lengths, int64[P], the windows of the context would not move on, bool[P]."""
+    assert options.max_seq_len is not None
+    assert options.doc_stride is not None
+    room = options.max_seq_len - special_tokens - questions
+    return (contexts > room) & (room <= options.doc_stride)
+
+
+def _shorter_question(options: AnswerOptions, special_tokens: int) -> int:
+    """Return to how many tokens a question is cut that leaves no step, or 0 if the overlap leaves too little for it.
+
+    The other half of what the overlap leaves is the step, since a step of few tokens would give very many windows.
+    """
+    assert options.max_seq_len is not None
+    assert options.doc_stride is not None
+    half = (options.max_seq_len - special_tokens - options.doc_stride) // 2
+    return half if half >= max(1, options.max_seq_len // 8) else 0
+
+
 def _length_problem(
     question_tokens: int, context_tokens: int, options: AnswerOptions, special_tokens: int, max_windows: int | None
 ) -> str | None:
@@ -168,12 +197,12 @@ def _distinct(texts: Iterable[str]) -> tuple[list[str], Int32s]:
     return list(rows), np.array(index, np.int32)
 
 
-def _truncated(texts: EncodedTexts, longest: int) -> EncodedTexts:
-    """Return the texts with at most `longest` tokens each."""
+def _truncated(texts: EncodedTexts, longest: int | Int64s) -> EncodedTexts:
+    """Return the texts with at most `longest` tokens each; one number for all, or int64[U]."""
     lengths = np.diff(texts.offsets)
-    if not len(lengths) or lengths.max() <= longest:
+    if (lengths <= longest).all():
         return texts
-    kept = np.arange(len(texts.ids)) - np.repeat(texts.offsets[:-1], lengths) < longest
+    kept = np.arange(len(texts.ids)) < np.repeat(texts.offsets[:-1] + longest, lengths)
     return EncodedTexts(
         texts.ids[kept], texts.char_start[kept], texts.char_end[kept], offsets_of(np.minimum(lengths, longest))
     )

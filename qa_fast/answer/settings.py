@@ -35,7 +35,7 @@ def max_positions_of(folder: Path) -> int:
 
 
 def windows_of(features: Mapping[str, Any], max_positions: int) -> AnswerOptions:
-    """Return the options with which answering cuts the windows of shards. Like shards, it cuts no question then.
+    """Return the options with which answering cuts the windows of shards. Questions that fit these are read whole.
 
     Args:
         features: The options of the shards, `config` in their index.

@@ -72,6 +72,8 @@ def show(
     """Show examples with their windows, tokens and labels."""
     if limit is not None and limit < 0:
         raise UserError(f"--limit must be at least 0; received {limit}: give 0 to show no examples")
+    if rejected and repaired:
+        raise UserError("--rejected and --repaired show one list each; received both: give one of them, then the other")
     if html is not None:
         from qa_fast.html.page import check_page
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qa_fast.schema import Int64s
+from qa_fast.scripts import HANGUL, UNSPACED, class_of
 
 WHITE_SPACE, NORMAL_FORM, CASE = "white_space", "normal_form", "case"
 UTF16, BYTES, NFC, NFD, LINE_ENDS = "utf16_starts", "byte_starts", "nfc_starts", "nfd_starts", "line_end_starts"
@@ -34,11 +35,9 @@ _MOST_OCCURRENCES = 100
 _PIECES = re.compile(r"(\s+)|([!-~]+)|[^\s!-~]")
 _SPACE = re.compile(r"\s*")
 _NUMBER = re.compile(r"\d[.,]\d")
-# Scripts that are written without spaces between words: Thai to Tibetan, Myanmar, Khmer, Japanese, Chinese.
-_SPACELESS = re.compile(
-    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-_HANGUL = re.compile("[\uac00-\ud7a3]")
+_UNSPACED = re.compile(class_of(UNSPACED))
+# A vowel or a final consonant of decomposed Korean continues its syllable, and begins no particle.
+_HANGUL = re.compile(r"(?![\u1160-\u11ff\ud7b0-\ud7ff])" + class_of(HANGUL))
 
 
 class Span(NamedTuple):
@@ -295,7 +294,7 @@ def _is_joined(text: str, at: int) -> bool:
     before = text[at - 1]
     if not ((before.isalnum() or _is_mark(before)) and text[at].isalnum()):
         return False
-    return not (_SPACELESS.match(before) or _SPACELESS.match(text[at]))
+    return not (_UNSPACED.match(before) or _UNSPACED.match(text[at]))
 
 
 def _is_mark(char: str) -> bool:

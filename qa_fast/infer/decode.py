@@ -22,13 +22,12 @@ import numpy.typing as npt
 from qa_fast.errors import UserError
 from qa_fast.kernels.spans import order_spans, search_spans
 from qa_fast.parallel import processors
-from qa_fast.schema import Features, Int32s, Int64s
+from qa_fast.schema import DEFAULT_MAX_ANSWER_LENGTH, Features, Int32s, Int64s
 
 Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 
 DEFAULT_N_BEST = 20
-DEFAULT_MAX_ANSWER_LENGTH = 30
 # With fewer windows per thread (4 microseconds each), starting a thread costs more than it saves.
 _WINDOWS_A_THREAD = 64
 # Examples whose candidates a thread sorts at a time.

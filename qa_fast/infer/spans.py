@@ -17,14 +17,13 @@ import numpy.typing as npt
 
 from qa_fast.buffers import offsets_of
 from qa_fast.infer.decode import (
-    DEFAULT_MAX_ANSWER_LENGTH,
     DEFAULT_N_BEST,
     BestSpans,
     LogitBatch,
     SpanDecoder,
     windows_of,
 )
-from qa_fast.schema import Features, Int32s, Int64s
+from qa_fast.schema import DEFAULT_MAX_ANSWER_LENGTH, Features, Int32s, Int64s
 from qa_fast.scripts import whole_clusters
 
 Predict = Callable[[Sequence[Features]], Iterable[LogitBatch]]

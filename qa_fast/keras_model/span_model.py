@@ -96,6 +96,7 @@ class SpanModel(keras.Model):
         self.source = ModelFiles(dict(config), dict(files or {}))
         self.dropout, self.seed = dropout, seed
         self.report: LoadReport | None = None
+        self._new_head = False
         encoder_config = read_encoder_config(dict(config))
         self.network = encoder.EncoderModel(
             encoder_config if dropout is None else encoder_config.with_dropout(dropout), chosen, name="network"
@@ -139,6 +140,7 @@ class SpanModel(keras.Model):
         model = cls(source.config, precision=precision, dropout=dropout, seed=seed)
         model.source = source
         model.report = load_weights(model.network, folder, seed=seed)
+        model._new_head = bool(model.report.made)
         return model
 
     @property
@@ -264,12 +266,13 @@ class SpanModel(keras.Model):
         """Refuse a head that was made newly and never trained, which would answer at random.
 
         Raises:
-            UserError: The checkpoint had no head, and no batch was trained since.
+            UserError: The checkpoint had no head, and no batch was trained since. A file of Keras keeps both facts.
         """
-        if self.report is not None and self.report.made and not int(self._passes):
+        if self._new_head and not int(self._passes):
+            made = "it was saved untrained" if self.report is None else self.report.message()
             raise UserError(
                 "a model to read with, score or save must have a question answering head that was trained; received a "
-                f"new one ({self.report.message()}): call fit first, or open a model that was fine-tuned"
+                f"new one ({made}): call fit first, or open a model that was fine-tuned"
             )
 
     def export(self, *args: Any, **options: Any) -> None:
@@ -335,7 +338,7 @@ class SpanModel(keras.Model):
         write_settings(local_path(str(folder)), self.source.answering)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments from which `from_config` makes the same model, without weights and tokenizer."""
+        """Return what `from_config` makes the same model from, without weights and tokenizer."""
         return {
             "config": self.source.config,
             "precision": self.network.precision,
@@ -343,12 +346,17 @@ class SpanModel(keras.Model):
             "seed": self.seed,
             "frozen": [name for name, part in self._freezable().items() if not part.trainable],
             "name": self.name,
+            "new_head": self._new_head,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SpanModel:
         """See Keras."""
-        return cls(**config)
+        arguments = dict(config)
+        new_head = arguments.pop("new_head", False)
+        model = cls(**arguments)
+        model._new_head = new_head
+        return model
 
     def save_assets(self, folder: str) -> None:
         """See Keras; writes the tokenizer's files."""

@@ -118,8 +118,9 @@ def run_server(server: uvicorn.Server, bound: socket.socket) -> None:
     """
     # uvicorn raises the signal again at the end, for the handler that was set before. A clean shutdown is no failure.
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` sets it
-        handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, server.handle_exit)
+    for number in signals.SIGNALS:
+        if number not in handlers and signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` sets it
+            handlers[number] = signal.signal(number, server.handle_exit)
     try:
         with signals.Patient():
             server.run(sockets=[bound])

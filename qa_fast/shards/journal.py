@@ -122,10 +122,6 @@ class Journal:
             store.write_whole(self._place(block, "ids.npy"), _saved(hashes))
         store.write_whole(self._place(block, "json"), canonical_json(asdict(facts)).encode())
 
-    def rejected(self, block: Block) -> bytes:
-        """Return the lines of a block's rejects."""
-        return self.listed(block, REJECTED)
-
     def listed(self, block: Block, name: str) -> bytes:
         """Return the lines of a block's rejects (`REJECTED`) or repairs (`REPAIRED`)."""
         try:

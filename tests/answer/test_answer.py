@@ -12,7 +12,7 @@ import pytest
 
 from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.options import AnswerOptions
-from qa_fast.answer.settings import max_positions_of
+from qa_fast.answer.settings import max_positions_of, windows_of
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError
 from qa_fast.infer.decode import DEFAULT_N_BEST
@@ -218,6 +218,28 @@ def test_long_questions_are_cut(encoder: TextEncoder) -> None:
     assert seen[0].context_start.tolist() == [8]
     ask(question=["why?", "who would know?"], context=HERON, max_question_len=6)
     assert seen[1].context_start.tolist() == [6, 8]
+
+
+def test_a_model_s_own_windows_cut_a_question_only_where_it_leaves_no_step(encoder: TextEncoder) -> None:
+    seen: list[Features] = []
+
+    def watch(chunks: Sequence[Features]) -> Iterator[Any]:
+        seen.extend(chunks)
+        return LetterModel(encoder, {"p": 9}, {"d": 9})(chunks)
+
+    own = windows_of({"max_length": 64, "doc_stride": 20}, 128)  # 41 tokens for the question and the step
+    ask = Answerer(watch, encoder, 128, options=own)
+    long, short = "pond " + "a " * 200, "pond"
+    questions = ["w " * length for length in (40, 41, 50, 300)]
+    alone = [ask(question=question, context=long)["answer"] for question in questions]
+    assert [int(each.context_start[0]) - 2 for each in seen] == [40, 20, 20, 20]
+    assert alone == ["pond"] * 4
+    seen.clear()
+    assert [each["answer"] for each in ask(question=questions[:3] * 2, context=[long] * 3 + [short] * 3)] == [
+        "pond"
+    ] * 6
+    firsts = np.unique(seen[0].example_index, return_index=True)[1]
+    assert (seen[0].context_start[firsts] - 2).tolist() == [40, 20, 20, 40, 41, 50]
 
 
 def test_defaults_fit_a_model_of_any_length() -> None:

@@ -73,6 +73,9 @@ def test_rejects_and_statistics(show: Any, source: str) -> None:
     assert "windows of an example" in out
     assert "·" not in out
     assert show(source, "--limit", "-1")[2].startswith("error: --limit must be at least 0; received -1")
+    code, out, err = show(source, "--rejected", "--repaired")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: --rejected and --repaired show one list each; received both")
 
 
 def test_a_page_is_written_and_named(show: Any, source: str, tmp_path: Path) -> None:

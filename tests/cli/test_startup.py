@@ -27,6 +27,11 @@ def run(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=240, check=False)
 
 
+def test_the_package_itself_imports_no_pools_of_threads() -> None:
+    done = run("-c", "import qa_fast, sys; print({'concurrent.futures', 'ctypes', 'logging'} & sys.modules.keys())")
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_featurize_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     source = sample.write(tmp_path / "squad.json", sample.squad())
     model = save_folder(small_tokenizer("wordpiece"), tmp_path / "model")

@@ -131,3 +131,18 @@ def test_many_misplaced_answers_take_time_in_proportion() -> None:
     context = "mill windmill " * 2000
     rows = [(at, text) for at in range(0, len(context), 40) for text in ("mill", "Mill ", "gull")]
     assert len(find_spans(context, rows, [])) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "end", "whole"),
+    [
+        ("\uff71\uff72\uff73", 1, True),  # half-width kana
+        ("\ua000\ua001", 1, True),  # Yi
+        ("\uc11c\uc6b8\uc5d0", 2, True),  # Korean: a particle follows
+        ("\u1109\u1165\u110b\u1166", 2, True),  # the same in decomposed syllables
+        ("\u1100\u1161\u11a8", 2, False),  # a final consonant belongs to its syllable
+        ("ponds", 4, False),
+    ],
+)
+def test_words_end_as_their_script_has_it(text: str, end: int, whole: bool) -> None:
+    assert is_whole(text, 0, end) is whole

@@ -620,3 +620,17 @@ def test_where_a_model_is_saved(workshop: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match="the output must be a writable folder"):
         model.save_pretrained(tmp_path / "file" / "model")
     assert qa_fast.evaluate(open_shards(workshop / "shards"), tmp_path / "saved", engine="onnx").f1 >= 0
+
+
+def test_a_file_of_an_untrained_model_stays_untrained(workshop: Path, tmp_path: Path) -> None:
+    model = qa_fast.SpanModel.from_pretrained(workshop / "tiny")
+    model.save(tmp_path / "new.keras")
+    loaded = keras.saving.load_model(tmp_path / "new.keras")
+    for untrained in (loaded, qa_fast.SpanModel.from_config(loaded.get_config())):
+        with pytest.raises(UserError, match=r"head that was trained; received a new one \(it was saved untrained\)"):
+            untrained.save_pretrained(tmp_path / "out")
+    with pytest.raises(UserError, match="head that was trained"):
+        qa_fast.Answerer.from_model(loaded)("Who was the keeper?", "Its keeper was Ane Skou.")
+    loaded.call(unlabelled(some()), training=True)  # as a step of `fit` does
+    loaded.save(tmp_path / "trained.keras")
+    keras.saving.load_model(tmp_path / "trained.keras").check_trained()

@@ -13,8 +13,8 @@ import pytest
 
 from qa_fast.buffers import list_array, offsets_of
 from qa_fast.errors import UserError
-from qa_fast.infer.decode import DEFAULT_MAX_ANSWER_LENGTH, DEFAULT_N_BEST
-from qa_fast.schema import Features, Ragged
+from qa_fast.infer.decode import DEFAULT_N_BEST
+from qa_fast.schema import DEFAULT_MAX_ANSWER_LENGTH, Features, Ragged
 from qa_fast.scoring import evaluation as module
 from qa_fast.scoring.evaluation import best_texts, evaluate, evaluate_split
 from qa_fast.scoring.options import EvaluateConfig
