@@ -217,6 +217,7 @@ def test_the_command(tmp_path: Path, source: Path, model: Path) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.cluster
 def test_ray_makes_the_same_files(tmp_path: Path, source: Path, model: Path) -> None:
     ray = pytest.importorskip("ray")
     answer_all(model, str(source), tmp_path / "here", **FIXED)
