@@ -22,7 +22,7 @@ from qa_fast.encode.convert import converted, lists_all_tokens, refuse_unread_se
 from qa_fast.encode.cuts import NotAllowedError, choose_rule, trimming_processors
 from qa_fast.encode.direct import EncodedTexts, encode_strings
 from qa_fast.encode.template import PairTemplate, probe_template
-from qa_fast.encode.untrusted import check_ids, check_rows, check_settings, one_line
+from qa_fast.encode.untrusted import check_added_tokens, check_ids, check_rows, check_settings, one_line
 from qa_fast.encode.words import WordEncoder
 from qa_fast.errors import UserError, shown
 from qa_fast.model.fields import MOST_TOKENS, MOST_TYPES, Fields
@@ -185,6 +185,7 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
             settings = converted(folder, config)
             canonical, tokenizer = _opened(settings)
         highest = check_ids(tokenizer)
+        check_added_tokens(tokenizer)
 
     # transformers reads the older file only without added_tokens_decoder, and then follows it.
     older = {} if "added_tokens_decoder" in names else read_object(folder, "special_tokens_map.json") or {}

@@ -109,6 +109,29 @@ def check_ids(tokenizer: Tokenizer) -> int:
     return highest
 
 
+def check_added_tokens(tokenizer: Tokenizer) -> None:
+    """Refuse added tokens that become the same text by normalization.
+
+    Which of them the library then finds in a text differs from one loading of the file to the next.
+
+    Raises:
+        UserError: Two of them do.
+    """
+    normalizer = tokenizer.normalizer
+    found: dict[str, str] = {}
+    for token in tokenizer.get_added_tokens_decoder().values():
+        if not token.normalized or normalizer is None:
+            continue
+        text = normalizer.normalize_str(token.content)
+        if text in found:
+            raise UserError(
+                "added tokens must differ after normalization, or their ids depend on chance; received "
+                f"{shown(found[text])} and {shown(token.content)}, which both become {shown(text)}: leave one out, or "
+                'set "normalized" to false for one in tokenizer.json'
+            )
+        found[text] = token.content
+
+
 def check_rows(highest: int, vocab_size: int, folder: Path) -> None:
     """Refuse a tokenizer with ids that the model has no row for: looking them up gives garbage or ends the process.
 

@@ -122,6 +122,16 @@ def test_made_up_files_are_taken_over_or_refused(which: tuple[str, str], files: 
         assert found == theirs(folder)
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-level"])
+def test_added_tokens_that_become_one_by_normalization_are_refused(kind: str, tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, kind, "PreTrainedTokenizerFast", {"added_tokens.json": {"<ent>": 900, "<ENT>": 901}})
+    if kind == "byte-level":  # without a normalizer they differ
+        assert ours(folder) == theirs(folder)
+        return
+    with pytest.raises(UserError, match=r"must differ after normalization.* received '<ent>' and '<ENT>'"):
+        ours(folder)
+
+
 def test_a_file_that_says_what_is_known_changes_nothing(tmp_path: Path) -> None:
     folder = save_folder(small_tokenizer("byte-level"), tmp_path)
     parsed = json.loads((folder / "tokenizer.json").read_text())
