@@ -47,9 +47,10 @@ class MissingExtraError(UserError):
     """
 
     def __init__(self, what: str, extra: str, module: str) -> None:
-        super().__init__(
-            f"{what} needs packages that are not installed (no module named {module!r}): pip install 'qa-fast[{extra}]'"
-        )
+        install = f"pip install 'qa-fast[{extra}]'"
+        if extra == "train":  # which holds CUDA's libraries, of several gigabytes
+            install = "pip install 'qa-fast[train-cpu]', or 'qa-fast[train]' for an NVIDIA GPU"
+        super().__init__(f"{what} needs packages that are not installed (no module named {module!r}): {install}")
 
 
 class UnreachableError(UserError):

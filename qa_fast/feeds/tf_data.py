@@ -17,8 +17,8 @@ def tf_dataset(made: Batches) -> Any:
         import tensorflow as tf
     except ImportError:
         raise UserError(
-            "to_tf_dataset needs TensorFlow, which is not installed: pip install 'qa-fast[train]', or use to_keras, "
-            "to_torch or batches"
+            "to_tf_dataset needs TensorFlow, which is not installed: pip install 'qa-fast[train-cpu]', or use "
+            "to_keras, to_torch or batches"
         ) from None
 
     wide = (made.order.batch_size if made.order.drop_remainder else None,)

@@ -123,7 +123,7 @@ With transformers (and torch), for a text that fits into {max_length} tokens:
 ```python
 {snippet}```
 
-With qa-fast (`pip install 'qa-fast[train]'`), for texts of any length, which are read in overlapping windows:
+With qa-fast (`pip install 'qa-fast[answer]'`), for texts of any length, which are read in overlapping windows:
 
 ```python
 {_QA_FAST}```

@@ -6,9 +6,11 @@ matrices is timed in each dtype. bfloat16 is preferred to float16, since it need
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -67,6 +69,27 @@ def on_cpu() -> bool:
     import keras
 
     return not any(name.lower().startswith(("gpu", "cuda", "tpu")) for name in keras.distribution.list_devices())
+
+
+def unseen_gpu(devices: Path = Path("/dev")) -> str | None:
+    """Return a line about an NVIDIA GPU that the backend does not see, or None.
+
+    Packages without CUDA's libraries compute on the CPU beside an idle GPU and say nothing.
+
+    Args:
+        devices: The folder in which Linux lists its devices.
+    """
+    import keras
+
+    found = sorted(devices.glob("nvidia[0-9]*"))
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1") or os.environ.get("JAX_PLATFORMS") == "cpu"
+    if not found or hidden or not on_cpu():
+        return None
+    backend, extra = ("JAX", "train-jax-cuda") if keras.backend.backend() == "jax" else ("TensorFlow", "train")
+    return (
+        f"there is a GPU ({found[0]}), but {backend} does not see it and computes on the CPU: install "
+        f"'qa-fast[{extra}]' and a recent driver, or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU"
+    )
 
 
 def product_seconds(size: int) -> dict[str, float]:

@@ -24,7 +24,7 @@ from qa_fast.batches import MULTIPLE, BatchCutter, bucket_widths
 from qa_fast.errors import UserError, shown
 from qa_fast.model.checkpoint import checked_config
 from qa_fast.model.config import EncoderConfig, check_length
-from qa_fast.model.precision import PRECISIONS, Choice, choose_precision
+from qa_fast.model.precision import PRECISIONS, Choice, choose_precision, unseen_gpu
 from qa_fast.schema import Int32s
 from qa_fast.scoring.golds import has_unanswerable
 from qa_fast.shards import CHECKSUM, Shards, Split
@@ -345,6 +345,8 @@ def _widths(data: TrainingData, encoder: EncoderConfig, config: TrainConfig, att
 
 
 def _announce(plan: RunPlan, say: Progress) -> None:
+    if unseen := unseen_gpu():
+        say(unseen)
     say(f"precision {plan.precision.value}: {plan.precision.reason}")
     say(f"jit {plan.jit.value}: {plan.jit.reason}")
     if plan.config.steps_per_execution > 1 and plan.precision.value == "float16":

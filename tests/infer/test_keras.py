@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from qa_fast.errors import UserError
 from qa_fast.infer.shapes import MANY_BATCHES
-from qa_fast.model.precision import choose_precision, fastest, shortest
+from qa_fast.model.precision import choose_precision, fastest, shortest, unseen_gpu
 from tests.small_models import TINY, make_features, tiny_model
 from tests.small_runs import make_model_folder
 
@@ -179,3 +180,18 @@ def test_precision_is_measured_or_as_asked() -> None:
     assert choose_precision("auto").value in ("float32", "bfloat16", "float16")
     with pytest.raises(UserError, match=r"precision must be one of auto, .*; received 'double'"):
         choose_precision("double")
+
+
+@pytest.mark.parametrize("name", ["nvidia0", "nvidiactl", "null"])
+def test_a_gpu_that_the_backend_does_not_see_is_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / name).touch()
+    told = unseen_gpu(tmp_path)
+    if name == "nvidia0":
+        assert told is not None
+        assert re.search(r"there is a GPU \(.*nvidia0\), but TensorFlow does not see it .*'qa-fast\[train\]'", told)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert unseen_gpu(tmp_path) is None
