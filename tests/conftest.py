@@ -29,6 +29,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def compiled_on_jax(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let all processes of this run share what XLA compiles for JAX, and let it compile quickly, as for a few steps."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # its folder is one of several in that of the run
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def graphs_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep graphs and speeds of tests in a folder of their own, and measure no engine; downloads stay in the cache."""
     folder = tmp_path_factory.mktemp("cache")
