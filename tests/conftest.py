@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,26 @@ from tests.unmeasured import equal_speeds
 # No test may depend on the speed of the machine.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any speed")
+
+# The modules that were there when all tests were collected and none had run.
+IMPORTED_BY_COLLECTION = pytest.StashKey[set[str]]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[IMPORTED_BY_COLLECTION] = set(sys.modules)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_on_jax(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let all processes of this run share what XLA compiles for JAX, and let it compile quickly, as for a few steps."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # its folder is one of several in that of the run
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import IMPORTED_BY_COLLECTION
 
 ROOT = Path(__file__).parents[1]
 TIERS = ("slow", "cluster", "browser")
@@ -38,12 +38,6 @@ def test_every_room_has_a_fast_test(room: str) -> None:
     assert any(fast_tests(path) for path in files)
 
 
-@pytest.mark.slow
-def test_collecting_imports_no_framework() -> None:
-    program = (
-        "import sys, pytest\n"
-        "code = pytest.main(['--collect-only', '-q', '-m', '', '-p', 'no:cacheprovider'])\n"
-        f"print(code, sorted({FRAMEWORKS} & set(sys.modules)))\n"
-    )
-    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "0 []"
+def test_collecting_imports_no_framework(pytestconfig: pytest.Config) -> None:
+    """Of the tests that this run has collected: all of them in a whole run."""
+    assert pytestconfig.stash[IMPORTED_BY_COLLECTION] & FRAMEWORKS == set()

@@ -32,16 +32,18 @@ if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt
   if [ "$installer" = uv ]; then
     uv pip install --python "$venv/bin/python" --constraint constraints.txt --editable ".[$extras]"
   elif [ -t 2 ]; then
-    "$venv/bin/python" -m pip install --disable-pip-version-check -c constraints.txt -e ".[$extras]" >&2
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e ".[$extras]" >&2
   else
     # Where nobody watches, a line a package: pip's bars are for terminals. The pipe hides its exit code, so that is kept.
     failed=$(mktemp)
-    { "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt \
-      -e ".[$extras]" || echo failed >"$failed"; } |
+    { "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile --progress-bar off \
+      -c constraints.txt -e ".[$extras]" || echo failed >"$failed"; } |
       sed -n 's/^Collecting \([^ ]*\).*/setup: \1/p; s/^Installing collected packages.*/setup: unpacking/p' >&2
     [ ! -s "$failed" ] || { rm -f "$failed"; exit 1; }
     rm -f "$failed"
   fi
+  # Bytecode: pip would make it on one core, and uv leaves it to the first imports. Some packages ship files of Python 2.
+  "$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" || true
   touch "$stamp"
   say "$("$venv/bin/python" -c 'import importlib.metadata as m; print(len(list(m.distributions())))') packages, \
 $(du -sm "$venv" | cut -f1) MB in $venv, $(($(date +%s) - begun)) s"

@@ -153,7 +153,7 @@ def _tensorflow(model: EncoderModel, effort: Effort, precision: str) -> Callable
         tf.TensorSpec((None, None), tf.int8),
     ]
 
-    @tf.function(input_signature=signature, jit_compile=effort == "compiled" and not cpu)
+    @tf.function(input_signature=signature, jit_compile=effort == "compiled" and not cpu, autograph=False)
     def compute(input_ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
         with model.run_part.tracing(parts=parts):
             return model(input_ids, lengths, types, precision=precision)

@@ -95,11 +95,11 @@ def _tensorflow_island(function: Run) -> Run:
     """Return `function` compiled by XLA, with a gradient that recomputes it."""
     import tensorflow as tf
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def forward(*tensors: Any) -> Any:
         return function(*tensors)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def backward(tensors: tuple[Any, ...], upstream: tuple[Any, ...]) -> list[Any]:
         with tf.GradientTape() as tape:
             tape.watch(tensors)

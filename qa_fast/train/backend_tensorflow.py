@@ -72,9 +72,9 @@ class TensorFlowEngine:
         self._seen = SeenShapes()
         self._pass = [self._traced_pass(number) for number in range(self.devices)]
         signature = [(SIGNATURE,) * self.devices, SCALARS]
-        self._single = tf.function(self._whole_step, input_signature=signature)
-        self._add = tf.function(self._add_gradients, input_signature=signature)
-        self._apply = tf.function(self._apply_sums, input_signature=[SCALARS])
+        self._single = tf.function(self._whole_step, input_signature=signature, autograph=False)
+        self._add = tf.function(self._add_gradients, input_signature=signature, autograph=False)
+        self._apply = tf.function(self._apply_sums, input_signature=[SCALARS], autograph=False)
 
     def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
         """See `steps.TrainEngine`."""
@@ -117,7 +117,7 @@ class TensorFlowEngine:
             gradients = tape.gradient(scaled, weights)
             return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
-        return tf.function(one_pass, jit_compile=True) if self._jit == "on" else one_pass
+        return tf.function(one_pass, jit_compile=True, autograph=False) if self._jit == "on" else one_pass
 
     def _gradients(self, shares: tuple[tuple[Any, ...], ...], scalars: Any) -> tuple[Any, list[Any]]:
         results = []

@@ -55,7 +55,7 @@ class PlainUpdate:
         self._decays = tuple(len(weight.shape) > 1 for weight in weights)
         self._firsts = [tf.Variable(tf.zeros_like(weight)) for weight in weights]
         self._seconds = [tf.Variable(tf.zeros_like(weight)) for weight in weights]
-        self._run = tf.function(self._once, jit_compile=compiled)
+        self._run = tf.function(self._once, jit_compile=compiled, autograph=False)
 
     def __call__(self, gradients: Sequence[Any], scalars: Any) -> Any:
         """See `Update`."""

@@ -18,7 +18,7 @@ import pytest
 import typer
 
 import qa_fast
-from qa_fast.cli.app import app
+from qa_fast.cli.app import app, main
 from tests import sample
 from tests.small_runs import authored_examples, make_model_folder
 from tests.unmeasured import write_command
@@ -140,10 +140,30 @@ def page_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+def run_here(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a `qa-fast` command within this process."""
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert not done.value.code, words
+
+
+def run_in_shell(script: str) -> None:
+    """Run a part of a page as a reader would, with `qa-fast` from `PATH`."""
+    done = subprocess.run(["bash", "-e", "-x", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
-def test_the_commands_of_a_page_run(name: str, tmp_path: Path, page_cache: Path) -> None:
-    """In order, in one folder where `squad` and `minilm` are local: a small data set and a tiny model."""
+def test_the_commands_of_a_page_run(
+    name: str, tmp_path: Path, page_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, in one folder where `squad` and `minilm` are local: a small data set and a tiny model.
+
+    The first page that a reader meets runs in a shell, each command a process. On the other pages `qa-fast` runs within
+    this process, which has imported the frameworks already, and only what stands between its commands is for the shell.
+    """
     pytest.importorskip("tensorflow")
     rows = authored_examples()
     sample.write(tmp_path / "squad" / "train.jsonl", rows[:18])
@@ -153,16 +173,20 @@ def test_the_commands_of_a_page_run(name: str, tmp_path: Path, page_cache: Path)
     code = [block.code for block in blocks(ROOT / "docs" / f"{name}.md") if block.language == "sh" and block.runs]
     assert code
     write_command(tmp_path / "bin")
-    environment = os.environ | {
-        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "QA_FAST_CACHE": str(page_cache),
-    }
-    script = re.sub(r"--epochs \d+", "--epochs 1", "".join(code))
-    done = subprocess.run(
-        ["bash", "-e", "-x", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    path = [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("QA_FAST_CACHE", str(page_cache))
+    monkeypatch.chdir(tmp_path)
+    script = re.sub(r"--epochs \d+", "--epochs 1", "".join(code)).replace("\\\n", " ")
+    if name == "getting-started":
+        run_in_shell(script)
+        return
+    for part in re.split(r"^(qa-fast .*)$", script, flags=re.M):
+        if part.startswith("qa-fast "):
+            run_here(shlex.split(part, comments=True), monkeypatch)
+        elif part.strip():
+            run_in_shell(part)
 
 
 @pytest.mark.parametrize("name", [name for name in qa_fast.__all__ if name != "__version__"])
