@@ -70,7 +70,11 @@ class TrainEngine(Protocol):
         """Return whether a new kind or shape of step began since the last call, which may have been compiled."""
 
     def read(self) -> dict[str, list[Floats]]:
-        """Return "weights" and the optimizer's moments "firsts" and "seconds", in the order of the model's weights."""
+        """Return all arrays that the run needs to continue, in the order of the model's weights.
+
+        They are the trained "weights", the optimizer's moments "firsts" and "seconds", and the "frozen" weights, which
+        no step changes: with them a run continues right even if the model that it began with has changed since.
+        """
 
     def write(self, arrays: dict[str, list[Floats]]) -> None:
         """Replace what `read` returns."""

@@ -246,7 +246,7 @@ def taught(workshop: Path) -> list[str]:
     return [
         *OPTIONS,
         *("--teacher", str(workshop / "teacher"), "--epochs", "4"),
-        *("--validate-every", "8", "--patience", "2", "--accumulate", "2"),
+        *("--validate-every", "8", "--patience", "2", "--accumulate", "2", "--freeze", "1"),
     ]
 
 
