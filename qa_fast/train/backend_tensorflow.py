@@ -30,6 +30,7 @@ SIGNATURE = (
     tf.TensorSpec((None,), tf.float32),
     tf.TensorSpec((None,), tf.float32),
     tf.TensorSpec((None, 2, None), tf.float32),
+    tf.TensorSpec((None, 2, None), tf.int32),
     tf.TensorSpec((2,), tf.uint32),
 )
 SCALARS = tf.TensorSpec((5,), tf.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,27 @@ def test_the_loss_is_transformers_loss() -> None:
 
 
 @pytest.mark.slow
+def test_a_row_with_several_labels_may_have_any_of_them() -> None:
+    generator = np.random.default_rng(0)
+    start, end = generator.normal(0, 30, (2, 3, 16)).astype(np.float32)
+    micro = make_micros([replace(batches(1, rows=3)[0], further=np.full((3, 2, 2), -1, np.int32))], 0, 0, 4)[0]
+    assert micro.further.shape == (4, 2, 2)
+    weights = (np.array([3, 4, 5], np.int32), np.array([6, 7, 8], np.int32), *np.full((2, 3), 1 / 6, np.float32))
+
+    def loss(further: np.ndarray | None) -> float:
+        return float(keras.ops.convert_to_numpy(span_loss(start, end, *weights, further)))
+
+    none = np.full((3, 2, 2), -1, np.int32)
+    assert loss(none) == loss(none[:, :, :0]) == loss(None)
+    # The first row has two more starts and ends, the second the same label again, which changes nothing.
+    further = none.copy()
+    further[0], further[1] = [[1, 12], [2, 15]], [[4, 400], [7, 7]]
+    chances = np.exp([start, end]) / np.exp([start, end]).sum(axis=2, keepdims=True, dtype=np.float64)
+    right = np.stack([chances[side][np.arange(3), weights[side]] for side in (0, 1)])
+    right[:, 0] += [chances[0, 0, [1, 12]].sum(), chances[1, 0, [2, 15]].sum()]
+    assert loss(further) == pytest.approx(-np.log(right).sum() / 6, rel=1e-5)
+
+
 def test_an_update_is_torch_s_adamw_and_adam() -> None:
     torch = pytest.importorskip("torch")
     generator = np.random.default_rng(0)
@@ -284,7 +306,7 @@ def test_the_weights_that_are_not_frozen_get_the_same_step(family: str, freeze: 
         if path.split("/")[0] in frozen:
             np.testing.assert_array_equal(value, before[path], err_msg=path)
         elif not path.endswith(("qkv_bias", "ffn_norm_beta", "head/output_bias")):  # see `losses_of_run`
-            np.testing.assert_allclose(value, whole[path], atol=1e-6, err_msg=path)
+            np.testing.assert_allclose(value, whole[path], atol=1e-4, err_msg=path)  # of a step of 1e-3
     assert {path.split("/")[0] for path in rest if (rest[path] != before[path]).any()}.isdisjoint(frozen)
 
 
