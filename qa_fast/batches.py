@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from qa_fast.buffers import offsets_of
 from qa_fast.kernels.batches import cut_rows
 from qa_fast.parallel import Ahead
 from qa_fast.schema import Features, Int8s, Int32s, Int64s
@@ -39,6 +40,8 @@ class Batch:
         lengths: int32[B].
         starts: int32[B], label positions as they are in the features.
         ends: int32[B].
+        further: int32[B, 2, K], starts and ends of up to K further labels of each row; -1 where there is none. None is
+            the same as K = 0.
     """
 
     rows: Int64s
@@ -47,6 +50,7 @@ class Batch:
     lengths: Int32s
     starts: Int32s
     ends: Int32s
+    further: Int32s | None = None
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,14 @@ class BatchCutter:
         self.lengths = _joined([chunk.input_ids.lengths for chunk in chunks])
         self.starts = _joined([chunk.start_positions for chunk in chunks])
         self.ends = _joined([chunk.end_positions for chunk in chunks])
+        counts = [_further_counts(chunk) for chunk in chunks]
+        # The same for all batches, since each shape is compiled.
+        self._most_further = max((int(count.max(initial=0)) for count in counts), default=0)
+        if self._most_further:
+            self._further_offsets = offsets_of(np.concatenate(counts))
+            further = [chunk.further for chunk in chunks if chunk.further is not None]
+            values = [part.values[part.offsets[0] : part.offsets[-1]] for part in further]
+            self._further = np.concatenate(values).reshape(-1, 2)
 
     def labels_that_count(self, rows: Int64s) -> tuple[int, int]:
         """Return how many starts and how many ends of a batch's rows are inside their features."""
@@ -253,8 +265,24 @@ class BatchCutter:
         lengths = np.ones(len(rows), np.int32)
         for ids, chunk_types, offsets, first_row in self._chunks:
             cut_rows(ids, chunk_types, offsets, rows, first_row, self.pad_id, input_ids, types, lengths)
-        labels = [np.where(present, column[rows], -1).astype(np.int32) for column in (self.starts, self.ends)]
-        return Batch(rows, input_ids, types, lengths, *labels)
+        starts, ends = (np.where(present, column[rows], -1).astype(np.int32) for column in (self.starts, self.ends))
+        return Batch(rows, input_ids, types, lengths, starts, ends, self._further_labels(rows))
+
+    def _further_labels(self, rows: Int64s) -> Int32s:
+        """Return `Batch.further` of feature rows."""
+        out = np.full((len(rows), 2, self._most_further), -1, np.int32)
+        if self._most_further:
+            begins, ends = self._further_offsets[rows], self._further_offsets[rows + 1]
+            counts = np.where(rows >= 0, ends - begins, 0)
+            row = np.repeat(np.arange(len(rows)), counts)
+            number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+            out[row, :, number] = self._further[begins[row] + number]
+        return out
+
+
+def _further_counts(chunk: Features) -> Int64s:
+    """Return int64[F], the number of further labels of each feature."""
+    return np.zeros(len(chunk), np.int64) if chunk.further is None else chunk.further.lengths // 2
 
 
 def _flat(values: npt.NDArray[Any], dtype: type, name: str) -> npt.NDArray[Any]:
@@ -285,9 +313,9 @@ def _through_tf_data(cutter: BatchCutter, plan: Plan, first: int) -> Iterator[Ba
 
     def cut(number: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], ...]:
         batch = cutter.cut(plan.rows[int(number)], int(plan.widths[int(number)]))
-        return batch.rows, batch.input_ids, batch.token_type_ids, batch.lengths, batch.starts, batch.ends
+        return tuple(vars(batch).values())
 
-    dtypes = (tf.int64, tf.int32, tf.int8, tf.int32, tf.int32, tf.int32)
+    dtypes = (tf.int64, tf.int32, tf.int8, tf.int32, tf.int32, tf.int32, tf.int32)
     numbers = tf.data.Dataset.range(first, len(plan))
     dataset = numbers.map(lambda number: tf.numpy_function(cut, [number], dtypes, stateful=False), 1)
     for arrays in dataset.prefetch(4).as_numpy_iterator():

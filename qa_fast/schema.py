@@ -76,6 +76,8 @@ class Features:
         context_end: int32[F], one past the position of its last context token.
         document_token_start: int32[F], index in the document's tokens of the feature's first context token, so
             that position p of the feature is token `p - context_start + document_token_start` of the document.
+        further: int32 Ragged[F], start and end in turn of the other labels of each feature, which further answers of
+            its question have; None if no feature has any.
     """
 
     input_ids: Ragged
@@ -87,6 +89,7 @@ class Features:
     context_start: Int32s
     context_end: Int32s
     document_token_start: Int32s
+    further: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.start_positions)
@@ -165,6 +168,12 @@ EVALUATION_COLUMNS: dict[str, str] = {
     "context_start": "int32: position in the feature of its first context token",
     "context_end": "int32: one past the position of its last context token",
     "document_token_start": "int32: index in the document's tokens of the feature's first context token",
+}
+# Further labels of train, in files of their own that exist only where a question has several distinct answers.
+LABEL_COLUMNS: dict[str, str] = {
+    "feature": "int64: row of the feature in the same block's data file; increasing",
+    "start_position": "int32: position of the first token of a further answer",
+    "end_position": "int32: position of its last token (inclusive)",
 }
 # Columns that scoring needs, in files of their own that state.json does not list: once for each example and document.
 EXAMPLE_COLUMNS: dict[str, str] = {

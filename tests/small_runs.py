@@ -15,8 +15,8 @@ PLACES = ["Lindholm", "Askby", "Norre", "Vester", "Kaldvig", "Udsigt", "Havn", "
 KEEPERS = ["Ane Skou", "Jon Brandt", "Mette Lund", "Ole Friis", "Ida Holm", "Per Dahl", "Eva Krag", "Nis Bov"]
 
 
-def authored_examples(places: int = 8) -> list[dict]:
-    """SQuAD-like rows: three questions about each of a few lighthouses."""
+def authored_examples(places: int = 8, *, several: bool = False) -> list[dict]:
+    """SQuAD-like rows: three questions about each of a few lighthouses; with `several` some have three answers."""
     rows = []
     for number, (place, keeper) in enumerate(zip(PLACES[:places], KEEPERS, strict=False)):
         year, boats = str(1861 + 7 * number), str(3 + 2 * number)
@@ -33,6 +33,9 @@ def authored_examples(places: int = 8) -> list[dict]:
         for order, (question, answer) in enumerate(questions.items()):
             start = context.index(answer, context.index("owned")) if order == 2 else context.index(answer)
             answers = {"text": [answer], "answer_start": [start]}
+            if several and order == 1:  # both names, the first name, and the surname
+                begin, end = answer.split()
+                answers = {"text": [answer, begin, end], "answer_start": [start, start, start + len(begin) + 1]}
             rows.append({"id": f"{place}-{order}", "context": context, "question": question, "answers": answers})
     return rows
 
@@ -82,11 +85,19 @@ def make_model_folder(folder: Path, name: str = "bert", *, head: bool = True, **
     return folder
 
 
-def make_shards(folder: Path, model: Path, *, places: int = 8, validation: bool = True, max_length: int = 128) -> Path:
+def make_shards(
+    folder: Path,
+    model: Path,
+    *,
+    places: int = 8,
+    validation: bool = True,
+    max_length: int = 128,
+    several: bool = False,
+) -> Path:
     """Shards of the authored examples; validation holds the same ones."""
     source = folder.parent / f"{folder.name}-source"
     source.mkdir(parents=True)
-    lines = "".join(json.dumps(row) + "\n" for row in authored_examples(places))
+    lines = "".join(json.dumps(row) + "\n" for row in authored_examples(places, several=several))
     for split in ("train", "validation") if validation else ("train",):
         (source / f"{split}.jsonl").write_text(lines)
     build_shards(str(source), folder, str(model), FeatureConfig(max_length=max_length, doc_stride=16))

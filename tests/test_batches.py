@@ -1,6 +1,7 @@
 """Batches: every feature once, little padding, a pure function of its arguments, cut as the obvious way would."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_fast.batches import BatchCutter, batches_of, bucket_widths, prediction_plan, prefetch, training_plan
+from qa_fast.buffers import offsets_of
+from qa_fast.schema import Ragged
 from tests.small_models import make_features, squad_like_lengths
 
 chunks_of_lengths = st.lists(st.lists(st.integers(0, 40), max_size=12), max_size=4)
@@ -17,6 +20,11 @@ chunks_of_lengths = st.lists(st.lists(st.integers(0, 40), max_size=12), max_size
 @given(chunks=chunks_of_lengths, types=st.booleans(), rows=st.lists(st.integers(-1, 60), min_size=1, max_size=9))
 def test_batches_are_cut_as_the_obvious_way_would(chunks: list[list[int]], types: bool, rows: list[int]) -> None:
     features = [make_features(lengths, types=types, seed=i, shift=i) for i, lengths in enumerate(chunks)]
+    if types:  # every other chunk has further labels: 0, 1 or 2 in turn
+        for number in range(0, len(features), 2):
+            counts = np.arange(len(features[number])) % 3
+            further = Ragged(np.arange(5 + 2 * counts.sum(), dtype=np.int32), 5 + offsets_of(2 * counts))
+            features[number] = replace(features[number], further=further)
     flat = [(chunk, row) for chunk in features for row in range(len(chunk))]
     wanted = np.array([row if row < len(flat) else -1 for row in rows], np.int64)
     batch = BatchCutter(features, pad_id=1).cut(wanted, 48)
@@ -26,6 +34,7 @@ def test_batches_are_cut_as_the_obvious_way_would(chunks: list[list[int]], types
             assert batch.lengths[b] == 1
             assert (batch.input_ids[b] == 1).all()
             assert batch.starts[b] == batch.ends[b] == -1
+            assert (batch.further[b] == -1).all()
             continue
         chunk, local = flat[row]
         ids = chunk.input_ids[local]
@@ -35,6 +44,8 @@ def test_batches_are_cut_as_the_obvious_way_would(chunks: list[list[int]], types
         assert batch.token_type_ids[b].tolist() == [*kinds, *[0] * (48 - len(ids))]
         assert batch.starts[b] == chunk.start_positions[local]
         assert batch.ends[b] == chunk.end_positions[local]
+        more = [] if chunk.further is None else chunk.further[local].reshape(-1, 2).tolist()
+        assert [pair for pair in batch.further[b].T.tolist() if pair != [-1, -1]] == more
 
 
 @settings(max_examples=60, deadline=None)

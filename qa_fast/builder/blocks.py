@@ -206,6 +206,7 @@ def _folder_for(maker: ShardMaker, stack: contextlib.ExitStack) -> Path:
 
 
 def _write_table(table: FeaturizedTable, writer: BlockWriter, clock: StageClock) -> None:
+    writer.add_labels(table.further)
     for batch in table.batches:  # which may be computed only now, and is not writing
         with clock("write"):
             writer.add_features(batch)

@@ -24,7 +24,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.folder import known_config
 from qa_fast.progress import StageClock
 from qa_fast.raw import EXAMPLES, UNPLACED, Reject, Repair
-from qa_fast.schema import EVALUATION_COLUMNS, FeatureConfig, Int32s, canonical_json
+from qa_fast.schema import EVALUATION_COLUMNS, FeatureConfig, Int32s, Ragged, canonical_json
 from qa_fast.shards.format import FORMAT_VERSION, TRAIN
 from qa_fast.version import __version__
 
@@ -45,6 +45,7 @@ class SplitCounts:
         repaired: Examples whose first answer was not at its start and was repaired.
         unplaced: Examples that are kept for scoring although their first answer has no certain place.
         unanswerable: Examples without an answer.
+        several: Examples of train with several distinct answers, all of which give labels.
         tokens: Tokens of all features, including special ones.
         text_tokens: Tokens of the encoded questions and contexts.
         unknown_tokens: Those of them that stand for text that the vocabulary cannot write.
@@ -59,6 +60,7 @@ class SplitCounts:
     repaired: int = 0
     unplaced: int = 0
     unanswerable: int = 0
+    several: int = 0
     tokens: int = 0
     text_tokens: int = 0
     unknown_tokens: int = 0
@@ -97,6 +99,7 @@ class FeaturizedTable:
         contexts: Their encoded documents [D].
         leading_chars: int32[D], white space removed from the start of each document before it was encoded.
         feature_counts: int32[E], features of each example.
+        further: Further labels of all features, see `schema.Features`.
     """
 
     batches: Iterable[pa.RecordBatch]
@@ -107,6 +110,7 @@ class FeaturizedTable:
     contexts: EncodedTexts
     leading_chars: Int32s
     feature_counts: Int32s
+    further: Ragged | None = None
 
 
 class Featurizer:
@@ -195,6 +199,7 @@ class Featurizer:
             UserError: A column is missing or of an unsuitable type.
         """
         from qa_fast.features.examples import IdSet, check_examples
+        from qa_fast.features.several import labels_of_further
         from qa_fast.features.windows import BATCH_TOKENS, featurize_examples
         from qa_fast.shards.write import feature_batch
 
@@ -207,7 +212,8 @@ class Featurizer:
                 repeated = IdSet().add(one_chunk(table["id"]))
             checked = check_examples(table, repeated, scored=self.split != TRAIN)
         drop = self.config.drop_impossible and self.split == TRAIN
-        features = featurize_examples(checked.examples, self.encoder, self.config, drop, clock)
+        further = labels_of_further(self.config, training=self.split == TRAIN)
+        features = featurize_examples(checked.examples, self.encoder, self.config, drop, further, clock)
         examples, tokens = features.encoded.examples, int(features.windows.lengths.sum(dtype=np.int64))
         laid_out = clock.each("lay out", features.batches(self.encoder))
         batches: Iterable[pa.RecordBatch] = (feature_batch(part, examples.ids, self.split) for part in laid_out)
@@ -231,6 +237,7 @@ class Featurizer:
                 unanswerable=int(
                     pc.sum(pc.equal(pc.list_value_length(examples.answers.field("text")), 0)).as_py() or 0
                 ),
+                several=features.labels.several,
                 tokens=tokens,
                 text_tokens=text_tokens,
                 unknown_tokens=unknown,
@@ -241,6 +248,7 @@ class Featurizer:
             contexts=features.encoded.contexts,
             leading_chars=features.encoded.leading_chars,
             feature_counts=np.bincount(features.windows.example_index, minlength=len(examples)).astype(np.int32),
+            further=features.labels.further,
         )
 
     def _normalized(self, table: pa.Table) -> tuple[pa.Table, list[Reject]]:
@@ -277,6 +285,8 @@ class Featurizer:
             "config": self.config.to_dict(),
             "tokenizer": self.encoder.tokenizer_hash,
             "token_types": self.encoder.has_token_types,
+            # So that shards whose exact labels have the first answers alone are made again.
+            **({"answers": "all"} if self.config.labels == "exact" else {}),
         }
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.cli.bar import showing
 from qa_fast.cli.extras import needs, print_json, say
 from qa_fast.cli.records import column_pairs, with_records
 from qa_fast.errors import UserError, without_secrets
@@ -113,11 +114,10 @@ def answer(
             raise UserError("--input and --output go together; received one of them: name the other file")
         with needs("answer", "qa-fast answer"):
             from qa_fast.answer.bulk import answer_all
-            from qa_fast.progress import Reporter
 
             on_ray, _, ray_engine = engine.partition(":")
-            _report(
-                answer_all(
+            with showing("questions") as report:
+                outcome = answer_all(
                     model,
                     input_file,
                     output_file,
@@ -130,10 +130,9 @@ def answer(
                     address=address,
                     workers=workers or None,
                     overwrite=overwrite,
-                    report=Reporter(say),
-                ),
-                as_json,
-            )
+                    report=report,
+                )
+            _report(outcome, as_json)
         return
     if question is None:
         raise UserError("a question is needed; received none: pass --question, or --input and --output for many")

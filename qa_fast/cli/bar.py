@@ -1,16 +1,85 @@
-"""The progress bar of commands that read the features of a split."""
+"""The progress of long commands on standard error: a bar on a terminal, a line every half minute in a log."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from qa_fast.progress import Log, Reporter
 
-def with_bar(work: Any) -> Any:
-    """Return the result of `work(progress)`, with a progress bar of features on standard error."""
+
+@contextmanager
+def showing(unit: str) -> Iterator[Reporter]:
+    """Yield a reporter whose messages and progress appear on standard error.
+
+    Args:
+        unit: What is counted, such as "examples".
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("features", total=None)
-        return work(lambda done, total: bar.update(task, completed=done, total=total))
+    console = Console(stderr=True, highlight=False)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    if not console.is_terminal:
+        with Log(say) as log:
+            yield Reporter(say, _noting(log, unit))
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), _rate_column(unit)
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
+
+        def progress(part: str, count: int, total: int | None) -> None:
+            if part not in tasks:
+                tasks[part] = bar.add_task(part, total=total)
+            bar.update(tasks[part], advance=count, total=total)
+
+        yield Reporter(say, progress)
+
+
+def _noting(log: Log, unit: str) -> Callable[[str, int, int | None], None]:
+    """Return a function that notes how much of each part is done, see `Reporter.progress`."""
+    done: dict[str, int] = {}
+
+    def progress(part: str, count: int, total: int | None) -> None:
+        done[part] = done.get(part, 0) + count
+        log.note(f"{part}: {done[part]:,}{f' of {total:,}' if total else ''} {unit}")
+
+    return progress
+
+
+def with_bar(work: Callable[[Callable[[int, int], None]], Any], part: str) -> Any:
+    """Return the result of `work(progress)`, which reports numbers of finished and of all features while it runs.
+
+    Args:
+        work: Called with `progress`. A smaller number than before begins to count anew.
+        part: What is read, for the text beside the bar.
+    """
+    with showing("features") as report:
+        before = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal before
+            assert report.progress is not None
+            report.progress(part, done - before, total)
+            before = done
+
+        return work(progress)
+
+
+def _rate_column(unit: str) -> Any:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        """Shows how much is done, and how much each second."""
+
+        def render(self, task: Task) -> Text:
+            speed = f", {task.speed:,.0f}/s" if task.speed else ""
+            return Text(f"{task.completed:,.0f} {unit}{speed}")
+
+    return RateColumn()

@@ -85,7 +85,7 @@ def evaluate(
             if quiet or as_json:
                 return run(shards, name, split, folder, config, keep=keep)
             return with_bar(
-                lambda progress: run(shards, name, split, folder, config, keep=keep, progress=progress, say=say)
+                lambda progress: run(shards, name, split, folder, config, keep=keep, progress=progress, say=say), split
             )
 
         config.check()

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qa_fast.builder.options import RAY, BuildOptions
+from qa_fast.cli.bar import showing
 from qa_fast.cli.records import with_records
 from qa_fast.cli.startup import few_arenas
 from qa_fast.cli.stderr import hush_native_notes
 from qa_fast.errors import without_secrets
 from qa_fast.parallel import processors
+from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
 
 if TYPE_CHECKING:
     from qa_fast.builder.job import BuildResult
-    from qa_fast.progress import Reporter
 
 _COUNTS = ("examples", "features", "impossible", "rejected", "repaired", "tokens")
 
@@ -51,7 +51,7 @@ def featurize(
     few_arenas(workers)
     if options.engine == RAY:
         hush_native_notes()
-    with _reporting(silent=quiet or as_json) as report:
+    with nullcontext(Reporter()) if quiet or as_json else showing("examples") as report:
         result = build(source, out, model, config, options, report)
     if as_json:
         typer.echo(json.dumps(summary(result)))
@@ -89,49 +89,6 @@ def summary(result: BuildResult) -> dict[str, Any]:
         "stage_seconds": {stage: round(seconds, 4) for stage, seconds in result.stage_seconds.items()},
         "splits": splits,
     }
-
-
-@contextmanager
-def _reporting(silent: bool) -> Iterator[Reporter]:
-    """Yield a reporter that writes messages and a progress bar to standard error."""
-    from qa_fast.progress import Reporter
-
-    if silent:
-        yield Reporter()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False)
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), _rate_column(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    tasks: dict[str, Any] = {}
-
-    def progress(split: str, examples: int, total: int | None = None) -> None:
-        if split not in tasks:
-            tasks[split] = bar.add_task(split, total=total)
-        bar.update(tasks[split], advance=examples, total=total)
-
-    with bar:
-        yield Reporter(
-            lambda line: console.print(line, markup=False, soft_wrap=True), progress if console.is_terminal else None
-        )
-
-
-def _rate_column() -> Any:
-    from rich.progress import ProgressColumn, Task
-    from rich.text import Text
-
-    class RateColumn(ProgressColumn):
-        """Shows the number of finished examples and the examples per second."""
-
-        def render(self, task: Task) -> Text:
-            speed = f", {task.speed:,.0f}/s" if task.speed else ""
-            return Text(f"{task.completed:,.0f} examples{speed}")
-
-    return RateColumn()
 
 
 def _print_table(result: BuildResult) -> None:

@@ -37,7 +37,7 @@ def quantize(
         if as_json:
             quantized = run(model, shards, split, **options)
         else:
-            quantized = with_bar(lambda progress: run(model, shards, split, progress=progress, **options))
+            quantized = with_bar(lambda progress: run(model, shards, split, progress=progress, **options), split)
     recipe = quantized.recipe
     if as_json:
         typer.echo(

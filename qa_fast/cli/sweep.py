@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from qa_fast.cli.extras import needs, say
 from qa_fast.cli.records import with_records
+from qa_fast.progress import Log
 from qa_fast.train.config import SweepConfig
 
 
@@ -36,7 +38,17 @@ def sweep(
         from qa_fast.train.sweep import command, table
         from qa_fast.train.sweep import sweep as run
     folders = shards or ["shards"]
-    ranked = run(folders, config, (lambda line: None) if quiet or as_json else say)
+    if quiet or as_json:
+        ranked = run(folders, config, lambda line: None)
+    else:
+        with Log(say) as log:
+
+            def tell(line: str) -> None:
+                say(line)
+                if not sys.stderr.isatty():
+                    log.note(line)
+
+            ranked = run(folders, config, tell)
     best = command(folders, config, ranked[0])
     if as_json:
         typer.echo(json.dumps({"trials": [asdict(trial) for trial in ranked], "command": best}))

@@ -156,7 +156,7 @@ def check_examples(table: pa.Table, repeated: np.ndarray, scored: bool = False) 
     context_index = context_column.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
     starts, first_answers, uneven = _first_answers(answers)
     id_bytes, question_bytes, context_bytes = _bytes(ids), _bytes(questions), _bytes(contexts)[context_index]
-    status, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts)
+    status, span_start, span_end = check_spans(contexts, context_index, first_answers, starts)
 
     def too_long(what: str, sizes: Int64s, most: int, remedy: str = "") -> Rule:
         return sizes > most, lambda row: f"{what} must be at most {most:,} bytes; received {sizes[row]:,}{remedy}"
@@ -209,7 +209,7 @@ def check_examples(table: pa.Table, repeated: np.ndarray, scored: bool = False) 
         is_unplaced[[row for row in repairs if row not in moved]] = True
         starts[is_unplaced] = -1
         first_answers = pc.if_else(pa.array(is_unplaced), pa.scalar(None, first_answers.type), first_answers)
-        _, span_start, span_end = _check_spans(contexts, context_index, first_answers, starts)
+        _, span_start, span_end = check_spans(contexts, context_index, first_answers, starts)
 
     examples = Examples(
         ids, questions, contexts, context_index, answers, starts, _chars(first_answers), span_start, span_end
@@ -279,9 +279,20 @@ def _with_nulls(answers: pa.Array) -> np.ndarray:
     return out
 
 
-def _check_spans(
+def check_spans(
     contexts: pa.Array, context_index: Int32s, answers: pa.Array, starts: Int64s
 ) -> tuple[np.ndarray, Int32s, Int32s]:
+    """Compare answers with the text at their starts.
+
+    Args:
+        contexts: Texts [D].
+        context_index: int32[n], the context of each answer.
+        answers: Texts [n]; null: none.
+        starts: int64[n], in characters; -1: none.
+
+    Returns:
+        Status uint8[n] (see `kernels.text`), and the answers without white space at their ends: start and end int32[n].
+    """
     context_text, answer_text = text_buffers(contexts), text_buffers(answers)
     context_chars = _chars(contexts)
     rows = len(context_index)

@@ -90,11 +90,15 @@ class Labels:
         start_positions: int32[F], of the answer's first token, or of CLS.
         end_positions: int32[F], of its last token (inclusive), or of CLS.
         differences: Number of features that `exact` and `reference` label differently, by cause.
+        further: See `Features.further`.
+        several: Number of examples whose further answers give labels, too.
     """
 
     start_positions: Int32s
     end_positions: Int32s
     differences: dict[str, int]
+    further: Ragged | None = None
+    several: int = 0
 
 
 def encode_examples(examples: Examples, encoder: TextEncoder) -> EncodedExamples:
@@ -329,6 +333,7 @@ def featurize_examples(
     encoder: TextEncoder,
     config: FeatureConfig,
     drop: bool = False,
+    further: Callable[[EncodedExamples, Windows, Labels], Labels] | None = None,
     stage: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> Featurized:
     """Encode, plan and label one table of examples.
@@ -337,7 +342,8 @@ def featurize_examples(
         examples: Checked examples.
         encoder: The model's tokenizer.
         config: Window sizes and label mode.
-        drop: Leave out windows of answerable questions that do not hold the answer.
+        drop: Leave out windows of answerable questions that do not hold an answer that is labelled.
+        further: Adds the labels of further answers, such as `several.label_all`; None labels the first ones alone.
         stage: Context manager that is entered with the name of each stage, to time it.
     """
     with stage("encode"):
@@ -352,11 +358,21 @@ def featurize_examples(
         windows = plan(encoded, encoder.template, config)
     with stage("labels"):
         labels = label(encoded, windows, config, encoder.space_led)
+        if further is not None:
+            labels = further(encoded, windows, labels)
     if drop:
         answerable = encoded.examples.answer_char_start[windows.example_index] >= 0
         kept = np.flatnonzero(~answerable | (labels.start_positions != windows.cls_position))
         windows = windows.take(kept)
-        labels = Labels(labels.start_positions[kept], labels.end_positions[kept], labels.differences)
+        more = labels.further
+        if more is not None:  # the windows left out have no labels, so that the values stay
+            more = Ragged(more.values, offsets_of(more.lengths[kept]))
+        labels = replace(
+            labels,
+            start_positions=labels.start_positions[kept],
+            end_positions=labels.end_positions[kept],
+            further=more,
+        )
     return Featurized(encoded, windows, labels, [reject for _, reject in rejected])
 
 

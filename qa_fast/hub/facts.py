@@ -94,10 +94,10 @@ class Facts:
 
 
 def hub_id(name: str, local: bool) -> str | None:
-    """Return the Hub id that a model's name means; None for a local folder or a URL."""
+    """Return the Hub id that a model's name means; None for a local folder, a URL, or "ADAPTER+BASE"."""
     if name == "minilm":
         return MINILM_ID
-    return None if local or Path(name).is_absolute() or is_url(name) else name
+    return None if local or "+" in name or Path(name).is_absolute() or is_url(name) else name
 
 
 def data_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:

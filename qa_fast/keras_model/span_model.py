@@ -150,8 +150,7 @@ class SpanModel(keras.Model):
 
     def _freezable(self) -> dict[str, Any]:
         """Return everything with the attribute `trainable` by name, layers before what they hold."""
-        layers = {layer.name: layer for layer in self.network.variables_of_parts}
-        return {"model": self, "network": self.network, **layers, **self.network.by_path}
+        return {"model": self, "network": self.network, **self.network.freezable}
 
     def text_encoder(self) -> TextEncoder:
         """Return the model's tokenizer.

@@ -120,6 +120,11 @@ class EncoderModel(keras.Model):
         """Every weight by its path, such as "block_0/qkv_kernel", whether it is frozen or not."""
         return {"/".join(weight.path.split("/")[-2:]): weight for weight in self.weights}
 
+    @property
+    def freezable(self) -> dict[str, Any]:
+        """Everything inside the model with the attribute `trainable` by name: parts such as "block_0", then weights."""
+        return {part.name: part for part in self.variables_of_parts} | self.by_path
+
     def initialize(self, seed: int) -> None:
         """Fill every matrix from a normal distribution, the same numbers on every backend."""
         generator = np.random.default_rng(seed)

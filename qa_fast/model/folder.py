@@ -105,16 +105,20 @@ def known_config(folder: str | Path) -> EncoderConfig | None:
 class Tensors:
     """The tensors of a folder's weights by name, read on demand; close it, or use it in a `with`.
 
+    Args:
+        folder: The model folder.
+        files: Other files to read than `weight_files` of the folder.
+
     Raises:
         UserError: There are no weights, or a file is damaged or asks for more than tensors.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Iterable[Path] | None = None) -> None:
         self._files: dict[str, Any] = {}
         self._names: dict[Any, Path] = {}
         self._unwrapped = defaultdict[str, list[str]](list)
         with contextlib.ExitStack() as opened:
-            for path in weight_files(folder):
+            for path in weight_files(folder) if files is None else files:
                 with _damage_reported(path):
                     file = opened.enter_context(_open(path))
                     self._names[file] = path

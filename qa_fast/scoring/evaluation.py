@@ -307,4 +307,4 @@ def taken(chunk: Features, rows: Int64s) -> Features:
 
     columns = {name: column[rows] for name, column in vars(chunk).items() if isinstance(column, np.ndarray)}
     types = None if chunk.token_type_ids is None else gather(chunk.token_type_ids)
-    return Features(input_ids=gather(chunk.input_ids), token_type_ids=types, **columns)
+    return Features(input_ids=gather(chunk.input_ids), token_type_ids=types, further=None, **columns)

@@ -21,11 +21,11 @@ CHECKSUM = "xxh3_128"
 DESCRIPTION = "Made by qa-fast featurize."
 # What the index records about a file: name within the split, number of its block, rows, bytes and checksum.
 FILE_FACTS = ("file", "block", "rows", "bytes", CHECKSUM)
-# The kinds of files of a block: features, and the examples and contexts that evaluation needs.
-DATA, EXAMPLES, CONTEXTS = "data", "examples", "contexts"
+# The kinds of files of a block: features, their further labels, and the examples and contexts that evaluation needs.
+DATA, LABELS, EXAMPLES, CONTEXTS = "data", "labels", "examples", "contexts"
 # Digits of a fingerprint that tell the files of different builds in the same folder apart.
 _NAME_DIGITS = 8
-_NAME = re.compile(rf"({DATA}|{EXAMPLES}|{CONTEXTS})-[0-9a-f]{{{_NAME_DIGITS}}}-\d{{5,}}\.arrow")
+_NAME = re.compile(rf"({DATA}|{LABELS}|{EXAMPLES}|{CONTEXTS})-[0-9a-f]{{{_NAME_DIGITS}}}-\d{{5,}}\.arrow")
 
 
 def file_name(kind: str, fingerprint: str, number: int) -> str:

@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_fast import store
-from qa_fast.buffers import ragged_from
+from qa_fast.buffers import offsets_of, ragged_from
 from qa_fast.errors import UserError, shown
-from qa_fast.schema import Features, Int32s, Ragged
+from qa_fast.schema import LABEL_COLUMNS, Features, Int32s, Ragged
 from qa_fast.shards.format import (
     CONTEXTS,
     DATA,
     EXAMPLES,
     FORMAT_VERSION,
     INDEX,
+    LABELS,
     damaged_file,
     is_index,
     kind_of,
@@ -188,7 +189,11 @@ def _assembled(name: str, files: list[dict[str, Any]], tables: dict[str, pa.Tabl
     features = pa.concat_tables(data) if data else None
     if features is None or features.num_rows == 0:
         return Split(name, [], pa.chunked_array([], pa.string()), *both)
-    chunks, example, last = [], -1, None
+    further = _further_labels(
+        {file["block"]: tables[file["file"]].num_rows for file in of_kind(DATA)},
+        {file["block"]: tables[file["file"]] for file in of_kind(LABELS)},
+    )
+    chunks, example, last, row = [], -1, None, 0
     for batch in features.to_batches():
         runs = pc.run_end_encode(batch.column("example_id"))
         run_ends, values = runs.run_ends.to_numpy(), runs.values
@@ -196,8 +201,40 @@ def _assembled(name: str, files: list[dict[str, Any]], tables: dict[str, pa.Tabl
         first = example + (values[0].as_py() != last)
         example_index = np.repeat(np.arange(first, first + len(run_ends), dtype=np.int32), np.diff(run_ends, prepend=0))
         example, last = first + len(run_ends) - 1, values[-1].as_py()
-        chunks.append(_features(batch, example_index))
+        chunks.append(replace(_features(batch, example_index), further=_part(further, row, row + batch.num_rows)))
+        row += batch.num_rows
     return Split(name, chunks, features["example_id"], *both)
+
+
+def _further_labels(features: dict[int, int], labels: dict[int, pa.Table]) -> Ragged | None:
+    """Join the further labels of all blocks; those of a block refer to its own features.
+
+    Args:
+        features: Number of features of each block, in order.
+        labels: `LABEL_COLUMNS` of the blocks that have some.
+
+    Raises:
+        pa.ArrowInvalid: They refer to features that do not exist.
+    """
+    if not labels:
+        return None
+    counts, values = [], []
+    for block, size in features.items():
+        if block not in labels:
+            counts.append(np.zeros(size, np.int64))
+            continue
+        columns = [labels[block][name].cast(pa.int64()) for name in LABEL_COLUMNS]
+        rows, starts, ends = (column.to_numpy() for column in columns)
+        without = any(column.null_count for column in columns)
+        if without or (len(rows) and (rows.min() < 0 or rows.max() >= size or (np.diff(rows) < 0).any())):
+            raise pa.ArrowInvalid("further labels of features that do not exist")
+        counts.append(2 * np.bincount(rows, minlength=size))
+        values.append(np.stack([starts, ends], axis=1).astype(np.int32).reshape(-1))
+    return Ragged(np.concatenate(values), offsets_of(np.concatenate(counts)))
+
+
+def _part(rows: Ragged | None, begin: int, end: int) -> Ragged | None:
+    return None if rows is None else Ragged(rows.values, rows.offsets[begin : end + 1])
 
 
 def _joined(examples: dict[int, pa.Table], contexts: dict[int, pa.Table]) -> tuple[pa.Table, pa.Table]:

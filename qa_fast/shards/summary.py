@@ -57,6 +57,8 @@ def remarks(index: Mapping[str, Any], out: Path) -> Iterator[str]:
                 f"{split}: {counts['unplaced']:,} answers have no certain place; their questions are kept for scoring "
                 f"and labelled without an answer; see them with: qa-fast show {out} --repaired"
             )
+        if counts.get("several"):
+            yield f"{split}: all answers of {counts['several']:,} questions with several distinct ones are labelled"
         if split == TRAIN and counts.get("unanswerable") == counts["examples"]:
             yield f"{split}: no question has an answer, so a model cannot learn to find one; check the column answers"
         unknown = counts.get("unknown_tokens", 0) / max(counts.get("text_tokens", 0), 1)

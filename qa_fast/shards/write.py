@@ -11,7 +11,7 @@ import xxhash
 
 from qa_fast.buffers import list_array
 from qa_fast.raw import ANSWERS_TYPE
-from qa_fast.schema import EVALUATION_COLUMNS, Features, Int32s, Ragged
+from qa_fast.schema import EVALUATION_COLUMNS, LABEL_COLUMNS, Features, Int32s, Ragged
 from qa_fast.shards.format import (
     CHECKSUM,
     CONTEXTS,
@@ -19,6 +19,7 @@ from qa_fast.shards.format import (
     DESCRIPTION,
     EXAMPLES,
     FILE_FACTS,
+    LABELS,
     SPLITS,
     TRAIN,
     file_name,
@@ -83,6 +84,15 @@ class BlockWriter:
     def add_features(self, batch: pa.RecordBatch) -> None:
         """Append features that `feature_batch` returned."""
         self._write(DATA, batch)
+
+    def add_labels(self, further: Ragged | None) -> None:
+        """Append the further labels (see `schema.Features`) of the features that are appended next."""
+        if further is None:
+            return
+        first = self._rows.get(file_name(DATA, self._fingerprint, self._number), 0)
+        rows = np.repeat(np.arange(first, first + len(further)), further.lengths // 2)
+        columns = [pa.array(rows), *(pa.array(np.ascontiguousarray(further.values[side::2])) for side in (0, 1))]
+        self._write(LABELS, pa.RecordBatch.from_arrays(columns, names=list(LABEL_COLUMNS)))
 
     def add_examples(self, examples: Examples, contexts: EncodedTexts, leading_chars: Int32s, counts: Int32s) -> None:
         """Append the examples and contexts that evaluation needs; do nothing for train.

@@ -19,6 +19,7 @@ import xxhash
 from qa_fast.buffers import one_chunk, text_buffers
 from qa_fast.encode import TextEncoder
 from qa_fast.features.examples import Examples, IdSet, check_examples
+from qa_fast.features.several import labels_of_further
 from qa_fast.features.windows import Featurized, featurize_examples
 from qa_fast.parallel import in_order, processors
 from qa_fast.raw import UNPLACED, SplitTable
@@ -115,7 +116,8 @@ def _measure(
     unplaced = sum(repair.cause == UNPLACED for repair in repairs)
     rejects, featurized = [*table.unreadable, *checked.rejects.values()], None
     if encoder is not None and len(examples):
-        featurized = featurize_examples(examples, encoder, config)
+        further = labels_of_further(config, training=table.split == TRAIN)
+        featurized = featurize_examples(examples, encoder, config, further=further)
         rejects += featurized.rejects
         examples = featurized.encoded.examples
     chars = pc.utf8_length(examples.contexts).to_numpy(zero_copy_only=False)

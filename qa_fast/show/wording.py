@@ -23,6 +23,7 @@ CAUSES = {
     "inner one",
     "unsorted_offsets": "the offsets of the tokenizer are not sorted in this document, for example after a special "
     "token in the text, and the reference stops its search there",
+    "further_answer": "a further answer of the question is in the window, and the reference labels the first one alone",
     "other": "the cause is not known",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -17,12 +18,15 @@ from typing import Any
 
 from qa_fast import store
 from qa_fast.cache import cache_folder, is_intact, not_writable, seal
-from qa_fast.errors import UserError, without_secrets
+from qa_fast.errors import UserError, shown, without_secrets
+from qa_fast.model.adapter import adapter_files, is_adapter, merge, read_adapter
+from qa_fast.model.folder import tokenizer_files, weight_files
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
 from qa_fast.sources.pieces import Block, blocks_of
 from qa_fast.sources.read import read_block
 from qa_fast.sources.rows import Batch
+from qa_fast.temporary import temporary_folder
 
 SQUAD_ID = "rajpurkar/squad"
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -211,8 +215,11 @@ def _hub_dataset(name: str, columns: dict[str, str], say: Say) -> Source:
 def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     """Find the folder that MODEL means.
 
+    A PEFT adapter is merged into its base model, in the cache.
+
     Args:
-        name: "minilm", a local folder, the URL of a folder, or a Hub model id.
+        name: "minilm", a local folder, the URL of a folder, or a Hub model id. "ADAPTER+BASE" is a folder with a PEFT
+            adapter, and the base model to use instead of the one that it names.
         say: Called with a message for every step.
         weights: Whether the weights are needed; featurizing needs only the tokenizer.
 
@@ -225,7 +232,11 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
     say = _discreet(say)
     path, exists = _look(name)
     if exists and path.is_dir():
-        return path if store.is_local(path) else _fetched(path, say, weights)
+        folder = path if store.is_local(path) else _fetched(path, say, weights)
+        return _on_base(folder, None, say, weights) if is_adapter(folder) else folder
+    adapter, plus, base = name.rpartition("+")
+    if plus and is_adapter(Path(adapter)):
+        return _on_base(Path(adapter), base, say, weights)
     if name in ("minilm", MINILM_ID):
         return _minilm(say, weights)
     if exists or not _is_hub_id(name):
@@ -247,6 +258,59 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
             f"MODEL {name!r} is not a local folder, so it must come from the Hub, which cannot be reached ({error}): "
             "pass a local folder, or 'minilm', which is on the package index too"
         ) from None
+
+
+def _on_base(adapter: Path, base: str | None, say: Say, weights: bool) -> Path:
+    """Return the folder of an adapter's base model with the adapter merged, which is kept in the cache.
+
+    Args:
+        adapter: The adapter's folder.
+        base: The base model; None takes the one that the adapter names.
+        say: Called with a message for every step.
+        weights: Whether the weights are needed. The tokenizer is the base model's.
+
+    Raises:
+        UserError: There is no such base model, or the adapter does not fit it.
+    """
+    options = read_adapter(adapter)
+    name = options.get("base_model_name_or_path") if base is None else base
+    another = f"name the base model behind a plus sign, as in {adapter}+FOLDER"
+    if base is None and options.get("revision") not in (None, "main"):
+        raise UserError(
+            f"a PEFT adapter must name its base model without a revision; {str(adapter)!r} names revision "
+            f"{shown(options['revision'])}: fetch it, and {another}"
+        )
+    # An adapter may come from anybody, so it cannot make this machine ask any server.
+    if not isinstance(name, str) or not name or store.is_url(name) or is_adapter(Path(name)):
+        raise UserError(
+            f"the base model of a PEFT adapter must be a folder of whole weights or a Hub id; {str(adapter)!r} has "
+            f"{shown(name)}: {another}"
+        )
+    try:
+        folder = resolve_model(name, say, weights)
+    except UserError as error:
+        raise UserError(
+            f"the base model of the PEFT adapter {str(adapter)!r} is {shown(name)}, which cannot be used ({error}); "
+            f"or {another}"
+        ) from None
+    if not weights:
+        return folder
+    inputs = [*adapter_files(adapter), folder / "config.json", *tokenizer_files(folder).values(), *weight_files(folder)]
+    key = hashlib.sha256("".join(store.identity(path) for path in inputs).encode()).hexdigest()[:20]
+    merged = cache_folder() / "models" / f"{adapter.name or 'adapter'}-{key}"
+    if not is_intact(merged):
+        say(f"{adapter}: a PEFT adapter, merged into {name} in {merged}")
+        try:
+            merged.parent.mkdir(parents=True, exist_ok=True)
+            with temporary_folder(f".{merged.name}-", merged.parent) as scratch:
+                names = merge(adapter, folder, scratch)
+                merged.mkdir(exist_ok=True)
+                for file in names:
+                    os.replace(scratch / file, merged / file)
+            seal(merged, names)
+        except OSError as error:
+            raise not_writable(merged, error) from None
+    return merged
 
 
 def _fetched(place: Path, say: Say, weights: bool) -> Path:

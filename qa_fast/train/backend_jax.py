@@ -25,7 +25,9 @@ from qa_fast.model.encoder import EncoderModel
 from qa_fast.train.optimizer import micro_loss, update
 from qa_fast.train.steps import Floats, Micro, SeenShapes
 
-State = tuple[list[Any], list[Any], list[Any]]
+# Weights, first and second moments, and frozen weights, as `read` names them.
+State = tuple[list[Any], list[Any], list[Any], list[Any]]
+GROUPS = ("weights", "firsts", "seconds", "frozen")
 
 
 class _Deferred:
@@ -72,15 +74,18 @@ class JaxEngine:
         mesh = Mesh(np.array(devices), ("rows",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._by_rows = NamedSharding(mesh, PartitionSpec("rows"))
-        weights = [np.asarray(variable.value) for variable in model.trainable_variables]
+        weights, frozen = (
+            [np.asarray(variable.value) for variable in variables]
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        )
         zeros = [np.zeros_like(weight) for weight in weights]
-        self._state: State = self._placed((weights, zeros, zeros))
+        self._state: State = self._placed((weights, zeros, zeros, frozen))
         decays = tuple(weight.ndim > 1 for weight in weights)
 
-        def loss_of(weights: list[Any], micro: Micro, scale: Any) -> tuple[Any, Any]:
+        def loss_of(weights: list[Any], frozen: list[Any], micro: Micro, scale: Any) -> tuple[Any, Any]:
             with model.run_part.tracing(attention=attention):
                 (start, end), _ = model.stateless_call(
-                    weights, [], micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
+                    weights, frozen, micro.input_ids, micro.lengths, micro.token_type_ids, micro.key
                 )
             loss = micro_loss(start, end, micro, temperature)
             return loss * scale, loss
@@ -89,12 +94,12 @@ class JaxEngine:
 
         def apply(state: State, gradients: list[Any], scalars: Any) -> tuple[State, Any]:
             weights, firsts, seconds, norm = update(state[0], gradients, state[1], state[2], scalars, decays=decays)
-            return (weights, firsts, seconds), norm
+            return (weights, firsts, seconds, state[3]), norm
 
         everywhere = self._everywhere
 
         def whole_step(state: State, micro: Micro, scalars: Any) -> tuple[State, Any, Any]:
-            gradients, loss = gradients_of(state[0], micro, scalars[4])
+            gradients, loss = gradients_of(state[0], state[3], micro, scalars[4])
             state, norm = apply(state, gradients, scalars)
             return state, loss, norm
 
@@ -110,7 +115,7 @@ class JaxEngine:
 
         @partial(jax.jit, donate_argnums=1, out_shardings=everywhere)
         def add(state: State, sums: list[Any], loss_sum: Any, micro: Micro, scalars: Any) -> tuple[list[Any], Any]:
-            gradients, loss = gradients_of(state[0], micro, scalars[4])
+            gradients, loss = gradients_of(state[0], state[3], micro, scalars[4])
             return [total + gradient for total, gradient in zip(sums, gradients, strict=True)], loss_sum + loss
 
         self._zeros = jax.jit(lambda weights: [jnp.zeros_like(weight) for weight in weights], out_shardings=everywhere)
@@ -184,13 +189,14 @@ class JaxEngine:
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.TrainEngine`."""
         self._flush()
-        names = ("weights", "firsts", "seconds")
-        return {name: [np.asarray(array) for array in arrays] for name, arrays in zip(names, self._state, strict=True)}
+        return {name: [np.asarray(array) for array in arrays] for name, arrays in zip(GROUPS, self._state, strict=True)}
 
     def write(self, arrays: dict[str, list[Floats]]) -> None:
         """See `steps.TrainEngine`."""
         self._flush()  # the losses of the waiting steps may still be read
-        self._state = self._placed((arrays["weights"], arrays["firsts"], arrays["seconds"]))
+        self._state = self._placed(tuple(arrays.get(name, []) for name in GROUPS))
+        for variable, value in zip(self.model.non_trainable_variables, self._state[3], strict=True):
+            variable.assign(np.asarray(value))
 
     def publish(self) -> None:
         """See `steps.TrainEngine`."""

@@ -30,6 +30,7 @@ SIGNATURE = (
     tf.TensorSpec((None,), tf.float32),
     tf.TensorSpec((None,), tf.float32),
     tf.TensorSpec((None, 2, None), tf.float32),
+    tf.TensorSpec((None, 2, None), tf.int32),
     tf.TensorSpec((2,), tf.uint32),
 )
 SCALARS = tf.TensorSpec((5,), tf.float32)
@@ -59,15 +60,22 @@ class TensorFlowEngine:
         self._jit = jit
         self._names = list(devices)
         model.run_part.parts = parts_mode(jit == "parts")
-        own = [variable.value for variable in model.trainable_variables]
+        own, own_frozen = (
+            [variable.value for variable in variables]
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        )
         self._weights: list[list[Any]] = []
+        self._frozen: list[list[Any]] = []
         self._updates_of: list[Update] = []
         for number, device in enumerate(devices):
             with tf.device(device):
-                weights = [tf.Variable(weight) for weight in own] if number else own
+                weights, frozen = (
+                    [tf.Variable(weight) for weight in group] if number else group for group in (own, own_frozen)
+                )
                 by_kernels = model.run_part.parts == "kernels"
                 self._updates_of.append(KernelUpdate(weights) if by_kernels else PlainUpdate(weights, jit != "off"))
                 self._weights.append(weights)
+                self._frozen.append(frozen)
         self._sums: list[Any] = []
         self._seen = SeenShapes()
         self._pass = [self._traced_pass(number) for number in range(self.devices)]
@@ -101,7 +109,7 @@ class TensorFlowEngine:
         return tuple(shares)
 
     def _traced_pass(self, number: int) -> Any:
-        weights = self._weights[number]
+        weights, frozen = self._weights[number], self._frozen[number]
 
         def one_pass(share: tuple[Any, ...], scale: Any) -> tuple[Any, list[Any]]:
             micro = Micro(*share)
@@ -111,7 +119,7 @@ class TensorFlowEngine:
                 if number == 0:
                     start, end = self.model(*inputs)
                 else:
-                    (start, end), _ = self.model.stateless_call(weights, [], *inputs)
+                    (start, end), _ = self.model.stateless_call(weights, frozen, *inputs)
                 loss = micro_loss(start, end, micro, self._temperature)
                 scaled = loss * scale
             gradients = tape.gradient(scaled, weights)
@@ -157,13 +165,14 @@ class TensorFlowEngine:
     def read(self) -> dict[str, list[Floats]]:
         """See `steps.TrainEngine`."""
         firsts, seconds = self._updates_of[0].state()
-        weights = [variable.numpy() for variable in self._weights[0]]
-        return {"weights": weights, "firsts": firsts, "seconds": seconds}
+        weights, frozen = ([variable.numpy() for variable in group[0]] for group in (self._weights, self._frozen))
+        return {"weights": weights, "firsts": firsts, "seconds": seconds, "frozen": frozen}
 
     def write(self, arrays: dict[str, list[Floats]]) -> None:
         """See `steps.TrainEngine`."""
-        for weights, of_these in zip(self._weights, self._updates_of, strict=True):
-            for variable, value in zip(weights, arrays["weights"], strict=True):
+        values = [*arrays["weights"], *arrays.get("frozen", [])]
+        for weights, frozen, of_these in zip(self._weights, self._frozen, self._updates_of, strict=True):
+            for variable, value in zip([*weights, *frozen], values, strict=True):
                 variable.assign(value)
             of_these.set_state(arrays["firsts"], arrays["seconds"])
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from qa_fast.errors import UserError, shown
+from qa_fast.model.config import BucketBias, Disentangled, EncoderConfig
 from qa_fast.model.precision import PRECISIONS
 from qa_fast.options import check_values, flag_of, option
 from qa_fast.scoring.rules import AUTO, METRIC_HELP, METRICS
@@ -72,6 +73,11 @@ class TrainConfig:
     weight_decay: float = _optimizer(0.01, "Weight decay of AdamW.", least=0)
     clip_norm: float = _optimizer(1.0, "Scale gradients down to this norm; 0 turns clipping off.", least=0)
     dropout: float | None = _optimizer(None, "Dropout rate, instead of the rates of the model.", least=0, below=1)
+    freeze: str | None = _optimizer(
+        None,
+        "Leave these weights as they are: 'embeddings', or a number N for the embeddings and the first N blocks. They "
+        "need no gradient and no optimizer state.",
+    )
 
     batch_size: int = _batches(16, "Number of windows in a batch, over all devices together.", least=1)
     accumulate: int = _batches(1, "Number of batches whose gradients are added up for one optimization step.", least=1)
@@ -137,6 +143,29 @@ class TrainConfig:
             )
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other; received both: choose one")
+        if self.freeze is not None and not re.fullmatch(r"embeddings|[0-9]{1,4}", self.freeze):
+            raise UserError(
+                f"--freeze must be 'embeddings' or a number of blocks; received {shown(self.freeze)}: choose one"
+            )
+
+    def frozen_parts(self, encoder: EncoderConfig) -> list[str]:
+        """Return the names of the parts that `freeze` means, see `EncoderModel.freezable`.
+
+        With a block the weights of distances are frozen, too, because all blocks share them.
+
+        Raises:
+            UserError: The encoder has fewer blocks.
+        """
+        if self.freeze is None:
+            return []
+        blocks = 0 if self.freeze == "embeddings" else int(self.freeze)
+        if blocks > encoder.blocks:
+            raise UserError(
+                f"--freeze must not exceed the number of blocks, which is {encoder.blocks} in this model (blocks that "
+                f"share their weights count once); received {blocks}: choose a smaller one"
+            )
+        relative = ["relative"] if blocks and isinstance(encoder.attention.positions, BucketBias | Disentangled) else []
+        return ["embeddings", *relative, *(f"block_{number}" for number in range(blocks))]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -47,6 +50,9 @@ def make_learner(run: Run, arrays: Arrays | None) -> Learner:
         distillation = read_teacher(models["--teacher"], plan.data.mix, config, job, say)
     with job.agreed():
         model = EncoderModel(plan.sources.encoder, precision=plan.precision.value)
+        freezable = model.freezable
+        for name in config.frozen_parts(plan.sources.encoder):
+            freezable[name].trainable = False
         if arrays is not None:
             _check_arrays(arrays, model)
         report = load_weights(model, models["--model"], seed=config.seed)
@@ -62,10 +68,17 @@ def make_learner(run: Run, arrays: Arrays | None) -> Learner:
         arrays = job.arrays(arrays or engine.read())
     if arrays:
         engine.write(arrays)
+    if config.freeze is not None:
+        trained, every = _numbers(model.trainable_variables), _numbers(model.weights)
+        say(f"{trained:,} of {every:,} weights are trained; --freeze {config.freeze} leaves the others as they are")
     if engine.devices > 1:
         processes = f" in {job.processes} processes" if job.processes > 1 else ""
         say(f"{engine.devices} devices{processes}, each with its share of every batch")
     return Learner(model, engine, distillation)
+
+
+def _numbers(variables: Sequence[Any]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def _check_arrays(arrays: Arrays, model: EncoderModel) -> None:
@@ -74,15 +87,20 @@ def _check_arrays(arrays: Arrays, model: EncoderModel) -> None:
     Raises:
         UserError: They belong to another model.
     """
-    shapes = [tuple(variable.shape) for variable in model.trainable_variables]
-    groups = {"weights", "firsts", "seconds"}
+    trained, frozen = (
+        [tuple(variable.shape) for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    )
+    groups = dict.fromkeys(("firsts", "seconds", "weights"), trained) | {"frozen": frozen}
     for name in sorted(groups | arrays.keys()):
-        received = [array.shape for array in arrays.get(name, [])]
-        if name not in groups or received != shapes or any(array.dtype != np.float32 for array in arrays[name]):
+        found = arrays.get(name, [])
+        received = [array.shape for array in found]
+        if received != groups.get(name) or any(array.dtype != np.float32 for array in found):
             raise UserError(
-                f"a checkpoint must hold arrays of the model that is trained, {len(shapes)} of float32 for each of "
-                f"{', '.join(sorted(groups))}; received {len(received)} of other kinds or sizes for {name[:40]!r}: "
-                "delete that checkpoint to continue from the one before it, or start again with --overwrite"
+                f"a checkpoint must hold arrays of the model that is trained, {len(trained)} of float32 for each of "
+                f"firsts, seconds, weights, and {len(frozen)} that are frozen; received {len(received)} of other kinds "
+                f"or sizes for {name[:40]!r}: delete that checkpoint to continue from the one before it, or start "
+                "again with --overwrite"
             )
 
 

@@ -21,8 +21,22 @@ BETA_2 = 0.999
 EPSILON = 1e-8
 
 
-def span_loss(start_logits: Any, end_logits: Any, starts: Any, ends: Any, start_weights: Any, end_weights: Any) -> Any:
+def span_loss(
+    start_logits: Any,
+    end_logits: Any,
+    starts: Any,
+    ends: Any,
+    start_weights: Any,
+    end_weights: Any,
+    further: Any = None,
+) -> Any:
     """Return the weighted sum of the start and end cross-entropies.
+
+    A row with several labels has the loss -log(p1 + p2 + ...): any of its answers is right, none is taught to be wrong,
+    and the model may prefer the one that it finds most likely, as scoring does. Source: the summed objective of Clark &
+    Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", over the starts and over the ends. With
+    the mean of -log(p) instead, the best model divides its probability among the answers, and its best start and end
+    may be of different ones.
 
     With weights of 1 / (2 n) for the n rows of a batch whose label counts, and 0 for other rows, this is the loss of
     transformers' question answering models: the mean of the two mean cross-entropies over all L positions. Because rows
@@ -35,19 +49,30 @@ def span_loss(start_logits: Any, end_logits: Any, starts: Any, ends: Any, start_
         ends: int32[B], in [0, L).
         start_weights: float32[B].
         end_weights: float32[B].
+        further: int32[B, 2, K], starts and ends of further labels; numbers outside [0, L) are none.
 
     Returns:
         float32 scalar.
     """
 
-    def cross_entropy(logits: Any, labels: Any, weights: Any) -> Any:
+    def cross_entropy(logits: Any, labels: Any, weights: Any, more: Any) -> Any:
         shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
-        hot = ops.cast(ops.arange(ops.shape(logits)[-1], dtype="int32")[None, :] == labels[:, None], "float32")
-        losses = ops.log(ops.sum(ops.exp(shifted), axis=-1)) - ops.sum(shifted * hot, axis=-1)
+        positions = ops.arange(ops.shape(logits)[-1], dtype="int32")[None, :]
+        hot = positions == labels[:, None]
+        if more is not None:
+            hot = ops.logical_or(hot, ops.any(positions[:, None, :] == more[:, :, None], axis=1))
+        right = ops.where(hot, shifted, np.float32(-1e9))
+        highest = ops.stop_gradient(ops.max(right, axis=-1, keepdims=True))
+        # With one label this is log(1) + its logit.
+        rights = ops.log(ops.sum(ops.exp(right - highest), axis=-1)) + highest[:, 0]
+        losses = ops.log(ops.sum(ops.exp(shifted), axis=-1)) - rights
         # `where` instead of a product: a padding row must not turn an infinite loss into NaN.
         return ops.sum(ops.where(weights > 0, losses * weights, 0.0))
 
-    return cross_entropy(start_logits, starts, start_weights) + cross_entropy(end_logits, ends, end_weights)
+    start_more, end_more = (None, None) if further is None else (further[:, 0], further[:, 1])
+    return cross_entropy(start_logits, starts, start_weights, start_more) + cross_entropy(
+        end_logits, ends, end_weights, end_more
+    )
 
 
 def soft_loss(start_logits: Any, end_logits: Any, targets: Any, lengths: Any, temperature: float) -> Any:
@@ -85,7 +110,9 @@ def soft_loss(start_logits: Any, end_logits: Any, targets: Any, lengths: Any, te
 
 def micro_loss(start_logits: Any, end_logits: Any, micro: Micro, temperature: float | None) -> Any:
     """Return a micro batch's part of its step's loss: that of the labels and, with a temperature, of the teacher."""
-    loss = span_loss(start_logits, end_logits, micro.starts, micro.ends, micro.start_weights, micro.end_weights)
+    loss = span_loss(
+        start_logits, end_logits, micro.starts, micro.ends, micro.start_weights, micro.end_weights, micro.further
+    )
     if temperature is None:
         return loss
     return loss + soft_loss(start_logits, end_logits, micro.targets, micro.lengths, temperature)

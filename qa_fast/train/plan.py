@@ -218,6 +218,7 @@ def open_sources(shards: Place | Sequence[Place], config: TrainConfig) -> Source
     if config.init_head is not None:
         models["--init-head"] = resolve_model(config.init_head)
     encoder = checked_config(models["--model"], new_head=True)
+    config.frozen_parts(encoder)  # refuses too many blocks
     return Sources(parts, models, encoder if config.dropout is None else encoder.with_dropout(config.dropout))
 
 

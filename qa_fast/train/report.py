@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from qa_fast import store
+from qa_fast.progress import Log, clock
 from qa_fast.scoring.rules import SQUAD
 
 
@@ -126,7 +127,7 @@ class Pace:
 
 
 class ProgressLine:
-    """A progress bar on the terminal; a context manager to be passed as `train(progress=...)`.
+    """A progress bar on the terminal, or lines in a log; a context manager to be passed as `train(progress=...)`.
 
     Args:
         console: A rich console; standard error if None.
@@ -141,23 +142,33 @@ class ProgressLine:
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), console=self._console
         )
         self._task = self._progress.add_task("train", total=None, text="starting")
+        self._log = Log(self._print)
 
     def __enter__(self) -> ProgressLine:
+        self._log.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._log.__exit__()
+        if self._console.is_terminal:
+            self._progress.stop()
 
     def __call__(self, event: StepReport | EpochReport | str) -> None:
         """Show an event. The bar appears with the first one, so that a silent process shows none."""
-        self._progress.start()
-        if isinstance(event, StepReport):
-            self._progress.update(self._task, total=event.steps, completed=event.step, text=in_words(event))
+        line = event if isinstance(event, str) else in_words(event)
+        if not self._console.is_terminal:
+            self._log.note("" if isinstance(event, EpochReport) else line)  # scores are told once
         else:
-            line = event if isinstance(event, str) else in_words(event)
-            self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._progress.start()
+        if not isinstance(event, StepReport):
+            self._print(line)
+        elif self._console.is_terminal:
+            self._progress.update(self._task, total=event.steps, completed=event.step, text=line)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def in_words(event: StepReport | EpochReport) -> str:
@@ -168,17 +179,11 @@ def in_words(event: StepReport | EpochReport) -> str:
             f"epoch {event.epoch}: validation loss {event.loss:.3f}, {event.scores_in_words()} "
             f"({kept}; {event.seconds:.0f} s)"
         )
-    left = f"{_clock(event.seconds_left)} left" if event.features_per_second else "compiling"
+    left = f"{clock(event.seconds_left)} left" if event.features_per_second else "compiling"
     return (
         f"{event.step}/{event.steps} loss {event.loss:.3f} {event.features_per_second:.1f} features/s "
         f"{event.tokens_per_second:,.0f} tokens/s {left}"
     )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class EventLog:

@@ -94,6 +94,7 @@ class Saver:
         rules = EvaluateConfig(max_examples=config.validation_examples, seed=config.seed, metric=config.metric).over(
             self._plan.answering
         )
+        self._say(f"scoring the split {data.validation.name}")
         report = validate(self._reader, data.validation, cls_token_id, rules)
         saved = best is None or report.f1 > best.f1
         report = dataclasses.replace(report, epoch=epoch, step=self._state.position.step, saved=saved)

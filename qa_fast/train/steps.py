@@ -32,6 +32,7 @@ class Micro(NamedTuple):
         end_weights: float32[B], weight of each row's end.
         targets: float32[B, 2, L], a teacher's probabilities for start and end times the row's weight in the step's
             loss; float32[B, 2, 0] without a teacher.
+        further: int32[B, 2, K], see `Batch.further`.
         key: uint32[2], the key of the dropout masks.
     """
 
@@ -43,6 +44,7 @@ class Micro(NamedTuple):
     start_weights: Floats
     end_weights: Floats
     targets: Floats
+    further: Int32s
     key: npt.NDArray[np.uint32]
 
 
@@ -70,7 +72,11 @@ class TrainEngine(Protocol):
         """Return whether a new kind or shape of step began since the last call, which may have been compiled."""
 
     def read(self) -> dict[str, list[Floats]]:
-        """Return "weights" and the optimizer's moments "firsts" and "seconds", in the order of the model's weights."""
+        """Return all arrays that the run needs to continue, in the order of the model's weights.
+
+        They are the trained "weights", the optimizer's moments "firsts" and "seconds", and the "frozen" weights, which
+        no step changes: with them a run continues right even if the model that it began with has changed since.
+        """
 
     def write(self, arrays: dict[str, list[Floats]]) -> None:
         """Replace what `read` returns."""
@@ -231,6 +237,7 @@ def make_micros(
         weights = [(pair[side] / max(1, 2 * totals[side])).astype(np.float32) for side in (0, 1)]
         starts, ends = (np.clip(labels, 0, highest) for labels in (batch.starts, batch.ends))
         missing = -len(batch.rows) % devices
+        further = np.zeros((len(batch.rows), 2, 0), np.int32) if batch.further is None else batch.further
         micros.append(
             Micro(
                 _filled(batch.input_ids, missing),
@@ -241,6 +248,7 @@ def make_micros(
                 _filled(weights[0], missing),
                 _filled(weights[1], missing),
                 np.zeros((len(batch.rows) + missing, 2, 0), np.float32),
+                _filled(further, missing, -1),
                 dropout_key(seed, first_pass + number),
             )
         )

@@ -338,7 +338,7 @@ def test_a_second_run_does_nothing_and_one_with_other_options_refuses(tmp_path: 
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     said: list[str] = []
     assert build_shards(source, out, model, CONFIG, workers=2, report=Reporter(said.append)).up_to_date
-    assert said[-1] == f"{out} is up to date: same source, model and options"
+    assert f"{out} is up to date: same source, model and options" in said
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
     for config, options, change in (
         (FeatureConfig(50, 12), {}, "max_length 48 -> 50"),

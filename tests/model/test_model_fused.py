@@ -34,8 +34,9 @@ def micro_of(name: str) -> object:
     input_ids, lengths, types = tiny_batch(ROWS, LENGTH - (2 if name in ("roberta", "mpnet") else 0))
     labels = np.array([0, 1, 2, 3], np.int32)
     weights = np.full(ROWS, 1 / (2 * ROWS), np.float32)
-    targets, key = np.zeros((ROWS, 2, 0), np.float32), np.array([1, 0], np.uint32)
-    return Micro(input_ids, lengths, types, labels, labels + 1, weights, weights, targets, key)
+    targets, further = (np.zeros((ROWS, 2, 0), dtype) for dtype in (np.float32, np.int32))
+    key = np.array([1, 0], np.uint32)
+    return Micro(input_ids, lengths, types, labels, labels + 1, weights, weights, targets, further, key)
 
 
 def runs(name: str) -> dict:

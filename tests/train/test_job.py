@@ -219,7 +219,7 @@ def taught(workshop: Path) -> list[str]:
     """Options that have everything at once: a mix, a teacher, scores within epochs, and patience."""
     from qa_fast.model.checkpoint import load_model, save_model
 
-    make_shards(workshop / "own", workshop / "tiny", places=3, validation=False)
+    make_shards(workshop / "own", workshop / "tiny", places=3, validation=False, several=True)
     encoder = make_model_folder(workshop / "teacher-encoder", num_hidden_layers=1)
     teacher, _ = load_model(encoder)
     head = next(variable for variable in teacher.trainable_variables if variable.path.endswith("head/output_kernel"))
@@ -228,7 +228,7 @@ def taught(workshop: Path) -> list[str]:
     return [
         *OPTIONS,
         *("--teacher", str(workshop / "teacher"), "--epochs", "4"),
-        *("--validate-every", "8", "--patience", "2", "--accumulate", "2"),
+        *("--validate-every", "8", "--patience", "2", "--accumulate", "2", "--freeze", "1"),
     ]
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qa_fast.batches import Batch, BatchCutter
+from qa_fast.train.config import TrainConfig
 from qa_fast.train.schedule import learning_rate_at
+from tests.backend import JIT
 from tests.processes import elsewhere
 from tests.small_models import TINY, TINY_BERT, make_features, tiny_model
 from tests.torch_models import opened_by_torch, torch_inputs
@@ -44,10 +47,17 @@ def batches(count: int, rows: int = 6, seed: int = 0, pad_id: int = 0) -> list[B
 
 @functools.cache  # several tests compare with the same run
 def losses_of_run(
-    precision: str = "float32", jit: str = "off", steps: int = 6, group: int = 1, family: str = "bert"
+    precision: str = "float32",
+    jit: str = "off",
+    steps: int = 6,
+    group: int = 1,
+    family: str = "bert",
+    freeze: str | None = None,
 ) -> dict:
     """Losses and last weights of a few steps with dropout; also run in other processes."""
     model = tiny_model(TINY[family], precision=precision)
+    for name in TrainConfig(freeze=freeze).frozen_parts(model.config):
+        model.freezable[name].trainable = False
     engine = make_engine(model, jit)
     losses = []
     for step in range(steps):
@@ -143,6 +153,27 @@ def test_the_loss_is_transformers_loss() -> None:
 
 
 @pytest.mark.slow
+def test_a_row_with_several_labels_may_have_any_of_them() -> None:
+    generator = np.random.default_rng(0)
+    start, end = generator.normal(0, 30, (2, 3, 16)).astype(np.float32)
+    micro = make_micros([replace(batches(1, rows=3)[0], further=np.full((3, 2, 2), -1, np.int32))], 0, 0, 4)[0]
+    assert micro.further.shape == (4, 2, 2)
+    weights = (np.array([3, 4, 5], np.int32), np.array([6, 7, 8], np.int32), *np.full((2, 3), 1 / 6, np.float32))
+
+    def loss(further: np.ndarray | None) -> float:
+        return float(keras.ops.convert_to_numpy(span_loss(start, end, *weights, further)))
+
+    none = np.full((3, 2, 2), -1, np.int32)
+    assert loss(none) == loss(none[:, :, :0]) == loss(None)
+    # The first row has two more starts and ends, the second the same label again, which changes nothing.
+    further = none.copy()
+    further[0], further[1] = [[1, 12], [2, 15]], [[4, 400], [7, 7]]
+    chances = np.exp([start, end]) / np.exp([start, end]).sum(axis=2, keepdims=True, dtype=np.float64)
+    right = np.stack([chances[side][np.arange(3), weights[side]] for side in (0, 1)])
+    right[:, 0] += [chances[0, 0, [1, 12]].sum(), chances[1, 0, [2, 15]].sum()]
+    assert loss(further) == pytest.approx(-np.log(right).sum() / 6, rel=1e-5)
+
+
 def test_an_update_is_torch_s_adamw_and_adam() -> None:
     torch = pytest.importorskip("torch")
     generator = np.random.default_rng(0)
@@ -229,20 +260,56 @@ def test_two_devices_train_as_one_on_tensorflow() -> None:
     call = (
         "import tensorflow as tf; two = [tf.config.LogicalDeviceConfiguration()] * 2;"
         "tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], two);"
-        "print(json.dumps(t.losses_of_run(jit='parts', group=2)))"
+        "print(json.dumps(t.losses_of_run(jit='parts', group=2, freeze='1')))"
     )
     theirs = elsewhere(__name__, call, KERAS_BACKEND="tensorflow")
     assert theirs["devices"] == 2
-    assert_same_run(losses_of_run(group=2), theirs)
+    assert_same_run(losses_of_run(group=2, freeze="1"), theirs)
 
 
 @pytest.mark.slow
 def test_two_devices_train_as_one_on_jax() -> None:
     pytest.importorskip("jax")
     flags = "--xla_force_host_platform_device_count=2"
-    theirs = elsewhere(__name__, "print(json.dumps(t.losses_of_run(jit='on')))", KERAS_BACKEND="jax", XLA_FLAGS=flags)
+    call = "print(json.dumps(t.losses_of_run(jit='on', freeze='embeddings')))"
+    theirs = elsewhere(__name__, call, KERAS_BACKEND="jax", XLA_FLAGS=flags)
     assert theirs["devices"] == 2
-    assert_same_run(losses_of_run(), theirs)
+    assert_same_run(losses_of_run(freeze="embeddings"), theirs)
+
+
+@pytest.mark.parametrize(
+    ("family", "freeze", "frozen"),
+    [
+        ("bert", "1", {"embeddings", "block_0"}),
+        pytest.param("bert", "2", {"embeddings", "block_0", "block_1"}, marks=pytest.mark.slow),
+        pytest.param("albert", "embeddings", {"embeddings"}, marks=pytest.mark.slow),
+        pytest.param("deberta-v3", "1", {"embeddings", "relative", "block_0"}, marks=pytest.mark.slow),
+        pytest.param("mpnet", "embeddings", {"embeddings"}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_weights_that_are_not_frozen_get_the_same_step(family: str, freeze: str, frozen: set[str]) -> None:
+    """Without clipping each weight's step depends on its own gradient alone."""
+    after = []
+    for choice in (None, freeze):
+        model = tiny_model(TINY[family])
+        before = {path: keras.ops.convert_to_numpy(weight).copy() for path, weight in model.by_path.items()}
+        for name in TrainConfig(freeze=choice).frozen_parts(model.config):
+            model.freezable[name].trainable = False
+        engine = make_engine(model, JIT)
+        engine.step(make_micros(batches(1), 3, 0, engine.devices), step_scalars(1e-3, 0.01, 0.0, 1))
+        engine.publish()
+        after.append({path: keras.ops.convert_to_numpy(weight) for path, weight in model.by_path.items()})
+        sizes = {name: len(arrays) for name, arrays in engine.read().items()}
+        untouched = sum(path.split("/")[0] in frozen for path in before) if choice else 0
+        trained = len(before) - untouched
+        assert sizes == {"weights": trained, "firsts": trained, "seconds": trained, "frozen": untouched}
+    whole, rest = after
+    for path, value in rest.items():
+        if path.split("/")[0] in frozen:
+            np.testing.assert_array_equal(value, before[path], err_msg=path)
+        elif not path.endswith(("qkv_bias", "ffn_norm_beta", "head/output_bias")):  # see `losses_of_run`
+            np.testing.assert_allclose(value, whole[path], atol=1e-4, err_msg=path)  # of a step of 1e-3
+    assert {path.split("/")[0] for path in rest if (rest[path] != before[path]).any()}.isdisjoint(frozen)
 
 
 def test_rows_are_filled_up_to_the_devices_without_weight() -> None:

@@ -170,15 +170,16 @@ def test_every_epoch_sees_every_feature_once(workshop: Path, tmp_path: Path, mon
     assert flat[:24] != flat[24:]
 
 
-UNBROKEN = OPTIONS | {"epochs": 2, "batch_size": 3, "accumulate": 2, "checkpoint_every": 0}
+UNBROKEN = OPTIONS | {"epochs": 2, "batch_size": 3, "accumulate": 2, "checkpoint_every": 0, "freeze": "1"}
 
 
 @pytest.fixture(scope="module")
 def unbroken(workshop: Path) -> tuple[Path, list[list[int]]]:
-    """The folder of a run with dropout and accumulation, and the rows of its batches."""
+    """The folder of a run with dropout, accumulation and frozen weights, and the rows of its batches."""
     with pytest.MonkeyPatch.context() as patch:
         watch = Watch(patch)
         train(workshop / "shards", TrainConfig(out=str(workshop / "unbroken"), **UNBROKEN), watch)
+    assert any(" weights are trained; --freeze 1 leaves" in str(event) for event in watch.events)
     return workshop / "unbroken", watch.rows
 
 
@@ -436,6 +437,8 @@ def test_shards_that_cannot_be_trained_on(workshop: Path, tmp_path: Path) -> Non
     small = make_model_folder(tmp_path / "small", max_position_embeddings=32)
     with pytest.raises(UserError, match=r"model's 32 positions"):
         train(workshop / "shards", TrainConfig(model=str(small), out=str(tmp_path / "d"), **OPTIONS))
+    with pytest.raises(UserError, match=r"--freeze must not exceed .* is 2 in this model .*; received 3"):
+        train(workshop / "shards", TrainConfig(out=str(tmp_path / "e"), freeze="3", **OPTIONS))
 
 
 @pytest.mark.parametrize(
@@ -450,6 +453,7 @@ def test_shards_that_cannot_be_trained_on(workshop: Path, tmp_path: Path) -> Non
         ({"warmup": 1.0}, r"--warmup must be at least 0 and below 1; received 1.0"),
         ({"dropout": 1.5}, r"--dropout must be at least 0 and below 1; received 1.5"),
         ({"resume": True, "overwrite": True}, r"exclude each other"),
+        ({"freeze": "-1"}, r"--freeze must be 'embeddings' or a number of blocks; received '-1'"),
     ],
 )
 def test_options_that_no_run_can_have(change: dict, message: str) -> None:
