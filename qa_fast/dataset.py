@@ -94,6 +94,10 @@ class Examples(Sequence[dict[str, Any]]):
             raise UserError(f"an id must be one of the split's; {self.name} has no {example_id!r}")
         return self[row]
 
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """Offer the rows to whatever reads Arrow streams, such as `polars.DataFrame(examples)`."""
+        return self.table.__arrow_c_stream__(requested_schema)
+
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table; `context` is a dictionary column, each document stored once."""
         return self.table
@@ -183,7 +187,7 @@ class Dataset(Mapping[str, Examples]):
 
 
 def load(
-    source: str = "squad",
+    source: Any = "squad",
     *,
     columns: dict[str, str] | None = None,
     splits: str | Sequence[str] | None = None,
@@ -193,9 +197,10 @@ def load(
     """Read a raw data set.
 
     Args:
-        source: "squad", a local file or folder, a URL, or a Hub dataset id: any SOURCE of `qa-fast featurize`.
+        source: "squad", a local file or folder, a URL, or a Hub dataset id: any SOURCE of `qa-fast featurize`; or a
+            table, or a dict from split to table, as for `featurize`.
         columns: Our column names -> those of the data, where they differ.
-        splits: The split or splits to read; None reads all. For a single file: the name to give its split.
+        splits: The split or splits to read; None reads all. For a single file or table: the name to give its split.
         max_examples: Number of examples to read from the start of each split; None reads all.
         say: Called with messages about where the files come from.
 
@@ -208,7 +213,7 @@ def load(
     """
     if max_examples is not None and max_examples < 1:
         raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out for all")
-    files = resolve_source(str(source), columns, splits, say)
+    files = resolve_source(source, columns, splits, say)
     tables: dict[str, list[pa.Table]] = {split: [] for split in files.splits}
     unreadable: dict[str, list[Reject]] = {split: [] for split in files.splits}
     for part in files.tables(max_examples):

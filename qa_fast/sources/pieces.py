@@ -10,10 +10,12 @@ from __future__ import annotations
 import codecs
 import io
 import itertools
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -21,7 +23,8 @@ import pyarrow as pa
 
 from qa_fast import store
 from qa_fast.errors import UserError
-from qa_fast.sources.rows import TABLE_ROWS
+from qa_fast.raw import Reject
+from qa_fast.sources.rows import TABLE_ROWS, Batch
 
 BOM = codecs.BOM_UTF8
 # The errors of libraries for files that are damaged or unreachable; the name of a column may not be UTF-8.
@@ -39,14 +42,41 @@ MOST_PIECE_BYTES = 1 << 28
 
 PARQUET, ARROW_FILE, ARROW_STREAM = "Parquet", "Arrow file", "Arrow stream"
 WHOLE_JSON, JSON_LINES, JSON_DOCUMENT = "JSON", "JSON lines", "JSON document"
+IN_MEMORY = "tables in memory"
+
+
+class HeldTables(list[Batch]):
+    """Tables of examples that are in memory, each with its rejects."""
+
+    def packed(self) -> list[tuple[bytes, str]]:
+        """Return the tables and their rejects as bytes and text, which depend on nothing else."""
+        out = []
+        for table, rejects in self:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            out.append((bytes(sink.getvalue()), json.dumps([(reject.id, reject.reason) for reject in rejects])))
+        return out
+
+    @classmethod
+    def unpacked(cls, packed: list[tuple[bytes, str]]) -> HeldTables:
+        """Return what `packed` was made from."""
+        return cls(
+            (pa.ipc.open_stream(table).read_all(), [Reject(*reject) for reject in json.loads(rejects)])
+            for table, rejects in packed
+        )
+
+    def __reduce__(self) -> Any:
+        # A slice of a table pickles all of the table.
+        return HeldTables.unpacked, (self.packed(),)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a file that can be read on its own.
+    """A part of a file that can be read on its own, or of a table in memory.
 
     Attributes:
-        path: Local path or URL.
+        path: Local path or URL; for a table in memory, its name in messages.
         kind: One of the kinds of this module.
         size: Approximate bytes of the source in it.
         begin: First byte, row group or record batch.
@@ -56,6 +86,7 @@ class Piece:
         opening: Text that completes bytes from the middle of a document at their start.
         closing: Text that completes them at their end.
         id_prefix: Prefix of the ids of rows without ids, before their number.
+        held: Its examples, if they are in memory.
     """
 
     path: str
@@ -68,6 +99,7 @@ class Piece:
     opening: bytes = b""
     closing: bytes = b""
     id_prefix: str = "row-"
+    held: HeldTables | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -172,7 +204,7 @@ def _of_parquet(path: Path, id_prefix: str, block_bytes: int) -> Iterator[Piece]
     with store.open_random(path) as opened, pq.ParquetFile(opened) as file:
         groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
         sizes = [(group.num_rows, group.total_byte_size) for group in groups]
-    yield from _runs(Piece(str(path), PARQUET, 0, id_prefix=id_prefix), sizes, block_bytes)
+    yield from runs(Piece(str(path), PARQUET, 0, id_prefix=id_prefix), sizes, block_bytes)
 
 
 def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
@@ -196,10 +228,10 @@ def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str, block_bytes:
         for batch in batches:
             batch.validate()  # its size is only known if its buffers have valid ends
             sizes.append((batch.num_rows, batch.nbytes))
-    yield from _runs(replace(whole, size=0), sizes, block_bytes)
+    yield from runs(replace(whole, size=0), sizes, block_bytes)
 
 
-def _runs(piece: Piece, sizes: list[tuple[int, int]], block_bytes: int) -> Iterator[Piece]:
+def runs(piece: Piece, sizes: list[tuple[int, int]], block_bytes: int) -> Iterator[Piece]:
     """Yield runs of groups with a limited number of rows and bytes.
 
     Args:
