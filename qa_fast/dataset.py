@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.progress import on_stderr
 from qa_fast.raw import EXAMPLES, Reject
 from qa_fast.sources import resolve_source
@@ -59,14 +60,27 @@ class Examples(Sequence[dict[str, Any]]):
     @overload
     def __getitem__(self, row: slice) -> Examples: ...
 
-    def __getitem__(self, row: int | slice) -> dict[str, Any] | Examples:
-        """Return one example as a dict, or with a slice several as `Examples`.
+    @overload
+    def __getitem__(self, row: str) -> list[Any]: ...
+
+    def __getitem__(self, row: int | slice | str) -> dict[str, Any] | Examples | list[Any]:
+        """Return one example as a dict, with a slice several as `Examples`, or with a column's name its values.
 
         Returns:
             {"id", "question", "context", "answers": {"text": [...], "answer_start": [...]}}; starts count characters.
+
+        Raises:
+            UserError: There is no such column, or it is no number of a row.
         """
+        if isinstance(row, str) and row in self.table.column_names:
+            return self.table[row].to_pylist()
         if isinstance(row, slice):
             return Examples(self.name, self.table.take(pa.array(range(*row.indices(len(self))), pa.int64())))
+        if not isinstance(row, Integral):
+            raise UserError(
+                f"a row must be a number, a slice or one of the columns {', '.join(self.table.column_names)}; received "
+                f"{shown(row)}"
+            )
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.name} has {len(self):,} examples; received row {row}")
         return Example(self.table.slice(row % len(self), 1).to_pylist()[0], self.name)

@@ -139,7 +139,7 @@ class Featurizer:
         from qa_fast.encode import load_encoder
         from qa_fast.sources import resolve_model
 
-        folder = resolve_model(str(model), weights=False)
+        folder = resolve_model(model, weights=False)
         self._settle(load_encoder(folder, encode), config or FeatureConfig(), split, columns)
         check_longest(self.config, folder)
 

@@ -134,7 +134,7 @@ class SpanModel(keras.Model):
         Raises:
             UserError: The path holds no usable model, or there is no such precision.
         """
-        folder = resolve_model(str(path))
+        folder = resolve_model(path)
         checked_config(folder, new_head=True)  # before anything is built
         source = ModelFiles.of_folder(folder)
         model = cls(source.config, precision=precision, dropout=dropout, seed=seed)

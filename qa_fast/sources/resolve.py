@@ -271,7 +271,7 @@ def _hub_dataset(name: str, columns: dict[str, str], say: Say) -> Source:
     return Source(name, f"Hub {name}@{dataset.revision}", dataset.splits, columns)
 
 
-def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
+def resolve_model(name: str | os.PathLike[str], say: Say = _silent, weights: bool = True) -> Path:
     """Find the folder that MODEL means.
 
     Args:
@@ -286,6 +286,12 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
         UserError: There is no such model.
     """
     say = _discreet(say)
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(
+            f"MODEL must be 'minilm', a local model folder, or a model id on the Hub; received {type(name).__name__}: "
+            "save a model with save_pretrained, and pass the folder"
+        )
+    name = str(name)
     path, exists = _look(name)
     if exists and path.is_dir():
         return path if store.is_local(path) else _fetched(path, say, weights)
