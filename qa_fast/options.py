@@ -11,7 +11,6 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -128,7 +127,6 @@ def check_values(record: Any) -> None:
             raise UserError(f"{flag} must be {declared.bounds}; received {shown(value)}{hint}")
 
 
-@cache
 def _kinds_of(record: type) -> dict[str, Any]:
     """Return the type of each field of a record, without None."""
     kinds = {}

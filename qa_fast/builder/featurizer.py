@@ -40,11 +40,11 @@ class SplitCounts:
     Attributes:
         examples: Examples that have features.
         features: Features.
-        impossible: Features labelled at CLS.
+        impossible: Features without an answer, which are labelled at CLS.
         rejected: Examples that were left out.
         repaired: Examples whose first answer was not at its start and was repaired.
         unplaced: Examples that are kept for scoring although their first answer has no certain place.
-        unanswerable: Examples without an answer.
+        unanswerable: Examples whose question has no answer.
         tokens: Tokens of all features, including special ones.
         text_tokens: Tokens of the encoded questions and contexts.
         unknown_tokens: Those of them that stand for text that the vocabulary cannot write.
