@@ -190,6 +190,24 @@ def test_plain_calls_work(tmp_path: Path) -> None:
     check(PLAIN, names, World(tmp_path, sample.model_folder(tmp_path / "model")))
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda w: qa_fast.evaluate(w, "validation"), "SHARDS must be the path of a folder .*; received World: pass"),
+        (lambda w: qa_fast.open_shards(None), "SHARDS must be the path of a folder .*; received NoneType"),
+        (lambda w: qa_fast.Featurizer(w), "MODEL must be 'minilm', .*; received World: save a model with save_pre"),
+        (lambda w: qa_fast.Featurizer(w.model, columns=["question"]), r"--columns maps .*; received \['question'\]"),
+        (lambda w: qa_fast.load(w.rows, columns=["question"]), r"--columns maps .*; received \['question'\]"),
+        (lambda w: qa_fast.load(w.rows, splits=3), "--split must be a name or a list of names; received 3"),
+        (lambda w: qa_fast.featurize(w.rows, w.model, max_length="384"), "--max-length must be a whole number; rec"),
+        (lambda w: qa_fast.featurize(w.rows, w.model, drop_impossible="no"), "--drop-impossible must be true or fal"),
+    ],
+)
+def test_other_types_have_one_sentence(tmp_path: Path, call: Any, message: str) -> None:
+    with pytest.raises(qa_fast.UserError, match=message):
+        call(World(tmp_path, tmp_path))
+
+
 @pytest.mark.slow
 def test_plain_calls_of_engines_work(tmp_path: Path) -> None:
     check(ENGINES, qa_fast.__all__, World(tmp_path, make_model_folder(tmp_path / "model")))

@@ -25,7 +25,7 @@ from qa_fast.sources import files, hub, package_index
 from qa_fast.sources.memory import blocks_in, split_tables
 from qa_fast.sources.pieces import IN_MEMORY, Block, HeldTables, blocks_of
 from qa_fast.sources.read import read_block
-from qa_fast.sources.rows import Batch
+from qa_fast.sources.rows import Batch, check_columns
 
 SQUAD_ID = "rajpurkar/squad"
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -160,13 +160,10 @@ def resolve_source(
         UserError: There is no such source, or it does not have a split.
     """
     columns, say = columns or {}, _discreet(say)
+    check_columns(columns)
     splits = [splits] if isinstance(splits, str) else splits
-    unknown = set(columns) - {"id", "question", "context", "answers"}
-    if unknown:
-        raise UserError(
-            "--columns maps id, question, context or answers to a column of yours; "
-            f"received {', '.join(sorted(unknown))}"
-        )
+    if splits is not None and not isinstance(splits, list | tuple):
+        raise UserError(f"--split must be a name or a list of names; received {shown(splits)}")
     if not isinstance(name, str | os.PathLike):
         return _of_splits(_in_memory(name, columns, splits, say), splits)
     name = str(name)
@@ -178,8 +175,8 @@ def resolve_source(
         if store.is_file(path) and splits and len(splits) == 1:
             paths = {splits[0]: [path]}
         local = store.is_local(path)
-        shown = without_secrets(name)
-        source = Source(shown, "local files" if local else f"files of {shown}", paths, columns)
+        public = without_secrets(name)
+        source = Source(public, "local files" if local else f"files of {public}", paths, columns)
         say(f"{name}: {'local, ' if local else ''}{_listed(paths)}")
         if store.is_file(path) and not splits and files.split_of(path.name) is None:
             say(f"{name}: the file name contains no split, so it is read as train; pass --split to name another")

@@ -127,6 +127,21 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
+def check_columns(columns: Any) -> None:
+    """Refuse a mapping of columns that maps other names than ours.
+
+    Raises:
+        UserError: It is no mapping, or it maps another name.
+    """
+    given = set(columns) if isinstance(columns, Mapping) else {shown(columns)}
+    unknown = given - {"id", "question", "context", "answers"}
+    if unknown or not isinstance(columns, Mapping):
+        raise UserError(
+            "--columns maps id, question, context or answers to a column of yours; "
+            f"received {', '.join(sorted(map(str, unknown)))}"
+        )
+
+
 def column_names(present: list[str], columns: Mapping[str, str], where: str, answered: bool = True) -> dict[str, str]:
     """Find the columns of a source.
 
