@@ -138,9 +138,9 @@ class Featurizer:
     ) -> None:
         from qa_fast.encode import load_encoder
         from qa_fast.sources import resolve_model
-        from qa_fast.sources.rows import check_columns
+        from qa_fast.sources.rows import check_names
 
-        check_columns(columns or {})
+        check_names(columns or {})
         folder = resolve_model(model, weights=False)
         self._settle(load_encoder(folder, encode), config or FeatureConfig(), split, columns)
         check_longest(self.config, folder)

@@ -23,7 +23,7 @@ from qa_fast.schema import FeatureConfig
 from qa_fast.shards import INDEX, TRAIN, Shards, open_shards
 from qa_fast.shards.summary import train_first
 from qa_fast.sources import resolve_model, resolve_source
-from qa_fast.sources.pieces import IN_MEMORY
+from qa_fast.sources.held import IN_MEMORY
 from qa_fast.store import is_file, local_path
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ import pyarrow as pa
 from qa_fast.errors import UserError
 from qa_fast.raw import EXAMPLES
 from qa_fast.sources.files import split_of
+from qa_fast.sources.held import IN_MEMORY, HeldTables
 from qa_fast.sources.json_text import read_document
-from qa_fast.sources.pieces import BLOCK_BYTES, IN_MEMORY, Block, HeldTables, Piece, runs
+from qa_fast.sources.pieces import BLOCK_BYTES, Block, Piece, runs
 from qa_fast.sources.read import read_batches
 from qa_fast.sources.rows import Batch
 

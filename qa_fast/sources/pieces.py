@@ -10,12 +10,10 @@ from __future__ import annotations
 import codecs
 import io
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -23,8 +21,8 @@ import pyarrow as pa
 
 from qa_fast import store
 from qa_fast.errors import UserError
-from qa_fast.raw import Reject
-from qa_fast.sources.rows import TABLE_ROWS, Batch
+from qa_fast.sources.held import HeldTables
+from qa_fast.sources.rows import TABLE_ROWS
 
 BOM = codecs.BOM_UTF8
 # The errors of libraries for files that are damaged or unreachable; the name of a column may not be UTF-8.
@@ -42,33 +40,6 @@ MOST_PIECE_BYTES = 1 << 28
 
 PARQUET, ARROW_FILE, ARROW_STREAM = "Parquet", "Arrow file", "Arrow stream"
 WHOLE_JSON, JSON_LINES, JSON_DOCUMENT = "JSON", "JSON lines", "JSON document"
-IN_MEMORY = "tables in memory"
-
-
-class HeldTables(list[Batch]):
-    """Tables of examples that are in memory, each with its rejects."""
-
-    def packed(self) -> list[tuple[bytes, str]]:
-        """Return the tables and their rejects as bytes and text, which depend on nothing else."""
-        out = []
-        for table, rejects in self:
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table)
-            out.append((bytes(sink.getvalue()), json.dumps([(reject.id, reject.reason) for reject in rejects])))
-        return out
-
-    @classmethod
-    def unpacked(cls, packed: list[tuple[bytes, str]]) -> HeldTables:
-        """Return what `packed` was made from."""
-        return cls(
-            (pa.ipc.open_stream(table).read_all(), [Reject(*reject) for reject in json.loads(rejects)])
-            for table, rejects in packed
-        )
-
-    def __reduce__(self) -> Any:
-        # A slice of a table pickles all of the table.
-        return HeldTables.unpacked, (self.packed(),)
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,21 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from qa_fast import store
 from qa_fast.cache import cache_folder, is_intact, not_writable, seal
-from qa_fast.errors import UserError, shown, without_secrets
+from qa_fast.errors import UserError, without_secrets
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
+from qa_fast.sources.held import IN_MEMORY, HeldTables
 from qa_fast.sources.memory import blocks_in, split_tables
-from qa_fast.sources.pieces import IN_MEMORY, Block, HeldTables, blocks_of
+from qa_fast.sources.pieces import Block, blocks_of
 from qa_fast.sources.read import read_block
-from qa_fast.sources.rows import Batch, check_columns
+from qa_fast.sources.rows import Batch, check_names
 
 SQUAD_ID = "rajpurkar/squad"
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -122,7 +123,7 @@ class MemorySource(Source):
         held: Split -> its examples.
     """
 
-    held: dict[str, HeldTables]
+    held: dict[str, HeldTables] = field(default_factory=dict)
 
     def blocks(self) -> Iterator[Block]:
         """See `Source`."""
@@ -160,10 +161,8 @@ def resolve_source(
         UserError: There is no such source, or it does not have a split.
     """
     columns, say = columns or {}, _discreet(say)
-    check_columns(columns)
     splits = [splits] if isinstance(splits, str) else splits
-    if splits is not None and not isinstance(splits, list | tuple):
-        raise UserError(f"--split must be a name or a list of names; received {shown(splits)}")
+    check_names(columns, splits)
     if not isinstance(name, str | os.PathLike):
         return _of_splits(_in_memory(name, columns, splits, say), splits)
     name = str(name)
@@ -175,8 +174,8 @@ def resolve_source(
         if store.is_file(path) and splits and len(splits) == 1:
             paths = {splits[0]: [path]}
         local = store.is_local(path)
-        public = without_secrets(name)
-        source = Source(public, "local files" if local else f"files of {public}", paths, columns)
+        shown = without_secrets(name)
+        source = Source(shown, "local files" if local else f"files of {shown}", paths, columns)
         say(f"{name}: {'local, ' if local else ''}{_listed(paths)}")
         if store.is_file(path) and not splits and files.split_of(path.name) is None:
             say(f"{name}: the file name contains no split, so it is read as train; pass --split to name another")
@@ -202,7 +201,7 @@ def _of_splits(source: Source, splits: Sequence[str] | None) -> Source:
     for split in source.splits:
         if not _SPLIT_NAME.fullmatch(split):
             raise UserError(
-                f"the name of a split must consist of letters, digits and any of . - _; received {shown(split)}"
+                f"the name of a split must consist of letters, digits and any of . - _; received {split[:80]!r}"
             )
     return source
 
@@ -214,7 +213,7 @@ def _in_memory(given: Any, columns: dict[str, str], splits: Sequence[str] | None
     elif "" in held:
         held = {"train": held[""]}
         say("SOURCE: a single table is read as train; pass splits to name another, or a dict from split to table")
-    return MemorySource("data in memory", IN_MEMORY, {split: [] for split in held}, {}, held)
+    return MemorySource("data in memory", IN_MEMORY, {split: [] for split in held}, {}, held=held)
 
 
 def _discreet(say: Say) -> Say:

@@ -127,11 +127,11 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def check_columns(columns: Any) -> None:
-    """Refuse a mapping of columns that maps other names than ours.
+def check_names(columns: Any, splits: Any = None) -> None:
+    """Refuse names of columns that are no mapping from ours, and names of splits that are no list.
 
     Raises:
-        UserError: It is no mapping, or it maps another name.
+        UserError: They are of another form.
     """
     given = set(columns) if isinstance(columns, Mapping) else {shown(columns)}
     unknown = given - {"id", "question", "context", "answers"}
@@ -140,6 +140,8 @@ def check_columns(columns: Any) -> None:
             "--columns maps id, question, context or answers to a column of yours; "
             f"received {', '.join(sorted(map(str, unknown)))}"
         )
+    if not isinstance(splits, list | tuple | None):
+        raise UserError(f"--split must be a name or a list of names; received {shown(splits)}")
 
 
 def column_names(present: list[str], columns: Mapping[str, str], where: str, answered: bool = True) -> dict[str, str]:
