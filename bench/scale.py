@@ -7,6 +7,7 @@ Each copy of SQuAD's train split has its own ids and contexts: a number is appen
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -52,4 +53,6 @@ def main(sizes: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main([int(size) for size in sys.argv[1:]] or [1, 5, 20])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", type=int, default=[1, 5, 20], metavar="TIMES")
+    main(parser.parse_args().sizes)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.progress import on_stderr
 from qa_fast.raw import EXAMPLES, Reject
 from qa_fast.sources import resolve_source
@@ -59,14 +60,27 @@ class Examples(Sequence[dict[str, Any]]):
     @overload
     def __getitem__(self, row: slice) -> Examples: ...
 
-    def __getitem__(self, row: int | slice) -> dict[str, Any] | Examples:
-        """Return one example as a dict, or with a slice several as `Examples`.
+    @overload
+    def __getitem__(self, row: str) -> list[Any]: ...
+
+    def __getitem__(self, row: int | slice | str) -> dict[str, Any] | Examples | list[Any]:
+        """Return one example as a dict, with a slice several as `Examples`, or with a column's name its values.
 
         Returns:
             {"id", "question", "context", "answers": {"text": [...], "answer_start": [...]}}; starts count characters.
+
+        Raises:
+            UserError: There is no such column, or it is no number of a row.
         """
+        if isinstance(row, str) and row in self.table.column_names:
+            return self.table[row].to_pylist()
         if isinstance(row, slice):
             return Examples(self.name, self.table.take(pa.array(range(*row.indices(len(self))), pa.int64())))
+        if not isinstance(row, Integral):
+            raise UserError(
+                f"a row must be a number, a slice or one of the columns {', '.join(self.table.column_names)}; received "
+                f"{shown(row)}"
+            )
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.name} has {len(self):,} examples; received row {row}")
         return Example(self.table.slice(row % len(self), 1).to_pylist()[0], self.name)
@@ -93,6 +107,10 @@ class Examples(Sequence[dict[str, Any]]):
         if row < 0:
             raise UserError(f"an id must be one of the split's; {self.name} has no {example_id!r}")
         return self[row]
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """Offer the rows to whatever reads Arrow streams, such as `polars.DataFrame(examples)`."""
+        return self.table.__arrow_c_stream__(requested_schema)
 
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table; `context` is a dictionary column, each document stored once."""
@@ -183,7 +201,7 @@ class Dataset(Mapping[str, Examples]):
 
 
 def load(
-    source: str = "squad",
+    source: Any = "squad",
     *,
     columns: dict[str, str] | None = None,
     splits: str | Sequence[str] | None = None,
@@ -193,9 +211,10 @@ def load(
     """Read a raw data set.
 
     Args:
-        source: "squad", a local file or folder, a URL, or a Hub dataset id: any SOURCE of `qa-fast featurize`.
+        source: "squad", a local file or folder, a URL, or a Hub dataset id: any SOURCE of `qa-fast featurize`; or a
+            table, or a dict from split to table, as for `featurize`.
         columns: Our column names -> those of the data, where they differ.
-        splits: The split or splits to read; None reads all. For a single file: the name to give its split.
+        splits: The split or splits to read; None reads all. For a single file or table: the name to give its split.
         max_examples: Number of examples to read from the start of each split; None reads all.
         say: Called with messages about where the files come from.
 
@@ -208,7 +227,7 @@ def load(
     """
     if max_examples is not None and max_examples < 1:
         raise UserError(f"max_examples must be at least 1; received {max_examples}: leave it out for all")
-    files = resolve_source(str(source), columns, splits, say)
+    files = resolve_source(source, columns, splits, say)
     tables: dict[str, list[pa.Table]] = {split: [] for split in files.splits}
     unreadable: dict[str, list[Reject]] = {split: [] for split in files.splits}
     for part in files.tables(max_examples):

@@ -11,8 +11,9 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, TypeVar, get_type_hints
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from qa_fast.errors import UserError, shown
 
@@ -101,7 +102,9 @@ def flag_of(name: str) -> str:
 
 
 def check_values(record: Any) -> None:
-    """Refuse values that are not among the choices or are out of bounds. None is allowed if it is the default.
+    """Refuse values of another type, not among the choices or out of bounds. None is allowed if it is the default.
+
+    Numbers of numpy become Python's, which JSON can hold.
 
     Args:
         record: A dataclass whose fields were made by `option`.
@@ -109,16 +112,48 @@ def check_values(record: Any) -> None:
     Raises:
         UserError: A value is not allowed; the message names the option as the command line spells it.
     """
+    kinds = _kinds_of(type(record))
     for field in dataclasses.fields(record):
         declared, value = option_of(field), getattr(record, field.name)
         if declared is None or (value is None and field.default is None):
             continue
         flag = declared.flag.partition("/")[0] or flag_of(field.name)
+        value = _typed(value, kinds[field.name], flag)
+        object.__setattr__(record, field.name, value)
         if declared.choices and value not in declared.choices:
             raise UserError(f"{flag} must be one of {', '.join(declared.choices)}; received {shown(value)}")
-        if declared.bounds and not (isinstance(value, Real) and declared.allows(value)):
+        if declared.bounds and not declared.allows(value):
             hint = f": {declared.hint}" if declared.hint else ""
             raise UserError(f"{flag} must be {declared.bounds}; received {shown(value)}{hint}")
+
+
+def _kinds_of(record: type) -> dict[str, Any]:
+    """Return the type of each field of a record, without None."""
+    kinds = {}
+    for name, hint in get_type_hints(record).items():
+        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        (kind, *others) = [option for option in options if option is not type(None)]
+        kinds[name] = None if others else kind
+    return kinds
+
+
+def _typed(value: Any, kind: Any, flag: str) -> Any:
+    """Return a value as the type that its option has; types other than numbers and truth are not looked at.
+
+    Raises:
+        UserError: It is of another type.
+    """
+    is_truth = isinstance(value, bool) or type(value).__name__ == "bool"  # that of numpy
+    accepted, rule = {
+        bool: (is_truth, "true or false"),
+        int: (isinstance(value, Integral) and not is_truth, "a whole number"),
+        float: (isinstance(value, Real) and not is_truth, "a number"),
+    }.get(kind, (None, ""))
+    if accepted is None:
+        return value
+    if not accepted:
+        raise UserError(f"{flag} must be {rule}; received {shown(value)}")
+    return value if isinstance(value, bool | int | float) else kind(value)
 
 
 def takes(*records: type) -> Callable[[Function], Function]:

@@ -51,6 +51,14 @@ def test_an_id_is_found_or_said(source: str) -> None:
         split[13]
 
 
+def test_a_column_is_a_list(source: str) -> None:
+    split = qa_fast.load(source, say=quiet)["train"]
+    assert split["question"] == [row["question"] for row in split]
+    for wrong in ("frage", 1.5, None):
+        with pytest.raises(UserError, match="a row must be a number, a slice or one of the columns id, question"):
+            split[wrong]  # type: ignore[call-overload]
+
+
 def test_what_featurize_would_leave_out(source: str) -> None:
     data = qa_fast.load(source, say=quiet)
     assert [reject.id for reject in data["train"].rejected] == ["", "wrong"]

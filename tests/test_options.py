@@ -29,8 +29,11 @@ def test_what_is_allowed(given: dict[str, Any]) -> None:
     ("given", "message"),
     [
         ({"epochs": 0}, r"--epochs must be at least 1; received 0$"),
-        ({"epochs": None}, r"--epochs must be at least 1; received None$"),
-        ({"epochs": "3"}, r"--epochs must be at least 1; received '3'$"),
+        ({"epochs": None}, r"--epochs must be a whole number; received None$"),
+        ({"epochs": "3"}, r"--epochs must be a whole number; received '3'$"),
+        ({"epochs": True}, r"--epochs must be a whole number; received True$"),
+        ({"epochs": 2.0}, r"--epochs must be a whole number; received 2.0$"),
+        ({"rate": "1"}, r"--rate must be a number; received '1'$"),
         ({"rate": 1.0}, r"--rate must be above 0 and below 1; received 1.0: try 5e-5$"),
         ({"rate": float("nan")}, r"--rate must be above 0 and below 1; received nan"),
         ({"limit": 0}, r"--limit must be at least 1; received 0$"),

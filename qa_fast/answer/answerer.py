@@ -8,10 +8,12 @@ the best spans and no answer (see `infer.decode`). The old pipeline multiplied t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
 
+from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.questions import Prepared, prepare
 from qa_fast.answer.settings import max_positions_of, read_settings
@@ -53,8 +55,11 @@ class ShownAnswers(_InNotebook, list[Answer]):
     """Answers to one question, best first, that a notebook displays in their document."""
 
 
-# Options of the old pipeline that no answer depends on: windows are grouped by length here.
-_IGNORED = ("batch_size", "num_workers", "padding")
+# Rows answered together: enough to fill batches and to encode a document once for all its questions.
+ROWS_AT_ONCE = 512
+
+_PLACE = "item {} of the inputs: "
+_NAMES = tuple(field.name for field in fields(AnswerOptions))
 
 Result = list[Answer] | str  # the answers to a question, best first, or the reason why it was rejected
 
@@ -92,11 +97,12 @@ class Answerer:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: str | Path | None = None,
         precision: str = "auto",
         engine: str = "auto",
         say: Callable[[str], None] | None = None,
         options: AnswerOptions | None = None,
+        **others: Any,
     ) -> Answerer:
         """Load a model.
 
@@ -106,12 +112,23 @@ class Answerer:
             engine: "auto", "keras", "openvino" or "onnx".
             say: Receives a line of text before a step that is slow the first time.
             options: Defaults of every call; None in them means the model's own, see `answer.settings`.
+            others: Fields of `options` by name. Of the pipeline's arguments, `model` is accepted for `path`, `dtype` or
+                `torch_dtype` for `precision`; those that decide no answer are ignored, and the rest is refused.
 
         Raises:
-            UserError: The model, its tokenizer or the engine cannot be used.
+            UserError: The model, its tokenizer or the engine cannot be used, or an argument is refused.
         """
-        folder = resolve_model(str(path))
-        options = (options or AnswerOptions()).over(read_settings(folder))
+        path = others.pop("model", None) if path is None else path
+        if path is None:
+            raise UserError("a model is needed; received none: pass a model folder, a Hub id or 'minilm'")
+        for name in ("dtype", "torch_dtype"):
+            if (dtype := others.pop(name, None)) is not None:
+                precision = str(dtype).removeprefix("torch.")
+        own = {name: others.pop(name) for name in _NAMES if name in others}
+        check_arguments(others, ("path", "precision", "engine", "say", "options", *_NAMES))
+        options = replace(options or AnswerOptions(), **own)
+        folder = resolve_model(path)
+        options = options.over(read_settings(folder))
         encoder = load_encoder(folder)
         from qa_fast.infer import open_engine
 
@@ -153,7 +170,7 @@ class Answerer:
 
         Args:
             inputs: In place of the names `question` and `context`: a question and a context, or a dict with these two
-                keys, or several such dicts, a list of them or a generator.
+                keys, or several such dicts, a list of them or an iterator, such as a generator.
             question: A question, or a list of questions.
             context: The document, or one document for each question. A single document serves all questions.
             options: Any field of `AnswerOptions`, such as `top_k=3`. None means the answerer's own, see the class. The
@@ -162,22 +179,48 @@ class Answerer:
 
         Returns:
             For one question an `Answer`, or a list of them, best first, if top_k > 1. For a list of questions, even of
-            length 1, a list of these. An empty context gives the empty answer.
+            length 1, a list of these. For an iterator of dicts an iterator of these, which reads and answers some
+            hundred dicts at a time. An empty context gives the empty answer.
 
         Raises:
-            UserError: An input or option is not valid.
+            UserError: An input or option is not valid; the message names the item of several.
         """
-        names = [field.name for field in fields(AnswerOptions)]
-        values = {name: options.pop(name) for name in names if name in options}
-        pairs, single = _pairs(_inputs_of(inputs, options, names), question, context)
+        values = {name: options.pop(name) for name in _NAMES if name in options}
+        given = _inputs_of(inputs, options)
         top_k = values.pop("top_k", None)
         chosen = AnswerOptions(top_k=self.options.top_k if top_k is None else top_k, **values)
-        results: list[Any] = []
-        for pair, answers in zip(pairs, self.answer_pairs(pairs, chosen), strict=True):
-            if isinstance(answers, str):
-                raise UserError(answers)
-            results.append(ShownAnswer(answers[0], *pair) if chosen.top_k == 1 else ShownAnswers(answers, *pair))
+        if len(given) == 1 and isinstance(given[0], Iterator) and question is None and context is None:
+            chosen.over(self.options).resolve(self.max_positions, self.encoder.template.special_tokens)
+            return self._answered_in_turn(given[0], chosen)
+        pairs, single = _pairs(given, question, context)
+        results = list(self._shown(pairs, chosen, None if single else 1))
         return results[0] if single else results
+
+    def _answered_in_turn(self, items: Iterator[Any], options: AnswerOptions) -> Iterator[Any]:
+        """Yield the answers to dicts, of which no more are read than are answered together."""
+        first = 1
+        while some := list(islice(items, ROWS_AT_ONCE)):
+            pairs, mistake = [], None
+            try:
+                for number, item in enumerate(some, first):
+                    pairs.append(_pair_of(item, number))
+            except UserError as error:
+                mistake = error
+            yield from self._shown(pairs, options, first)
+            if mistake is not None:
+                raise mistake
+            first += len(some)
+
+    def _shown(self, pairs: list[tuple[Any, Any]], options: AnswerOptions, first: int | None) -> Iterator[Any]:
+        """Yield the answers to pairs up to one that is rejected, whose number counts from `first` unless it is None.
+
+        Raises:
+            UserError: A pair is rejected.
+        """
+        for number, (pair, answers) in enumerate(zip(pairs, self.answer_pairs(pairs, options), strict=True)):
+            if isinstance(answers, str):
+                raise UserError(answers if first is None else f"{_PLACE.format(first + number)}{answers}")
+            yield ShownAnswer(answers[0], *pair) if options.top_k == 1 else ShownAnswers(answers, *pair)
 
     def answer_pairs(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> list[Result]:
         """Answer E pairs of a question and a context together.
@@ -212,30 +255,24 @@ def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:
     return results
 
 
-def _inputs_of(inputs: tuple[Any, ...], others: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
+def _inputs_of(inputs: tuple[Any, ...], others: dict[str, Any]) -> tuple[Any, ...]:
     """Return a call's positional inputs, which the pipeline also accepted under the names `data` and `X`.
 
     Args:
         inputs: The positional inputs.
-        others: Keyword arguments that are not options.
-        names: The names of the options, for the error message.
+        others: Keyword arguments that are not options; the two names are taken out.
 
     Raises:
         UserError: A keyword argument is unknown, or inputs came in both ways.
     """
-    for name, value in others.items():
-        if name == "topk":
-            raise UserError("the number of answers must be given as top_k; received topk: rename it")
-        if name in ("data", "X"):
+    for name in ("data", "X"):
+        if name in others:
             if inputs:
                 raise UserError(
                     f"inputs must come by position or by name; received both, {name} and others: leave one out"
                 )
-            inputs = (value,)
-        elif name not in _IGNORED:
-            raise UserError(
-                f"an option must be one of {', '.join(names)}; received {name[:40]}: remove it or correct its name"
-            )
+            inputs = (others.pop(name),)
+    check_arguments(others, _NAMES)
     return inputs
 
 
@@ -273,11 +310,20 @@ def _pairs_of_dicts(inputs: tuple[Any, ...]) -> tuple[list[tuple[Any, Any]], boo
     single = len(inputs) == 1 and isinstance(inputs[0], dict)
     many = len(inputs) == 1 and isinstance(inputs[0], Iterable) and not isinstance(inputs[0], dict | str | bytes)
     items = list(inputs[0]) if many else list(inputs)
-    for item in items:
-        if not isinstance(item, dict) or not {"question", "context"} <= item.keys():
-            kind = f"a dict with {', '.join(map(str, item))[:80]}" if isinstance(item, dict) else type(item).__name__
-            raise UserError(f"each input must be a dict with question and context; received {kind}")
-    return [(item["question"], item["context"]) for item in items], single
+    return [_pair_of(item, None if single else number) for number, item in enumerate(items, 1)], single
+
+
+def _pair_of(item: Any, number: int | None) -> tuple[Any, Any]:
+    """Return the question and the context of a dict; the number is that of several, counted from 1.
+
+    Raises:
+        UserError: It is no dict with these two.
+    """
+    if isinstance(item, Mapping) and {"question", "context"} <= item.keys():
+        return item["question"], item["context"]
+    kind = f"a dict with {', '.join(map(str, item))[:80]}" if isinstance(item, Mapping) else type(item).__name__
+    place = "" if number is None else _PLACE.format(number)
+    raise UserError(f"{place}each input must be a dict with question and context; received {kind}")
 
 
 def _listed(name: str, texts: Any) -> list[Any]:

@@ -122,7 +122,7 @@ def answer_all(
     file_form = None if store.is_folder(place) else _FILE_FORMATS.get(place.suffix.lower())
     if file_form and ray:
         raise UserError(f"Ray writes answers into a folder; received --output {out}, which is a file: name a folder")
-    folder = resolve_model(str(model), report.say)
+    folder = resolve_model(model, report.say)
     options = options.over(read_settings(folder))
     if not file_form:
         _check_folder(place)

@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 
 from qa_fast import store
-from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.answerer import ROWS_AT_ONCE, Answerer
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import UnreachableError
 from qa_fast.raw import Reject
@@ -27,8 +27,6 @@ from qa_fast.sources.read import read_block
 FORMATS = ("jsonl", "parquet")
 # How the name of a part begins.
 PART = "part"
-# Rows answered together: enough to fill batches and to encode a document once for all its questions.
-_ROWS_AT_ONCE = 512
 _ANSWER = [("score", pa.float64()), ("start", pa.int64()), ("end", pa.int64()), ("answer", pa.string())]
 
 
@@ -88,8 +86,8 @@ class AnswerWriter:
             for block in blocks:
                 for table, unreadable in read_block(block, self.columns, answered=False):
                     rejects += unreadable
-                    for begin in range(0, table.num_rows, _ROWS_AT_ONCE):
-                        rows = table.slice(begin, _ROWS_AT_ONCE).select(["id", "question", "context"]).to_pylist()
+                    for begin in range(0, table.num_rows, ROWS_AT_ONCE):
+                        rows = table.slice(begin, ROWS_AT_ONCE).select(["id", "question", "context"]).to_pylist()
                         answers, rejected = self._answer(rows, answerer)
                         write(answers)
                         answered += len(answers)

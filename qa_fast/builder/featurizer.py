@@ -40,12 +40,12 @@ class SplitCounts:
     Attributes:
         examples: Examples that have features.
         features: Features.
-        impossible: Features labelled at CLS.
+        impossible: Features without an answer, which are labelled at CLS.
         rejected: Examples that were left out.
         repaired: Examples whose first answer was not at its start and was repaired.
         unplaced: Examples that are kept for scoring although their first answer has no certain place.
-        unanswerable: Examples without an answer.
         several: Examples of train with several distinct answers, all of which give labels.
+        unanswerable: Examples whose question has no answer.
         tokens: Tokens of all features, including special ones.
         text_tokens: Tokens of the encoded questions and contexts.
         unknown_tokens: Those of them that stand for text that the vocabulary cannot write.
@@ -142,8 +142,10 @@ class Featurizer:
     ) -> None:
         from qa_fast.encode import load_encoder
         from qa_fast.sources import resolve_model
+        from qa_fast.sources.rows import check_names
 
-        folder = resolve_model(str(model), weights=False)
+        check_names(columns or {})
+        folder = resolve_model(model, weights=False)
         self._settle(load_encoder(folder, encode), config or FeatureConfig(), split, columns)
         check_longest(self.config, folder)
 
@@ -163,26 +165,25 @@ class Featurizer:
         check_room(config, encoder)
         self.encoder, self.config, self.split, self.columns = encoder, config, split, dict(columns or {})
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: Any) -> pa.Table:
         """Return the features of a table of examples.
 
         Args:
-            table: Columns id, question, context and answers (a struct of lists, or a list of structs, of text and
-                answer_start), of any suitable Arrow types. Ids are required and must be unique, since they tell
+            table: A data frame, an Arrow table, a list of dicts, or another single table that `qa_fast.featurize`
+                takes, with id, question, context and answers. Ids are required and must be unique, since they tell
                 features apart; only repetitions within the table are found.
 
         Returns:
             Columns of `schema`. Rejected examples have no rows; `featurize` returns them.
 
         Raises:
-            UserError: A column is missing or of an unsuitable type.
+            UserError: It is no table, or a column is missing or of an unsuitable type.
         """
-        rows, unreadable = self._normalized(table)
-        return pa.Table.from_batches(self.featurize(rows, unreadable=unreadable).batches, self.schema)
+        return pa.Table.from_batches(self.featurize(table).batches, self.schema)
 
     def featurize(
         self,
-        table: pa.Table,
+        table: Any,
         repeated: np.ndarray | None = None,
         unreadable: Sequence[Reject] = (),
         clock: StageClock | None = None,
@@ -196,14 +197,14 @@ class Featurizer:
             clock: Times the stages.
 
         Raises:
-            UserError: A column is missing or of an unsuitable type.
+            UserError: See calling the featurizer.
         """
         from qa_fast.features.examples import IdSet, check_examples
         from qa_fast.features.several import labels_of_further
         from qa_fast.features.windows import BATCH_TOKENS, featurize_examples
         from qa_fast.shards.write import feature_batch
 
-        if table.schema != EXAMPLES:
+        if not isinstance(table, pa.Table) or table.schema != EXAMPLES:
             table, more = self._normalized(table)
             unreadable = [*unreadable, *more]
         clock = clock or StageClock()
@@ -251,18 +252,15 @@ class Featurizer:
             further=features.labels.further,
         )
 
-    def _normalized(self, table: pa.Table) -> tuple[pa.Table, list[Reject]]:
-        """Bring a table to the schema `raw.EXAMPLES`; rows whose bytes are not UTF-8 become rejects."""
-        from qa_fast.sources.columns import normalize_table
-        from qa_fast.sources.rows import column_names
+    def _normalized(self, table: Any) -> tuple[pa.Table, list[Reject]]:
+        """Bring a table to the schema `raw.EXAMPLES`; rows with values that are not accepted become rejects."""
+        from qa_fast.sources.memory import read_table
 
-        names = column_names(table.column_names, self.columns, "the table")
-        if "id" not in names:
-            raise UserError(
-                f"a table to featurize must have a column id; received {', '.join(table.column_names)}: add one, or "
-                "name it in columns"
-            )
-        return normalize_table(table, names, "", 0, "the table")
+        tables, rejects = [EXAMPLES.empty_table()], []
+        for part, more in read_table(table, self.columns, needs_ids=True):
+            tables.append(part)
+            rejects += more
+        return pa.concat_tables(tables).unify_dictionaries(), rejects
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -124,7 +124,7 @@ class _Inputs:
 
 @takes(BuildOptions)
 def build_shards(
-    source: str,
+    source: Any,
     out: str | Path | None,
     model: str = "minilm",
     config: FeatureConfig | None = None,
@@ -136,7 +136,7 @@ def build_shards(
     """Featurize a source into a folder of shards.
 
     Args:
-        source: "squad", a local file or folder, a URL, or a Hub dataset id.
+        source: As for `featurize`.
         out: The folder to make, a path or a URL; None makes one in the cache, named after everything that decides its
             bits.
         model: The model whose tokenizer is used: "minilm", a local folder, or a Hub model id.
@@ -157,8 +157,8 @@ def build_shards(
 
 @takes(FeatureConfig, BuildOptions)
 def featurize(
-    source: str = "squad",
-    model: str = "minilm",
+    source: Any = "squad",
+    model: str | Path = "minilm",
     *,
     out: str | Path | None = None,
     say: Callable[[str], None] = on_stderr,
@@ -167,7 +167,9 @@ def featurize(
     """Turn question-answering data into model inputs, as `qa-fast featurize` does. Finished shards are not made again.
 
     Args:
-        source: "squad", a local file or folder, a URL, or a Hub dataset id.
+        source: "squad", a local file or folder, a URL, or a Hub dataset id; or a table, or a dict from split to table.
+            A table is a data frame (pandas, polars, DuckDB), an Arrow table, a list of dicts, a dict of lists, or a
+            split of `load` or of the `datasets` library. A single table is train, unless `splits` names another split.
         model: The model whose tokenizer is used: "minilm", a local folder, or a Hub model id.
         out: Folder for the shards; None keeps them in the cache, under a name that depends on everything that decides
             their content.
@@ -183,15 +185,16 @@ def featurize(
     Examples:
         >>> shards = featurize("squad", max_length=512, doc_stride=128)
         >>> shards["train"][0]["input_ids"]
+        >>> shards = featurize({"train": frame, "validation": other_frame}, columns={"question": "frage"})
     """
     names = {option.name for option in fields(FeatureConfig)}.intersection(options)
     config = FeatureConfig(**{name: options.pop(name) for name in names})
-    result = build(str(source), out, str(model), config, BuildOptions(**options), Reporter(say))
+    result = build(source, out, str(model), config, BuildOptions(**options), Reporter(say))
     return open_shards(result.out)
 
 
 def build(
-    source: str,
+    source: Any,
     out: str | Path | None,
     model: str,
     config: FeatureConfig,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from qa_fast.builder.job import BuildResult
 
 _COUNTS = ("examples", "features", "impossible", "rejected", "repaired", "tokens")
+# How the table names a count that the index and JSON call otherwise.
+_WORDS = {"impossible": "without an answer"}
 
 
 @with_records
@@ -103,7 +105,7 @@ def _print_table(result: BuildResult) -> None:
     for split in outcome["splits"]:
         table.add_column(Text(split), justify="right")
     for row in _COUNTS:
-        table.add_row(row, *(f"{split[row]:,}" for split in outcome["splits"].values()))
+        table.add_row(_WORDS.get(row, row), *(f"{split[row]:,}" for split in outcome["splits"].values()))
     table.add_row("padding avoided", *(f"{split['padding_avoided']:.1%}" for split in outcome["splits"].values()))
     console = Console(highlight=False)
     console.print(table)

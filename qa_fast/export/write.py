@@ -76,7 +76,7 @@ def export_model(model: str | Path, format_name: str, out: str | Path, *, overwr
             f"--format {format_name} is written by Keras on TensorFlow; it runs on {keras.backend.backend()}: set "
             "KERAS_BACKEND=tensorflow"
         )
-    folder = resolve_model(str(model))
+    folder = resolve_model(model)
     answering = json.dumps(kept_values(read_settings(folder)))
     # On the CPU, since GPUs compute float32 products with less precision.
     with keras.device("cpu"):

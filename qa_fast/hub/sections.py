@@ -205,7 +205,7 @@ def _data(facts: Facts) -> str:
         (name, *(f"{split[count]:,}" if count in split else "" for count in counts))
         for name, split in data["splits"].items()
     ]
-    table = _table(("split", "questions", "windows", "without answer", "rejected", "tokens"), rows)
+    table = _table(("split", "questions", "windows", "windows without an answer", "rejected", "tokens"), rows)
     limit = metrics.get("config", {}).get("max_examples")
     is_sample = limit is not None and limit < data["splits"].get("train", {}).get("examples", 0)
     used = f"a random sample of {limit:,} questions" if is_sample else "all questions"

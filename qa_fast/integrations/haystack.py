@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qa_fast.answer.answerer import Answer, Answerer
+from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import AnswerOptions
-from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.errors import MissingExtraError, UserError, shown
 
 try:
     from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
@@ -105,9 +106,9 @@ class ExtractiveReader:
     """Finds answers to a query in documents.
 
     It replaces the reader that was removed from Haystack's core: inputs and outputs are the same, and arguments of the
-    same name have the same meaning. The old arguments `device`, `token`, `max_batch_size` and `model_kwargs` do not
-    exist, because the model is loaded and batched as everywhere in qa-fast. Neither do `calibration_factor` (see `run`
-    on scores) and `answers_per_seq` (`answers_per_document` counts answers, not candidates of a window).
+    same name have the same meaning. The old arguments `device`, `token`, `max_batch_size` and `model_kwargs` are
+    refused, because the model is loaded and batched as everywhere in qa-fast. So are `calibration_factor` (see `run` on
+    scores) and `answers_per_seq` (`answers_per_document` counts answers, not candidates of a window).
 
     Args:
         model: A model folder, a Hub id or "minilm".
@@ -127,6 +128,7 @@ class ExtractiveReader:
             this, in logits; see `AnswerOptions`.
         precision: See `infer.open_engine`.
         engine: "auto" (measured on this device), "keras", "openvino" or "onnx".
+        others: Arguments of the old reader; only None is accepted, and what no answer depends on.
 
     Raises:
         UserError: An option is out of bounds; the message names it.
@@ -156,8 +158,10 @@ class ExtractiveReader:
         precision: str = "auto",
         engine: str = "auto",
         null_threshold: float | None = None,
+        **others: Any,
     ) -> None:
         arguments = locals()
+        check_arguments(others, ("model", "precision", "engine", *(field.name for field in fields(_Options))))
         self.options = _Options(**{field.name: arguments[field.name] for field in fields(_Options)})
         self.model = str(model)
         self._loading: dict[str, Any] = {"precision": precision, "engine": engine}
@@ -234,10 +238,14 @@ class ExtractiveReader:
         # Without no answer, the reader's own threshold has no use.
         reader = replace(self.options, null_threshold=None) if no_answer is False else self.options
         options = replace(reader, **{name: value for name, value in values.items() if value is not None})
-        if not query.strip():
-            raise UserError(f"query must not be empty; received {query!r}: pass a question")
+        if not (isinstance(query, str) and query.strip()):
+            raise UserError(f"query must be a text that is not empty; received {shown(query)}: pass a question")
         distinct: dict[tuple[str, str], Document] = {}
-        for document in documents:
+        for number, document in enumerate(documents, 1):
+            if not isinstance(document, Document):
+                raise UserError(
+                    f"documents must be Documents of Haystack; received {type(document).__name__} as document {number}"
+                )
             if document.content is not None:
                 distinct.setdefault((document.id, document.content), document)
         if not distinct:

@@ -20,8 +20,6 @@ import pyarrow as pa
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.builder.featurizer import Featurizer
 from qa_fast.errors import UserError
-from qa_fast.sources.columns import normalize_table
-from qa_fast.sources.rows import column_names
 
 if TYPE_CHECKING:
     from qa_fast.answer.answerer import Answerer
@@ -63,8 +61,7 @@ def featurize_in_arrow(featurizer: Featurizer) -> InArrow:
 
     def features(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            table = featurizer(pa.Table.from_batches([batch])).combine_chunks()
-            yield from table.to_batches()
+            yield from featurizer(batch).combine_chunks().to_batches()
 
     return features
 
@@ -78,10 +75,7 @@ def rejects_in_arrow(featurizer: Featurizer) -> InArrow:
 
     def rejects(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            table = pa.Table.from_batches([batch])
-            names = column_names(table.column_names, featurizer.columns, "the frame")
-            rows, unreadable = normalize_table(table, names, "", 0, "the frame")
-            rejected = featurizer.featurize(rows, unreadable=unreadable).rejects
+            rejected = featurizer.featurize(batch).rejects
             pairs = [{"id": reject.id, "reason": reject.reason} for reject in rejected]
             yield pa.RecordBatch.from_pylist(pairs, _REJECTS)
 

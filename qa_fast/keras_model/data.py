@@ -6,7 +6,7 @@ is traced; a width that TensorFlow knows only while a graph runs is checked in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -15,6 +15,7 @@ from keras import ops
 
 from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
+from qa_fast.shards import Shards, Split
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 LABELS = ("start_positions", "end_positions")
@@ -58,6 +59,36 @@ def check_inputs(x: Any, config: EncoderConfig) -> None:
     width = np.shape(x[IDS])[1] if not hasattr(x[IDS], "shape") else x[IDS].shape[1]
     if width is not None and width > config.max_length:
         raise UserError(too_long(config, f"length {width}"))
+
+
+def check_data(x: Any, y: Any = None, options: Mapping[str, Any] | None = None) -> None:
+    """Refuse data of `fit`, `evaluate` and `predict` that Keras cannot read, and weights that it would ignore.
+
+    Args:
+        x: The user's argument: a dict of features, or an iterable of batches.
+        y: The labels, or None.
+        options: The other arguments.
+
+    Raises:
+        UserError: It is something else, such as a split.
+    """
+    options = options or {}
+    if isinstance(x, Split):
+        raise UserError(f"x must be batches of features; received a {type(x).__name__}: pass split.to_tf_dataset(16)")
+    if x is None or isinstance(x, Sequence | Shards) or hasattr(x, "__arrow_c_stream__"):
+        raise UserError(
+            f"x must be a dict of features, or batches of them; received {type(x).__name__}: pass a split of shards as "
+            "split.to_tf_dataset(16)"
+        )
+    if options.get("class_weight") is not None:
+        raise UserError(
+            "class_weight must be left out, because labels are places in a text and not classes; received one: weight "
+            "rows with sample_weight and y"
+        )
+    if options.get("sample_weight") is not None and y is None:
+        raise UserError(
+            "sample_weight needs y, because Keras ignores it otherwise; received no y: pass the labels as y"
+        )
 
 
 def too_long(config: EncoderConfig, received: str) -> str:

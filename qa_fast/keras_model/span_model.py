@@ -7,7 +7,8 @@ train`, but at the speed of Keras: an update takes several operations for each w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from qa_fast.answer.settings import read_settings, write_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
 from qa_fast.keras_model.data import (
+    IDS,
+    MASK,
+    TYPES,
+    check_data,
     check_inputs,
     inputs_of,
     label_weights,
@@ -35,6 +40,7 @@ from qa_fast.model.families import read_encoder_config
 from qa_fast.model.islands import parts_mode
 from qa_fast.model.parts import MASKED
 from qa_fast.model.precision import choose_precision
+from qa_fast.progress import on_stderr
 from qa_fast.sources import resolve_model
 from qa_fast.store import local_path
 from qa_fast.train.optimizer import span_loss
@@ -57,7 +63,8 @@ class SpanModel(keras.Model):
     positions; the loss of `evaluate` is over each row's own tokens, like that of validation in `qa-fast train`.
 
     Args:
-        config: The contents of a Hugging Face config.json; see `from_pretrained` for a model with weights.
+        config: The contents of a Hugging Face config.json. The weights are random: `from_pretrained` loads a model, and
+            only `fit` or loaded weights make this one usable (see `check_trained`).
         precision: "float32", "bfloat16" or "float16" for computing; weights are always float32. None follows the global
             dtype policy of Keras. "auto" is measured on this device.
         dropout: Rate of all dropouts, instead of the model's rates.
@@ -91,6 +98,11 @@ class SpanModel(keras.Model):
         frozen: Sequence[str] = (),
         name: str | None = None,
     ) -> None:
+        if not isinstance(config, Mapping):
+            raise UserError(
+                f"config must be the contents of a config.json, as a dict; received {shown(config)}: open a model with "
+                "SpanModel.from_pretrained"
+            )
         chosen = _precision(precision)
         super().__init__(name=name, dtype=POLICIES[chosen])
         self.source = ModelFiles(dict(config), dict(files or {}))
@@ -134,7 +146,7 @@ class SpanModel(keras.Model):
         Raises:
             UserError: The path holds no usable model, or there is no such precision.
         """
-        folder = resolve_model(str(path))
+        folder = resolve_model(path)
         checked_config(folder, new_head=True)  # before anything is built
         source = ModelFiles.of_folder(folder)
         model = cls(source.config, precision=precision, dropout=dropout, seed=seed)
@@ -262,11 +274,17 @@ class SpanModel(keras.Model):
         return super().compute_metrics(x, _named(labels_of(x, y)), y_pred, sample_weight)
 
     def check_trained(self) -> None:
-        """Refuse a head that was made newly and never trained, which would answer at random.
+        """Refuse a model without weights, or with a head that was never trained, which would answer at random.
 
         Raises:
-            UserError: The checkpoint had no head, and no batch was trained since. A file of Keras keeps both facts.
+            UserError: No weights were loaded, or the checkpoint had no head; and no batch was trained since. A file of
+                Keras keeps these facts.
         """
+        if self._is_blank():
+            raise UserError(
+                "a model to read with, score or save must have weights; received one that was made from a config alone"
+                ": open a model with SpanModel.from_pretrained, or call fit first"
+            )
         if self._new_head and not int(self._passes):
             made = "it was saved untrained" if self.report is None else self.report.message()
             raise UserError(
@@ -274,11 +292,34 @@ class SpanModel(keras.Model):
                 f"new one ({made}): call fit first, or open a model that was fine-tuned"
             )
 
-    def export(self, *args: Any, **options: Any) -> None:
-        """See Keras. The export contains plain operations, because kernels of this process do not exist in another."""
+    def export(self, filepath: str | Path, format: str = "tf_saved_model", **options: Any) -> None:
+        """Write the network for inference; see Keras, and `qa-fast export` for ONNX and for files without copies.
+
+        The export contains plain operations, because kernels of this process do not exist in another. Its inputs are
+        int32[B, L] of any B and L, unless `input_signature` says otherwise.
+
+        Args:
+            filepath: The folder or file.
+            format: "tf_saved_model", or another format of Keras, which may need packages of its own.
+            options: Other options of Keras.
+
+        Raises:
+            UserError: See `check_trained`, or the format cannot be written here.
+        """
         self.check_trained()
-        with self.network.run_part.tracing(parts=parts_mode(False)):
-            super().export(*args, **options)
+        if options.get("input_signature") is None:
+            names = (IDS, MASK, *([TYPES] if self.config.takes_types else []))
+            specs = {name: keras.InputSpec(shape=(None, None), dtype="int32", name=name) for name in names}
+            options["input_signature"] = [specs]
+        try:
+            with self.network.run_part.tracing(parts=parts_mode(False)):
+                super().export(filepath, format=format, **options)
+        except (ImportError, NotImplementedError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"format must be one that Keras can write here; received {shown(format)}: {reason[:200]} (qa-fast "
+                "export writes ONNX, .keras and SavedModel)"
+            ) from None
 
     def summary(self, *args: Any, expand_nested: bool = True, **options: Any) -> None:
         """See Keras; the layers of the network are shown, too."""
@@ -289,19 +330,40 @@ class SpanModel(keras.Model):
 
         A threshold for no answer that the model was loaded with is dropped, because it belongs to the old weights.
         """
-        _check_weights(y, options)
+        check_data(x, y, options)
+        self._begin_training()
         self.source = replace(self.source, answering=replace(self.source.answering, null_threshold=None))
         with keeping_weights(self):
             return super().fit(x, y, *args, **options)
 
+    def _begin_training(self) -> None:
+        """Give a model without weights random ones, and say so."""
+        if self._is_blank():
+            self.network.initialize(self.seed)
+            on_stderr(
+                "SpanModel: training begins from random weights; SpanModel.from_pretrained loads those of a model"
+            )
+
+    def _is_blank(self) -> bool:
+        """Return whether all matrices are 0, as in a model that was made from a config alone."""
+        matrices = [weight for weight in self.network.by_path.values() if len(weight.shape) > 1]
+        matrices.sort(key=lambda weight: math.prod(weight.shape))  # one with a value other than 0 is soon found
+        return not any(bool(ops.any(ops.not_equal(weight, 0))) for weight in matrices)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **options: Any) -> Any:
+        """See `keras.Model.train_on_batch`, and `fit`."""
+        check_data(x, y, options)
+        self._begin_training()
+        return super().train_on_batch(x, y, *args, **options)
+
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """See `keras.Model.evaluate`, and `SpanModel` for x and y; `sample_weight` needs y."""
-        _check_weights(y, options)
+        check_data(x, y, options)
         self.check_trained()
         with keeping_weights(self):
             return super().evaluate(x, y, *args, **options)
 
-    def predict(self, *args: Any, **options: Any) -> Any:
+    def predict(self, x: Any = None, *args: Any, **options: Any) -> Any:
         """See `keras.Model.predict`: returns a dict with `start_logits` and `end_logits`, float32[rows, L] each.
 
         Batches of several widths return ragged tensors on TensorFlow; on JAX all batches must have one width.
@@ -309,10 +371,11 @@ class SpanModel(keras.Model):
         Raises:
             UserError: They do not, or see `check_trained`.
         """
+        check_data(x)
         self.check_trained()
         try:
             with keeping_weights(self):
-                return super().predict(*args, **options)
+                return super().predict(x, *args, **options)
         except ValueError as error:
             if "concatenation axis" not in str(error):
                 raise
@@ -376,13 +439,6 @@ def _precision(asked: str | None) -> str:
                 "of those, or pass precision"
             )
     return choose_precision(asked).value
-
-
-def _check_weights(y: Any, options: dict[str, Any]) -> None:
-    if options.get("sample_weight") is not None and y is None:
-        raise UserError(
-            "sample_weight needs y, because Keras ignores it otherwise; received no y: pass the labels as y"
-        )
 
 
 def _named(labels: tuple[Any, Any]) -> dict[str, Any]:

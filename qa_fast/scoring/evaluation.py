@@ -83,7 +83,7 @@ def evaluate(
         check_predictions(out, reads=(shards_path, model_path), overwrite=config.overwrite)
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
-    folder = resolve_model(str(model_path))
+    folder = resolve_model(model_path)
     if keep:
         check_writable(model_path, folder)
     own = read_settings(folder)

@@ -119,7 +119,7 @@ def quantize(
     """
     if most_lost < 0:
         raise UserError(f"--max-loss must not be negative; received {most_lost}: give points of F1, such as 0.3")
-    folder = resolve_model(str(model))
+    folder = resolve_model(model)
     if not Path(model).expanduser().is_dir():
         raise UserError(
             f"a model to quantize must be a local folder, since the recipe is written to it; received {str(model)!r}: "

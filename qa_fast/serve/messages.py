@@ -148,11 +148,13 @@ def _constant(name: str) -> Any:
     raise RefusedError(400, f"a request's body must be JSON; received {name}, which is not a JSON number")
 
 
+# A request, for clients that sent another shape.
+_SHAPE = '{"inputs": {"question": "...", "context": "..."}}, or a list of such inputs'
 _KINDS = {"model_type": "an object", "model_attributes_type": "an object", "string_type": "a text"}
 
 
 def message_of(errors: Sequence[Any]) -> str:
-    """Return one line about the first of pydantic's errors, and the number of further errors."""
+    """Return one line about the first of pydantic's errors, the number of others, and the shape if that is wrong."""
     error = errors[0]
     path = _path(error["loc"])
     if error["type"] == "missing":
@@ -168,7 +170,8 @@ def message_of(errors: Sequence[Any]) -> str:
         expected = _KINDS.get(error["type"]) or str(error["msg"]).removeprefix("Input should be ")
         line = f"{path} must be {expected}; received {_shown(error['input'])}"
     more = len(errors) - 1
-    return f"{line} (and {more} more)" if more else line
+    line += f" (and {more} more mistake{'s' * (more > 1)})" if more else ""
+    return f"{line}: send {_SHAPE}" if path in ("inputs", "the body") else line
 
 
 def _path(location: Sequence[Any]) -> str:

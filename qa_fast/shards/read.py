@@ -129,6 +129,11 @@ def open_shards(path: str | os.PathLike[str]) -> Shards:
         >>> for batch in shards["train"].batches(32):
         ...     batch["input_ids"]
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(
+            f"SHARDS must be the path of a folder that 'qa-fast featurize' made; received {type(path).__name__}: pass "
+            "the folder, or what featurize and open_shards return"
+        )
     place = store.place(path)
     folder = place if store.is_local(place) else local_folder(place)
     index = folder / INDEX

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.progress import on_stderr
 from qa_fast.schema import EVALUATION_COLUMNS, Features, Int32s
 from qa_fast.shards.format import TRAIN
@@ -68,8 +69,9 @@ class Split:
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Return a feature: `schema.FEATURE_COLUMNS` and, in every split except train, `EVALUATION_COLUMNS`."""
-        if isinstance(row, slice):
-            raise UserError("a row must be a number; received a slice: use batches(), or to_numpy() for all rows")
+        if not isinstance(row, Integral):
+            received = "a slice" if isinstance(row, slice) else shown(row)
+            raise UserError(f"a row must be a number; received {received}: use batches(), or to_numpy() for all rows")
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.name} has {len(self):,} features; received row {row}")
         row %= len(self)

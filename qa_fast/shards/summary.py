@@ -27,7 +27,7 @@ def index_counts(split: dict[str, Any]) -> dict[str, Any]:
         "repaired": split["repaired"],
         **({"kept for scoring only": split["unplaced"]} if split.get("unplaced") else {}),
         "windows": split["features"],
-        "windows labelled without an answer": with_share(split["impossible"], split["features"]),
+        "windows without an answer": with_share(split["impossible"], split["features"]),
         "tokens": split["tokens"],
         **(
             {"unknown tokens": with_share(split["unknown_tokens"], split["text_tokens"])}

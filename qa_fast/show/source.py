@@ -23,6 +23,7 @@ from qa_fast.schema import FeatureConfig
 from qa_fast.shards import INDEX, TRAIN, Shards, open_shards
 from qa_fast.shards.summary import train_first
 from qa_fast.sources import resolve_model, resolve_source
+from qa_fast.sources.held import IN_MEMORY
 from qa_fast.store import is_file, local_path
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ class ShowSource:
         if self.shards is None or TRAIN not in self.splits:
             return self.named, ""
         recorded = self.shards.manifest["source"]
+        if recorded.get("origin") == IN_MEMORY:
+            return None, "their source was in memory"
         try:
             source = resolve_source(recorded["name"], recorded["columns"], self.shards.names, self.say)
             if source.describe()["sha256"] == recorded["sha256"]:

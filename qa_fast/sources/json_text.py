@@ -87,18 +87,31 @@ def _from_document(data: bytes, piece: Piece, columns: Mapping[str, str], answer
         # The opening of a piece from the middle of a file is not part of the file.
         before = len(data) - len(text) + piece.begin - len(piece.opening)
         document = parse_json(text, where, before, piece.begin > 0)
-        rows = document.get("data") if isinstance(document, dict) else document
-        if isinstance(document, dict) and "data" not in document:
-            rows = [document]  # a single row: JSON lines with one line
-        if not isinstance(rows, list):
-            form = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
-            raise UserError(
-                f"{where} must be SQuAD JSON (an object with a list 'data'), a list of rows, or JSON lines; "
-                f"found {form[:200]}"
-            )
-        if any(isinstance(article, dict) and "paragraphs" in article for article in rows):
-            return list(_from_articles(rows, piece, answered))
-        return list(_from_rows(enumerate(rows, piece.first), piece, columns, answered))
+        return list(read_document(document, piece, columns, answered))
+
+
+def read_document(document: Any, piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
+    """Read the examples of one JSON document that was parsed already; see `read_json_piece`.
+
+    Args:
+        document: Objects, lists, texts, numbers, booleans and None.
+        piece: The piece that it is; its path names it in messages.
+        columns: Our column names -> those of flat rows, where they differ.
+        answered: Whether rows must have answers.
+    """
+    rows = document.get("data") if isinstance(document, dict) else document
+    if isinstance(document, dict) and "data" not in document:
+        rows = [document]  # a single row: JSON lines with one line
+    if not isinstance(rows, list):
+        form = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
+        raise UserError(
+            f"{piece.path} must be SQuAD JSON (an object with a list 'data'), a list of rows, or JSON lines; "
+            f"found {form[:200]}"
+        )
+    if any(isinstance(article, dict) and "paragraphs" in article for article in rows):
+        yield from _from_articles(rows, piece, answered)
+    else:
+        yield from _from_rows(enumerate(rows, piece.first), piece, columns, answered)
 
 
 def parse_json(data: bytes, where: str, before: int = 0, inside: bool = False) -> Any:

@@ -12,7 +12,7 @@ import io
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from qa_fast import store
 from qa_fast.errors import UserError
+from qa_fast.sources.held import HeldTables
 from qa_fast.sources.rows import TABLE_ROWS
 
 BOM = codecs.BOM_UTF8
@@ -43,10 +44,10 @@ WHOLE_JSON, JSON_LINES, JSON_DOCUMENT = "JSON", "JSON lines", "JSON document"
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a file that can be read on its own.
+    """A part of a file that can be read on its own, or of a table in memory.
 
     Attributes:
-        path: Local path or URL.
+        path: Local path or URL; for a table in memory, its name in messages.
         kind: One of the kinds of this module.
         size: Approximate bytes of the source in it.
         begin: First byte, row group or record batch.
@@ -56,6 +57,7 @@ class Piece:
         opening: Text that completes bytes from the middle of a document at their start.
         closing: Text that completes them at their end.
         id_prefix: Prefix of the ids of rows without ids, before their number.
+        held: Its examples, if they are in memory.
     """
 
     path: str
@@ -68,6 +70,7 @@ class Piece:
     opening: bytes = b""
     closing: bytes = b""
     id_prefix: str = "row-"
+    held: HeldTables | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def _of_parquet(path: Path, id_prefix: str, block_bytes: int) -> Iterator[Piece]
     with store.open_random(path) as opened, pq.ParquetFile(opened) as file:
         groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
         sizes = [(group.num_rows, group.total_byte_size) for group in groups]
-    yield from _runs(Piece(str(path), PARQUET, 0, id_prefix=id_prefix), sizes, block_bytes)
+    yield from runs(Piece(str(path), PARQUET, 0, id_prefix=id_prefix), sizes, block_bytes)
 
 
 def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
@@ -196,10 +199,10 @@ def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str, block_bytes:
         for batch in batches:
             batch.validate()  # its size is only known if its buffers have valid ends
             sizes.append((batch.num_rows, batch.nbytes))
-    yield from _runs(replace(whole, size=0), sizes, block_bytes)
+    yield from runs(replace(whole, size=0), sizes, block_bytes)
 
 
-def _runs(piece: Piece, sizes: list[tuple[int, int]], block_bytes: int) -> Iterator[Piece]:
+def runs(piece: Piece, sizes: list[tuple[int, int]], block_bytes: int) -> Iterator[Piece]:
     """Yield runs of groups with a limited number of rows and bytes.
 
     Args:

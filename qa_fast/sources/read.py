@@ -108,6 +108,9 @@ def read_tables(
 
 def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
     """Read the examples of a piece; see `read_examples`."""
+    if piece.held is not None:
+        yield from piece.held
+        return
     path = store.place(piece.path)
     try:
         with store.reached(path, "SOURCE"):
@@ -156,22 +159,41 @@ def _arrow(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool)
             stream = pa.ipc.open_stream(mapped)
             schema = stream.schema
             batches = iter(itertools.islice(stream, piece.begin, None if piece.end < 0 else piece.end))
-        names = column_names(schema.names, columns, str(path), answered)
-        wanted = list(names.values())
-        pending: list[pa.RecordBatch] = []
-        first_row, rows, size = piece.first, 0, 0
-        for batch in batches:
-            batch.validate()  # its size is only known if its buffers have valid ends
-            for begin in range(0, batch.num_rows, TABLE_ROWS):
-                part = batch.slice(begin, TABLE_ROWS).select(wanted)
-                if pending and (rows + part.num_rows > TABLE_ROWS or size + part.nbytes > TABLE_CONTEXT_CHARS):
-                    table = pa.Table.from_batches(pending)
-                    yield from _normalized(table, names, piece.id_prefix, first_row, str(path))
-                    first_row, rows, size, pending = first_row + rows, 0, 0, []
-                pending.append(part)
-                rows, size = rows + part.num_rows, size + part.nbytes
-        if pending:
-            yield from _normalized(pa.Table.from_batches(pending), names, piece.id_prefix, first_row, str(path))
+        yield from read_batches(schema, batches, piece, columns, answered)
+
+
+def read_batches(
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    piece: Piece,
+    columns: Mapping[str, str],
+    answered: bool = True,
+) -> Iterator[Batch]:
+    """Read the examples of record batches, whose sizes decide nothing; see `read_examples`.
+
+    Args:
+        schema: The schema of the batches.
+        batches: The batches.
+        piece: The piece that they are; its path names them in messages.
+        columns: Our column names -> those of the batches, where they differ.
+        answered: Whether rows must have answers.
+    """
+    names = column_names(schema.names, columns, piece.path, answered)
+    wanted = list(names.values())
+    pending: list[pa.RecordBatch] = []
+    first_row, rows, size = piece.first, 0, 0
+    for batch in batches:
+        batch.validate()  # its size is only known if its buffers have valid ends
+        for begin in range(0, batch.num_rows, TABLE_ROWS):
+            part = batch.slice(begin, TABLE_ROWS).select(wanted)
+            if pending and (rows + part.num_rows > TABLE_ROWS or size + part.nbytes > TABLE_CONTEXT_CHARS):
+                table = pa.Table.from_batches(pending)
+                yield from _normalized(table, names, piece.id_prefix, first_row, piece.path)
+                first_row, rows, size, pending = first_row + rows, 0, 0, []
+            pending.append(part)
+            rows, size = rows + part.num_rows, size + part.nbytes
+    if pending:
+        yield from _normalized(pa.Table.from_batches(pending), names, piece.id_prefix, first_row, piece.path)
 
 
 def _normalized(

@@ -10,8 +10,9 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,17 @@ from qa_fast.model.adapter import adapter_files, is_adapter, merge, read_adapter
 from qa_fast.model.folder import tokenizer_files, weight_files
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
+from qa_fast.sources.held import IN_MEMORY, HeldTables
+from qa_fast.sources.memory import blocks_in, split_tables
 from qa_fast.sources.pieces import Block, blocks_of
 from qa_fast.sources.read import read_block
-from qa_fast.sources.rows import Batch
+from qa_fast.sources.rows import Batch, check_names
 from qa_fast.temporary import temporary_folder
 
 SQUAD_ID = "rajpurkar/squad"
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
+# A split is a folder of the shards.
+_SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 Say = Callable[[str], None]
 
@@ -113,15 +118,46 @@ class Source:
         return {"name": self.name, "origin": self.origin, "files": sums, "sha256": whole, "columns": self.columns}
 
 
+@dataclass(frozen=True)
+class MemorySource(Source):
+    """Examples in memory; no split has files.
+
+    Attributes:
+        held: Split -> its examples.
+    """
+
+    held: dict[str, HeldTables] = field(default_factory=dict)
+
+    def blocks(self) -> Iterator[Block]:
+        """See `Source`."""
+        return itertools.chain.from_iterable(blocks_in(split, self.held[split]) for split in self.splits)
+
+    def rows(self, split: str) -> int:
+        """Return the number of examples of a split."""
+        return sum(table.num_rows for table, _ in self.held[split])
+
+    def checksums(self) -> dict[str, str]:
+        """Return a hash of each split, which differs if an example differs."""
+        sums = {}
+        for split in sorted(self.splits):
+            state = hashlib.sha256()
+            for table, rejects in self.held[split].packed():
+                state.update(table)
+                state.update(rejects.encode())
+            sums[split] = state.hexdigest()
+        return sums
+
+
 def resolve_source(
-    name: str, columns: dict[str, str] | None = None, splits: str | Sequence[str] | None = None, say: Say = _silent
+    name: Any, columns: dict[str, str] | None = None, splits: str | Sequence[str] | None = None, say: Say = _silent
 ) -> Source:
-    """Find the files that SOURCE means.
+    """Find the files that SOURCE means, or read what it holds.
 
     Args:
-        name: "squad", a local file or folder, a URL, or a Hub dataset id ("org/name" or "org/name:config").
+        name: "squad", a local file or folder, a URL, or a Hub dataset id ("org/name" or "org/name:config"); or a table,
+            or a mapping from split to table, see `memory.split_tables`.
         columns: Our column names -> those of the data, where they differ.
-        splits: The split or splits to use; None uses all. For a single file, one split names it.
+        splits: The split or splits to use; None uses all. For a single file or table, one split names it.
         say: Called with a message for every step.
 
     Raises:
@@ -129,12 +165,10 @@ def resolve_source(
     """
     columns, say = columns or {}, _discreet(say)
     splits = [splits] if isinstance(splits, str) else splits
-    unknown = set(columns) - {"id", "question", "context", "answers"}
-    if unknown:
-        raise UserError(
-            "--columns maps id, question, context or answers to a column of yours; "
-            f"received {', '.join(sorted(unknown))}"
-        )
+    check_names(columns, splits)
+    if not isinstance(name, str | os.PathLike):
+        return _of_splits(_in_memory(name, columns, splits, say), splits)
+    name = str(name)
     path, exists = _look(name)
     if name == "squad" and not exists:
         source = _squad(columns, say)
@@ -150,15 +184,39 @@ def resolve_source(
             say(f"{name}: the file name contains no split, so it is read as train; pass --split to name another")
     else:
         source = _hub_dataset(name, columns, say)
+    return _of_splits(source, splits)
+
+
+def _of_splits(source: Source, splits: Sequence[str] | None) -> Source:
+    """Return a source with some of its splits; None means all.
+
+    Raises:
+        UserError: It has no such split, or a split cannot be the name of a folder.
+    """
     if splits:
         missing = [split for split in splits if split not in source.splits]
         if missing:
             raise UserError(
-                f"--split must name splits that {name} has; received {', '.join(missing)}, "
+                f"--split must name splits that {source.name} has; received {', '.join(missing)}, "
                 f"found {', '.join(source.splits)}"
             )
         source = replace(source, splits={split: paths for split, paths in source.splits.items() if split in splits})
+    for split in source.splits:
+        if not _SPLIT_NAME.fullmatch(split):
+            raise UserError(
+                f"the name of a split must consist of letters, digits and any of . - _; received {split[:80]!r}"
+            )
     return source
+
+
+def _in_memory(given: Any, columns: dict[str, str], splits: Sequence[str] | None, say: Say) -> MemorySource:
+    held = split_tables(given, columns)
+    if len(held) == 1 and splits and len(splits) == 1 and not isinstance(given, Mapping):
+        held = dict(zip(splits, held.values(), strict=True))
+    elif "" in held:
+        held = {"train": held[""]}
+        say("SOURCE: a single table is read as train; pass splits to name another, or a dict from split to table")
+    return MemorySource("data in memory", IN_MEMORY, {split: [] for split in held}, {}, held=held)
 
 
 def _discreet(say: Say) -> Say:
@@ -212,7 +270,7 @@ def _hub_dataset(name: str, columns: dict[str, str], say: Say) -> Source:
     return Source(name, f"Hub {name}@{dataset.revision}", dataset.splits, columns)
 
 
-def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
+def resolve_model(name: str | os.PathLike[str], say: Say = _silent, weights: bool = True) -> Path:
     """Find the folder that MODEL means.
 
     A PEFT adapter is merged into its base model, in the cache.
@@ -230,6 +288,12 @@ def resolve_model(name: str, say: Say = _silent, weights: bool = True) -> Path:
         UserError: There is no such model.
     """
     say = _discreet(say)
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(
+            f"MODEL must be 'minilm', a local model folder, or a model id on the Hub; received {type(name).__name__}: "
+            "save a model with save_pretrained, and pass the folder"
+        )
+    name = str(name)
     path, exists = _look(name)
     if exists and path.is_dir():
         folder = path if store.is_local(path) else _fetched(path, say, weights)

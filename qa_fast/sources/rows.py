@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.buffers import one_chunk, used_rows
+from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError, shown
 from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.schema import Int64s
@@ -127,6 +127,23 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
+def check_names(columns: Any, splits: Any = None) -> None:
+    """Refuse names of columns that are no mapping from ours, and names of splits that are no list.
+
+    Raises:
+        UserError: They are of another form.
+    """
+    given = set(columns) if isinstance(columns, Mapping) else {shown(columns)}
+    unknown = given - {"id", "question", "context", "answers"}
+    if unknown or not isinstance(columns, Mapping):
+        raise UserError(
+            "--columns maps id, question, context or answers to a column of yours; "
+            f"received {', '.join(sorted(map(str, unknown)))}"
+        )
+    if not isinstance(splits, list | tuple | None):
+        raise UserError(f"--split must be a name or a list of names; received {shown(splits)}")
+
+
 def column_names(present: list[str], columns: Mapping[str, str], where: str, answered: bool = True) -> dict[str, str]:
     """Find the columns of a source.
 
@@ -161,12 +178,14 @@ def bounded_tables(table: pa.Table) -> Iterator[pa.Table]:
     context = one_chunk(table["context"])
     index = context.indices.to_numpy(zero_copy_only=False)
     for begin, end in pairwise(table_cuts(index, pc.binary_length(context.dictionary).to_numpy())):
-        rows, new_index = used_rows(index[begin:end], len(context.dictionary))
+        used, first, new_index = np.unique(index[begin:end], return_index=True, return_inverse=True)
+        order = np.argsort(first)  # of appearance, as in a `RowCollector`
+        rows, place = used[order], np.argsort(order)
+        contiguous = (np.diff(rows) == 1).all()  # then a view suffices
         contexts = context.dictionary
-        contiguous = len(rows) == rows[-1] - rows[0] + 1  # then a view suffices
         contexts = contexts.slice(rows[0], len(rows)) if contiguous else contexts.take(pa.array(rows))
         part = table.slice(begin, end - begin)
-        column = pa.DictionaryArray.from_arrays(pa.array(new_index, pa.int32()), contexts)
+        column = pa.DictionaryArray.from_arrays(pa.array(place[new_index], pa.int32()), contexts)
         yield part.set_column(part.schema.get_field_index("context"), EXAMPLES.field("context"), column)
 
 

@@ -335,12 +335,13 @@ def test_questions_and_contexts_must_be_texts_or_lists_of_texts(encoder: TextEnc
 @pytest.mark.parametrize("value", [None, b"where?", 7, float("nan"), ["where?"], {"a": 1}, {"a"}])
 def test_items_of_lists_must_be_texts(encoder: TextEncoder, value: Any) -> None:
     ask = pond(encoder)
-    for given in (
-        {"question": ["where?", value], "context": [HERON, HERON]},
-        {"data": [{"question": "where?", "context": HERON}, {"question": value, "context": HERON}]},
-    ):
-        with pytest.raises(UserError, match=f"^the question must be a text; received {type(value).__name__} "):
+    items = [{"question": "where?", "context": HERON}, {"question": value, "context": HERON}]
+    expected = f"^item 2 of the inputs: the question must be a text; received {type(value).__name__} "
+    for given in ({"question": ["where?", value], "context": [HERON, HERON]}, {"data": items}):
+        with pytest.raises(UserError, match=expected):
             ask(**given)
+    with pytest.raises(UserError, match=expected):
+        list(ask(iter(items)))
     with pytest.raises(UserError, match=f"^the context must be a text; received {type(value).__name__} "):
         ask({"question": "where?", "context": value})
 
@@ -356,18 +357,72 @@ def test_other_arguments_of_the_pipeline_are_accepted(encoder: TextEncoder) -> N
     ask = pond(encoder)
     rows = [{"question": "where?", "context": HERON}, {"question": "why?", "context": EEL}]
     expected = ask(rows)
-    assert ask(row for row in rows) == ask(data=rows) == ask(X=iter(rows)) == ask(tuple(rows)) == expected
+    assert list(ask(row for row in rows)) == ask(data=rows) == list(ask(X=iter(rows))) == ask(tuple(rows)) == expected
     assert ask(data=rows[0]) == expected[0]
     assert ask(rows, batch_size=16, num_workers=2, padding="longest") == expected
     assert ask(rows, **dict.fromkeys(AnswerOptions.__dataclass_fields__)) == expected  # None was the default
 
 
+def test_an_iterator_is_answered_as_it_is_read(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qa_fast.answer.answerer.ROWS_AT_ONCE", 3)
+    ask, read = pond(encoder), []
+    row = {"question": "where?", "context": HERON}
+
+    def items() -> Iterator[Any]:
+        for number in range(8):
+            read.append(number)
+            yield row if number != 7 else "where?"
+
+    answers = ask(items())
+    assert read == []
+    assert next(answers) == ask(row)
+    assert read == [0, 1, 2]
+    assert [next(answers) for _ in range(6)] == [ask(row)] * 6
+    with pytest.raises(UserError, match=r"^item 8 of the inputs: each input must be a dict .* received str"):
+        next(answers)
+    with pytest.raises(UserError, match="doc_stride must be from 0"):
+        ask(items(), doc_stride=-1)
+    assert list(ask(iter([]))) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"revision": "main"}, "revision is the newest one; received 'main': fetch another with huggingface_hub"),
+        ({"token": "hf_x"}, "token must not be an argument; received one: set the environment variable HF_TOKEN"),
+        ({"tokenizer": "other"}, "tokenizer must be the model's own; received 'other': put its files into"),
+        ({"device": 0}, "device is chosen with the engine; received 0: pass engine='onnx'"),
+        ({"task": "question-answering"}, "task must be left out"),
+        ({"trust_remote_code": True}, "trust_remote_code must be False"),
+        ({"model_kwargs": {}}, "model_kwargs is not passed on; received {}: choose precision"),
+        ({"revison": "main"}, "an argument must be one of path, precision, .*, top_k, .*; received revison: "),
+        ({"model": None}, "a model is needed; received none"),
+    ],
+)
+def test_other_arguments_of_the_pipeline_have_a_sentence(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Answerer.from_pretrained(**({"path": "m"} if "model" not in given else {}), **given)
+
+
+def test_arguments_of_the_pipeline_that_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    engine = SimpleNamespace(predict=None)
+    monkeypatch.setattr("qa_fast.infer.open_engine", lambda *given, **_: opened.append(given) or engine)
+    letter_encoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**TINY["bert"], "vocab_size": 200}))
+    asked = Answerer.from_pretrained(
+        model=tmp_path, torch_dtype="torch.float32", framework="pt", batch_size=8, device=None, use_fast=True, top_k=3
+    )
+    assert opened == [(tmp_path, "auto", "float32")]
+    assert asked.options.top_k == 3
+
+
 def test_unknown_arguments_are_refused_by_name(encoder: TextEncoder) -> None:
     ask, row = pond(encoder), {"question": "where?", "context": HERON}
-    with pytest.raises(UserError, match="the number of answers must be given as top_k; received topk: rename it"):
+    with pytest.raises(UserError, match="topk must be given as top_k; received 3: rename it"):
         ask(row, topk=3)
     with pytest.raises(
-        UserError, match=r"an option must be one of max_answer_len, .*, top_k, .*; received max_answer_length: "
+        UserError, match=r"an argument must be one of max_answer_len, .*, top_k, .*; received max_answer_length: "
     ):
         ask(row, max_answer_length=3)
     with pytest.raises(UserError, match="by position or by name; received both, data and others"):

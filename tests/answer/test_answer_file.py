@@ -136,7 +136,7 @@ def test_bad_lines_are_kept_with_their_reason(model: Path, folder: Path, echo: E
 def test_rows_are_answered_some_at_a_time(
     model: Path, folder: Path, echo: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(parts, "ROWS_AT_ONCE", 4)
     (folder / "in.jsonl").write_text('{"question": "q", "context": "c d"}\n' * 10)
     run(model, folder)
     assert echo.calls == [4, 4, 2]

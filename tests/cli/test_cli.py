@@ -83,7 +83,7 @@ def test_a_run_says_what_it_made(tmp_path: Path, source: str, model: str) -> Non
         "train",
         "examples",
         "features",
-        "impossible",
+        "without",
         "rejected",
         "tokens",
         "padding",

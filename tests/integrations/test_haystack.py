@@ -383,6 +383,25 @@ def test_options_must_be_within_bounds(loader: Loader, options: dict[str, Any], 
         ExtractiveReader("some/model").run("where?", [Document(content=HERON)], **options)
 
 
+def test_arguments_of_the_old_reader_have_a_sentence(loader: Loader) -> None:
+    ExtractiveReader("some/model", device=None, token=None)
+    for options, said in (
+        ({"device": "cpu"}, "device is chosen with the engine; received 'cpu': pass engine="),
+        ({"token": "hf_x"}, "token must not be an argument; received one: set the environment variable HF_TOKEN"),
+        ({"answers_per_seq": 3}, "answers_per_seq is replaced by answers_per_document; received 3: pass that"),
+        ({"top": 3}, "an argument must be one of model, .*, top_k, .*; received top: "),
+    ):
+        with pytest.raises(UserError, match=said):
+            ExtractiveReader("some/model", **options)
+
+
+def test_what_is_no_document_is_named(loader: Loader) -> None:
+    with pytest.raises(UserError, match="must be Documents of Haystack; received str as document 2"):
+        ExtractiveReader("some/model").run("where?", [Document(content=HERON), HERON])
+    with pytest.raises(UserError, match="query must be a text that is not empty; received None"):
+        ExtractiveReader("some/model").run(None, [Document(content=HERON)])
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -403,7 +422,7 @@ def test_refusals_name_the_readers_own_options(loader: Loader, options: dict[str
 
 
 def test_a_query_and_documents_must_be_valid_texts(loader: Loader) -> None:
-    with pytest.raises(UserError, match="query must not be empty; received ' ': pass a question"):
+    with pytest.raises(UserError, match="query must be a text that is not empty; received ' ': pass a question"):
         read(HERON, query=" ")
     broken = Document(id="left", content="a\ud800")
     with pytest.raises(UserError, match=r"valid Unicode; received a lone surrogate at character 1 \(document left\)"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -388,8 +389,11 @@ def test_an_export_holds_nothing_of_this_process(tmp_path: Path) -> None:
     model, x = small(), unlabelled(some())
     model.compile(jit_compile="parts")
     expected = model.predict(x, verbose=0)["start_logits"]
-    signature = {name: tf.TensorSpec([None, None], values.dtype, name=name) for name, values in x.items()}
-    model.export(tmp_path / "saved", input_signature=[signature], verbose=False)
+    model.export(tmp_path / "saved")
+    with pytest.raises(
+        UserError, match=r"format must be one that Keras can write here; received 'zz': Unrec.*qa-fast exp"
+    ):
+        model.export(tmp_path / "other", format="zz")
     assert b"PyFunc" not in (tmp_path / "saved" / "saved_model.pb").read_bytes()
     saved = tf.saved_model.load(str(tmp_path / "saved"))
     found = saved.serve({name: tf.constant(x[name]) for name in x})
@@ -594,6 +598,41 @@ def test_other_things_than_a_dict_are_refused() -> None:
         model.fit(unlabelled(some()), some()["start_positions"], verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("method", "given", "options", "message"),
+    [
+        ("fit", None, {}, "x must be a dict of features, or batches of them; received NoneType: pass a split"),
+        ("evaluate", [1], {}, "x must be a dict of features, or batches of them; received list: "),
+        ("predict", "train", {}, "x must be a dict of features, or batches of them; received str: "),
+        ("fit", "split", {}, r"received a Split: pass split\.to_tf_dataset\(16\)"),
+        ("fit", "shards", {}, "received Shards: pass a split"),
+        ("fit", {}, {"class_weight": {0: 1.0}}, "class_weight must be left out, because labels are places"),
+        ("train_on_batch", {}, {"class_weight": {0: 1.0}}, "class_weight must be left out"),
+    ],
+)
+def test_other_data_has_one_sentence(workshop: Path, method: str, given: Any, options: dict, message: str) -> None:
+    shards = open_shards(workshop / "shards")
+    given = {"split": shards["train"], "shards": shards}.get(given, given) if isinstance(given, str) else given
+    with pytest.raises(UserError, match=message):
+        getattr(small(), method)(given, **options)
+
+
+def test_a_model_without_weights_reads_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = qa_fast.SpanModel(TINY_BERT)
+    model.compile("adam")
+    for read in (model.predict, model.evaluate):
+        with pytest.raises(UserError, match="must have weights; received one that was made from a config alone: open"):
+            read(some(), verbose=0)
+    with pytest.raises(UserError, match=r"config must be the contents of a config\.json, as a dict; received 'minilm'"):
+        qa_fast.SpanModel("minilm")
+    model.train_on_batch(some())
+    assert "training begins from random weights" in capsys.readouterr().err
+    model.train_on_batch(some())
+    assert capsys.readouterr().err == ""
+    model.predict_on_batch(unlabelled(some()))
+    model.check_trained()
+
+
 def test_what_cannot_be_scored(workshop: Path) -> None:
     shards = open_shards(workshop / "shards")
     with pytest.raises(UserError, match=r"a split must hold questions, documents and answers .*; 'train' does not"):
@@ -627,9 +666,12 @@ def test_a_file_of_an_untrained_model_stays_untrained(workshop: Path, tmp_path: 
     model = qa_fast.SpanModel.from_pretrained(workshop / "tiny")
     model.save(tmp_path / "new.keras")
     loaded = keras.saving.load_model(tmp_path / "new.keras")
-    for untrained in (loaded, qa_fast.SpanModel.from_config(loaded.get_config())):
-        with pytest.raises(UserError, match=r"head that was trained; received a new one \(it was saved untrained\)"):
-            untrained.save_pretrained(tmp_path / "out")
+    with pytest.raises(UserError, match=r"head that was trained; received a new one \(it was saved untrained\)"):
+        loaded.save_pretrained(tmp_path / "out")
+    again = qa_fast.SpanModel.from_config(loaded.get_config())
+    again.set_weights(loaded.get_weights())
+    with pytest.raises(UserError, match="it was saved untrained"):
+        again.save_pretrained(tmp_path / "out")
     with pytest.raises(UserError, match="head that was trained"):
         qa_fast.Answerer.from_model(loaded)("Who was the keeper?", "Its keeper was Ane Skou.")
     loaded.call(unlabelled(some()), training=True)  # as a step of `fit` does

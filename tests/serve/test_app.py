@@ -66,7 +66,8 @@ def asking(option: str, number: str) -> bytes:
 @pytest.mark.parametrize(
     ("message", "status", "rule"),
     [
-        ({}, 422, "inputs must be given; received none"),
+        ({}, 422, 'inputs must be given; received none: send {"inputs": {"question": "...", "context": "..."}}, or'),
+        (GOOD, 422, 'inputs must be given; received none (and 2 more mistakes): send {"inputs": {"question": '),
         ([], 422, "the body must be an object; received a list"),
         ({"inputs": "Who?"}, 422, "inputs must be an object; received a text"),
         ({"inputs": {"question": "Who?"}}, 422, "inputs.context must be given; received none"),

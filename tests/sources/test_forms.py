@@ -1,4 +1,4 @@
-"""The same data in every kind of file gives the same rows and rejects, whatever the types of its values."""
+"""The same data in every kind of file, and in memory, gives the same rows and rejects, whatever its types."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from qa_fast.builder.job import build_shards
 from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
 from qa_fast.sources.forms import truth_of, whole_of
+from qa_fast.sources.memory import read_table
 from tests import sample
-from tests.sources.test_json_text import read
+from tests.sources.test_json_text import examples_of, read
 
 TEXT = "The mill at Osby was rebuilt in 1887 by Karin Holm."
 LAYOUTS = ("nested.json", "flat.json", "lines.jsonl", "table.parquet", "stream.arrow")
@@ -51,11 +52,16 @@ def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
 
 
 def same_everywhere(folder: Path, rows: list[dict[str, Any]], layouts: tuple[str, ...] = LAYOUTS) -> Any:
-    """Read the rows from every kind of file; return what all of them gave."""
+    """Read the rows from every kind of file and from memory; return what all of them gave."""
+    import pandas as pd
+
     given = [{"id": str(number), "question": "When?", "context": TEXT, **row} for number, row in enumerate(rows)]
     first, *others = [read(written(folder, name, given)) for name in layouts]
     for name, other in zip(layouts[1:], others, strict=True):
         assert other == first, name
+    columns = {name: [row[name] for row in given] for name in given[0]}
+    for table in (given, columns, pa.Table.from_pylist(given), pd.DataFrame(given, dtype=object)):
+        assert examples_of(read_table(table, {})) == first, type(table)
     return first
 
 

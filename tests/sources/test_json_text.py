@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ from tests import sample
 
 def read(path: Path, columns: dict[str, str] | None = None) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """All rows and all rejects of a file."""
+    return examples_of(read_examples(path, columns or {}))
+
+
+def examples_of(batches: Iterable[rows.Batch]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """All rows and all rejects of some tables."""
     found, rejects = [], []
-    for table, bad in read_examples(path, columns or {}):
+    for table, bad in batches:
         found += table.to_pylist()
         rejects += [(reject.id, reject.reason) for reject in bad]
     return found, rejects
