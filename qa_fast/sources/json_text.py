@@ -63,6 +63,13 @@ def read_json_piece(data: bytes, piece: Piece, columns: Mapping[str, str], answe
         yield from _from_document(data, piece, columns, answered)
 
 
+def layout_of(data: bytes, piece: Piece) -> str:
+    """Return the layout that a piece of JSON is taken for, in words; see `read_json_piece`."""
+    if piece.kind == JSON_LINES or (piece.kind == WHOLE_JSON and is_lines(data)):
+        return "JSON lines"
+    return "nested SQuAD JSON" if b'"paragraphs"' in data else "JSON rows"
+
+
 def _from_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
     """Read whole lines, each an object; a bad line becomes a reject."""
     bad: list[Reject] = []

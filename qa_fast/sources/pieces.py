@@ -56,6 +56,8 @@ class Piece:
         opening: Text that completes bytes from the middle of a document at their start.
         closing: Text that completes them at their end.
         id_prefix: Prefix of the ids of rows without ids, before their number.
+        layers: What the file's bytes are wrapped in, from the outside, such as ("gzip", "UTF-16"). `begin` and `end`
+            count the bytes inside.
     """
 
     path: str
@@ -68,6 +70,7 @@ class Piece:
     opening: bytes = b""
     closing: bytes = b""
     id_prefix: str = "row-"
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
 from qa_fast.schema import Int64s
 from qa_fast.sources.columns import normalize_table
-from qa_fast.sources.json_text import read_json_piece
+from qa_fast.sources.json_text import layout_of, read_json_piece
 from qa_fast.sources.pieces import (
     ARROW_FILE,
     ARROW_STREAM,
@@ -55,6 +55,24 @@ def read_examples(
     """
     for piece in pieces_of(path, id_prefix):
         yield from read_piece(piece, columns, answered)
+
+
+def form_of(path: Path) -> str:
+    """Return the form that a file is taken for, in words: its layers, its kind, and the layout of JSON.
+
+    Raises:
+        UserError: See `read_examples`.
+
+    Examples:
+        >>> form_of(Path("train.jsonl.gz"))
+        'gzip, JSON lines'
+    """
+    piece = next(pieces_of(path))
+    layout = piece.kind
+    if _READERS[piece.kind] is _json:
+        with store.reached(path, "SOURCE"):
+            layout = layout_of(_bytes_of(path, piece), piece)
+    return ", ".join((*piece.layers, layout))
 
 
 def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
@@ -117,9 +135,13 @@ def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) 
 
 
 def _json(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    yield from read_json_piece(_bytes_of(path, piece), piece, columns, answered)
+
+
+def _bytes_of(path: Path, piece: Piece) -> bytes:
     # Not mapped: if the file were truncated meanwhile, the process would crash.
     data = path.read_bytes() if piece.kind == WHOLE_JSON else store.read_range(path, piece.begin, piece.end)
-    yield from read_json_piece(piece.opening + data + piece.closing, piece, columns, answered)
+    return piece.opening + data + piece.closing
 
 
 def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -21,7 +22,7 @@ from qa_fast.errors import UserError, without_secrets
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
 from qa_fast.sources.pieces import Block, blocks_of
-from qa_fast.sources.read import read_block
+from qa_fast.sources.read import form_of, read_block
 from qa_fast.sources.rows import Batch
 
 SQUAD_ID = "rajpurkar/squad"
@@ -49,6 +50,18 @@ class Source:
     origin: str
     splits: dict[str, list[Path]]
     columns: dict[str, str]
+
+    @property
+    def form(self) -> str:
+        """What the files were taken for, in words, such as "gzip, JSON lines". The start of each file is read.
+
+        Raises:
+            UserError: A file cannot be read.
+        """
+        counts = Counter(form_of(path) for paths in self.splits.values() for path in paths)
+        if len(counts) == 1:
+            return next(iter(counts))
+        return "; ".join(f"{form} ({count} file{'s' * (count > 1)})" for form, count in counts.items())
 
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks of all splits in order; each becomes one shard."""
