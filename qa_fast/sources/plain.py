@@ -1,0 +1,311 @@
+"""Opens files as plain bytes: compressed files decompressed, and text in UTF-16 or UTF-32 as UTF-8.
+
+Both are recognised by the first bytes of a file and not by its name. Each is a *layer*, and layers may lie in one
+another, such as UTF-16 in gzip. Nothing is unpacked to disk, and only what is asked for is unpacked in memory, so that
+a small file with a huge content meets the limits of every other file. A stream can only be read forwards: the last one
+of each thread stays open, so that the pieces of a file, read in order, cost one pass over it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from qa_fast import store
+from qa_fast.errors import UserError
+
+Layers = tuple[str, ...]
+
+# Ending of a name -> the layer that it stands for.
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
+_TEXTS = ("UTF-16", "UTF-32")
+_STARTS = {
+    "gzip": rb"\x1f\x8b",
+    "bzip2": rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)",
+    "xz": rb"\xfd7zXZ\x00",
+    "zstd": rb"\x28\xb5\x2f\xfd",
+    "zip": rb"PK(?:\x03\x04|\x05\x06)",
+    "UTF-32": rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff",
+    "UTF-16": rb"\xff\xfe|\xfe\xff",
+}
+_LAYER = {name: re.compile(start) for name, start in _STARTS.items()}
+_CONVERT = "convert it to JSON or Parquet"
+# Other files with a well-known start: what they are, and what to do.
+_FOREIGN = [
+    (re.compile(start, re.DOTALL), words, advice)
+    for start, words, advice in (
+        (rb"7z\xbc\xaf|Rar!|.{257}ustar", "an archive", "unpack it into a folder, and name the folder"),
+        (rb"\x04\x22\x4d\x18", "compressed with LZ4", "decompress it"),
+        (rb"%PDF-|\xd0\xcf\x11\xe0", "a document for people", _CONVERT),
+        (rb"SQLite format 3", "a database", _CONVERT),
+        (rb"\x80[\x02-\x05].", "a Python pickle, which could run any code", "write it again as JSON or Parquet"),
+        (rb"(?:[^\0]\0){4}", "UTF-16 without a byte order mark", "save it as UTF-8, such as with iconv -f UTF-16LE"),
+        (rb"(?:\0[^\0]){4}", "UTF-16 without a byte order mark", "save it as UTF-8, such as with iconv -f UTF-16BE"),
+    )
+]
+# Bytes that tell a layer or another kind of file.
+HEAD_BYTES = 262
+_MOST_LAYERS = 3
+_CHUNK = 1 << 18
+# Encodings by what is frequent in their texts, and its least share among the characters that are not ASCII.
+_ENCODINGS = [
+    (name, re.compile(frequent), least)
+    for name, frequent, least in (
+        ("CP932", "[\u3040-\u30ff]", 0.3),
+        ("EUC-JP", "[\u3040-\u30ff]", 0.3),
+        ("CP949", "[\uac00-\ud7a3]", 0.8),
+        ("GB18030", "[的一是在不了有和人这中大为上个国以要他时来用们]", 0.1),
+        ("BIG5", "[的一是在不了有和人這中大為上個國以要他時來用們]", 0.1),
+        ("CP1251", "[а-яё]{2,}", 0.6),
+        ("KOI8-R", "[а-яё]{2,}", 0.6),
+    )
+]
+
+
+def layer_of(head: bytes) -> str | None:
+    """Return the layer that the first `HEAD_BYTES` of a file tell; None if they are plain."""
+    return next((name for name, start in _LAYER.items() if start.match(head)), None)
+
+
+def open_plain(path: Path) -> tuple[io.BufferedReader, Layers]:
+    """Open a file as plain bytes, which can only be read forwards if it has layers.
+
+    Returns:
+        The stream, and the names of the layers that were taken off, the outermost first.
+
+    Raises:
+        OSError: The file cannot be read; on a remote path any error may be raised, see `store.reached`.
+        UserError: The file is of a kind that is not read. Reading the stream raises it if a layer is damaged.
+    """
+    file = store.open_bytes(path)
+    return unwrapped(file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(Any, file)), str(path))
+
+
+def unwrapped(stream: io.BufferedReader, where: str) -> tuple[io.BufferedReader, Layers]:
+    """Take the layers off a stream at its start; see `open_plain`."""
+    layers: list[str] = []
+    try:
+        while (layer := layer_of(stream.peek(HEAD_BYTES))) is not None:
+            if len(layers) == _MOST_LAYERS:
+                raise UserError(f"{where} must have at most {_MOST_LAYERS} compressions in one another; it has more")
+            stream = io.BufferedReader(_Layer(stream, layer, where), _CHUNK)
+            layers.append(layer)
+        for start, words, advice in _FOREIGN:
+            if start.match(stream.peek(HEAD_BYTES)):
+                raise UserError(f"{where} must be a file with questions and documents; it is {words}: {advice}")
+    except BaseException:
+        stream.close()
+        raise
+    return stream, tuple(layers)
+
+
+class _Layer(io.RawIOBase):
+    """The bytes inside a layer of a stream."""
+
+    def __init__(self, source: io.BufferedReader, layer: str, where: str) -> None:
+        self._source, self._layer, self._where = source, layer, where
+        self._chunks = _recoded(source, layer) if layer in _TEXTS else _decompressed(source, layer, where)
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            self._left = memoryview(self._next())
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size
+
+    def _next(self) -> bytes:
+        import lzma
+        import zipfile
+
+        try:
+            return next(self._chunks, b"")
+        except UserError:
+            raise
+        # A RuntimeError is zipfile's for an encrypted member.
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
+            if isinstance(error, OSError) and (error.errno or isinstance(error, TimeoutError | ConnectionError)):
+                raise  # the file itself cannot be read
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{self._where} must be a whole {self._layer} file; {reason}: fetch or write it again"
+            ) from None
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.close()
+        super().close()
+
+
+def _recoded(source: io.BufferedReader, encoding: str) -> Iterator[bytes]:
+    """Yield text as UTF-8 without a byte order mark."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    while data := source.read(_CHUNK):
+        if text := decoder.decode(data):
+            yield text.encode()
+    decoder.decode(b"", final=True)  # which raises an error in the middle of a character
+
+
+def _decompressed(source: io.BufferedReader, layer: str, where: str) -> Iterator[bytes]:
+    inside: Any
+    if layer == "gzip":
+        import gzip
+
+        inside = gzip.GzipFile(fileobj=source)
+    elif layer == "bzip2":
+        import bz2
+
+        inside = bz2.BZ2File(source)
+    elif layer == "xz":
+        import lzma
+
+        inside = lzma.LZMAFile(source)  # noqa: SIM115 (`source` is closed by its owner)
+    elif layer == "zstd":
+        import pyarrow as pa
+
+        inside = pa.CompressedInputStream(pa.PythonFile(source, "r"), "zstd")
+    else:
+        inside = _single_member(source, where)
+    while data := inside.read(_CHUNK):
+        yield data
+
+
+def _single_member(source: io.BufferedReader, where: str) -> Any:
+    """Open the single file in a zip file."""
+    import zipfile
+
+    if not source.seekable():
+        raise UserError(f"{where} must not hold a zip file inside another compression; it does: decompress it first")
+    archive = zipfile.ZipFile(source)
+    names = _members(archive)
+    if len(names) != 1:
+        is_workbook = any(name.startswith("xl/") for name in names)
+        raise UserError(
+            f"{where} must hold one file of data; "
+            + (
+                "it is a workbook: save the sheet as CSV in UTF-8"
+                if is_workbook
+                else f"it is a zip of {len(names)} files: unpack it into a folder, and name the folder"
+            )
+        )
+    return archive.open(names[0])
+
+
+def _members(archive: Any) -> list[str]:
+    """Return the names of the files in a zip file, without those that macOS adds and hidden ones."""
+    names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    return [name for name in names if not name.startswith("__MACOSX/") and not PurePosixPath(name).name.startswith(".")]
+
+
+def members_of(path: Path) -> list[str]:
+    """Return the names of the files in a zip file; none if it cannot be read."""
+    import zipfile
+
+    try:
+        with store.open_bytes(path) as file, zipfile.ZipFile(file) as archive:
+            return _members(archive)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return []
+
+
+class _Kept(threading.local):
+    """The last stream of a thread: its file and process, the stream, and the number of bytes that were read."""
+
+    key: tuple[int, str] | None = None
+    stream: io.BufferedReader | None = None
+    at = 0
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+        self.key = self.stream = None
+
+
+_kept = _Kept()
+
+
+def read_range(path: Path, begin: int, end: int, layers: Layers) -> bytes:
+    """Return the bytes [begin, end) inside the layers of a file; fewer if there are fewer.
+
+    Raises:
+        OSError: See `open_plain`.
+        UserError: A layer is damaged.
+    """
+    if not layers:
+        return store.read_range(path, begin, end)
+    key = (os.getpid(), str(path))  # a forked process shares the position in the file with its parent
+    # A range from the start opens the file anew, since it may have been replaced.
+    if _kept.stream is None or _kept.key != key or begin < _kept.at or begin == 0:
+        _kept.close()
+        _kept.stream, _ = open_plain(path)
+        _kept.key, _kept.at = key, 0
+    stream, more = _kept.stream, False
+    try:
+        while _kept.at < begin and (skipped := stream.read(min(begin - _kept.at, _CHUNK))):
+            _kept.at += len(skipped)
+        data = stream.read(end - begin)
+        _kept.at += len(data)
+        more = bool(stream.peek(1))
+        return data
+    finally:
+        if not more:
+            _kept.close()
+
+
+def not_utf8(where: str, data: bytes, start: int, at: str) -> UserError:
+    """Return the error for text in another encoding than UTF-8, with the one that it probably has.
+
+    Args:
+        where: The name of the text.
+        data: Its bytes.
+        start: The first byte that is not UTF-8.
+        at: The place of this byte, in words.
+    """
+    encoding = _likely_encoding(data[start : start + 4096])
+    return UserError(
+        f"{where} must be UTF-8; received byte 0x{data[start]:02x} {at}: save it as UTF-8; its encoding is probably "
+        f"{encoding}, which iconv -f {encoding} -t UTF-8 converts"
+    )
+
+
+def _likely_encoding(data: bytes) -> str:
+    for name, frequent, least in _ENCODINGS:
+        text = data.decode(name, "replace")
+        others = sum(not char.isascii() for char in text)
+        if sum(map(len, frequent.findall(text))) > least * others:
+            return name
+    return "CP1252"
+
+
+def check_lines(data: bytes, where: str, first_line: int) -> None:
+    """Refuse lines of text in another encoding than UTF-8. A few damaged lines are not refused.
+
+    Args:
+        data: The lines.
+        where: The name of their file.
+        first_line: The number of the first line in the file, from 1.
+
+    Raises:
+        UserError: More lines are not UTF-8 than are UTF-8 with characters beyond ASCII, and they are no exception.
+    """
+    others, bad, number = 0, [], first_line
+    for number, line in enumerate(io.BytesIO(data), first_line):
+        if not line.isascii():
+            try:
+                line.decode()
+                others += 1
+            except UnicodeDecodeError as error:
+                bad.append((number, line, error.start))
+    if len(bad) > max(1, others, (number - first_line) // 100):
+        number, line, start = bad[0]
+        raise not_utf8(where, line, start, f"in line {number}")
