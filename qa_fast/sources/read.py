@@ -14,7 +14,7 @@ from qa_fast import store
 from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
 from qa_fast.schema import Int64s
-from qa_fast.sources.columns import normalize_table
+from qa_fast.sources.columns import is_plain, normalize_table
 from qa_fast.sources.json_text import layout_of, read_json_piece
 from qa_fast.sources.pieces import (
     ARROW_FILE,
@@ -152,6 +152,7 @@ def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: boo
 
     with open_table(path, piece.layers) as opened, pq.ParquetFile(opened) as file:
         names = column_names(file.schema_arrow.names, columns, str(path), answered)
+        plain = all(is_plain(file.schema_arrow.field(name).type) for name in names.values())
         is_nested = pa.types.is_nested(file.schema_arrow.field(names["context"]).type)
         sizes = [file.metadata.row_group(group).total_byte_size for group in range(piece.begin, piece.end)]
     # Dictionary pages are read as they are, so that a context which many questions share is decoded once.
@@ -159,7 +160,9 @@ def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: boo
     wanted = list(names.values())
     with open_table(path, piece.layers) as opened, pq.ParquetFile(opened, read_dictionary=as_read) as file:
         groups, first = list(range(piece.begin, piece.end)), piece.first
-        if sum(sizes) <= _GROUP_BYTES:
+        if not plain:  # Arrow cannot join the groups of some types, such as dictionaries in lists
+            parts = (file.read_row_group(group, wanted) for group in groups)
+        elif sum(sizes) <= _GROUP_BYTES:
             parts = iter([file.read_row_groups(groups, columns=wanted, use_threads=True)])
         else:
             batches = file.iter_batches(TABLE_ROWS, groups, wanted, use_threads=True)
