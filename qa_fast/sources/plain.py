@@ -48,6 +48,8 @@ _FOREIGN = {
 HEAD_BYTES = 262
 _MOST_LAYERS = 3
 _CHUNK = 1 << 18
+# The memory that an xz file may ask for, twice of what `xz -9` does.
+_MOST_XZ_BYTES = 1 << 27
 # Encodings by what is frequent in their texts, and its least share among the characters that are not ASCII.
 _ENCODINGS = (
     ("CP932", "[\u3040-\u30ff]", 0.3),
@@ -169,9 +171,8 @@ def _decompressed(source: io.BufferedReader, layer: str, where: str) -> Iterator
 
         inside = bz2.BZ2File(source)
     elif layer == "xz":
-        import lzma
-
-        inside = lzma.LZMAFile(source)  # noqa: SIM115 (`source` is closed by its owner)
+        yield from _from_xz(source)
+        return
     elif layer == "zstd":
         import pyarrow as pa
 
@@ -180,6 +181,26 @@ def _decompressed(source: io.BufferedReader, layer: str, where: str) -> Iterator
         inside = _single_member(source, where)
     while data := inside.read(_CHUNK):
         yield data
+
+
+def _from_xz(source: io.BufferedReader) -> Iterator[bytes]:
+    """Yield what is in the streams of an xz file. `LZMAFile` has no limit for the memory that a file asks for."""
+    import lzma
+
+    while data := source.read(_CHUNK).lstrip(b"\0"):  # zeros may fill up the space between streams
+        decoder = lzma.LZMADecompressor(memlimit=_MOST_XZ_BYTES)
+        while True:
+            if out := decoder.decompress(data, _CHUNK):
+                yield out
+            if decoder.eof:
+                data = decoder.unused_data.lstrip(b"\0")
+                if not data:
+                    break
+                decoder = lzma.LZMADecompressor(memlimit=_MOST_XZ_BYTES)
+            else:
+                data = source.read(_CHUNK) if decoder.needs_input else b""
+                if decoder.needs_input and not data:
+                    raise EOFError("it ends too early")
 
 
 def _single_member(source: io.BufferedReader, where: str) -> Any:

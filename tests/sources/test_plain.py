@@ -152,6 +152,20 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
         assert sum(table.num_rows for table, _ in read_piece(piece, {})) == count
 
 
+@pytest.mark.parametrize("layer", ["gzip", "bzip2", "xz", "zstd"])
+def test_several_compressed_streams_are_one(tmp_path: Path, layer: str) -> None:
+    text, wrap = TEXTS["JSON rows"].encode(), COMPRESS[layer]
+    (tmp_path / "a").write_bytes(wrap(text[:100]) + wrap(b"") + wrap(text[100:]))
+    assert rows_of(tmp_path / "a") == sample.rows()
+
+
+def test_an_xz_file_may_not_ask_for_all_memory(tmp_path: Path) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 28}]
+    (tmp_path / "a").write_bytes(lzma.compress(b"[]", filters=filters))
+    with pytest.raises(UserError, match="must be a whole xz file; Memory usage limit exceeded"):
+        rows_of(tmp_path / "a")
+
+
 SENTENCES = {
     "CP932": "水車は一八八七年にホルムさんによって再建されました。",
     "EUC-JP": "水車は一八八七年にホルムさんによって再建されました。",
