@@ -128,7 +128,7 @@ def answer_all(
         _check_folder(place)
     found = find_files(store.place(source))
     if found.skipped:
-        report.say(f"{source}: {found.remark}")
+        report.say(f"{without_secrets(str(source))}: {found.remark}")
     files = [path for paths in found.splits.values() for path in paths]
     files.sort(key=str)
     for output in [place, _rejects_beside(place)] if file_form else _replaced_inputs(place, files):

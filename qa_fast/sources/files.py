@@ -137,8 +137,9 @@ def _unread(file: Path, name: str, is_saved: bool) -> str | None:
     if ending in DATA_ENDINGS:
         return None
     if ending in COMPRESSIONS:
-        rule = "a zip file must hold one file" if ending == ".zip" else "the name must say what is compressed"
-        return f"{rule}, as in train.json{ending}"
+        if ending == ".zip":
+            return "a zip file must hold one file of data"
+        return f"the name must say what is compressed, as in train.json{ending}"
     return f"no data by its ending {ending}" if ending else "its name has no ending"
 
 

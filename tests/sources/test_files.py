@@ -372,7 +372,7 @@ def test_every_file_of_a_folder_that_is_not_read_is_named(tmp_path: Path) -> Non
         "pipe.json": "a pipe",
         "state.json": "it describes the data",
         "text.zip": "no data by its ending .txt",
-        "two.zip": "a zip file must hold one file, as in train.json.zip",
+        "two.zip": "a zip file must hold one file of data",
         "x.gz": "the name must say what is compressed, as in train.json.gz",
     }
     assert found.remark.startswith("15 not read: .git/a, .git/b, .git/c and 1 more (hidden); LICENSE (its name")
