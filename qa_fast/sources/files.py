@@ -95,7 +95,9 @@ def find_files(path: Path) -> FoundFiles:
             if file in listed:
                 continue
             name = str(file.relative_to(path))
-            reason = "made by qa-fast" if str(file).startswith(made) else _unread(file, name, bool(saved))
+            reason = _unread(file, name, bool(saved))
+            if reason != "" and str(file).startswith(made):
+                reason = "made by qa-fast"
             if reason:
                 found.skipped[name] = reason
             elif reason is None:

@@ -347,7 +347,7 @@ def test_folders(tmp_path: Path) -> None:
 def test_every_file_of_a_folder_that_is_not_read_is_named(tmp_path: Path) -> None:
     read = ["train.json.gz", "b/dev.JSONL.zst", "c.parquet"]
     for name in [*read, "notes.md", "a.tar.gz", "x.gz", ".git/a", ".git/b", ".git/c", ".git/d", "LICENSE",
-                 "out/qa_fast.json", "state.json"]:  # fmt: skip
+                 "out/qa_fast.json", "out/validation/a.arrow", "state.json"]:  # fmt: skip
         sample.write(tmp_path / name, [])
     for name, members in (("one.zip", ["validation.json"]), ("two.zip", ["a.json", "b.json"]), ("text.zip", ["a.txt"])):
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
@@ -369,13 +369,14 @@ def test_every_file_of_a_folder_that_is_not_read_is_named(tmp_path: Path) -> Non
         "more": "a link to a folder",
         "notes.md": "no data by its ending .md",
         "out/qa_fast.json": "made by qa-fast",
+        "out/validation/a.arrow": "made by qa-fast",
         "pipe.json": "a pipe",
         "state.json": "it describes the data",
         "text.zip": "no data by its ending .txt",
         "two.zip": "a zip file must hold one file of data",
         "x.gz": "the name must say what is compressed, as in train.json.gz",
     }
-    assert found.remark.startswith("15 not read: .git/a, .git/b, .git/c and 1 more (hidden); LICENSE (its name")
+    assert found.remark.startswith("16 not read: .git/a, .git/b, .git/c and 1 more (hidden); LICENSE (its name")
     told: list[str] = []
     source = resolve_source(str(tmp_path), say=told.append)
     assert told[-1] == f"{tmp_path}: {found.remark}"
