@@ -160,6 +160,7 @@ def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: boo
     wanted = list(names.values())
     with open_table(path, piece.layers) as opened, pq.ParquetFile(opened, read_dictionary=as_read) as file:
         groups, first = list(range(piece.begin, piece.end)), piece.first
+        parts: Iterator[pa.Table]
         if not plain:  # Arrow cannot join the groups of some types, such as dictionaries in lists
             parts = (file.read_row_group(group, wanted) for group in groups)
         elif sum(sizes) <= _GROUP_BYTES:
