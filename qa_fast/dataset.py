@@ -158,14 +158,17 @@ class Dataset(Mapping[str, Examples]):
     Attributes:
         source: The name that was passed to `load`.
         origin: Where the files came from, in words.
+        skipped: Name of each file of the folder that is not read -> the reason.
 
     Examples:
         >>> dataset = load("squad")
         >>> dataset["train"][0]["question"]
     """
 
-    def __init__(self, source: str, origin: str, splits: dict[str, Examples]) -> None:
-        self.source, self.origin, self._splits = source, origin, splits
+    def __init__(
+        self, source: str, origin: str, splits: dict[str, Examples], skipped: Mapping[str, str] | None = None
+    ) -> None:
+        self.source, self.origin, self._splits, self.skipped = source, origin, splits, dict(skipped or {})
 
     def __getitem__(self, name: str) -> Examples:
         """Return a split.
@@ -240,4 +243,5 @@ def load(
             split: Examples(split, pa.concat_tables(parts) if parts else EXAMPLES.empty_table(), unreadable[split])
             for split, parts in tables.items()
         },
+        files.skipped,
     )

@@ -40,7 +40,7 @@ from qa_fast.schema import canonical_json
 from qa_fast.shards.format import FILE_FACTS, REJECTED, is_whole
 from qa_fast.shards.journal import PARTIAL, BlockFacts
 from qa_fast.sources import resolve_model
-from qa_fast.sources.files import find_splits
+from qa_fast.sources.files import find_files
 from qa_fast.sources.pieces import Block, blocks_of
 from qa_fast.version import __version__
 
@@ -126,7 +126,10 @@ def answer_all(
     options = options.over(read_settings(folder))
     if not file_form:
         _check_folder(place)
-    files = [path for paths in find_splits(store.place(source)).values() for path in paths]
+    found = find_files(store.place(source))
+    if found.skipped:
+        report.say(f"{without_secrets(str(source))}: {found.remark}")
+    files = [path for paths in found.splits.values() for path in paths]
     files.sort(key=str)
     for output in [place, _rejects_beside(place)] if file_form else _replaced_inputs(place, files):
         store.check_output(output, "--output", reads=[*files, folder], overwrite=overwrite or not file_form)

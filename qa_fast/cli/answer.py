@@ -163,10 +163,12 @@ def _document(context: str | None, context_file: Path | None) -> str:
     from_input = context_file is None or str(context_file) == "-"
     if from_input and (sys.stdin is None or (context_file is None and sys.stdin.isatty())):  # None: it is closed
         raise UserError("a document is needed; received none: pass --context or --context-file, or pipe one in")
+    from qa_fast.sources.plain import not_utf8, unwrapped
+
     name = "standard input" if from_input else str(context_file)
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if from_input else Path(name).open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = unwrapped(file, f"the document in {name}")[0].read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise UserError(
                 f"the document must have at most {_MOST_BYTES >> 20} MiB; {name} has more: give a part of it"
@@ -175,10 +177,7 @@ def _document(context: str | None, context_file: Path | None) -> str:
     except OSError as error:
         raise UserError(f"the document must be a readable file; {name}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"the document must be UTF-8; {name} has byte 0x{error.object[error.start]:02x} at byte {error.start}: "
-            "save it as UTF-8"
-        ) from None
+        raise not_utf8(f"the document in {name}", data, error.start, f"at byte {error.start}") from None
 
 
 def _report(result: BulkResult, as_json: bool) -> None:

@@ -66,6 +66,8 @@ def gather(
 def _facts(source: ShowSource) -> dict[str, Any]:
     config = source.config
     facts: dict[str, Any] = {"source": source.origin}
+    if source.named is not None:
+        facts["form"] = source.named.form
     if source.shards is not None:
         facts["shards"] = f"made by qa-fast {source.shards.manifest.get('qa_fast_version')}"
     facts["tokenizer"] = source.model

@@ -24,8 +24,8 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
     """Bring an Arrow table to the columns and types of `EXAMPLES`.
 
     Args:
-        table: A table of any suitable Arrow types, such as large strings, and answers as a struct of lists or a list
-            of structs.
+        table: A table of any text-like and list-like Arrow types, with answers as a struct of lists or a list of
+            structs.
         names: Our column names -> those of the table, from `column_names`.
         id_prefix: Prefix of the ids of rows without an id column, before their number.
         first_row: Number of the table's first row in its source.
@@ -42,6 +42,10 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
         valid = True
         for column in table.columns:
             valid &= _is_valid(column)
+        for place, column in enumerate(table.columns):
+            if not is_plain(column.type):
+                plain = pa.chunked_array([_plain(chunk) for chunk in column.chunks or [one_chunk(column)]])
+                table = table.set_column(place, table.field(place).name, plain)
         if "id" in names:
             ids = _text(table[names["id"]], numbers=True)
         else:
@@ -69,6 +73,51 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
     if not valid:
         rules = [*_invalid_texts(whole), *rules]
     return _without_bad_rows(whole, rules) if any(mask.any() for mask, _ in rules) else (whole, [])
+
+
+def is_plain(kind: pa.DataType, inside: bool = False) -> bool:
+    """Tell whether the rules of this module know a type; see `_plain`.
+
+    Args:
+        kind: The type of a column.
+        inside: Whether the type is within a list or struct.
+    """
+    types = pa.types
+    if types.is_struct(kind):
+        return all(is_plain(field.type, True) for field in kind)
+    if _is_list(kind):
+        return is_plain(kind.value_type, True)
+    if types.is_dictionary(kind):
+        return not inside and is_plain(kind.value_type)
+    others = (types.is_string_view, types.is_binary_view, types.is_list_view, types.is_large_list_view,
+              types.is_fixed_size_list, types.is_fixed_size_binary, types.is_run_end_encoded)  # fmt: skip
+    return not isinstance(kind, pa.BaseExtensionType) and not any(is_kind(kind) for is_kind in others)
+
+
+def _plain(array: pa.Array, inside: bool = False) -> pa.Array:
+    """Return an array of any text-like or list-like type with strings, lists and structs that the rules below know.
+
+    Lists are put together from values and lengths: Arrow's cast of list views from a file gave wrong lists (26.0).
+    """
+    kind, types = array.type, pa.types
+    if is_plain(kind, inside):
+        return array
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(array.storage, inside)
+    if types.is_run_end_encoded(kind):
+        return _plain(pc.run_end_decode(array), inside)
+    if types.is_dictionary(kind):
+        plain = pa.DictionaryArray.from_arrays(array.indices, _plain(array.dictionary))
+        return plain.dictionary_decode() if inside else plain
+    if types.is_string_view(kind):
+        return array.cast(pa.large_string(), safe=False)
+    if types.is_struct(kind):
+        parts = [_plain(part, True) for part in array.flatten()]
+        return pa.StructArray.from_arrays(parts, [field.name for field in kind], mask=array.is_null())
+    if types.is_binary_view(kind) or types.is_fixed_size_binary(kind):
+        return array.cast(pa.large_binary())
+    # The values without those behind a null.
+    return lists_of_lengths(_plain(array.flatten(), True), pc.list_value_length(array), array.is_null())
 
 
 def _is_valid(column: pa.ChunkedArray) -> bool:
@@ -202,7 +251,7 @@ def _answers(column: pa.Array, impossible: pa.Array | None) -> tuple[pa.Array, R
 
     starts = lists_of_lengths(whole, pc.list_value_length(starts))
     kind = texts.type.value_type
-    if not (_is_text(kind.value_type if pa.types.is_dictionary(kind) else kind) or pa.types.is_null(kind)):
+    if not (_is_text(kind) or pa.types.is_null(kind)):
         raise pa.ArrowInvalid(f"expected answers with texts, found {kind}")
     texts = texts.cast(ANSWERS_TYPE.field(0).type, safe=False)
     return pa.StructArray.from_arrays([texts, starts], fields=list(ANSWERS_TYPE)), (bad, reason)
@@ -219,17 +268,18 @@ def _whole_numbers(values: pa.Array) -> pa.Array:
 
 
 def _no_answers(rows: int) -> pa.Array:
-    return pa.repeat(pa.scalar({"text": [], "answer_start": []}, ANSWERS_TYPE), rows)
+    none = pa.scalar({"text": [], "answer_start": []}, ANSWERS_TYPE)
+    return pa.repeat(none, rows) if rows else pa.array([], ANSWERS_TYPE)  # `repeat` takes no 0
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
-def lists_of_lengths(values: pa.Array, lengths: pa.Array) -> pa.ListArray:
-    """Return lists of the lengths [n] over values; a null length is 0."""
+def lists_of_lengths(values: pa.Array, lengths: pa.Array, nulls: pa.Array | None = None) -> pa.ListArray:
+    """Return lists of the lengths [n] over values, with `nulls` [n] among them; a null length is 0."""
     counts = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
-    return pa.ListArray.from_arrays(pa.array(offsets_of(counts).astype(np.int32)), values)
+    return pa.ListArray.from_arrays(pa.array(offsets_of(counts).astype(np.int32)), values, mask=nulls)
 
 
 def _as_lists(values: pa.Array) -> pa.Array:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from qa_fast import store
 from qa_fast.errors import UserError
+from qa_fast.sources.plain import COMPRESSIONS, HEAD_BYTES, layer_of, members_of
 
 DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".ipc")
 NO_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
 # Files that mark a folder which qa-fast made, finished or not.
 _MADE = {"qa_fast.json", "qa_fast_answers.json", ".qa_fast-partial"}
+# Names of skipped files that a line gives for each reason.
+_NAMED = 3
 _SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -28,8 +33,33 @@ _SPLIT_WORDS = {
 }
 
 
-def find_splits(path: Path) -> dict[str, list[Path]]:
-    """Return the data files of a file or folder, by split.
+@dataclass(frozen=True)
+class FoundFiles:
+    """The data files of a file or folder.
+
+    Attributes:
+        splits: Split -> files, in reading order.
+        skipped: Name within the folder of each file that is not read -> the reason.
+    """
+
+    splits: dict[str, list[Path]]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def remark(self) -> str:
+        """The skipped files in one line, by reason; empty if there are none."""
+        names: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            names.setdefault(reason, []).append(name)
+        parts = []
+        for reason, group in names.items():
+            more = f" and {len(group) - _NAMED:,} more" if len(group) > _NAMED else ""
+            parts.append(f"{', '.join(group[:_NAMED])}{more} ({reason})")
+        return f"{len(self.skipped):,} not read: {'; '.join(parts)}" if parts else ""
+
+
+def find_files(path: Path) -> FoundFiles:
+    """Find the data files of a file or folder, by split.
 
     The split is the word train, dev, val, validation or test in the name of the file or else of its folders, and
     "train" if there is none. A folder that `datasets` saved names its splits and files itself.
@@ -39,7 +69,7 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
     """
     with store.reached(path, "SOURCE"):
         if store.is_file(path):
-            return {split_of(path.name) or "train": [path]}
+            return FoundFiles({split_of(_full_name(path, path.name)) or "train": [path]})
         kind = store.special(path)
         if kind is not None:
             raise UserError(
@@ -55,21 +85,76 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
             raise UserError(
                 f"SOURCE must hold questions and contexts; {path} holds shards, which are already featurized"
             )
-        splits = _saved_splits(path)
-        if splits:
-            return splits
+        saved = _saved_splits(path)
+        found = FoundFiles(dict(saved))
+        listed = {file for files in saved.values() for file in files}
         below = sorted(path.rglob("*"), key=str)
         # Shards and answers may have been written into the folder of their source, and are not part of it.
-        made = [str(file.parent) + "/" for file in below if file.name in _MADE]
+        made = tuple(str(file.parent) + "/" for file in below if file.name in _MADE)
         for file in below:
-            if file.suffix.lower() not in DATA_ENDINGS or file.name in NO_DATA or not file.is_file():
+            if file in listed:
                 continue
             name = str(file.relative_to(path))
-            if not any(part.startswith(".") for part in Path(name).parts) and not str(file).startswith(tuple(made)):
-                splits.setdefault(split_of(name) or "train", []).append(file)
-    if not splits:
-        raise UserError(f"a SOURCE folder must hold JSON, JSONL, Parquet or Arrow files; found none in {path}")
-    return splits
+            reason = _unread(file, name, bool(saved))
+            if reason != "" and str(file).startswith(made):
+                reason = "made by qa-fast"
+            if reason:
+                found.skipped[name] = reason
+            elif reason is None:
+                found.splits.setdefault(split_of(_full_name(file, name)) or "train", []).append(file)
+    if not found.splits:
+        raise UserError(
+            f"a SOURCE folder must hold JSON, JSONL, Parquet or Arrow files; found none in {path}"
+            + (f" ({found.remark})" if found.skipped else "")
+        )
+    return found
+
+
+def names_split(path: Path) -> bool:
+    """Tell whether the name of a file, or of the single file in a zip file, names a split."""
+    return split_of(_full_name(path, path.name)) is not None
+
+
+def _unread(file: Path, name: str, is_saved: bool) -> str | None:
+    """Return why a file in a folder is not read: None if it is read, and an empty text if there is nothing to read.
+
+    Args:
+        file: A file or folder.
+        name: Its path within the folder.
+        is_saved: Whether `datasets` saved the folder, and the file is not among those that it lists.
+    """
+    if store.is_local(file) and file.is_symlink() and not file.is_file():
+        return "a link to a folder" if file.is_dir() else "a link that leads nowhere"
+    if store.is_folder(file):
+        return "" if not store.is_local(file) or os.access(file, os.R_OK | os.X_OK) else "a folder without access"
+    if any(part.startswith(".") for part in Path(name).parts):
+        return "hidden"
+    if file.name in NO_DATA:
+        return "it describes the data"
+    if not store.is_file(file):
+        return store.special(file) or "no file"
+    if is_saved:
+        return "state.json does not list it"
+    ending = data_ending(_full_name(file, name))
+    if ending in DATA_ENDINGS:
+        return None
+    if ending in COMPRESSIONS:
+        if ending == ".zip":
+            return "a zip file must hold one file of data"
+        return f"the name must say what is compressed, as in train.json{ending}"
+    return f"no data by its ending {ending}" if ending else "its name has no ending"
+
+
+def data_ending(name: str) -> str:
+    """Return the ending of a name in lower case, without those of compressions if one is before them."""
+    ending = Path(name).suffix.lower()
+    return (data_ending(Path(name).stem) or ending) if ending in COMPRESSIONS else ending
+
+
+def _full_name(file: Path, name: str) -> str:
+    """Return a name, followed by that of the file inside if it is a zip file with a single one."""
+    members = members_of(file) if file.suffix.lower() == ".zip" else []
+    return f"{name}/{members[0]}" if len(members) == 1 else name
 
 
 def _saved_splits(path: Path) -> dict[str, list[Path]]:
@@ -103,18 +188,18 @@ def row_count(path: Path, question: str = "question") -> int | None:
         question: The key of questions.
 
     Returns:
-        None for other files and remote files, which must be read or fetched to know it.
+        None for other, compressed and remote files, which must be read or fetched to know it.
     """
     if not store.is_local(path):
         return None
     try:
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(HEAD_BYTES)
             if head.startswith(b"PAR1"):
                 import pyarrow.parquet as pq
 
                 return int(pq.read_metadata(file).num_rows)
-            if not head or head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+            if not head or layer_of(head) or head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
                 return None
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 key = re.compile(

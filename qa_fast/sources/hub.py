@@ -18,7 +18,7 @@ from typing import Any
 from qa_fast.cache import cache_folder, facts_of, put, read_entry, write_entry
 from qa_fast.errors import UserError
 from qa_fast.model.files import checked_files, plain_file, read_object
-from qa_fast.sources.files import NO_DATA, split_of
+from qa_fast.sources.files import NO_DATA, data_ending, split_of
 from qa_fast.store import file_sha256
 
 _REACH_SECONDS = 4.0
@@ -183,7 +183,7 @@ def _record(repo_id: str) -> Path:
 def _choose(repo_id: str, config: str, files: list[str]) -> list[str]:
     """Return the data files of one configuration, of the first kind in `_DATA_ENDINGS` that the dataset has."""
     by_kind = (
-        [file for file in files if file.endswith(ending) and PurePosixPath(file).name not in NO_DATA]
+        [file for file in files if data_ending(file) == ending and PurePosixPath(file).name not in NO_DATA]
         for ending in _DATA_ENDINGS
     )
     data = next(filter(None, by_kind), [])

@@ -21,6 +21,7 @@ from qa_fast.raw import Reject
 from qa_fast.sources.forms import answers_in
 from qa_fast.sources.nested import nested_tables
 from qa_fast.sources.pieces import BOM, JSON_LINES, WHOLE_JSON, Piece, is_lines
+from qa_fast.sources.plain import check_lines, not_utf8
 from qa_fast.sources.rows import Batch, RowCollector, column_names
 
 
@@ -63,6 +64,13 @@ def read_json_piece(data: bytes, piece: Piece, columns: Mapping[str, str], answe
         yield from _from_document(data, piece, columns, answered)
 
 
+def layout_of(data: bytes, piece: Piece) -> str:
+    """Return the layout that a piece of JSON is taken for, in words; see `read_json_piece`."""
+    if piece.kind == JSON_LINES or (piece.kind == WHOLE_JSON and is_lines(data)):
+        return "JSON lines"
+    return "nested SQuAD JSON" if b'"paragraphs"' in data else "JSON rows"
+
+
 def _from_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
     """Read whole lines, each an object; a bad line becomes a reject."""
     bad: list[Reject] = []
@@ -73,6 +81,8 @@ def _from_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered:
                 try:
                     yield number, parse_json(line, f"line {number + 1}")
                 except UserError as error:
+                    if not bad:
+                        check_lines(data, piece.path, piece.first + 1)
                     bad.append(Reject("", str(error)))
 
     for table, rejects in _from_rows(rows(), piece, columns, answered):
@@ -137,10 +147,7 @@ def parse_json(data: bytes, where: str, before: int = 0, inside: bool = False) -
     except UnicodeDecodeError as error:
         lines = data.count(b"\n", 0, error.start) + 1
         line = "" if inside else f" (line {lines})"
-        raise UserError(
-            f"{where} must be UTF-8; received byte 0x{data[error.start]:02x} at byte {error.start + before}"
-            f"{line}: save it as UTF-8"
-        ) from None
+        raise not_utf8(where, data, error.start, f"at byte {error.start + before}{line}") from None
     reason = fast.msg
     try:
         return json.loads(text)

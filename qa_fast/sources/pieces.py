@@ -22,6 +22,7 @@ import pyarrow as pa
 from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.sources.held import HeldTables
+from qa_fast.sources.plain import Layers, open_plain, read_range
 from qa_fast.sources.rows import TABLE_ROWS
 
 BOM = codecs.BOM_UTF8
@@ -58,6 +59,7 @@ class Piece:
         closing: Text that completes them at their end.
         id_prefix: Prefix of the ids of rows without ids, before their number.
         held: Its examples, if they are in memory.
+        layers: The file's layers, such as ("gzip", "UTF-16"); see `plain`. `begin` and `end` count the bytes inside.
     """
 
     path: str
@@ -71,6 +73,7 @@ class Piece:
     closing: bytes = b""
     id_prefix: str = "row-"
     held: HeldTables | None = field(default=None, compare=False, repr=False)
+    layers: Layers = ()
 
 
 @dataclass(frozen=True)
@@ -135,23 +138,48 @@ def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = Non
     kind, block_bytes = "JSON", block_bytes or BLOCK_BYTES
     try:
         with store.reached(path, "SOURCE"):
-            with store.open_bytes(path) as file:
-                head = file.read(8)
-            size = store.size_of(path)
+            file, layers = open_plain(path)
+            with file:
+                head = file.peek(8)[:8]
+                size = len(file.read(block_bytes + 1)) if layers else store.size_of(path)
+            whole = Piece(str(path), WHOLE_JSON, size, id_prefix=id_prefix, layers=layers)
             if head.startswith(b"PAR1"):
                 kind = "Parquet"
-                yield from _of_parquet(path, id_prefix, block_bytes)
+                yield from _of_parquet(path, whole, block_bytes)
             elif head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
                 kind = "Arrow"
-                yield from _of_arrow(path, size, head.startswith(b"ARROW1"), id_prefix, block_bytes)
+                is_file = head.startswith(b"ARROW1")
+                yield from _of_arrow(path, replace(whole, kind=ARROW_FILE if is_file else ARROW_STREAM), block_bytes)
             elif size <= block_bytes:
-                yield Piece(str(path), WHOLE_JSON, size, id_prefix=id_prefix)
-            elif is_lines(store.read_range(path, 0, _HEAD_BYTES)):
-                yield from _of_lines(path, size, id_prefix, block_bytes)
+                yield replace(whole, end=size if layers else -1)
+            elif is_lines(read_range(path, 0, _HEAD_BYTES, layers)):
+                yield from _of_lines(path, whole, block_bytes)
             else:
-                yield from _of_document(path, size, id_prefix, block_bytes)
+                yield from _of_document(path, whole, block_bytes)
     except UNREADABLE as error:
         raise not_whole(path, kind, error) from None
+
+
+def open_table(path: Path, layers: Layers, mapped: bool = False) -> pa.NativeFile:
+    """Open a file for random access by Arrow's readers. What is in a layer is read into memory.
+
+    Args:
+        path: A Parquet or Arrow file.
+        layers: Its layers.
+        mapped: Map a local file without layers into memory.
+
+    Raises:
+        UserError: More is in the layers than a piece may hold.
+    """
+    if not layers:
+        return pa.memory_map(os.fsencode(path)) if mapped and store.is_local(path) else store.open_random(path)
+    data = read_range(path, 0, MOST_PIECE_BYTES + 1, layers)
+    if len(data) > MOST_PIECE_BYTES:
+        raise UserError(
+            f"a compressed Parquet or Arrow file must have at most {MOST_PIECE_BYTES >> 20} MiB inside, which is read "
+            f"into memory; {path} has more: decompress it first"
+        )
+    return pa.BufferReader(data)
 
 
 def not_whole(path: Path, kind: str, error: Exception) -> UserError:
@@ -168,33 +196,28 @@ def not_whole(path: Path, kind: str, error: Exception) -> UserError:
     return UserError(f"{path} must be a whole {kind} file; {reason}: fetch or write it again")
 
 
-def _of_parquet(path: Path, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
+def _of_parquet(path: Path, whole: Piece, block_bytes: int) -> Iterator[Piece]:
     """Yield runs of row groups."""
     import pyarrow.parquet as pq
 
-    with store.open_random(path) as opened, pq.ParquetFile(opened) as file:
+    with open_table(path, whole.layers) as opened, pq.ParquetFile(opened) as file:
         groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
         sizes = [(group.num_rows, group.total_byte_size) for group in groups]
-    yield from runs(Piece(str(path), PARQUET, 0, id_prefix=id_prefix), sizes, block_bytes)
+    yield from runs(replace(whole, kind=PARQUET, size=0), sizes, block_bytes)
 
 
-def _of_arrow(path: Path, size: int, is_file: bool, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
-    """Yield runs of record batches; a remote stream, which can only be read from its start, is one piece."""
-    kind = ARROW_FILE if is_file else ARROW_STREAM
-    whole = Piece(str(path), kind, size, id_prefix=id_prefix)
-    if size <= block_bytes or not (is_file or store.is_local(path)):
+def _of_arrow(path: Path, whole: Piece, block_bytes: int) -> Iterator[Piece]:
+    """Yield runs of record batches; a stream that can only be read from its start is one piece."""
+    is_file = whole.kind == ARROW_FILE
+    if whole.size <= block_bytes or not (is_file or (store.is_local(path) and not whole.layers)):
         yield whole
         return
-    if store.is_local(path):
-        opened: pa.NativeFile = pa.memory_map(os.fsencode(path))  # only the lengths of batches are read
-    else:
-        opened = store.open_random(path)
-    with opened as mapped:
+    with open_table(path, whole.layers, mapped=True) as opened:  # only the lengths of batches are read
         if is_file:
-            reader = pa.ipc.open_file(mapped)
+            reader = pa.ipc.open_file(opened)
             batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
         else:
-            batches = iter(pa.ipc.open_stream(mapped))
+            batches = iter(pa.ipc.open_stream(opened))
         sizes = []
         for batch in batches:
             batch.validate()  # its size is only known if its buffers have valid ends
@@ -245,31 +268,31 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _of_lines(path: Path, size: int, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
+def _of_lines(path: Path, whole: Piece, block_bytes: int) -> Iterator[Piece]:
     """Yield runs of whole lines."""
     begin = first = 0
-    with store.open_bytes(path) as file:
-        while begin < size:
-            data = file.read(block_bytes)
+    with open_plain(path)[0] as file:
+        while data := file.read(block_bytes):
             end, lines = begin + len(data), data.count(b"\n")
             if not data.endswith(b"\n"):
                 rest = file.readline(MOST_PIECE_BYTES)
                 if len(rest) == MOST_PIECE_BYTES:
                     raise _too_long(path, end)
                 end, lines = end + len(rest), lines + rest.endswith(b"\n")
-            yield Piece(str(path), JSON_LINES, end - begin, begin, end, first, id_prefix=id_prefix)
+            yield replace(whole, kind=JSON_LINES, size=end - begin, begin=begin, end=end, first=first)
             begin, first = end, first + lines
 
 
-def _of_document(path: Path, size: int, id_prefix: str, block_bytes: int) -> Iterator[Piece]:
+def _of_document(path: Path, whole: Piece, block_bytes: int) -> Iterator[Piece]:
     """Yield pieces of one document, cut between its elements or between the paragraphs in them."""
     from qa_fast.kernels import json_cuts
 
     state = np.zeros(json_cuts.STATE, np.int64)
     out: list[np.ndarray] = [np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(4, np.uint8)]
-    piece = Piece(str(path), JSON_DOCUMENT, 0, id_prefix=id_prefix)
-    with store.open_bytes(path) as file:
+    piece, size = replace(whole, kind=JSON_DOCUMENT), 0
+    with open_plain(path)[0] as file:
         while data := file.read(block_bytes):
+            size += len(data)
             cuts = json_cuts.find_cuts(np.frombuffer(data, np.uint8), block_bytes, state, *out)
             for position, element, paragraph, nested in zip(*(part[:cuts].tolist() for part in out), strict=True):
                 is_list = state[json_cuts.BASE] == 1

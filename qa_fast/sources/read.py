@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,8 @@ from qa_fast import store
 from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
 from qa_fast.schema import Int64s
-from qa_fast.sources.columns import normalize_table
-from qa_fast.sources.json_text import read_json_piece
+from qa_fast.sources.columns import is_plain, normalize_table
+from qa_fast.sources.json_text import layout_of, read_json_piece
 from qa_fast.sources.pieces import (
     ARROW_FILE,
     ARROW_STREAM,
@@ -28,8 +27,10 @@ from qa_fast.sources.pieces import (
     Block,
     Piece,
     not_whole,
+    open_table,
     pieces_of,
 )
+from qa_fast.sources.plain import read_range
 from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded_tables, column_names
 
 # Uncompressed bytes of row groups that are read at once; larger ones are read some rows at a time, which is slower.
@@ -42,7 +43,7 @@ def read_examples(
     """Read the examples of one file, whose kind is recognised by its first bytes and not by its name.
 
     Args:
-        path: JSON, JSON lines, Parquet, or Arrow IPC (file or stream).
+        path: JSON, JSON lines, Parquet, or Arrow IPC (file or stream), also compressed or in UTF-16 (see `plain`).
         columns: Our column names -> those of the file, where they differ.
         id_prefix: Prefix of the ids of rows without ids, before their number.
         answered: Whether rows must have answers.
@@ -55,6 +56,24 @@ def read_examples(
     """
     for piece in pieces_of(path, id_prefix):
         yield from read_piece(piece, columns, answered)
+
+
+def form_of(path: Path) -> str:
+    """Return the form that a file is taken for, in words: its layers, its kind, and the layout of JSON.
+
+    Raises:
+        UserError: See `read_examples`.
+
+    Examples:
+        >>> form_of(Path("train.jsonl.gz"))
+        'gzip, JSON lines'
+    """
+    piece = next(pieces_of(path))
+    layout = piece.kind
+    if _READERS[piece.kind] is _json:
+        with store.reached(path, "SOURCE"):
+            layout = layout_of(_bytes_of(path, piece), piece)
+    return ", ".join((*piece.layers, layout))
 
 
 def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
@@ -120,24 +139,34 @@ def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) 
 
 
 def _json(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    yield from read_json_piece(_bytes_of(path, piece), piece, columns, answered)
+
+
+def _bytes_of(path: Path, piece: Piece) -> bytes:
     # Not mapped: if the file were truncated meanwhile, the process would crash.
-    data = path.read_bytes() if piece.kind == WHOLE_JSON else store.read_range(path, piece.begin, piece.end)
-    yield from read_json_piece(piece.opening + data + piece.closing, piece, columns, answered)
+    if piece.kind == WHOLE_JSON and not piece.layers:
+        return path.read_bytes()
+    data = read_range(path, piece.begin, piece.end, piece.layers)
+    return piece.opening + data + piece.closing
 
 
 def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
     import pyarrow.parquet as pq
 
-    with store.open_random(path) as opened, pq.ParquetFile(opened) as file:
+    with open_table(path, piece.layers) as opened, pq.ParquetFile(opened) as file:
         names = column_names(file.schema_arrow.names, columns, str(path), answered)
+        plain = all(is_plain(file.schema_arrow.field(name).type) for name in names.values())
         is_nested = pa.types.is_nested(file.schema_arrow.field(names["context"]).type)
         sizes = [file.metadata.row_group(group).total_byte_size for group in range(piece.begin, piece.end)]
     # Dictionary pages are read as they are, so that a context which many questions share is decoded once.
     as_read = [] if is_nested else [names["context"]]
     wanted = list(names.values())
-    with store.open_random(path) as opened, pq.ParquetFile(opened, read_dictionary=as_read) as file:
+    with open_table(path, piece.layers) as opened, pq.ParquetFile(opened, read_dictionary=as_read) as file:
         groups, first = list(range(piece.begin, piece.end)), piece.first
-        if sum(sizes) <= _GROUP_BYTES:
+        parts: Iterator[pa.Table]
+        if not plain:  # Arrow cannot join the groups of some types, such as dictionaries in lists
+            parts = (file.read_row_group(group, wanted) for group in groups)
+        elif sum(sizes) <= _GROUP_BYTES:
             parts = iter([file.read_row_groups(groups, columns=wanted, use_threads=True)])
         else:
             batches = file.iter_batches(TABLE_ROWS, groups, wanted, use_threads=True)
@@ -148,15 +177,14 @@ def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: boo
 
 
 def _arrow(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
-    opened = pa.memory_map(os.fsencode(path)) if store.is_local(path) else store.open_random(path)
-    with opened as mapped:
+    with open_table(path, piece.layers, mapped=True) as opened:
         batches: Iterator[pa.RecordBatch]
         if piece.kind == ARROW_FILE:
-            file = pa.ipc.open_file(mapped)
+            file = pa.ipc.open_file(opened)
             end = file.num_record_batches if piece.end < 0 else piece.end
             schema, batches = file.schema, (file.get_batch(number) for number in range(piece.begin, end))
         else:
-            stream = pa.ipc.open_stream(mapped)
+            stream = pa.ipc.open_stream(opened)
             schema = stream.schema
             batches = iter(itertools.islice(stream, piece.begin, None if piece.end < 0 else piece.end))
         yield from read_batches(schema, batches, piece, columns, answered)

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -27,7 +28,8 @@ from qa_fast.sources import files, hub, package_index
 from qa_fast.sources.held import IN_MEMORY, HeldTables
 from qa_fast.sources.memory import blocks_in, split_tables
 from qa_fast.sources.pieces import Block, blocks_of
-from qa_fast.sources.read import read_block
+from qa_fast.sources.plain import COMPRESSIONS
+from qa_fast.sources.read import form_of, read_block
 from qa_fast.sources.rows import Batch, check_names
 from qa_fast.temporary import temporary_folder
 
@@ -52,12 +54,26 @@ class Source:
         origin: Where the files came from, in words.
         splits: Split -> files, in reading order.
         columns: Our column names -> those of the files, where they differ.
+        skipped: Name of each file of the folder that is not read -> the reason.
     """
 
     name: str
     origin: str
     splits: dict[str, list[Path]]
     columns: dict[str, str]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def form(self) -> str:
+        """What the files were taken for, in words, such as "gzip, JSON lines". The start of each file is read.
+
+        Raises:
+            UserError: A file cannot be read.
+        """
+        counts = Counter(form_of(path) for paths in self.splits.values() for path in paths)
+        if len(counts) == 1:
+            return next(iter(counts))
+        return "; ".join(f"{form} ({count} file{'s' * (count > 1)})" for form, count in counts.items())
 
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks of all splits in order; each becomes one shard."""
@@ -173,14 +189,17 @@ def resolve_source(
     if name == "squad" and not exists:
         source = _squad(columns, say)
     elif exists or store.is_url(name) or name == "-" or not _is_hub_id(name):
-        paths = files.find_splits(path)
+        found = files.find_files(path)
+        paths = found.splits
         if store.is_file(path) and splits and len(splits) == 1:
             paths = {splits[0]: [path]}
         local = store.is_local(path)
         shown = without_secrets(name)
-        source = Source(shown, "local files" if local else f"files of {shown}", paths, columns)
+        source = Source(shown, "local files" if local else f"files of {shown}", paths, columns, found.skipped)
         say(f"{name}: {'local, ' if local else ''}{_listed(paths)}")
-        if store.is_file(path) and not splits and files.split_of(path.name) is None:
+        if found.skipped:
+            say(f"{name}: {found.remark}")
+        if store.is_file(path) and not splits and not files.names_split(path):
             say(f"{name}: the file name contains no split, so it is read as train; pass --split to name another")
     else:
         source = _hub_dataset(name, columns, say)
@@ -426,7 +445,7 @@ def _no_hub(error: Exception) -> str:
 def _is_hub_id(name: str) -> bool:
     """Tell whether a name that is not a local path can be a repository id: at most one slash, no data file's suffix."""
     parts = name.partition(":")[0].split("/")
-    is_file = Path(name).suffix.lower() in files.DATA_ENDINGS
+    is_file = files.data_ending(name) in (*files.DATA_ENDINGS, *COMPRESSIONS)
     return len(parts) <= 2 and all(parts) and not name.startswith((".", "~")) and not is_file
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from qa_fast.builder.options import BuildOptions
 from qa_fast.cli import app, main
+from qa_fast.cli.answer import _document as document_of
 from qa_fast.errors import UserError
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
@@ -188,7 +190,7 @@ def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) ->
     ("name", "data", "arguments", "message"),
     [
         ("a.json", b'{"data": [\n  {"paragraphs": [}\n]}', [], "must be JSON; .* at line 2, column"),
-        ("a.json", json.dumps({"data": []}).encode("utf-16"), [], "must be UTF-8; received byte 0xff at byte 0"),
+        ("a.json", json.dumps({"data": []}).encode("utf-16-le"), [], "it is UTF-16 without a byte order mark"),
         ("a.json", b"", [], "must hold examples; it is empty"),
         ("a.jsonl", b'{"frage": "q"}\n' * 2, [], "missing question, context, answers, found frage"),
         ("a.parquet", b"PAR1PAR1PAR1", [], "must be a whole Parquet file"),
@@ -375,3 +377,16 @@ def test_a_file_that_ends_early_is_no_interruption() -> None:
 def test_no_summary_of_a_command_is_cut_at_80_columns() -> None:
     result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"})
     assert "..." not in result.stdout.partition("Commands:")[2]
+
+
+def test_a_document_in_any_encoding_is_read_or_refused_with_its_name(tmp_path: Path) -> None:
+    path, text = tmp_path / "text", "Die Mühle steht."
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        for pack in (bytes, gzip.compress):
+            path.write_bytes(pack(text.encode(encoding)))
+            assert document_of(None, path) == text
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(
+        UserError, match=r"the document in .*text must be UTF-8; received byte 0xfc at byte 5: .* CP1252"
+    ):
+        document_of(None, path)

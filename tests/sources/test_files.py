@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from qa_fast.errors import UnreachableError, UserError
 from qa_fast.scoring.predictions import read_predictions
 from qa_fast.sources import read as reading
 from qa_fast.sources import rows
-from qa_fast.sources.files import find_splits, row_count, split_of
+from qa_fast.sources.files import find_files, row_count, split_of
 from qa_fast.sources.read import read_examples
 from qa_fast.sources.resolve import resolve_model, resolve_source
 from tests import sample
@@ -63,7 +64,7 @@ def test_kind_is_told_by_content(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
 @pytest.mark.parametrize(
     "kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int8(), pa.large_string()),
-             pa.binary(), pa.large_binary()], ids=str,
+             pa.binary(), pa.large_binary(), pa.string_view(), pa.binary_view()], ids=str,
 )  # fmt: skip
 def test_text_columns_of_any_type(tmp_path: Path, name: str, kind: pa.DataType) -> None:
     table = sample.table()
@@ -74,7 +75,9 @@ def test_text_columns_of_any_type(tmp_path: Path, name: str, kind: pa.DataType) 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
 @pytest.mark.parametrize(
-    "kind", [LISTS, STRUCTS, pa.large_list(STRUCTS.value_type),
+    "kind", [LISTS, STRUCTS, pa.large_list(STRUCTS.value_type), pa.list_view(STRUCTS.value_type),
+             pa.list_(pa.struct([("text", pa.dictionary(pa.int32(), pa.string())), ("answer_start", pa.int64())])),
+             pa.struct([("text", pa.list_view(pa.string_view())), ("answer_start", pa.large_list_view(pa.int16()))]),
              pa.struct([("answer_start", pa.large_list(pa.int64())), ("text", pa.large_list(pa.large_string()))])],
     ids=str,
 )  # fmt: skip
@@ -88,11 +91,29 @@ def test_answers_of_any_layout(tmp_path: Path, name: str, kind: pa.DataType) -> 
     assert read(save(table, tmp_path / name)) == (sample.rows()[2:5], [])
 
 
-@pytest.mark.parametrize("kind", [LISTS, STRUCTS], ids=str)
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_answers_in_lists_of_one_size(tmp_path: Path, name: str) -> None:
+    kind = pa.struct([("text", pa.list_(pa.string(), 1)), ("answer_start", pa.list_(pa.int64(), 1))])
+    expected = [row | {"answers": {key: values[:1] for key, values in row["answers"].items()}} for row in sample.rows()]
+    table = with_column("answers", pa.array([row["answers"] for row in expected], kind))
+    assert read(save(table, tmp_path / name, row_group_size=3)) == (expected, [])
+
+
+@pytest.mark.parametrize("wrap", [lambda texts: pa.ExtensionArray.from_storage(pa.json_(pa.string()), texts),
+                                  lambda texts: pa.RunEndEncodedArray.from_arrays(range(1, 1 + len(texts)), texts),
+                                  lambda texts: pa.DictionaryArray.from_arrays(
+                                      texts.dictionary_encode().indices,
+                                      texts.dictionary_encode().dictionary.cast(pa.string_view()))])  # fmt: skip
+def test_texts_that_parquet_does_not_hold(tmp_path: Path, wrap: Any) -> None:
+    table = with_column("question", wrap(sample.table()["question"].combine_chunks()))
+    assert read(save(table, tmp_path / "a.arrow")) == (sample.rows(), [])
+
+
+@pytest.mark.parametrize("kind", [LISTS, STRUCTS, pa.list_view(STRUCTS.value_type)], ids=str)
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
 def test_null_answers_are_unanswerable(tmp_path: Path, name: str, kind: pa.DataType) -> None:
     answers: list[Any] = [row["answers"] for row in sample.rows()]
-    if kind == STRUCTS:
+    if kind != LISTS:
         answers = [sample.listed(each) for each in answers]
     answers[1] = None
     found, rejects = read(save(with_column("answers", pa.array(answers, kind)), tmp_path / name, row_group_size=4))
@@ -315,12 +336,55 @@ def test_folders(tmp_path: Path) -> None:
              "dataset_infos.json"]  # fmt: skip
     for name in names:
         sample.write(tmp_path / name, [])
-    assert find_splits(tmp_path) == {
+    assert find_files(tmp_path).splits == {
         "validation": [tmp_path / "dev.json"],
         "train": [tmp_path / "other.json", tmp_path / "train/a.jsonl", tmp_path / "train/b.parquet"],
     }
-    assert find_splits(tmp_path / "dev.json") == {"validation": [tmp_path / "dev.json"]}
-    assert find_splits(tmp_path / "other.json") == {"train": [tmp_path / "other.json"]}
+    assert find_files(tmp_path / "dev.json").splits == {"validation": [tmp_path / "dev.json"]}
+    assert find_files(tmp_path / "other.json").splits == {"train": [tmp_path / "other.json"]}
+
+
+def test_every_file_of_a_folder_that_is_not_read_is_named(tmp_path: Path) -> None:
+    read = ["train.json.gz", "b/dev.JSONL.zst", "c.parquet"]
+    for name in [*read, "notes.md", "a.tar.gz", "x.gz", ".git/a", ".git/b", ".git/c", ".git/d", "LICENSE",
+                 "out/qa_fast.json", "out/validation/a.arrow", "state.json"]:  # fmt: skip
+        sample.write(tmp_path / name, [])
+    for name, members in (("one.zip", ["validation.json"]), ("two.zip", ["a.json", "b.json"]), ("text.zip", ["a.txt"])):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for member in members:
+                archive.writestr(member, b"[]")
+    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "more").symlink_to(tmp_path / "b")
+    os.mkfifo(tmp_path / "pipe.json")
+    found = find_files(tmp_path)
+    assert found.splits == {
+        "train": [tmp_path / "c.parquet", tmp_path / "train.json.gz"],
+        "validation": [tmp_path / "b/dev.JSONL.zst", tmp_path / "one.zip"],
+    }
+    assert found.skipped == {
+        **dict.fromkeys([".git/a", ".git/b", ".git/c", ".git/d"], "hidden"),
+        "LICENSE": "its name has no ending",
+        "a.tar.gz": "no data by its ending .tar",
+        "gone.json": "a link that leads nowhere",
+        "more": "a link to a folder",
+        "notes.md": "no data by its ending .md",
+        "out/qa_fast.json": "made by qa-fast",
+        "out/validation/a.arrow": "made by qa-fast",
+        "pipe.json": "a pipe",
+        "state.json": "it describes the data",
+        "text.zip": "no data by its ending .txt",
+        "two.zip": "a zip file must hold one file of data",
+        "x.gz": "the name must say what is compressed, as in train.json.gz",
+    }
+    assert found.remark.startswith("16 not read: .git/a, .git/b, .git/c and 1 more (hidden); LICENSE (its name")
+    told: list[str] = []
+    source = resolve_source(str(tmp_path), say=told.append)
+    assert told[-1] == f"{tmp_path}: {found.remark}"
+    assert source.skipped == found.skipped
+    for name in ("a.txt", "b.txt"):
+        sample.write(tmp_path / "no" / name, [])
+    with pytest.raises(UserError, match=r"found none in .*no \(2 not read: a\.txt, b\.txt \(no data by"):
+        find_files(tmp_path / "no")
 
 
 def test_what_datasets_saved(tmp_path: Path) -> None:
@@ -329,32 +393,32 @@ def test_what_datasets_saved(tmp_path: Path) -> None:
     table = datasets.Dataset.from_list(sample.rows())
     table.save_to_disk(tmp_path / "one", num_shards=2)
     table.filter(lambda row: row["id"] != "en-1", cache_file_name=str(tmp_path / "one" / "cache-1.arrow"))
-    ((split, paths),) = find_splits(tmp_path / "one").items()
+    ((split, paths),) = find_files(tmp_path / "one").splits.items()
     assert split == "train"
     assert [path.name for path in paths] == ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
     assert [row for path in paths for row in read(path)[0]] == sample.rows()
     both = datasets.DatasetDict({"dev": table, "holdout": table})
     both.save_to_disk(tmp_path / "dict")
-    assert set(find_splits(tmp_path / "dict")) == {"dev", "holdout"}
+    assert set(find_files(tmp_path / "dict").splits) == {"dev", "holdout"}
     named = datasets.Dataset.from_list(sample.rows(), split="test")
     named.save_to_disk(tmp_path / "named")
-    assert set(find_splits(tmp_path / "named")) == {"test"}
+    assert set(find_files(tmp_path / "named").splits) == {"test"}
 
 
 def test_another_tools_state_file_is_no_data(tmp_path: Path) -> None:
     sample.write(tmp_path / "state.json", {"a": 1})
     data = sample.write(tmp_path / "rows.json", sample.rows())
-    assert find_splits(tmp_path) == {"train": [data]}
+    assert find_files(tmp_path).splits == {"train": [data]}
 
 
 def test_paths_without_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"received .*nowhere, which does not exist"):
-        find_splits(tmp_path / "nowhere")
+        find_files(tmp_path / "nowhere")
     with pytest.raises(UserError, match="must hold JSON, JSONL, Parquet or Arrow files; found none in"):
-        find_splits(tmp_path)
+        find_files(tmp_path)
     (tmp_path / "qa_fast.json").write_text("{}")
     with pytest.raises(UserError, match="holds shards, which are already featurized"):
-        find_splits(tmp_path)
+        find_files(tmp_path)
 
 
 def test_what_was_made_inside_a_source_is_no_source(tmp_path: Path) -> None:
@@ -363,7 +427,7 @@ def test_what_was_made_inside_a_source_is_no_source(tmp_path: Path) -> None:
         sample.write(tmp_path / f"out-{number}" / mark, {})
         (tmp_path / f"out-{number}" / "validation").mkdir()
         save(sample.table(), tmp_path / f"out-{number}" / "validation" / "data-00000.arrow")
-    assert find_splits(tmp_path) == {"train": [data]}
+    assert find_files(tmp_path).splits == {"train": [data]}
 
 
 def test_row_counts(tmp_path: Path) -> None:

@@ -351,6 +351,7 @@ def test_the_choice_of_files() -> None:
     both = ["a.json", "data/train.jsonl", "data/train.parquet", "README.md", "dataset_infos.json"]
     assert choose("o/n", "", both) == ["data/train.parquet"]
     assert choose("o/n", "", ["dev/a.json", "train/a.json", "dataset_infos.json"]) == ["dev/a.json", "train/a.json"]
+    assert choose("o/n", "", ["train.jsonl.gz", "dev.jsonl.zst", "a.csv.gz2"]) == ["train.jsonl.gz", "dev.jsonl.zst"]
     many = ["de/train/0.parquet", "de/test/0.parquet", "en/train/0.parquet"]
     assert choose("o/n:de", "de", many) == many[:2]
     with pytest.raises(UserError, match="must have the configuration that is named; received 'fr', found de, en"):
