@@ -58,10 +58,15 @@ def read_examples(
 
 
 def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
-    """Read the examples of a block up to its limit; see `read_examples`."""
+    """Read the examples of a block up to its limit; see `read_examples`.
+
+    Of a divided split, rows that are no examples belong to train.
+    """
     left = block.limit
     for piece in block.pieces:
         for table, rejects in read_piece(piece, columns, answered):
+            if block.half is not None:
+                table, rejects = block.half.of(table), [] if block.half.is_held_out else rejects
             if left is not None:
                 table, left = table.slice(0, left), max(left - table.num_rows, 0)
             yield table, rejects
@@ -117,9 +122,14 @@ def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) 
 
 
 def _json(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    yield from read_json_piece(bytes_of(path, piece), piece, columns, answered)
+
+
+def bytes_of(path: Path, piece: Piece) -> bytes:
+    """Return the text of a piece of JSON, with its opening and closing."""
     # Not mapped: if the file were truncated meanwhile, the process would crash.
     data = path.read_bytes() if piece.kind == WHOLE_JSON else store.read_range(path, piece.begin, piece.end)
-    yield from read_json_piece(piece.opening + data + piece.closing, piece, columns, answered)
+    return piece.opening + data + piece.closing
 
 
 def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
