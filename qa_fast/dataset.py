@@ -7,18 +7,19 @@ megabytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from numbers import Integral
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_fast.errors import UserError, shown
 from qa_fast.progress import on_stderr
 from qa_fast.raw import EXAMPLES, Reject
-from qa_fast.sources import resolve_source
+from qa_fast.sources import documents, resolve_source
 
 
 class Example(dict[str, Any]):
@@ -75,7 +76,7 @@ class Examples(Sequence[dict[str, Any]]):
         if isinstance(row, str) and row in self.table.column_names:
             return self.table[row].to_pylist()
         if isinstance(row, slice):
-            return Examples(self.name, self.table.take(pa.array(range(*row.indices(len(self))), pa.int64())))
+            return self.select(range(*row.indices(len(self))))
         if not isinstance(row, Integral):
             raise UserError(
                 f"a row must be a number, a slice or one of the columns {', '.join(self.table.column_names)}; received "
@@ -96,6 +97,51 @@ class Examples(Sequence[dict[str, Any]]):
         from qa_fast.show.notebook import split_html
 
         return split_html(self.name, self.table)
+
+    def select(self, rows: Iterable[int]) -> Examples:
+        """Return some examples, in the order of their row numbers as given.
+
+        Args:
+            rows: Row numbers from 0; negative ones count from the end.
+
+        Raises:
+            IndexError: There is no such row.
+
+        Examples:
+            >>> examples.select([4, 2, -1])
+        """
+        chosen = np.fromiter(rows, np.int64)
+        outside = chosen[(chosen < -len(self)) | (chosen >= len(self))]
+        if len(outside):
+            raise IndexError(f"{self.name} has {len(self):,} examples; received row {outside[0]}")
+        return Examples(self.name, self.table.take(pa.array(np.where(chosen < 0, chosen + len(self), chosen))))
+
+    def train_test_split(self, test_size: float = 0.2) -> dict[str, Examples]:
+        """Divide the examples by document: all questions about a text are on the same side, in their order.
+
+        Texts of one article are different documents here; `featurize` with `validation_share` keeps these together,
+        too. The division depends on the texts alone, so it is the same each time.
+
+        Args:
+            test_size: Share of the examples for "test", above 0 and below 1, as nearly as whole documents allow.
+
+        Returns:
+            {"train": ..., "test": ...}
+
+        Raises:
+            UserError: The share is out of bounds, or there are fewer than two documents.
+
+        Examples:
+            >>> parts = load("my.json")["train"].train_test_split(0.2)
+            >>> len(parts["train"]), len(parts["test"])
+        """
+        if not 0 < test_size < 1:
+            raise UserError(f"test_size must be above 0 and below 1; received {test_size}: try 0.2")
+        is_test = documents.rows_held_out(self.table["context"], test_size)
+        sides = {"train": self.select(np.flatnonzero(~is_test)), "test": self.select(np.flatnonzero(is_test))}
+        for name, side in sides.items():
+            side.name = name
+        return sides
 
     def find(self, example_id: str) -> dict[str, Any]:
         """Return the example with an id.

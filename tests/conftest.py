@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from qa_fast.errors import UserError
 from qa_fast.sources import resolve_model, resolve_source
+from qa_fast.train import sizing
 from tests.unmeasured import equal_speeds
 
 # No test may depend on the speed of the machine.
@@ -49,6 +50,9 @@ def graphs_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for module in ("graphs", "choose"):
             patch.setattr(f"qa_fast.infer.{module}.cache_folder", lambda: folder)
         patch.setattr("qa_fast.infer.choose.run_module", equal_speeds)
+        patch.setattr(
+            "qa_fast.train.sizing.CHOICES", sizing.CHOICES[-1:]
+        )  # tiny data gets the short runs of large data
         yield folder
 
 

@@ -98,3 +98,27 @@ def test_a_notebook_shows_examples_and_splits(source: str) -> None:
     assert "<mark" in next(iter(data["train"]))._repr_html_()
     assert "<svg" in data["train"]._repr_html_()
     assert data._repr_html_().count("validation") > 0
+
+
+def test_rows_are_selected_in_the_order_given(source: str) -> None:
+    split = qa_fast.load(source, say=quiet)["train"]
+    assert list(split.select([4, 0, -1])) == [split[4], split[0], split[12]]
+    assert len(split.select([])) == 0
+    with pytest.raises(IndexError, match="train has 13 examples; received row 13"):
+        split.select(iter([1, 13]))
+
+
+def test_a_document_is_on_one_side(source: str) -> None:
+    split = qa_fast.load(source, say=quiet)["validation"]
+    parts = split.train_test_split(0.3)
+    contexts = {name: {row["context"] for row in part} for name, part in parts.items()}
+    assert {name: (part.name, len(part)) for name, part in parts.items()} == {
+        "train": ("train", 9),
+        "test": ("test", 3),
+    }
+    assert not contexts["train"] & contexts["test"]
+    assert list(split.train_test_split(0.3)["test"]) == list(parts["test"])
+    with pytest.raises(UserError, match="test_size must be above 0 and below 1; received 1"):
+        split.train_test_split(1)
+    with pytest.raises(UserError, match=r"at least two documents .* the split has 1"):
+        split[:3].train_test_split()

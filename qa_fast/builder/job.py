@@ -30,6 +30,7 @@ from qa_fast.schema import FeatureConfig, canonical_json
 from qa_fast.shards import FORMAT_VERSION, INDEX, REJECTED, REPAIRED, TRAIN, Shards, damaged_file, open_shards
 from qa_fast.shards.summary import remarks
 from qa_fast.sources import Source, resolve_model, resolve_source
+from qa_fast.sources.documents import divide
 from qa_fast.sources.pieces import Block
 from qa_fast.version import __version__
 
@@ -211,6 +212,8 @@ def build(
         check_out(named)
     with run.phases("fetch"):
         files = resolve_source(source, options.columns, options.splits, run.report.say)
+        if options.validation_share is not None:
+            files = divide(files, options.validation_share, run.report.say)
         folder = resolve_model(model, run.report.say, weights=False)
     with contextlib.ExitStack() as stack:
         inputs = _open(run, files, folder, named, stack)
@@ -274,6 +277,7 @@ def _settle(run: _Run, inputs: _Inputs, model: str) -> Manifest:
         "columns": inputs.source.columns,
         "splits": list(inputs.source.splits),
         "max_examples": run.options.max_examples,
+        "validation_share": run.options.validation_share,
     }
     is_folder = store.local_path(model) == inputs.model
     return {

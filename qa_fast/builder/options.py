@@ -34,6 +34,14 @@ class BuildOptions:
     max_examples: int | None = option(
         None, "Number of examples to read from the start of each split; by default all.", group=_DATA, least=1
     )
+    validation_share: float | None = option(
+        None,
+        "Share of the questions of a train split to hold out as the validation split, such as 0.2. All questions about "
+        "a document stay together.",
+        group=_DATA,
+        above=0,
+        below=1,
+    )
     strict: bool = option(False, "Stop with an error if any example is rejected or its answer repaired.", group=_DATA)
     encode: str = option(
         "auto",

@@ -12,6 +12,8 @@ from qa_fast.shards.format import TRAIN
 
 # Share of unknown tokens that is not remarked on; names and symbols in a language that the tokenizer knows make less.
 _MOST_UNKNOWN = 0.1
+# Share of windows without their answer that is not remarked on.
+_MOST_WITHOUT_ANSWER = 0.5
 
 
 def with_share(part: int, whole: int) -> str:
@@ -61,12 +63,30 @@ def remarks(index: Mapping[str, Any], out: Path) -> Iterator[str]:
             yield f"{split}: all answers of {counts['several']:,} questions with several distinct ones are labelled"
         if split == TRAIN and counts.get("unanswerable") == counts["examples"]:
             yield f"{split}: no question has an answer, so a model cannot learn to find one; check the column answers"
+        if split == TRAIN and not index["config"].get("drop_impossible"):
+            # Windows of questions with an answer, if they have as many as others, less those that hold the answer.
+            answered = counts["features"] * (1 - counts.get("unanswerable", 0) / max(counts["examples"], 1))
+            yield from drop_hint(answered - counts["features"] + counts["impossible"], counts["features"])
         unknown = counts.get("unknown_tokens", 0) / max(counts.get("text_tokens", 0), 1)
         if unknown > _MOST_UNKNOWN:
             yield (
                 f"{split}: {unknown:.0%} of the tokens of the texts are unknown to the tokenizer, so a model does not "
                 "see them; choose a --model for the language of the data"
             )
+
+
+def drop_hint(lacking: float, windows: int) -> Iterator[str]:
+    """Yield a remark on a train split of long documents, few of whose windows hold an answer.
+
+    Args:
+        lacking: About the number of windows that do not hold the answer of their question, which has one.
+        windows: Number of all windows.
+    """
+    if windows and lacking / windows > _MOST_WITHOUT_ANSWER:
+        yield (
+            f"{TRAIN}: about {lacking / windows:.0%} of the windows do not hold the answer of their question; "
+            "featurize --drop-impossible leaves them out of training, so that an epoch is shorter"
+        )
 
 
 def train_first(splits: Iterable[str]) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from qa_fast.shards.summary import index_counts
+from qa_fast.shards import TRAIN
+from qa_fast.shards.summary import drop_hint, index_counts
 from qa_fast.show.lookup import examples_by_id, first_examples, rejects_of, repairs_of
 from qa_fast.show.records import Overview, RejectedExample, RepairedExample, SplitStatistics
 from qa_fast.show.source import ShowSource
@@ -60,7 +61,12 @@ def gather(
         overview = replace(overview, repaired=tuple(repairs[:limit]), repaired_causes=dict(causes.most_common()))
     if not with_lists and not ids and limit:
         overview = replace(overview, examples=tuple(first_examples(source, limit)))
-    return replace(overview, notes=source.notes)
+    notes = source.notes
+    if not source.config.drop_impossible:
+        for each in overview.statistics:
+            if each.split == TRAIN:
+                notes += tuple(drop_hint(each.windows_without_answer, each.windows or 0))
+    return replace(overview, notes=notes)
 
 
 def _facts(source: ShowSource) -> dict[str, Any]:

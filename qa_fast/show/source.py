@@ -23,6 +23,7 @@ from qa_fast.schema import FeatureConfig
 from qa_fast.shards import INDEX, TRAIN, Shards, open_shards
 from qa_fast.shards.summary import train_first
 from qa_fast.sources import resolve_model, resolve_source
+from qa_fast.sources.documents import VALIDATION, divide
 from qa_fast.sources.held import IN_MEMORY
 from qa_fast.store import is_file, local_path
 
@@ -92,13 +93,14 @@ class ShowSource:
         """The source, or None and why it is not available."""
         if self.shards is None or TRAIN not in self.splits:
             return self.named, ""
-        recorded = self.shards.manifest["source"]
+        recorded, share = self.shards.manifest["source"], self.shards.manifest["decided_by"].get("validation_share")
         if recorded.get("origin") == IN_MEMORY:
             return None, "their source was in memory"
+        names = [name for name in self.shards.names if not (share and name == VALIDATION)]
         try:
-            source = resolve_source(recorded["name"], recorded["columns"], self.shards.names, self.say)
+            source = resolve_source(recorded["name"], recorded["columns"], names, self.say)
             if source.describe()["sha256"] == recorded["sha256"]:
-                return source, ""
+                return divide(source, share) if share else source, ""
             return None, f"their source {recorded['name']} has changed since"
         except UserError as error:
             self.say(str(error))

@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pyarrow as pa
+import xxhash
 
 from qa_fast import store
+from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError
 from qa_fast.sources.held import HeldTables
 from qa_fast.sources.plain import Layers, open_plain, read_range
@@ -76,6 +78,36 @@ class Piece:
     layers: Layers = ()
 
 
+def hash_of_text(text: str) -> int:
+    """Return a 64-bit hash by which the texts of a divided split are told apart."""
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def hashes_of_texts(context: pa.ChunkedArray) -> np.ndarray:
+    """Return uint64[E], the `hash_of_text` of each row of the column `context`; a text that repeats is hashed once."""
+    column = one_chunk(context.unify_dictionaries())
+    hashes = np.array([hash_of_text(text) for text in column.dictionary.to_pylist()], np.uint64)
+    return hashes[column.indices.to_numpy(zero_copy_only=False)]
+
+
+@dataclass(frozen=True)
+class Half:
+    """One side of a split that is divided by document, see `documents.divide`.
+
+    Attributes:
+        held_out: uint64[n], sorted, as bytes: the `hash_of_text` of each context of the validation split.
+        is_held_out: Whether this is the validation split.
+    """
+
+    held_out: bytes
+    is_held_out: bool
+
+    def of(self, table: pa.Table) -> pa.Table:
+        """Return the rows of a table of examples that are on this side."""
+        held_out = np.isin(hashes_of_texts(table["context"]), np.frombuffer(self.held_out, np.uint64))
+        return table.filter(pa.array(held_out == self.is_held_out))
+
+
 @dataclass(frozen=True)
 class Block:
     """The part of a source that becomes one shard.
@@ -85,12 +117,14 @@ class Block:
         number: Its place among the blocks of the split, in the order of the source.
         pieces: Its pieces, in the order of the source.
         limit: Largest number of rows to read; None reads all.
+        half: The rows to read, if the split is a part of a divided one.
     """
 
     split: str
     number: int
     pieces: tuple[Piece, ...]
     limit: int | None = None
+    half: Half | None = None
 
     @property
     def name(self) -> str:

@@ -72,15 +72,20 @@ def form_of(path: Path) -> str:
     layout = piece.kind
     if _READERS[piece.kind] is _json:
         with store.reached(path, "SOURCE"):
-            layout = layout_of(_bytes_of(path, piece), piece)
+            layout = layout_of(bytes_of(path, piece), piece)
     return ", ".join((*piece.layers, layout))
 
 
 def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
-    """Read the examples of a block up to its limit; see `read_examples`."""
+    """Read the examples of a block up to its limit; see `read_examples`.
+
+    Of a divided split, rows that are no examples belong to train.
+    """
     left = block.limit
     for piece in block.pieces:
         for table, rejects in read_piece(piece, columns, answered):
+            if block.half is not None:
+                table, rejects = block.half.of(table), [] if block.half.is_held_out else rejects
             if left is not None:
                 table, left = table.slice(0, left), max(left - table.num_rows, 0)
             yield table, rejects
@@ -139,10 +144,11 @@ def read_piece(piece: Piece, columns: Mapping[str, str], answered: bool = True) 
 
 
 def _json(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
-    yield from read_json_piece(_bytes_of(path, piece), piece, columns, answered)
+    yield from read_json_piece(bytes_of(path, piece), piece, columns, answered)
 
 
-def _bytes_of(path: Path, piece: Piece) -> bytes:
+def bytes_of(path: Path, piece: Piece) -> bytes:
+    """Return the text of a piece of JSON, with its opening and closing."""
     # Not mapped: if the file were truncated meanwhile, the process would crash.
     if piece.kind == WHOLE_JSON and not piece.layers:
         return path.read_bytes()

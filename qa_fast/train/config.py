@@ -56,7 +56,9 @@ class TrainConfig:
     seed: int = option(0, "Seed for the order of the data, for dropout and for randomly initialised weights.", least=0)
     log_every: int = option(10, "Optimization steps between points of the loss curve.", least=1, command=False)
 
-    epochs: int = _data(2, "Passes over the training data.", least=1)
+    epochs: int | None = _data(
+        None, "Passes over the training data. Default: 2, and 5 for fewer than 2,000 windows.", least=1
+    )
     max_steps: int | None = _data(
         None, "Stop after this many optimization steps; the learning rate schedule ends there, too.", least=1
     )
@@ -66,7 +68,12 @@ class TrainConfig:
     schedule: str = _optimizer(
         "linear", "Learning rate over the run: linear rises during the warmup and then falls to 0.", choices=SCHEDULES
     )
-    learning_rate: float = _optimizer(5e-5, "Highest learning rate.", above=0, hint="try 5e-5")
+    learning_rate: float | None = _optimizer(
+        None,
+        "Highest learning rate. Default: 5e-5, and 1e-4 for fewer than 2,000 windows.",
+        above=0,
+        hint="try 5e-5",
+    )
     warmup: float = _optimizer(
         0.1, "Share of the steps during which the learning rate rises (linear schedule).", least=0, below=1
     )

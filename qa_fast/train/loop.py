@@ -110,7 +110,7 @@ class _Loop:
         self._half = plan.precision.value == "float16"
         self._losses = Losses(
             plan.checkpoints,
-            plan.config.learning_rate,
+            plan.learning_rate,
             skips_overflows=self._half,
             at_once=plan.config.steps_per_execution,
         )
@@ -189,7 +189,7 @@ class _Loop:
         """Run one step over this process' rows of the next batches."""
         config, position, learner = self._plan.config, self._state.position, self._learner
         data, cutter = self._plan.data, self._plan.data.cutter
-        rate = learning_rate_at(position.step, data.steps, config.learning_rate, config.schedule, config.warmup)
+        rate = learning_rate_at(position.step, data.steps, self._plan.learning_rate, config.schedule, config.warmup)
         decay = config.weight_decay if config.optimizer == "adamw" else 0.0
         scalars = step_scalars(rate, decay, config.clip_norm, position.update + 1, position.loss_scale)
         rows = np.concatenate(order.rows[position.batch : position.batch + len(group)])

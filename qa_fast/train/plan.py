@@ -38,6 +38,7 @@ from qa_fast.train.loss_scale import begin_scaling
 from qa_fast.train.mix import Mix, Part, Place, open_mix, select_mix
 from qa_fast.train.report import Progress
 from qa_fast.train.setup import check_same, check_unchanged, validation_split
+from qa_fast.train.sizing import sized
 from qa_fast.train.state import checkpoint_name, newest_checkpoint
 from qa_fast.train.steps import Floats, Position, TrainState
 from qa_fast.train.teacher import check_teacher, teacher_key
@@ -156,6 +157,12 @@ class RunPlan:
         return Path(self.config.out)
 
     @property
+    def learning_rate(self) -> float:
+        """The highest learning rate."""
+        assert self.config.learning_rate is not None  # `sized` chose one
+        return self.config.learning_rate
+
+    @property
     def training(self) -> Path:
         """The folder of the run's record."""
         return self.out / "training"
@@ -240,7 +247,8 @@ def plan_run(sources: Sources, config: TrainConfig, job: Job, say: Progress) -> 
     """
     with job.agreed():
         _check_backend(config)
-        data, teacher = _open_data(sources, config), sources.teacher_key()
+        data, config, chosen = _open_data(sources, config)
+        teacher = sources.teacher_key()
         if job.processes > 1:
             facts = {"data": data.mix.identity(), "model": repr(sources.encoder), "teacher": teacher}
             check_same(job.gather(facts | {"options": config.to_dict()}))
@@ -272,7 +280,7 @@ def plan_run(sources: Sources, config: TrainConfig, job: Job, say: Progress) -> 
     if saved is None and precision.value == "float16":
         begin_scaling(state.position)
     plan = RunPlan(config, sources, data, precision, attention, jit, widths, teacher)
-    _announce(plan, say)
+    _announce(plan, chosen, say)
     return Run(plan, state, job, say, resumed=saved is not None), arrays or None
 
 
@@ -289,7 +297,8 @@ def _check_backend(config: TrainConfig) -> None:
         )
 
 
-def _open_data(sources: Sources, config: TrainConfig) -> TrainingData:
+def _open_data(sources: Sources, config: TrainConfig) -> tuple[TrainingData, TrainConfig, str]:
+    """Return the data, the options with those that depend on its amount, and a line about these."""
     validation = validation_split(sources.shards, config)
     for shards, split in [*((part.shards, part.train) for part in sources.parts), (sources.shards, validation)]:
         if split is not None:
@@ -298,11 +307,14 @@ def _open_data(sources: Sources, config: TrainConfig) -> TrainingData:
     mix = select_mix(sources.parts, config)
     cutter = BatchCutter(mix.chunks, sources.encoder.pad_id)
     check_length(sources.encoder, int(cutter.lengths[mix.rows].max(initial=0)))
+    config, chosen = sized(config, sum(mix.sizes))
+    assert config.epochs is not None
     batches = -(-sum(mix.sizes) // config.batch_size)
     steps_an_epoch = -(-batches // config.accumulate)
     steps = steps_an_epoch * config.epochs
     steps = min(steps, config.max_steps or steps)
-    return TrainingData(mix, cutter, validation, steps_an_epoch, steps, mix.tokens(cutter.lengths))
+    data = TrainingData(mix, cutter, validation, steps_an_epoch, steps, mix.tokens(cutter.lengths))
+    return data, config, chosen
 
 
 def _read_checkpoint(
@@ -345,9 +357,16 @@ def _widths(data: TrainingData, encoder: EncoderConfig, config: TrainConfig, att
     return np.minimum(bucket_widths(data.lengths, multiple=multiple), encoder.max_length).astype(np.int32)
 
 
-def _announce(plan: RunPlan, say: Progress) -> None:
+def _announce(plan: RunPlan, chosen: str, say: Progress) -> None:
     if unseen := unseen_gpu():
         say(unseen)
+    if chosen:
+        say(chosen)
+    if plan.data.validation is None and plan.config.validation:
+        say(
+            f"nothing is scored: {plan.sources.shards.folder} has no split {plan.config.validation}, so the last epoch "
+            "is kept; featurize --validation-share 0.2 makes one"
+        )
     say(f"precision {plan.precision.value}: {plan.precision.reason}")
     say(f"jit {plan.jit.value}: {plan.jit.reason}")
     if plan.config.steps_per_execution > 1 and plan.precision.value == "float16":

@@ -1,9 +1,9 @@
 """A search for better options of `qa-fast train`, by Optuna.
 
 Each trial is a short `qa-fast train` in a process of its own, which returns its memory when it ends; a trial that fails
-is a row of the table and does not end the sweep. Trial 0 has the default recipe, so that the table shows the gain.
-OUT/study.log keeps the study (Optuna's journal storage), and a sweep that was stopped continues from there. The options
-of a trial depend only on the seed and on the trials before it.
+is a row of the table and does not end the sweep. Trial 0 has the default recipe for large data, so that the table shows
+the gain. OUT/study.log keeps the study (Optuna's journal storage), and a sweep that was stopped continues from there.
+The options of a trial depend only on the seed and on the trials before it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from qa_fast.options import flag_of
 from qa_fast.temporary import scratch
 from qa_fast.train.config import SweepConfig, TrainConfig
 from qa_fast.train.mix import fingerprints, open_mix
+from qa_fast.train.sizing import sized
 
 JOURNAL = "study.log"
 # Devlin et al. 2019, appendix A.3, search learning rates of 2e-5 to 5e-5, batches of 16 and 32, and 2 to 4 epochs for
@@ -179,7 +180,7 @@ def _run_next(
     seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     if number == 0:
-        study.enqueue_trial({name: getattr(TrainConfig, name) for name in SEARCHED})
+        study.enqueue_trial({name: getattr(sized(TrainConfig())[0], name) for name in SEARCHED})
     trial = study.ask()
     options = suggest(trial)
     say(f"trial {number} of {config.trials}: {in_words(options)}")

@@ -26,6 +26,7 @@ from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.shards import write as shards_module
 from qa_fast.shards.format import is_file_name
+from qa_fast.show.source import open_show_source
 from qa_fast.sources import read as reading
 from qa_fast.sources import rows
 from qa_fast.store import write_json
@@ -84,6 +85,27 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, source: str, model:
     for name, workers in (("one", 1), ("two", 2), ("many", 7)):
         build_shards(source, tmp_path / name, model, CONFIG, workers=workers)
     assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "many")
+
+
+def test_a_divided_split_is_the_same_with_any_number_of_threads(tmp_path: Path, model: str) -> None:
+    source = sample.write(tmp_path / "my.json", sample.squad_v2())
+    said: list[str] = []
+    results = [
+        build_shards(str(source), tmp_path / name, model, CONFIG, workers=workers, validation_share=0.3,
+                     report=Reporter(said.append)) for name, workers in (("one", 1), ("many", 5))
+    ]  # fmt: skip
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+    splits = results[0].manifest["splits"]
+    assert list(splits) == ["train", "validation"]
+    assert sum(split["examples"] for split in splits.values()) == sample.QUESTIONS + len(sample.DOCUMENTS)
+    assert any(line.startswith("validation: ") for line in said)
+    again = build_shards(str(source), tmp_path / "one", model, CONFIG, validation_share=0.3)
+    assert again.up_to_date
+    with pytest.raises(UserError, match=r"validation_share 0\.3 -> None"):
+        build_shards(str(source), tmp_path / "one", model, CONFIG)
+    # The texts of train are read from the source again, without those that are held out.
+    shown = open_show_source(str(tmp_path / "one"))
+    assert sum(table.rows.num_rows for table in shown.tables("train")) == splits["train"]["examples"]
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte-level"])

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -54,15 +55,17 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_actors_make_the_shards_of_one_thread(tmp_path: Path, source: str, model: str) -> None:
-    local = build_shards(source, tmp_path / "local", model, CONFIG)
+    divided: dict[str, Any] = {"splits": ["train"], "validation_share": 0.3}
+    local = build_shards(source, tmp_path / "local", model, CONFIG, **divided)
     assert len(local.manifest["splits"]["train"]["shards"]) > 6
     assert len(rejected(tmp_path / "local")) > 20
     said: list[str] = []
-    build_shards(source, tmp_path / "ray", model, CONFIG, engine="ray", workers=2, report=Reporter(said.append))
+    report = Reporter(said.append)
+    build_shards(source, tmp_path / "ray", model, CONFIG, engine="ray", workers=2, report=report, **divided)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
-    build_shards(source, tmp_path / "threads", model, CONFIG, workers=3)
+    build_shards(source, tmp_path / "threads", model, CONFIG, workers=3, **divided)
     assert contents(tmp_path / "threads") == contents(tmp_path / "local")
-    assert build_shards(source, tmp_path / "local", model, CONFIG, engine="ray").up_to_date
+    assert build_shards(source, tmp_path / "local", model, CONFIG, engine="ray", **divided).up_to_date
     assert not any("interrupted" in line for line in said)
 
 

@@ -158,6 +158,7 @@ def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, m
     assert dataclasses.asdict(seen[4]) == {
         "columns": {"question": "frage", "context": "text", "id": "nr"},
         "splits": ["train", "test"],
+        "validation_share": None,
         "max_examples": 7,
         "encode": "direct",
         "workers": 3,

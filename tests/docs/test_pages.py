@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import pytest
@@ -154,6 +154,29 @@ def run_in_shell(script: str) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+def harbour() -> dict[str, Any]:
+    """The example data of docs/your-data.md."""
+    return json.loads((ROOT / "examples" / "harbour.json").read_text(encoding="utf-8"))
+
+
+def test_the_example_data_is_what_the_page_says() -> None:
+    articles = harbour()["data"]
+    contexts = [article["paragraphs"][0]["context"] for article in articles]
+    questions = [question for article in articles for question in article["paragraphs"][0]["qas"]]
+    assert len(articles) == 12
+    assert all(1500 <= len(context.split()) <= 2600 for context in contexts)
+    assert len({question["id"] for question in questions}) == 150
+    assert sum(question["is_impossible"] for question in questions) == 38
+    wrong = [
+        question["id"]
+        for context, article in zip(contexts, articles, strict=True)
+        for question in article["paragraphs"][0]["qas"]
+        for answer in question["answers"]
+        if not context.startswith(answer["text"], answer["answer_start"])
+    ]
+    assert wrong == ["harbour-05-06", "harbour-07-01"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 def test_the_commands_of_a_page_run(
@@ -169,7 +192,11 @@ def test_the_commands_of_a_page_run(
     sample.write(tmp_path / "squad" / "train.jsonl", rows[:18])
     sample.write(tmp_path / "squad" / "validation.jsonl", rows[18:])
     make_model_folder(tmp_path / "minilm", head=False, max_position_embeddings=512)
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    make_model_folder(tmp_path / "squad-model", max_position_embeddings=512)
+    data = harbour()
+    for article in data["data"]:  # a question with an answer and one without are enough to run
+        del article["paragraphs"][0]["qas"][1:-1]
+    sample.write(tmp_path / "examples" / "harbour.json", data)
     code = [block.code for block in blocks(ROOT / "docs" / f"{name}.md") if block.language == "sh" and block.runs]
     assert code
     write_command(tmp_path / "bin")

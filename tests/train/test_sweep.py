@@ -17,6 +17,7 @@ from qa_fast.cli.app import app
 from qa_fast.errors import UserError
 from qa_fast.train import TrainConfig
 from qa_fast.train.config import SweepConfig
+from qa_fast.train.sizing import sized
 from qa_fast.train.sweep import (
     BATCH_SIZES,
     DROPOUTS,
@@ -37,7 +38,7 @@ from qa_fast.train.sweep import (
 from tests.small_runs import make_model_folder, make_shards
 
 SHARDS = ["a", "b:2"]
-RECIPE = {name: getattr(TrainConfig, name) for name in SEARCHED}
+RECIPE = {name: getattr(sized(TrainConfig())[0], name) for name in SEARCHED}
 
 
 class Runs:

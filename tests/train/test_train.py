@@ -247,7 +247,10 @@ def test_a_finished_run_leaves_no_checkpoint_and_cannot_be_resumed(workshop: Pat
 
 @pytest.mark.slow
 def test_the_record_of_a_run_holds_no_path_of_this_machine(workshop: Path, tmp_path: Path) -> None:
-    result = train(workshop / "bare", TrainConfig(**OPTIONS | {"out": str(tmp_path / "model"), "max_steps": 1}))
+    said: list = []
+    options = OPTIONS | {"out": str(tmp_path / "model"), "max_steps": 1}
+    result = train(workshop / "bare", TrainConfig(**options), said.append)
+    assert any("has no split validation, so the last epoch is kept" in str(line) for line in said)
     for name in ("training/metrics.json", "training/data.json", "README.md"):
         text = (result.out / name).read_text(encoding="utf-8")
         assert str(tmp_path) not in text

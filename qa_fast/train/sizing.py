@@ -1,0 +1,59 @@
+"""Chooses the training options that depend on the amount of data, where the user gave none.
+
+Small data makes few steps in two epochs, so it gets more of them and a higher learning rate. With 303 windows this and
+the options for large data scored the same within the interval (docs/your-data.md); with fewer windows nothing was
+measured. No patience is chosen: scores of few questions go up and down by chance, and the best epoch is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from qa_fast.options import flag_of
+from qa_fast.train.config import TrainConfig
+
+
+class Choice(NamedTuple):
+    """The options for data of a size.
+
+    Attributes:
+        below: Number of training windows below which the choice holds.
+        epochs: Passes over the data.
+        learning_rate: Highest learning rate.
+    """
+
+    below: float
+    epochs: int
+    learning_rate: float
+
+
+# By size, the smallest first; the last one is for data of any size.
+CHOICES = (
+    Choice(2_000, 5, 1e-4),
+    Choice(float("inf"), 2, 5e-5),
+)
+
+
+def sized(config: TrainConfig, windows: float = float("inf")) -> tuple[TrainConfig, str]:
+    """Choose epochs and learning rate for the amount of data, where they are None.
+
+    Args:
+        config: The options that the user gave.
+        windows: Number of windows in an epoch.
+
+    Returns:
+        The options to train with, and a line about what was chosen; "" if the data is not small.
+
+    Examples:
+        >>> sized(TrainConfig(epochs=3), windows=300)[0].learning_rate
+        0.0001
+    """
+    choice = next(choice for choice in CHOICES if windows < choice.below or choice is CHOICES[-1])
+    wanted = {"epochs": choice.epochs, "learning_rate": choice.learning_rate}
+    chosen: dict[str, Any] = {name: value for name, value in wanted.items() if getattr(config, name) is None}
+    line = ""
+    if choice is not CHOICES[-1] and chosen:
+        options = " ".join(f"{flag_of(name)} {value:g}" for name, value in chosen.items())
+        line = f"chosen for small data (fewer than {choice.below:,} windows, here {windows:,}): {options}"
+    return replace(config, **chosen), line
