@@ -45,7 +45,7 @@ TRAIN, VALIDATION = "train", "validation"
 Document = str | int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DividedSource(Source):
     """A source whose train split was divided.
 
@@ -58,6 +58,11 @@ class DividedSource(Source):
     whole: Source
     held_out: bytes
     questions: dict[str, int]
+
+    @property
+    def form(self) -> str:
+        """See `Source`."""
+        return self.whole.form
 
     def blocks(self) -> Iterator[Block]:
         """See `Source`."""
@@ -121,13 +126,14 @@ def divide(source: Source, share: float, say: Callable[[str], None] = lambda _: 
     )
     paths = source.splits[TRAIN]
     return DividedSource(
-        source.name,
-        source.origin,
-        {TRAIN: paths, VALIDATION: paths, **source.splits},
-        source.columns,
-        source,
-        texts.tobytes(),
-        {TRAIN: total - count, VALIDATION: count},
+        name=source.name,
+        origin=source.origin,
+        splits={TRAIN: paths, VALIDATION: paths, **source.splits},
+        columns=source.columns,
+        skipped=source.skipped,
+        whole=source,
+        held_out=texts.tobytes(),
+        questions={TRAIN: total - count, VALIDATION: count},
     )
 
 

@@ -144,6 +144,11 @@ class MemorySource(Source):
 
     held: dict[str, HeldTables] = field(default_factory=dict)
 
+    @property
+    def form(self) -> str:
+        """See `Source`."""
+        return IN_MEMORY
+
     def blocks(self) -> Iterator[Block]:
         """See `Source`."""
         return itertools.chain.from_iterable(blocks_in(split, self.held[split]) for split in self.splits)
