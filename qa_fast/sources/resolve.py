@@ -6,6 +6,7 @@ in a wheel on the package index; other ids only on the Hub. Every step is report
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -21,9 +22,10 @@ from qa_fast.cache import cache_folder, is_intact, not_writable, seal
 from qa_fast.errors import UserError, without_secrets
 from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
-from qa_fast.sources.pieces import Block, blocks_of
+from qa_fast.sources.forms import NAMES
+from qa_fast.sources.pieces import UNREADABLE, Block, blocks_of
 from qa_fast.sources.plain import COMPRESSIONS
-from qa_fast.sources.read import form_of, read_block
+from qa_fast.sources.read import form_of, lacks_ids, read_block
 from qa_fast.sources.rows import Batch
 
 SQUAD_ID = "rajpurkar/squad"
@@ -61,7 +63,7 @@ class Source:
         Raises:
             UserError: A file cannot be read.
         """
-        counts = Counter(form_of(path) for paths in self.splits.values() for path in paths)
+        counts = Counter(form_of(path, self.columns) for paths in self.splits.values() for path in paths)
         if len(counts) == 1:
             return next(iter(counts))
         return "; ".join(f"{form} ({count} file{'s' * (count > 1)})" for form, count in counts.items())
@@ -141,10 +143,10 @@ def resolve_source(
     """
     columns, say = columns or {}, _discreet(say)
     splits = [splits] if isinstance(splits, str) else splits
-    unknown = set(columns) - {"id", "question", "context", "answers"}
+    unknown = set(columns) - set(NAMES)
     if unknown:
         raise UserError(
-            "--columns maps id, question, context or answers to a column of yours; "
+            f"--columns maps {', '.join(list(NAMES)[:-1])} or {list(NAMES)[-1]} to a column of yours; "
             f"received {', '.join(sorted(unknown))}"
         )
     path, exists = _look(name)
@@ -173,7 +175,16 @@ def resolve_source(
                 f"found {', '.join(source.splits)}"
             )
         source = replace(source, splits={split: paths for split, paths in source.splits.items() if split in splits})
+    _say_numbered(source, say)
     return source
+
+
+def _say_numbered(source: Source, say: Say) -> None:
+    for split, paths in source.splits.items():
+        # An error is reported when the file is read.
+        with contextlib.suppress(UserError, *UNREADABLE), store.reached(paths[0], "SOURCE"):
+            if lacks_ids(paths[0], source.columns):
+                say(f"{split}: the questions have no ids and are numbered in the order of their file")
 
 
 def _discreet(say: Say) -> Say:
