@@ -29,7 +29,9 @@ class BuildOptions:
         flag="--split",
     )
     columns: dict[str, str] | None = option(  # noqa: RUF009
-        None, "Your column's name for id, question, context or answers, such as question=frage.", group=_DATA
+        None,
+        "Your column's name for id, question, context, answers, answer_start or is_impossible, such as question=frage.",
+        group=_DATA,
     )
     max_examples: int | None = option(
         None, "Number of examples to read from the start of each split; by default all.", group=_DATA, least=1

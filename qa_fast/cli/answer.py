@@ -55,8 +55,8 @@ def answer(
         str | None,
         typer.Option(
             "--input",
-            help="File or folder of questions, local or a URL: JSON lines, JSON, Parquet, Arrow or SQuAD's JSON with "
-            "question, context and optionally id.",
+            help="File or folder of questions, local or a URL: JSON lines, JSON, CSV, Parquet, Arrow or SQuAD's JSON "
+            "with question, context and optionally id.",
             rich_help_panel=_FILES,
         ),
     ] = None,

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from qa_fast.buffers import offsets_of, one_chunk
 from qa_fast.errors import UserError, shown
 from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
-from qa_fast.sources.forms import INT32_MAX, NOT_TRUTH, NOT_WHOLE, truth_of, whole_of
+from qa_fast.sources.forms import INT32_MAX, NO_PLACE, NOT_TRUTH, NOT_WHOLE, answer_lists, truth_of, whole_of
 from qa_fast.sources.rows import Batch
 
 # Rows that are rejected, bool[n], and the reason for one of them.
@@ -61,9 +61,10 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
             rules.append((_of(impossible.is_null()), lambda row: NOT_TRUTH.format(shown(marks[row].as_py()))))
         answers = _no_answers(table.num_rows)
         if "answers" in names:
-            answers, rule = _answers(one_chunk(table[names["answers"]]), impossible)
+            starts = one_chunk(table[names["answer_start"]]) if "answer_start" in names else None
+            answers, rule = _answers(one_chunk(table[names["answers"]]), starts, impossible)
             rules.append(rule)
-    except (pa.ArrowException, KeyError, TypeError) as error:
+    except (pa.ArrowException, KeyError, TypeError, UnicodeDecodeError) as error:
         types = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise UserError(
             f"{where} must hold text questions and contexts, and answers as {{text: [...], answer_start: [...]}}; "
@@ -223,22 +224,20 @@ def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(array.indices.cast(pa.int32()), dictionary)
 
 
-def _answers(column: pa.Array, impossible: pa.Array | None) -> tuple[pa.Array, Rule]:
+def _answers(column: pa.Array, places: pa.Array | None, impossible: pa.Array | None) -> tuple[pa.Array, Rule]:
     """Return answers as struct<text: list, answer_start: list>, empty if they are null or marked impossible.
 
-    Also return which rows have a start that is no whole number.
+    Args:
+        column: Answers in any form that `answer_lists` takes.
+        places: The starts of answers that are texts; None if there is no such column.
+        impossible: Whether each row is marked impossible; None if none is.
+
+    Returns:
+        The answers, and which rows have a start that is no whole number.
     """
-    if pa.types.is_struct(column.type):
-        texts, starts = (_as_lists(pc.struct_field(column, name)) for name in ("text", "answer_start"))
-    elif _is_list(column.type) and pa.types.is_struct(column.type.value_type):
-        lengths = pc.list_value_length(column)
-        values = column.flatten()  # without values behind a null
-        texts = lists_of_lengths(pc.struct_field(values, "text"), lengths)
-        starts = lists_of_lengths(pc.struct_field(values, "answer_start"), lengths)
-    elif pa.types.is_null(column.type):
+    if pa.types.is_null(column.type):
         return _no_answers(len(column)), (np.zeros(len(column), bool), str)
-    else:
-        raise pa.ArrowInvalid(f"expected answers as a struct of lists or a list of structs, found {column.type}")
+    texts, starts = _usual_answers(column) or _answers_by_row(column, places)
     texts, starts = _without_nulls(texts, impossible), _without_nulls(starts, impossible)
     given = starts.flatten()
     whole = _whole_numbers(given)
@@ -257,10 +256,41 @@ def _answers(column: pa.Array, impossible: pa.Array | None) -> tuple[pa.Array, R
     return pa.StructArray.from_arrays([texts, starts], fields=list(ANSWERS_TYPE)), (bad, reason)
 
 
+def _usual_answers(column: pa.Array) -> tuple[pa.Array, pa.Array] | None:
+    """Return the texts and starts of a struct of lists or of single values, or of a list of structs; else None."""
+    kind = column.type.value_type if _is_list(column.type) else column.type
+    if not (pa.types.is_struct(kind) and {"text", "answer_start"} <= {field.name for field in kind}):
+        return None
+    if kind != column.type:
+        lengths, values = pc.list_value_length(column), column.flatten()  # without values behind a null
+        return (
+            lists_of_lengths(pc.struct_field(values, "text"), lengths),
+            lists_of_lengths(pc.struct_field(values, "answer_start"), lengths),
+        )
+    texts, starts = (pc.struct_field(column, name) for name in ("text", "answer_start"))
+    if not texts.is_valid().equals(starts.is_valid()):
+        return None
+    return _as_lists(texts), _as_lists(starts)
+
+
+def _answers_by_row(column: pa.Array, places: pa.Array | None) -> tuple[pa.Array, pa.Array]:
+    """Return the texts and starts of answers in any other form that `answer_lists` takes."""
+    starts_beside = [None] * len(column) if places is None else places.to_pylist()
+    pairs = [answer_lists(*given) for given in zip(column.to_pylist(), starts_beside, strict=True)]
+    if not all(isinstance(part, list) for pair in pairs for part in pair):
+        raise pa.ArrowInvalid(f"expected answers as texts, a struct of lists or a list of structs, found {column.type}")
+    texts, starts = (pa.array([pair[part] for pair in pairs]) for part in (0, 1))
+    return (
+        texts if _is_list(texts.type) else texts.cast(pa.list_(pa.string())),
+        starts if _is_list(starts.type) else starts.cast(pa.list_(pa.int32())),
+    )
+
+
 def _whole_numbers(values: pa.Array) -> pa.Array:
     """Return starts as int32, null where they are no whole numbers; see `whole_of`."""
     if not pa.types.is_integer(values.type):
         return _mapped(values, whole_of, pa.int32())
+    values = pc.fill_null(values, NO_PLACE)
     bounds = pc.min_max(values)
     if bounds["min"].as_py() is None or (bounds["min"].as_py() >= -INT32_MAX and bounds["max"].as_py() <= INT32_MAX):
         return values.cast(pa.int32())

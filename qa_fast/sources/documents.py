@@ -21,7 +21,9 @@ import pyarrow as pa
 from qa_fast import store
 from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError
+from qa_fast.sources.forms import name_of, value_of
 from qa_fast.sources.json_text import parse_json
+from qa_fast.sources.layouts import records_of
 from qa_fast.sources.pieces import (
     ARROW_FILE,
     ARROW_STREAM,
@@ -29,6 +31,7 @@ from qa_fast.sources.pieces import (
     JSON_DOCUMENT,
     JSON_LINES,
     PARQUET,
+    TEXT_TABLE,
     WHOLE_JSON,
     Block,
     Half,
@@ -198,15 +201,15 @@ def _documents_of(piece: Piece, columns: Mapping[str, str]) -> Iterator[tuple[Do
         if piece.kind in (WHOLE_JSON, JSON_LINES, JSON_DOCUMENT):
             for number, entry in enumerate(_entries(piece)):
                 title, paragraphs = entry.get("title"), entry.get("paragraphs")
-                texts, document = [entry.get(columns.get("context", "context"))], ""
+                texts, document = [entry.get(columns.get("context") or name_of("context", entry) or "")], ""
                 if isinstance(paragraphs, list):
-                    texts = [paragraph.get("context") for paragraph in paragraphs if isinstance(paragraph, dict)]
+                    texts = [value_of("context", paragraph) for paragraph in paragraphs if isinstance(paragraph, dict)]
                     document = f"{piece.path} {piece.begin} {number}"
                 if isinstance(title, str) and title:
                     document = title
                 if document:
                     yield from ((document, hash_of_text(text)) for text in texts if isinstance(text, str))
-        elif piece.kind in (PARQUET, ARROW_FILE, ARROW_STREAM):
+        elif piece.kind in (PARQUET, ARROW_FILE, ARROW_STREAM, TEXT_TABLE):
             for table, _ in read_piece(piece, {**columns, "question": "title"}, answered=False):
                 context = one_chunk(table["context"]).cast("string")
                 for title, text in zip(table["question"].to_pylist(), context.to_pylist(), strict=True):
@@ -227,8 +230,5 @@ def _entries(piece: Piece) -> Iterator[dict[str, Any]]:
             with contextlib.suppress(UserError):  # a bad line is rejected when it is read
                 entries.append(parse_json(line, piece.path))
     else:
-        entries = parse_json(data, piece.path)
-        if isinstance(entries, dict):
-            entries = entries.get("data", [entries])
-    if isinstance(entries, list):
-        yield from (entry for entry in entries if isinstance(entry, dict))
+        entries = records_of(parse_json(data, piece.path)) or []
+    yield from (entry for entry in entries if isinstance(entry, dict))

@@ -15,7 +15,7 @@ from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.sources.plain import COMPRESSIONS, HEAD_BYTES, layer_of, members_of
 
-DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".ipc")
+DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".ipc")
 NO_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
 # Files that mark a folder which qa-fast made, finished or not.
 _MADE = {"qa_fast.json", "qa_fast_answers.json", ".qa_fast-partial"}
@@ -104,7 +104,7 @@ def find_files(path: Path) -> FoundFiles:
                 found.splits.setdefault(split_of(_full_name(file, name)) or "train", []).append(file)
     if not found.splits:
         raise UserError(
-            f"a SOURCE folder must hold JSON, JSONL, Parquet or Arrow files; found none in {path}"
+            f"a SOURCE folder must hold JSON, JSONL, CSV, TSV, Parquet or Arrow files; found none in {path}"
             + (f" ({found.remark})" if found.skipped else "")
         )
     return found
@@ -188,7 +188,7 @@ def row_count(path: Path, question: str = "question") -> int | None:
         question: The key of questions.
 
     Returns:
-        None for other, compressed and remote files, which must be read or fetched to know it.
+        None for other, compressed and remote files, which must be read or fetched to know it, and without such a key.
     """
     if not store.is_local(path):
         return None
@@ -205,6 +205,6 @@ def row_count(path: Path, question: str = "question") -> int | None:
                 key = re.compile(
                     re.escape(json.dumps(question, ensure_ascii=False).encode("utf-8", "replace")) + rb"\s*:"
                 )
-                return sum(1 for _ in key.finditer(data))
+                return sum(1 for _ in key.finditer(data)) or None
     except (OSError, ValueError, pa.ArrowException):
         return None  # reading the file reports the error

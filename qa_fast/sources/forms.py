@@ -2,22 +2,35 @@
 
 Any other value rejects its row, or the table if the whole column has an unsuitable type; none is guessed at:
 
-    id                    text or a whole number
+    id                    text or a whole number; rows of a file without ids are numbered
     question, context     text
-    answers               an object with text and answer_start, each a list, a single value or null; a list of objects
-                          with single ones; null
+    answers               see `answer_lists`
     text of an answer     text
     answer_start          what `whole_of` takes
     is_impossible         what `truth_of` takes
+
+`NAMES` has the names under which each field is found.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 INT32_MAX = 2**31 - 1
+# The `answer_start` of an answer whose place is not given. It is searched, as `features.repairs` describes.
+NO_PLACE = -1
+# Our name of each field -> the names under which files may have it, by precedence. The names from MRQA and CMRC come
+# second. The names with a dot are those of a table whose answers were flattened.
+NAMES = {
+    "id": ("id", "qid", "query_id"),
+    "question": ("question", "query_text"),
+    "context": ("context", "context_text"),
+    "answers": ("answers", "answer", "answer_text", "answers.text"),
+    "answer_start": ("answer_start", "answers.answer_start"),
+    "is_impossible": ("is_impossible",),
+}
 NOT_TRUTH = "is_impossible must be true or false; received {}"
 NOT_WHOLE = "answer_start must be a whole number of characters; received {}"
 _WHOLE = re.compile(r"\s*([+-]?[0-9]{1,18})(?:\.0*)?\s*")
@@ -40,30 +53,77 @@ def truth_of(value: Any) -> bool | None:
 def whole_of(value: Any) -> int | None:
     """Return the whole number that a value of `answer_start` means: 40, 40.0, or one of these as text; else None.
 
-    It is limited to the range of int32: a start outside of it is outside of every context too.
+    A missing value, null and the number NaN, which pandas writes for it, mean that the place is not given. A number is
+    limited to the range of int32: a start outside of it is outside of every context too.
     """
+    if _is_missing(value):
+        return NO_PLACE
     found = None if isinstance(value, bool | list | dict) else _WHOLE.fullmatch(str(value))
     return None if found is None else min(max(int(found[1]), -INT32_MAX), INT32_MAX)
 
 
-def answer_lists(answers: Any) -> tuple[Any, Any]:
-    """Return the texts and the starts of a row's answers; what are no lists of the same length is not accepted."""
-    if answers is None:
+def answer_lists(answers: Any, starts: Any = None) -> tuple[Any, Any]:
+    """Return the texts and the starts of a row's answers.
+
+    Args:
+        answers: One of: an object with "text" and perhaps "answer_start", each a list, a single value or null; a list
+            of objects with single ones; a text or a list of texts; null. "start" may stand for "answer_start".
+        starts: Where the answers are texts, their starts, which a row may have beside them: a list, a single value or
+            null.
+
+    Returns:
+        Two lists of the same length. Anything else is not accepted. A start that is not given is None.
+    """
+    if _is_missing(answers):
         return [], []
-    if isinstance(answers, dict) and ("text" in answers or "answer_start" in answers):
-        texts, starts = (_listed(answers[name]) if name in answers else None for name in ("text", "answer_start"))
-        return texts, starts
-    if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
-        return [answer.get("text") for answer in answers], [answer.get("answer_start") for answer in answers]
-    return answers, None
+    if isinstance(answers, dict):
+        if "text" not in answers:
+            return answers, None
+        answers, starts = answers["text"], _start_in(answers)
+    elif isinstance(answers, list) and answers and all(isinstance(answer, dict) for answer in answers):
+        return [answer.get("text") for answer in answers], [_start_in(answer) for answer in answers]
+    elif not isinstance(answers, str | list):
+        return answers, None
+    texts = _listed(answers)
+    return texts, [None] * len(texts) if starts is None else _listed(starts)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _start_in(answer: Mapping[str, Any]) -> Any:
+    return answer["answer_start"] if "answer_start" in answer else answer.get("start")
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def name_of(field: str, present: Iterable[str]) -> str | None:
+    """Return the name that a field has among those present, without regard to case and outer white space, or None."""
+    present = list(present)
+    for name in NAMES[field]:
+        if name in present:
+            return name
+    plain = {name.strip().lower(): name for name in reversed(present)}
+    return next((plain[name] for name in NAMES[field] if name in plain), None)
+
+
+def value_of(field: str, row: Mapping[str, Any]) -> Any:
+    """Return the value of a field of a row; None if the row does not have it."""
+    name = name_of(field, row)
+    return None if name is None else row[name]
+
+
 def answers_in(row: Mapping[str, Any], name: str = "answers") -> Any:
-    """Return the answers of a row; of one without them, what seems to be its answers by the name, which is rejected."""
-    if name in row:
-        return row[name]
+    """Return the answers of a row; of one without them, what seems to be its answers by the name, which is rejected.
+
+    Args:
+        row: The row.
+        name: The name that the answers of other rows have.
+    """
+    found = name if name in row else name_of("answers", row)
+    if found is not None:
+        return row[found]
     return next(({key: row[key]} for key in row if key.lower().startswith("answer")), None)

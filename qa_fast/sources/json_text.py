@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,11 +18,15 @@ import orjson
 
 from qa_fast.errors import UserError
 from qa_fast.raw import Reject
-from qa_fast.sources.forms import answers_in
+from qa_fast.sources.forms import name_of
+from qa_fast.sources.layouts import Place, keys_in, layout_by_keys, reader_of, recognised, records_of
 from qa_fast.sources.nested import nested_tables
 from qa_fast.sources.pieces import BOM, JSON_LINES, WHOLE_JSON, Piece, is_lines
 from qa_fast.sources.plain import check_lines, not_utf8
-from qa_fast.sources.rows import Batch, RowCollector, column_names
+from qa_fast.sources.rows import Batch, RowCollector
+
+# Bytes at the start of a piece whose keys tell its layout to people.
+_HEAD_BYTES = 1 << 16
 
 
 @contextmanager
@@ -66,16 +70,17 @@ def read_json_piece(data: bytes, piece: Piece, columns: Mapping[str, str], answe
 
 def layout_of(data: bytes, piece: Piece) -> str:
     """Return the layout that a piece of JSON is taken for, in words; see `read_json_piece`."""
+    layout = layout_by_keys(keys_in(data[:_HEAD_BYTES]))
     if piece.kind == JSON_LINES or (piece.kind == WHOLE_JSON and is_lines(data)):
-        return "JSON lines"
-    return "nested SQuAD JSON" if b'"paragraphs"' in data else "JSON rows"
+        return "JSON lines" if layout is None else f"JSON lines, {layout}"
+    return "JSON rows" if layout is None else f"{layout} JSON"
 
 
 def _from_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
     """Read whole lines, each an object; a bad line becomes a reject."""
-    bad: list[Reject] = []
 
-    def rows() -> Iterator[tuple[int, Any]]:
+    def records() -> Iterator[tuple[int, Any]]:
+        bad = False
         for number, line in enumerate(io.BytesIO(data.removeprefix(BOM)), piece.first):
             if line.strip():
                 try:
@@ -83,11 +88,10 @@ def _from_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered:
                 except UserError as error:
                     if not bad:
                         check_lines(data, piece.path, piece.first + 1)
-                    bad.append(Reject("", str(error)))
+                    bad = True
+                    yield number, Reject("", str(error))
 
-    for table, rejects in _from_rows(rows(), piece, columns, answered):
-        yield table, bad + rejects
-        bad.clear()
+    return read_records(records(), piece, columns, answered)
 
 
 def _from_document(data: bytes, piece: Piece, columns: Mapping[str, str], answered: bool) -> list[Batch]:
@@ -109,19 +113,62 @@ def read_document(document: Any, piece: Piece, columns: Mapping[str, str], answe
         columns: Our column names -> those of flat rows, where they differ.
         answered: Whether rows must have answers.
     """
-    rows = document.get("data") if isinstance(document, dict) else document
-    if isinstance(document, dict) and "data" not in document:
-        rows = [document]  # a single row: JSON lines with one line
-    if not isinstance(rows, list):
+    records = records_of(document)
+    if records is None:
         form = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
         raise UserError(
             f"{piece.path} must be SQuAD JSON (an object with a list 'data'), a list of rows, or JSON lines; "
             f"found {form[:200]}"
         )
-    if any(isinstance(article, dict) and "paragraphs" in article for article in rows):
-        yield from _from_articles(rows, piece, answered)
-    else:
-        yield from _from_rows(enumerate(rows, piece.first), piece, columns, answered)
+    typical = next((record for record in records if isinstance(record, dict)), None)
+    if typical is not None and name_of("question", typical) is None:
+        typical = next((record for record in records if recognised(record)), typical)
+    yield from read_records(enumerate(records, piece.first), piece, columns, answered, typical)
+
+
+def read_records(
+    records: Iterable[tuple[int, Any]],
+    piece: Piece,
+    columns: Mapping[str, str],
+    answered: bool,
+    typical: Mapping[str, Any] | None = None,
+) -> Iterator[Batch]:
+    """Read records of one layout.
+
+    Args:
+        records: Each with its number in the file: an object, or why there is none.
+        piece: The piece.
+        columns: Our column names -> those of the source, where they differ.
+        answered: Whether rows must have answers.
+        typical: An object with the keys of the records, such as one of them; None takes the first.
+
+    Yields:
+        Tables of `raw.EXAMPLES`, each with its rejects.
+
+    Raises:
+        UserError: The layout is not read, or a column is missing.
+    """
+    collector = RowCollector()
+    read = None if typical is None else reader_of(typical, columns, piece.path, answered)
+    for number, record in records:
+        if not isinstance(record, dict):
+            reason = f"row {number} must be an object; received {type(record).__name__}"
+            collector.rejects.append(record if isinstance(record, Reject) else Reject("", reason))
+            continue
+        if read is None:
+            read = reader_of(record, columns, piece.path, answered)
+            if read is None:
+                continue
+        first = piece.paragraph if number == piece.first else 0
+        for found in read(record, Place(number, piece.id_prefix, first)):
+            if isinstance(found, Reject):
+                collector.rejects.append(found)
+            else:
+                collector.add(*(found if answered else (*found[:3], None)))
+        if collector.full:
+            yield collector.table(), collector.rejects
+            collector = RowCollector()
+    yield collector.table(), collector.rejects
 
 
 def parse_json(data: bytes, where: str, before: int = 0, inside: bool = False) -> Any:
@@ -160,52 +207,3 @@ def parse_json(data: bytes, where: str, before: int = 0, inside: bool = False) -
     if inside:
         at = f"byte {before + len(text[: fast.pos].encode())}"
     raise UserError(f"{where} must be JSON; {reason} at {at}")
-
-
-def _from_articles(articles: list[Any], piece: Piece, answered: bool) -> Iterator[Batch]:
-    collector = RowCollector()
-    for number, article in enumerate(articles, piece.first):
-        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
-        if not isinstance(paragraphs, list):
-            collector.rejects.append(Reject("", f"data[{number}] must be an article with a list 'paragraphs'"))
-            continue
-        for place, paragraph in enumerate(paragraphs, piece.paragraph if number == piece.first else 0):
-            questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
-            if not isinstance(questions, list):
-                collector.rejects.append(
-                    Reject("", f"data[{number}].paragraphs[{place}] must have a 'context' and a list 'qas'")
-                )
-                continue
-            context = paragraph.get("context")
-            for question in questions:
-                if not isinstance(question, dict):
-                    collector.rejects.append(Reject("", f"data[{number}].paragraphs[{place}].qas holds a non-object"))
-                    continue
-                answers = answers_in(question) if answered else question.get("answers")
-                impossible = question.get("is_impossible")
-                collector.add(question.get("id"), question.get("question"), context, answers, impossible)
-            if collector.full:
-                yield collector.table(), collector.rejects
-                collector = RowCollector()
-    yield collector.table(), collector.rejects
-
-
-def _from_rows(
-    rows: Iterator[tuple[int, Any]], piece: Piece, columns: Mapping[str, str], answered: bool
-) -> Iterator[Batch]:
-    collector = RowCollector()
-    names: dict[str, str] | None = None
-    for number, row in rows:
-        if not isinstance(row, dict):
-            collector.rejects.append(Reject("", f"row {number} must be an object; received {type(row).__name__}"))
-            continue
-        if names is None:
-            names = column_names(list(row), columns, piece.path, answered)
-        answers = answers_in(row, names["answers"]) if answered else row.get(columns.get("answers", "answers"))
-        row_id = row.get(names["id"]) if "id" in names else f"{piece.id_prefix}{number}"
-        question, context = row.get(names["question"]), row.get(names["context"])
-        collector.add(row_id, question, context, answers, row.get(columns.get("is_impossible", "is_impossible")))
-        if collector.full:
-            yield collector.table(), collector.rejects
-            collector = RowCollector()
-    yield collector.table(), collector.rejects

@@ -16,6 +16,7 @@ import pyarrow as pa
 from qa_fast.errors import UserError
 from qa_fast.raw import EXAMPLES
 from qa_fast.sources.files import split_of
+from qa_fast.sources.forms import name_of
 from qa_fast.sources.held import IN_MEMORY, HeldTables
 from qa_fast.sources.json_text import read_document
 from qa_fast.sources.pieces import BLOCK_BYTES, Block, Piece, runs
@@ -56,9 +57,10 @@ def _split_of(given: Any) -> str:
 
 
 def _is_table(given: Mapping[Any, Any], columns: Mapping[str, str]) -> bool:
-    names = {"data", *(columns.get(ours, ours) for ours in ("question", "context"))}
+    present = list(map(str, given))
+    fields = any(columns.get(ours) in given or name_of(ours, present) for ours in ("question", "context"))
     lists = [value for value in given.values() if isinstance(value, list | tuple) and value]
-    return not names.isdisjoint(given) or any(not isinstance(values[0], Mapping) for values in lists)
+    return fields or "data" in given or any(not isinstance(values[0], Mapping) for values in lists)
 
 
 def blocks_in(split: str, held: HeldTables) -> Iterator[Block]:
@@ -125,7 +127,7 @@ def _rows_of(given: Any, columns: Mapping[str, str], where: str) -> Any:
     if isinstance(given, Mapping) and "data" in given:
         return _plain(given)
     items: Iterable[Any] = given
-    if isinstance(given, Mapping) and isinstance(given.get(columns.get("question", "question")), str):
+    if isinstance(given, Mapping) and isinstance(given.get(columns.get("question") or name_of("question", given)), str):
         items = [given]
     elif isinstance(given, Mapping):
         items = _rows_of_columns(given, where)
@@ -149,7 +151,7 @@ def _rows_of_columns(given: Mapping[Any, Any], where: str) -> Iterator[dict[Any,
 
 
 def _check_ids(names: list[str], columns: Mapping[str, str], where: str, needs_ids: bool) -> None:
-    if needs_ids and columns.get("id", "id") not in names:
+    if needs_ids and (columns.get("id") or name_of("id", names)) not in names:
         raise UserError(
             f"{where} must have a column id; received {', '.join(map(str, names))}: add one, or name it in columns"
         )

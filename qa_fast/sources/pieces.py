@@ -23,6 +23,8 @@ import xxhash
 from qa_fast import store
 from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError
+from qa_fast.sources.delimited import delimiter_of
+from qa_fast.sources.foreign import refuse_bytes
 from qa_fast.sources.held import HeldTables
 from qa_fast.sources.plain import Layers, open_plain, read_range
 from qa_fast.sources.rows import TABLE_ROWS
@@ -36,6 +38,8 @@ BLOCK_BYTES = 1 << 24
 # Largest piece of Parquet row groups or Arrow batches, in uncompressed bytes and in rows.
 _GROUP_BYTES = 1 << 26
 _PIECE_ROWS = 4 * TABLE_ROWS
+# Bytes that are read to recognise the kind of a file, among them the names of the columns of a table.
+START_BYTES = 1 << 16
 # Bytes that are read to tell JSON lines from a document. A single line may be longer.
 _HEAD_BYTES = 1 << 24
 # A piece is held in memory several times, so a document without a place to cut in so many bytes is refused.
@@ -43,6 +47,7 @@ MOST_PIECE_BYTES = 1 << 28
 
 PARQUET, ARROW_FILE, ARROW_STREAM = "Parquet", "Arrow file", "Arrow stream"
 WHOLE_JSON, JSON_LINES, JSON_DOCUMENT = "JSON", "JSON lines", "JSON document"
+TEXT_TABLE = "CSV"
 
 
 @dataclass(frozen=True)
@@ -174,8 +179,9 @@ def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = Non
         with store.reached(path, "SOURCE"):
             file, layers = open_plain(path)
             with file:
-                head = file.peek(8)[:8]
-                size = len(file.read(block_bytes + 1)) if layers else store.size_of(path)
+                head = file.read(START_BYTES)
+                size = len(head) + len(file.read(block_bytes + 1)) if layers else store.size_of(path)
+            refuse_bytes(head, str(path))
             whole = Piece(str(path), WHOLE_JSON, size, id_prefix=id_prefix, layers=layers)
             if head.startswith(b"PAR1"):
                 kind = "Parquet"
@@ -184,6 +190,8 @@ def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = Non
                 kind = "Arrow"
                 is_file = head.startswith(b"ARROW1")
                 yield from _of_arrow(path, replace(whole, kind=ARROW_FILE if is_file else ARROW_STREAM), block_bytes)
+            elif delimiter_of(head) is not None:
+                yield replace(whole, kind=TEXT_TABLE)
             elif size <= block_bytes:
                 yield replace(whole, end=size if layers else -1)
             elif is_lines(read_range(path, 0, _HEAD_BYTES, layers)):

@@ -11,17 +11,24 @@ import numpy as np
 import pyarrow as pa
 
 from qa_fast import store
+from qa_fast.errors import UserError
 from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
 from qa_fast.schema import Int64s
 from qa_fast.sources.columns import is_plain, normalize_table
-from qa_fast.sources.json_text import layout_of, read_json_piece
+from qa_fast.sources.delimited import header_of, table_rows
+from qa_fast.sources.forms import name_of
+from qa_fast.sources.json_text import layout_of, read_json_piece, read_records
+from qa_fast.sources.layouts import keys_in
 from qa_fast.sources.pieces import (
     ARROW_FILE,
     ARROW_STREAM,
     JSON_DOCUMENT,
     JSON_LINES,
+    MOST_PIECE_BYTES,
     PARQUET,
+    START_BYTES,
+    TEXT_TABLE,
     UNREADABLE,
     WHOLE_JSON,
     Block,
@@ -30,7 +37,7 @@ from qa_fast.sources.pieces import (
     open_table,
     pieces_of,
 )
-from qa_fast.sources.plain import read_range
+from qa_fast.sources.plain import check_lines, open_plain, read_range
 from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded_tables, column_names
 
 # Uncompressed bytes of row groups that are read at once; larger ones are read some rows at a time, which is slower.
@@ -58,8 +65,12 @@ def read_examples(
         yield from read_piece(piece, columns, answered)
 
 
-def form_of(path: Path) -> str:
-    """Return the form that a file is taken for, in words: its layers, its kind, and the layout of JSON.
+def form_of(path: Path, columns: Mapping[str, str] | None = None) -> str:
+    """Return the form that a file is taken for, in words: its layers, its kind, the layout of JSON, and missing ids.
+
+    Args:
+        path: The file.
+        columns: Our column names -> those of the file, where they differ.
 
     Raises:
         UserError: See `read_examples`.
@@ -73,7 +84,31 @@ def form_of(path: Path) -> str:
     if _READERS[piece.kind] is _json:
         with store.reached(path, "SOURCE"):
             layout = layout_of(bytes_of(path, piece), piece)
-    return ", ".join((*piece.layers, layout))
+    return ", ".join((*piece.layers, layout, *(["without ids"] if lacks_ids(path, columns or {}) else [])))
+
+
+def lacks_ids(path: Path, columns: Mapping[str, str]) -> bool:
+    """Tell from the start of a file whether its questions have no ids, so that they are numbered.
+
+    Raises:
+        UserError: See `read_examples`; so may any of `UNREADABLE` be raised.
+    """
+    file, layers = open_plain(path)
+    with file:
+        head = file.read(START_BYTES)
+    if head.startswith(b"PAR1"):
+        import pyarrow.parquet as pq
+
+        with open_table(path, layers) as opened:
+            names = pq.read_schema(opened).names
+    elif head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        with open_table(path, layers, mapped=True) as opened:
+            is_file = head.startswith(b"ARROW1")
+            names = (pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)).schema.names
+    else:
+        names = header_of(head) or keys_in(head)
+    question, row_id = (columns.get(field) or name_of(field, names) for field in ("question", "id"))
+    return question in names and row_id not in names
 
 
 def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
@@ -154,6 +189,17 @@ def bytes_of(path: Path, piece: Piece) -> bytes:
         return path.read_bytes()
     data = read_range(path, piece.begin, piece.end, piece.layers)
     return piece.opening + data + piece.closing
+
+
+def _text_table(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
+    data = read_range(path, 0, MOST_PIECE_BYTES + 1, piece.layers)
+    if len(data) > MOST_PIECE_BYTES:  # a quote may hold line breaks, so that only reading shows where it can be cut
+        raise UserError(
+            f"a CSV file must have at most {MOST_PIECE_BYTES >> 20} MiB; {path} has more: save it as Parquet"
+        )
+    check_lines(data, piece.path, 1)
+    header = dict.fromkeys(header_of(data))
+    yield from read_records(table_rows(data, columns, piece.path), piece, columns, answered, typical=header)
 
 
 def _parquet(path: Path, piece: Piece, columns: Mapping[str, str], answered: bool) -> Iterator[Batch]:
@@ -249,4 +295,5 @@ _READERS = {
     WHOLE_JSON: _json,
     JSON_LINES: _json,
     JSON_DOCUMENT: _json,
+    TEXT_TABLE: _text_table,
 }

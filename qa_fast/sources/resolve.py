@@ -6,6 +6,7 @@ in a wheel on the package index; other ids only on the Hub. Every step is report
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -27,9 +28,9 @@ from qa_fast.raw import SplitTable
 from qa_fast.sources import files, hub, package_index
 from qa_fast.sources.held import IN_MEMORY, HeldTables
 from qa_fast.sources.memory import blocks_in, split_tables
-from qa_fast.sources.pieces import Block, blocks_of
+from qa_fast.sources.pieces import UNREADABLE, Block, blocks_of
 from qa_fast.sources.plain import COMPRESSIONS
-from qa_fast.sources.read import form_of, read_block
+from qa_fast.sources.read import form_of, lacks_ids, read_block
 from qa_fast.sources.rows import Batch, check_names
 from qa_fast.temporary import temporary_folder
 
@@ -70,7 +71,7 @@ class Source:
         Raises:
             UserError: A file cannot be read.
         """
-        counts = Counter(form_of(path) for paths in self.splits.values() for path in paths)
+        counts = Counter(form_of(path, self.columns) for paths in self.splits.values() for path in paths)
         if len(counts) == 1:
             return next(iter(counts))
         return "; ".join(f"{form} ({count} file{'s' * (count > 1)})" for form, count in counts.items())
@@ -208,7 +209,9 @@ def resolve_source(
             say(f"{name}: the file name contains no split, so it is read as train; pass --split to name another")
     else:
         source = _hub_dataset(name, columns, say)
-    return _of_splits(source, splits)
+    source = _of_splits(source, splits)
+    _say_numbered(source, say)
+    return source
 
 
 def _of_splits(source: Source, splits: Sequence[str] | None) -> Source:
@@ -241,6 +244,14 @@ def _in_memory(given: Any, columns: dict[str, str], splits: Sequence[str] | None
         held = {"train": held[""]}
         say("SOURCE: a single table is read as train; pass splits to name another, or a dict from split to table")
     return MemorySource("data in memory", IN_MEMORY, {split: [] for split in held}, {}, held=held)
+
+
+def _say_numbered(source: Source, say: Say) -> None:
+    for split, paths in source.splits.items():
+        # An error is reported when the file is read.
+        with contextlib.suppress(UserError, *UNREADABLE), store.reached(paths[0], "SOURCE"):
+            if lacks_ids(paths[0], source.columns):
+                say(f"{split}: the questions have no ids and are numbered in the order of their file")
 
 
 def _discreet(say: Say) -> Say:

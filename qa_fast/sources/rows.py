@@ -19,7 +19,7 @@ from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError, shown
 from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.schema import Int64s
-from qa_fast.sources.forms import INT32_MAX, NOT_TRUTH, NOT_WHOLE, answer_lists, truth_of, whole_of
+from qa_fast.sources.forms import INT32_MAX, NAMES, NOT_TRUTH, NOT_WHOLE, answer_lists, name_of, truth_of, whole_of
 
 # A table ends when it holds so much: enough to make its fixed costs negligible, little enough for many tables to be in
 # memory at once, one for each thread.
@@ -27,7 +27,12 @@ TABLE_ROWS = 10 * 1024
 TABLE_CONTEXT_CHARS = 1 << 24
 
 REQUIRED = ("question", "context", "answers")
-OPTIONAL = ("id", "is_impossible")
+# Names under which a missing column may be, for the message.
+_LIKELY = {
+    "question": ("query", "q", "prompt", "instruction", "title"),
+    "context": ("passage", "paragraph", "document", "text", "article", "story", "content", "body", "input"),
+    "answers": ("label", "labels", "response", "output", "span", "spans", "target"),
+}
 
 Batch = tuple[pa.Table, list[Reject]]
 
@@ -51,7 +56,15 @@ class RowCollector:
         """True if the table should end here."""
         return len(self._ids) >= TABLE_ROWS or self._chars >= TABLE_CONTEXT_CHARS
 
-    def add(self, row_id: Any, question: Any, context: Any, answers: Any, is_impossible: Any = None) -> None:
+    def add(
+        self,
+        row_id: Any,
+        question: Any,
+        context: Any,
+        answers: Any,
+        is_impossible: Any = None,
+        answer_start: Any = None,
+    ) -> None:
         """Add one example, or a reject if a value is of the wrong type.
 
         Args:
@@ -60,11 +73,12 @@ class RowCollector:
             context: Text.
             answers: Texts and first characters of the answers; see `answer_lists`.
             is_impossible: Whether the question is unanswerable, whatever its answers are; see `truth_of`.
+            answer_start: The starts of answers that are texts; see `answer_lists`.
         """
         if isinstance(row_id, int) and not isinstance(row_id, bool):
             row_id = str(row_id)
         impossible = truth_of(is_impossible)
-        texts, given = answer_lists(None if impossible else answers)
+        texts, given = answer_lists(None if impossible else answers, answer_start)
         starts = given
         if isinstance(given, list):
             starts = [start if type(start) is int and abs(start) < INT32_MAX else whole_of(start) for start in given]
@@ -134,43 +148,47 @@ def check_names(columns: Any, splits: Any = None) -> None:
         UserError: They are of another form.
     """
     given = set(columns) if isinstance(columns, Mapping) else {shown(columns)}
-    unknown = given - {"id", "question", "context", "answers"}
+    unknown = given - NAMES.keys()
     if unknown or not isinstance(columns, Mapping):
         raise UserError(
-            "--columns maps id, question, context or answers to a column of yours; "
+            f"--columns maps {', '.join(list(NAMES)[:-1])} or {list(NAMES)[-1]} to a column of yours; "
             f"received {', '.join(sorted(map(str, unknown)))}"
         )
     if not isinstance(splits, list | tuple | None):
         raise UserError(f"--split must be a name or a list of names; received {shown(splits)}")
 
 
-def column_names(present: list[str], columns: Mapping[str, str], where: str, answered: bool = True) -> dict[str, str]:
+def column_names(
+    present: list[str], columns: Mapping[str, str], where: str, answered: bool = True, required: bool = True
+) -> dict[str, str]:
     """Find the columns of a source.
 
     Args:
         present: The column names of the source.
         columns: The user's mapping of our column names -> those of the source.
         where: The source, for the message.
-        answered: Whether answers are required.
+        answered: Whether answers are read.
+        required: Whether a row without answers lacks them, and not only has none.
 
     Returns:
-        Our column name -> that of the source, for question, context, answers and, if present, id and is_impossible.
+        Our column name -> that of the source, for those of `forms.NAMES` that it has.
 
     Raises:
         UserError: A column is missing.
     """
-    names = {ours: columns.get(ours, ours) for ours in (*OPTIONAL, *REQUIRED)}
-    required = REQUIRED if answered else REQUIRED[:-1]
-    missing = [
-        theirs for ours, theirs in names.items() if theirs not in present and (ours in required or ours in columns)
-    ]
+    wanted = NAMES if answered else ("id", *REQUIRED[:-1])
+    names = {ours: columns[ours] if ours in columns else name_of(ours, present) for ours in wanted}
+    must = {*columns, *REQUIRED} if required else set(REQUIRED[:-1])
+    missing = [columns.get(ours, ours) for ours, theirs in names.items() if theirs not in present and ours in must]
     if missing:
+        plain = {name.strip().lower(): name for name in present}
+        likely = [f"{ours}={plain[name]}" for ours in missing for name in _LIKELY.get(ours, ()) if name in plain]
         raise UserError(
-            f"{where} must have the columns {', '.join(required)} and, if it has ids, id; missing "
-            f"{', '.join(missing)}, found {', '.join(sorted(present))[:500] or 'none'}: map other names with "
-            "--columns question=NAME"
+            f"{where} must have the columns {', '.join(name for name in REQUIRED if name in wanted)} and, if it has "
+            f"ids, id; missing {', '.join(missing)}, found {', '.join(sorted(present))[:500] or 'none'}: map other "
+            f"names with --columns {(likely or ['question=NAME'])[0]}"
         )
-    return {ours: theirs for ours, theirs in names.items() if theirs in present}
+    return {ours: theirs for ours, theirs in names.items() if theirs is not None}
 
 
 def bounded_tables(table: pa.Table) -> Iterator[pa.Table]:

@@ -284,7 +284,11 @@ def test_questions_and_strides_that_leave_no_room_are_rejected(tmp_path: Path, m
         (CONFIG, {"engine": "spark"}, "--engine must be one of local, ray; received 'spark'"),
         (CONFIG, {"encode": "fast"}, "--encode must be one of auto, direct, words; received 'fast'"),
         (CONFIG, {"splits": ["test"]}, "--split must name splits that .* has; received test, found validation, train"),
-        (CONFIG, {"columns": {"query": "q"}}, "--columns maps id, question, context or answers to a column of yours"),
+        (
+            CONFIG,
+            {"columns": {"query": "q"}},
+            "--columns maps id, question, context, answers, answer_start or is_impossible to a column of yours",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_an_error_before_any_work(

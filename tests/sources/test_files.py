@@ -225,9 +225,9 @@ def test_bytes_that_are_no_utf8_reject_their_row(tmp_path: Path, name: str, colu
         ("context", pa.array([["a"]] * sample.QUESTIONS)),
         ("context", pa.array([5] * sample.QUESTIONS)),
         ("context", pa.array([5] * sample.QUESTIONS).dictionary_encode()),
-        ("answers", pa.array(["1874"] * sample.QUESTIONS)),
-        ("answers", pa.array([["1874"]] * sample.QUESTIONS)),
-        ("answers", pa.array([{"text": ["a"]}] * sample.QUESTIONS)),
+        ("answers", pa.array([True] * sample.QUESTIONS)),
+        ("answers", pa.array([[1874]] * sample.QUESTIONS)),
+        ("answers", pa.array([{"answer_start": [1]}] * sample.QUESTIONS)),
     ],
 )
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
@@ -243,7 +243,7 @@ def test_columns_of_the_wrong_type(tmp_path: Path, column: str, values: pa.Array
     [
         ("question", 5, "expected text, found int64"),
         ("context", 5, "expected text, found int64"),
-        ("answers", 5, "expected answers as a struct of lists or a list of structs, found int64"),
+        ("answers", 5, "expected answers as texts, a struct of lists or a list of structs, found int64"),
     ],
 )
 def test_what_a_column_should_have_been(tmp_path: Path, column: str, value: int, message: str) -> None:
@@ -414,7 +414,7 @@ def test_another_tools_state_file_is_no_data(tmp_path: Path) -> None:
 def test_paths_without_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"received .*nowhere, which does not exist"):
         find_files(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="must hold JSON, JSONL, Parquet or Arrow files; found none in"):
+    with pytest.raises(UserError, match=r"must hold JSON, .* files; found none in"):
         find_files(tmp_path)
     (tmp_path / "qa_fast.json").write_text("{}")
     with pytest.raises(UserError, match="holds shards, which are already featurized"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from qa_fast.builder.job import build_shards
 from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
-from qa_fast.sources.forms import truth_of, whole_of
+from qa_fast.sources.forms import NO_PLACE, answer_lists, truth_of, whole_of
 from qa_fast.sources.memory import read_table
 from tests import sample
 from tests.sources.test_json_text import examples_of, read
@@ -34,6 +35,17 @@ NUMBERS = st.sampled_from(["4", " 4.0 ", "-1", "4.5", "x", "", "٤", "1e1"])
 MARKS = columns_of(st.booleans(), st.integers(-1, 2), st.sampled_from([0.0, 1.0, 0.5]), WORDS)
 STARTS = columns_of(st.integers(-(2**40), 2**40), st.sampled_from([4.0, 4.5, -1.0, 1e300]), st.booleans(), NUMBERS)
 
+TEXTS = st.sampled_from(["1887", "", 5, None])
+PLACES = st.sampled_from([32, 40.0, "32", "x", None, True])
+ANSWER = st.fixed_dictionaries({}, optional={"text": TEXTS, "answer_start": PLACES, "start": PLACES})
+ANSWERS = st.one_of(
+    TEXTS,
+    ANSWER,
+    st.lists(TEXTS, max_size=2),
+    st.lists(ANSWER, max_size=2),
+    st.fixed_dictionaries({"text": st.lists(TEXTS, max_size=2), "answer_start": st.lists(PLACES, max_size=2)}),
+)
+
 
 def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     path = folder / name
@@ -42,6 +54,13 @@ def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
         path.write_text(json.dumps({"data": [{"paragraphs": [{"context": TEXT, "qas": qas}]}]}))
     elif name.endswith(("json", "jsonl")):
         sample.write(path, rows)
+    elif name.endswith((".csv", ".tsv")):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]), delimiter="," if name.endswith("csv") else "\t")
+            table.writeheader()
+            for row in rows:
+                cells = {key: json.dumps(cell) if isinstance(cell, list | dict) else cell for key, cell in row.items()}
+                table.writerow(cells)
     elif name == "table.parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
@@ -93,16 +112,46 @@ def test_starts_mean_the_same_everywhere(tmp_path_factory: pytest.TempPathFactor
         ({"text": "1887", "answer_start": 32}, {"text": ["1887"], "answer_start": [32]}),
         ({"text": ["1887"], "answer_start": 32.0}, {"text": ["1887"], "answer_start": [32]}),
         ([{"text": "1887", "answer_start": "32"}], {"text": ["1887"], "answer_start": [32]}),
+        ([{"text": "1887", "start": 32}], {"text": ["1887"], "answer_start": [32]}),
+        ({"text": ["1887"], "answer_start": [None]}, {"text": ["1887"], "answer_start": [NO_PLACE]}),
+        ({"text": "1887", "answer_start": None}, {"text": ["1887"], "answer_start": [NO_PLACE]}),
+        ({"text": ["1887", "in 1887"]}, {"text": ["1887", "in 1887"], "answer_start": [NO_PLACE, NO_PLACE]}),
+        ([{"text": "1887"}], {"text": ["1887"], "answer_start": [NO_PLACE]}),
+        (["1887"], {"text": ["1887"], "answer_start": [NO_PLACE]}),
+        ("1887", {"text": ["1887"], "answer_start": [NO_PLACE]}),
         ({"text": None, "answer_start": None}, {"text": [], "answer_start": []}),
+        ([], {"text": [], "answer_start": []}),
         (None, {"text": [], "answer_start": []}),
     ],
 )
 def test_answers_may_have_these_forms(tmp_path: Path, answers: Any, expected: Any) -> None:
-    ((row,), rejects) = same_everywhere(tmp_path, [{"answers": answers}])
+    ((row,), rejects) = same_everywhere(tmp_path, [{"answers": answers}], (*LAYOUTS, "table.csv", "table.tsv"))
     assert (row["answers"], rejects) == (expected, [])
 
 
-@pytest.mark.parametrize("name", ["answer", "Answers", "answer_text"])
+@pytest.mark.parametrize(
+    "names", [("answer", "answer_start"), ("Answers", " Answer_Start"), ("answers.text", "answers.answer_start")]
+)
+def test_answers_and_starts_may_be_columns(tmp_path: Path, names: tuple[str, str]) -> None:
+    given = [("1887", "32"), ("1887", None), (["1887", "by Karin"], [32, 37]), (None, None)]
+    expected = [["1887"], [32]], [["1887"], [NO_PLACE]], [["1887", "by Karin"], [32, 37]], [[], []]
+    for (text, start), (texts, starts) in zip(given, expected, strict=True):
+        row = dict(zip(names, (text, start), strict=True))
+        (found,), rejects = same_everywhere(tmp_path, [row], (*LAYOUTS, "table.csv"))
+        assert (found["answers"], rejects) == ({"text": texts, "answer_start": starts}, [])
+
+
+@settings(deadline=None)
+@given(st.lists(ANSWERS, min_size=1, max_size=3))
+def test_any_answers_mean_the_same_in_json(tmp_path_factory: pytest.TempPathFactory, answers: list[Any]) -> None:
+    found, rejects = same_everywhere(tmp_path_factory.mktemp("a"), [{"answers": each} for each in answers], LAYOUTS[:3])
+    assert len(found) + len(rejects) == len(answers)
+    for row in found:
+        texts, starts = answer_lists(answers[int(row["id"])])
+        assert row["answers"] == {"text": texts, "answer_start": [whole_of(start) for start in starts]}
+
+
+@pytest.mark.parametrize("name", ["answer_span", "Answers given"])
 @pytest.mark.parametrize("layout", LAYOUTS[:3])
 def test_answers_under_another_name_are_not_lost_silently(tmp_path: Path, name: str, layout: str) -> None:
     rows = sample.rows()

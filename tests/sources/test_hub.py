@@ -460,7 +460,7 @@ def test_models_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_unknown_columns() -> None:
-    with pytest.raises(UserError, match=r"--columns maps id, question, context or answers .* received answer, title"):
+    with pytest.raises(UserError, match=r"--columns maps id, question, context, answers, .* received answer, title"):
         resolve_source("squad", {"title": "a", "question": "b", "answer": "c"})
 
 

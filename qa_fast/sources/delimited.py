@@ -1,0 +1,139 @@
+"""Reads tables in text, CSV and TSV, whose first line names the columns.
+
+Cells hold text only. Answers are a text, with its start in another column, or what `datasets` and pandas write for a
+nested value: JSON or a Python literal. Python's `csv` reads them. Arrow's reader is faster, but if a quote is not
+closed, it takes the rest of the file as one cell without an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from qa_fast.errors import UserError
+from qa_fast.raw import Reject
+from qa_fast.sources.forms import NAMES, name_of
+
+_DELIMITERS = ",\t;|"
+# Bytes of a file that must hold its first line.
+_FIRST_LINE = 1 << 16
+_MOST_CELL_CHARS = 1 << 28
+# A line by which Excel learns the delimiter.
+_SEPARATOR = re.compile(r"sep=.\r?\n")
+
+
+def delimiter_of(head: bytes) -> str | None:
+    """Return the delimiter of a table from the start of its file, at most 64 KiB; None if it is no table.
+
+    It is the one that shows the most names of our columns in the first line, and then the one that occurs most.
+    """
+    return _first_line(head)[0]
+
+
+def header_of(head: bytes) -> list[str]:
+    """Return the names of the columns of a table from the start of its file; empty if it is no table."""
+    return _first_line(head)[1]
+
+
+def _first_line(head: bytes) -> tuple[str | None, list[str]]:
+    text = head[:_FIRST_LINE].decode("utf-8", "replace").removeprefix("\ufeff").lstrip()
+    text = _SEPARATOR.sub("", text)
+    if not text or text[0] in "{[<":
+        return None, []
+    lines = {each: next(csv.reader(io.StringIO(text, newline=""), delimiter=each), []) for each in _DELIMITERS}
+
+    def likeness(delimiter: str) -> tuple[int, int]:
+        names = lines[delimiter]
+        return sum(name_of(field, names) is not None for field in NAMES), len(names)
+
+    best = max(lines, key=likeness)
+    return (best, lines[best]) if len(lines[best]) > 1 else (None, [])
+
+
+def table_rows(data: bytes, columns: Mapping[str, str], where: str) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a table, each with its number: an object, or why there is none.
+
+    Args:
+        data: UTF-8, with or without a byte order mark. Bytes that are not UTF-8 become lone surrogates.
+        columns: Our column names -> those of the table, where they differ.
+        where: The file, for the message.
+
+    Raises:
+        UserError: A quote is not closed.
+    """
+    delimiter = delimiter_of(data) or ","
+    # The limit holds for the process, and is only ever raised. Contexts may be longer than its default of 128 KiB.
+    csv.field_size_limit(max(csv.field_size_limit(), _MOST_CELL_CHARS))
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", "surrogateescape", newline="")
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    texts = starts = None
+    number = 0
+    while True:
+        line = rows.line_num + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise UserError(
+                    f"{where} must close every quote; the one that opens in the row of line {line} is not closed: "
+                    "write it twice if it belongs to the text"
+                ) from None
+            yield number, Reject("", f"line {line} must be a row of a table with quotes written twice; {error}")
+            number += 1
+            continue
+        if not cells or (names is None and _SEPARATOR.match(delimiter.join(cells) + "\n")):
+            continue
+        if names is None:
+            names = cells
+            texts, starts = (columns.get(field) or name_of(field, names) for field in ("answers", "answer_start"))
+            continue
+        while len(cells) > len(names) and not cells[-1]:
+            cells.pop()
+        if len(cells) != len(names):
+            yield number, Reject("", f"line {line} must have {len(names)} cells, as the first; received {len(cells)}")
+        else:
+            row: dict[str, Any] = {name: cell or None for name, cell in zip(names, cells, strict=True)}
+            for name, kinds in ((texts, str | dict), (starts, int | float | None)):
+                if name and row.get(name):
+                    row[name] = _nested(row[name], kinds)
+            yield number, row
+        number += 1
+
+
+def _nested(cell: str, kinds: Any) -> Any:
+    """Return the list or object that a cell holds as JSON or as Python writes it, such as "{'text': ['a'], …}".
+
+    A cell that holds neither, or a list of something else than `kinds`, is a text.
+    """
+    if cell.lstrip()[:1] not in ("{", "["):
+        return cell
+    try:
+        value = orjson.loads(cell)
+    except orjson.JSONDecodeError:
+        try:
+            value = _literal(ast.parse(cell.strip(), mode="eval").body)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return cell
+    parts = value if isinstance(value, list) else [value]
+    return value if all(isinstance(part, kinds) for part in parts) else cell
+
+
+def _literal(node: ast.expr) -> Any:
+    """Evaluate a literal, in which pandas writes `array([...], dtype=object)` for a list of numpy."""
+    if isinstance(node, ast.Dict):
+        keys = [ast.literal_eval(key) if key is not None else None for key in node.keys]
+        return dict(zip(keys, map(_literal, node.values), strict=True))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "array" and node.args:
+        return _literal(node.args[0])
+    if isinstance(node, ast.List):
+        return [_literal(each) for each in node.elts]
+    return ast.literal_eval(node)
