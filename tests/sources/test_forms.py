@@ -79,7 +79,8 @@ def same_everywhere(folder: Path, rows: list[dict[str, Any]], layouts: tuple[str
     for name, other in zip(layouts[1:], others, strict=True):
         assert other == first, name
     columns = {name: [row[name] for row in given] for name in given[0]}
-    for table in (given, columns, pa.Table.from_pylist(given), pd.DataFrame(given, dtype=object)):
+    typed = "table.parquet" in layouts  # Arrow's columns have one type each
+    for table in (given, columns, *([pa.Table.from_pylist(given), pd.DataFrame(given, dtype=object)] if typed else [])):
         assert examples_of(read_table(table, {})) == first, type(table)
     return first
 
@@ -198,4 +199,5 @@ def test_a_train_split_without_answers_and_an_unreadable_language_are_told(tmp_p
     ]
     said = said_about(tmp_path / "b", thai, model)
     assert sum("% of the tokens of the texts are unknown to the tokenizer" in line for line in said) == 2
-    assert not any(line.startswith("train: ") for line in said_about(tmp_path / "c", sample.squad(), model))
+    said = said_about(tmp_path / "c", sample.squad(), model)
+    assert not any("no question has an answer" in line or "unknown" in line for line in said)

@@ -15,7 +15,6 @@ from qa_fast.builder.featurizer import Featurizer
 from qa_fast.errors import UserError
 from qa_fast.schema import FeatureConfig
 from qa_fast.show.source import open_show_source
-from qa_fast.sources import columns as columns_of_tables
 from qa_fast.sources import pieces, resolve_source
 from tests import sample
 from tests.sources.test_json_text import examples_of
@@ -86,8 +85,6 @@ def from_file(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_holds_the_bits_of_the_others(form: str, from_file: Any) -> None:
-    if form == "polars" and not hasattr(columns_of_tables, "is_plain"):
-        pytest.skip("views, which polars gives, are not read")
     source = resolve_source(FORMS[form](), splits="train")
     assert examples_of((part.rows, part.unreadable) for part in source.tables()) == from_file
     assert source.describe() == resolve_source(ROWS).describe()
