@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from qa_fast.serve.limits import Limits
 from tests.serve_doubles import PATIENCE, Client, KeywordModel, running
@@ -381,3 +381,34 @@ def test_the_api_page_lists_every_field(page: Page, client: Client) -> None:
     expect(page.locator("#paths section")).to_have_count(3)
     expect(page.locator("#paths")).to_contain_text("handle_impossible_answer")
     expect(page.locator("#curl")).to_contain_text(f"curl {client.url}")
+
+
+def test_the_page_works_below_the_path_of_a_proxy(browser: Browser, engine: KeywordModel) -> None:
+    with running(engine, root_path="/a/qa") as below:
+        for page, _ in opened(browser, f"{below.url}a/qa"):  # nothing outside this path is asked for
+            ask(page, "Who paid for the harbour?", TEXT)
+            expect(page.locator("mark")).to_have_text("harbour")
+            page.get_by_role("link", name="API").click()
+            expect(page.locator("#curl")).to_contain_text(f"curl {below.url}a/qa/ ")
+
+
+def test_pages_of_a_named_origin_may_ask(browser: Browser, engine: KeywordModel) -> None:
+    asking = """async ([url, context]) => {
+        const headers = {"Content-Type": "application/json", Authorization: "Bearer k"};
+        const body = JSON.stringify({inputs: {question: "Who was the widow?", context},
+                                     parameters: {offset_unit: "utf16"}});
+        const response = await fetch(url, {method: "POST", headers, body});
+        const [answer] = await response.json();
+        return [context.slice(answer.start, answer.end), response.headers.get("x-request-id") !== null];
+    }"""
+    with running(engine, api_key="k", cors_origin=["http://localhost:3000"]) as other:
+        page = browser.new_page()
+        page.route(
+            re.compile("^http://localhost:300"), lambda route: route.fulfill(body="<p>", content_type="text/html")
+        )
+        page.goto("http://localhost:3000/")
+        assert page.evaluate(asking, [other.url, "🚢 " + TEXT]) == ["widow", True]
+        page.goto("http://localhost:3001/")
+        with pytest.raises(Error, match="Failed to fetch"):
+            page.evaluate(asking, [other.url, TEXT])
+        page.close()
