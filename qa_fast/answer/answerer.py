@@ -19,6 +19,7 @@ from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
 from qa_fast.infer.decode import BestSpans, LogitBatch
 from qa_fast.infer.spans import Predict, best_spans
+from qa_fast.model.folder import readable_config
 from qa_fast.schema import Features
 from qa_fast.sources import resolve_model
 
@@ -111,6 +112,7 @@ class Answerer:
             UserError: The model, its tokenizer or the engine cannot be used.
         """
         folder = resolve_model(str(path))
+        readable_config(folder)  # before the tokenizer, which may import a framework
         options = (options or AnswerOptions()).over(read_settings(folder))
         encoder = load_encoder(folder)
         from qa_fast.infer import open_engine
