@@ -167,7 +167,7 @@ def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, m
     monkeypatch.setattr(sys, "argv", ["qa-fast", "featurize", "data", "--workers", "0"])
     with pytest.raises(Stop):
         main()
-    assert seen[-2] == BuildOptions(columns={})
+    assert seen[-2] == BuildOptions(columns={}, workers=0)  # all processors
 
 
 def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) -> None:
