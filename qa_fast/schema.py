@@ -33,6 +33,9 @@ Int64s = npt.NDArray[np.int64]
 
 LABEL_MODES = ("exact", "reference")
 ENCODE_MODES = ("auto", "direct", "words")
+# What computes logits for answering and scoring, and in which precision. Training has a list of its own.
+ENGINES = ("auto", "keras", "openvino", "onnx")
+ENGINE_PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 _FEATURES = "Features"
 

@@ -271,6 +271,9 @@ def check_output(
     """
     with reached(path, option):
         if not exists(path):
+            above = [folder for folder in path.parents if is_local(folder) and exists(folder)][:1]
+            if above and not is_folder(above[0]):
+                raise UserError(f"{option} must be in a folder; {str(above[0])!r} is a file: choose another")
             return
     kind = special(path)
     if kind is not None:

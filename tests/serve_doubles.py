@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import uvicorn
 
 from qa_fast.answer.answerer import Answer, Result
@@ -20,7 +21,9 @@ from qa_fast.answer.options import AnswerOptions
 from qa_fast.serve.app import create_app
 from qa_fast.serve.jobs import AbandonedError, Model, Pair
 from qa_fast.serve.limits import Limits
-from qa_fast.serve.server import bind, make_server, url_of
+from qa_fast.serve.listen import bind, url_of
+from qa_fast.serve.options import ServeOptions
+from qa_fast.serve.server import make_server
 
 # No test waits this long unless something hangs.
 PATIENCE = 120.0
@@ -156,13 +159,22 @@ def last_word(question: str) -> str:
     return (question.rstrip("?").split() or [""])[-1]
 
 
+def any_model(patch: pytest.MonkeyPatch) -> None:
+    """Let `qa-fast serve` take any name for that of a readable model, and leave the logs of this process alone."""
+    patch.setattr("qa_fast.sources.resolve_model", lambda name, *_: name)
+    patch.setattr("qa_fast.model.folder.readable_config", lambda folder: None)
+    patch.setattr("qa_fast.serve.access.set_up_logs", lambda level: None)
+
+
 @contextmanager
-def running(model: Model[Any], limits: Limits | None = None, api_key: str | None = None) -> Iterator[Client]:
+def running(
+    model: Model[Any], limits: Limits | None = None, api_key: str | None = None, **options: Any
+) -> Iterator[Client]:
     """Run a server on a free port in a thread; at the end it shuts down as SIGTERM shuts it down."""
     limits = limits or Limits()
     bound = bind("127.0.0.1", 0)
     up = threading.Event()
-    server = make_server(create_app(model, limits, api_key), limits, up.set)
+    server = make_server(create_app(model, limits, ServeOptions(api_key=api_key, **options)), limits, up.set)
     loop = SteppedLoop()
 
     def serve() -> None:

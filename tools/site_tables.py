@@ -19,6 +19,7 @@ from markdown import Extension, Markdown
 from markdown.preprocessors import Preprocessor
 
 from qa_fast.cli.app import app
+from qa_fast.cli.records import sections_of
 from qa_fast.model.catalogue import CHECKPOINTS
 from qa_fast.options import option_of
 
@@ -34,20 +35,23 @@ def option_tables(name: str) -> list[str]:
     """The arguments and options of a command as Markdown, one table for each heading of its `--help`."""
     command = commands()[name]
     context = typer.Context(command, info_name=name)
-    sections: dict[str, list[str]] = {"Arguments": [], "Options": []}
-    for parameter in command.get_params(context):
-        if parameter.name == "help":
-            continue
-        argument = parameter.param_type_name == "argument"
-        heading = getattr(parameter, "rich_help_panel", None) or ("Arguments" if argument else "Options")
-        spelling = _argument(parameter, context) if argument else _option(parameter, context)
-        cells = (f"`{spelling}`", _default(parameter), parameter.help or "")
-        sections.setdefault(heading, []).append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+    sections = {}
+    for heading, parameters in sections_of(command, context).items():
+        sections[heading] = [_row(parameter, context) for parameter in parameters if parameter.name != "help"]
     lines = []
     for heading, rows in sections.items():
         if rows:
             lines += ["", f"**{heading}**", "", "| | default | meaning |", "|---|---|---|", *rows, ""]
     return lines
+
+
+def _row(parameter: Any, context: typer.Context) -> str:
+    """An argument or option as a row: its spelling and variable, its default, its meaning."""
+    argument = parameter.param_type_name == "argument"
+    spelling = _argument(parameter, context) if argument else _option(parameter, context)
+    names = [spelling, *(parameter.envvar or ())]
+    cells = (" <br> ".join(f"`{name}`" for name in names), _default(parameter), parameter.help or "")
+    return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
 
 
 def _argument(parameter: Any, context: typer.Context) -> str:

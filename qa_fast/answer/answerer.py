@@ -21,6 +21,7 @@ from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
 from qa_fast.infer.decode import BestSpans, LogitBatch
 from qa_fast.infer.spans import Predict, best_spans
+from qa_fast.model.folder import readable_config
 from qa_fast.schema import Features
 from qa_fast.sources import resolve_model
 
@@ -128,6 +129,7 @@ class Answerer:
         check_arguments(others, ("path", "precision", "engine", "say", "options", *_NAMES))
         options = replace(options or AnswerOptions(), **own)
         folder = resolve_model(path)
+        readable_config(folder)  # before the tokenizer, which may import a framework
         options = options.over(read_settings(folder))
         encoder = load_encoder(folder)
         from qa_fast.infer import open_engine

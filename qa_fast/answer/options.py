@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 
 from qa_fast.errors import UserError, shown
-from qa_fast.options import option, option_of
-from qa_fast.schema import DEFAULT_MAX_ANSWER_LENGTH
+from qa_fast.options import check_values, option, option_of
+from qa_fast.schema import DEFAULT_MAX_ANSWER_LENGTH, ENGINE_PRECISIONS, ENGINES
 
 DEFAULT_MAX_SEQ_LEN = 384
 DEFAULT_DOC_STRIDE = 128
@@ -24,6 +24,32 @@ _HIGHEST = 1_000_000
 _option = partial(option, group="Answers")
 _number = partial(_option, least=1, most=_HIGHEST)
 _OR_MODEL = "The default is the model's own"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the logits are computed."""
+
+    engine: str = option(
+        "auto",
+        "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx.",
+        group="Engine",
+        choices=ENGINES,
+    )
+    precision: str = option(
+        "auto",
+        "Precision to compute in; auto is the fastest on this device.",
+        group="Engine",
+        choices=ENGINE_PRECISIONS,
+    )
+
+    def check(self) -> None:
+        """Refuse what is not among the choices. Whether this machine has an engine is known when it is opened.
+
+        Raises:
+            UserError: A value is not among them.
+        """
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -63,6 +89,15 @@ class AnswerRules:
         f"{_OR_MODEL}, or to widen them.",
         flag="--align-to-words/--no-align-to-words",
     )
+
+    def check(self) -> None:
+        """Refuse what cannot be used with any model.
+
+        Raises:
+            UserError: A value is out of bounds or not among its choices, or two options exclude each other.
+        """
+        check_values(self)
+        self.over(AnswerRules())
 
     def over(self, others: AnswerRules) -> Self:
         """Return the options with those of `others` in place of None.

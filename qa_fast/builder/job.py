@@ -371,7 +371,7 @@ def _make(run: _Run, out: Path, head: Manifest, inputs: _Inputs) -> Manifest:
     if options.engine == RAY:
         from qa_fast.builder.ray_engine import ray_engine
 
-        make = ray_engine(maker, options.workers, options.strict, options.address, report, progress)
+        make = ray_engine(maker, options.workers or None, options.strict, options.address, report, progress)
     else:
         make = local_engine(maker, run.threads, options.strict, run.stages, progress, inputs.tables)
         if inputs.tables is None:  # Ray's actors look for finished blocks themselves, side by side

@@ -54,9 +54,9 @@ class BuildOptions:
     )
     workers: int | None = option(
         None,
-        "Number of threads (or of actors, with --engine ray); by default one for each processor.",
+        "Number of threads (or of actors, with --engine ray); by default, or with 0, one for each processor.",
         group=_RUN,
-        least=1,
+        least=0,
     )
     engine: str = option(
         LOCAL,

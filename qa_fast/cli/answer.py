@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.options import AnswerOptions, EngineOptions
 from qa_fast.cli.bar import showing
 from qa_fast.cli.extras import needs, print_json, say
 from qa_fast.cli.records import column_pairs, with_records
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qa_fast.answer.answerer import Answer
     from qa_fast.answer.bulk import BulkResult
 
-_FILES = "Files of questions"
+_ONE, _ENGINE, _FILES = "One question", "Engine", "Files of questions"
 # As much as a source's context may have.
 _MOST_BYTES = 1 << 24
 
@@ -28,17 +28,27 @@ _MOST_BYTES = 1 << 24
 def answer(
     model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
     *,
-    question: Annotated[str | None, typer.Option("--question", "-q", help="The question.")] = None,
-    context: Annotated[str | None, typer.Option("--context", "-c", help="The text of the document.")] = None,
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="The question.", rich_help_panel=_ONE)
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", "-c", help="The text of the document.", rich_help_panel=_ONE)
+    ] = None,
     context_file: Annotated[
         Path | None,
-        typer.Option("--context-file", "-f", help="UTF-8 text file with the document; '-' means standard input."),
+        typer.Option(
+            "--context-file",
+            "-f",
+            help="UTF-8 text file with the document; '-' means standard input.",
+            rich_help_panel=_ONE,
+        ),
     ] = None,
     precision: Annotated[
         str,
         typer.Option(
             "--precision",
             help="Precision to compute in: auto (the fastest on this device), float32, bfloat16, float16 or int8.",
+            rich_help_panel=_ENGINE,
         ),
     ] = "auto",
     engine: Annotated[
@@ -47,6 +57,7 @@ def answer(
             "--engine",
             help="Engine to compute with: auto (the fastest on this device), keras, openvino or onnx. If --output is a "
             "folder, also ray (a Ray cluster) or ray:ENGINE, such as ray:onnx.",
+            rich_help_panel=_ENGINE,
         ),
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -107,6 +118,9 @@ def answer(
     ] = 0,
 ) -> None:
     """Answer questions about documents."""
+    on_ray, _, ray_engine = engine.partition(":")
+    computed = EngineOptions((ray_engine or "auto") if on_ray == "ray" else engine, precision)
+    computed.check()
     if input_file is not None or output_file is not None:
         if question is not None or context is not None or context_file is not None:
             raise UserError("--input and --output replace --question and --context; received both kinds: choose one")
@@ -115,7 +129,6 @@ def answer(
         with needs("answer", "qa-fast answer"):
             from qa_fast.answer.bulk import answer_all
 
-            on_ray, _, ray_engine = engine.partition(":")
             with showing("questions") as report:
                 outcome = answer_all(
                     model,
@@ -125,7 +138,7 @@ def answer(
                     form=form,
                     columns=column_pairs(columns),
                     precision=precision,
-                    engine=(ray_engine or "auto") if on_ray == "ray" else engine,
+                    engine=computed.engine,
                     ray=on_ray == "ray",
                     address=address,
                     workers=workers or None,

@@ -28,16 +28,24 @@ def evaluate(
     ],
     model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
     *,
-    split: Annotated[str, typer.Option("--split", help="Split to score; any except train.")] = "validation",
+    split: Annotated[
+        str, typer.Option("--split", help="Split to score; any except train.", rich_help_panel="Scoring")
+    ] = "validation",
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for predictions.json, nbest_predictions.json, na_prob.json, metrics.json."),
+        typer.Option(
+            "--out",
+            help="Folder for predictions.json, nbest_predictions.json, na_prob.json, metrics.json.",
+            rich_help_panel="Output",
+        ),
     ] = None,
     config: EvaluateConfig,
     report: Annotated[
         Path | None,
         typer.Option(
-            "--report", help="HTML file to write a report to: scores by kinds of questions, confidence and mistakes."
+            "--report",
+            help="HTML file to write a report to: scores by kinds of questions, confidence and mistakes.",
+            rich_help_panel="Output",
         ),
     ] = None,
     compare: Annotated[
@@ -46,11 +54,16 @@ def evaluate(
             "--compare",
             help="Second model to compare with on the same questions: a model with the same tokenizer, or the folder "
             "that 'evaluate --out' wrote for any model.",
+            rich_help_panel="Output",
         ),
     ] = None,
     card: Annotated[
         bool,
-        typer.Option("--card", help="Also write the scores into the model's card (README.md in the model's folder)."),
+        typer.Option(
+            "--card",
+            help="Also write the scores into the model's card (README.md in the model's folder).",
+            rich_help_panel="Output",
+        ),
     ] = False,
     keep: Annotated[
         bool,
@@ -59,6 +72,7 @@ def evaluate(
             help="Also write the options that were scored into the model's folder, so that all ways of answering use "
             "them: windows, longest answer, and whether 'no answer' may be given. Its threshold is --null-threshold, "
             "or the one that is best for this split.",
+            rich_help_panel="Output",
         ),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,

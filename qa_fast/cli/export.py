@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from qa_fast.cli.extras import needs
+from qa_fast.errors import UserError
 
 
 def export(
@@ -23,6 +24,7 @@ def export(
     The export computes in float32 and is kept only if it gives the same logits.
     """
     with needs("export", "qa-fast export"):
+        _check(model, format_name, out, overwrite)
         from qa_fast.export import export_model
 
         exported = export_model(model, format_name, out, overwrite=overwrite)
@@ -31,3 +33,16 @@ def export(
         return
     typer.echo(f"{exported.out}: {exported.size / 1e6:,.1f} MB, logits within {exported.difference:.1g} of the model's")
     typer.echo(f"inputs {', '.join(exported.inputs)} ({exported.input_dtype} [batch, length]); {exported.usage}")
+
+
+def _check(model: str, format_name: str, out: Path, overwrite: bool) -> None:
+    """Refuse what `export_model` would refuse, before Keras is imported."""
+    from qa_fast import store
+    from qa_fast.export import FORMAT_NAMES
+    from qa_fast.model.folder import readable_config
+    from qa_fast.sources import resolve_model
+
+    if format_name not in FORMAT_NAMES:
+        raise UserError(f"--format must be one of {', '.join(FORMAT_NAMES)}; received {format_name!r}")
+    store.check_output(out.expanduser(), "--out", reads=[model], overwrite=overwrite)
+    readable_config(resolve_model(model))

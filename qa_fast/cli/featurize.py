@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,9 +34,16 @@ def featurize(
         typer.Argument(help="'squad', a file, folder or URL (SQuAD JSON, JSONL, Parquet, Arrow), or a Hub dataset id."),
     ],
     *,
-    out: Annotated[str, typer.Option("--out", help="Folder or URL to write the shards to.")] = "shards",
+    out: Annotated[
+        str, typer.Option("--out", help="Folder or URL to write the shards to.", rich_help_panel="Where and how")
+    ] = "shards",
     model: Annotated[
-        str, typer.Option("--model", help="Model whose tokenizer is used: 'minilm', a local folder, or a Hub id.")
+        str,
+        typer.Option(
+            "--model",
+            help="Model whose tokenizer is used: 'minilm', a local folder, or a Hub id.",
+            rich_help_panel="Features",
+        ),
     ] = "minilm",
     config: FeatureConfig,
     options: BuildOptions,
@@ -47,7 +53,6 @@ def featurize(
     """Turn question-answering data into Arrow shards of model inputs."""
     from qa_fast.builder.job import build
 
-    options = replace(options, workers=options.workers or None)  # --workers 0 takes all processors
     workers = options.workers or processors()
     limit_rust_threads(workers)
     few_arenas(workers)

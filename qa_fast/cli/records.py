@@ -12,18 +12,21 @@ import typer
 from typer.core import TyperCommand
 
 from qa_fast import signals
+from qa_fast.cli.examples import EXAMPLES
 from qa_fast.cli.startup import settle_process
 from qa_fast.errors import UserError
 from qa_fast.options import flag_of, option_of
 
 _PAIRS = dict[str, str] | None
+# Characters of a list of choices that fits into a column of `--help`.
+_LONGEST_LIST = 50
 
 
 def with_records(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that its records declare.
 
     Each parameter whose type is a dataclass is replaced by one option for every field that `options.option` made; the
-    record is built from their values when the command runs. A field that holds a dictionary of texts is given as
+    record is built and checked when the command runs. A field that holds a dictionary of texts is given as
     NAME=VALUE; it and a field that holds a list may be given several times.
 
     Args:
@@ -51,6 +54,8 @@ def with_records(function: Callable[..., None]) -> Callable[..., None]:
             fields = {option.name: values.pop(option.name) for option in options}
             pairs = {field: column_pairs(value) for field, value in fields.items() if types[field] == _PAIRS}
             values[name] = record(**fields | pairs)
+            if hasattr(record, "check"):  # before the command imports what it runs
+                values[name].check()
         function(**values)
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -67,11 +72,13 @@ def _parameters_of(record: type) -> list[inspect.Parameter]:
         if declared is None or not declared.command:
             continue
         kind = list[str] | None if types[field.name] == _PAIRS else types[field.name]
-        metavar = f"[{'|'.join(declared.choices)}]" if declared.choices else None
+        listed = f"[{'|'.join(declared.choices)}]"
+        short = len(listed) <= _LONGEST_LIST
+        text = declared.help if short else f"{declared.help} One of {', '.join(declared.choices)}."
         option = typer.Option(
             declared.flag or flag_of(field.name),
-            help=declared.help + " May be repeated." * (kind == (list[str] | None)),
-            metavar=metavar,
+            help=text + " May be repeated." * (kind == (list[str] | None)),
+            metavar=listed if declared.choices and short else None,
             rich_help_panel=declared.group or None,
         )
         parameters.append(
@@ -103,7 +110,7 @@ def column_pairs(columns: list[str] | None) -> dict[str, str]:
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose `--help` lists options under the headings that they declare, those without one first."""
+    """A command whose `--help` lists options under the headings that they declare, and ends with examples."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Typer would end without a word at an interrupt, and take a file that ends early for one."""
@@ -116,16 +123,30 @@ class GroupedCommand(TyperCommand):
             raise UserError(f"files must be whole; one ends too early ({error or 'EOF'}): make it again") from error
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections "Arguments", "Options" and one for each group."""
-        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is None:
-                continue
-            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            heading = getattr(parameter, "rich_help_panel", None) or kind
-            sections.setdefault(heading, []).append(record)
-        for heading, rows in sections.items():
-            if rows:
-                with formatter.section(heading):
-                    formatter.write_dl(rows)
+        """Write the arguments, then the options under their headings."""
+        for heading, parameters in sections_of(self, ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl([parameter.get_help_record(ctx) for parameter in parameters])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples, one a line, as they are."""
+        lines = EXAMPLES.get(self.name or "", ())
+        if lines:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {line}\n" for line in lines))
+
+
+def sections_of(command: Any, ctx: Any) -> dict[str, list[Any]]:
+    """Return the parameters of a command by the headings of its `--help`; options without one come last."""
+    sections: dict[str, list[Any]] = {}
+    rest = []
+    for parameter in command.get_params(ctx):
+        kind = "Arguments" if parameter.param_type_name == "argument" else None
+        heading = getattr(parameter, "rich_help_panel", None) or kind
+        if parameter.get_help_record(ctx) is None:
+            continue
+        if heading is None:
+            rest.append(parameter)
+        else:
+            sections.setdefault(heading, []).append(parameter)
+    return sections | {"Options": rest}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Wide enough for every column, for output that is no terminal.
 _PIPED_WIDTH = 120
+_SHOWN, _DATA, _FEATURES, _PAGE = "What is shown", "Data", "Features", "Page"
 _FEATURE_OPTIONS: dict[str, Option] = {
     field.name: option for field in dataclasses.fields(FeatureConfig) if (option := option_of(field))
 }
@@ -34,39 +35,77 @@ def show(
         typer.Argument(help="'squad', a local file or folder, a Hub dataset id, or a folder of shards."),
     ],
     ids: Annotated[
-        list[str] | None, typer.Option("--id", help="Show the example with this id; may be repeated.")
+        list[str] | None,
+        typer.Option("--id", help="Show the example with this id; may be repeated.", rich_help_panel=_SHOWN),
     ] = None,
-    split: Annotated[list[str] | None, typer.Option("--split", help="Show only this split; may be repeated.")] = None,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Show the rejected examples with the reasons.")] = False,
+    split: Annotated[
+        list[str] | None, typer.Option("--split", help="Show only this split; may be repeated.", rich_help_panel=_SHOWN)
+    ] = None,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Show the rejected examples with the reasons.", rich_help_panel=_SHOWN)
+    ] = False,
     repaired: Annotated[
-        bool, typer.Option("--repaired", help="Show the answers that are not at their answer_start, and their repairs.")
+        bool,
+        typer.Option(
+            "--repaired",
+            help="Show the answers that are not at their answer_start, and their repairs.",
+            rich_help_panel=_SHOWN,
+        ),
     ] = False,
     statistics: Annotated[
-        bool, typer.Option("--stats", help="Show statistics: lengths, windows, positions of answers, duplicates.")
+        bool,
+        typer.Option(
+            "--stats",
+            help="Show statistics: lengths, windows, positions of answers, duplicates.",
+            rich_help_panel=_SHOWN,
+        ),
     ] = False,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page with plots to this file instead of the terminal.")
+        Path | None,
+        typer.Option(
+            "--html", help="Write a page with plots to this file instead of the terminal.", rich_help_panel=_PAGE
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file at --html that is no page of qa-fast.")
+        bool,
+        typer.Option("--overwrite", help="Replace a file at --html that is no page of qa-fast.", rich_help_panel=_PAGE),
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", help="Number of examples of each split (default 3) or rejected or repaired ones (20)."),
+        typer.Option(
+            "--limit",
+            help="Number of examples of each split (default 3) or rejected or repaired ones (20).",
+            rich_help_panel=_SHOWN,
+        ),
     ] = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Show all tokens of all windows, not only those around answers.")
+        bool,
+        typer.Option(
+            "--tokens", help="Show all tokens of all windows, not only those around answers.", rich_help_panel=_SHOWN
+        ),
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Model whose tokenizer is used (default: that of the shards, or 'minilm')."),
+        typer.Option(
+            "--model",
+            help="Model whose tokenizer is used (default: that of the shards, or 'minilm').",
+            rich_help_panel=_FEATURES,
+        ),
     ] = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", help=_FEATURE_OPTIONS["max_length"].help)] = None,
-    doc_stride: Annotated[int | None, typer.Option("--doc-stride", help=_FEATURE_OPTIONS["doc_stride"].help)] = None,
-    labels: Annotated[str | None, typer.Option("--labels", help=_FEATURE_OPTIONS["labels"].help)] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help=_FEATURE_OPTIONS["max_length"].help, rich_help_panel=_FEATURES)
+    ] = None,
+    doc_stride: Annotated[
+        int | None, typer.Option("--doc-stride", help=_FEATURE_OPTIONS["doc_stride"].help, rich_help_panel=_FEATURES)
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help=_FEATURE_OPTIONS["labels"].help, rich_help_panel=_FEATURES)
+    ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--columns", help="Column names of the source, as question=NAME; may be repeated."),
+        typer.Option(
+            "--columns", help="Column names of the source, as question=NAME; may be repeated.", rich_help_panel=_DATA
+        ),
     ] = None,
 ) -> None:
     """Show examples with their windows, tokens and labels."""

@@ -34,10 +34,13 @@ def sweep(
     0, 0.05, 0.1, 0.2 or the model's own. Trial 0 has train's default recipe. The same command continues a sweep that
     was stopped. The best options for a small budget need not be the best for all data.
     """
+    folders = shards or ["shards"]
     with needs("sweep", "qa-fast sweep"):
+        from qa_fast.train.early import check_sweep
+
+        check_sweep(folders, config)
         from qa_fast.train.sweep import command, table
         from qa_fast.train.sweep import sweep as run
-    folders = shards or ["shards"]
     if quiet or as_json:
         ranked = run(folders, config, lambda line: None)
     else:

@@ -39,11 +39,15 @@ def train(
 
     The folder that it writes opens in transformers.
     """
+    folders = shards or ["shards"]
     with needs("train", "qa-fast train"), _leaving_a_failed_job():
+        from qa_fast.train.early import check_run
+
+        if not job.requested:
+            check_run(folders, config)
         from qa_fast.train import ProgressLine
         from qa_fast.train import train as run
 
-        folders = shards or ["shards"]
         if quiet or as_json or job.process_id:
             result = run(folders, config, job=job)
         else:

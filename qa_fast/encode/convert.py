@@ -41,6 +41,10 @@ def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         MissingExtraError: It holds a SentencePiece model, and the packages that read one are not installed.
     """
     files = tokenizer_files(folder)
+    if not files:
+        raise UserError(
+            f"a model folder must hold a tokenizer; {folder} holds no file of one: give a folder with tokenizer.json"
+        )
     model = None if "tokenizer.json" in files else _checked_files(folder)
     from transformers import AutoTokenizer
 

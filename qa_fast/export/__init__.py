@@ -1,4 +1,22 @@
-from qa_fast.export.formats import FORMATS
-from qa_fast.export.write import Exported, export_model
+"""Exports a trained model to other formats."""
 
-__all__ = ["FORMATS", "Exported", "export_model"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qa_fast.export.formats import FORMATS
+    from qa_fast.export.write import Exported, export_model
+
+__all__ = ["FORMATS", "FORMAT_NAMES", "Exported", "export_model"]
+
+# The keys of `FORMATS`, which needs Keras.
+FORMAT_NAMES = ("keras", "saved-model", "onnx")
+_MODULES = {"FORMATS": "formats", "Exported": "write", "export_model": "write"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'qa_fast.export' has no attribute {name!r}")
+    return getattr(import_module(f"qa_fast.export.{_MODULES[name]}"), name)

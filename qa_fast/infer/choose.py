@@ -19,10 +19,10 @@ import xxhash
 
 from qa_fast.cache import cache_folder, keep, read_entry, writable
 from qa_fast.errors import MissingExtraError, UserError
-from qa_fast.infer.engine import ENGINES, PRECISIONS
 from qa_fast.infer.graphs import Say, held, run_module
 from qa_fast.model.files import plain_file
 from qa_fast.parallel import processors
+from qa_fast.schema import ENGINE_PRECISIONS, ENGINES
 
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "openvino": "openvino"}
 # Limit of one measurement; the largest models take half a minute to open.
@@ -57,7 +57,7 @@ def ways(engine: str, precision: str, engines: Sequence[str], *, quantized: bool
 
     Args:
         engine: One of `ENGINES`.
-        precision: One of `PRECISIONS`.
+        precision: One of `ENGINE_PRECISIONS`.
         engines: The installed engines.
         quantized: Whether the model has a recipe for int8.
         bfloat16: Whether OpenVINO computes in bfloat16 on this device.
@@ -66,7 +66,7 @@ def ways(engine: str, precision: str, engines: Sequence[str], *, quantized: bool
         UserError: An option is invalid, or no way matches both.
         MissingExtraError: The engine is not installed, or no engine is.
     """
-    for name, value, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
+    for name, value, known in (("engine", engine, ENGINES), ("precision", precision, ENGINE_PRECISIONS)):
         if value not in known:
             raise UserError(f"{name} must be one of {', '.join(known)}; received {value!r}")
     wanted = [name for name in ("onnx", "openvino", "keras") if name in engines and engine in ("auto", name)]

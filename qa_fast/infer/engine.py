@@ -13,9 +13,6 @@ from qa_fast.schema import Features, Int32s
 
 Floats = npt.NDArray[np.float32]
 
-ENGINES = ("auto", "keras", "openvino", "onnx")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -38,8 +35,8 @@ class Engine(Protocol):
     """Computes logits of features with one model.
 
     Attributes:
-        name: One of `ENGINES`, except "auto".
-        precision: Precision of its products, one of `PRECISIONS`, except "auto".
+        name: One of `schema.ENGINES`, except "auto".
+        precision: Precision of its products, one of `schema.ENGINE_PRECISIONS`, except "auto".
         at_once: How many simultaneous calls of `predict` make the engine faster; 1 means that one call with many
             features is best.
     """

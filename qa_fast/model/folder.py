@@ -79,17 +79,21 @@ def folder_config(folder: str | Path) -> EncoderConfig:
     return read_encoder_config(read_json_config(folder))
 
 
-def readable_config(folder: str | Path) -> EncoderConfig:
+def readable_config(folder: str | Path, *, new_head: bool = False) -> EncoderConfig:
     """Return `folder_config` of a model to read with, whose files must hold all weights, those of the head included.
 
     Only the headers of the weights' files are read, and no framework is loaded.
+
+    Args:
+        folder: The model folder.
+        new_head: See `find_slots`.
 
     Raises:
         UserError: See `folder_config` and `find_slots`.
     """
     config = folder_config(folder)
     with Tensors(Path(folder)) as tensors:
-        find_slots(tensors, config, Path(folder))
+        find_slots(tensors, config, Path(folder), new_head=new_head)
     return config
 
 

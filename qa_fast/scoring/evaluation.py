@@ -25,7 +25,7 @@ from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
 from qa_fast.infer.decode import BestSpans, find_cls
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
-from qa_fast.model.folder import folder_config
+from qa_fast.model.folder import folder_config, readable_config
 from qa_fast.options import takes
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 from qa_fast.scoring.golds import Golds, golds_of
@@ -84,6 +84,7 @@ def evaluate(
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
     folder = resolve_model(model_path)
+    readable_config(folder)  # before the tokenizer, which may import a framework
     if keep:
         check_writable(model_path, folder)
     own = read_settings(folder)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qa_fast.answer.options import AnswerRules
-from qa_fast.options import check_values, option
+from qa_fast.options import option
+from qa_fast.schema import ENGINE_PRECISIONS, ENGINES
 from qa_fast.scoring.rules import AUTO, METRIC_HELP, METRICS
 
 # With fewer questions one answer moves the score visibly: they are scored in float32, and scores have intervals.
 FEW_QUESTIONS = 1000
+_ENGINE, _SCORING = "Engine", "Scoring"
 
 
 @dataclass(frozen=True)
@@ -23,25 +25,25 @@ class EvaluateConfig(AnswerRules):
         >>> EvaluateConfig(max_examples=500, seed=1)
     """
 
-    n_best: int = option(20, "Number of candidates to keep for each question.", least=1)
-    max_examples: int | None = option(None, "Score a random sample of this many examples.", least=1)
-    seed: int = option(0, "Seed of the sample, and of the resamples of --report and --compare.", least=0)
-    metric: str = option(AUTO, METRIC_HELP, choices=METRICS)
+    n_best: int = option(20, "Number of candidates to keep for each question.", group=_SCORING, least=1)
+    max_examples: int | None = option(None, "Score a random sample of this many examples.", group=_SCORING, least=1)
+    seed: int = option(
+        0, "Seed of the sample, and of the resamples of --report and --compare.", group=_SCORING, least=0
+    )
+    metric: str = option(AUTO, METRIC_HELP, group=_SCORING, choices=METRICS)
     precision: str = option(
         "auto",
-        "Precision to compute in: auto (float32 for fewer than 1,000 questions, else the fastest on this device), "
-        "float32, bfloat16, float16 or int8.",
+        "Precision to compute in; auto is float32 for fewer than 1,000 questions, else the fastest on this device.",
+        group=_ENGINE,
+        choices=ENGINE_PRECISIONS,
     )
-    engine: str = option("auto", "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx.")
-    overwrite: bool = option(False, "Replace files that exist where --out or --report writes.")
-
-    def check(self) -> None:
-        """Refuse values out of bounds. The engine and the precision are checked when the model is opened.
-
-        Raises:
-            UserError: A value is out of bounds.
-        """
-        check_values(self)
+    engine: str = option(
+        "auto",
+        "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx.",
+        group=_ENGINE,
+        choices=ENGINES,
+    )
+    overwrite: bool = option(False, "Replace files that exist where --out or --report writes.", group="Output")
 
 
 def are_few(examples: int, max_examples: int | None) -> bool:

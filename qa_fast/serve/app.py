@@ -12,15 +12,17 @@ from typing import Any
 import orjson
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from qa_fast.answer.answerer import Result
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import UserError
+from qa_fast.serve.access import Access
 from qa_fast.serve.batcher import Batcher, QueueFullError
 from qa_fast.serve.gate import Gate
 from qa_fast.serve.jobs import Model
@@ -36,6 +38,7 @@ from qa_fast.serve.messages import (
     refusal,
 )
 from qa_fast.serve.metrics import CONTENT_TYPE, Metrics
+from qa_fast.serve.options import ServeOptions
 from qa_fast.version import __version__
 
 STATIC = Path(__file__).parent / "static"
@@ -69,14 +72,18 @@ class _StrictRoute(APIRoute):
         return handle_strictly
 
 
-def create_app(model: Model[Any], limits: Limits, api_key: str | None = None) -> FastAPI:
+def create_app(model: Model[Any], limits: Limits, options: ServeOptions | None = None) -> FastAPI:
     """Create the application.
 
     Args:
         model: The model, warmed up.
         limits: What is accepted.
-        api_key: The key that requests must send, or None.
+        options: The key, the path at a proxy, the origins, and whether there is an access log.
+
+    Returns:
+        The application; `state.metrics` are its counters.
     """
+    options = options or ServeOptions()
     metrics = Metrics(model.name, __version__, model.engine_name, model.precision, lambda: model.cache_state)
     batcher = Batcher(model, limits, metrics)
 
@@ -94,9 +101,20 @@ def create_app(model: Model[Any], limits: Limits, api_key: str | None = None) ->
         lifespan=lifespan,
     )
     app.router.route_class = _StrictRoute
-    app.add_middleware(Gate, limits=limits, api_key=api_key, metrics=metrics)
+    app.state.metrics = metrics
+    # Each middleware is around those before it: refusals of the gate need the headers of CORS, and all need an id.
+    app.add_middleware(Gate, limits=limits, api_key=options.api_key, metrics=metrics, root_path=options.root_path)
+    if options.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["retry-after", "x-request-id"],
+        )
+    app.add_middleware(Access, logs=options.access_log)
     _handle_errors(app)
-    key = [Depends(HTTPBearer(auto_error=False, description="The server's API key."))] if api_key else []
+    key = [Depends(HTTPBearer(auto_error=False, description="The server's API key."))] if options.api_key else []
 
     @app.post(
         "/",
@@ -115,8 +133,8 @@ def create_app(model: Model[Any], limits: Limits, api_key: str | None = None) ->
         questions = body.inputs if isinstance(body.inputs, list) else [body.inputs]
         pairs = [(item.question, item.context) for item in questions]
         parameters = body.parameters or Parameters()
-        options = _checked_options(pairs, parameters, model, limits)
-        results = await _ask(batcher, pairs, options, request, limits)
+        asked = _checked_options(pairs, parameters, model, limits)
+        results = await _ask(batcher, pairs, asked, request, limits)
         if results is None:
             return Response(status_code=499)
         for number, result in enumerate(results):
@@ -140,15 +158,22 @@ def create_app(model: Model[Any], limits: Limits, api_key: str | None = None) ->
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html")
+    async def page() -> Response:
+        return _page("index.html", options.root_path)
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> FileResponse:
-        return FileResponse(STATIC / "docs.html")
+    async def docs() -> Response:
+        return _page("docs.html", options.root_path)
 
     app.mount("/static", StaticFiles(directory=STATIC))
     return app
+
+
+def _page(name: str, root_path: str) -> Response:
+    """Return a page. Its links are relative; below a proxy's path they must not depend on a slash at the end."""
+    html = (STATIC / name).read_text(encoding="utf-8")
+    base = f'<head>\n  <base href="{root_path}/">'
+    return HTMLResponse(html.replace("<head>", base, 1) if root_path else html)
 
 
 async def _ask(
@@ -159,7 +184,11 @@ async def _ask(
     Raises:
         RefusedError: There are no answers within the time limit, too many requests wait, or answering failed.
     """
-    asking = asyncio.ensure_future(batcher.ask(pairs, options))
+
+    def prepared(tokens: int) -> None:
+        request.state.tokens = tokens
+
+    asking = asyncio.ensure_future(batcher.ask(pairs, options, prepared))
     leaving = asyncio.ensure_future(_disconnected(request))
     try:
         async with asyncio.timeout(limits.seconds):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +99,9 @@ class Batcher:
         self._preparers.shutdown()
         self._threads.shutdown()
 
-    async def ask(self, pairs: Sequence[Pair], options: AnswerOptions) -> list[Result]:
+    async def ask(
+        self, pairs: Sequence[Pair], options: AnswerOptions, prepared: Callable[[int], None] = lambda tokens: None
+    ) -> list[Result]:
         """Answer one request's questions.
 
         Cancelling the call withdraws the request: it is not prepared or answered any more, or its answering stops at
@@ -108,6 +110,7 @@ class Batcher:
         Args:
             pairs: Questions with their documents.
             options: Options for all of them, resolved for the model.
+            prepared: Called with the number of tokens in the request's windows once they are known.
 
         Returns:
             For each pair its answers, or the reason why it was rejected.
@@ -129,6 +132,7 @@ class Batcher:
             except BaseException:
                 self._count_waiting(-1)
                 raise
+            prepared(job.tokens)
             self._count_ahead(job.tokens)
             self._turns.add(_Request(job, future, arrived))
             self._turns_changed.set()

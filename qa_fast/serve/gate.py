@@ -23,7 +23,7 @@ _HEADERS = [
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        b"base-uri 'self'; form-action 'none'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -44,13 +44,17 @@ class Gate:
         api_key: The key that requests must send as `Authorization: Bearer KEY`, except for the page, its files and
             `/health`; or None.
         metrics: Counts the requests for answers.
+        root_path: Path at which a proxy shows the server; "" without one. The proxy may pass it on or strip it.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, api_key: str | None, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Limits, api_key: str | None, metrics: Metrics, root_path: str = ""
+    ) -> None:
         self._app = app
         self._limits = limits
         self._key = None if api_key is None else api_key.encode()
         self._metrics = metrics
+        self._root = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -68,6 +72,10 @@ class Gate:
                     self._metrics.request_seconds.observe(time.monotonic() - started)
             await send(message)
 
+        path = f"{scope['path']}/" if scope["path"] == self._root else scope["path"]
+        route = path.removeprefix(self._root) if path.startswith(f"{self._root}/") else path
+        # As ASGI has it: the whole path, with the part that belongs to the proxy.
+        scope = {**scope, "root_path": self._root, "path": self._root + route}
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"localhost").decode("latin-1")
         if _size_of_head(scope) > HEADER_BYTES:  # h11 measures only headers that arrive in pieces
@@ -78,7 +86,7 @@ class Gate:
                 "name it in --allowed-hosts, or set an API key"
             )
             await respond(send_with_headers, 421, message, _CLOSE)
-        elif not self._is_authorized(scope, headers):
+        elif not self._is_authorized(scope, route, headers):
             message = "this server needs its API key as 'Authorization: Bearer KEY'; received "
             message += "another key" if b"authorization" in headers else "none"
             await respond(send_with_headers, 401, message, ((b"www-authenticate", b"Bearer"),))
@@ -94,10 +102,9 @@ class Gate:
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             await self._app({**scope, "method": method, "headers": whole}, receive, send_with_headers)
 
-    def _is_authorized(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    def _is_authorized(self, scope: Scope, path: str, headers: dict[bytes, bytes]) -> bool:
         if self._key is None:
             return True
-        path = scope["path"]
         if scope["method"] in ("GET", "HEAD") and (path in _WITHOUT_KEY or path.startswith("/static/")):
             return True
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")

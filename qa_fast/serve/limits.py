@@ -14,8 +14,9 @@ KEY_VARIABLE = "QA_FAST_API_KEY"
 # Largest size of a request's line and headers together, in bytes.
 HEADER_BYTES = 16 * 1024
 _DAY = 86_400
-_count = partial(option, command=False, least=1)
-_time = partial(option, command=False, above=0, most=_DAY)
+_limit = partial(option, group="Limits")
+_count = partial(_limit, command=False, least=1)
+_time = partial(_limit, command=False, above=0, most=_DAY)
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,19 @@ class Limits:
     seconds: float = _time(
         60.0, "Longest time in seconds from a request's arrival to its answer.", flag="--time-limit", command=True
     )
-    characters: int = option(
+    characters: int = _limit(
         500_000,
         "Largest number of characters of questions and documents in one request.",
         flag="--max-characters",
         least=1,
     )
-    waiting: int = option(
+    waiting: int = _limit(
         256, "Largest number of waiting requests; any further one gets status 429.", flag="--max-waiting", least=1
     )
-    connections: int = option(
+    connections: int = _limit(
         512, "Largest number of open connections; any further one gets status 503.", flag="--max-connections", least=1
     )
-    window_ms: float = option(
+    window_ms: float = _limit(
         4.0,
         "Time in milliseconds that a request waits for others to be answered together with it. Only the keras engine "
         "uses it.",
@@ -56,6 +57,7 @@ class Limits:
         "Host names, separated by commas, at which a server without an API key answers, in addition to localhost and "
         "loopback addresses. Name yours if a proxy passes it on.",
         flag="--allowed-hosts",
+        group="Address and access",
     )
     body_bytes: int = _count(4 * 1024 * 1024, "Largest request body in bytes.")
     questions: int = _count(64, "Most questions in one request.")

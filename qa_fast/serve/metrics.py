@@ -56,6 +56,13 @@ class Metrics:
         self.batch_tokens = histogram("batch_tokens", "Tokens in the windows of one batch, without padding.", _TOKENS)
         self.registry.register(_CacheCollector(cache_state))
 
+    def totals(self) -> tuple[int, int, int]:
+        """Return the numbers of all requests for answers, of those that were refused, and of those that failed."""
+        counts = [(sample.labels["status"], int(sample.value)) for metric in self.requests.collect()
+                  for sample in metric.samples if sample.name.endswith("_total")]  # fmt: skip
+        refused, failed = (sum(count for status, count in counts if status[0] == first) for first in "45")
+        return sum(count for _, count in counts), refused, failed
+
     def render(self) -> bytes:
         """Return all values as text."""
         return _render(self.registry)

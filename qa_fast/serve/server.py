@@ -1,4 +1,4 @@
-"""The listening socket, and uvicorn with a shutdown that answers all accepted requests."""
+"""Uvicorn with a shutdown that answers all accepted requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from qa_fast import signals
-from qa_fast.errors import UserError
 from qa_fast.serve.limits import HEADER_BYTES, Limits
 from qa_fast.serve.protocol import bounded_protocol
 
@@ -46,37 +45,6 @@ class _OnceASecond(logging.Filter):
 _once_a_second = _OnceASecond()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket that does not listen yet: clients are refused until the model is loaded.
-
-    Raises:
-        UserError: The address belongs to another machine, or the port is taken or not allowed.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-        except BaseException:
-            bound.close()
-            raise
-        return bound
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"--host and --port must be free to listen on; received {host} and {port} ({reason}): choose others"
-        ) from None
-
-
-def url_of(bound: socket.socket) -> str:
-    """Return the URL of the page."""
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if bound.family == socket.AF_INET6 else f"http://{host}:{port}/"
-
-
 def make_server(app: FastAPI, limits: Limits, started: Callable[[], None] = lambda: None) -> uvicorn.Server:
     """Return a server for the application.
 
@@ -99,13 +67,13 @@ def make_server(app: FastAPI, limits: Limits, started: Callable[[], None] = lamb
             ws="none",  # connections of WebSockets would have no limits
             timeout_keep_alive=limits.keep_alive_seconds,  # type: ignore[arg-type]  # uvicorn takes any number
             h11_max_incomplete_event_size=HEADER_BYTES,
-            log_level="warning",
+            log_config=None,  # see `access.set_up_logs`
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=math.ceil(limits.seconds) + _GRACE_SECONDS,
         )
     )
-    logging.getLogger("uvicorn.error").addFilter(_once_a_second)  # after `Config`, which sets up logging
+    logging.getLogger("uvicorn.error").addFilter(_once_a_second)
     return server
 
 
@@ -114,7 +82,7 @@ def run_server(server: uvicorn.Server, bound: socket.socket) -> None:
 
     Args:
         server: A server from `make_server`.
-        bound: A socket from `bind`, which is closed at the end.
+        bound: A socket from `listen.bind`, which is closed at the end.
     """
     # uvicorn raises the signal again at the end, for the handler that was set before. A clean shutdown is no failure.
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}

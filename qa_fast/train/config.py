@@ -23,6 +23,7 @@ JITS = ("auto", "on", "parts", "off")
 # A resumed run may change these, because they do not change the weights.
 FREE_ON_RESUME = ("out", "checkpoint_every", "resume", "overwrite", "log_every")
 
+_folders = partial(option, group="Model and output")
 _data = partial(option, group="Data")
 _optimizer = partial(option, group="Optimizer")
 _batches = partial(option, group="Batches and precision")
@@ -39,22 +40,24 @@ class TrainConfig:
         >>> TrainConfig(out="model", epochs=3, learning_rate=1e-4)
     """
 
-    model: str | None = option(
+    model: str | None = _folders(
         None,
         "Model to start from: 'minilm', a local model folder or a Hub id. Default: the model whose tokenizer made the "
         "shards.",
     )
-    init_head: str | None = option(
+    init_head: str | None = _folders(
         None, "Fine-tuned model (folder or Hub id) that supplies the question-answering head to start from."
     )
-    out: str = option("model", "Folder for the trained model.")
-    overwrite: bool = option(False, "Replace the contents of --out.")
-    resume: bool = option(False, "Continue from the newest checkpoint in --out.")
-    checkpoint_every: int = option(
+    out: str = _folders("model", "Folder for the trained model.")
+    overwrite: bool = _folders(False, "Replace the contents of --out.")
+    resume: bool = _folders(False, "Continue from the newest checkpoint in --out.")
+    checkpoint_every: int = _folders(
         500, "Optimization steps between checkpoints; 0 writes one only when the run is interrupted.", least=0
     )
-    seed: int = option(0, "Seed for the order of the data, for dropout and for randomly initialised weights.", least=0)
-    log_every: int = option(10, "Optimization steps between points of the loss curve.", least=1, command=False)
+    seed: int = _folders(
+        0, "Seed for the order of the data, for dropout and for randomly initialised weights.", least=0
+    )
+    log_every: int = _folders(10, "Optimization steps between points of the loss curve.", least=1, command=False)
 
     epochs: int | None = _data(
         None, "Passes over the training data. Default: 2, and 5 for fewer than 2,000 windows.", least=1

@@ -82,6 +82,13 @@ def prepare_out(out: Path, sources: Iterable[tuple[str, Path]], config: TrainCon
     Raises:
         UserError: OUT cannot be used.
     """
+    check_out(out, sources, config)
+    if config.resume:
+        _tidy(out, out / "training" / "checkpoints")
+
+
+def check_out(out: Path, sources: Iterable[tuple[str, Path]], config: TrainConfig) -> None:
+    """Check OUT as `prepare_out` does, and change nothing."""
     used = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if config.resume:
         folder = out / "training" / "checkpoints"
@@ -94,7 +101,6 @@ def prepare_out(out: Path, sources: Iterable[tuple[str, Path]], config: TrainCon
         if not has_checkpoints(folder):
             advice = "replace --resume by --overwrite" if used else "leave --resume out"
             raise UserError(f"--resume needs a checkpoint in --out; {str(out)!r} has none: {advice} to start again")
-        _tidy(out, folder)
         return
     if not used:
         return

@@ -26,16 +26,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from qa_fast import store
 from qa_fast.builder.staging import locked, not_writable
 from qa_fast.errors import UserError
 from qa_fast.options import flag_of
 from qa_fast.temporary import scratch
 from qa_fast.train.config import SweepConfig, TrainConfig
+from qa_fast.train.early import JOURNAL, check_sweep_out
 from qa_fast.train.mix import fingerprints, open_mix
 from qa_fast.train.sizing import sized
 
-JOURNAL = "study.log"
 # Devlin et al. 2019, appendix A.3, search learning rates of 2e-5 to 5e-5, batches of 16 and 32, and 2 to 4 epochs for
 # BERT. These ranges are wider, for small encoders and small data. `qa-fast sweep --help` lists them.
 LEARNING_RATES = (1e-5, 3e-4)  # log-uniform
@@ -98,12 +97,7 @@ def sweep(
     settings = {"shards": fingerprints(open_mix(shards), config.validation)}
     settings |= {name: getattr(config, name) for name in names}
     try:
-        names_there = store.names_in(out)
-        if names_there and JOURNAL not in names_there:
-            raise UserError(
-                f"--out must be new, empty or the folder of a sweep; {out} holds other files "
-                f"({', '.join(names_there[:3])}): choose another --out"
-            )
+        check_sweep_out(out)
         with locked(out):
             study = _open_study(out / JOURNAL, settings)
             while len(trials := _trials_of(study)) < config.trials:

@@ -24,12 +24,12 @@ from qa_fast import store
 from qa_fast.buffers import offsets_of
 from qa_fast.cache import read_entry, write_entry
 from qa_fast.errors import UserError
-from qa_fast.infer.engine import ENGINES, PRECISIONS, Engine
+from qa_fast.infer.engine import Engine
 from qa_fast.infer.graphs import model_key
 from qa_fast.infer.open import open_engine
 from qa_fast.infer.recipe import FILE as INT8_RECIPE
 from qa_fast.model.checkpoint import read_head
-from qa_fast.schema import Features, Int64s, canonical_json
+from qa_fast.schema import ENGINE_PRECISIONS, ENGINES, Features, Int64s, canonical_json
 from qa_fast.scoring.evaluation import taken
 from qa_fast.shards import CHECKSUM, TRAIN, Shards, Split
 from qa_fast.shards.compatibility import other_tokenizer
@@ -124,7 +124,7 @@ def _engine(teacher: Path, place: Path | None, say: Say) -> Engine:
     The fastest engine is measured, so another one, with another precision, may be the fastest the next time.
     """
     kept = None if place is None else store.read_json(place / DESCRIPTION)
-    if isinstance(kept, dict) and kept.get("engine") in ENGINES and kept.get("precision") in PRECISIONS:
+    if isinstance(kept, dict) and kept.get("engine") in ENGINES and kept.get("precision") in ENGINE_PRECISIONS:
         with suppress(UserError):  # it does not run on this machine
             return open_engine(teacher, kept["engine"], kept["precision"], say=say)
         say(

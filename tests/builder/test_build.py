@@ -280,7 +280,7 @@ def test_questions_and_strides_that_leave_no_room_are_rejected(tmp_path: Path, m
         (FeatureConfig(48, -1), {}, "--doc-stride must be at least 0; received -1"),
         (FeatureConfig(labels="best"), {}, "--labels must be one of exact, reference; received 'best'"),
         (CONFIG, {"max_examples": 0}, "--max-examples must be at least 1; received 0"),
-        (CONFIG, {"workers": 0}, "--workers must be at least 1; received 0"),
+        (CONFIG, {"workers": -1}, "--workers must be at least 0; received -1"),
         (CONFIG, {"engine": "spark"}, "--engine must be one of local, ray; received 'spark'"),
         (CONFIG, {"encode": "fast"}, "--encode must be one of auto, direct, words; received 'fast'"),
         (CONFIG, {"splits": ["test"]}, "--split must name splits that .* has; received test, found validation, train"),

@@ -170,7 +170,7 @@ def test_options_reach_the_build(command: Command, tmp_path: Path, model: str, m
     monkeypatch.setattr(sys, "argv", ["qa-fast", "featurize", "data", "--workers", "0"])
     with pytest.raises(Stop):
         main()
-    assert seen[-2] == BuildOptions(columns={})
+    assert seen[-2] == BuildOptions(columns={}, workers=0)  # all processors
 
 
 def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) -> None:
@@ -213,7 +213,7 @@ def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) ->
         ("a.json", b"[]", ["--columns", "question="], "--columns takes OURS=THEIRS, .* received 'question='"),
         ("a.json", b"[]", ["--columns", "title=x"], "--columns maps id, question, context, answers"),
         ("a.json", b"[]", ["--max-examples", "0"], "--max-examples must be at least 1; received 0"),
-        ("a.json", b"[]", ["--workers", "-1"], "--workers must be at least 1; received -1"),
+        ("a.json", b"[]", ["--workers", "-1"], "--workers must be at least 0; received -1"),
         ("a.json", b"[]", ["--split", "train", "--split", "x"], "--split must name splits"),
         ("a.json", b"[]", ["--model", "./none"], "MODEL must be 'minilm', a local model folder, or a model id"),
         (

@@ -99,6 +99,9 @@ def test_a_saved_model_s_folder_gives_the_same_tokens(tmp_path: Path, model_type
 def test_a_missing_vocabulary_is_no_vocabulary(tmp_path: Path, model_type: str) -> None:
     """transformers makes a tokenizer of five tokens without a word."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(UserError, match=r"a model folder must hold a tokenizer; .* holds no file of one"):
+        load_encoder(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
     assert len(theirs(tmp_path)) < 10
     with pytest.raises(
         UserError, match=r"a tokenizer must have a vocabulary of words; \w+Tokenizer, which config.* only special"

@@ -267,7 +267,7 @@ def test_what_cannot_be(bert: tuple[Path, EncoderModel], tmp_path: Path, monkeyp
     with pytest.raises(UserError, match=r"--overwrite replaces only an earlier export; .*folder\.keras"):
         export_model(folder, "keras", tmp_path / "folder.keras", overwrite=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--out must be in a writable folder"):
+    with pytest.raises(UserError, match=r"--out must be in a folder; .*file' is a file: choose another"):
         export_model(folder, "keras", tmp_path / "file" / "model.keras")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(UserError, match="is written by Keras on TensorFlow; it runs on jax: set KERAS_BACKEND"):

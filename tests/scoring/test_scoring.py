@@ -232,7 +232,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_the_output_must_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = evaluate_split(oracle, make_split(ANSWERABLE))
-    with pytest.raises(UserError, match="the output must be a folder that can be written to"):
+    with pytest.raises(UserError, match=r"a file in --out must be in a folder; .*file' is a file"):
         write_predictions(tmp_path / "file", result)
 
 
@@ -295,6 +295,7 @@ def test_options_are_a_record_or_keywords() -> None:
 def test_the_tokenizers_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_shards(monkeypatch)
     monkeypatch.setattr(module, "resolve_model", Path)
+    monkeypatch.setattr(module, "readable_config", lambda folder: None)
     monkeypatch.setattr(compatibility, "load_encoder", lambda folder: SimpleNamespace(tokenizer_hash="b" * 64))
     with pytest.raises(UserError, match=r"minilm \(a{12}\), model has another \(b{12}\): featurize again"):
         evaluate("shards", "model")

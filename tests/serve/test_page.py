@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from qa_fast.serve.limits import Limits
 from tests.serve_doubles import PATIENCE, Client, KeywordModel, running
@@ -381,3 +381,36 @@ def test_the_api_page_lists_every_field(page: Page, client: Client) -> None:
     expect(page.locator("#paths section")).to_have_count(3)
     expect(page.locator("#paths")).to_contain_text("handle_impossible_answer")
     expect(page.locator("#curl")).to_contain_text(f"curl {client.url}")
+
+
+def test_the_page_works_below_the_path_of_a_proxy(browser: Browser, engine: KeywordModel) -> None:
+    with running(engine, root_path="/a/qa") as below:
+        for page, _ in opened(browser, f"{below.url}a/qa"):  # nothing outside this path is asked for
+            ask(page, "Who paid for the harbour?", TEXT)
+            expect(page.locator("mark")).to_have_text("harbour")
+            page.get_by_role("link", name="API").click()
+            expect(page.locator("#curl")).to_contain_text(f"curl {below.url}a/qa/ ")
+
+
+def test_pages_of_a_named_origin_may_ask(browser: Browser, engine: KeywordModel) -> None:
+    asking = """async ([url, context]) => {
+        const headers = {"Content-Type": "application/json", Authorization: "Bearer k"};
+        const body = JSON.stringify({inputs: {question: "Who was the widow?", context},
+                                     parameters: {offset_unit: "utf16"}});
+        const response = await fetch(url, {method: "POST", headers, body});
+        const [answer] = await response.json();
+        return [context.slice(answer.start, answer.end), response.headers.get("x-request-id") !== null];
+    }"""
+    # The page's own server is another origin. The policy of its pages allows no other host, as pages elsewhere do.
+    with running(KeywordModel()) as site:
+        origin = site.url.rstrip("/")
+        page = browser.new_context(bypass_csp=True).new_page()
+        page.goto(site.url)
+        with running(engine, api_key="k", cors_origin=[origin]) as other:
+            assert page.evaluate(asking, [other.url, "🚢 " + TEXT]) == ["widow", True]
+        with (
+            running(engine, api_key="k", cors_origin=["https://app.example.org"]) as other,
+            pytest.raises(Error, match="Failed to fetch"),
+        ):
+            page.evaluate(asking, [other.url, TEXT])
+        page.context.close()

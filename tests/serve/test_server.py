@@ -20,8 +20,8 @@ from qa_fast.cli.app import app
 from qa_fast.errors import UserError
 from qa_fast.options import flag_of, option_of
 from qa_fast.serve.limits import Limits, check_listener, is_loopback
-from qa_fast.serve.server import bind, url_of
-from tests.serve_doubles import PATIENCE, Client, wait_for
+from qa_fast.serve.listen import bind, url_of
+from tests.serve_doubles import PATIENCE, Client, any_model, wait_for
 
 ROOT = Path(__file__).parents[2]
 # Reports when its model computes, and waits for permission to continue.
@@ -29,7 +29,8 @@ SCRIPT = """
 import sys
 from qa_fast.serve.app import create_app
 from qa_fast.serve.limits import Limits
-from qa_fast.serve.server import bind, make_server, run_server, url_of
+from qa_fast.serve.listen import bind, url_of
+from qa_fast.serve.server import make_server, run_server
 from tests.serve_doubles import KeywordModel
 
 class HeldModel(KeywordModel):
@@ -144,6 +145,7 @@ def test_the_command_refuses_before_it_loads_a_model(
 
 
 def test_the_room_for_a_body_grows_with_its_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    any_model(monkeypatch)
     limits: list[Limits] = []
 
     def load(model: str, its_limits: Limits, *_: object) -> None:
@@ -160,9 +162,10 @@ def test_the_room_for_a_body_grows_with_its_characters(monkeypatch: pytest.Monke
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    any_model(monkeypatch)
     monkeypatch.delitem(sys.modules, "qa_fast.serve.app", raising=False)
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    result = CliRunner().invoke(app, ["serve", "model"])
+    result = CliRunner().invoke(app, ["serve", "model", "--port", "0"])
     message = r"qa-fast serve needs packages .* 'fastapi'\): pip install 'qa-fast\[serve\]'"
     assert isinstance(result.exception, UserError)
     assert re.search(message, str(result.exception))

@@ -69,17 +69,18 @@ function sectionOf(path, method, operation, all) {
 }
 
 async function start() {
-  const api = await (await fetch("/openapi.json")).json();
+  const api = await (await fetch("openapi.json")).json();
   document.getElementById("about").textContent = `${api.info.description} Version ${api.info.version}.`;
+  const url = new URL(".", document.baseURI).href;
   const needsKey = Boolean(api.components?.securitySchemes);
   const key = needsKey ? "  -H 'Authorization: Bearer YOUR-KEY' \\\n" : "";
   const inputs = '{"inputs": {"question": "When was the harbour dug?",\n              "context": "The harbour was dug in 1874."},\n   "parameters": {"top_k": 3}}';
   document.getElementById("curl").textContent =
-    `curl ${location.origin}/ \\\n${key}  -H 'Content-Type: application/json' \\\n  -d '${inputs}'`;
+    `curl ${url} \\\n${key}  -H 'Content-Type: application/json' \\\n  -d '${inputs}'`;
   document.getElementById("python").textContent = [
     "from huggingface_hub import InferenceClient",
     "",
-    `client = InferenceClient("${location.origin}"${needsKey ? ', token="YOUR-KEY"' : ""})`,
+    `client = InferenceClient("${url}"${needsKey ? ', token="YOUR-KEY"' : ""})`,
     'client.question_answering(question="When was the harbour dug?", context="The harbour was dug in 1874.")',
   ].join("\n");
   const sections = Object.entries(api.paths).flatMap(([path, methods]) =>

@@ -102,7 +102,7 @@ $("file").addEventListener("change", () => {
   $("file").value = "";
 });
 $("example").addEventListener("click", async () => {
-  const response = await fetch("/static/example.txt");
+  const response = await fetch("static/example.txt");
   setText(await response.text(), "The example");
   $("question").value = "Who gave money for the harbour?";
   $("question").select();
@@ -175,7 +175,7 @@ async function answersTo(question, text, signal) {
   const body = JSON.stringify({ inputs: { question, context: text }, parameters });
   let response;
   try {
-    response = await fetch("/", { method: "POST", headers, body, signal });
+    response = await fetch("./", { method: "POST", headers, body, signal });
   } catch (error) {
     if (signal.aborted) throw error;
     throw new Error("The server does not respond. Is it still running?");
@@ -270,7 +270,7 @@ $("cancel").addEventListener("click", () => {
   $("question").focus();
 });
 
-fetch("/health")
+fetch("health")
   .then((response) => response.json())
   .then((health) => {
     $("model").textContent = health.model;
