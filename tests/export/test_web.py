@@ -134,6 +134,13 @@ def _alike(here: dict, there: dict, family: str) -> bool:
     return family != "bert" and few in (many[:-1], many[1:])
 
 
+_PIPELINE = """async (folder) => {
+    const { pipeline } = await import("@huggingface/transformers");
+    const ask = await pipeline("question-answering", folder, { dtype: "q8", device: "wasm" });
+    return await ask("Who paid?", "The harbour was dug in 1874.");
+}"""
+
+
 def test_the_page_marks_the_answer(page: Page, site: tuple[Path, str]) -> None:
     from qa_fast.export import export_model
 
@@ -148,5 +155,6 @@ def test_the_page_marks_the_answer(page: Page, site: tuple[Path, str]) -> None:
     marked = page.locator("mark").text_content()
     start, end = map(int, re.findall(r"characters (\d+) to (\d+)", status.text_content() or "")[0])
     assert marked == DOCUMENTS["emoji"][start:end] != ""
+    assert set(page.evaluate(_PIPELINE, "/model")) == {"answer", "score"}  # transformers.js finds all that it needs
     page.goto(f"{site[1]}/index.html?model=none/")
     expect(page.get_by_role("status")).to_contain_text("Failed:")
