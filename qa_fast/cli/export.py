@@ -1,4 +1,4 @@
-"""`qa-fast export`: export a model folder as a .keras file, a SavedModel or an ONNX file."""
+"""`qa-fast export`: export a model folder as a .keras file, a SavedModel, an ONNX file or a folder for browsers."""
 
 from __future__ import annotations
 
@@ -8,30 +8,43 @@ from typing import Annotated
 
 import typer
 
-from qa_fast.cli.extras import needs
+from qa_fast.cli.extras import needs, say
 from qa_fast.errors import UserError
 
 
 def export(
     model: Annotated[str, typer.Argument(help="A model folder that `qa-fast train` made, or a Hub model id.")],
-    out: Annotated[Path, typer.Option("--out", help="The file (keras, onnx) or folder (saved-model) to write.")],
-    format_name: Annotated[str, typer.Option("--format", help="'keras', 'saved-model' or 'onnx'.")] = "keras",
+    out: Annotated[Path, typer.Option("--out", help="The file (keras, onnx) or folder (saved-model, web) to write.")],
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format", help="'keras', 'saved-model', 'onnx', or 'web': a folder as transformers.js expects it."
+        ),
+    ] = "keras",
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="'float32', or 'int8' for onnx and web. By default web has both."),
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="Version of ONNX's operations, for onnx and web. The default is 20.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export at --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Export a trained model to Keras, SavedModel or ONNX.
+    """Export a trained model to Keras, SavedModel or ONNX, or for browsers.
 
-    The export computes in float32 and is kept only if it gives the same logits.
+    The export is kept only if it gives the same logits, or close ones in int8.
     """
     with needs("export", "qa-fast export"):
         _check(model, format_name, out, overwrite)
         from qa_fast.export import export_model
 
-        exported = export_model(model, format_name, out, overwrite=overwrite)
+        exported = export_model(model, format_name, out, precision=precision, opset=opset, overwrite=overwrite, say=say)
     if as_json:
         typer.echo(json.dumps({**vars(exported), "out": str(exported.out)}))
         return
-    typer.echo(f"{exported.out}: {exported.size / 1e6:,.1f} MB, logits within {exported.difference:.1g} of the model's")
+    within = " and ".join(f"{value:.1g} ({name})" for name, value in exported.differences.items())
+    typer.echo(f"{exported.out}: {exported.size / 1e6:,.1f} MB, logits within {within} of the model's")
     typer.echo(f"inputs {', '.join(exported.inputs)} ({exported.input_dtype} [batch, length]); {exported.usage}")
 
 

@@ -1,14 +1,15 @@
 """The formats of exports: how each is written, and how it is opened by its own reader.
 
 A reader gets only the file, so that it returns what a user of the file will get. Each format carries the options of
-answering of the model's folder: as a member of a .keras file, in assets.extra of a SavedModel, in the metadata of ONNX.
+answering of the model's folder: as a member of a .keras file, in assets.extra of a SavedModel, in the metadata of ONNX,
+as the same file of a folder for browsers.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.answer.settings import ANSWERING
-from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.export.onnx_files import WEB_FILES, is_web_folder, write_onnx_file, write_web_folder
+from qa_fast.export.task import Task
 from qa_fast.graph.names import OUTPUTS
-from qa_fast.graph.standard import draw, standard_model
-from qa_fast.model.encoder import EncoderModel
+from qa_fast.graph.standard import standard_model
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Reader = Callable[[Arrays], dict[str, npt.NDArray[np.float32]]]
@@ -32,27 +33,33 @@ class Format:
 
     Attributes:
         suffix: Suffix of its files; "" for a folder.
-        mark: A file in every folder of this format; "" if the format is a file.
         ids_dtype: dtype of the inputs.
-        needs_tensorflow: Whether Keras must run on TensorFlow to write it.
-        write: Writes a model to a path, with the options of answering of its folder as a JSON text.
-        open: Opens a path and returns a function from arrays of inputs to arrays of logits.
+        write: Writes a task to a path.
+        open: Opens a file of `files` and returns a function from arrays of inputs to arrays of logits.
         usage: How to open it, for the user.
+        is_earlier: Tells whether a path is an earlier export.
+        needs_tensorflow: Whether Keras must run on TensorFlow to write it.
+        files: By each precision that it may have, the file in the folder; "" if that is the export itself.
+        precisions: The precisions that are written by default.
+        opsets: Whether it is written for a version of ONNX's operations.
     """
 
     suffix: str
-    mark: str
     ids_dtype: str
-    needs_tensorflow: bool
-    write: Callable[[EncoderModel, Path, str], None]
+    write: Callable[[Task, Path], None]
     open: Callable[[Path], Reader]
     usage: str
+    is_earlier: Callable[[Path], bool] = Path.is_file
+    needs_tensorflow: bool = False
+    files: Mapping[str, str] = field(default_factory=lambda: {"float32": ""})
+    precisions: tuple[str, ...] = ("float32",)
+    opsets: bool = False
 
 
-def _write_keras(model: EncoderModel, path: Path, answering: str) -> None:
-    standard_model(model).save(path)
+def _write_keras(task: Task, path: Path) -> None:
+    standard_model(task.model).save(path)
     with zipfile.ZipFile(path, "a") as file:  # Keras ignores other members of its file
-        file.writestr(ANSWERING, answering)
+        file.writestr(ANSWERING, task.answering)
 
 
 def _open_keras(path: Path) -> Reader:
@@ -64,10 +71,10 @@ def _open_keras(path: Path) -> Reader:
     return read
 
 
-def _write_saved_model(span_model: EncoderModel, path: Path, answering: str) -> None:
+def _write_saved_model(task: Task, path: Path) -> None:
     import tensorflow as tf
 
-    model = standard_model(span_model)
+    model = standard_model(task.model)
 
     @tf.function(input_signature=[_specs(model)])
     def serve(inputs: dict[str, Any]) -> Any:
@@ -79,7 +86,7 @@ def _write_saved_model(span_model: EncoderModel, path: Path, answering: str) -> 
     module.serve = serve
     tf.saved_model.save(module, str(path), signatures={"serving_default": serve})
     (path / "assets.extra").mkdir()  # the place for files of users, which TensorFlow ignores
-    (path / "assets.extra" / ANSWERING).write_text(answering, encoding="utf-8")
+    (path / "assets.extra" / ANSWERING).write_text(task.answering, encoding="utf-8")
 
 
 def _specs(model: keras.Model) -> dict[str, Any]:
@@ -102,27 +109,6 @@ def _open_saved_model(path: Path) -> Reader:
     return read
 
 
-def _write_onnx(model: EncoderModel, path: Path, answering: str) -> None:
-    """Write an ONNX file; check first that ONNX Runtime, which opens it afterwards, is installed."""
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("qa-fast export --format onnx", "export", error.name or "onnx") from None
-    from qa_fast.graph.onnx_file import MOST_IN_A_FILE, onnx_graph, write_onnx
-
-    weights = {path: np.asarray(keras.ops.convert_to_numpy(weight)) for path, weight in model.by_path.items()}
-    size = sum(weight.nbytes for weight in weights.values())
-    if size > MOST_IN_A_FILE:
-        raise UserError(
-            f"an ONNX file holds weights of at most {MOST_IN_A_FILE:,} bytes; received a model of {size:,}: choose "
-            "--format saved-model or keras"
-        )
-    graph = onnx_graph(draw(model.config, "int64"), weights)
-    onnx.helper.set_model_props(graph, {Path(ANSWERING).stem: answering})
-    write_onnx(graph, path)
-
-
 def _open_onnx(path: Path) -> Reader:
     import onnxruntime
 
@@ -137,29 +123,38 @@ def _open_onnx(path: Path) -> Reader:
 FORMATS = {
     "keras": Format(
         suffix=".keras",
-        mark="",
         ids_dtype="int32",
-        needs_tensorflow=False,
         write=_write_keras,
         open=_open_keras,
         usage="open it with keras.saving.load_model; it needs Keras but not qa-fast",
     ),
     "saved-model": Format(
         suffix="",
-        mark="saved_model.pb",
         ids_dtype="int32",
-        needs_tensorflow=True,
         write=_write_saved_model,
         open=_open_saved_model,
         usage="serve it with TensorFlow Serving as <models>/<name>/1, signature serving_default",
+        is_earlier=lambda path: (path / "saved_model.pb").is_file(),
+        needs_tensorflow=True,
     ),
     "onnx": Format(
         suffix=".onnx",
-        mark="",
         ids_dtype="int64",
-        needs_tensorflow=False,
-        write=_write_onnx,
+        write=write_onnx_file,
         open=_open_onnx,
         usage="open it with onnxruntime.InferenceSession",
+        files={"float32": "", "int8": ""},
+        opsets=True,
+    ),
+    "web": Format(
+        suffix="",
+        ids_dtype="int64",
+        write=write_web_folder,
+        open=_open_onnx,
+        usage="open it in a browser with transformers.js or ONNX Runtime Web",
+        is_earlier=is_web_folder,
+        files=WEB_FILES,
+        precisions=("float32", "int8"),
+        opsets=True,
     ),
 }

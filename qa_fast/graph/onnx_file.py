@@ -17,11 +17,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from qa_fast.errors import UserError
-from qa_fast.graph.names import INPUTS, OUTPUTS
+from qa_fast.graph.names import INPUTS, OPSET, OUTPUTS
 from qa_fast.graph.operations import MICROSOFT, WRITERS, Nodes, Step, Value
 from qa_fast.graph.standard import Drawing
 
-OPSET = 20  # the first with Gelu
 # Bytes of weights; a protocol buffer holds 2 GiB, including the graph.
 MOST_IN_A_FILE = 2**31 - 2**24
 
@@ -34,17 +33,23 @@ def onnx_graph(
     fused: bool = False,
     scales: Mapping[str, Floats] | None = None,
     ranges: bool = False,
+    opset: int = OPSET,
+    small_tables: bool = False,
 ) -> onnx.ModelProto:
     """Return the ONNX graph of a drawing, with weights.
+
+    Products in int8 take one scale for each column of weights, and one for the activations of each call.
 
     Args:
         drawing: A drawing of `draw`.
         weights: Weights by their paths.
         fused: Use operations that only ONNX Runtime has.
-        scales: By the name of a product ("block_0/outer"), divisors of its input's columns and factors of its kernel's
-            rows, float32[m].
+        scales: The products to compute in int8, by name ("block_0/outer"): divisors of the input's columns and factors
+            of the kernel's rows, float32[m].
         ranges: Output, instead of logits, the largest magnitudes of the columns of each product's input, float32[m]
             under the product's name.
+        opset: The version of ONNX's operations, one of `names.OPSETS`.
+        small_tables: Keep embeddings in int8, with one scale for each row.
 
     Returns:
         A model with inputs int64[batch, length] and outputs float32[batch, length].
@@ -52,8 +57,8 @@ def onnx_graph(
     Raises:
         UserError: An operation has no ONNX form here.
     """
-    nodes = Nodes(fused)
-    walk = _Walk(drawing, nodes, scales or {})
+    nodes = Nodes(fused, opset)
+    walk = _Walk(drawing, nodes, weights, scales or {}, small_tables)
     logits = [walk.value_of(drawing.model.output[name]) for name in OUTPUTS]
     if ranges:
         widths = {product_of(path): shape[0] for path, shape in drawing.shapes.items() if path.endswith("_kernel")}
@@ -62,12 +67,7 @@ def onnx_graph(
         for value, name in zip(logits, OUTPUTS, strict=True):
             nodes.add("Identity", [value], "float32", name=name)
         outputs = [_described(name, "float32") for name in OUTPUTS]
-    initializers = []
-    for path in walk.used:
-        weight, scale = weights[path], walk.scales.get(product_of(path))
-        if scale is not None and path.endswith("_kernel"):
-            weight = weight * scale[:, None]
-        initializers.append(numpy_helper.from_array(np.ascontiguousarray(weight), path))
+    initializers = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in walk.used.items()]
     inputs = {tensor.name: str(tensor.dtype) for tensor in drawing.model.inputs}
     graph = helper.make_graph(
         nodes.nodes,
@@ -78,9 +78,9 @@ def onnx_graph(
     )
     return helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", OPSET), *([helper.make_opsetid(MICROSOFT, 1)] if fused else [])],
+        opset_imports=[helper.make_opsetid("", opset), *([helper.make_opsetid(MICROSOFT, 1)] if fused else [])],
         producer_name="qa-fast",
-        ir_version=9,
+        ir_version=9 if opset <= 20 else 10,
     )
 
 
@@ -102,16 +102,23 @@ class _Walk:
     """Writes the nodes that a tensor of the drawn graph depends on, each once.
 
     Attributes:
-        used: Paths of the graph's weights, in order.
+        used: The graph's weights by name, in order.
         products: Inputs of each product, by its name; a product with a shared kernel has several.
-        scales: See `onnx_graph`.
     """
 
-    def __init__(self, drawing: Drawing, nodes: Nodes, scales: Mapping[str, Floats]) -> None:
-        self._nodes, self._paths, self.scales = nodes, drawing.paths, scales
+    def __init__(
+        self,
+        drawing: Drawing,
+        nodes: Nodes,
+        weights: Mapping[str, Floats],
+        scales: Mapping[str, Floats],
+        small_tables: bool,
+    ) -> None:
+        self._nodes, self._paths, self._weights, self._scales = nodes, drawing.paths, weights, scales
+        self._small_tables = small_tables
         self.products: dict[str, list[Value]] = {}
         self._values = {id(tensor): Value(tensor.name, str(tensor.dtype)) for tensor in drawing.model.inputs}
-        self.used: dict[str, None] = {}
+        self.used: dict[str, npt.NDArray[Any]] = {}
 
     def value_of(self, tensor: Any) -> Value:
         """Return the value of a tensor, after writing its nodes if necessary."""
@@ -143,25 +150,62 @@ class _Walk:
 
     def _weight(self, layer: Any, number: int) -> Value:
         path = self._paths[layer.name][number]
-        self.used[path] = None
-        return Value(path, "float32")
+        return self._kept(path, self._weights[path])
+
+    def _kept(self, name: str, value: npt.NDArray[Any]) -> Value:
+        self.used[name] = value
+        return Value(name, str(value.dtype))
 
     def _dense(self, layer: Any, x: Value) -> Value:
-        kernel = self._weight(layer, 0)
-        product = product_of(kernel.name)
+        path = self._paths[layer.name][0]
+        product = product_of(path)
         self.products.setdefault(product, []).append(x)
-        if product in self.scales:
-            x = self._nodes.add("Mul", [x, self._nodes.constant(1 / self.scales[product], "float32")], "float32")
-        name = f"{product}:{len(self._nodes.nodes)}"  # the nodes of a shared kernel need different names
-        y = self._nodes.add("MatMul", [x, kernel], "float32", name=name)
+        if product in self._scales:
+            y = self._rounded_product(path, x, self._scales[product])
+        else:
+            y = self._nodes.add("MatMul", [x, self._weight(layer, 0)], "float32")
         return self._nodes.add("Add", [y, self._weight(layer, 1)], "float32") if layer.use_bias else y
 
+    def _rounded_product(self, path: str, x: Value, divisors: Floats) -> Value:
+        """Multiply in int8, as the nodes that ONNX Runtime recognises and runs as one.
+
+        Weights have seven bits: without VNNI, x86 adds pairs of products in int16, which overflows with eight bits.
+        """
+        nodes = self._nodes
+        if (divisors != 1).any():
+            x = nodes.add("Mul", [x, nodes.constant(1 / divisors, "float32")], "float32")
+        rounded, scale = _rounded(self._weights[path] * divisors[:, None], axis=0, most=64)
+        inputs, input_scale, input_zero = nodes.add_rounding(x)
+        zero = nodes.constant(0, "int8")
+        sums = nodes.add("MatMulInteger", [inputs, self._kept(path, rounded), input_zero, zero], "int32")
+        scales = nodes.add("Mul", [input_scale, self._kept(f"{path}_scale", scale)], "float32")
+        return nodes.add("Mul", [nodes.cast(sums, "float32"), scales], "float32")
+
     def _embedding(self, layer: Any, ids: Value) -> Value:
-        return self._nodes.add("Gather", [self._weight(layer, 0), ids], "float32", axis=0)
+        nodes, path = self._nodes, self._paths[layer.name][0]
+        if not self._small_tables:
+            return nodes.add("Gather", [self._weight(layer, 0), ids], "float32", axis=0)
+        rounded, scale = _rounded(self._weights[path], axis=1, most=127)
+        rows = nodes.add("Gather", [self._kept(path, rounded), ids], "int8", axis=0)
+        scales = nodes.add("Gather", [self._kept(f"{path}_scale", scale[:, None]), ids], "float32", axis=0)
+        return nodes.add("Mul", [nodes.cast(rows, "float32"), scales], "float32")
 
     def _layernormalization(self, layer: Any, x: Value) -> Value:
         inputs = [x, self._weight(layer, 0), *([self._weight(layer, 1)] if layer.center else [])]
         return self._nodes.add("LayerNormalization", inputs, "float32", axis=-1, epsilon=layer.epsilon)
+
+
+def _rounded(weight: Floats, axis: int, most: int) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Return a matrix in int8 and what to multiply it with: a scale for each column or row.
+
+    Args:
+        weight: float32[m, n].
+        axis: The axis that shares a scale: 0 gives one for each column, 1 one for each row.
+        most: The largest magnitude in int8.
+    """
+    scale = (np.abs(weight).max(axis=axis, keepdims=True) / most).astype(np.float32)
+    scale[scale == 0] = 1  # a padding token's row
+    return np.rint(weight / scale).astype(np.int8), scale.squeeze(axis)
 
 
 def product_of(path: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from qa_fast.graph.names import OPSET
 from qa_fast.model.parts import MASKED
 
 Array = npt.NDArray[Any]
@@ -36,9 +37,11 @@ class Nodes:
         nodes: Nodes in order.
         constants: Constants by dtype, shape and bytes; equal constants are written once.
         fused: Use ONNX Runtime's own operation for attention.
+        opset: Version of ONNX's operations.
     """
 
     fused: bool = False
+    opset: int = OPSET
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = field(default_factory=dict)
 
@@ -47,6 +50,12 @@ class Nodes:
         out = name or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, [value.name for value in inputs], [out], name=out, **attributes))
         return Value(out, dtype)
+
+    def add_rounding(self, x: Value) -> tuple[Value, Value, Value]:
+        """Round a float32 value to uint8 by its own range; return the result, its scale and its zero."""
+        names = [f"rounded{part}_{len(self.nodes)}" for part in ("", "_scale", "_zero")]
+        self.nodes.append(helper.make_node("DynamicQuantizeLinear", [x.name], names, name=names[0]))
+        return Value(names[0], "uint8"), Value(names[1], "float32"), Value(names[2], "uint8")
 
     def constant(self, value: Any, dtype: str) -> Value:
         """Add a small constant."""
@@ -159,7 +168,20 @@ def _softmax(nodes: Nodes, step: Step, x: Value) -> Value:
 
 
 def _gelu(nodes: Nodes, step: Step, x: Value) -> Value:
-    return nodes.add("Gelu", [x], step.dtype, approximate="tanh" if step.operation.approximate else "none")
+    """Write GELU, composed of its formula (with erf, or its approximation with tanh) where opset 20 is not there."""
+    approximate, dtype = step.operation.approximate, step.dtype
+    if nodes.opset >= 20:
+        return nodes.add("Gelu", [x], dtype, approximate="tanh" if approximate else "none")
+
+    def times(left: Value, right: Any) -> Value:
+        return nodes.add("Mul", [left, nodes.value(right, dtype)], dtype)
+
+    if approximate:
+        cube = times(times(times(x, x), x), 0.044715)
+        bent = nodes.add("Tanh", [times(nodes.add("Add", [x, cube], dtype), (2 / np.pi) ** 0.5)], dtype)
+    else:
+        bent = nodes.add("Erf", [times(x, 0.5**0.5)], dtype)
+    return times(times(x, nodes.add("Add", [bent, nodes.constant(1.0, dtype)], dtype)), 0.5)
 
 
 def _silu(nodes: Nodes, step: Step, x: Value) -> Value:

@@ -39,40 +39,7 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     if rounding is not None:
         kernels = {product_of(path): weight for path, weight in weights.items() if path.endswith("_kernel")}
         scales = {name: rounding.scales(name, kernels[name]) for name in kernels if rounding.rounds(name)}
-    graph = onnx_graph(drawing, weights, engine == "onnx", scales, ranges)
-    if rounding is None:
-        write_onnx(graph, out, apart=True)
-        return
-    full = out.with_name(f"float32-{out.name}")
-    write_onnx(graph, full, apart=True)
-    products = [node.name for node in graph.graph.node if node.op_type == "MatMul"]
-    _quantize(full, out, [name for name in products if name.partition(":")[0] not in scales])
-    for path in out.parent.glob(f"{full.name}*"):
-        path.unlink()
-
-
-def _quantize(source: Path, out: Path, kept: list[str]) -> None:
-    """Round products to int8: one scale for each column of weights, one for the activations of each call.
-
-    Weights have seven bits: without VNNI, x86 adds pairs of products in int16, which overflows with eight bits.
-    """
-    import logging
-
-    from onnx import TensorProto
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends steps that do not apply here
-    quantize_dynamic(
-        source,
-        out,
-        op_types_to_quantize=["MatMul"],
-        nodes_to_exclude=kept,
-        per_channel=True,
-        reduce_range=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=True,
-        extra_options={"DefaultTensorType": TensorProto.FLOAT},
-    )
+    write_onnx(onnx_graph(drawing, weights, engine == "onnx", scales, ranges), out, apart=True)
 
 
 class _StandIn(ModuleType):

@@ -62,7 +62,7 @@ def test_from_featurize_to_torch(name: str, tmp_path: Path) -> None:
     # Handed on: a card that names the family, a graph for others, a folder that torch reads.
     assert f"{FAMILIES[TINY[name]['model_type']].name} encoder" in body(read_facts(folder))
     exported = export_model(folder, "keras", tmp_path / "model.keras")
-    assert exported.difference <= 1e-4
+    assert exported.differences["float32"] <= 1e-4
     chunk = split.chunks[0]
     ids, lengths = chunk.input_ids[0][None], np.array([len(chunk.input_ids[0])], np.int32)
     types = np.zeros_like(ids) if chunk.token_type_ids is None else chunk.token_type_ids[0][None]

@@ -18,9 +18,12 @@ import typer
 from typer.testing import CliRunner
 
 from qa_fast.answer.options import AnswerOptions
-from qa_fast.answer.settings import ANSWERING, write_settings
+from qa_fast.answer.settings import ANSWERING, read_settings, write_settings
 from qa_fast.cli.export import export
+from qa_fast.encode import load_encoder
 from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.infer.graphs import model_key
+from qa_fast.infer.recipe import Recipe, Rounding, write_recipe
 from qa_fast.model.families import read_encoder_config
 from tests.backend import BACKEND
 from tests.small_models import TINY_BERT, TINY_DISTILBERT, logits, tiny_batch
@@ -53,7 +56,9 @@ def random_model(raw: dict) -> EncoderModel:
 
 
 def model_folder(folder: Path, raw: dict = TINY_BERT) -> tuple[Path, EncoderModel]:
-    source = save_folder(small_tokenizer("wordpiece"), folder.parent / f"{folder.name}-source")
+    tokenizer = small_tokenizer("wordpiece")
+    source = save_folder(tokenizer, folder.parent / f"{folder.name}-source")
+    raw = raw | {"vocab_size": tokenizer.get_vocab_size()}
     (source / "config.json").write_text(json.dumps(raw))
     model = random_model(raw)
     save_model(model, folder, source)
@@ -103,7 +108,7 @@ def exported(bert: tuple[Path, EncoderModel], tmp_path_factory: pytest.TempPathF
 
     @cache
     def export_once(name: str) -> Exported:
-        if name == "onnx":
+        if FORMATS[name].opsets:
             for module in ("onnx", "onnxruntime"):
                 pytest.importorskip(module)
         return export_model(bert[0], name, tmp_path_factory.mktemp(name) / "deep" / f"model{FORMATS[name].suffix}")
@@ -111,15 +116,15 @@ def exported(bert: tuple[Path, EncoderModel], tmp_path_factory: pytest.TempPathF
     return export_once
 
 
-@pytest.mark.parametrize("name", ["keras", "onnx", pytest.param("saved-model", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["keras", "onnx", "web", pytest.param("saved-model", marks=pytest.mark.slow)])
 def test_formats(name: str, bert: tuple[Path, EncoderModel], exported: Callable[[str], Exported]) -> None:
     made, model = exported(name), bert[1]
-    assert 0 <= made.difference <= 1e-4
+    assert 0 <= made.differences["float32"] <= 1e-4
     assert made.size == sum(path.stat().st_size for path in [made.out, *made.out.rglob("*")] if path.is_file())
     assert [path.name for path in made.out.parent.iterdir()] == [made.out.name]
     inputs, there, expected = batch_for(model, made.input_dtype)
     assert made.inputs == tuple(inputs)
-    found = FORMATS[name].open(made.out)(inputs)
+    found = FORMATS[name].open(made.out / FORMATS[name].files["float32"])(inputs)
     assert set(found) == {"start_logits", "end_logits"}
     for part, logit in zip(("start_logits", "end_logits"), expected, strict=True):
         np.testing.assert_allclose(found[part][there], logit[there], atol=1e-4)
@@ -172,6 +177,95 @@ def test_onnx_says_what_it_takes(exported: Callable[[str], Exported]) -> None:
     assert listed(made.graph.output) == [(name, real, sizes) for name in ("start_logits", "end_logits")]
 
 
+def test_a_folder_for_browsers(bert: tuple[Path, EncoderModel], exported: Callable[[str], Exported]) -> None:
+    """It has the files that transformers.js looks for, and all options of answering, so that pages need no defaults."""
+    out = exported("web").out
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    others = {"config.json", "tokenizer.json", "tokenizer_config.json", ANSWERING}
+    assert files == {"onnx/model.onnx", "onnx/model_quantized.onnx", *others}
+    assert set(exported("web").differences) == {"float32", "int8"}
+    assert AnswerOptions(null_threshold=-1.5).over(read_settings(bert[0])).resolve(64, 3) == read_settings(out)
+    own, read = load_encoder(bert[0]).tokenizer, load_encoder(out).tokenizer
+    assert own.encode("When?", "In 1874.").ids == read.encode("When?", "In 1874.").ids
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["BertForQuestionAnswering"]
+
+
+def test_an_earlier_folder_for_browsers_is_replaced_and_no_other(
+    bert: tuple[Path, EncoderModel], exported: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    assert FORMATS["web"].is_earlier(exported("web").out)
+    assert not FORMATS["web"].is_earlier(bert[0])
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"")
+    assert FORMATS["web"].is_earlier(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"--overwrite replaces only an earlier export; .* is not one of --format web"):
+        export_model(bert[0], "web", tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
+@pytest.mark.parametrize("opset", [17, 19, 21])
+def test_opsets(opset: int, activation: str, tmp_path: Path) -> None:
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    folder, model = model_folder(tmp_path / "bert", TINY_BERT | {"hidden_act": activation})
+    made = export_model(folder, "onnx", tmp_path / "model.onnx", opset=opset)
+    assert made.differences["float32"] <= 1e-4
+    graph = onnx.load(made.out)
+    onnx.checker.check_model(graph, full_check=True)
+    assert [(one.domain, one.version) for one in graph.opset_import] == [("", opset)]
+    inputs, there, expected = batch_for(model, "int64")
+    found = onnxruntime.InferenceSession(made.out).run(["start_logits", "end_logits"], inputs)
+    for logit, own in zip(found, expected, strict=True):
+        np.testing.assert_allclose(logit[there], own[there], atol=1e-4)
+
+
+def test_int8_rounds_products_and_embeddings(bert: tuple[Path, EncoderModel], tmp_path: Path) -> None:
+    """With standard operations alone, on opsets old and new; unscored rounding is reported."""
+    onnx = pytest.importorskip("onnx")
+    told: list[str] = []
+    made = export_model(bert[0], "onnx", tmp_path / "int8.onnx", precision="int8", opset=17, say=told.append)
+    assert told == [
+        "int8 was not scored for this model: run qa-fast quantize first, which finds a rounding that loses little"
+    ]
+    graph = onnx.load(made.out)
+    onnx.checker.check_model(graph, full_check=True)
+    assert {node.domain for node in graph.graph.node} == {""}
+    kinds = [node.op_type for node in graph.graph.node]
+    blocks = bert[1].config.blocks
+    assert kinds.count("DynamicQuantizeLinear") == kinds.count("MatMulInteger") == 4 * blocks
+    floats = [one for one in graph.graph.initializer if one.data_type == onnx.TensorProto.FLOAT]
+    assert [one.name for one in floats if len(one.dims) > 1 and one.dims[1] > 1] == ["head/output_kernel"]
+    assert 0 < made.differences["int8"] < 0.5
+
+
+def test_int8_follows_the_recipe(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    folder, model = model_folder(tmp_path / "bert")
+    kernels = {path: value.shape[0] for path, value in model.by_path.items() if path.endswith("_kernel")}
+    ranges = {path.removesuffix("_kernel"): np.linspace(0.5, 2, width, dtype="f4") for path, width in kernels.items()}
+    rounding = Rounding(("head/", "block_0/outer"), ranges)
+    write_recipe(folder, Recipe(model_key(folder), rounding, 70.0, 60.0, 70.1, 60.1, "validation", 10))
+    told: list[str] = []
+    made = export_model(folder, "onnx", tmp_path / "int8.onnx", precision="int8", say=told.append)
+    assert not told
+    integers = {one.name for one in onnx.load(made.out).graph.initializer if one.data_type == onnx.TensorProto.INT8}
+    assert "block_0/inner_kernel" in integers
+    assert "block_0/outer_kernel" not in integers
+
+
+def test_options_that_a_format_does_not_have(bert: tuple[Path, EncoderModel], tmp_path: Path) -> None:
+    for name, options, message in (
+        ("keras", {"precision": "int8"}, "--precision must be float32 for --format keras; received 'int8': choose --f"),
+        ("web", {"precision": "float16"}, "--precision must be float32 or int8 for --format web; received 'float16'"),
+        ("keras", {"opset": 18}, "--opset is for --format onnx and web; received 18 with --format keras: leave it out"),
+        ("onnx", {"opset": 16}, "--opset must be from 17 to 21, which the model's operations allow; received 16: ch"),
+        ("web", {"opset": 0}, "--opset must be from 17 to 21"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export_model(bert[0], name, tmp_path / f"model{FORMATS[name].suffix}", **options)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_keras_file_opens_without_this_package(
     bert: tuple[Path, EncoderModel], exported: Callable[[str], Exported], tmp_path: Path
@@ -196,7 +290,7 @@ def test_distilbert(tmp_path: Path) -> None:
     folder, _ = model_folder(tmp_path / "distilbert", TINY_DISTILBERT)
     made = export_model(folder, "keras", tmp_path / "model.keras")
     assert made.inputs == ("input_ids", "attention_mask")
-    assert made.difference <= 1e-4
+    assert made.differences["float32"] <= 1e-4
 
 
 def test_an_earlier_export_is_replaced_when_asked(bert: tuple[Path, EncoderModel], tmp_path: Path) -> None:
@@ -211,13 +305,13 @@ def test_an_earlier_export_is_replaced_when_asked(bert: tuple[Path, EncoderModel
 @pytest.mark.slow
 @needs_tensorflow
 def test_an_earlier_folder_is_replaced_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_little(model: keras.Model, path: Path, answering: str) -> None:
+    def write_little(task: object, path: Path) -> None:
         path.mkdir()
         (path / "saved_model.pb").write_bytes(b"new")
 
     little = dataclasses.replace(FORMATS["saved-model"], write=write_little, open=lambda path: None)
     monkeypatch.setattr(write, "FORMATS", {"saved-model": little})
-    monkeypatch.setattr(write, "greatest_difference", lambda *_: 0.0)
+    monkeypatch.setattr(write, "greatest_difference", lambda *_: (0.0, 0.0))
     folder, _ = model_folder(tmp_path / "bert")
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "saved_model.pb").write_bytes(b"old")
@@ -241,7 +335,7 @@ def test_an_export_with_other_logits_is_not_kept(
     for amount in (0.01, np.nan):
         off_by(amount)
         with pytest.raises(
-            UserError, match=r"must give the model's logits to within 0.0001; keras differs by (0.01|nan)"
+            UserError, match=r"must give the model's logits to within 0.0001; keras in float32 differs by (0.01|nan)"
         ):
             export_model(bert[0], "keras", tmp_path / "model.keras")
         assert not list(tmp_path.iterdir())
@@ -254,7 +348,7 @@ def test_an_export_with_other_logits_is_not_kept(
 
 def test_what_cannot_be(bert: tuple[Path, EncoderModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = bert
-    with pytest.raises(UserError, match="--format must be one of keras, saved-model, onnx; received 'h5'"):
+    with pytest.raises(UserError, match="--format must be one of keras, saved-model, onnx, web; received 'h5'"):
         export_model(folder, "h5", tmp_path / "model.h5")
     with pytest.raises(UserError, match=r"--out must end in \.keras for --format keras; received .*model\.h5"):
         export_model(folder, "keras", tmp_path / "model.h5")
@@ -304,12 +398,13 @@ def test_command(bert: tuple[Path, EncoderModel], tmp_path: Path) -> None:
     told = CliRunner().invoke(app, [str(bert[0]), "--out", str(out)], catch_exceptions=False)
     assert told.exit_code == 0
     assert "model.keras: 0." in told.stdout
+    assert "(float32) of the model's" in told.stdout
     assert "inputs input_ids, attention_mask, token_type_ids (int32 [batch, length])" in told.stdout
     told = CliRunner().invoke(app, [str(bert[0]), "--out", str(out), "--overwrite", "--json"], catch_exceptions=False)
     about = json.loads(told.stdout)
     assert about["out"] == str(out)
     assert about["size"] == out.stat().st_size
-    assert about["difference"] <= 1e-4
+    assert about["differences"]["float32"] <= 1e-4
 
 
 @pytest.mark.slow
@@ -319,4 +414,4 @@ def test_the_real_model(minilm_folder: Path, tmp_path: Path) -> None:
 
     model, _ = load_model(minilm_folder, seed=1)
     save_model(model, tmp_path / "model", minilm_folder)
-    assert export_model(tmp_path / "model", "keras", tmp_path / "model.keras").difference <= 1e-4
+    assert export_model(tmp_path / "model", "keras", tmp_path / "model.keras").differences["float32"] <= 1e-4
