@@ -52,13 +52,20 @@ def _made_and_locked(
 ) -> tuple[int | None, bool]:
     """Return a descriptor of the folder that holds its lock (None without locks), and whether the folder was made."""
     while True:
-        made = not folder.exists()
+        made = True
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                made = False
+                if folder.exists() and not folder.is_dir():
+                    raise
             if fcntl is None:
                 return None, made
             descriptor = os.open(folder, os.O_RDONLY)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not made:
+                continue  # the holder removed it just now
             raise not_writable(folder, error) from None
         try:
             _lock(descriptor, folder, wait)

@@ -31,7 +31,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export at --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Export a trained model to Keras, SavedModel or ONNX, or for browsers.
+    """Export a trained model to Keras, SavedModel, ONNX or the web.
 
     The export is kept only if it gives the same logits, or close ones in int8.
     """

@@ -408,6 +408,7 @@ def test_arguments_of_the_pipeline_that_work(tmp_path: Path, monkeypatch: pytest
     opened: list[Any] = []
     engine = SimpleNamespace(predict=None)
     monkeypatch.setattr("qa_fast.infer.open_engine", lambda *given, **_: opened.append(given) or engine)
+    monkeypatch.setattr("qa_fast.answer.answerer.readable_config", lambda folder: None)  # it has no weights
     letter_encoder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**TINY["bert"], "vocab_size": 200}))
     asked = Answerer.from_pretrained(

@@ -226,6 +226,7 @@ def evaluate(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         return SimpleNamespace(name="onnx", precision="float32", predict=reader(4 if folder.name == "poor" else 0))
 
     monkeypatch.setattr("qa_fast.infer.open_engine", opened)
+    monkeypatch.setattr("qa_fast.scoring.evaluation.readable_config", lambda folder: None)  # they have no weights
     monkeypatch.chdir(place)
 
     def run(*arguments: str) -> tuple[int, str, str]:

@@ -64,6 +64,7 @@ resource = pytest.importorskip("resource")  # POSIX
 ROOT = str(Path(__file__).parents[2])
 STEPS, CUT_AT = 6, 3
 OPTIONS: dict[str, Any] = {
+    "epochs": 2,
     "batch_size": 2,
     "max_steps": STEPS,
     "batching": "fixed",
@@ -672,11 +673,11 @@ def test_overwriting_keeps_the_folder_that_is_locked(workshop: Path, cut: Path, 
 @pytest.mark.slow
 def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = OPTIONS | {"max_steps": 60}
+    options = OPTIONS | {"max_steps": 60, "epochs": 60}
     program = (
         f"import sys; sys.path.insert(0, {ROOT!r});"
         "from qa_fast.train import TrainConfig, train;"
-        f"train({str(workshop / 'shards')!r}, TrainConfig(out={str(out)!r}, epochs=60, **{options!r}))"
+        f"train({str(workshop / 'shards')!r}, TrainConfig(out={str(out)!r}, **{options!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     try:
@@ -686,11 +687,11 @@ def test_a_second_run_is_refused_until_the_first_is_killed(workshop: Path, tmp_p
         process.send_signal(signal.SIGSTOP)
         assert kept(out), "no checkpoint came"
         with pytest.raises(UserError, match=r"one run at a time may write .*out; another run holds it"):
-            resume(workshop, out, **options, epochs=60)
+            resume(workshop, out, **options)
     finally:
         process.kill()
         process.wait()
-    rest = options | {"epochs": 60, "checkpoint_every": 0}
+    rest = options | {"checkpoint_every": 0}
     result = train(workshop / "shards", TrainConfig(out=str(out), resume=True, **rest))
     assert result.steps == 60
 
