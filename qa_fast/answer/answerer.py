@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
+from qa_fast.answer.boundaries import sentence_around
 from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.questions import Prepared, prepare
+from qa_fast.answer.ranking import DEFAULT_OVERLAP, Answer, RankedAnswer, ranking
 from qa_fast.answer.settings import max_positions_of, read_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
@@ -24,15 +26,6 @@ from qa_fast.infer.spans import Predict, best_spans
 from qa_fast.model.folder import readable_config
 from qa_fast.schema import Features
 from qa_fast.sources import resolve_model
-
-
-class Answer(TypedDict):
-    """One answer: its probability, its characters [start, end) in the context as given, and its text."""
-
-    score: float
-    start: int
-    end: int
-    answer: str
 
 
 class _InNotebook:
@@ -223,6 +216,62 @@ class Answerer:
             if isinstance(answers, str):
                 raise UserError(answers if first is None else f"{_PLACE.format(first + number)}{answers}")
             yield ShownAnswer(answers[0], *pair) if options.top_k == 1 else ShownAnswers(answers, *pair)
+
+    def rank(
+        self,
+        question: str,
+        documents: Sequence[str],
+        top_k: int = 10,
+        answers_per_document: int | None = None,
+        overlap_threshold: float | None = DEFAULT_OVERLAP,
+        **options: Any,
+    ) -> list[RankedAnswer]:
+        """Find the answers to a question in several documents, in one ranking; see `answer.ranking`.
+
+        Args:
+            question: The question.
+            documents: The texts. Those that are empty or white space have no answers.
+            top_k: Most answers.
+            answers_per_document: Most answers from one document; None sets no limit.
+            overlap_threshold: If two answers in a document share more than this fraction of the shorter one's
+                characters, the less probable one is left out; None keeps both.
+            options: Other fields of `AnswerOptions`, such as `max_answer_len=10`.
+
+        Returns:
+            Answers, best first. If the options allow no answer, it is among them, with its probability.
+
+        Raises:
+            UserError: An option, the question or a document is not valid; the message names the document.
+
+        Examples:
+            >>> ask.rank("Who paid for the bell?", [chronicle, minutes], top_k=2)
+            [{'score': 0.61, 'start': 106, 'end': 114, 'answer': 'Ane Skou', 'document': 0, 'sentence': '...'}, ...]
+        """
+        check_arguments({name: value for name, value in options.items() if name not in _NAMES}, _NAMES)
+        if isinstance(documents, str):
+            raise UserError("documents must be a list of texts; received a single text: pass [text]")
+        texts = _listed("documents", documents)
+        asked = AnswerOptions(top_k=None, **options).over(self.options)
+        with_no_answer, threshold = bool(asked.handle_impossible_answer), asked.null_threshold
+        # Answers are compared with no answer in their document, whether or not it is a result.
+        asked = replace(asked, handle_impossible_answer=True, null_threshold=threshold if with_no_answer else 0.0)
+        found: list[list[Answer]] = []
+        for begin in range(0, len(texts), ROWS_AT_ONCE):
+            pairs = [(question, text) for text in texts[begin : begin + ROWS_AT_ONCE]]
+            for number, answers in enumerate(self.answer_pairs(pairs, asked), begin + 1):
+                if isinstance(answers, str):
+                    raise UserError(f"document {number}: {answers}")
+                found.append(answers)
+        ranked, no_answer = ranking(found, top_k, answers_per_document, overlap_threshold)
+        results: list[RankedAnswer] = []
+        for document, answer, score in ranked:
+            excerpt = sentence_around(texts[document], answer["start"], answer["end"])
+            sentence = f"{excerpt.before}{excerpt.answer}{excerpt.after}"
+            results.append({**answer, "score": score, "document": document, "sentence": sentence})
+        if with_no_answer:
+            place = sum(result["score"] > no_answer for result in results)
+            results.insert(place, {**_null(no_answer), "document": None, "sentence": ""})
+        return results[:top_k]
 
     def answer_pairs(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> list[Result]:
         """Answer E pairs of a question and a context together.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +19,12 @@ from qa_fast.errors import UserError, without_secrets
 if TYPE_CHECKING:
     from qa_fast.answer.answerer import Answer
     from qa_fast.answer.bulk import BulkResult
+    from qa_fast.answer.ranking import RankedAnswer
 
 _ONE, _ENGINE, _FILES = "One question", "Engine", "Files of questions"
 # As much as a source's context may have.
 _MOST_BYTES = 1 << 24
+_TEXTS = (".txt", ".md")  # the files of a folder that --documents reads
 
 
 @with_records
@@ -40,6 +43,16 @@ def answer(
             "--context-file",
             "-f",
             help="UTF-8 text file with the document; '-' means standard input.",
+            rich_help_panel=_ONE,
+        ),
+    ] = None,
+    documents: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--documents",
+            "-d",
+            help="In place of one document: a text file, or a folder whose .txt and .md files are read; may be "
+            "repeated. All answers are in one ranking.",
             rich_help_panel=_ONE,
         ),
     ] = None,
@@ -122,8 +135,10 @@ def answer(
     computed = EngineOptions((ray_engine or "auto") if on_ray == "ray" else engine, precision)
     computed.check()
     if input_file is not None or output_file is not None:
-        if question is not None or context is not None or context_file is not None:
-            raise UserError("--input and --output replace --question and --context; received both kinds: choose one")
+        if question is not None or context is not None or context_file is not None or documents:
+            raise UserError(
+                "--input and --output replace --question, --context and --documents; received both kinds: choose one"
+            )
         if input_file is None or output_file is None:
             raise UserError("--input and --output go together; received one of them: name the other file")
         with needs("answer", "qa-fast answer"):
@@ -149,6 +164,11 @@ def answer(
         return
     if question is None:
         raise UserError("a question is needed; received none: pass --question, or --input and --output for many")
+    if documents:
+        if context is not None or context_file is not None:
+            raise UserError("--documents replaces --context and --context-file; received both: choose one")
+        _answer_documents(model, question, documents, precision, engine, options, as_json)
+        return
     text = _document(context, context_file)
     with needs("answer", "qa-fast answer"):
         from qa_fast.answer.answerer import Answerer
@@ -175,12 +195,23 @@ def _document(context: str | None, context_file: Path | None) -> str:
         return context
     from_input = context_file is None or str(context_file) == "-"
     if from_input and (sys.stdin is None or (context_file is None and sys.stdin.isatty())):  # None: it is closed
-        raise UserError("a document is needed; received none: pass --context or --context-file, or pipe one in")
+        raise UserError(
+            "a document is needed; received none: pass --context, --context-file or --documents, or pipe one in"
+        )
+    return _text_of(None if from_input else context_file)
+
+
+def _text_of(path: Path | None) -> str:
+    """Return the text of a file, or of standard input.
+
+    Raises:
+        UserError: It cannot be read, is too large, or is not text in UTF-8.
+    """
     from qa_fast.sources.plain import not_utf8, unwrapped
 
-    name = "standard input" if from_input else str(context_file)
+    name = "standard input" if path is None else str(path)
     try:
-        with contextlib.nullcontext(sys.stdin.buffer) if from_input else Path(name).open("rb") as file:
+        with contextlib.nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
             data = unwrapped(file, f"the document in {name}")[0].read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise UserError(
@@ -191,6 +222,56 @@ def _document(context: str | None, context_file: Path | None) -> str:
         raise UserError(f"the document must be a readable file; {name}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise not_utf8(f"the document in {name}", data, error.start, f"at byte {error.start}") from None
+
+
+def _texts_of(places: list[Path]) -> dict[str, str]:
+    """Return the texts of files and of the text files in folders, by path. Files of folders that are no text are told.
+
+    Raises:
+        UserError: A file that was named cannot be read, or there is no document.
+    """
+    texts: dict[str, str] = {}
+    for place in places:
+        if not place.is_dir():
+            texts[str(place)] = _text_of(place)
+            continue
+        for path in sorted(path for path in place.rglob("*") if path.suffix.lower() in _TEXTS and path.is_file()):
+            try:
+                texts[str(path)] = _text_of(path)
+            except UserError as error:
+                say(f"left out: {error}")
+    if not texts:
+        raise UserError(
+            f"--documents must name text files, or folders with {' or '.join(_TEXTS)} files; received "
+            f"{', '.join(map(str, places))}, without any"
+        )
+    return texts
+
+
+def _answer_documents(
+    model: str, question: str, places: list[Path], precision: str, engine: str, options: AnswerOptions, as_json: bool
+) -> None:
+    """Print the best answers in several documents."""
+    texts = _texts_of(places)
+    names = list(texts)
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    top_k = values.pop("top_k")
+    with needs("answer", "qa-fast answer"):
+        from qa_fast.answer.answerer import Answerer
+
+        ranked = Answerer.from_pretrained(model, precision, engine, say).rank(
+            question, list(texts.values()), top_k, **values
+        )
+    if as_json:
+        print_json([answer | {"document": _name_of(answer, names)} for answer in ranked])
+        return
+    for answer in ranked:
+        name = _name_of(answer, names)
+        _show(answer, "" if name is None else texts[name], name)
+
+
+def _name_of(answer: RankedAnswer, names: list[str]) -> str | None:
+    return None if answer["document"] is None else names[answer["document"]]
 
 
 def _report(result: BulkResult, as_json: bool) -> None:
@@ -207,8 +288,8 @@ def _report(result: BulkResult, as_json: bool) -> None:
         typer.echo(f"{without_secrets(str(result.rejects))}: {result.rejected:,} rejected, with reasons", err=True)
 
 
-def _show(candidate: Answer, text: str) -> None:
-    """Print an answer with its score and position, marked in its sentence."""
+def _show(candidate: Answer, text: str, name: str | None = None) -> None:
+    """Print an answer with its score and position, and the name of its document, marked in its sentence."""
     from rich.console import Console
     from rich.text import Text
 
@@ -216,6 +297,7 @@ def _show(candidate: Answer, text: str) -> None:
 
     console = Console(highlight=False)
     position = f"score {candidate['score']:.3f}, characters {candidate['start']}-{candidate['end']}"
+    position += "" if name is None else f" of {name}"
     if not candidate["answer"]:
         console.print(Text(f"(no answer)  {position}"), soft_wrap=True)
         return

@@ -1,28 +1,21 @@
 """A reader for Haystack pipelines: extracts answers to a query from documents, in one ranking.
 
 The windows of all documents of a call are predicted together, grouped by length, so that a short document is not
-padded to the longest. Scores are one softmax over the best spans of all documents and no answer; see
-`ExtractiveReader.run`. Scores therefore add up to 1 and no answer is on the same scale. The price is that an answer's
-score depends on the other documents of the call.
-
-Two other rankings were measured, and both are worse. A document without the answer still gives almost all of its own
-probability to some span, so probabilities within documents (`Answer.score`) cannot be compared. With 200 questions of
-SQuAD, ten paragraphs each, a small model trained on v1.1 put an exact answer first in 14 of them by these
-probabilities, in 62 by sums of logits, and in 66 by the ranking used here.
+padded to the longest. `answer.ranking` makes the ranking.
 """
 
 # Without `from __future__ import annotations`: older versions of Haystack read the types of sockets from the
 # annotations themselves and would see strings.
 
-import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from qa_fast.answer.answerer import Answer, Answerer
 from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.ranking import DEFAULT_OVERLAP, Ranked, ranking
 from qa_fast.errors import MissingExtraError, UserError, shown
 
 try:
@@ -39,8 +32,6 @@ _NAMES = {
     "max_answer_len": "max_answer_length",
     "max_question_len": "max_query_length",
 }
-# The smallest float64 above 0, which replaces a probability of 0 before its logarithm is taken.
-_LEAST = 5e-324
 
 
 @dataclass(frozen=True)
@@ -91,14 +82,6 @@ class _Options:
         wanted = asked.handle_impossible_answer is not False
         threshold = asked.null_threshold if wanted else 0.0
         return replace(asked, handle_impossible_answer=True, null_threshold=threshold), wanted
-
-
-class _Candidate(NamedTuple):
-    """A span of a document, with the logarithm of its odds against no answer in that document."""
-
-    document: Document
-    answer: Answer
-    log_odds: float
 
 
 @component
@@ -152,7 +135,7 @@ class ExtractiveReader:
         stride: int | None = None,
         answers_per_document: int | None = None,
         no_answer: bool | None = None,
-        overlap_threshold: float | None = 0.01,
+        overlap_threshold: float | None = DEFAULT_OVERLAP,
         max_answer_length: int | None = None,
         max_query_length: int | None = None,
         precision: str = "auto",
@@ -203,12 +186,8 @@ class ExtractiveReader:
     ) -> dict[str, list[ExtractedAnswer]]:
         """Find answers.
 
-        The ranking is made as follows. The model gives a score to every span of a document and to no answer in that
-        document. Spans of different documents are compared by how far each is above no answer in its own document: a
-        span's odds are exp(its score - its document's score of no answer + `null_threshold`). Its probability is its
-        odds divided by the sum of 1 and the odds of the best spans (20 for each document) of all documents. The
-        probability of no answer is 1 divided by that sum. For one document these are the probabilities of `Answerer`.
-        An answer that occurs in several documents shares its probability among them.
+        The answers of all documents are in one ranking, see `answer.ranking`: scores add up to 1 over the best spans of
+        all documents and no answer.
 
         Args:
             query: The question.
@@ -250,20 +229,18 @@ class ExtractiveReader:
                 distinct.setdefault((document.id, document.content), document)
         if not distinct:
             return {"answers": []}
-        candidates, with_no_answer = self._candidates(query, list(distinct.values()), options)
-        highest = max([0.0, *(candidate.log_odds for candidate in candidates)])
-        weights = [math.exp(candidate.log_odds - highest) for candidate in candidates]
-        total = math.exp(-highest) + math.fsum(weights)
-        ranking = sorted(zip(candidates, weights, strict=True), key=lambda pair: -pair[0].log_odds)
-        answers = [_extracted(query, kept, weight / total) for kept, weight in _chosen(ranking, options)]
+        found, with_no_answer = self._candidates(query, list(distinct.values()), options)
+        ranked, nowhere = ranking(found, options.top_k, options.answers_per_document, options.overlap_threshold)
+        kept = list(distinct.values())
+        answers = [_extracted(query, kept[one.document], one) for one in ranked]
         if with_no_answer:
-            answers.append(ExtractedAnswer(query=query, score=math.exp(-highest) / total))
+            answers.append(ExtractedAnswer(query=query, score=nowhere))
         answers.sort(key=lambda answer: -answer.score)
         least = options.score_threshold or 0.0
         return {"answers": [answer for answer in answers if answer.score >= least]}
 
-    def _candidates(self, query: str, documents: list[Document], options: _Options) -> tuple[list[_Candidate], bool]:
-        """Return the best spans of every document, and whether no answer is wanted.
+    def _candidates(self, query: str, documents: list[Document], options: _Options) -> tuple[list[list[Answer]], bool]:
+        """Return the best spans of every document and its no answer, and whether no answer is wanted.
 
         Raises:
             UserError: A document or an option is not valid.
@@ -276,44 +253,17 @@ class ExtractiveReader:
             results = self._answerer.answer_pairs(pairs, asked)
         except UserError as error:
             raise UserError(_renamed(str(error))) from None
-        candidates = []
+        found = []
         for document, answers in zip(documents, results, strict=True):
             if isinstance(answers, str):
                 raise UserError(f"{_renamed(answers)} (document {document.id})")
-            null = next(answer["score"] for answer in answers if not answer["answer"])
-            candidates += [
-                _Candidate(document, answer, math.log(max(answer["score"], _LEAST)) - math.log(max(null, _LEAST)))
-                for answer in answers
-                if answer["answer"]
-            ]
-        return candidates, with_no_answer
+            found.append(answers)
+        return found, with_no_answer
 
 
-def _chosen(ranking: list[tuple[_Candidate, float]], options: _Options) -> list[tuple[_Candidate, float]]:
-    """Return the first `top_k` of a ranking that neither overlap too much nor exceed `answers_per_document`."""
-    chosen: list[tuple[_Candidate, float]] = []
-    for candidate, weight in ranking:
-        same_document = [other.answer for other, _ in chosen if other.document is candidate.document]
-        if options.answers_per_document is not None and len(same_document) >= options.answers_per_document:
-            continue
-        allowed = options.overlap_threshold
-        if allowed is not None and any(_overlap(candidate.answer, other) > allowed for other in same_document):
-            continue
-        chosen.append((candidate, weight))
-        if len(chosen) == options.top_k:
-            break
-    return chosen
-
-
-def _overlap(one: Answer, other: Answer) -> float:
-    """Return the fraction of the shorter answer's characters that two answers share."""
-    common = min(one["end"], other["end"]) - max(one["start"], other["start"])
-    return max(0, common) / min(one["end"] - one["start"], other["end"] - other["start"])
-
-
-def _extracted(query: str, candidate: _Candidate, score: float) -> ExtractedAnswer:
-    """Return a candidate as an answer of Haystack."""
-    document, answer = candidate.document, candidate.answer
+def _extracted(query: str, document: Document, ranked: Ranked) -> ExtractedAnswer:
+    """Return an answer in a document as an answer of Haystack."""
+    answer = ranked.answer
     assert document.content is not None
     page = document.meta.get("page_number")
     meta = {}
@@ -321,7 +271,7 @@ def _extracted(query: str, candidate: _Candidate, score: float) -> ExtractedAnsw
         meta["answer_page_number"] = page + document.content.count("\f", 0, answer["start"])
     return ExtractedAnswer(
         query=query,
-        score=score,
+        score=ranked.score,
         data=answer["answer"],
         document=document,
         document_offset=ExtractedAnswer.Span(answer["start"], answer["end"]),
