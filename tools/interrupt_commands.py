@@ -69,8 +69,15 @@ def start(work: Path, name: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "qa_fast.cli", *COMMANDS[name].split()]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
-    )
+        command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True,
+        preexec_fn=heed_signals,
+    )  # fmt: skip
+
+
+def heed_signals() -> None:
+    """Undo that a shell or nohup let this process ignore signals, since commands go on ignoring them."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def clear(work: Path, name: str) -> None:

@@ -251,6 +251,9 @@ class Answerer:
         if isinstance(documents, str):
             raise UserError("documents must be a list of texts; received a single text: pass [text]")
         texts = _listed("documents", documents)
+        if not texts:
+            raise UserError("documents must hold at least one text; received none: pass the texts to search")
+        ranking([], top_k, answers_per_document, overlap_threshold)  # refuses numbers before anything is computed
         asked = AnswerOptions(top_k=None, **options).over(self.options)
         with_no_answer, threshold = bool(asked.handle_impossible_answer), asked.null_threshold
         # Answers are compared with no answer in their document, whether or not it is a result.

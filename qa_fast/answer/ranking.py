@@ -20,6 +20,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+from qa_fast.errors import UserError
+
 # If two answers in a document share more than this fraction of the shorter one's characters, the less probable one is
 # left out.
 DEFAULT_OVERLAP = 0.01
@@ -79,10 +81,21 @@ def ranking(
     Returns:
         The answers, best first and without no answer, and the probability of no answer.
 
+    Raises:
+        UserError: A number is out of bounds.
+
     Examples:
         >>> ranked, no_answer = ranking([[{"score": 0.75, "start": 4, "end": 8, "answer": "Osby"},
         ...                               {"score": 0.25, "start": 0, "end": 0, "answer": ""}]], top_k=1)
     """
+    for name, value in (("top_k", top_k), ("answers_per_document", answers_per_document)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1; received {name}={value}: choose a higher one")
+    if overlap_threshold is not None and not 0 <= overlap_threshold <= 1:
+        raise UserError(
+            f"overlap_threshold must be from 0 to 1; received overlap_threshold={overlap_threshold}: choose a share, "
+            "or None"
+        )
     candidates: list[tuple[float, int, Answer]] = []
     for document, found in enumerate(answers):
         null = math.log(max(next(answer["score"] for answer in found if not answer["answer"]), _LEAST))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.ranking import ranking
+from qa_fast.cli.app import main
+from qa_fast.encode import TextEncoder
+from qa_fast.errors import UserError
+from tests.answer.test_answer import EEL, HERON, answerer, letter_encoder, pond
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
+    return letter_encoder(tmp_path_factory.mktemp("letters"))
+
+
+def found(score: float, start: int, end: int) -> dict[str, Any]:
+    return {"score": score, "start": start, "end": end, "answer": "x" * (end - start)}
+
+
+def test_documents_are_compared_by_odds_against_no_answer() -> None:
+    sure = [found(0.5, 0, 4), found(0.001, 0, 0)]
+    unsure = [found(0.6, 0, 4), found(0.4, 0, 0)]
+    ranked, nowhere = ranking([unsure, sure], None)
+    assert [one.document for one in ranked] == [1, 0]
+    assert sum(one.score for one in ranked) + nowhere == pytest.approx(1)
+    alone, nowhere = ranking([unsure], None)
+    assert (alone[0].score, nowhere) == pytest.approx((0.6, 0.4))
+
+
+def test_answers_that_overlap_and_those_beyond_a_limit_are_left_out() -> None:
+    answers = [[found(0.5, 0, 10), found(0.2, 8, 20), found(0.1, 30, 34), found(0.2, 0, 0)]]
+    assert [one.answer["start"] for one in ranking(answers, None)[0]] == [0, 30]
+    assert [one.answer["start"] for one in ranking(answers, None, overlap_threshold=0.2)[0]] == [0, 8, 30]
+    assert [one.answer["start"] for one in ranking(answers, None, answers_per_document=1)[0]] == [0]
+    assert [one.answer["start"] for one in ranking(answers, 1)[0]] == [0]
+
+
+def test_answers_have_their_document_and_sentence(encoder: TextEncoder) -> None:
+    ask = pond(encoder)
+    best, *_ = ask.rank("where?", [EEL, f"It rains. {HERON} It snows.", " "])
+    assert (best["answer"], best["document"], best["sentence"]) == ("pond", 1, HERON)
+    assert best["start"] == 10 + HERON.index("pond")
+    alone = ask.rank("where?", [HERON], top_k=1)[0]
+    assert alone["score"] == pytest.approx(
+        ask(question="where?", context=HERON, handle_impossible_answer=True)["score"]
+    )
+
+
+def test_no_answer_is_in_the_ranking_where_it_is_allowed(encoder: TextEncoder) -> None:
+    ask = answerer(encoder, {"p": 1}, {"d": 1}, null=9)
+    best = ask.rank("where?", [HERON, EEL], handle_impossible_answer=True)[0]
+    assert (best["answer"], best["document"], best["sentence"]) == ("", None, "")
+    assert all(answer["answer"] for answer in ask.rank("where?", [HERON, EEL]))
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "said"),
+    [
+        (HERON, {}, "documents must be a list of texts; received a single text"),
+        ([], {}, "documents must hold at least one text"),
+        ([HERON, 5], {}, "document 2: the context must be a text"),
+        ([HERON], {"top_k": 0}, "top_k must be at least 1; received top_k=0"),
+        ([HERON], {"answers_per_document": 0}, "answers_per_document must be at least 1"),
+        ([HERON], {"overlap_threshold": 2}, "overlap_threshold must be from 0 to 1"),
+        ([HERON], {"topk": 1}, "topk must be given as top_k"),
+    ],
+)
+def test_mistakes_are_one_line(encoder: TextEncoder, given: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        pond(encoder).rank("where?", given, **options)
+
+
+def test_files_and_folders_are_ranked_on_the_command_line(
+    encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Answerer, "from_pretrained", lambda *_: pond(encoder))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text(HERON)
+    (tmp_path / "notes" / "b.txt").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "notes" / "c.png").write_bytes(b"\x89PNG")
+    (tmp_path / "eel.txt").write_text(EEL)
+
+    def run(*words: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["qa-fast", "answer", "model", "-q", "where?", *words])
+        with pytest.raises(SystemExit) as done:
+            main()
+        return done.value.code or 0, *capsys.readouterr()
+
+    code, out, err = run("-d", str(tmp_path / "notes"), "-d", str(tmp_path / "eel.txt"), "--json")
+    best = json.loads(out)[0]
+    assert (code, best["answer"], best["document"]) == (0, "pond", str(tmp_path / "notes" / "a.md"))
+    assert "left out: " in err
+    assert "b.txt" in err
+    code, out, _ = run("-d", str(tmp_path / "notes"))
+    assert code == 0
+    assert f"of {tmp_path / 'notes' / 'a.md'}" in out.replace("\n", " ")
+    (tmp_path / "empty").mkdir()
+    assert (
+        "--documents must name text files, or folders with .txt or .md files" in run("-d", str(tmp_path / "empty"))[2]
+    )
+    assert "the document must be a readable file" in run("-d", str(tmp_path / "none.txt"))[2]
+    assert "--documents replaces --context" in run("-d", str(tmp_path), "-c", "x")[2]
