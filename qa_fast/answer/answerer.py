@@ -16,7 +16,8 @@ from typing import Any
 from qa_fast.answer.boundaries import sentence_around
 from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import AnswerOptions
-from qa_fast.answer.questions import Prepared, prepare
+from qa_fast.answer.passages import PassageIndex, whole_documents
+from qa_fast.answer.questions import Prepared, prepare, text_problem
 from qa_fast.answer.ranking import DEFAULT_OVERLAP, Answer, RankedAnswer, ranking
 from qa_fast.answer.settings import max_positions_of, read_settings
 from qa_fast.encode import TextEncoder, load_encoder
@@ -220,21 +221,25 @@ class Answerer:
     def rank(
         self,
         question: str,
-        documents: Sequence[str],
+        documents: Sequence[str] | PassageIndex,
         top_k: int = 10,
         answers_per_document: int | None = None,
         overlap_threshold: float | None = DEFAULT_OVERLAP,
+        first: int | None = None,
         **options: Any,
     ) -> list[RankedAnswer]:
         """Find the answers to a question in several documents, in one ranking; see `answer.ranking`.
 
         Args:
             question: The question.
-            documents: The texts. Those that are empty or white space have no answers.
+            documents: The texts. Those that are empty or white space have no answers. To search the same texts with
+                `first` for many questions, make their `PassageIndex` once.
             top_k: Most answers.
             answers_per_document: Most answers from one document; None sets no limit.
             overlap_threshold: If two answers in a document share more than this fraction of the shorter one's
                 characters, the less probable one is left out; None keeps both.
+            first: Read only this many passages, those that fit the question best by BM25; see `answer.passages`. Each
+                passage is compared as a document is. None reads all documents as a whole.
             options: Other fields of `AnswerOptions`, such as `max_answer_len=10`.
 
         Returns:
@@ -242,6 +247,7 @@ class Answerer:
 
         Raises:
             UserError: An option, the question or a document is not valid; the message names the document.
+            MissingExtraError: `first` needs the package `bm25s`, which is not installed.
 
         Examples:
             >>> ask.rank("Who paid for the bell?", [chronicle, minutes], top_k=2)
@@ -250,22 +256,34 @@ class Answerer:
         check_arguments({name: value for name, value in options.items() if name not in _NAMES}, _NAMES)
         if isinstance(documents, str):
             raise UserError("documents must be a list of texts; received a single text: pass [text]")
-        texts = _listed("documents", documents)
+        texts = _listed("documents", documents.documents if isinstance(documents, PassageIndex) else documents)
         if not texts:
             raise UserError("documents must hold at least one text; received none: pass the texts to search")
+        if (problem := text_problem(question, "")) is not None:
+            raise UserError(problem)
         ranking([], top_k, answers_per_document, overlap_threshold)  # refuses numbers before anything is computed
+        if first is None:
+            passages = whole_documents(texts)
+        else:
+            passages = (documents if isinstance(documents, PassageIndex) else PassageIndex(texts)).best(question, first)
         asked = AnswerOptions(top_k=None, **options).over(self.options)
         with_no_answer, threshold = bool(asked.handle_impossible_answer), asked.null_threshold
         # Answers are compared with no answer in their document, whether or not it is a result.
         asked = replace(asked, handle_impossible_answer=True, null_threshold=threshold if with_no_answer else 0.0)
         found: list[list[Answer]] = []
-        for begin in range(0, len(texts), ROWS_AT_ONCE):
-            pairs = [(question, text) for text in texts[begin : begin + ROWS_AT_ONCE]]
-            for number, answers in enumerate(self.answer_pairs(pairs, asked), begin + 1):
+        for begin in range(0, len(passages), ROWS_AT_ONCE):
+            read = passages[begin : begin + ROWS_AT_ONCE]
+            pairs = [(question, texts[document][start:end]) for document, start, end in read]
+            for (document, start, _), answers in zip(read, self.answer_pairs(pairs, asked), strict=True):
                 if isinstance(answers, str):
-                    raise UserError(f"document {number}: {answers}")
+                    raise UserError(f"document {document + 1}: {answers}")
+                for answer in answers:
+                    if answer["answer"]:
+                        answer["start"] += start
+                        answer["end"] += start
                 found.append(answers)
-        ranked, no_answer = ranking(found, top_k, answers_per_document, overlap_threshold)
+        numbers = [passage.document for passage in passages]
+        ranked, no_answer = ranking(found, top_k, answers_per_document, overlap_threshold, numbers)
         results: list[RankedAnswer] = []
         for document, answer, score in ranked:
             excerpt = sentence_around(texts[document], answer["start"], answer["end"])
@@ -275,6 +293,23 @@ class Answerer:
             place = sum(result["score"] > no_answer for result in results)
             results.insert(place, {**_null(no_answer), "document": None, "sentence": ""})
         return results[:top_k]
+
+    def windows(self, question: str, documents: Sequence[str], options: AnswerOptions) -> int:
+        """Return how many windows the model reads to answer a question in documents.
+
+        Args:
+            question: The question.
+            documents: The texts.
+            options: See `answer_pairs`.
+
+        Raises:
+            UserError: The options do not fit the model.
+        """
+        asked, windows = options.over(self.options), 0
+        for begin in range(0, len(documents), ROWS_AT_ONCE):
+            pairs = [(question, text) for text in documents[begin : begin + ROWS_AT_ONCE]]
+            windows += prepare(pairs, asked, self.encoder, self.max_positions, self.max_windows).windows
+        return windows
 
     def answer_pairs(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> list[Result]:
         """Answer E pairs of a question and a context together.

@@ -78,7 +78,7 @@ def prepare(
     """
     special_tokens = encoder.template.special_tokens
     options = options.resolve(max_positions, special_tokens)
-    rejections = [_text_problem(*pair) for pair in pairs]
+    rejections = [text_problem(*pair) for pair in pairs]
     valid = [row for row, rejection in enumerate(rejections) if rejection is None]
     questions, question_index = _distinct(pairs[row][0].lstrip() for row in valid)
     contexts, context_index = _distinct(pairs[row][1] for row in valid)
@@ -130,7 +130,7 @@ def prepare(
     return Prepared(options, rejections, [valid[number] for number in kept], texts, job)
 
 
-def _text_problem(question: Any, context: Any) -> str | None:
+def text_problem(question: Any, context: Any) -> str | None:
     """Return why a pair is not two usable texts, or None."""
     for name, text in (("question", question), ("context", context)):
         if not isinstance(text, str):

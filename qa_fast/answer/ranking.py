@@ -69,14 +69,16 @@ def ranking(
     top_k: int | None,
     answers_per_document: int | None = None,
     overlap_threshold: float | None = DEFAULT_OVERLAP,
+    documents: Sequence[int] | None = None,
 ) -> tuple[list[Ranked], float]:
-    """Rank the answers of D documents.
+    """Rank the answers of D documents, or of D passages that were read as if each were a document.
 
     Args:
         answers: All candidates of each document [D], and its no answer.
         top_k: Most answers; None sets no limit.
         answers_per_document: Most answers from one document; None sets no limit.
         overlap_threshold: See `DEFAULT_OVERLAP`; None keeps both answers.
+        documents: The document of each passage [D], if the characters of answers count over documents.
 
     Returns:
         The answers, best first and without no answer, and the probability of no answer.
@@ -97,7 +99,8 @@ def ranking(
             "or None"
         )
     candidates: list[tuple[float, int, Answer]] = []
-    for document, found in enumerate(answers):
+    numbers = range(len(answers)) if documents is None else documents
+    for document, found in zip(numbers, answers, strict=True):
         null = math.log(max(next(answer["score"] for answer in found if not answer["answer"]), _LEAST))
         candidates += [
             (math.log(max(answer["score"], _LEAST)) - null, document, answer) for answer in found if answer["answer"]

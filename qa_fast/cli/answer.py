@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from qa_fast.answer.options import AnswerOptions, EngineOptions
 from qa_fast.cli.bar import showing
+from qa_fast.cli.documents import text_of, texts_of
 from qa_fast.cli.extras import needs, print_json, say
 from qa_fast.cli.records import column_pairs, with_records
 from qa_fast.errors import UserError, without_secrets
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from qa_fast.answer.ranking import RankedAnswer
 
 _ONE, _ENGINE, _FILES = "One question", "Engine", "Files of questions"
-# As much as a source's context may have.
-_MOST_BYTES = 1 << 24
-_TEXTS = (".txt", ".md")  # the files of a folder that --documents reads
+# A line says how many windows are read if there are more, which take a small model several seconds.
+_MANY_WINDOWS = 300
 
 
 @with_records
 def answer(
     model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Further --documents, so that the shell's patterns work: --documents notes/*.txt."),
+    ] = None,
     *,
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="The question.", rich_help_panel=_ONE)
@@ -53,6 +56,15 @@ def answer(
             "-d",
             help="In place of one document: a text file, or a folder whose .txt and .md files are read; may be "
             "repeated. All answers are in one ranking.",
+            rich_help_panel=_ONE,
+        ),
+    ] = None,
+    first: Annotated[
+        int | None,
+        typer.Option(
+            "--first",
+            help="Read only this many passages of --documents: those that share the most telling words with the "
+            "question. The default is to read everything.",
             rich_help_panel=_ONE,
         ),
     ] = None,
@@ -134,6 +146,11 @@ def answer(
     on_ray, _, ray_engine = engine.partition(":")
     computed = EngineOptions((ray_engine or "auto") if on_ray == "ray" else engine, precision)
     computed.check()
+    if files and not documents:
+        raise UserError(
+            f"a command has one MODEL; received also {files[0]}: put -q before a question, -c before a text, or "
+            "--documents before files"
+        )
     if input_file is not None or output_file is not None:
         if question is not None or context is not None or context_file is not None or documents:
             raise UserError(
@@ -165,10 +182,14 @@ def answer(
     if question is None:
         raise UserError("a question is needed; received none: pass --question, or --input and --output for many")
     if documents:
+        if first is not None and first < 1:
+            raise UserError(f"--first must be at least 1; received {first}: choose a higher number")
         if context is not None or context_file is not None:
             raise UserError("--documents replaces --context and --context-file; received both: choose one")
-        _answer_documents(model, question, documents, precision, engine, options, as_json)
+        _answer_documents(model, question, documents + (files or []), first, computed, options, as_json)
         return
+    if first is not None:
+        raise UserError("--first needs --documents; received no documents: name them, or leave out --first")
     text = _document(context, context_file)
     with needs("answer", "qa-fast answer"):
         from qa_fast.answer.answerer import Answerer
@@ -198,76 +219,43 @@ def _document(context: str | None, context_file: Path | None) -> str:
         raise UserError(
             "a document is needed; received none: pass --context, --context-file or --documents, or pipe one in"
         )
-    return _text_of(None if from_input else context_file)
-
-
-def _text_of(path: Path | None) -> str:
-    """Return the text of a file, or of standard input.
-
-    Raises:
-        UserError: It cannot be read, is too large, or is not text in UTF-8.
-    """
-    from qa_fast.sources.plain import not_utf8, unwrapped
-
-    name = "standard input" if path is None else str(path)
-    try:
-        with contextlib.nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
-            data = unwrapped(file, f"the document in {name}")[0].read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise UserError(
-                f"the document must have at most {_MOST_BYTES >> 20} MiB; {name} has more: give a part of it"
-            )
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"the document must be a readable file; {name}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise not_utf8(f"the document in {name}", data, error.start, f"at byte {error.start}") from None
-
-
-def _texts_of(places: list[Path]) -> dict[str, str]:
-    """Return the texts of files and of the text files in folders, by path. Files of folders that are no text are told.
-
-    Raises:
-        UserError: A file that was named cannot be read, or there is no document.
-    """
-    texts: dict[str, str] = {}
-    for place in places:
-        if not place.is_dir():
-            texts[str(place)] = _text_of(place)
-            continue
-        for path in sorted(path for path in place.rglob("*") if path.suffix.lower() in _TEXTS and path.is_file()):
-            try:
-                texts[str(path)] = _text_of(path)
-            except UserError as error:
-                say(f"left out: {error}")
-    if not texts:
-        raise UserError(
-            f"--documents must name text files, or folders with {' or '.join(_TEXTS)} files; received "
-            f"{', '.join(map(str, places))}, without any"
-        )
-    return texts
+    return text_of(None if from_input else context_file)
 
 
 def _answer_documents(
-    model: str, question: str, places: list[Path], precision: str, engine: str, options: AnswerOptions, as_json: bool
+    model: str,
+    question: str,
+    places: list[Path],
+    first: int | None,
+    computed: EngineOptions,
+    options: AnswerOptions,
+    as_json: bool,
 ) -> None:
     """Print the best answers in several documents."""
-    texts = _texts_of(places)
-    names = list(texts)
+    found = texts_of(places)
+    names, texts = list(found), list(found.values())
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     top_k = values.pop("top_k")
     with needs("answer", "qa-fast answer"):
         from qa_fast.answer.answerer import Answerer
+        from qa_fast.answer.passages import PassageIndex
 
-        ranked = Answerer.from_pretrained(model, precision, engine, say).rank(
-            question, list(texts.values()), top_k, **values
-        )
+        index = None if first is None else PassageIndex(texts)
+        answerer = Answerer.from_pretrained(model, computed.precision, computed.engine, say)
+        if index is not None and first is not None:
+            most = len(index.passages)
+            say(f"reading {min(first, most):,} of {most:,} passages; answers in the others are not found")
+        elif (windows := answerer.windows(question, texts, options)) > _MANY_WINDOWS:
+            say(f"reading {windows:,} windows of {len(texts):,} documents; --first 50 reads only the 50 best passages")
+        ranked = answerer.rank(question, index or texts, top_k, first=first, **values)
     if as_json:
         print_json([answer | {"document": _name_of(answer, names)} for answer in ranked])
         return
+    if not ranked:
+        typer.echo("(no answer)")
     for answer in ranked:
         name = _name_of(answer, names)
-        _show(answer, "" if name is None else texts[name], name)
+        _show(answer, "" if name is None else texts[names.index(name)], name)
 
 
 def _name_of(answer: RankedAnswer, names: list[str]) -> str | None:

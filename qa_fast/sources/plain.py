@@ -80,8 +80,10 @@ def open_plain(path: Path) -> tuple[io.BufferedReader, Layers]:
     return unwrapped(store.open_bytes(path), str(path))
 
 
-def unwrapped(file: BinaryIO, where: str) -> tuple[io.BufferedReader, Layers]:
-    """Take the layers off a stream that is at its start; see `open_plain`."""
+def unwrapped(
+    file: BinaryIO, where: str, kinds: str = "JSON, text, Parquet or Arrow"
+) -> tuple[io.BufferedReader, Layers]:
+    """Take the layers off a stream that is at its start; see `open_plain`. A message names the kinds that are read."""
     stream = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(Any, file))
     layers: list[str] = []
     try:
@@ -92,7 +94,7 @@ def unwrapped(file: BinaryIO, where: str) -> tuple[io.BufferedReader, Layers]:
             layers.append(layer)
         foreign = _foreign(stream.peek(HEAD_BYTES))
         if foreign is not None:
-            raise UserError(f"{where} must be JSON, text, Parquet or Arrow; {foreign}")
+            raise UserError(f"{where} must be {kinds}; {foreign}")
     except BaseException:
         stream.close()
         raise
@@ -212,15 +214,12 @@ def _single_member(source: io.BufferedReader, where: str) -> Any:
     archive = zipfile.ZipFile(source)
     names = _members(archive)
     if len(names) != 1:
-        is_workbook = any(name.startswith("xl/") for name in names)
-        raise UserError(
-            f"{where} must hold one file of data; "
-            + (
-                "it is a workbook: save the sheet as CSV in UTF-8"
-                if is_workbook
-                else f"it is a zip of {len(names)} files: unpack it into a folder, and name the folder"
-            )
-        )
+        what = f"it is a zip of {len(names)} files: unpack it into a folder, and name the folder"
+        if any(name.startswith("xl/") for name in names):
+            what = "it is a workbook: save the sheet as CSV in UTF-8"
+        elif any(name.startswith("word/") for name in names):
+            what = "it is a Word document: save it as text in UTF-8"
+        raise UserError(f"{where} must hold one file of data; {what}")
     return archive.open(names[0])
 
 

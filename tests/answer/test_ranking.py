@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.passages import PassageIndex
 from qa_fast.answer.ranking import ranking
 from qa_fast.cli.app import main
 from qa_fast.encode import TextEncoder
@@ -53,6 +56,19 @@ def test_answers_have_their_document_and_sentence(encoder: TextEncoder) -> None:
     )
 
 
+def test_only_the_best_passages_are_read(encoder: TextEncoder) -> None:
+    ask = pond(encoder)
+    book = "It rains. " * 200 + f"\n\n{HERON}\n\n" + "It snows. " * 200
+    best = ask.rank("where does the heron nest?", [EEL, book], top_k=1, first=1)[0]
+    assert (best["answer"], best["document"], best["sentence"]) == ("pond", 1, HERON)
+    assert book[best["start"] : best["end"]] == "pond"
+    assert ask.predict.calls[-1] < 30  # type: ignore[attr-defined]
+    index = PassageIndex([HERON, f"{HERON}\n" + "It rains. " * 200 + f"\n\n{HERON}", EEL])
+    one_each = ask.rank("where does the heron nest?", index, first=3, answers_per_document=1)
+    assert [answer["document"] for answer in one_each] == [0, 1]
+    assert ask.windows("where?", [HERON, EEL], AnswerOptions()) == 2
+
+
 def test_no_answer_is_in_the_ranking_where_it_is_allowed(encoder: TextEncoder) -> None:
     ask = answerer(encoder, {"p": 1}, {"d": 1}, null=9)
     best = ask.rank("where?", [HERON, EEL], handle_impossible_answer=True)[0]
@@ -70,6 +86,7 @@ def test_no_answer_is_in_the_ranking_where_it_is_allowed(encoder: TextEncoder) -
         ([HERON], {"answers_per_document": 0}, "answers_per_document must be at least 1"),
         ([HERON], {"overlap_threshold": 2}, "overlap_threshold must be from 0 to 1"),
         ([HERON], {"topk": 1}, "topk must be given as top_k"),
+        ([HERON], {"first": 0}, "first must be at least 1; received first=0"),
     ],
 )
 def test_mistakes_are_one_line(encoder: TextEncoder, given: Any, options: dict[str, Any], said: str) -> None:
@@ -85,6 +102,11 @@ def test_files_and_folders_are_ranked_on_the_command_line(
     (tmp_path / "notes" / "a.md").write_text(HERON)
     (tmp_path / "notes" / "b.txt").write_bytes(b"\xff\xfe\xff")
     (tmp_path / "notes" / "c.png").write_bytes(b"\x89PNG")
+    (tmp_path / "notes" / "d.txt").write_text(" \n")
+    (tmp_path / "notes" / "e.txt").write_bytes(b"\0\1")
+    (tmp_path / "notes" / "f.md").symlink_to("a.md")
+    (tmp_path / "notes" / "g").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "notes" / "h.txt")
     (tmp_path / "eel.txt").write_text(EEL)
 
     def run(*words: str) -> tuple[Any, str, str]:
@@ -96,14 +118,30 @@ def test_files_and_folders_are_ranked_on_the_command_line(
     code, out, err = run("-d", str(tmp_path / "notes"), "-d", str(tmp_path / "eel.txt"), "--json")
     best = json.loads(out)[0]
     assert (code, best["answer"], best["document"]) == (0, "pond", str(tmp_path / "notes" / "a.md"))
-    assert "left out: " in err
-    assert "b.txt" in err
+    assert len(json.loads(out)) == 1
+    assert [line.partition(str(tmp_path))[0] for line in err.splitlines()] == [
+        "left out: the document in ",
+        "left out: the document in ",
+        "left out: 3 that are no .txt, .md, .markdown files: ",
+        "left out: 1 without text: ",
+    ]
+    code, out, err = run("-d", str(tmp_path / "eel.txt"), str(tmp_path / "notes" / "a.md"), "--first", "1", "--json")
+    assert json.loads(out)[0]["document"] == str(tmp_path / "eel.txt")
+    assert err == "reading 1 of 2 passages; answers in the others are not found\n"
+    monkeypatch.setattr("qa_fast.cli.answer._MANY_WINDOWS", 1)
+    assert (
+        "reading 2 windows of 2 documents; --first" in run("-d", str(tmp_path / "eel.txt"), str(tmp_path / "notes"))[2]
+    )
     code, out, _ = run("-d", str(tmp_path / "notes"))
     assert code == 0
     assert f"of {tmp_path / 'notes' / 'a.md'}" in out.replace("\n", " ")
     (tmp_path / "empty").mkdir()
     assert (
-        "--documents must name text files, or folders with .txt or .md files" in run("-d", str(tmp_path / "empty"))[2]
+        "--documents must name text files, or folders with files that end in .txt"
+        in run("-d", str(tmp_path / "empty"))[2]
     )
-    assert "the document must be a readable file" in run("-d", str(tmp_path / "none.txt"))[2]
+    assert "--first must be at least 1; received 0" in run("-d", str(tmp_path), "--first", "0")[2]
+    assert "--first needs --documents" in run("-c", "x", "--first", "3")[2]
+    assert "a command has one MODEL; received also eel.txt" in run("eel.txt")[2]
+    assert "none.txt must be a readable file" in run("-d", str(tmp_path / "none.txt"))[2]
     assert "--documents replaces --context" in run("-d", str(tmp_path), "-c", "x")[2]
