@@ -62,7 +62,7 @@ def place_of(question: dict[str, Any], index: PassageIndex) -> tuple[float, np.n
     rank = next(
         (
             rank
-            for rank, (document, start, end) in enumerate(passages)
+            for rank, (document, start, end, _) in enumerate(passages)
             if document == question["document"]
             and any(start <= begin and begin + length <= end for begin, length in question["places"])
         ),

@@ -238,8 +238,8 @@ class Answerer:
             answers_per_document: Most answers from one document; None sets no limit.
             overlap_threshold: If two answers in a document share more than this fraction of the shorter one's
                 characters, the less probable one is left out; None keeps both.
-            first: Read only this many passages, those that fit the question best by BM25; see `answer.passages`. Each
-                passage is compared as a document is. None reads all documents as a whole.
+            first: Read only this many passages, those that fit the question best by BM25; see `answer.passages`. How
+                well a passage fits also counts in the ranking. None reads all documents as a whole.
             options: Other fields of `AnswerOptions`, such as `max_answer_len=10`.
 
         Returns:
@@ -273,8 +273,8 @@ class Answerer:
         found: list[list[Answer]] = []
         for begin in range(0, len(passages), ROWS_AT_ONCE):
             read = passages[begin : begin + ROWS_AT_ONCE]
-            pairs = [(question, texts[document][start:end]) for document, start, end in read]
-            for (document, start, _), answers in zip(read, self.answer_pairs(pairs, asked), strict=True):
+            pairs = [(question, texts[document][start:end]) for document, start, end, _ in read]
+            for (document, start, _, _), answers in zip(read, self.answer_pairs(pairs, asked), strict=True):
                 if isinstance(answers, str):
                     raise UserError(f"document {document + 1}: {answers}")
                 for answer in answers:
@@ -282,8 +282,7 @@ class Answerer:
                         answer["start"] += start
                         answer["end"] += start
                 found.append(answers)
-        numbers = [passage.document for passage in passages]
-        ranked, no_answer = ranking(found, top_k, answers_per_document, overlap_threshold, numbers)
+        ranked, no_answer = ranking(found, top_k, answers_per_document, overlap_threshold, passages)
         results: list[RankedAnswer] = []
         for document, answer, score in ranked:
             excerpt = sentence_around(texts[document], answer["start"], answer["end"])

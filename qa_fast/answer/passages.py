@@ -33,11 +33,15 @@ _ENDS = tuple(
 
 
 class Passage(NamedTuple):
-    """The characters [start, end) of a document, which is given by its index."""
+    """The characters [start, end) of a document, which is given by its index; and how well it fits a question.
+
+    `fit` is the score of BM25, which estimates the logarithm of the odds that a passage is relevant, up to a constant.
+    """
 
     document: int
     start: int
     end: int
+    fit: float = 0.0
 
 
 class PassageIndex:
@@ -60,10 +64,10 @@ class PassageIndex:
         self.documents = list(documents)
         self.passages = [
             Passage(number, start, end)
-            for number, _, _ in whole_documents(self.documents)
+            for number in range(len(whole_documents(self.documents)))
             for start, end in passages_of(self.documents[number], longest)
         ]
-        words = [_words(self.documents[number][start:end]) for number, start, end in self.passages]
+        words = [_words(self.documents[passage.document][passage.start : passage.end]) for passage in self.passages]
         self._bm25 = _bm25s().BM25()
         if words:
             self._bm25.index(words, create_empty_token=False, show_progress=False)
@@ -84,7 +88,8 @@ class PassageIndex:
         if not known:
             return self.passages[:first]
         scores = self._bm25.get_scores(known)
-        return [self.passages[row] for row in np.argsort(-scores, kind="stable")[:first].tolist()]
+        rows = np.argsort(-scores, kind="stable")[:first].tolist()
+        return [self.passages[row]._replace(fit=float(scores[row])) for row in rows]
 
 
 def whole_documents(documents: Sequence[str]) -> list[Passage]:

@@ -8,6 +8,10 @@ the probabilities of `Answerer`. Scores therefore add up to 1, and no answer is 
 score of an answer depends on the other documents. An answer that occurs in several documents shares its probability
 among them.
 
+If BM25 chose passages of many documents, it also says how likely each is relevant: the odds of an answer are multiplied
+by exp(score of its passage - score of the best passage). Without this, exact matches fell from 46% to 40% between 1 and
+50 passages read (200 questions of SQuAD in 2,067 paragraphs); with it they rose to 52.5%.
+
 Two other rankings were measured, and both are worse. A document without the answer still gives almost all of its own
 probability to some span, so probabilities within documents (`Answer.score`) cannot be compared. With 200 questions of
 SQuAD, ten paragraphs each, a small model trained on v1.1 put an exact answer first in 14 of them by these
@@ -20,6 +24,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+from qa_fast.answer.passages import Passage
 from qa_fast.errors import UserError
 
 # If two answers in a document share more than this fraction of the shorter one's characters, the less probable one is
@@ -69,7 +74,7 @@ def ranking(
     top_k: int | None,
     answers_per_document: int | None = None,
     overlap_threshold: float | None = DEFAULT_OVERLAP,
-    documents: Sequence[int] | None = None,
+    passages: Sequence[Passage] | None = None,
 ) -> tuple[list[Ranked], float]:
     """Rank the answers of D documents, or of D passages that were read as if each were a document.
 
@@ -78,7 +83,7 @@ def ranking(
         top_k: Most answers; None sets no limit.
         answers_per_document: Most answers from one document; None sets no limit.
         overlap_threshold: See `DEFAULT_OVERLAP`; None keeps both answers.
-        documents: The document of each passage [D], if the characters of answers count over documents.
+        passages: The passages [D] that BM25 chose; characters of their answers count over their documents.
 
     Returns:
         The answers, best first and without no answer, and the probability of no answer.
@@ -99,11 +104,14 @@ def ranking(
             "or None"
         )
     candidates: list[tuple[float, int, Answer]] = []
-    numbers = range(len(answers)) if documents is None else documents
-    for document, found in zip(numbers, answers, strict=True):
+    if passages is None:
+        passages = [Passage(document, 0, 0) for document in range(len(answers))]
+    best_fit = max((passage.fit for passage in passages), default=0.0)
+    for (document, _, _, fit), found in zip(passages, answers, strict=True):
         null = math.log(max(next(answer["score"] for answer in found if not answer["answer"]), _LEAST))
+        offset = fit - best_fit - null
         candidates += [
-            (math.log(max(answer["score"], _LEAST)) - null, document, answer) for answer in found if answer["answer"]
+            (math.log(max(answer["score"], _LEAST)) + offset, document, answer) for answer in found if answer["answer"]
         ]
     candidates.sort(key=lambda candidate: -candidate[0])
     highest = max(0.0, candidates[0][0]) if candidates else 0.0

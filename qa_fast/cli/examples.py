@@ -29,6 +29,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "answer": (
         'qa-fast answer model/ -q "Who paid?" -c "Ane Skou paid for the bell."',
+        'qa-fast answer model/ -q "Who paid?" --documents minutes/ --first 20 --top-k 3',
         "qa-fast answer model/ --input asked.jsonl --output answers.jsonl",
     ),
     "serve": (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.options import AnswerOptions
-from qa_fast.answer.passages import PassageIndex
+from qa_fast.answer.passages import Passage, PassageIndex
 from qa_fast.answer.ranking import ranking
 from qa_fast.cli.app import main
 from qa_fast.encode import TextEncoder
@@ -35,6 +36,14 @@ def test_documents_are_compared_by_odds_against_no_answer() -> None:
     assert sum(one.score for one in ranked) + nowhere == pytest.approx(1)
     alone, nowhere = ranking([unsure], None)
     assert (alone[0].score, nowhere) == pytest.approx((0.6, 0.4))
+
+
+def test_how_well_a_passage_fits_counts_in_the_ranking() -> None:
+    answers = [[found(0.5, 0, 4), found(0.5, 0, 0)], [found(0.6, 20, 24), found(0.4, 0, 0)]]
+    ranked, nowhere = ranking(answers, None, passages=[Passage(3, 0, 9, 5.0), Passage(3, 20, 30, 4.0)])
+    assert [(one.document, one.answer["start"]) for one in ranked] == [(3, 0), (3, 20)]
+    assert ranked[0].score == pytest.approx(nowhere)
+    assert ranked[1].score == pytest.approx(1.5 * nowhere / math.e)
 
 
 def test_answers_that_overlap_and_those_beyond_a_limit_are_left_out() -> None:

@@ -247,7 +247,10 @@ def test_another_backend_is_refused_where_keras_is_used(monkeypatch: pytest.Monk
     [
         ("ulimit -v 600000; COMMAND answer x -q Who? -c Ane", "error: the address space must be at least 1024 MiB"),
         ("COMMAND answer x -q Who? <&-", "error: a document is needed; received none"),
-        ("COMMAND answer x -q Who? -f /dev/zero", "error: the document in /dev/zero must have at most 16 MiB; it has more"),
+        (
+            "COMMAND answer x -q Who? -f /dev/zero",
+            "error: the document in /dev/zero must have at most 16 MiB; it has more",
+        ),
     ],
 )
 def test_places_that_cannot_work_are_one_line(shell: str, message: str) -> None:
