@@ -243,8 +243,8 @@ def _answer_documents(
         index = None if first is None else PassageIndex(texts)
         answerer = Answerer.from_pretrained(model, computed.precision, computed.engine, say)
         if index is not None and first is not None:
-            most = len(index.passages)
-            say(f"reading {min(first, most):,} of {most:,} passages; answers in the others are not found")
+            if first < len(index.passages):
+                say(f"reading {first:,} of {len(index.passages):,} passages; answers in the others are not found")
         elif (windows := answerer.windows(question, texts, options)) > _MANY_WINDOWS:
             say(f"reading {windows:,} windows of {len(texts):,} documents; --first 50 reads only the 50 best passages")
         ranked = answerer.rank(question, index or texts, top_k, first=first, **values)
