@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-EXAMPLES: dict[str, tuple[str, str]] = {
+EXAMPLES: dict[str, tuple[str, ...]] = {
     "featurize": (
         "qa-fast featurize squad --out shards/",
         "qa-fast featurize questions.jsonl --out more-shards/ --columns question=ask",
