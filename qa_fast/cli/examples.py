@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-EXAMPLES: dict[str, tuple[str, ...]] = {
+EXAMPLES: dict[str, tuple[str, str]] = {
     "featurize": (
         "qa-fast featurize squad --out shards/",
         "qa-fast featurize questions.jsonl --out more-shards/ --columns question=ask",
@@ -29,7 +29,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "answer": (
         'qa-fast answer model/ -q "Who paid?" -c "Ane Skou paid for the bell."',
-        'qa-fast answer model/ -q "Who paid?" --documents minutes/ --first 20 --top-k 3',
         "qa-fast answer model/ --input asked.jsonl --output answers.jsonl",
     ),
     "serve": (
