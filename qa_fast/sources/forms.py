@@ -24,7 +24,7 @@ NO_PLACE = -1
 # Our name of each field -> the names under which files may have it, by precedence. The names from MRQA and CMRC come
 # second. The names with a dot are those of a table whose answers were flattened.
 NAMES = {
-    "id": ("id", "qid", "query_id"),
+    "id": ("id", "qid", "query_id", "guid"),
     "question": ("question", "query_text"),
     "context": ("context", "context_text"),
     "answers": ("answers", "answer", "answer_text", "answers.text"),

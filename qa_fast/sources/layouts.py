@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from qa_fast.errors import shown
 from qa_fast.raw import Reject
 from qa_fast.sources.foreign import refuse_record
 from qa_fast.sources.forms import answers_in, name_of, value_of
@@ -135,7 +136,7 @@ def _detected_answers(question: Mapping[str, Any]) -> Any:
 
 
 def _with_text_as_context(values: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the mapping of names for data of Label Studio, whose templates name the document "text"."""
+    """Return the mapping of names for data of Label Studio and Prodigy, which name the document "text"."""
     return {"context": "text", **columns} if name_of("context", values) is None and "text" in values else columns
 
 
@@ -143,7 +144,7 @@ def _task(
     task: Mapping[str, Any], place: Place, names: Mapping[str, str], answered: bool
 ) -> Iterator[Example | Reject]:
     """Read a task of Label Studio: the marked regions of all annotations are its answers."""
-    data, annotations = task.get("data"), task.get("annotations")
+    data, annotations = task.get("data"), task.get("annotations", task.get("completions"))
     if not isinstance(data, dict) or not isinstance(annotations, list):
         yield Reject("", f"row {place.number} must be a task with an object 'data' and a list 'annotations'")
         return
@@ -174,10 +175,44 @@ def _marked(annotations: list[dict[str, Any]], context: Any) -> list[dict[str, A
             if start is None:
                 answers += [{"text": typed} for typed in text] if isinstance(text, list) else []
                 continue
-            if text is None and isinstance(context, str) and isinstance(start, int) and isinstance(end, int):
-                text = context[start:end]  # projects may leave the texts of regions out
-            answers.append({"text": text, "answer_start": start})
+            answers.append(_region(start, end, text, context))
     return answers
+
+
+def _region(start: Any, end: Any, text: Any, context: Any) -> dict[str, Any]:
+    """Return a marked region as an answer, with its text from the context if the tool leaves it out."""
+    if text is None and isinstance(context, str) and isinstance(start, int) and isinstance(end, int):
+        text = context[start:end]
+    return {"text": text, "answer_start": start}
+
+
+def _prodigy_task(
+    task: Mapping[str, Any], place: Place, names: Mapping[str, str], marks: str, answered: bool
+) -> Iterator[Example | Reject]:
+    """Read a task of Prodigy, whose "answer" is the annotator's decision and not the answer to the question.
+
+    Args:
+        task: The task.
+        place: Where it is.
+        names: Our names of columns -> those of the task.
+        marks: The name of its answers: "spans", or the one that the user gave.
+        answered: Whether answers are required.
+    """
+    row_id = task.get(names["id"]) if "id" in names else place.name
+    found, context, decision = task.get(marks), task.get(names["context"]), task.get("answer")
+    if answered and (decision != "accept" or found is None):  # neither means that the question has no answer
+        yield Reject(
+            str(row_id) if isinstance(row_id, int | str) else "",
+            f"a task must be accepted and have a list '{marks}', empty if it has no answer; received "
+            + (f"answer {shown(decision)}" if decision != "accept" else "none"),
+        )
+        return
+    if isinstance(found, list):
+        found = [
+            _region(span.get("start"), span.get("end"), span.get("text"), context) if isinstance(span, dict) else span
+            for span in found
+        ]
+    yield row_id, task.get(names["question"]), context, found
 
 
 class Layout(NamedTuple):
@@ -202,6 +237,14 @@ def _open_tasks(task: Mapping[str, Any], columns: Mapping[str, str], where: str,
     return partial(_task, names=names, answered=answered)
 
 
+def _open_prodigy(task: Mapping[str, Any], columns: Mapping[str, str], where: str, answered: bool) -> Reader:
+    if "question" not in columns and name_of("question", task) is None:
+        refuse_record(task, where, has_question=False)
+    marks = columns.get("answers", "spans")
+    names = column_names(list(task), _with_text_as_context(task, columns), where, answered=False)
+    return partial(_prodigy_task, names=names, marks=marks, answered=answered)
+
+
 # The second key of MRQA is in its questions. `layout_by_keys`, which sees keys at any depth, names it to people; its
 # records are read as those of other documents with questions are.
 LAYOUTS = (
@@ -210,6 +253,8 @@ LAYOUTS = (
     Layout("MRQA", ("qas", "detected_answers"), lambda *_: _paragraph),
     Layout("documents-with-questions", ("qas",), lambda *_: _paragraph),
     Layout("Label Studio", ("data", "annotations"), _open_tasks),
+    Layout("Label Studio", ("data", "completions"), _open_tasks),  # before version 1.0
+    Layout("Prodigy", ("_task_hash",), _open_prodigy),
 )
 
 
@@ -217,7 +262,15 @@ def recognised(record: Any) -> Layout | None:
     """Return the layout that a record shows by its keys; None if it is a row, or not an object."""
     if not isinstance(record, dict):
         return None
-    return next((layout for layout in LAYOUTS if all(key in record for key in layout.keys)), None)
+    # The cell of a table is a text, such as the paragraphs in the CSV of cdQA, and no part of these layouts.
+    return next(
+        (
+            layout
+            for layout in LAYOUTS
+            if all(key in record for key in layout.keys) and not isinstance(record[layout.keys[0]], str)
+        ),
+        None,
+    )
 
 
 _STRING = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"(\s*:)?', re.DOTALL)
@@ -252,8 +305,10 @@ def records_of(document: Any) -> list[Any] | None:
         return None
     if isinstance(rows, list) and rows and all(isinstance(row, dict) and "row" in row for row in rows):
         return [row["row"] for row in rows]  # the server of the Hub's datasets
-    if document and all(isinstance(row, dict) and name_of("question", row) for row in document.values()):
-        return list(document.values())  # pandas, orient="index"
+    if document and all(
+        isinstance(row, dict) and (name_of("question", row) or recognised(row)) for row in document.values()
+    ):
+        return list(document.values())  # pandas, orient="index", and documents by their names
     if all(isinstance(value_of(name, document), list | dict) for name in ("question", "context")):
         columns = {name: values for name, values in document.items() if isinstance(values, list | dict)}
         values = [column.values() if isinstance(column, dict) else column for column in columns.values()]

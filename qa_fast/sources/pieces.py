@@ -24,7 +24,7 @@ from qa_fast import store
 from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError
 from qa_fast.sources.delimited import delimiter_of
-from qa_fast.sources.foreign import refuse_bytes
+from qa_fast.sources.foreign import refuse_bytes, refuse_text
 from qa_fast.sources.held import HeldTables
 from qa_fast.sources.plain import Layers, open_plain, read_range
 from qa_fast.sources.rows import TABLE_ROWS
@@ -192,12 +192,14 @@ def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = Non
                 yield from _of_arrow(path, replace(whole, kind=ARROW_FILE if is_file else ARROW_STREAM), block_bytes)
             elif delimiter_of(head) is not None:
                 yield replace(whole, kind=TEXT_TABLE)
-            elif size <= block_bytes:
-                yield replace(whole, end=size if layers else -1)
-            elif is_lines(read_range(path, 0, _HEAD_BYTES, layers)):
-                yield from _of_lines(path, whole, block_bytes)
             else:
-                yield from _of_document(path, whole, block_bytes)
+                refuse_text(head, str(path))
+                if size <= block_bytes:
+                    yield replace(whole, end=size if layers else -1)
+                elif is_lines(read_range(path, 0, _HEAD_BYTES, layers)):
+                    yield from _of_lines(path, whole, block_bytes)
+                else:
+                    yield from _of_document(path, whole, block_bytes)
     except UNREADABLE as error:
         raise not_whole(path, kind, error) from None
 

@@ -41,6 +41,7 @@ _FOREIGN = {
     (b"7z\xbc\xaf", b"Rar!"): _ARCHIVE,
     (b"\x04\x22\x4d\x18",): "it is compressed with LZ4: decompress it",
     (b"%PDF-", b"\xd0\xcf\x11\xe0"): "it is a PDF or Office file: convert it",
+    (b"x\x9c", b"x\xda"): "it is compressed with zlib, as the .spacy files of spaCy are: convert it",
     (b"SQLite format 3",): "it is an SQLite database: convert it",
     (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"): "it is a Python pickle, which could run any code: convert it",
 }
@@ -217,8 +218,8 @@ def _single_member(source: io.BufferedReader, where: str) -> Any:
         what = f"it is a zip of {len(names)} files: unpack it into a folder, and name the folder"
         if any(name.startswith("xl/") for name in names):
             what = "it is a workbook: save the sheet as CSV in UTF-8"
-        elif any(name.startswith("word/") for name in names):
-            what = "it is a Word document: save it as text in UTF-8"
+        elif "content.xml" in names or any(name.startswith(("word/", "ppt/")) for name in names):
+            what = "it is an Office document: save a text in UTF-8, and a sheet as CSV"
         raise UserError(f"{where} must hold one file of data; {what}")
     return archive.open(names[0])
 

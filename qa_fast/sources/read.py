@@ -198,7 +198,7 @@ def _text_table(path: Path, piece: Piece, columns: Mapping[str, str], answered: 
             f"a CSV file must have at most {MOST_PIECE_BYTES >> 20} MiB; {path} has more: save it as Parquet"
         )
     check_lines(data, piece.path, 1)
-    header = dict.fromkeys(header_of(data))
+    header = dict.fromkeys(header_of(data), "")
     yield from read_records(table_rows(data, columns, piece.path), piece, columns, answered, typical=header)
 
 

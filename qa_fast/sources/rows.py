@@ -19,6 +19,7 @@ from qa_fast.buffers import one_chunk
 from qa_fast.errors import UserError, shown
 from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.schema import Int64s
+from qa_fast.sources.foreign import refuse_record
 from qa_fast.sources.forms import INT32_MAX, NAMES, NOT_TRUTH, NOT_WHOLE, answer_lists, name_of, truth_of, whole_of
 
 # A table ends when it holds so much: enough to make its fixed costs negligible, little enough for many tables to be in
@@ -27,11 +28,13 @@ TABLE_ROWS = 10 * 1024
 TABLE_CONTEXT_CHARS = 1 << 24
 
 REQUIRED = ("question", "context", "answers")
+# A longer name is taken for a cell in the first row of a table without names.
+_MOST_NAME_CHARS = 80
 # Names under which a missing column may be, for the message.
 _LIKELY = {
-    "question": ("query", "q", "prompt", "instruction", "title"),
+    "question": ("query", "q", "prompt", "instruction", "user_input"),
     "context": ("passage", "paragraph", "document", "text", "article", "story", "content", "body", "input"),
-    "answers": ("label", "labels", "response", "output", "span", "spans", "target"),
+    "answers": ("response", "output", "span", "spans", "target", "text"),
 }
 
 Batch = tuple[pa.Table, list[Reject]]
@@ -174,19 +177,31 @@ def column_names(
         Our column name -> that of the source, for those of `forms.NAMES` that it has.
 
     Raises:
-        UserError: A column is missing.
+        UserError: A column is missing, or the columns are those of a form that is not read.
     """
     wanted = NAMES if answered else ("id", *REQUIRED[:-1])
     names = {ours: columns[ours] if ours in columns else name_of(ours, present) for ours in wanted}
     must = {*columns, *REQUIRED} if required else set(REQUIRED[:-1])
     missing = [columns.get(ours, ours) for ours, theirs in names.items() if theirs not in present and ours in must]
     if missing:
+        refuse_record(dict.fromkeys(present), where, has_question=names["question"] in present)
+        longest = max(present, key=len, default="")
+        if len(longest) > _MOST_NAME_CHARS:
+            raise UserError(
+                f"{where} must name its columns in the first line; received {shown(longest)}: add a line such as "
+                "question,context,answer"
+            )
         plain = {name.strip().lower(): name for name in present}
-        likely = [f"{ours}={plain[name]}" for ours in missing for name in _LIKELY.get(ours, ()) if name in plain]
+        likely: dict[str, str] = {}  # a name stands for one column only
+        for ours in missing:
+            theirs = [plain[name] for name in _LIKELY.get(ours, ()) if name in plain]
+            if theirs and theirs[0] not in likely.values():
+                likely[ours] = theirs[0]
+        example = ",".join(f"{ours}={theirs}" for ours, theirs in likely.items()) or f"{missing[0]}=NAME"
         raise UserError(
             f"{where} must have the columns {', '.join(name for name in REQUIRED if name in wanted)} and, if it has "
             f"ids, id; missing {', '.join(missing)}, found {', '.join(sorted(present))[:500] or 'none'}: map other "
-            f"names with --columns {(likely or ['question=NAME'])[0]}"
+            f"names with --columns {example}"
         )
     return {ours: theirs for ours, theirs in names.items() if theirs is not None}
 

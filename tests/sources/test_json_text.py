@@ -230,7 +230,7 @@ def test_parts_of_the_wrong_shape_are_rejected(tmp_path: Path) -> None:
         (b'{"data": [\n  {"paragraphs": [}\n]}', "must be JSON; .* at line 2, column 1[0-9]"),
         (b'{"data": [{"paragraphs": [', "must be JSON; .* at line 1, column 2[0-9]"),
         (b"id,question,context\n1,a,b\n", "missing answers, found context, id, question"),
-        (b"id question context", "must be JSON; .* at line 1, column 1"),
+        (b"id question context", "is text that is neither JSON nor a table with the names of its columns"),
         (b"[" * 5000, "must be JSON; .* at line 1"),
         (
             b'{"data": [{"paragraphs": [{"context": "a\xffb"}]}]}',

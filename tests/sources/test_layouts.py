@@ -58,6 +58,20 @@ def in_mrqa(name: str, text: str, *spans: tuple[int, int]) -> dict[str, Any]:
     return question(name, text, "qid", answers=[each["text"] for each in detected], detected_answers=detected)
 
 
+def decided(number: int, question: str, *spans: tuple[int, int], **more: Any) -> dict[str, Any]:
+    """A task of Prodigy."""
+    marks = [{"start": start, "end": end, "token_start": 1, "label": "A"} for start, end in spans]
+    return {
+        "id": number,
+        "text": TEXT,
+        "question": question,
+        "spans": marks,
+        "_task_hash": 7,
+        "answer": "accept",
+        **more,
+    }
+
+
 SQUAD_QAS = [
     question("1", WHEN, answers=[{"text": "1887", "answer_start": "32"}]),
     question("2", WHO, answers=[{"text": "Karin Holm", "answer_start": 40.0, "answer_category": None}]),
@@ -96,6 +110,13 @@ READ: dict[str, tuple[Any, str]] = {
                    "JSON lines, MRQA"),
     "cmrc.json": ([{"context_id": "T", "context_text": TEXT, "qas": CMRC_QAS, "title": "Osby"}], "CMRC JSON"),
     "tasks.json": ([task(1, WHEN, region(32, 36)), task(2, WHO, region(40, 50)), task(3, COST)], "Label Studio JSON"),
+    "old.json": ([{**{key: value for key, value in each.items() if key != "annotations"},
+                   "completions": each["annotations"]}
+                  for each in (task(1, WHEN, region(32, 36)), task(2, WHO, region(40, 50)), task(3, COST))],
+                 "Label Studio JSON"),
+    "prodigy.jsonl": ([decided(1, WHEN, (32, 36)), decided(2, WHO, (40, 50)), decided(3, COST)],
+                      "JSON lines, Prodigy"),
+    "named.json": ({"Osby": {"context": TEXT, "qas": SQUAD_QAS}}, "documents-with-questions JSON"),
     "marked.json": ([marked(1, WHEN, (32, 36)), marked(2, WHO, (40, 50)), marked(3, COST)], "JSON rows"),
     "columns.json": (BY_COLUMN, "JSON rows"),
     "pandas.json": ({name: {str(at): cell for at, cell in enumerate(cells)} for name, cells in BY_COLUMN.items()},
@@ -210,6 +231,23 @@ def test_label_studio_tells_what_was_not_annotated(tmp_path: Path) -> None:
     assert (row["id"], row["question"], row["context"]) == ("9", WHEN, TEXT)
 
 
+def test_a_decision_of_prodigy_is_no_answer(tmp_path: Path) -> None:
+    text = TEXT + " They accept guests."
+    tasks = [
+        decided(1, WHEN, (32, 36), context=text),
+        decided(2, WHEN, (32, 36), context=text, answer="reject"),
+        decided(3, WHEN, context=text, spans=None),
+    ]
+    rows, rejects = read(sample.write(tmp_path / "a.jsonl", tasks))
+    assert [(row["id"], row["answers"]["text"]) for row in rows] == [("1", ["1887"])]
+    assert [(name, reason.split("received ")[1]) for name, reason in rejects] == [
+        ("2", "answer 'reject'"),
+        ("3", "none"),
+    ]
+    (row,), _ = read(sample.write(tmp_path / "b.jsonl", [{**tasks[2], "typed": "guests"}]), {"answers": "typed"})
+    assert row["answers"] == {"text": ["guests"], "answer_start": [NO_PLACE]}
+
+
 def test_mrqa_has_every_place_and_the_other_texts(tmp_path: Path) -> None:
     detected = [{"text": "in", "char_spans": [[29, 30], [45, 46]]}]
     qas = [
@@ -302,6 +340,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "race.json": ([{"article": "a", "options": [], "questions": []}], "multiple choice"),
     "record.json": ({"data": [{"passage": {"text": "a"}, "qas": [{"query": "b"}]}]}, "ReCoRD"),
     "chat.jsonl": ([{"messages": [{"role": "user", "content": "a"}]}], "chats for tuning language models"),
+    "tydi.jsonl": ([{"document_plaintext": "a", "question_text": "b", "annotations": []}], "TyDi QA's primary task"),
+    "argilla.jsonl": ([{"question": "a", "context": "b", "answer.responses": [], "answer.responses.status": []}],
+                      "an export of Argilla"),
+    "labelbox.ndjson": ([{"data_row": {"row_data": "a"}, "projects": {}}], "an export of Labelbox"),
+    "truth.manifest": ([{"source": "a", "qa": {}, "qa-metadata": {}}], "a manifest of SageMaker"),
+    "bioasq.json": ({"questions": [{"body": "a", "snippets": [], "exact_answer": []}]}, "questions in a list"),
+    "qasper.json": ({"1909.1": {"full_text": [], "qas": []}}, "QASPER"),
+    "boolq.jsonl": ([{"question": "a", "passage": "b", "answer": True}], "yes-or-no questions"),
+    "subjqa.csv": ("question,review,human_ans_spans,human_ans_indices\na,b,ANSWERNOTFOUND,\"(1, 2)\"\n", "SubjQA"),
+    "cdqa.csv": ("title,paragraphs\na,['b']\n", "documents without questions"),
+    "notes.yaml": ("- question: a\n", "text that is neither JSON nor a table"),
     "splits.json": ({"train": [], "validation": []}, "several splits in one file"),
 }  # fmt: skip
 
