@@ -45,13 +45,14 @@ class EnvironmentCommand(GroupedCommand):
         except UserError as error:
             message = str(error)
             for parameter, variable in _used_variables(ctx).items():
-                message = re.sub(rf"{re.escape(_flag(parameter))}(?![\w-])", variable, message)
+                message = re.sub(rf"(?<![\w/-]){re.escape(_flag(parameter))}(?![\w/-])", variable, message)
             raise UserError(message) from error
 
 
 def _flag(parameter: Any) -> str:
-    """Return an option as messages spell it, or the name of an argument."""
-    return str(max(parameter.opts, key=len))
+    """Return an option or argument as messages spell it, such as --port or MODEL."""
+    name = str(max(parameter.opts, key=len))
+    return name if name.startswith("-") else name.upper()
 
 
 def _used_variables(ctx: Any) -> dict[Any, str]:

@@ -148,7 +148,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def load(*given: Any) -> None:
         seen.append(given)
-        raise UserError("--time-limit and --time-limited were seen")
+        raise UserError("MODEL must be a model, unlike /model: --time-limit and --time-limited were seen")
 
     monkeypatch.setattr("qa_fast.serve.model.ServedModel.from_pretrained", load)
     any_model(monkeypatch)
@@ -170,7 +170,9 @@ def test_the_environment_gives_all_that_the_command_line_leaves_out(served: list
     assert (limits.waiting, limits.seconds, limits.connections) == (7, 5.0, Limits.connections)
     assert result.stderr == "no option has the environment variable QA_FAST_SERVE_PROT: ignored\n"
     # A message about the value of a variable names the variable.
-    assert str(result.exception) == "QA_FAST_SERVE_TIME_LIMIT and --time-limited were seen"
+    assert str(result.exception) == (
+        "QA_FAST_SERVE_MODEL must be a model, unlike /model: QA_FAST_SERVE_TIME_LIMIT and --time-limited were seen"
+    )
 
 
 @pytest.mark.parametrize(
