@@ -81,6 +81,8 @@ def answer_lists(answers: Any, starts: Any = None) -> tuple[Any, Any]:
             return answers, None
         answers, starts = answers["text"], _start_in(answers)
     elif isinstance(answers, list) and answers and all(isinstance(answer, dict) for answer in answers):
+        if not all("text" in answer for answer in answers):
+            return answers, None
         return [answer.get("text") for answer in answers], [_start_in(answer) for answer in answers]
     elif not isinstance(answers, str | list):
         return answers, None

@@ -123,6 +123,8 @@ def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any, 
             return f"{name} must be text; received {shown(value)}"
         if not value.isascii() and not _is_utf8(value):
             return f"{name} must be valid Unicode; received a lone surrogate"
+    if starts is None:
+        return f"answers must be texts or objects with 'text'; received {shown(texts)}"
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         return f"answers need as many answer_start as text; received {shown(texts)} and {shown(starts)}"
     for text in texts:
@@ -181,6 +183,11 @@ def column_names(
     """
     wanted = NAMES if answered else ("id", *REQUIRED[:-1])
     names = {ours: columns[ours] if ours in columns else name_of(ours, present) for ours in wanted}
+    if "_task_hash" in present and names.get("answers") == "answer":
+        raise UserError(
+            f"{where} is an export of Prodigy as a table, whose column 'answer' is the annotator's decision: give the "
+            "JSON lines that Prodigy writes, which are read, or name other answers with --columns answers=NAME"
+        )
     must = {*columns, *REQUIRED} if required else set(REQUIRED[:-1])
     missing = [columns.get(ours, ours) for ours, theirs in names.items() if theirs not in present and ours in must]
     if missing:

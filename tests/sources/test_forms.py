@@ -168,7 +168,7 @@ def test_answers_under_another_name_are_not_lost_silently(tmp_path: Path, name: 
     assert [row["id"] for row in found] == [row["id"] for row in rows if row is not rows[1]]
     ((row_id, reason),) = rejects
     assert row_id == "en-2"
-    assert reason.startswith(f"answers need as many answer_start as text; received {{'{name}': ")
+    assert reason.startswith(f"answers must be texts or objects with 'text'; received {{'{name}': ")
 
 
 def test_the_mark_may_have_another_name(tmp_path: Path) -> None:

@@ -244,6 +244,9 @@ def test_a_decision_of_prodigy_is_no_answer(tmp_path: Path) -> None:
         ("2", "answer 'reject'"),
         ("3", "none"),
     ]
+    table = save(pa.Table.from_pylist(tasks).drop_columns("text"), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"an export of Prodigy as a table.*: give the JSON lines"):
+        read(table)
     (row,), _ = read(sample.write(tmp_path / "b.jsonl", [{**tasks[2], "typed": "guests"}]), {"answers": "typed"})
     assert row["answers"] == {"text": ["guests"], "answer_start": [NO_PLACE]}
 
