@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, overload
 
 import numpy as np
@@ -135,8 +135,8 @@ class Examples(Sequence[dict[str, Any]]):
             >>> parts = load("my.json")["train"].train_test_split(0.2)
             >>> len(parts["train"]), len(parts["test"])
         """
-        if not 0 < test_size < 1:
-            raise UserError(f"test_size must be above 0 and below 1; received {test_size}: try 0.2")
+        if not (isinstance(test_size, Real) and 0 < test_size < 1):
+            raise UserError(f"test_size must be above 0 and below 1; received {test_size!r}: try 0.2")
         is_test = documents.rows_held_out(self.table["context"], test_size)
         sides = {"train": self.select(np.flatnonzero(~is_test)), "test": self.select(np.flatnonzero(is_test))}
         for name, side in sides.items():

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NamedTuple, TypedDict
 
 from qa_fast.answer.passages import Passage
@@ -96,9 +97,11 @@ def ranking(
         ...                               {"score": 0.25, "start": 0, "end": 0, "answer": ""}]], top_k=1)
     """
     for name, value in (("top_k", top_k), ("answers_per_document", answers_per_document)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be at least 1; received {name}={value}: choose a higher one")
-    if overlap_threshold is not None and not 0 <= overlap_threshold <= 1:
+        if value is not None and not (isinstance(value, Integral) and value >= 1):
+            raise UserError(
+                f"{name} must be a whole number of at least 1; received {name}={value!r}: choose such a number"
+            )
+    if overlap_threshold is not None and not (isinstance(overlap_threshold, Real) and 0 <= overlap_threshold <= 1):
         raise UserError(
             f"overlap_threshold must be from 0 to 1; received overlap_threshold={overlap_threshold}: choose a share, "
             "or None"

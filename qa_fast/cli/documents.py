@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -27,7 +28,9 @@ def text_of(path: Path | None) -> str:
     name = "the document in standard input" if path is None else f"the document in {path}"
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
-            data = unwrapped(file, name, "text")[0].read(_MOST_BYTES + 1)
+            # The first read of a pipe may be too short to show a compression.
+            whole = io.BytesIO(file.read(_MOST_BYTES + 1))
+            data = unwrapped(whole, name, "text")[0].read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise UserError(f"{name} must have at most {_MOST_BYTES >> 20} MiB; it has more: divide it")
         if b"\0" in data:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _ID = re.compile(rb"[A-Za-z0-9._~:@/+-]{1,128}")
 # Characters of a path in the log.
 _MOST_PATH = 100
+_MOST_METHOD = 20
 _access = logging.getLogger("qa_fast.access")
 
 
@@ -58,7 +59,7 @@ class Access:
                 now, milliseconds = time.time(), 1000 * (time.monotonic() - started)
                 _access.info(
                     f"time={time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(1000 * now) % 1000:03}Z "
-                    f"method={scope['method']} path={quote(scope['path'][:_MOST_PATH])} status={status} "
+                    f"method={scope['method'][:_MOST_METHOD]} path={quote(scope['path'][:_MOST_PATH])} status={status} "
                     f"ms={milliseconds:.1f} tokens={state.get('tokens', 0)} id={request_id.decode()}"
                 )
 

@@ -53,6 +53,8 @@ def _first_line(head: bytes) -> tuple[str | None, list[str]]:
         return sum(name_of(field, names) is not None for field in NAMES), len(names)
 
     best = max(lines, key=likeness)
+    if not likeness(best)[0] and re.search(r"^\s*\{", text, re.MULTILINE):  # JSON lines after a bad one
+        return None, []
     return (best, lines[best]) if len(lines[best]) > 1 else (None, [])
 
 
@@ -121,7 +123,7 @@ def _nested(cell: str, kinds: Any) -> Any:
     except orjson.JSONDecodeError:
         try:
             value = _literal(ast.parse(cell.strip(), mode="eval").body)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return cell
     parts = value if isinstance(value, list) else [value]
     return value if all(isinstance(part, kinds) for part in parts) else cell

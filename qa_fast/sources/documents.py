@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,8 +40,8 @@ from qa_fast.sources.pieces import (
     hashes_of_texts,
     is_lines,
 )
-from qa_fast.sources.read import bytes_of, read_piece
-from qa_fast.sources.resolve import Source
+from qa_fast.sources.read import bytes_of, names_in, read_piece
+from qa_fast.sources.resolve import MemorySource, Source
 
 TRAIN, VALIDATION = "train", "validation"
 # An article or a title; a text is its hash.
@@ -118,7 +118,9 @@ def divide(source: Source, share: float, say: Callable[[str], None] = lambda _: 
             links += of_piece
             last = of_piece[-1][1] if of_piece else None
     documents, kind = _joined(questions, links), ""
-    if len(documents) == 1 and len(questions) > 1:
+    if isinstance(source, MemorySource):
+        kind = " (each text is a document, since titles of tables in memory are not read)"
+    elif len(documents) == 1 and len(questions) > 1:
         documents, kind = [[text] for text in questions], " (all texts have one title, so each is taken for a document)"
     held_out = _held_out(documents, questions, share, source.name)
     texts = np.sort(np.array([text for document in held_out for text in document], np.uint64))
@@ -200,21 +202,28 @@ def _documents_of(piece: Piece, columns: Mapping[str, str]) -> Iterator[tuple[Do
     with contextlib.suppress(UserError):
         if piece.kind in (WHOLE_JSON, JSON_LINES, JSON_DOCUMENT):
             for number, entry in enumerate(_entries(piece)):
-                title, paragraphs = entry.get("title"), entry.get("paragraphs")
+                title, paragraphs = entry.get(_title_among(entry)), entry.get("paragraphs")
                 texts, document = [entry.get(columns.get("context") or name_of("context", entry) or "")], ""
                 if isinstance(paragraphs, list):
                     texts = [value_of("context", paragraph) for paragraph in paragraphs if isinstance(paragraph, dict)]
                     document = f"{piece.path} {piece.begin} {number}"
-                if isinstance(title, str) and title:
-                    document = title
+                if isinstance(title, str | int) and title != "":
+                    document = f"title {title}"
                 if document:
                     yield from ((document, hash_of_text(text)) for text in texts if isinstance(text, str))
         elif piece.kind in (PARQUET, ARROW_FILE, ARROW_STREAM, TEXT_TABLE):
-            for table, _ in read_piece(piece, {**columns, "question": "title"}, answered=False):
+            title = _title_among(names_in(store.place(piece.path)))
+            # Titles take the place of ids, which may be numbers, too.
+            for table, _ in read_piece(piece, {**columns, "id": title}, answered=False) if title else ():
                 context = one_chunk(table["context"]).cast("string")
-                for title, text in zip(table["question"].to_pylist(), context.to_pylist(), strict=True):
+                for title, text in zip(table["id"].to_pylist(), context.to_pylist(), strict=True):
                     if title:
-                        yield title, hash_of_text(text)
+                        yield f"title {title}", hash_of_text(text)
+
+
+def _title_among(names: Iterable[str]) -> str:
+    """Return the name of the title among those of columns; an empty text if there is none."""
+    return next((name for name in names if name.strip().lower() == "title"), "")
 
 
 def _entries(piece: Piece) -> Iterator[dict[str, Any]]:

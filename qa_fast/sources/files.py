@@ -137,7 +137,8 @@ def _unread(file: Path, name: str, is_saved: bool) -> str | None:
         return "state.json does not list it"
     ending = data_ending(_full_name(file, name))
     if ending in DATA_ENDINGS:
-        return None
+        beside = file.with_suffix("") if file.suffix.lower() in COMPRESSIONS else file
+        return f"{beside.name} is beside it" if beside != file and store.is_file(beside) else None
     if ending in COMPRESSIONS:
         if ending == ".zip":
             return "a zip file must hold one file of data"

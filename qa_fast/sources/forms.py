@@ -104,7 +104,7 @@ def _listed(value: Any) -> list[Any]:
 
 def name_of(field: str, present: Iterable[str]) -> str | None:
     """Return the name that a field has among those present, without regard to case and outer white space, or None."""
-    present = list(present)
+    present = [name for name in present if isinstance(name, str)]
     for name in NAMES[field]:
         if name in present:
             return name
@@ -128,4 +128,4 @@ def answers_in(row: Mapping[str, Any], name: str = "answers") -> Any:
     found = name if name in row else name_of("answers", row)
     if found is not None:
         return row[found]
-    return next(({key: row[key]} for key in row if key.lower().startswith("answer")), None)
+    return next(({key: row[key]} for key in row if key.lower().startswith(("answer", "label"))), None)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from qa_fast.errors import shown
+from qa_fast.errors import UserError, shown
 from qa_fast.raw import Reject
 from qa_fast.sources.foreign import refuse_record
 from qa_fast.sources.forms import answers_in, name_of, value_of
-from qa_fast.sources.rows import column_names
+from qa_fast.sources.rows import column_names, likely_name
 
 # The arguments of `RowCollector.add`, with the values as they were given.
 Example = tuple[Any, ...]
@@ -61,19 +61,34 @@ def reader_of(record: Mapping[str, Any], columns: Mapping[str, str], where: str,
         refuse_record(record, where, has_question=False)
     if layout is not None:
         return layout.opened(record, columns, where, answered)
-    if "header" in record:
+    if "header" in record and name_of("question", record) is None:  # the first line of MRQA
         return None
     required = answered
     if "annotation_id" in record:  # a row of Label Studio; one without answers was annotated as having none
-        columns, required = _with_text_as_context(record, columns), False
+        columns = _with_text_as_context(record, columns)
+        # The regions are under the name that their tag has in the project.
+        others = [name for name in record if name != columns.get("context")]
+        required = answered and likely_name("answers", others) is not None
     question, context = (columns.get(field) or name_of(field, record) for field in ("question", "context"))
     if question not in record or not isinstance(record.get(context or ""), str):
         refuse_record(record, where, question in record)
-    return partial(_row, names=column_names(list(record), columns, where, answered, required))
+    names = column_names(list(record), columns, where, answered, required)
+    return partial(_row, names=names, known=frozenset(record))
 
 
-def _row(row: Mapping[str, Any], place: Place, names: Mapping[str, str]) -> tuple[Example]:
-    """Read a row of question, context and answers."""
+def _row(row: Mapping[str, Any], place: Place, names: Mapping[str, str], known: frozenset[str]) -> tuple[Example]:
+    """Read a row of question, context and answers.
+
+    Args:
+        row: The row.
+        place: Where it is.
+        names: Our names of columns -> those of the typical row.
+        known: The names in the typical row. What it lacks, such as a mark that is only written where it is true, other
+            rows may have.
+    """
+    if not row.keys() <= known:
+        found = {field: name_of(field, row) for field in ("id", "is_impossible", "answer_start") if field not in names}
+        names = {**names, **{field: name for field, name in found.items() if name is not None}}
     example = (
         row.get(names["id"]) if "id" in names else place.name,
         row.get(names["question"]),
@@ -85,38 +100,44 @@ def _row(row: Mapping[str, Any], place: Place, names: Mapping[str, str]) -> tupl
     return (example,)
 
 
-def _article(article: Mapping[str, Any], place: Place) -> Iterator[Example | Reject]:
+def _article(article: Mapping[str, Any], place: Place, columns: Mapping[str, str]) -> Iterator[Example | Reject]:
     """Read an article of SQuAD's nested form."""
     paragraphs, where = article.get("paragraphs"), f"data[{place.number}]"
     if not isinstance(paragraphs, list):
         yield Reject("", f"{where} must be an article with a list 'paragraphs'")
         return
     for number, paragraph in enumerate(paragraphs, place.first):
-        yield from _document(paragraph, f"{place.name}-{number}", f"{where}.paragraphs[{number}]")
+        yield from _document(paragraph, f"{place.name}-{number}", f"{where}.paragraphs[{number}]", columns)
 
 
-def _paragraph(paragraph: Mapping[str, Any], place: Place) -> Iterator[Example | Reject]:
+def _paragraph(paragraph: Mapping[str, Any], place: Place, columns: Mapping[str, str]) -> Iterator[Example | Reject]:
     """Read a document with its questions, as SQuAD's paragraphs, MRQA and CMRC have them."""
-    return _document(paragraph, place.name, f"row {place.number}")
+    return _document(paragraph, place.name, f"row {place.number}", columns)
 
 
-def _document(document: Any, name: str, where: str) -> Iterator[Example | Reject]:
+def _document(document: Any, name: str, where: str, columns: Mapping[str, str]) -> Iterator[Example | Reject]:
     questions = document.get("qas") if isinstance(document, dict) else None
     if not isinstance(questions, list):
         yield Reject("", f"{where} must have a 'context' and a list 'qas'")
         return
-    context = value_of("context", document)
+
+    def value(field: str, record: Mapping[str, Any]) -> Any:
+        return record.get(columns[field]) if field in columns else value_of(field, record)
+
+    context = value("context", document)
     for number, question in enumerate(questions):
         if not isinstance(question, dict):
             yield Reject("", f"{where}.qas holds a non-object")
             continue
         yield (
-            f"{name}-{number}" if name_of("id", question) is None else value_of("id", question),
-            value_of("question", question),
+            value("id", question) if "id" in columns or name_of("id", question) else f"{name}-{number}",
+            value("question", question),
             context,
-            _detected_answers(question) if "detected_answers" in question else answers_in(question),
-            value_of("is_impossible", question),
-            value_of("answer_start", question),
+            _detected_answers(question)
+            if "detected_answers" in question and "answers" not in columns
+            else answers_in(question, columns.get("answers", "answers")),
+            value("is_impossible", question),
+            value("answer_start", question),
         )
 
 
@@ -172,8 +193,9 @@ def _marked(annotations: list[dict[str, Any]], context: Any) -> list[dict[str, A
             whole = value.get("globalOffsets")  # of a region in HTML, whose own offsets count inside of a tag
             span = whole if isinstance(whole, dict) else value
             text, start, end = value.get("text"), span.get("start"), span.get("end")
-            if start is None:
-                answers += [{"text": typed} for typed in text] if isinstance(text, list) else []
+            if isinstance(text, list):  # typed in; with a start if it is a remark on a region
+                answers += [{"text": typed} for typed in text] if start is None else []
+            if start is None or isinstance(text, list):
                 continue
             answers.append(_region(start, end, text, context))
     return answers
@@ -229,6 +251,10 @@ class Layout(NamedTuple):
     opened: Callable[[Mapping[str, Any], Mapping[str, str], str, bool], Reader]
 
 
+def _open(read: Callable[..., Any], _record: Any, columns: Mapping[str, str], *_: Any) -> Reader:
+    return partial(read, columns=columns)
+
+
 def _open_tasks(task: Mapping[str, Any], columns: Mapping[str, str], where: str, answered: bool) -> Reader:
     data = task["data"] if isinstance(task["data"], dict) else {}
     names = column_names(list(data), _with_text_as_context(data, columns), where, answered=False)
@@ -248,10 +274,10 @@ def _open_prodigy(task: Mapping[str, Any], columns: Mapping[str, str], where: st
 # The second key of MRQA is in its questions. `layout_by_keys`, which sees keys at any depth, names it to people; its
 # records are read as those of other documents with questions are.
 LAYOUTS = (
-    Layout("nested SQuAD", ("paragraphs",), lambda *_: _article),
-    Layout("CMRC", ("qas", "context_text"), lambda *_: _paragraph),
-    Layout("MRQA", ("qas", "detected_answers"), lambda *_: _paragraph),
-    Layout("documents-with-questions", ("qas",), lambda *_: _paragraph),
+    Layout("nested SQuAD", ("paragraphs",), partial(_open, _article)),
+    Layout("CMRC", ("qas", "context_text"), partial(_open, _paragraph)),
+    Layout("MRQA", ("qas", "detected_answers"), partial(_open, _paragraph)),
+    Layout("documents-with-questions", ("qas",), partial(_open, _paragraph)),
     Layout("Label Studio", ("data", "annotations"), _open_tasks),
     Layout("Label Studio", ("data", "completions"), _open_tasks),  # before version 1.0
     Layout("Prodigy", ("_task_hash",), _open_prodigy),
@@ -310,7 +336,21 @@ def records_of(document: Any) -> list[Any] | None:
     ):
         return list(document.values())  # pandas, orient="index", and documents by their names
     if all(isinstance(value_of(name, document), list | dict) for name in ("question", "context")):
-        columns = {name: values for name, values in document.items() if isinstance(values, list | dict)}
-        values = [column.values() if isinstance(column, dict) else column for column in columns.values()]
-        return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=False)]
+        return _rows_of_columns({name: column for name, column in document.items() if isinstance(column, list | dict)})
     return [document]
+
+
+def _rows_of_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a table that was written by columns: lists, or objects that pandas keys by row.
+
+    Raises:
+        UserError: The columns have different rows.
+    """
+    by_row = [dict(enumerate(column)) if isinstance(column, list) else column for column in columns.values()]
+    if any(column.keys() != by_row[0].keys() for column in by_row):
+        sizes = ", ".join(f"{name!r} with {len(column)}" for name, column in zip(columns, by_row, strict=True))
+        raise UserError(
+            f"the columns of a table must have the same rows as each other; received {shown(sizes)}: mend or leave out "
+            "the columns that differ"
+        )
+    return [dict(zip(columns, (column[row] for column in by_row), strict=True)) for row in by_row[0]]

@@ -96,8 +96,9 @@ def read_table(
         batches = read_batches(reader.schema, reader, piece, columns)
     else:
         rows = _rows_of(given, columns, where)
-        if isinstance(rows, list) and "paragraphs" not in rows[0]:
-            _check_ids(next(list(row) for row in rows if isinstance(row, dict)), columns, where, needs_ids)
+        first = next((row for row in rows if isinstance(row, dict)), {}) if isinstance(rows, list) else {}
+        if first and "paragraphs" not in first:
+            _check_ids(list(first), columns, where, needs_ids)
         batches = read_document(rows, piece, columns)
     for table, rejects in batches:
         yield table, [*rejected, *rejects]

@@ -11,6 +11,7 @@ import codecs
 import io
 import itertools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,6 +45,8 @@ START_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 24
 # A piece is held in memory several times, so a document without a place to cut in so many bytes is refused.
 MOST_PIECE_BYTES = 1 << 28
+# What pandas writes with orient="split". A piece of its rows would not show the names of their columns.
+_ROWS_OF_VALUES = re.compile(rb'"data"\s*:\s*\[\s*\[')
 
 PARQUET, ARROW_FILE, ARROW_STREAM = "Parquet", "Arrow file", "Arrow stream"
 WHOLE_JSON, JSON_LINES, JSON_DOCUMENT = "JSON", "JSON lines", "JSON document"
@@ -300,7 +303,7 @@ def is_lines(head: bytes) -> bool:
     """
     stripped = map(bytes.strip, io.BytesIO(head.removeprefix(BOM)))
     lines = list(itertools.islice(filter(None, stripped), 3))
-    if len(lines) < 2 or not lines[0].startswith(b"{"):
+    if len(lines) < 2 or lines[0].startswith(b"["):
         return False
     return _is_object(lines[0]) or (_is_object(lines[1]) and not lines[-1].startswith((b",", b"]", b"}")))
 
@@ -336,6 +339,11 @@ def _of_document(path: Path, whole: Piece, block_bytes: int) -> Iterator[Piece]:
     piece, size = replace(whole, kind=JSON_DOCUMENT), 0
     with open_plain(path)[0] as file:
         while data := file.read(block_bytes):
+            if size == 0 and _ROWS_OF_VALUES.search(data[:START_BYTES]):
+                raise UserError(
+                    f"a JSON file of more than {BLOCK_BYTES >> 20} MiB must not be a table of pandas with "
+                    f"orient='split'; {path} is: write it with orient='records' and lines=True"
+                )
             size += len(data)
             cuts = json_cuts.find_cuts(np.frombuffer(data, np.uint8), block_bytes, state, *out)
             for position, element, paragraph, nested in zip(*(part[:cuts].tolist() for part in out), strict=True):

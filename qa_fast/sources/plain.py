@@ -108,7 +108,7 @@ def _foreign(head: bytes) -> str | None:
     if zeros in ((0, 4), (4, 0)):
         name = "UTF-16LE" if zeros[1] else "UTF-16BE"
         return f"it is UTF-16 without a byte order mark: save it as UTF-8, such as with iconv -f {name} -t UTF-8"
-    if head[257:262] == b"ustar":
+    if head[257:262] == b"ustar" and 0 in head[:100]:  # which fills up the name of the first member
         return _ARCHIVE
     return next((words for starts, words in _FOREIGN.items() if head.startswith(starts)), None)
 
@@ -237,7 +237,7 @@ def members_of(path: Path) -> list[str]:
     try:
         with store.open_bytes(path) as file, zipfile.ZipFile(file) as archive:
             return _members(archive)
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):  # a RuntimeError is one for an unknown version
         return []
 
 

@@ -93,6 +93,17 @@ def lacks_ids(path: Path, columns: Mapping[str, str]) -> bool:
     Raises:
         UserError: See `read_examples`; so may any of `UNREADABLE` be raised.
     """
+    names = names_in(path)
+    question, row_id = (columns.get(field) or name_of(field, names) for field in ("question", "id"))
+    return question in names and row_id not in names
+
+
+def names_in(path: Path) -> list[str]:
+    """Return the names of a table's columns, or the keys in the start of a JSON file.
+
+    Raises:
+        UserError: See `read_examples`; so may any of `UNREADABLE` be raised.
+    """
     file, layers = open_plain(path)
     with file:
         head = file.read(START_BYTES)
@@ -100,15 +111,12 @@ def lacks_ids(path: Path, columns: Mapping[str, str]) -> bool:
         import pyarrow.parquet as pq
 
         with open_table(path, layers) as opened:
-            names = pq.read_schema(opened).names
-    elif head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+            return list(pq.read_schema(opened).names)
+    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         with open_table(path, layers, mapped=True) as opened:
             is_file = head.startswith(b"ARROW1")
-            names = (pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)).schema.names
-    else:
-        names = header_of(head) or keys_in(head)
-    question, row_id = (columns.get(field) or name_of(field, names) for field in ("question", "id"))
-    return question in names and row_id not in names
+            return list((pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)).schema.names)
+    return header_of(head) or keys_in(head)
 
 
 def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:

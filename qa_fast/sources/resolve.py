@@ -238,7 +238,7 @@ def _of_splits(source: Source, splits: Sequence[str] | None) -> Source:
 
 def _in_memory(given: Any, columns: dict[str, str], splits: Sequence[str] | None, say: Say) -> MemorySource:
     held = split_tables(given, columns)
-    if len(held) == 1 and splits and len(splits) == 1 and not isinstance(given, Mapping):
+    if len(held) == 1 and splits and len(splits) == 1 and ("" in held or not isinstance(given, Mapping)):
         held = dict(zip(splits, held.values(), strict=True))
     elif "" in held:
         held = {"train": held[""]}

@@ -7,7 +7,7 @@ that many questions share is stored once, by dictionary encoding. `forms` says w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -34,7 +34,7 @@ _MOST_NAME_CHARS = 80
 _LIKELY = {
     "question": ("query", "q", "prompt", "instruction", "user_input"),
     "context": ("passage", "paragraph", "document", "text", "article", "story", "content", "body", "input"),
-    "answers": ("response", "output", "span", "spans", "target", "text"),
+    "answers": ("response", "output", "span", "spans", "target", "label", "labels", "text"),
 }
 
 Batch = tuple[pa.Table, list[Reject]]
@@ -163,6 +163,12 @@ def check_names(columns: Any, splits: Any = None) -> None:
         raise UserError(f"--split must be a name or a list of names; received {shown(splits)}")
 
 
+def likely_name(field: str, present: Iterable[str]) -> str | None:
+    """Return the name under which a field that was not found probably is; None if there is none."""
+    plain = {name.strip().lower(): name for name in present}
+    return next((plain[name] for name in _LIKELY.get(field, ()) if name in plain), None)
+
+
 def column_names(
     present: list[str], columns: Mapping[str, str], where: str, answered: bool = True, required: bool = True
 ) -> dict[str, str]:
@@ -198,12 +204,11 @@ def column_names(
                 f"{where} must name its columns in the first line; received {shown(longest)}: add a line such as "
                 "question,context,answer"
             )
-        plain = {name.strip().lower(): name for name in present}
         likely: dict[str, str] = {}  # a name stands for one column only
         for ours in missing:
-            theirs = [plain[name] for name in _LIKELY.get(ours, ()) if name in plain]
-            if theirs and theirs[0] not in likely.values():
-                likely[ours] = theirs[0]
+            theirs = likely_name(ours, present)
+            if theirs is not None and theirs not in likely.values():
+                likely[ours] = theirs
         example = ",".join(f"{ours}={theirs}" for ours, theirs in likely.items()) or f"{missing[0]}=NAME"
         raise UserError(
             f"{where} must have the columns {', '.join(name for name in REQUIRED if name in wanted)} and, if it has "

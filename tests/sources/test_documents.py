@@ -144,3 +144,25 @@ def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     one = sample.write(tmp_path / "one.json", [row(0, "The only text.")])
     with pytest.raises(UserError, match=r"one\.json has 1: add documents"):
         divide(resolve_source(str(one)), 0.2)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_titles_may_be_numbers_and_in_another_case(tmp_path: Path, kind: str) -> None:
+    rows = [{**row(number, f"text {number}"), "Title": 1900 + number // 4} for number in range(24)]
+    path = tmp_path / f"train.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "csv":
+        lines = [f"{each['id']},{each['question']},{each['context']},,{each['Title']}" for each in rows]
+        path.write_text("\n".join(["id,question,context,answers,Title", *lines]), encoding="utf-8")
+    else:
+        sample.write(path, rows)
+    titles = {split: {int(text.split()[1]) // 4 for _, text in found} for split, found in sides(path, 0.3).items()}
+    assert titles["validation"]
+    assert not titles["train"] & titles["validation"]
+
+
+def test_that_titles_in_memory_are_not_read_is_said() -> None:
+    said: list[str] = []
+    divide(resolve_source([row(number, f"text {number}", "one") for number in range(9)]), 0.3, said.append)
+    assert "titles of tables in memory are not read" in said[0]

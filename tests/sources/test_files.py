@@ -494,3 +494,13 @@ def test_a_server_that_says_nothing_is_given_up(begins: bytes, monkeypatch: pyte
         listening.shutdown(socket.SHUT_RDWR)
     with pytest.raises(UnreachableError, match=r"one that can be reached and used; .*Cannot connect to host"):
         resolve_source(name)
+
+
+def test_a_compressed_copy_beside_its_file_is_not_read_again(tmp_path: Path) -> None:
+    import gzip
+
+    path = sample.write(tmp_path / "train.jsonl", sample.rows())
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    found = resolve_source(str(tmp_path))
+    assert found.splits == {"train": [path]}
+    assert found.skipped == {"train.jsonl.gz": "train.jsonl is beside it"}

@@ -368,3 +368,89 @@ def test_other_forms_are_named(tmp_path: Path, name: str) -> None:
     assert message.startswith(f"{path} is {what}")
     assert message.endswith(f" ({FORMS_READ})")
     assert "\n" not in message
+
+
+def as_text(path: Path) -> list[list[str]]:
+    rows, rejects = read(path)
+    assert rejects == []
+    return [row["answers"]["text"] for row in rows]
+
+
+def test_fields_that_the_first_row_lacks_count_wherever_a_file_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": f"q{number}", "question": WHO, "context": TEXT, "answers": ["Karin Holm"]} for number in range(40)]
+    for row in rows[1::3]:
+        row["is_impossible"] = True  # type: ignore[assignment]
+    rows[13] = {"id": "q13", "question": WHEN, "context": TEXT + TEXT, "answers": ["1887"], "answer_start": [84]}  # type: ignore[dict-item]
+    path = sample.write(tmp_path / "a.jsonl", rows)
+    whole = read(path)
+    assert whole[0][4]["answers"]["text"] == []
+    assert whole[0][13]["answers"]["answer_start"] == [84]
+    for size in (300, 3000):
+        monkeypatch.setattr(pieces, "BLOCK_BYTES", size)
+        assert read(path) == whole
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+def test_a_column_called_header_is_no_header(tmp_path: Path, name: str) -> None:
+    row = {"id": "1", "question": WHEN, "context": TEXT, "answers": "1887", "header": "Mills"}
+    text = f'id,question,context,answers,header\n1,{WHEN},"{TEXT}",1887,Mills\n'
+    assert as_text(write(tmp_path / name, text if name == "a.csv" else [row])) == [["1887"]]
+
+
+def test_columns_as_json_must_have_the_same_rows(tmp_path: Path) -> None:
+    table = {"question": [WHO, WHEN], "context": [TEXT, TEXT], "answers": ["Karin Holm", "1887"]}
+    with pytest.raises(UserError, match="'tags' with 1"):
+        read(sample.write(tmp_path / "a.json", {**table, "tags": ["x"]}))
+    # pandas keys columns by row, and their order may differ.
+    keyed = {name: dict(zip("01", values, strict=True)) for name, values in table.items()}
+    keyed["answers"] = dict(reversed(keyed["answers"].items()))
+    assert as_text(sample.write(tmp_path / "b.json", keyed)) == [["Karin Holm"], ["1887"]]
+
+
+def test_regions_under_the_name_of_another_tag_are_not_left_out(tmp_path: Path) -> None:
+    rows = [marked(1, WHO, (40, 50)), marked(2, COST)]
+    rows[0]["label"] = rows[0].pop("answer")
+    path = sample.write(tmp_path / "a.json", rows)
+    with pytest.raises(UserError, match="--columns answers=label"):
+        read(path)
+    tables = read_examples(path, {"answers": "label"})
+    assert [row["answers"]["text"] for table, _ in tables for row in table.to_pylist()] == [["Karin Holm"], []]
+    rejects = read(sample.write(tmp_path / "b.json", rows[::-1]))[1]
+    assert len(rejects) == 1
+
+
+def test_a_table_of_values_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"columns": ["question", "context", "answers"], "index": [0], "data": [[WHO, TEXT, "Karin Holm"]]}
+    path = sample.write(tmp_path / "a.json", table)
+    assert as_text(path) == [["Karin Holm"]]
+    monkeypatch.setattr(pieces, "BLOCK_BYTES", 100)
+    with pytest.raises(UserError, match="orient='records'"):
+        read(path)
+
+
+def test_names_of_columns_hold_in_nested_layouts(tmp_path: Path) -> None:
+    document = {"context": TEXT, "qas": [{"id": "1", "frage": WHEN, "question": "no", "antworten": ["1887"]}]}
+    for content in ({"data": [{"paragraphs": [document]}]}, [document]):
+        path = sample.write(tmp_path / "a.json", content)
+        (found,) = read_examples(path, {"question": "frage", "answers": "antworten"})
+        assert [(row["question"], row["answers"]["text"]) for row in found[0].to_pylist()] == [(WHEN, ["1887"])]
+
+
+def test_what_only_looks_like_another_form(tmp_path: Path) -> None:
+    cell = write(
+        tmp_path / "set.csv", f'id,question,context,answers\n1,Which?,"{TEXT} {{{{1}},{{2}}}}","{{{{1}},{{2}}}}"\n'
+    )
+    assert as_text(cell) == [["{{1},{2}}"]]
+    lines = "// exported, by me\n" + "\n".join(map(json.dumps, ROWS)) + "\n"
+    rows, rejects = read(write(tmp_path / "lines.jsonl", lines))
+    assert (len(rows), len(rejects)) == (len(ROWS), 1)
+    # Where the header of an archive has its mark.
+    context = TEXT.ljust(257 - len('question,context,answers\nx,"')) + "ustar"
+    assert as_text(write(tmp_path / "a.csv", f'question,context,answers\nx,"{context}",ustar\n')) == [["ustar"]]
+
+
+def test_a_remark_on_a_region_is_no_answer(tmp_path: Path) -> None:
+    remark = {"type": "textarea", "value": {"start": 40, "end": 50, "text": ["I am not sure"]}}
+    assert as_text(sample.write(tmp_path / "a.json", [task(1, WHO, region(40, 50), remark)])) == [["Karin Holm"]]

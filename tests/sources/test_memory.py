@@ -195,3 +195,15 @@ def test_missing_values_are_none() -> None:
     row = {**ROWS[0], "is_impossible": pd.NA, "answers": np.float64("nan")}
     assert qa_fast.load([row], say=quiet)["train"][0]["answers"] == {"text": [], "answer_start": []}
     assert pa.table(qa_fast.load([row], say=quiet)["train"]).num_rows == 1
+
+
+def test_rows_that_are_no_dicts_and_names_that_are_no_texts() -> None:
+    good = ROWS[0]
+    assert len(qa_fast.load([None, good])["train"]) == 1
+    with pytest.raises(UserError):
+        qa_fast.load({0: ["q"], 1: ["text"]})
+
+
+def test_splits_names_a_single_table_in_each_form() -> None:
+    for given in (ROWS, columns(), ROWS[0]):
+        assert list(qa_fast.load(given, splits="validation")) == ["validation"]
