@@ -66,9 +66,11 @@ def reader_of(record: Mapping[str, Any], columns: Mapping[str, str], where: str,
     required = answered
     if "annotation_id" in record:  # a row of Label Studio; one without answers was annotated as having none
         columns = _with_text_as_context(record, columns)
-        # The regions are under the name that their tag has in the project.
+        # The regions are under the name of their tag in the project, which Label Studio calls "label" by itself.
         others = [name for name in record if name != columns.get("context")]
         required = answered and likely_name("answers", others) is not None
+        if not required and name_of("answers", record) is None:
+            columns = {"answers": "label", **columns}
     question, context = (columns.get(field) or name_of(field, record) for field in ("question", "context"))
     if question not in record or not isinstance(record.get(context or ""), str):
         refuse_record(record, where, question in record)

@@ -34,7 +34,7 @@ _MOST_NAME_CHARS = 80
 _LIKELY = {
     "question": ("query", "q", "prompt", "instruction", "user_input"),
     "context": ("passage", "paragraph", "document", "text", "article", "story", "content", "body", "input"),
-    "answers": ("response", "output", "span", "spans", "target", "label", "labels", "text"),
+    "answers": ("response", "output", "span", "spans", "target", "text"),
 }
 
 Batch = tuple[pa.Table, list[Reject]]
