@@ -64,7 +64,7 @@ def _made_and_locked(
                 return None, made
             descriptor = os.open(folder, os.O_RDONLY)
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and not made:
+            if isinstance(error, FileNotFoundError) and not made and not folder.is_symlink():
                 continue  # the holder removed it just now
             raise not_writable(folder, error) from None
         try:

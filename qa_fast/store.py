@@ -39,6 +39,11 @@ def is_url(name: str | os.PathLike[str]) -> bool:
     return _URL.match(str(name)) is not None
 
 
+def is_path(value: object) -> bool:
+    """Tell whether a value is the name of a file or folder: a text or a path, also one of universal_pathlib."""
+    return isinstance(value, str | os.PathLike) or hasattr(value, "joinpath")
+
+
 def is_local(path: Path) -> bool:
     """Tell whether a path is on this machine."""
     return isinstance(path, Path)

@@ -80,6 +80,12 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         pass
 
 
+def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match="cannot write"), locks.locked(tmp_path / "link", not_writable):
+        pass
+
+
 def test_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unable(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -103,6 +104,8 @@ def answer_in_arrow(
         >>> questions.mapInArrow(answer, ANSWERS).write.parquet("answers")
     """
     chosen = options or AnswerOptions()
+    # Spark's processes may have another working directory.
+    model = str(Path(model).absolute()) if Path(model).is_dir() else model
 
     def answers(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answerer = _answerer(model, precision, engine)

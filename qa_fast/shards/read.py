@@ -129,7 +129,7 @@ def open_shards(path: str | os.PathLike[str]) -> Shards:
         >>> for batch in shards["train"].batches(32):
         ...     batch["input_ids"]
     """
-    if not isinstance(path, str | os.PathLike):
+    if not store.is_path(path):
         raise UserError(
             f"SHARDS must be the path of a folder that 'qa-fast featurize' made; received {type(path).__name__}: pass "
             "the folder, or what featurize and open_shards return"

@@ -188,7 +188,7 @@ def resolve_source(
     columns, say = columns or {}, _discreet(say)
     splits = [splits] if isinstance(splits, str) else splits
     check_names(columns, splits)
-    if not isinstance(name, str | os.PathLike):
+    if not store.is_path(name):
         return _of_splits(_in_memory(name, columns, splits, say), splits)
     name = str(name)
     path, exists = _look(name)
@@ -323,7 +323,7 @@ def resolve_model(name: str | os.PathLike[str], say: Say = _silent, weights: boo
         UserError: There is no such model.
     """
     say = _discreet(say)
-    if not isinstance(name, str | os.PathLike):
+    if not store.is_path(name):
         raise UserError(
             f"MODEL must be 'minilm', a local model folder, or a model id on the Hub; received {type(name).__name__}: "
             "save a model with save_pretrained, and pass the folder"

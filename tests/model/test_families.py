@@ -20,11 +20,12 @@ from tests.torch_models import opened_by_torch, padded, torch_folder, torch_inpu
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global FORMATS, EncoderModel, greatest_difference, keras, load_model, save_model, standard_model
+    global FORMATS, EncoderModel, Task, greatest_difference, keras, load_model, save_model, standard_model
     global state_dict
     import keras
 
     from qa_fast.export.formats import FORMATS
+    from qa_fast.export.task import Task
     from qa_fast.export.write import greatest_difference
     from qa_fast.graph.standard import standard_model
     from qa_fast.model.checkpoint import load_model, save_model, state_dict
@@ -250,7 +251,7 @@ def test_onnx_of_what_only_one_family_has(name: str, tmp_path: Path) -> None:
     for module in ("onnx", "onnxruntime"):
         pytest.importorskip(module)
     model, onnx = randomized(TINY[name]), FORMATS["onnx"]
-    onnx.write(model, tmp_path / "model.onnx", "{}")
+    onnx.write(Task(model, tmp_path, "{}", ("float32",), None, 20), tmp_path / "model.onnx")
     assert greatest_difference(model, onnx.open(tmp_path / "model.onnx"), onnx.ids_dtype) <= 1e-4
 
 
