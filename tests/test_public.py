@@ -71,6 +71,9 @@ class World:
 ENGINES = {  # these need ONNX Runtime, TensorFlow or torch
     "Answerer": lambda w: w.answerer(**w.question),
     "Answerer.rank": lambda w: w.answerer.rank(w.question["question"], [w.question["context"]]),
+    "Answerer.windows": lambda w: w.answerer.windows(
+        w.question["question"], [w.question["context"]], w.answerer.options
+    ),
     "Answerer.answer_pairs": lambda w: w.answerer.answer_pairs([tuple(w.question.values())], w.answerer.options),
     "Answerer.from_model": lambda w: qa_fast.Answerer.from_model(w.span_model)(w.question),
     "Answerer.from_pretrained": lambda w: w.answerer(iter([w.question])).__next__(),
