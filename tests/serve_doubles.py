@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 
 from qa_fast.answer.answerer import Answer, Result
+from qa_fast.answer.evidence import evidence_of, with_sentence
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.serve.app import create_app
 from qa_fast.serve.jobs import AbandonedError, Model, Pair
@@ -150,8 +151,13 @@ class KeywordModel:
             score = 0.75 / 2 ** len(answers)
             answers.append({"score": score, "start": start, "end": start + len(word), "answer": word})
             start = context.find(word, start + 1)
+        no_answer: Answer = {"score": 0.2, "start": 0, "end": 0, "answer": ""}
+        if options.evidence:
+            least = 0.2 if options.handle_impossible_answer else 0.075
+            found = evidence_of(context, [answer for answer in answers if answer["score"] >= least])
+            return [*found] or [with_sentence("", no_answer)]
         if options.handle_impossible_answer or not answers:
-            answers.append({"score": 0.2, "start": 0, "end": 0, "answer": ""})
+            answers.append(no_answer)
         return answers[: options.top_k]
 
 

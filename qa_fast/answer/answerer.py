@@ -13,12 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from qa_fast.answer.boundaries import sentence_around
+from qa_fast.answer.evidence import MARGIN, evidence_of, with_sentence, without_overlaps
 from qa_fast.answer.foreign import check_arguments
-from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.options import DEFAULT_OVERLAP, AnswerOptions
 from qa_fast.answer.passages import PassageIndex, whole_documents
 from qa_fast.answer.questions import Prepared, prepare, text_problem
-from qa_fast.answer.ranking import DEFAULT_OVERLAP, Answer, RankedAnswer, ranking
+from qa_fast.answer.ranking import Answer, RankedAnswer, ranking
 from qa_fast.answer.settings import max_positions_of, read_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
@@ -174,9 +174,9 @@ class Answerer:
                 `padding` are ignored.
 
         Returns:
-            For one question an `Answer`, or a list of them, best first, if top_k > 1. For a list of questions, even of
-            length 1, a list of these. For an iterator of dicts an iterator of these, which reads and answers some
-            hundred dicts at a time. An empty context gives the empty answer.
+            For one question an `Answer`, or a list of them, best first, if top_k > 1; with evidence a list of
+            `Evidence`. For a list of questions, even of length 1, a list of these. For an iterator of dicts an iterator
+            of these, which reads and answers some hundred dicts at a time. An empty context gives the empty answer.
 
         Raises:
             UserError: An input or option is not valid; the message names the item of several.
@@ -184,9 +184,9 @@ class Answerer:
         values = {name: options.pop(name) for name in _NAMES if name in options}
         given = _inputs_of(inputs, options)
         top_k = values.pop("top_k", None)
-        chosen = AnswerOptions(top_k=self.options.top_k if top_k is None else top_k, **values)
+        chosen = AnswerOptions(top_k=self.options.top_k if top_k is None else top_k, **values).over(self.options)
         if len(given) == 1 and isinstance(given[0], Iterator) and question is None and context is None:
-            chosen.over(self.options).resolve(self.max_positions, self.encoder.template.special_tokens)
+            chosen.resolve(self.max_positions, self.encoder.template.special_tokens)
             return self._answered_in_turn(given[0], chosen)
         pairs, single = _pairs(given, question, context)
         results = list(self._shown(pairs, chosen, None if single else 1))
@@ -216,7 +216,7 @@ class Answerer:
         for number, (pair, answers) in enumerate(zip(pairs, self.answer_pairs(pairs, options), strict=True)):
             if isinstance(answers, str):
                 raise UserError(answers if first is None else f"{_PLACE.format(first + number)}{answers}")
-            yield ShownAnswer(answers[0], *pair) if options.top_k == 1 else ShownAnswers(answers, *pair)
+            yield ShownAnswers(answers, *pair) if options.is_list else ShownAnswer(answers[0], *pair)
 
     def rank(
         self,
@@ -224,7 +224,6 @@ class Answerer:
         documents: Sequence[str] | PassageIndex,
         top_k: int = 10,
         answers_per_document: int | None = None,
-        overlap_threshold: float | None = DEFAULT_OVERLAP,
         first: int | None = None,
         **options: Any,
     ) -> list[RankedAnswer]:
@@ -234,16 +233,15 @@ class Answerer:
             question: The question.
             documents: The texts. Those that are empty or white space have no answers. To search the same texts with
                 `first` for many questions, make their `PassageIndex` once.
-            top_k: Most answers.
+            top_k: Most answers; with evidence, 1 sets no limit.
             answers_per_document: Most answers from one document; None sets no limit.
-            overlap_threshold: If two answers in a document share more than this fraction of the shorter one's
-                characters, the less probable one is left out; None keeps both.
             first: Read only this many passages, those that fit the question best by BM25; see `answer.passages`. How
                 well a passage fits also counts in the ranking. None reads all documents as a whole.
-            options: Other fields of `AnswerOptions`, such as `max_answer_len=10`.
+            options: Other fields of `AnswerOptions`, such as `max_answer_len=10` or `evidence=True`.
 
         Returns:
-            Answers, best first. If the options allow no answer, it is among them, with its probability.
+            Answers, best first. If the options allow no answer, it is among them, with its probability; with evidence
+            it is the only result if no passage supports an answer.
 
         Raises:
             UserError: An option, the question or a document is not valid; the message names the document.
@@ -251,7 +249,7 @@ class Answerer:
 
         Examples:
             >>> ask.rank("Who paid for the bell?", [chronicle, minutes], top_k=2)
-            [{'score': 0.61, 'start': 106, 'end': 114, 'answer': 'Ane Skou', 'document': 0, 'sentence': '...'}, ...]
+            [{'score': 0.61, 'start': 106, 'end': 114, 'answer': 'Ane Skou', 'document': 0, 'sentence': ...}, ...]
         """
         check_arguments({name: value for name, value in options.items() if name not in _NAMES}, _NAMES)
         if isinstance(documents, str):
@@ -261,15 +259,26 @@ class Answerer:
             raise UserError("documents must hold at least one text; received none: pass the texts to search")
         if (problem := text_problem(question, "")) is not None:
             raise UserError(problem)
-        ranking([], top_k, answers_per_document, overlap_threshold)  # refuses numbers before anything is computed
+        ranking([], top_k, answers_per_document)  # refuses numbers before anything is computed
+        asked = AnswerOptions(top_k=top_k, **options).over(self.options)
+        asked = asked.resolve(self.max_positions, self.encoder.template.special_tokens)
+        overlap = DEFAULT_OVERLAP if asked.overlap_threshold is None else asked.overlap_threshold
         if first is None:
             passages = whole_documents(texts)
         else:
             passages = (documents if isinstance(documents, PassageIndex) else PassageIndex(texts)).best(question, first)
-        asked = AnswerOptions(top_k=None, **options).over(self.options)
         with_no_answer, threshold = bool(asked.handle_impossible_answer), asked.null_threshold
-        # Answers are compared with no answer in their document, whether or not it is a result.
-        asked = replace(asked, handle_impossible_answer=True, null_threshold=threshold if with_no_answer else 0.0)
+        evidence, most = bool(asked.evidence), asked.most
+        # Answers are compared with no answer in their document, whether or not it is a result. Evidence is chosen
+        # below, from as many candidates as for one document.
+        asked = replace(
+            asked,
+            top_k=None,
+            handle_impossible_answer=True,
+            null_threshold=threshold if with_no_answer else 0.0,
+            evidence=False,
+            overlap_threshold=1.0 if evidence else None,
+        )
         found: list[list[Answer]] = []
         for begin in range(0, len(passages), ROWS_AT_ONCE):
             read = passages[begin : begin + ROWS_AT_ONCE]
@@ -282,16 +291,32 @@ class Answerer:
                         answer["start"] += start
                         answer["end"] += start
                 found.append(answers)
-        ranked, no_answer = ranking(found, top_k, answers_per_document, overlap_threshold, passages)
-        results: list[RankedAnswer] = []
+        limits: tuple[int | None, int | None, float | None] = (top_k, answers_per_document, overlap)
+        if evidence:
+            limits = (None, None, None)
+        ranked, no_answer = ranking(
+            found,
+            *limits,
+            passages=passages,
+            margin=MARGIN if evidence else None,
+            above_no_answer=evidence and with_no_answer,
+        )
+        chosen: dict[int, list[Answer]] = {}
         for document, answer, score in ranked:
-            excerpt = sentence_around(texts[document], answer["start"], answer["end"])
-            sentence = f"{excerpt.before}{excerpt.answer}{excerpt.after}"
-            results.append({**answer, "score": score, "document": document, "sentence": sentence})
-        if with_no_answer:
+            chosen.setdefault(document, []).append({**answer, "score": score})
+        results: list[RankedAnswer] = []
+        for document, answers in chosen.items():
+            text = texts[document]
+            if evidence:
+                quoted = evidence_of(text, answers, overlap)[:answers_per_document]
+            else:
+                quoted = [with_sentence(text, answer) for answer in answers]
+            results += [{**quote, "document": document} for quote in quoted]
+        results.sort(key=lambda result: -result["score"])
+        if with_no_answer and not (evidence and results):
             place = sum(result["score"] > no_answer for result in results)
-            results.insert(place, {**_null(no_answer), "document": None, "sentence": ""})
-        return results[:top_k]
+            results.insert(place, {**with_sentence("", _null(no_answer)), "document": None})
+        return results[:most]
 
     def windows(self, question: str, documents: Sequence[str], options: AnswerOptions) -> int:
         """Return how many windows the model reads to answer a question in documents.
@@ -336,9 +361,12 @@ def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:
         prepared: The pairs.
         spans: The best spans of the pairs that have windows; None if no pair has any.
     """
-    results: list[Result] = [[_null(1.0)] if rejection is None else rejection for rejection in prepared.rejections]
+    null = with_sentence("", _null(1.0)) if prepared.options.evidence else _null(1.0)
+    results: list[Result] = [[null] if rejection is None else rejection for rejection in prepared.rejections]
     if spans is not None:
-        for row, answers in zip(prepared.rows, _ranked(spans, prepared.contexts, prepared.options), strict=True):
+        leads = [len(context) - len(context.lstrip()) for context in prepared.contexts]
+        found = answers_of(spans, prepared.contexts, leads, prepared.options)
+        for row, answers in zip(prepared.rows, found, strict=True):
             results[row] = answers
     return results
 
@@ -432,19 +460,35 @@ def _null(score: float) -> Answer:
     return {"score": score, "start": 0, "end": 0, "answer": ""}
 
 
-def _ranked(spans: BestSpans, contexts: list[str], options: AnswerOptions) -> Iterator[list[Answer]]:
-    """Yield the answers of each example, best first."""
+def answers_of(
+    spans: BestSpans, contexts: Sequence[str], leads: Sequence[int], options: AnswerOptions
+) -> Iterator[list[Answer]]:
+    """Yield the answers of each example, best first and at least one.
+
+    Args:
+        spans: Candidates of E examples.
+        contexts: The document of each example [E].
+        leads: By how much the characters of its candidates are to be moved [E].
+        options: Which answers are wanted.
+    """
     threshold = options.null_threshold or 0.0
     probabilities, null_probabilities = spans.probabilities(threshold)
     null_ranks = spans.null_rank(threshold).tolist()
-    for row, context in enumerate(contexts):
-        lead = len(context) - len(context.lstrip())
-        count = int(spans.count[row])
-        columns = (probabilities, spans.char_start + lead, spans.char_end + lead)
+    allowed = bool(options.handle_impossible_answer)
+    for row, (context, lead) in enumerate(zip(contexts, leads, strict=True)):
+        count, null = int(spans.count[row]), _null(float(null_probabilities[row]))
+        if options.evidence:
+            supporting = int((spans.score[row, :count] >= spans.score[row, 0] - MARGIN).sum())
+            count = min(supporting, null_ranks[row]) if allowed else supporting
+        columns = (probabilities[row], spans.char_start[row] + lead, spans.char_end[row] + lead)
         answers: list[Answer] = [
             {"score": score, "start": start, "end": end, "answer": context[start:end]}
-            for score, start, end in zip(*(column[row, :count].tolist() for column in columns), strict=True)
+            for score, start, end in zip(*(column[:count].tolist() for column in columns), strict=True)
         ]
-        if options.handle_impossible_answer or not count:
-            answers.insert(null_ranks[row], _null(float(null_probabilities[row])))
-        yield answers[: options.top_k]
+        if not options.evidence and (allowed or not count):
+            answers.insert(null_ranks[row], null)
+        if options.evidence:
+            answers = [*evidence_of(context, answers, options.overlap_threshold)] or [with_sentence("", null)]
+        else:
+            answers = without_overlaps(answers, options.overlap_threshold)
+        yield answers[: options.most]

@@ -94,11 +94,15 @@ class Excerpt:
         before: Text before the answer; begins with "…" if it was cut.
         answer: The answer.
         after: Text after the answer; ends with "…" if it was cut.
+        start: First character of what is shown, in the document.
+        end: One past its last character.
     """
 
     before: str
     answer: str
     after: str
+    start: int
+    end: int
 
 
 def sentence_around(text: str, start: int, end: int, longest: int = 200) -> Excerpt:
@@ -125,13 +129,15 @@ def sentence_around(text: str, start: int, end: int, longest: int = 200) -> Exce
     if closing is not None and (closing.end() < latest or latest == len(text)):
         stop, cut_after = max(closing.end(), end), False
     before, after = text[begin:start], text[end:stop]
-    if cut_before:
-        space = re.search(r"\s", before)
-        before = "…" + (before[space.start() :] if space else before)
-    if cut_after:
-        spaces = list(re.finditer(r"\s", after))
-        after = (after[: spaces[-1].end()] if spaces else after) + "…"
-    return Excerpt(_one_line(before).lstrip(), _one_line(text[start:end]), _one_line(after).rstrip())
+    # Only whole words are shown of a sentence that was cut.
+    if cut_before and (space := re.search(r"\s", before)):
+        before = before[space.start() :]
+    if cut_after and (spaces := list(re.finditer(r"\s", after))):
+        after = after[: spaces[-1].end()]
+    shown = _one_line("…" * cut_before + before).lstrip(), _one_line(after + "…" * cut_after).rstrip()
+    return Excerpt(
+        shown[0], _one_line(text[start:end]), shown[1], start - len(before.lstrip()), end + len(after.rstrip())
+    )
 
 
 def _one_line(text: str) -> str:

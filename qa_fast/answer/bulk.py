@@ -101,7 +101,7 @@ def answer_all(
             single file, with rejected rows beside it in "<name>.rejected.jsonl". Any other name is a folder of parts.
         options: Options for all questions; None in them means the model's own.
         form: Format of a folder's parts. "jsonl" has the fields id, question and those of `Answer`, or with top_k > 1 a
-            list "answers" of these; "parquet" has the same as columns.
+            list "answers" of these, or with evidence of `Evidence`; "parquet" has the same as columns.
         columns: Our names of columns -> the input's names.
         precision: See `infer.open_engine`. "auto" is chosen by each machine; name precision and engine to have every
             machine compute alike.

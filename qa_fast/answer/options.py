@@ -19,6 +19,12 @@ from qa_fast.schema import DEFAULT_MAX_ANSWER_LENGTH, ENGINE_PRECISIONS, ENGINES
 DEFAULT_MAX_SEQ_LEN = 384
 DEFAULT_DOC_STRIDE = 128
 DEFAULT_MAX_QUESTION_LEN = 64
+# If two answers in a document share more than this fraction of the shorter one's characters, the less probable one is
+# left out. The value and the rule are those of Haystack's extractive reader.
+DEFAULT_OVERLAP = 0.01
+# Candidates kept for each question, before those that overlap are left out. The best 20 of a document are often all
+# parts of one passage. With 400 a small model's passages were the same.
+EVIDENCE_CANDIDATES = 200
 # Far more than any model takes, and far less than an int32 holds.
 _HIGHEST = 1_000_000
 _option = partial(option, group="Answers")
@@ -148,7 +154,22 @@ class AnswerOptions(AnswerRules):
     """
 
     top_k: int | None = _number(
-        1, "Number of answers to return for each question. Fewer are returned if the document has fewer distinct spans."
+        1,
+        "Number of answers to return for each question. Fewer are returned if the document has fewer distinct spans. "
+        "With evidence it is the most passages, and 1 sets no limit.",
+    )
+    evidence: bool | None = _option(
+        None,
+        "Return all passages that support an answer, each with the sentence around it: those at least a tenth as "
+        "probable as the best one and, if 'no answer' is allowed, no less probable than that.",
+    )
+    overlap_threshold: float | None = _option(
+        None,
+        "If two answers in a document share more than this fraction of the shorter one's characters, the less probable "
+        f"one is left out; 1 keeps both. The default is {DEFAULT_OVERLAP} for evidence and several documents, and "
+        "otherwise to keep both.",
+        least=0,
+        most=1,
     )
     max_seq_len: int | None = _number(
         None,
@@ -169,6 +190,16 @@ class AnswerOptions(AnswerRules):
         flag="--max-question-length",
     )
 
+    @property
+    def is_list(self) -> bool:
+        """Whether a question has a list of answers, rather than one."""
+        return self.top_k != 1 or bool(self.evidence)
+
+    @property
+    def most(self) -> int | None:
+        """Most answers to a question; None sets no limit."""
+        return None if self.evidence and self.top_k == 1 else self.top_k
+
     def over(self, others: AnswerRules) -> Self:
         """Return the options with those of `others` in place of None, except for `top_k`.
 
@@ -179,9 +210,11 @@ class AnswerOptions(AnswerRules):
             others: See `AnswerRules.over`.
         """
         merged = super().over(others)
-        if merged.max_seq_len is not None or not isinstance(others, AnswerOptions):
+        if not isinstance(others, AnswerOptions):
             return merged
-        names = ("max_seq_len", "doc_stride", "max_question_len")
+        names = ["evidence", "overlap_threshold"]
+        if merged.max_seq_len is None:
+            names += ["max_seq_len", "doc_stride", "max_question_len"]
         return replace(merged, **{name: getattr(others, name) for name in names if getattr(self, name) is None})
 
     def resolve(self, max_positions: int, special_tokens: int) -> AnswerOptions:
@@ -212,9 +245,12 @@ class AnswerOptions(AnswerRules):
                 f"doc_stride (the overlap of windows) must be from 0 to less than max_seq_len={length}; received "
                 f"doc_stride={stride}: choose a smaller overlap"
             )
+        overlap = numbers["overlap_threshold"]
         return replace(
             self.with_defaults(),
             top_k=numbers["top_k"],
+            evidence=bool(numbers["evidence"]),
+            overlap_threshold=DEFAULT_OVERLAP if overlap is None and numbers["evidence"] else overlap,
             max_seq_len=length,
             doc_stride=stride,
             max_question_len=question,

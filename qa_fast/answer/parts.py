@@ -28,6 +28,7 @@ FORMATS = ("jsonl", "parquet")
 # How the name of a part begins.
 PART = "part"
 _ANSWER = [("score", pa.float64()), ("start", pa.int64()), ("end", pa.int64()), ("answer", pa.string())]
+_SENTENCE = [("sentence", pa.string()), ("sentence_start", pa.int64()), ("sentence_end", pa.int64())]
 
 
 @contextlib.contextmanager
@@ -103,7 +104,7 @@ class AnswerWriter:
             if isinstance(result, str):
                 rejects.append(Reject(row["id"], result))
             else:
-                content = result[0] if self.options.top_k == 1 else {"answers": result}
+                content = {"answers": result} if self.options.is_list else result[0]
                 answers.append({"id": row["id"], "question": row["question"], **content})
         return answers, rejects
 
@@ -116,7 +117,8 @@ class AnswerWriter:
             return
         import pyarrow.parquet as pq
 
-        answers = _ANSWER if self.options.top_k == 1 else [("answers", pa.list_(pa.struct(_ANSWER)))]
+        fields = _ANSWER + _SENTENCE if self.options.evidence else _ANSWER
+        answers = [("answers", pa.list_(pa.struct(fields)))] if self.options.is_list else fields
         schema = pa.schema([("id", pa.string()), ("question", pa.string()), *answers])
         with pq.ParquetWriter(path, schema) as writer:
             yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from qa_fast.answer.boundaries import bounds_of
-from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.options import EVIDENCE_CANDIDATES, AnswerOptions
 from qa_fast.buffers import offsets_of
 from qa_fast.encode import EncodedTexts, TextEncoder
 from qa_fast.errors import shown
@@ -123,7 +123,7 @@ def prepare(
         documents=stripped,
         token_offsets=encoded.offsets,
         cls_position=features.start_positions,  # features without labels are labelled at CLS
-        n_best=max(DEFAULT_N_BEST, options.top_k or 0),
+        n_best=max(DEFAULT_N_BEST, options.top_k or 0, 0 if options.overlap_threshold is None else EVIDENCE_CANDIDATES),
         max_answer_length=options.max_answer_len,
     )
     texts = [contexts[index] for index in kept_contexts.tolist()]

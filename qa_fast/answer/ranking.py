@@ -25,12 +25,11 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NamedTuple, TypedDict
 
+from qa_fast.answer.options import DEFAULT_OVERLAP
 from qa_fast.answer.passages import Passage
 from qa_fast.errors import UserError
+from qa_fast.infer.decode import DEFAULT_N_BEST
 
-# If two answers in a document share more than this fraction of the shorter one's characters, the less probable one is
-# left out.
-DEFAULT_OVERLAP = 0.01
 # The smallest float64 above 0, which replaces a probability of 0 before its logarithm is taken.
 _LEAST = 5e-324
 
@@ -44,16 +43,29 @@ class Answer(TypedDict):
     answer: str
 
 
-class RankedAnswer(Answer):
+class Evidence(Answer):
+    """An answer with its sentence.
+
+    Attributes:
+        sentence: The sentence or sentences around the answer, as they stand in the document, with at most 200
+            characters and whole words on either side; "" for no answer.
+        sentence_start: First character of the sentence in the document.
+        sentence_end: One past its last character.
+    """
+
+    sentence: str
+    sentence_start: int
+    sentence_end: int
+
+
+class RankedAnswer(Evidence):
     """An answer in one of several documents.
 
     Attributes:
         document: Index of its document; None for no answer.
-        sentence: The sentence or sentences around it, in one line and shortened for display; "" for no answer.
     """
 
     document: int | None
-    sentence: str
 
 
 class Ranked(NamedTuple):
@@ -75,16 +87,21 @@ def ranking(
     top_k: int | None,
     answers_per_document: int | None = None,
     overlap_threshold: float | None = DEFAULT_OVERLAP,
+    *,
     passages: Sequence[Passage] | None = None,
+    margin: float | None = None,
+    above_no_answer: bool = False,
 ) -> tuple[list[Ranked], float]:
     """Rank the answers of D documents, or of D passages that were read as if each were a document.
 
     Args:
-        answers: All candidates of each document [D], and its no answer.
+        answers: All candidates of each document [D], best first, and its no answer.
         top_k: Most answers; None sets no limit.
         answers_per_document: Most answers from one document; None sets no limit.
-        overlap_threshold: See `DEFAULT_OVERLAP`; None keeps both answers.
+        overlap_threshold: See `options.DEFAULT_OVERLAP`; None keeps both answers.
         passages: The passages [D] that BM25 chose; characters of their answers count over their documents.
+        margin: Leave out answers whose log odds are further below those of the best one; None keeps all.
+        above_no_answer: Leave out answers that are less probable than no answer in their document.
 
     Returns:
         The answers, best first and without no answer, and the probability of no answer.
@@ -107,35 +124,41 @@ def ranking(
             "or None"
         )
     candidates: list[tuple[float, int, Answer]] = []
+    best: list[float] = []
     if passages is None:
         passages = [Passage(document, 0, 0) for document in range(len(answers))]
     best_fit = max((passage.fit for passage in passages), default=0.0)
     for (document, _, _, fit), found in zip(passages, answers, strict=True):
         null = math.log(max(next(answer["score"] for answer in found if not answer["answer"]), _LEAST))
-        offset = fit - best_fit - null
-        candidates += [
-            (math.log(max(answer["score"], _LEAST)) + offset, document, answer) for answer in found if answer["answer"]
-        ]
+        spans = [answer for answer in found if answer["answer"]]
+        odds = [math.log(max(answer["score"], _LEAST)) + fit - best_fit - null for answer in spans]
+        candidates += [(odd, document, answer) for odd, answer in zip(odds, spans, strict=True)]
+        best += odds[:DEFAULT_N_BEST]
     candidates.sort(key=lambda candidate: -candidate[0])
     highest = max(0.0, candidates[0][0]) if candidates else 0.0
     weights = [math.exp(log_odds - highest) for log_odds, _, _ in candidates]
-    total = math.exp(-highest) + math.fsum(weights)
+    total = math.exp(-highest) + math.fsum(math.exp(log_odds - highest) for log_odds in best)
+    least = -math.inf if margin is None or not candidates else candidates[0][0] - margin
+    least = max(least, 0.0) if above_no_answer else least
     chosen: list[Ranked] = []
     of_document: dict[int, list[Answer]] = {}
-    for weight, (_, document, answer) in zip(weights, candidates, strict=True):
-        if top_k is not None and len(chosen) == top_k:
+    for weight, (log_odds, document, answer) in zip(weights, candidates, strict=True):
+        if (top_k is not None and len(chosen) == top_k) or log_odds < least:
             break
         others = of_document.setdefault(document, [])
         if answers_per_document is not None and len(others) >= answers_per_document:
             continue
-        if overlap_threshold is not None and any(_overlap(answer, other) > overlap_threshold for other in others):
+        if overlap_threshold is not None and overlaps(answer, others, overlap_threshold):
             continue
         others.append(answer)
         chosen.append(Ranked(document, answer, weight / total))
     return chosen, math.exp(-highest) / total
 
 
-def _overlap(one: Answer, other: Answer) -> float:
-    """Return the fraction of the shorter answer's characters that two answers share."""
-    common = min(one["end"], other["end"]) - max(one["start"], other["start"])
-    return max(0, common) / min(one["end"] - one["start"], other["end"] - other["start"])
+def overlaps(answer: Answer, others: Sequence[Answer], threshold: float) -> bool:
+    """Return whether an answer and any of the others share more than this fraction of the shorter one's characters."""
+    for other in others:
+        common = min(answer["end"], other["end"]) - max(answer["start"], other["start"])
+        if common > threshold * min(answer["end"] - answer["start"], other["end"] - other["start"]):
+            return True
+    return False

@@ -21,8 +21,9 @@ from qa_fast.model.folder import folder_config
 from qa_fast.store import remove, write_json
 
 ANSWERING = "qa_fast_answering.json"
-# `top_k` is a wish of whoever asks, and does not change which answer is the best.
-_KEPT = tuple(field.name for field in dataclasses.fields(AnswerOptions) if field.name != "top_k")
+# What whoever asks wants to see; it does not change which answer is the best.
+_WISHES = ("top_k", "evidence", "overlap_threshold")
+_KEPT = tuple(field.name for field in dataclasses.fields(AnswerOptions) if field.name not in _WISHES)
 
 
 def max_positions_of(folder: Path) -> int:
@@ -77,7 +78,7 @@ def read_settings(folder: Path) -> AnswerOptions:
 
 
 def kept_values(options: AnswerOptions) -> dict[str, Any]:
-    """Return the options that a model's folder holds, as JSON-ready values by name; None and `top_k` are left out."""
+    """Return the options that a model's folder holds, as JSON-ready values by name; None and wishes are left out."""
     values = {name: getattr(options, name) for name in _KEPT}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -87,7 +88,7 @@ def write_settings(folder: Path, options: AnswerOptions) -> Path:
 
     Args:
         folder: The model folder.
-        options: The options; `top_k` is not written.
+        options: The options; what a question wishes to see, such as `top_k`, is not written.
 
     Returns:
         The file. There is none if all options are None.

@@ -198,7 +198,7 @@ def answer(
     if isinstance(result, str):
         raise UserError(result)
     if as_json:
-        print_json(result[0] if options.top_k == 1 else result)
+        print_json(result if options.is_list else result[0])
         return
     for candidate in result:
         _show(candidate, text)

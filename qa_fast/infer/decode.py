@@ -159,12 +159,15 @@ class BestSpans:
     def probabilities(self, null_threshold: float = 0.0) -> tuple[Float64s, Float64s]:
         """Return the softmax over each example's candidates and no answer.
 
+        Candidates beyond the best `DEFAULT_N_BEST` are compared with the same sum, so that the probability of a span
+        does not depend on how many are kept.
+
         Args:
             null_threshold: Is subtracted from the null score first, so that the order is that of `null_rank`.
 
         Returns:
-            Probabilities of candidates, float64[E, N] (0 in unused slots), and of no answer, float64[E]. They add up to
-            1.
+            Probabilities of candidates, float64[E, N] (0 in unused slots), and of no answer, float64[E]. Those of the
+            best `DEFAULT_N_BEST` candidates and of no answer add up to 1.
         """
         scores = self.score.astype(np.float64)
         scores[np.arange(scores.shape[1])[None, :] >= self.count[:, None]] = -np.inf
@@ -172,7 +175,7 @@ class BestSpans:
         highest = np.maximum(scores[:, 0], null)
         scores = np.exp(scores - highest[:, None])
         null = np.exp(null - highest)
-        total = scores.sum(axis=1) + null
+        total = scores[:, :DEFAULT_N_BEST].sum(axis=1) + null
         return scores / total[:, None], null / total
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from qa_fast.answer.answerer import Answer, Answerer
 from qa_fast.answer.foreign import check_arguments
-from qa_fast.answer.options import AnswerOptions
-from qa_fast.answer.ranking import DEFAULT_OVERLAP, Ranked, ranking
+from qa_fast.answer.options import DEFAULT_OVERLAP, AnswerOptions
+from qa_fast.answer.ranking import Ranked, ranking
 from qa_fast.errors import MissingExtraError, UserError, shown
 
 try:

@@ -90,7 +90,8 @@ def answer_in_arrow(
 
     Args:
         model: Folder, URL, Hub id or "minilm", from which each worker loads the model.
-        options: Options for all questions; None in them means the model's own.
+        options: Options for all questions; None in them means the model's own. Passages of evidence come without their
+            sentences.
         precision: See `infer.open_engine`.
         engine: "auto", "keras", "openvino" or "onnx". Each worker uses as many cores as its environment variable
             QA_FAST_PROCESSORS says, or all cores of its machine.

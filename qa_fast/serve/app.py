@@ -223,7 +223,12 @@ def _in_utf16(result: Result, context: str) -> Result:
 
     if isinstance(result, str):
         return result
-    return [{**answer, "start": units(answer["start"]), "end": units(answer["end"])} for answer in result]
+    places = {"start", "end", "sentence_start", "sentence_end"}
+    moved: list[Any] = [
+        {name: units(value) if name in places else value for name, value in dict[str, Any](answer).items()}
+        for answer in result
+    ]
+    return moved
 
 
 def _checked_options(

@@ -89,6 +89,11 @@ class AnswerItem(BaseModel):
     start: int = Field(description="First character in the document, counted in parameters.offset_unit.")
     end: int = Field(description="One past the last character.")
     score: float = Field(description="Probability of this answer among the best answers and no answer.")
+    sentence: str = Field(
+        default="", description="With parameters.evidence: the sentence or sentences around the answer."
+    )
+    sentence_start: int = Field(default=0, description="First character of the sentence in the document.")
+    sentence_end: int = Field(default=0, description="One past its last character.")
 
 
 class Refusal(BaseModel):

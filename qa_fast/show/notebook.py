@@ -78,7 +78,7 @@ def answer_html(
     for candidate in candidates:
         start, end = (min(max(int(candidate[name]), 0), len(context)) for name in ("start", "end"))
         score = f"{candidate['score']:.1%}"
-        if start < end and not rows:
+        if start < end and (not rows or "sentence" in candidate):  # passages of evidence do not overlap
             marks.append(Mark(start, end, "predicted", f"answer, score {score}"))
         is_answer = start < end
         rows.append(

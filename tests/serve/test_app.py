@@ -329,6 +329,9 @@ def test_offsets_are_given_in_utf16_units_on_request(client: Client) -> None:
         assert [answer["start"] for answer in answers] == list(offsets)
         assert [answer["end"] - answer["start"] for answer in answers] == [7, 7]
     assert client.ask("Who?", context, offset_unit="bytes")[0] == 422
+    passage = client.ask("Who dug the harbour?", "🚢! " + context, offset_unit="utf16", evidence=True)[1][0]
+    assert passage["sentence"] == context
+    assert [passage[name] for name in ("start", "sentence_start", "sentence_end")] == [13, 4, 34]
 
 
 def test_head_has_the_headers_of_get_and_ranges_are_ignored(client: Client) -> None:
