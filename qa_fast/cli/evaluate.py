@@ -35,7 +35,8 @@ def evaluate(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder for predictions.json, nbest_predictions.json, na_prob.json, metrics.json.",
+            help="Folder for predictions.json, nbest_predictions.json, na_prob.json, metrics.json; with --require-all "
+            "also evidence.json.",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -148,7 +149,8 @@ def evaluate(
         if written is not None:
             typer.echo(f"{written}: the model card, with these scores")
         if out is not None:
-            typer.echo(f"{out}: predictions.json, nbest_predictions.json, na_prob.json, metrics.json")
+            evidence = "" if result.evidence is None else "evidence.json, "
+            typer.echo(f"{out}: predictions.json, nbest_predictions.json, na_prob.json, {evidence}metrics.json")
 
 
 def _read_other(name: str, shards: Shards, split: str, config: EvaluateConfig) -> Other | None:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from qa_fast.answer.answerer import answers_of
 from qa_fast.answer.boundaries import bounds_of
-from qa_fast.answer.options import AnswerRules
+from qa_fast.answer.options import DEFAULT_OVERLAP, EVIDENCE_CANDIDATES, AnswerOptions, AnswerRules
 from qa_fast.answer.settings import max_positions_of, read_settings, windows_of, write_settings
 from qa_fast.buffers import offsets_of, one_chunk, ragged_from
 from qa_fast.encode import load_encoder
@@ -33,8 +34,9 @@ from qa_fast.scoring.keeping import check_writable, differences, in_words, kept_
 from qa_fast.scoring.metrics import answerable_of, best_null_threshold, percent, question_scores, squad_v1, squad_v2
 from qa_fast.scoring.options import FEW_QUESTIONS, EvaluateConfig, are_few
 from qa_fast.scoring.predictions import check_predictions, write_predictions
-from qa_fast.scoring.result import EvaluationResult, rows_of
+from qa_fast.scoring.result import EvaluationResult, best_of, rows_of
 from qa_fast.scoring.rules import AUTO, SQUAD, metrics_of
+from qa_fast.scoring.span_sets import span_set_scores
 from qa_fast.shards import TRAIN, Shards, Split, open_shards
 from qa_fast.shards.compatibility import check_features, check_tokenizer
 from qa_fast.sources import resolve_model
@@ -201,12 +203,16 @@ def evaluate_split(
         documents=texts,
         token_offsets=token_starts.offsets,
         cls_position=cls_position,
-        n_best=rules.n_best,
+        n_best=max(rules.n_best, EVIDENCE_CANDIDATES) if rules.require_all else rules.n_best,
         max_answer_length=rules.max_answer_len,
     )
     (all_spans,) = best_spans(predict, [job], progress)
 
     spans = rows_of(all_spans, chosen)
+    passages = None
+    if config.require_all:
+        passages = _evidence(spans, [texts[row] for row in rows.tolist()], rules)
+        spans = best_of(spans, rules.n_best)
     allowed, threshold = bool(rules.handle_impossible_answer), rules.null_threshold or 0.0
     predictions = best_texts(spans, texts, rows, threshold if allowed else None)
     probability = spans.probabilities(threshold)[1]
@@ -218,6 +224,8 @@ def evaluate_split(
             metrics["oracle"]["best_f1_null_threshold"] = best
     else:
         metrics = squad_v1(predictions, golds.answers)
+    if passages is not None:
+        metrics["all_required"] = span_set_scores(passages, golds.answers, names)
     result = EvaluationResult(
         metrics=metrics,
         ids=examples["id"].take(pa.array(chosen)).to_pylist(),
@@ -231,12 +239,26 @@ def evaluate_split(
         seconds=time.perf_counter() - started,
         golds=golds,
         question_metrics=names,
+        evidence=passages,
     )
     if any(name != SQUAD for name in names):
         exact, overlap = result.scores_of(predictions)
         used = ", ".join(sorted(set(names)))
         metrics["chosen"] = {"metric": used, "exact_match": percent(exact), "f1": percent(overlap)}
     return result
+
+
+def _evidence(spans: BestSpans, contexts: Sequence[str], rules: AnswerRules) -> list[list[str]]:
+    """Return the texts of all passages that support an answer, for each example; none for no answer."""
+    allowed = bool(rules.handle_impossible_answer)
+    options = AnswerOptions(
+        evidence=True,
+        overlap_threshold=DEFAULT_OVERLAP,
+        handle_impossible_answer=allowed,
+        null_threshold=rules.null_threshold if allowed else None,
+    )
+    found = answers_of(spans, contexts, [0] * len(contexts), options)
+    return [[answer["answer"] for answer in answers if answer["answer"]] for answers in found]
 
 
 def _best_threshold(spans: BestSpans, texts: Sequence[str], golds: Golds, metrics: Sequence[str]) -> float:

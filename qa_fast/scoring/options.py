@@ -30,6 +30,12 @@ class EvaluateConfig(AnswerRules):
     seed: int = option(
         0, "Seed of the sample, and of the resamples of --report and --compare.", group=_SCORING, least=0
     )
+    require_all: bool = option(
+        False,
+        "All gold answers of a question are required, instead of any of them: also compare the passages that the model "
+        "gives as evidence with them as sets, by exact and partial F1.",
+        group=_SCORING,
+    )
     metric: str = option(AUTO, METRIC_HELP, group=_SCORING, choices=METRICS)
     precision: str = option(
         "auto",

@@ -15,7 +15,7 @@ from qa_fast.store import check_output, special, whole_file
 
 PREDICTIONS = "predictions.json"
 METRICS = "metrics.json"
-_NBEST, _NA_PROB = "nbest_predictions.json", "na_prob.json"
+_NBEST, _NA_PROB, _EVIDENCE = "nbest_predictions.json", "na_prob.json", "evidence.json"
 
 
 def check_predictions(out: str | Path, *, reads: Iterable[str | Path] = (), overwrite: bool = False) -> None:
@@ -26,7 +26,7 @@ def check_predictions(out: str | Path, *, reads: Iterable[str | Path] = (), over
         reads: Files and folders that the run reads.
         overwrite: Replace files that exist.
     """
-    for name in (PREDICTIONS, _NBEST, _NA_PROB, METRICS):
+    for name in (PREDICTIONS, _NBEST, _NA_PROB, _EVIDENCE, METRICS):
         check_output(Path(out).expanduser() / name, "a file in --out", reads=reads, overwrite=overwrite)
 
 
@@ -35,7 +35,8 @@ def write_predictions(out: str | Path, result: EvaluationResult, *, overwrite: b
 
     `predictions.json` maps ids to texts and `na_prob.json` maps ids to probabilities (for `--na-prob-file` of the
     official v2 script with its default threshold of 1.0). `nbest_predictions.json` maps ids to the lists of
-    `EvaluationResult.n_best`.
+    `EvaluationResult.n_best`. With `require_all`, evidence.json maps ids to lists of texts, as MultiSpanQA's script
+    takes them.
 
     Args:
         out: A folder, which is created if it does not exist.
@@ -55,6 +56,8 @@ def write_predictions(out: str | Path, result: EvaluationResult, *, overwrite: b
         _NBEST: result.n_best(),
         _NA_PROB: zip(result.ids, result.no_answer_probability.tolist(), strict=True),
     }
+    if result.evidence is not None:
+        contents[_EVIDENCE] = zip(result.ids, result.evidence, strict=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, items in contents.items():

@@ -23,7 +23,8 @@ class EvaluationResult:
     Attributes:
         metrics: The official metrics: those of `metrics.squad_v2` if no answer may be predicted or is right for an
             example, otherwise those of `metrics.squad_v1`. If another metric was chosen for any example, `chosen` holds
-            its name ("metric"), exact_match and f1.
+            its name ("metric"), exact_match and f1. With `require_all`, `all_required` holds the scores of
+            `span_sets.span_set_scores`.
         ids: Ids of the examples.
         predictions: The answer to each example; "" is no answer.
         spans: Candidates of each example.
@@ -35,6 +36,7 @@ class EvaluationResult:
         seconds: Wall clock time from features to metrics.
         golds: Questions and gold answers.
         question_metrics: The metric of each example, a key of `rules.RULES`.
+        evidence: With `require_all`, the texts of all passages that support an answer to each example.
         engine: Name of the engine that `evaluate` opened.
         precision: Precision that the engine computed in.
 
@@ -57,6 +59,7 @@ class EvaluationResult:
     seconds: float
     golds: Golds
     question_metrics: list[str]
+    evidence: list[list[str]] | None = None
     engine: str = ""
     precision: str = ""
 
@@ -142,3 +145,9 @@ class EvaluationResult:
 def rows_of(spans: BestSpans, rows: Sequence[int] | Int64s) -> BestSpans:
     """Return the candidates of some examples."""
     return BestSpans(**{name: column[np.asarray(rows, np.int64)] for name, column in vars(spans).items()})
+
+
+def best_of(spans: BestSpans, most: int) -> BestSpans:
+    """Return the spans with at most so many candidates of each example."""
+    columns = {name: column[:, :most] if column.ndim == 2 else column for name, column in vars(spans).items()}
+    return BestSpans(**columns | {"count": np.minimum(spans.count, most)})
