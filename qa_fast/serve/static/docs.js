@@ -21,6 +21,7 @@ function table(head, rows) {
   const lines = rows.map((cells) => element("tr", ...cells.map((cell) => element("td", cell))));
   const wrap = element("div", element("table", element("thead", header), element("tbody", ...lines)));
   wrap.className = "scroll";
+  wrap.tabIndex = 0; // so that the keyboard can scroll it
   return wrap;
 }
 
@@ -60,7 +61,7 @@ function sectionOf(path, method, operation, all) {
   if (body && success) {
     for (const [name, schema] of namedSchemas(success, all)) {
       section.append(element("h3", `${name} (response: ${typeOf(success)})`));
-      section.append(table(["field", "type", "", "meaning"], fields(schema).map((row) => [row[0], row[1], "", row[3]])));
+      section.append(table(["field", "type", "meaning"], fields(schema).map(([name, type, , meaning]) => [name, type, meaning])));
     }
   }
   const statuses = Object.entries(operation.responses ?? {}).map(([status, response]) => [element("code", status), response.description]);

@@ -6,8 +6,11 @@ const $ = (id) => document.getElementById(id);
 const reader = new Reader($("reader"));
 const number = new Intl.NumberFormat("en");
 let limits = { characters: Infinity };
+let measure = "score"; // what the bars of this model show
 let shown = null; // the text in the reader, to which the answers belong
 let pending = null;
+let chosen = null; // the button of the current passage
+let marked = null; // the exchange whose passages are marked
 
 function element(tag, className, ...children) {
   const created = document.createElement(tag);
@@ -38,6 +41,8 @@ function showSize() {
 }
 
 function edit() {
+  $("jump").hidden = true;
+  document.body.classList.remove("reading");
   $("reader").hidden = true;
   $("edit").hidden = true;
   $("source").hidden = false;
@@ -51,6 +56,7 @@ function openReader(text) {
   }
   $("source").hidden = true;
   $("reader").hidden = false;
+  document.body.classList.add("reading");
   $("edit").hidden = false;
 }
 
@@ -169,7 +175,7 @@ async function answersTo(question, text, signal) {
   const headers = { "Content-Type": "application/json" };
   if ($("key").value) headers.Authorization = `Bearer ${$("key").value}`;
   const parameters = {
-    top_k: Math.min(20, Math.max(1, Math.round($("count").valueAsNumber) || 5)),
+    evidence: true,
     handle_impossible_answer: $("impossible").checked,
   };
   const body = JSON.stringify({ inputs: { question, context: text }, parameters });
@@ -181,7 +187,7 @@ async function answersTo(question, text, signal) {
     throw new Error("The server does not respond. Is it still running?");
   }
   const result = await response.json().catch(() => null);
-  if (response.ok && result) return result;
+  if (response.ok && result) return result.slice(0, Math.min(20, Math.max(1, Math.round($("count").valueAsNumber) || 10)));
   const error = new Error(result?.error ?? `The server answered with status ${response.status}.`);
   if (response.status === 401) {
     $("key-row").hidden = false;
@@ -193,73 +199,87 @@ async function answersTo(question, text, signal) {
 const percent = (score) => (score > 0 && score < 0.01 ? "under 1 %" : `${Math.round(100 * score)} %`);
 
 function show(question, answers) {
-  const [best, ...others] = answers;
-  const spans = others.filter((answer) => answer.answer !== "");
-  const none = others.find((answer) => answer.answer === "");
+  const passages = answers.filter((answer) => answer.answer !== "");
   const exchange = element("li", "exchange", element("h3", "", question));
-  if (best.answer === "") {
-    exchange.append(
-      element("p", "none", element("b", "", "No answer in this document"), element("span", "", `Score ${percent(best.score)}`)),
-    );
+  if (passages.length) {
+    exchange.append(list(passages));
+    exchange.passages = passages;
   } else {
-    exchange.append(list([best], "best"));
+    const [none] = answers;
+    const card = element("p", "candidate best none", element("span", "text", "No answer in this text"), ...scoreOf(none.score));
+    exchange.append(card);
   }
-  for (const earlier of document.querySelectorAll("details.others")) earlier.open = false;
-  if (spans.length) {
-    const title = best.answer === "" ? "Most likely passages" : "Other answers";
-    const details = element("details", "others", element("summary", "", title), list(spans, ""));
-    details.open = true;
-    exchange.append(details);
-  }
-  if (none) exchange.append(element("p", "quiet none-score", `No answer: ${percent(none.score)}`));
   $("exchanges").prepend(exchange);
-  if (best.answer === "") {
-    choose(null);
-    $("status").textContent = `No answer found in this document.${spans.length ? ` ${spans.length} likely passages listed.` : ""}`;
+  choose(exchange.querySelector("button"));
+  if (!passages.length) {
+    $("status").textContent = `No answer in this text, ${measure} ${percent(answers[0].score)}.`;
   } else {
-    choose(exchange.querySelector(".candidate"));
-    $("status").textContent = `Answer: ${best.answer}, score ${percent(best.score)}. Marked in the document.`;
+    const marked = passages.length > 1 ? `${passages.length} passages are marked in the document.` : "Marked in the document.";
+    $("status").textContent = `Answer: ${passages[0].answer}, ${measure} ${percent(passages[0].score)}. ${marked}`;
   }
   $("question").focus({ preventScroll: true });
   $("question").select();
 }
 
-function list(answers, className) {
-  const items = element("ul", "candidates");
-  for (const answer of answers) {
-    const button = element("button", `candidate ${className}`);
+// Returns a score as text and as a bar, which is for the eyes alone.
+function scoreOf(score) {
+  const text = element("span", "score", percent(score));
+  text.prepend(element("span", "unseen", `${measure} `));
+  const bar = document.createElement("i");
+  bar.style.width = `${100 * score}%`;
+  const gauge = element("span", "gauge", bar);
+  gauge.setAttribute("aria-hidden", "true");
+  return [text, gauge];
+}
+
+function list(passages) {
+  const items = element("ol", "candidates");
+  passages.forEach((passage, number) => {
+    const button = element("button", number ? "candidate" : "candidate best");
     button.type = "button";
     button.setAttribute("aria-pressed", "false");
-    const text = element("span", "text", answer.answer);
-    const score = element("span", "score", percent(answer.score));
-    score.setAttribute("aria-label", `score ${percent(answer.score)}`);
-    button.append(text, score);
-    if (className === "best") {
-      const bar = document.createElement("i");
-      bar.style.width = `${100 * answer.score}%`;
-      const gauge = element("span", "gauge", bar);
-      gauge.setAttribute("aria-hidden", "true");
-      button.append(gauge);
-    }
-    const around = reader.excerpt(answer.start, answer.end, 60);
-    button.append(element("span", "around", around.before, element("b", "", around.answer), around.after));
-    button.dataset.start = answer.start;
-    button.dataset.end = answer.end;
+    button.append(element("span", "text", passage.answer), ...scoreOf(passage.score));
+    const [before, answer, after] = reader.sentence(passage);
+    button.append(element("span", "around", before, element("b", "", answer), after));
     button.addEventListener("click", () => choose(button));
     items.append(element("li", "", button));
-  }
+  });
   return items;
 }
 
+// Marks all passages of a button's question, and goes to its own. Without a button, removes all marks.
 function choose(button) {
   for (const other of document.querySelectorAll('.candidate[aria-pressed="true"]')) {
     other.setAttribute("aria-pressed", "false");
   }
-  if (!button) return reader.mark();
+  chosen = button;
+  $("jump").hidden = true;
+  if (!button) return reader.mark([]);
   openReader(shown);
   button.setAttribute("aria-pressed", "true");
-  reader.mark(Number(button.dataset.start), Number(button.dataset.end));
+  const exchange = button.closest(".exchange");
+  const number = buttonsOf(button).indexOf(button);
+  const total = exchange.passages.length;
+  if (marked !== exchange || !reader.marked.length) reader.mark(exchange.passages);
+  marked = exchange;
+  reader.goTo(number);
+  $("jump").hidden = total < 2;
+  $("place").textContent = `${number + 1} of ${total}`;
 }
+
+const buttonsOf = (button) => [...button.closest(".exchange").querySelectorAll("button.candidate")];
+
+// Goes to the next passage, or with -1 to the previous one; after the last comes the first.
+function jump(step) {
+  const buttons = buttonsOf(chosen);
+  const number = (buttons.indexOf(chosen) + step + buttons.length) % buttons.length;
+  choose(buttons[number]);
+  const { answer, score } = marked.passages[number];
+  $("status").textContent = `Passage ${number + 1} of ${buttons.length}: ${answer}, ${measure} ${percent(score)}.`;
+}
+
+$("previous").addEventListener("click", () => jump(-1));
+$("next").addEventListener("click", () => jump(1));
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -275,6 +295,7 @@ fetch("health")
   .then((health) => {
     $("model").textContent = health.model;
     limits = health.limits;
+    if (health.calibration) measure = "probability";
     $("impossible").checked = health.parameters.handle_impossible_answer;
   })
   .catch(() => fail("The server does not respond. Is it still running?"));

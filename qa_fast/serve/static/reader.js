@@ -1,6 +1,6 @@
-// Shows a document for reading, with one span marked in it.
+// Shows a document for reading, with passages marked in it.
 //
-// The text is laid out once, in blocks of whole lines. Marking a span rebuilds one or two blocks, however long the
+// The text is laid out once, in blocks of whole lines. Marking a passage rebuilds one or two blocks, however long the
 // document is. Positions of answers count Unicode code points and the browser counts UTF-16 units, so each block knows
 // its beginning in both. Text only becomes text nodes.
 "use strict";
@@ -36,38 +36,54 @@ class Reader {
     this.element.scrollTop = 0;
   }
 
-  // Returns the text of code points [start, end), and up to `around` units on either side.
-  excerpt(start, end, around) {
-    const from = this.unitOf(start);
-    const to = this.unitOf(end);
-    let left = Math.max(0, from - around);
-    let right = Math.min(this.text.length, to + around);
-    if (left > 0) left = wordEdge(this.text, left, from, 1);
-    if (right < this.text.length) right = wordEdge(this.text, right, to, -1);
-    return {
-      before: (left > 0 ? "…" : "") + this.text.slice(left, from),
-      answer: this.text.slice(from, to),
-      after: this.text.slice(to, right) + (right < this.text.length ? "…" : ""),
-    };
+  // Returns a passage's sentence in three parts, of which the middle one is the answer.
+  sentence(passage) {
+    const [from, start, end, to] = [passage.sentence_start, passage.start, passage.end, passage.sentence_end].map(
+      (point) => this.unitOf(point),
+    );
+    return [this.text.slice(from, start), this.text.slice(start, end), this.text.slice(end, to)];
   }
 
-  // Marks code points [start, end) and scrolls to them. Without arguments, removes the mark.
-  mark(start, end) {
+  // Marks passages, which do not overlap: code points [start, end) of each. The number of a mark is its place in the list.
+  mark(passages) {
     for (const block of this.marked) block.element.textContent = block.part;
     this.marked = [];
-    if (start === undefined || end <= start) return;
-    const from = this.unitOf(start);
-    const to = this.unitOf(end);
-    let first = null;
-    for (let i = this.blockWith("begin", from); i < this.blocks.length && this.blocks[i].begin < to; i++) {
-      const block = this.blocks[i];
-      const head = Math.max(0, from - block.begin);
-      const tail = Math.min(block.part.length, to - block.begin);
-      const mark = document.createElement("mark");
-      mark.textContent = block.part.slice(head, tail);
-      block.element.replaceChildren(block.part.slice(0, head), mark, block.part.slice(tail));
+    const parts = new Map(); // the pieces of passages in each block
+    passages.forEach((passage, number) => {
+      const from = this.unitOf(passage.start);
+      const to = this.unitOf(passage.end);
+      for (let i = this.blockWith("begin", from); i < this.blocks.length && this.blocks[i].begin < to; i++) {
+        const block = this.blocks[i];
+        const head = Math.max(0, from - block.begin);
+        const tail = Math.min(block.part.length, to - block.begin);
+        if (!parts.has(block)) parts.set(block, []);
+        parts.get(block).push({ head, tail, number, isFirst: block.begin <= from });
+      }
+    });
+    for (const [block, pieces] of parts) {
+      const nodes = [];
+      let done = 0;
+      for (const { head, tail, number, isFirst } of pieces.sort((one, other) => one.head - other.head)) {
+        const mark = document.createElement("mark");
+        mark.textContent = block.part.slice(head, tail);
+        mark.dataset.passage = number;
+        if (isFirst && passages.length > 1) mark.dataset.number = number + 1;
+        nodes.push(block.part.slice(done, head), mark);
+        done = tail;
+      }
+      block.element.replaceChildren(...nodes, block.part.slice(done));
       this.marked.push(block);
-      first ??= mark;
+    }
+  }
+
+  // Shows one of the marked passages as the current one, and scrolls to it.
+  goTo(number) {
+    let first = null;
+    for (const mark of this.element.querySelectorAll("mark")) {
+      const isCurrent = Number(mark.dataset.passage) === number;
+      if (isCurrent) mark.setAttribute("aria-current", "true");
+      else mark.removeAttribute("aria-current");
+      if (isCurrent) first ??= mark;
     }
     if (first) this.scrollTo(first);
   }
@@ -116,13 +132,4 @@ function codePoints(text) {
     }
   }
   return count;
-}
-
-// Returns the first white space from `at` towards `limit`, so that no word is cut; `at` if there is none.
-function wordEdge(text, at, limit, step) {
-  for (let i = at; i !== limit; i += step) {
-    if (/\s/.test(text[step > 0 ? i : i - 1])) return i;
-  }
-  const low = text.charCodeAt(at);
-  return low >= 0xdc00 && low < 0xe000 ? at + step : at;
 }
