@@ -2,7 +2,8 @@
 
 Each distinct text is encoded once, a long document is cut into overlapping windows, and the windows of all questions
 are predicted together. Start and end are scored jointly over all windows: `score` is the probability of a span among
-the best spans and no answer (see `infer.decode`). The old pipeline multiplied two probabilities of one window.
+the best spans and no answer (see `infer.decode`), or, of a calibrated model, the probability that the answer is right
+(see `answer.calibration`). The old pipeline multiplied two probabilities of one window.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qa_fast.answer.boundaries import sentence_around
+from qa_fast.answer.calibration import scores_of
 from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.passages import PassageIndex, whole_documents
@@ -274,7 +276,9 @@ class Answerer:
         for begin in range(0, len(passages), ROWS_AT_ONCE):
             read = passages[begin : begin + ROWS_AT_ONCE]
             pairs = [(question, texts[document][start:end]) for document, start, end, _ in read]
-            for (document, start, _, _), answers in zip(read, self.answer_pairs(pairs, asked), strict=True):
+            for (document, start, _, _), answers in zip(
+                read, self.answer_pairs(pairs, asked, calibrated=False), strict=True
+            ):
                 if isinstance(answers, str):
                     raise UserError(f"document {document + 1}: {answers}")
                 for answer in answers:
@@ -282,7 +286,8 @@ class Answerer:
                         answer["start"] += start
                         answer["end"] += start
                 found.append(answers)
-        ranked, no_answer = ranking(found, top_k, answers_per_document, overlap_threshold, passages)
+        limits = top_k, answers_per_document, overlap_threshold
+        ranked, no_answer = ranking(found, *limits, passages, asked.calibration)
         results: list[RankedAnswer] = []
         for document, answer, score in ranked:
             excerpt = sentence_around(texts[document], answer["start"], answer["end"])
@@ -310,12 +315,15 @@ class Answerer:
             windows += prepare(pairs, asked, self.encoder, self.max_positions, self.max_windows).windows
         return windows
 
-    def answer_pairs(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> list[Result]:
+    def answer_pairs(
+        self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions, *, calibrated: bool = True
+    ) -> list[Result]:
         """Answer E pairs of a question and a context together.
 
         Args:
             pairs: The pairs [E].
             options: Options for all of them; None in them means the answerer's own, except for `top_k`.
+            calibrated: Use the model's calibration. `ranking` takes scores without it, and applies it itself.
 
         Returns:
             For each pair its answers, best first and at least one, or the reason why it was rejected.
@@ -324,6 +332,7 @@ class Answerer:
             UserError: The options do not fit the model.
         """
         options = options.over(self.options)
+        options = options if calibrated else replace(options, calibration=None)
         prepared = prepare(pairs, options, self.encoder, self.max_positions, self.max_windows)
         spans = best_spans(self.predict, [prepared.job])[0] if prepared.job else None
         return results_of(prepared, spans)
@@ -434,17 +443,16 @@ def _null(score: float) -> Answer:
 
 def _ranked(spans: BestSpans, contexts: list[str], options: AnswerOptions) -> Iterator[list[Answer]]:
     """Yield the answers of each example, best first."""
-    threshold = options.null_threshold or 0.0
-    probabilities, null_probabilities = spans.probabilities(threshold)
-    null_ranks = spans.null_rank(threshold).tolist()
+    scores, null_scores = scores_of(spans, options.null_threshold, options.calibration)
+    null_ranks = spans.null_rank(options.null_threshold or 0.0).tolist()
     for row, context in enumerate(contexts):
         lead = len(context) - len(context.lstrip())
         count = int(spans.count[row])
-        columns = (probabilities, spans.char_start + lead, spans.char_end + lead)
+        columns = (scores, spans.char_start + lead, spans.char_end + lead)
         answers: list[Answer] = [
             {"score": score, "start": start, "end": end, "answer": context[start:end]}
             for score, start, end in zip(*(column[row, :count].tolist() for column in columns), strict=True)
         ]
         if options.handle_impossible_answer or not count:
-            answers.insert(null_ranks[row], _null(float(null_probabilities[row])))
+            answers.insert(null_ranks[row], _null(float(null_scores[row])))
         yield answers[: options.top_k]
