@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from qa_fast.answer.options import EngineOptions
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
 from qa_fast.cli.records import with_records
+from qa_fast.errors import UserError
 
 if TYPE_CHECKING:
     from qa_fast.report.calibrate import Calibrated
@@ -57,6 +59,8 @@ def calibrate(
             made = run(model, shards, split, **options)
         else:
             made = with_bar(lambda progress: run(model, shards, split, progress=progress, say=say, **options), split)
+        if keep:
+            _write_card(model)
     if as_json:
         calibration = made.rules.calibration
         assert calibration is not None
@@ -88,3 +92,16 @@ def _print(made: Calibrated) -> None:
         say("nothing was written: --keep writes the calibration into the model's folder")
     else:
         say(f"{made.path}: the calibration that was fitted on the first half")
+
+
+def _write_card(model: str) -> None:
+    """Write the card of a trained model again, which names the calibration; a card of somebody else stays."""
+    from qa_fast.hub.card import write_card
+    from qa_fast.hub.facts import METRICS, TRAINING
+
+    if not (Path(model).expanduser() / TRAINING / METRICS).is_file():
+        return
+    try:
+        write_card(Path(model).expanduser())
+    except UserError as error:
+        say(f"the model card stays as it is: {error}")
