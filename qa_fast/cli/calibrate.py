@@ -76,17 +76,17 @@ def _print(made: Calibrated) -> None:
     calibration = made.rules.calibration
     assert calibration is not None
     typer.echo(f"{calibration.origin} (one half of the documents); reported on {made.questions:,} of the other half")
-    typer.echo(f"{'':28} {'before':24} after")
+    typer.echo(f"{'':28} {'before':28} after")
     for number, title in enumerate(_TITLES):
         cells = []
         for figures in (made.before, made.after):
             values = (figures.values[number], *figures.intervals[number])
-            value, low, high = (f"{100 * value:.1f}" if number > 2 else f"{value:.4f}" for value in values)
-            cells.append(f"{value} ({low} to {high})" + " %" * (number > 2))
-        typer.echo(f"{title:28} {cells[0]:24} {cells[1]}")
+            value, low, high = (f"{100 * value:.1f} %" if number > 2 else f"{value:.4f}" for value in values)
+            cells.append(f"{value} ({low} to {high})")
+        typer.echo(f"{title:28} {cells[0]:28} {cells[1]}")
     if made.chose_threshold:
         for name in made.after.scores:
-            typer.echo(f"{name:28} {made.before.scores[name]:<24.2f} {made.after.scores[name]:.2f}")
+            typer.echo(f"{name:28} {made.before.scores[name]:<28.2f} {made.after.scores[name]:.2f}")
         typer.echo(f"'no answer' is given if it leads by more than {made.rules.null_threshold:.4f} logits")
     if made.path is None:
         say("nothing was written: --keep writes the calibration into the model's folder")

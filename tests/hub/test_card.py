@@ -21,6 +21,7 @@ from qa_fast.answer.settings import write_settings
 from qa_fast.errors import UserError
 from qa_fast.hub.card import CARD, MARK, card_text, eval_results, read_card, write_card
 from qa_fast.hub.facts import count_parameters, data_facts, read_facts, record_data, record_evaluation
+from tests.small_models import TINY_BERT
 
 REVISION = "89abcdef0123456789abcdef0123456789abcdef"
 
@@ -285,6 +286,7 @@ def test_nothing_measured(tmp_path: Path) -> None:
     assert "The model was not scored" in text
     assert "The model is not calibrated: `score` orders answers" in text
     calibration = Calibration(0.7, 0.2, -1.0, "harbours", "validation", "f00d", 0, 600, 0.1, 0.02)
+    (folder / "config.json").write_text(json.dumps(TINY_BERT))
     write_settings(folder, AnswerOptions(calibration=calibration))
     calibrated = write_card(folder).read_text(encoding="utf-8")
     assert "fitted on 600 questions of harbours, validation. On questions about other documents" in calibrated
