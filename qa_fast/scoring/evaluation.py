@@ -86,9 +86,9 @@ def evaluate(
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
     folder = resolve_model(model_path)
-    readable_config(folder)  # before the tokenizer, which may import a framework
     if keep:
         check_writable(model_path, folder)
+    readable_config(folder)  # before the tokenizer, which may import a framework
     own = read_settings(folder)
     check_tokenizer(shards, folder)
     check_features(shards, opened, folder_config(folder), folder)
