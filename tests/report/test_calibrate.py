@@ -116,6 +116,6 @@ def test_one_document_is_ranked_with_the_scores_of_the_answers_in_it() -> None:
             {"score": float(score), "start": start, "end": start + len(text), "answer": text}
             for score, start, text in ((raw[0][row, 0], 0, "Osby"), (raw[0][row, 1], 5, "Vika"), (raw[1][row], 0, ""))
         ]
-        ranked, no_answer = ranking([found], None, None, None, PLANTED)
+        ranked, no_answer = ranking([found], None, None, None, calibration=PLANTED)
         assert [one.score for one in ranked] == pytest.approx(scores[0][row].tolist())
         assert no_answer == pytest.approx(scores[1][row])
