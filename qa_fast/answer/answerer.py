@@ -2,7 +2,8 @@
 
 Each distinct text is encoded once, a long document is cut into overlapping windows, and the windows of all questions
 are predicted together. Start and end are scored jointly over all windows: `score` is the probability of a span among
-the best spans and no answer (see `infer.decode`). The old pipeline multiplied two probabilities of one window.
+the best spans and no answer (see `infer.decode`), or, of a calibrated model, the probability that the answer is right
+(see `answer.calibration`). The old pipeline multiplied two probabilities of one window.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from qa_fast.answer.calibration import scores_of
 from qa_fast.answer.evidence import MARGIN, evidence_of, with_sentence, without_overlaps
 from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import DEFAULT_OVERLAP, AnswerOptions
@@ -283,7 +285,9 @@ class Answerer:
         for begin in range(0, len(passages), ROWS_AT_ONCE):
             read = passages[begin : begin + ROWS_AT_ONCE]
             pairs = [(question, texts[document][start:end]) for document, start, end, _ in read]
-            for (document, start, _, _), answers in zip(read, self.answer_pairs(pairs, asked), strict=True):
+            for (document, start, _, _), answers in zip(
+                read, self.answer_pairs(pairs, asked, calibrated=False), strict=True
+            ):
                 if isinstance(answers, str):
                     raise UserError(f"document {document + 1}: {answers}")
                 for answer in answers:
@@ -291,12 +295,13 @@ class Answerer:
                         answer["start"] += start
                         answer["end"] += start
                 found.append(answers)
-        limits: tuple[int | None, int | None, float | None] = (top_k, answers_per_document, overlap)
-        if evidence:
-            limits = (None, None, None)
+        limits: tuple[int | None, int | None, float | None] = (
+            (None, None, None) if evidence else (top_k, answers_per_document, overlap)
+        )
         ranked, no_answer = ranking(
             found,
             *limits,
+            asked.calibration,
             passages=passages,
             margin=MARGIN if evidence else None,
             above_no_answer=evidence and with_no_answer,
@@ -335,12 +340,15 @@ class Answerer:
             windows += prepare(pairs, asked, self.encoder, self.max_positions, self.max_windows).windows
         return windows
 
-    def answer_pairs(self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions) -> list[Result]:
+    def answer_pairs(
+        self, pairs: Sequence[tuple[Any, Any]], options: AnswerOptions, *, calibrated: bool = True
+    ) -> list[Result]:
         """Answer E pairs of a question and a context together.
 
         Args:
             pairs: The pairs [E].
             options: Options for all of them; None in them means the answerer's own, except for `top_k`.
+            calibrated: Use the model's calibration. `ranking` takes scores without it, and applies it itself.
 
         Returns:
             For each pair its answers, best first and at least one, or the reason why it was rejected.
@@ -349,6 +357,7 @@ class Answerer:
             UserError: The options do not fit the model.
         """
         options = options.over(self.options)
+        options = options if calibrated else replace(options, calibration=None)
         prepared = prepare(pairs, options, self.encoder, self.max_positions, self.max_windows)
         spans = best_spans(self.predict, [prepared.job])[0] if prepared.job else None
         return results_of(prepared, spans)
@@ -471,16 +480,15 @@ def answers_of(
         leads: By how much the characters of its candidates are to be moved [E].
         options: Which answers are wanted.
     """
-    threshold = options.null_threshold or 0.0
-    probabilities, null_probabilities = spans.probabilities(threshold)
-    null_ranks = spans.null_rank(threshold).tolist()
+    scores, null_scores = scores_of(spans, options.null_threshold, options.calibration)
+    null_ranks = spans.null_rank(options.null_threshold or 0.0).tolist()
     allowed = bool(options.handle_impossible_answer)
     for row, (context, lead) in enumerate(zip(contexts, leads, strict=True)):
-        count, null = int(spans.count[row]), _null(float(null_probabilities[row]))
+        count, null = int(spans.count[row]), _null(float(null_scores[row]))
         if options.evidence:
             supporting = int((spans.score[row, :count] >= spans.score[row, 0] - MARGIN).sum())
             count = min(supporting, null_ranks[row]) if allowed else supporting
-        columns = (probabilities[row], spans.char_start[row] + lead, spans.char_end[row] + lead)
+        columns = (scores[row], spans.char_start[row] + lead, spans.char_end[row] + lead)
         answers: list[Answer] = [
             {"score": score, "start": start, "end": end, "answer": context[start:end]}
             for score, start, end in zip(*(column[:count].tolist() for column in columns), strict=True)

@@ -28,6 +28,7 @@ import orjson
 
 from qa_fast import store
 from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.calibration import NOT_CALIBRATED
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.parts import FORMATS, PART, AnswerWriter, PartMaker, writable
 from qa_fast.answer.settings import read_settings
@@ -124,6 +125,8 @@ def answer_all(
         raise UserError(f"Ray writes answers into a folder; received --output {out}, which is a file: name a folder")
     folder = resolve_model(model, report.say)
     options = options.over(read_settings(folder))
+    if options.calibration is None:
+        report.say(NOT_CALIBRATED)
     if not file_form:
         _check_folder(place)
     found = find_files(store.place(source))

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from qa_fast.answer.calibration import Calibration
 from qa_fast.errors import UserError, shown
 from qa_fast.options import check_values, option, option_of
 from qa_fast.schema import DEFAULT_MAX_ANSWER_LENGTH, ENGINE_PRECISIONS, ENGINES
@@ -95,6 +96,8 @@ class AnswerRules:
         f"{_OR_MODEL}, or to widen them.",
         flag="--align-to-words/--no-align-to-words",
     )
+    # Belongs to the model alone, so that it is no option of a command.
+    calibration: Calibration | None = None
 
     def check(self) -> None:
         """Refuse what cannot be used with any model.
@@ -132,7 +135,11 @@ class AnswerRules:
         Raises:
             UserError: A value has another type or is out of bounds.
         """
-        values = {field.name: _checked(field, getattr(self, field.name)) for field in fields(AnswerRules)}
+        values = {field.name: _checked(field, getattr(self, field.name)) for field in _RULES}
+        if not isinstance(self.calibration, Calibration | None):
+            raise UserError(
+                f"calibration must come from a model's folder; received {shown(self.calibration)}: leave it out"
+            )
         allowed = bool(values["handle_impossible_answer"])
         return replace(
             self,
@@ -257,6 +264,7 @@ class AnswerOptions(AnswerRules):
         )
 
 
+_RULES = [field for field in fields(AnswerRules) if option_of(field) is not None]
 _OWN = [field for field in fields(AnswerOptions) if field.name not in AnswerRules.__dataclass_fields__]
 
 

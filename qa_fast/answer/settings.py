@@ -1,7 +1,8 @@
 """The options of answering that belong to a model: a small JSON file in its folder, `qa_fast_answering.json`.
 
 `qa-fast train` writes the windows that it trained with, and whether the split that it scored has questions without an
-answer. `qa-fast evaluate --keep` writes the options that it scored with, and a threshold for no answer. Every way of
+answer. `qa-fast evaluate --keep` writes the options that it scored with, and a threshold for no answer, and `qa-fast
+calibrate --keep` the calibration, which turns scores into the probability that an answer is right. Every way of
 answering takes them as its defaults, see `AnswerOptions.over`. The file may come from anybody, so that its values are
 checked like those of a user.
 """
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qa_fast.answer.calibration import Calibration
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import UserError, shown
 from qa_fast.model.fields import Fields
@@ -70,6 +72,8 @@ def read_settings(folder: Path) -> AnswerOptions:
             f"{shown(unknown[0])} in {str(folder)!r}: update qa-fast, or remove the file"
         )
     try:
+        if raw.get("calibration") is not None:
+            raw = {**raw, "calibration": Calibration.of_json(raw["calibration"])}
         options = AnswerOptions(**raw).over(AnswerOptions())  # a threshold alone allows no answer here, too
         options.resolve(max_positions_of(folder), special_tokens=0)
     except UserError as error:
@@ -80,6 +84,7 @@ def read_settings(folder: Path) -> AnswerOptions:
 def kept_values(options: AnswerOptions) -> dict[str, Any]:
     """Return the options that a model's folder holds, as JSON-ready values by name; None and wishes are left out."""
     values = {name: getattr(options, name) for name in _KEPT}
+    values["calibration"] = options.calibration and options.calibration.to_json()
     return {name: value for name, value in values.items() if value is not None}
 
 

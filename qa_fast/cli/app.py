@@ -10,6 +10,7 @@ import typer
 
 from qa_fast import signals
 from qa_fast.cli.answer import answer
+from qa_fast.cli.calibrate import calibrate
 from qa_fast.cli.environment import EnvironmentCommand
 from qa_fast.cli.evaluate import evaluate
 from qa_fast.cli.export import export
@@ -38,7 +39,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (featurize, show, train, sweep, evaluate, quantize, answer, serve, push, export, models, warmup):
+for _command in (
+    featurize,
+    show,
+    train,
+    sweep,
+    evaluate,
+    calibrate,
+    quantize,
+    answer,
+    serve,
+    push,
+    export,
+    models,
+    warmup,
+):
     app.command(cls=EnvironmentCommand if _command is serve else GroupedCommand)(_command)
 
 

@@ -181,7 +181,17 @@ def _about(
         "Metric": result.metric,
         "Answers": f"up to {result.rules.max_answer_len} tokens, best of {config.n_best} candidates",
         "No answer": threshold if result.allow_no_answer else "never predicted",
+        "Confidence": _calibration(shards, split, result),
     }
+
+
+def _calibration(shards: Shards, split: str, result: EvaluationResult) -> str:
+    """Say what the model's calibration was fitted on, and whether this is what is scored."""
+    calibration = result.rules.calibration
+    if calibration is None:
+        return "not calibrated"
+    same = (calibration.fingerprint, calibration.split) == (shards.manifest.get("fingerprint"), split)
+    return calibration.origin + (", which are among these questions" if same else "")
 
 
 def _check_card(model: str) -> None:

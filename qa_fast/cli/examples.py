@@ -23,6 +23,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "qa-fast evaluate shards/ model/ --report report.html",
         "qa-fast evaluate shards/ model/ --out predictions/ --keep",
     ),
+    "calibrate": (
+        "qa-fast calibrate model/ shards/",
+        "qa-fast calibrate model/ shards/ --keep",
+    ),
     "quantize": (
         "qa-fast quantize model/ shards/",
         "qa-fast quantize model/ shards/ --max-examples 1000 --max-loss 0.5",

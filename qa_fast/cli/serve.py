@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from qa_fast import signals
-from qa_fast.answer.options import EngineOptions
+from qa_fast.answer.calibration import NOT_CALIBRATED
+from qa_fast.answer.options import AnswerOptions, EngineOptions
 from qa_fast.cli.extras import needs, say
 from qa_fast.cli.records import with_records
 from qa_fast.serve.limits import Limits
@@ -51,6 +52,8 @@ def serve(
         inform(f"loading {model} and warming it up …")
         served = ServedModel.from_pretrained(model, limits, engine.precision, engine.engine, inform)
         served.warm_up()
+        if served.resolve(AnswerOptions()).calibration is None:
+            inform(NOT_CALIBRATED)
 
     def started() -> None:
         inform(

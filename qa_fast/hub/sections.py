@@ -140,7 +140,7 @@ By default, answers have up to {own.max_answer_len} tokens. {no_answer}
 
 def _results(facts: Facts) -> str:
     if not facts.scores:
-        return "## Results\n\nThe model was not scored, because there was no split for it.\n"
+        return f"## Results\n\nThe model was not scored, because there was no split for it.\n\n{_confidence(facts)}"
     rows = [
         (score.data["name"], score.split, questions(score), f"{score.exact_match:.2f}", f"{score.f1:.2f}")
         for score in facts.scores
@@ -164,7 +164,20 @@ def _results(facts: Facts) -> str:
             f"The model was trained on files of {_listed(trained_on)}, so that score says little about other texts."
         )
     table = _table(("data", "split", "questions", "exact match", "F1"), rows)
-    return f"## Results\n\n{table}\n{' '.join(notes)}\n"
+    return f"## Results\n\n{table}\n{' '.join(notes)}\n\n{_confidence(facts)}"
+
+
+def _confidence(facts: Facts) -> str:
+    """Return what the score of an answer means."""
+    calibration = facts.answering.calibration
+    if calibration is None:
+        return "The model is not calibrated: `score` orders answers, and is not the probability that one is right.\n"
+    return (
+        f"The `score` of an answer is the probability that it is right. It was {calibration.origin}. On questions "
+        f"about other documents of this split, the expected calibration error was {calibration.error:.4f}, and "
+        f"{calibration.error_before:.4f} without calibration. It can be larger on other subjects, styles and "
+        "languages.\n"
+    )
 
 
 def _is_train(score: Score, facts: Facts) -> bool:

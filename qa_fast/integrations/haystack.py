@@ -187,7 +187,7 @@ class ExtractiveReader:
         """Find answers.
 
         The answers of all documents are in one ranking, see `answer.ranking`: scores add up to 1 over the best spans of
-        all documents and no answer.
+        all documents and no answer. Those of a calibrated model do not, see `answer.calibration`.
 
         Args:
             query: The question.
@@ -230,7 +230,9 @@ class ExtractiveReader:
         if not distinct:
             return {"answers": []}
         found, with_no_answer = self._candidates(query, list(distinct.values()), options)
-        ranked, nowhere = ranking(found, options.top_k, options.answers_per_document, options.overlap_threshold)
+        assert self._answerer is not None
+        limits = options.top_k, options.answers_per_document, options.overlap_threshold
+        ranked, nowhere = ranking(found, *limits, calibration=self._answerer.options.calibration)
         kept = list(distinct.values())
         answers = [_extracted(query, kept[one.document], one) for one in ranked]
         if with_no_answer:
@@ -250,7 +252,7 @@ class ExtractiveReader:
         try:
             pairs = [(query, document.content) for document in documents]
             asked, with_no_answer = options.for_answerer(self._answerer.options)
-            results = self._answerer.answer_pairs(pairs, asked)
+            results = self._answerer.answer_pairs(pairs, asked, calibrated=False)
         except UserError as error:
             raise UserError(_renamed(str(error))) from None
         found = []

@@ -328,11 +328,13 @@ class SpanModel(keras.Model):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """See `keras.Model.fit`, and `SpanModel` for x and y; `sample_weight` needs y.
 
-        A threshold for no answer that the model was loaded with is dropped, because it belongs to the old weights.
+        A threshold for no answer and a calibration that the model was loaded with are dropped, because they belong to
+        the old weights.
         """
         check_data(x, y, options)
         self._begin_training()
-        self.source = replace(self.source, answering=replace(self.source.answering, null_threshold=None))
+        answering = replace(self.source.answering, null_threshold=None, calibration=None)
+        self.source = replace(self.source, answering=answering)
         with keeping_weights(self):
             return super().fit(x, y, *args, **options)
 

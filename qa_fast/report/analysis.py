@@ -106,6 +106,7 @@ class Analysis(QuestionScores):
         risk: Loss of F1 if only the most confident predictions are given.
         risk_exact: The same for exact match.
         calibration: Confidence against exact match.
+        uncalibrated: The same without the model's calibration; None if it has none.
         kind: int64[E], see `mistakes.kinds_of`.
         right_within: For some numbers of candidates, the percentage of answerable questions with a right text among
             so many candidates.
@@ -120,6 +121,7 @@ class Analysis(QuestionScores):
     risk: RiskCoverage
     risk_exact: RiskCoverage
     calibration: Calibration
+    uncalibrated: Calibration | None
     kind: Int64s
     right_within: list[tuple[int, float]]
     errors: Int64s
@@ -144,7 +146,7 @@ class Analysis(QuestionScores):
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready figures: overall, groups, risk_coverage, calibration, mistakes, comparison."""
-        ids, bins = self.result.ids, self.calibration
+        ids = self.result.ids
         figures: dict[str, Any] = {
             "overall": dataclasses.asdict(self.overall),
             "groups": {
@@ -158,15 +160,8 @@ class Analysis(QuestionScores):
                 "excess_aurc_exact": self.risk_exact.excess,
                 "points": self.coverage_points(),
             },
-            "calibration": {
-                "expected_calibration_error": bins.error,
-                "bins": [
-                    {"questions": count, "confidence": confidence, "exact_match": 100 * accuracy}
-                    for count, confidence, accuracy in zip(
-                        bins.count.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), strict=True
-                    )
-                ],
-            },
+            "calibration": self.calibration.to_dict(),
+            **({} if self.uncalibrated is None else {"uncalibrated": self.uncalibrated.to_dict()}),
             "mistakes": {
                 "kinds": dict(zip(KINDS, np.bincount(self.kind, minlength=len(KINDS)).tolist(), strict=True)),
                 "confident_errors": [ids[row] for row in self.errors[: self.most]],
@@ -191,6 +186,7 @@ def analyse(result: EvaluationResult, other: Other | None = None, *, most: int =
     scores = QuestionScores.of(result)
     exact, overlap, confidence = scores.exact, scores.overlap, scores.confidence
     kind = kinds_of(result, exact, scores.answerable)
+    is_calibrated = result.rules.calibration is not None
     return Analysis(
         **vars(scores),
         overall=group_of("all", exact, overlap, seed),
@@ -198,6 +194,7 @@ def analyse(result: EvaluationResult, other: Other | None = None, *, most: int =
         risk=risk_coverage(confidence, 1 - overlap),
         risk_exact=risk_coverage(confidence, 1 - exact),
         calibration=calibration(confidence, exact),
+        uncalibrated=calibration(confidence_of(result, calibrated=False), exact) if is_calibrated else None,
         kind=kind,
         right_within=right_within(result, exact, scores.answerable, _CANDIDATE_COUNTS),
         errors=confident_errors(kind, overlap, confidence),

@@ -1,25 +1,33 @@
 """The value of a model's confidence: scores on the most confident predictions, and calibration.
 
-Confidence is the probability of the prediction: a softmax over the kept candidates of a question and no answer, as in
-the `score` of `Answerer`. It ranks questions. It is the chance of being right only if the model is calibrated.
+Confidence is the `score` of the prediction, as `Answerer` gives it: the fitted probability that it is right if the
+model is calibrated, else a softmax over the kept candidates of a question and no answer, which only orders questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qa_fast.answer.calibration import scores_of
 from qa_fast.report.intervals import Float64s
 from qa_fast.schema import Int64s
 from qa_fast.scoring.result import EvaluationResult
 
 
-def confidence_of(result: EvaluationResult) -> Float64s:
-    """Return float64[E]: the probability of each prediction, a span or no answer; 0 for questions without a window."""
-    probabilities, null_probabilities = result.spans.probabilities(result.null_threshold)
+def confidence_of(result: EvaluationResult, *, calibrated: bool = True) -> Float64s:
+    """Return float64[E]: the score of each prediction, a span or no answer; 0 for questions without a window.
+
+    Args:
+        result: From `qa_fast.evaluate`.
+        calibrated: Use the calibration of the result's rules, if there is one.
+    """
+    calibration = result.rules.calibration if calibrated else None
+    probabilities, null_probabilities = scores_of(result.spans, result.null_threshold, calibration)
     is_empty = np.array([not text for text in result.predictions], bool)
     predicted = np.where(is_empty, null_probabilities, probabilities[:, 0])
     return np.where(result.spans.windows == 0, 0.0, predicted)
@@ -96,6 +104,17 @@ class Calibration:
     confidence: Float64s
     accuracy: Float64s
     error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready figures: expected_calibration_error, bins."""
+        columns = zip(self.count.tolist(), self.confidence.tolist(), self.accuracy.tolist(), strict=True)
+        return {
+            "expected_calibration_error": self.error,
+            "bins": [
+                {"questions": count, "confidence": confidence, "exact_match": 100 * accuracy}
+                for count, confidence, accuracy in columns
+            ],
+        }
 
 
 def calibration(confidence: Float64s, correct: npt.NDArray[np.floating], bins: int = 10) -> Calibration:

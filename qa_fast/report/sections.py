@@ -15,6 +15,7 @@ from qa_fast.report.cases import question_case, share_text
 from qa_fast.report.compare import Difference, GroupDifference
 from qa_fast.report.groups import Group, Grouping
 from qa_fast.report.mistakes import KINDS
+from qa_fast.report.risk import Calibration
 from qa_fast.schema import Int64s
 
 # Points that a curve is drawn with.
@@ -143,16 +144,7 @@ def confidence(analysis: Analysis) -> Html:
         {"F1": (1 - risk.risk[counts - 1]).tolist(), "exact match": (1 - exact.risk[counts - 1]).tolist()},
         x_label="share of the questions that are answered",
     )
-    used = np.flatnonzero(calibration.count)
-    means = calibration.confidence[used].tolist()
-    reliability = lines(
-        "Calibration",
-        means,
-        {"right": calibration.accuracy[used].tolist(), "perfect": means},
-        x_label="confidence",
-        low=0,
-        high=1,
-    )
+    before, fitted = analysis.uncalibrated, analysis.result.rules.calibration
     rows = [
         (
             percent(point["coverage"]),
@@ -167,15 +159,25 @@ def confidence(analysis: Analysis) -> Html:
         ("Excess", f"{risk.excess:.4f} above the AURC of the best order of these answers"),
         ("ECE", f"{calibration.error:.4f}: mean distance of confidence and exact match, in 10 bins"),
     ]
+    if before is not None and fitted is not None:
+        figures.append(("ECE before", f"{before.error:.4f}: without the calibration, which was {fitted.origin}"))
+        meaning = "the fitted probability that the prediction is right"
+    else:
+        meaning = "the probability of the prediction among the best spans; the model is not calibrated"
     return joined(
         [
             paragraph(
-                "Confidence is the probability of the prediction. The first chart shows the scores if the model may "
+                f"Confidence is {meaning}. The first chart shows the scores if the model may "
                 "leave its least confident questions unanswered (Geifman and El-Yaniv 2017). The second shows whether "
                 "the model is right as often as its confidence says (Guo et al. 2017).",
                 kind="quiet",
             ),
-            grid(curve, reliability, kind="two"),
+            grid(
+                curve,
+                _reliability("Calibration", calibration),
+                None if before is None else _reliability("Before calibration", before),
+                kind="two",
+            ),
             grid(
                 card(
                     table(["answered", "confidence", "F1", "exact"], rows, numeric=range(4)),
@@ -186,6 +188,14 @@ def confidence(analysis: Analysis) -> Html:
             ),
         ]
     )
+
+
+def _reliability(title: str, calibration: Calibration) -> Html:
+    """Return the share of right predictions by confidence as a chart."""
+    used = np.flatnonzero(calibration.count)
+    means = calibration.confidence[used].tolist()
+    right = {"right": calibration.accuracy[used].tolist(), "perfect": means}
+    return lines(title, means, right, x_label="confidence", low=0, high=1)
 
 
 def mistakes(analysis: Analysis) -> Html:

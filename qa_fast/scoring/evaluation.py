@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from qa_fast.answer.answerer import answers_of
 from qa_fast.answer.boundaries import bounds_of
+from qa_fast.answer.calibration import scores_of
 from qa_fast.answer.options import DEFAULT_OVERLAP, EVIDENCE_CANDIDATES, AnswerOptions, AnswerRules
 from qa_fast.answer.settings import max_positions_of, read_settings, windows_of, write_settings
 from qa_fast.buffers import offsets_of, one_chunk, ragged_from
@@ -66,7 +67,8 @@ def evaluate(
             own, see `answer.settings`.
         keep: Write the options that were scored into the model's folder, so that answers are given by them: the rules,
             the windows of these shards and, if no answer is allowed, the threshold that was given. If none was given
-            and the split has examples with and without an answer, it is the threshold with the best F1 on them.
+            and the split has examples with and without an answer, it is the threshold with the best F1 on them. A
+            calibration that was fitted with other options is removed.
         progress: Called with the number of features done and the number of all features.
         say: Called with a line about each slow step.
         options: The fields of `EvaluateConfig`.
@@ -86,9 +88,9 @@ def evaluate(
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
     folder = resolve_model(model_path)
-    readable_config(folder)  # before the tokenizer, which may import a framework
     if keep:
         check_writable(model_path, folder)
+    readable_config(folder)  # before the tokenizer, which may import a framework
     own = read_settings(folder)
     check_tokenizer(shards, folder)
     check_features(shards, opened, folder_config(folder), folder)
@@ -113,6 +115,10 @@ def evaluate(
         write_predictions(out, result, overwrite=config.overwrite)
     if keep:
         kept = kept_options(result, windows, given=config.null_threshold)
+        if kept.calibration and dataclasses.replace(kept, calibration=own.calibration) != own:
+            kept = dataclasses.replace(kept, calibration=None)
+            if say is not None:
+                say("the calibration was fitted with other options and is removed: qa-fast calibrate fits it again")
         path = write_settings(folder, kept)
         if say is not None:
             say(f"{path}: {in_words(kept)}")
@@ -215,7 +221,7 @@ def evaluate_split(
         spans = best_of(spans, rules.n_best)
     allowed, threshold = bool(rules.handle_impossible_answer), rules.null_threshold or 0.0
     predictions = best_texts(spans, texts, rows, threshold if allowed else None)
-    probability = spans.probabilities(threshold)[1]
+    probability = scores_of(spans, threshold, rules.calibration)[1]
     names = metrics_of(config.metric, texts, rows.tolist())
     if allowed or has_unanswerable:
         metrics = squad_v2(predictions, golds.answers, probability)

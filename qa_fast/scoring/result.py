@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qa_fast.answer.calibration import scores_of
 from qa_fast.answer.options import AnswerRules
 from qa_fast.infer.decode import BestSpans, Float64s
 from qa_fast.schema import Int32s, Int64s
@@ -111,7 +112,7 @@ class EvaluationResult:
     def n_best(self, rows: Sequence[int] | None = None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield the id of each example and its candidates, best first: text, probability, start_logit, end_logit.
 
-        The probability is the `score` of the same answer of `Answerer`, among the candidates and no answer. With
+        The probability is the `score` of the same answer of `Answerer`, calibrated if the model is. With
         `allow_no_answer`, or if there is no candidate, the list also holds no answer at its rank.
 
         Args:
@@ -119,7 +120,7 @@ class EvaluationResult:
         """
         rows = range(len(self.ids)) if rows is None else rows
         spans = rows_of(self.spans, rows)
-        probabilities, null_probabilities = spans.probabilities(self.null_threshold)
+        probabilities, null_probabilities = scores_of(spans, self.null_threshold, self.rules.calibration)
         null_ranks = spans.null_rank(self.null_threshold).tolist()
         for row, example in enumerate(rows):
             context = self.contexts[self.context_index[example]]

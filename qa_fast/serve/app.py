@@ -151,7 +151,8 @@ def create_app(model: Model[Any], limits: Limits, options: ServeOptions | None =
         engine = {"engine": model.engine_name, "precision": model.precision}
         defaults = asdict(model.resolve(AnswerOptions()))
         about = {"status": "ok", "model": model.name, **engine, "version": __version__}
-        return {**about, "limits": accepted, "parameters": defaults}
+        calibration = defaults.pop("calibration")
+        return {**about, "limits": accepted, "parameters": defaults, "calibration": calibration}
 
     @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response, dependencies=key)
     async def metrics_text() -> Response:

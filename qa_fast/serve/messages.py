@@ -45,7 +45,8 @@ def _fields_of(record: type) -> dict[str, Any]:
     definitions = {}
     for field in fields(record):
         declared = option_of(field)
-        assert declared is not None
+        if declared is None:  # the calibration belongs to the model
+            continue
         info = Field(default=field.default, ge=declared.least, le=declared.most, description=declared.help)
         definitions[field.name] = (types[field.name] | None, info)
     return definitions
@@ -88,7 +89,10 @@ class AnswerItem(BaseModel):
     answer: str = Field(description="Text of the answer. The empty text means no answer.")
     start: int = Field(description="First character in the document, counted in parameters.offset_unit.")
     end: int = Field(description="One past the last character.")
-    score: float = Field(description="Probability of this answer among the best answers and no answer.")
+    score: float = Field(
+        description="Probability that this answer is right if GET /health shows a calibration of the model, else its "
+        "probability among the best answers and no answer."
+    )
     sentence: str = Field(
         default="", description="With parameters.evidence: the sentence or sentences around the answer."
     )

@@ -16,6 +16,7 @@ from qa_fast.cli.app import main
 from qa_fast.encode import TextEncoder
 from qa_fast.errors import UserError
 from tests.answer.test_answer import EEL, HERON, answerer, letter_encoder, pond
+from tests.answer.test_settings import CALIBRATION
 
 TWO = f"\n {HERON} It rains. A frog, too, likes the pond at night."
 
@@ -136,3 +137,14 @@ def test_the_command_line_lists_them(
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().out.count("pond  score") == 2
+
+
+def test_a_calibration_changes_scores_and_no_passage(encoder: TextEncoder) -> None:
+    ask, text = pond(encoder), f"{TWO} {EEL}"
+    fitted = Answerer(ask.predict, encoder, 128, options=AnswerOptions(calibration=CALIBRATION))
+    plain = ask(question="where?", context=text, evidence=True)
+    calibrated = fitted(question="where?", context=text, evidence=True)
+    assert [{**passage, "score": 0} for passage in calibrated] == [{**passage, "score": 0} for passage in plain]
+    assert calibrated[0]["score"] == fitted(question="where?", context=text)["score"] != plain[0]["score"]
+    ranked = fitted.rank("where?", [text], evidence=True)
+    assert [passage["score"] for passage in ranked] == pytest.approx([passage["score"] for passage in calibrated])

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qa_fast.answer.calibration import Calibration
 from qa_fast.answer.options import AnswerOptions, AnswerRules
 from qa_fast.answer.settings import ANSWERING, read_settings, windows_of, write_settings
 from qa_fast.errors import UserError
@@ -20,6 +21,7 @@ from qa_fast.infer.decode import BestSpans
 
 CONFIG = {"model_type": "bert", "vocab_size": 97, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 CONFIG |= {"intermediate_size": 8, "max_position_embeddings": 128, "type_vocab_size": 2, "hidden_act": "gelu"}
+CALIBRATION = Calibration(0.7, 0.2, -1.0, "harbours", "validation", "f00d", 0, 600, 0.1, 0.02)
 WISHES = ("top_k", "evidence", "overlap_threshold")
 KEPT = [field.name for field in dataclasses.fields(AnswerOptions) if field.name not in WISHES]
 
@@ -40,9 +42,12 @@ def test_what_is_written_is_read(folder: Path) -> None:
         max_seq_len=100,
         doc_stride=20,
         max_question_len=100,
+        calibration=CALIBRATION,
     )
     path = write_settings(folder, dataclasses.replace(options, top_k=5))
-    assert json.loads(path.read_text()) == {name: getattr(options, name) for name in KEPT}
+    assert json.loads(path.read_text()) == {name: getattr(options, name) for name in KEPT if name != "calibration"} | {
+        "calibration": CALIBRATION.to_json()
+    }
     assert read_settings(folder) == options  # to the last bit, since a threshold may be close to a margin
     write_settings(folder, AnswerOptions())
     assert not path.exists()
@@ -77,6 +82,10 @@ def test_a_file_of_anybody_is_read_or_refused_in_one_line(folder: Path, values: 
         ({"max_seq_len": 129}, "max_seq_len must be from 2 to 128 for this model; .*qa_fast_answering.json"),
         ({"max_seq_len": 64, "doc_stride": 64}, "doc_stride .* less than max_seq_len=64"),
         ({"max_answer_len": 2.0}, "max_answer_len must be a whole number"),
+        ({"calibration": 0.9}, "calibration must hold slope, no_answer, .*; received 0.9: calibrate again"),
+        ({"calibration": CALIBRATION.to_json() | {"slope": 0}}, "the slope of a calibration must be above 0"),
+        ({"calibration": CALIBRATION.to_json() | {"offset": "1"}}, "calibration must hold a usable offset; .*'1'"),
+        ({"calibration": CALIBRATION.to_json() | {"no_answer": 1e9}}, "a usable no_answer; received 1000000000.0"),
     ],
 )
 def test_values_that_no_model_can_have(folder: Path, values: dict[str, Any], message: str) -> None:
@@ -134,5 +143,7 @@ def test_no_answer_comes_first_if_its_margin_is_above_the_threshold(
 
 def test_every_rule_has_a_built_in_default() -> None:
     rules = AnswerRules().with_defaults()
-    assert None not in dataclasses.astuple(rules)
+    assert [name for name, value in vars(rules).items() if value is None] == ["calibration"]
+    with pytest.raises(UserError, match=r"calibration must come from a model's folder; received 0\.9"):
+        AnswerRules(calibration=0.9).with_defaults()  # type: ignore[arg-type]
     assert (rules.max_answer_len, rules.handle_impossible_answer, rules.null_threshold) == (30, False, 0.0)

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from qa_fast.answer.calibration import Calibration
+from qa_fast.answer.options import AnswerRules
 from qa_fast.cli.app import app, main
 from qa_fast.cli.examples import EXAMPLES
 from tests import sample
@@ -46,7 +49,9 @@ def test_many_options_are_grouped(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """In order, in one folder where `squad` is small; what needs a network or a process, or has no end, is replaced."""
+    """In order, in one folder where `squad` is small; what needs a network, a process or a thousand questions, or has
+    no end, is replaced.
+    """
     pytest.importorskip("tensorflow")
     rows = authored_examples()
     sample.write(tmp_path / "squad" / "train.jsonl", rows[:18])
@@ -60,11 +65,18 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("QA_FAST_API_KEY", "")
     from qa_fast.hub import push
     from qa_fast.infer import choose
+    from qa_fast.report import calibrate
     from qa_fast.serve import server
     from qa_fast.train import sweep
 
     monkeypatch.setattr(choose, "run_module", equal_speeds)
     monkeypatch.setattr(push, "push", lambda plan, **_: push.Pushed("https://hub.example", 1, 1))
+    figures = calibrate.Figures(np.zeros(6), [(0.0, 1.0)] * 6, {"f1": 1.0})
+    rules = AnswerRules(
+        null_threshold=0.5, calibration=Calibration(1, 0, 0, "squad", "validation", "", 0, 500, 0.1, 0.1)
+    )
+    made = calibrate.Calibrated(rules, True, 500, figures, figures, None)
+    monkeypatch.setattr(calibrate, "calibrate", lambda *_, **__: made)
     monkeypatch.setattr(server, "run_server", lambda _, bound: bound.close())
     score = {"epochs": [], "best": {"f1": 1.0, "exact_match": 1.0}}
     monkeypatch.setattr(sweep, "in_a_process", lambda arguments: score)
@@ -107,6 +119,12 @@ evaluate {shards} {model} --split train
 evaluate {shards} {model} --out {here}/file
 evaluate {shards} {model} --report {here}/file
 evaluate {shards} {here}/broken
+calibrate none {shards}
+calibrate {model} none
+calibrate {model} {shards}
+calibrate {model} {shards} --engine what
+calibrate {model} {shards} --split train
+calibrate {model} {shards} --seed -1
 quantize {model} none
 quantize {here}/broken {shards}
 quantize {model} {shards} --max-loss -1

@@ -15,11 +15,13 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.numpy import save_file
 
+from qa_fast.answer.calibration import Calibration
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.settings import write_settings
 from qa_fast.errors import UserError
 from qa_fast.hub.card import CARD, MARK, card_text, eval_results, read_card, write_card
 from qa_fast.hub.facts import count_parameters, data_facts, read_facts, record_data, record_evaluation
+from tests.small_models import TINY_BERT
 
 REVISION = "89abcdef0123456789abcdef0123456789abcdef"
 
@@ -282,6 +284,13 @@ def test_nothing_measured(tmp_path: Path) -> None:
     (folder / "training" / "training.png").unlink()
     text = write_card(folder, manifest()).read_text(encoding="utf-8")
     assert "The model was not scored" in text
+    assert "The model is not calibrated: `score` orders answers" in text
+    calibration = Calibration(0.7, 0.2, -1.0, "harbours", "validation", "f00d", 0, 600, 0.1, 0.02)
+    (folder / "config.json").write_text(json.dumps(TINY_BERT))
+    write_settings(folder, AnswerOptions(calibration=calibration))
+    calibrated = write_card(folder).read_text(encoding="utf-8")
+    assert "fitted on 600 questions of harbours, validation. On questions about other documents" in calibrated
+    assert "the expected calibration error was 0.0200, and 0.1000 without calibration" in calibrated
     assert "training.png" not in text
     assert "model-index" not in text
     assert not (folder / ".eval_results").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.calibration import Calibration
 from qa_fast.answer.options import AnswerOptions
-from qa_fast.answer.settings import ANSWERING, read_settings
+from qa_fast.answer.settings import ANSWERING, read_settings, write_settings
 from qa_fast.builder.job import build_shards
 from qa_fast.cli import app
 from qa_fast.errors import UserError
@@ -29,6 +31,7 @@ from tests.serve_doubles import running
 from tests.small_models import TINY_BERT, tiny_model
 
 FIXED = {"precision": "float32", "engine": "onnx"}
+CALIBRATION = Calibration(0.7, 0.2, -1.0, "harbours", "validation", "f00d", 0, 600, 0.1, 0.02)
 LONG_QUESTION = "the " * 66 + "?"  # longer than questions are by default
 
 
@@ -127,6 +130,8 @@ def test_every_way_of_asking_gives_what_was_scored(workshop: Path, tmp_path: Pat
     lines: list[str] = []
     first = evaluate(workshop / "shards", model, **FIXED, **options, keep=True, say=lines.append)
     assert any(line.startswith(f"{model / ANSWERING}: windows of up to 90 tokens") for line in lines)
+    if allowed:
+        write_settings(model, replace(read_settings(model), calibration=CALIBRATION))
     scored = evaluate(workshop / "shards", model, **FIXED, say=lines.append)
     assert scored.predictions == first.predictions
     assert not any("but this model answers with" in line for line in lines)
@@ -142,6 +147,8 @@ def test_every_way_of_asking_gives_what_was_scored(workshop: Path, tmp_path: Pat
         "Haystack": lambda: by_haystack(model, rows),
         "Spark": lambda: by_spark(model, rows),
     }
+    uncalibrated = [candidates[0]["probability"] for _, candidates in first.n_best()]
+    assert ([score for _, score in expected] == uncalibrated) == (not allowed)
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     for name, way in ways.items():
         found = way()
@@ -185,8 +192,13 @@ def test_the_threshold_that_is_kept_is_the_best_one_unless_one_is_given(workshop
     assert again.metrics["f1"] == pytest.approx(scored.metrics["oracle"]["best_f1"], abs=2)
     assert again.metrics["f1"] >= scored.metrics["f1"]
     assert again.metrics["oracle"]["best_f1_null_threshold"] == kept.null_threshold  # is no difference from itself
-    evaluate(workshop / "shards", model, **FIXED, keep=True, null_threshold=1.5)
-    assert read_settings(model).null_threshold == 1.5
+    write_settings(model, replace(kept, calibration=CALIBRATION))
+    lines: list[str] = []
+    evaluate(workshop / "shards", model, **FIXED, keep=True, null_threshold=kept.null_threshold, say=lines.append)
+    assert read_settings(model).calibration == CALIBRATION
+    evaluate(workshop / "shards", model, **FIXED, keep=True, null_threshold=1.5, say=lines.append)
+    assert (read_settings(model).null_threshold, read_settings(model).calibration) == (1.5, None)
+    assert sum("the calibration was fitted with other options and is removed" in line for line in lines) == 1
     evaluate(workshop / "shards", model, **FIXED, keep=True, handle_impossible_answer=False)
     assert read_settings(model) == AnswerOptions(
         max_answer_len=30,

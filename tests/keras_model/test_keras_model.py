@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import qa_fast
+from qa_fast.answer.calibration import Calibration
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.settings import read_settings, write_settings
 from qa_fast.batches import Batch
@@ -471,7 +472,10 @@ def test_a_folder_opens_everywhere(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_options_of_answering_stay_with_a_model_and_a_threshold_with_its_weights(tmp_path: Path) -> None:
     make_model_folder(tmp_path / "tiny")
-    options = AnswerOptions(max_answer_len=3, null_threshold=-2.5, handle_impossible_answer=True)
+    calibration = Calibration(0.7, 0.2, -1.0, "harbours", "validation", "f00d", 0, 600, 0.1, 0.02)
+    options = AnswerOptions(
+        max_answer_len=3, null_threshold=-2.5, handle_impossible_answer=True, calibration=calibration
+    )
     write_settings(tmp_path / "tiny", options)
     model = qa_fast.SpanModel.from_pretrained(tmp_path / "tiny")
     model.save_pretrained(tmp_path / "same")

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qa_fast.answer.calibration import Calibration
 from qa_fast.builder.job import build_shards
 from qa_fast.cli import main
 from qa_fast.errors import UserError
@@ -57,6 +59,17 @@ def test_a_report_shows_the_official_scores(tmp_path: Path, result: EvaluationRe
     for grouping, groups in analysis.groups:
         assert grouping.title in page.text
         assert all(f"{group.name} · {group.count}" in page.text for group in groups)
+
+
+def test_a_calibrated_model_is_shown_before_and_after(result: EvaluationResult) -> None:
+    assert "the model is not calibrated" in Reader(report_page(analyse(result), "model", {})).text
+    calibration = Calibration(0.7, 0.2, -1.0, "harbours", "validation", "f00d", 0, 600, 0.1, 0.02)
+    analysis = analyse(replace(result, rules=replace(result.rules, calibration=calibration)))
+    page = Reader(report_page(analysis, "model", {})).text
+    for expected in ("Before calibration", "ECE before", "fitted on 600 questions of harbours, validation"):
+        assert expected in page
+    before, after = (analysis.to_dict()[name] for name in ("uncalibrated", "calibration"))
+    assert before == analyse(result).to_dict()["calibration"] != after
 
 
 def test_the_same_result_gives_the_same_bytes(result: EvaluationResult) -> None:
