@@ -184,7 +184,8 @@ def test_a_folder_for_browsers(bert: tuple[Path, EncoderModel], exported: Callab
     others = {"config.json", "tokenizer.json", "tokenizer_config.json", ANSWERING}
     assert files == {"onnx/model.onnx", "onnx/model_quantized.onnx", *others}
     assert set(exported("web").differences) == {"float32", "int8"}
-    assert AnswerOptions(null_threshold=-1.5).over(read_settings(bert[0])).resolve(64, 3) == read_settings(out)
+    options = AnswerOptions(null_threshold=-1.5).over(read_settings(bert[0])).resolve(64, 3)
+    assert dataclasses.replace(options, evidence=None) == read_settings(out)  # a wish of the moment is not kept
     own, read = load_encoder(bert[0]).tokenizer, load_encoder(out).tokenizer
     assert own.encode("When?", "In 1874.").ids == read.encode("When?", "In 1874.").ids
     assert json.loads((out / "config.json").read_text())["architectures"] == ["BertForQuestionAnswering"]
