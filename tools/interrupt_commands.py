@@ -158,7 +158,8 @@ def interrupt(work: Path, name: str, number: int, moment: float) -> tuple[str, f
     except subprocess.TimeoutExpired:
         outcome = "WRONG: did not end"
     seconds = time.monotonic() - began
-    left = left_processes(run.pid)
+    # A process that was killed needs a moment to give its memory back.
+    left = psutil.wait_procs(left_processes(run.pid), timeout=1)[1]
     for process in left:
         process.kill()
     if outcome:
