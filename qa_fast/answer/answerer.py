@@ -271,15 +271,15 @@ class Answerer:
             passages = (documents if isinstance(documents, PassageIndex) else PassageIndex(texts)).best(question, first)
         with_no_answer, threshold = bool(asked.handle_impossible_answer), asked.null_threshold
         evidence, most = bool(asked.evidence), asked.most
-        # Answers are compared with no answer in their document, whether or not it is a result. Evidence is chosen
-        # below, from as many candidates as for one document.
+        # Answers are compared with no answer in their document, whether or not it is a result. Evidence and
+        # answers that do not overlap are chosen below, from as many candidates as for one document.
         asked = replace(
             asked,
             top_k=None,
             handle_impossible_answer=True,
             null_threshold=threshold if with_no_answer else 0.0,
             evidence=False,
-            overlap_threshold=1.0 if evidence else None,
+            overlap_threshold=1.0,
         )
         found: list[list[Answer]] = []
         for begin in range(0, len(passages), ROWS_AT_ONCE):
@@ -319,7 +319,7 @@ class Answerer:
             results += [{**quote, "document": document} for quote in quoted]
         results.sort(key=lambda result: -result["score"])
         if with_no_answer and not (evidence and results):
-            place = sum(result["score"] > no_answer for result in results)
+            place = sum(result["score"] >= no_answer for result in results)
             results.insert(place, {**with_sentence("", _null(no_answer)), "document": None})
         return results[:most]
 

@@ -119,7 +119,8 @@ def sentence_around(text: str, start: int, end: int, longest: int = 200) -> Exce
     """
     earliest, latest = max(0, start - longest), min(len(text), end + longest)
     begin, cut_before = earliest, earliest > 0
-    for sentence_end in _SENTENCE_END.finditer(text, earliest):
+    # Without an end, a long run of full stops would be searched again from each of them.
+    for sentence_end in _SENTENCE_END.finditer(text, earliest, start + 1):
         if sentence_end.end() > start:
             break
         begin, cut_before = sentence_end.end(), False

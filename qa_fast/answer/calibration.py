@@ -73,7 +73,10 @@ class Calibration:
         """
         names = {field.name: str(field.type) for field in fields(cls)}
         if not isinstance(values, dict) or values.keys() != names.keys():
-            raise UserError(f"calibration must hold {', '.join(names)}; received {shown(values, 80)}: calibrate again")
+            raise UserError(
+                f"calibration must hold {', '.join(names)}; received {shown(values, 80)}: remove it, and calibrate "
+                "again"
+            )
         for name, kind in names.items():
             value, least = values[name], -_MOST if name in ("no_answer", "offset") else 0
             usable = isinstance(value, str)
@@ -81,9 +84,11 @@ class Calibration:
                 is_number = isinstance(value, int | float if kind == "float" else int) and not isinstance(value, bool)
                 usable = is_number and least <= value <= (math.inf if kind == "int" else _MOST)
             if not usable:
-                raise UserError(f"calibration must hold a usable {name}; received {shown(value)}: calibrate again")
+                raise UserError(
+                    f"calibration must hold a usable {name}; received {shown(value)}: remove it, and calibrate again"
+                )
         if values["slope"] == 0:
-            raise UserError("the slope of a calibration must be above 0; received 0: calibrate again")
+            raise UserError("the slope of a calibration must be above 0; received 0: remove it, and calibrate again")
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:

@@ -39,9 +39,11 @@ def without_overlaps(answers: Iterable[Answer], overlap_threshold: float | None)
         answers: The answers, best first.
         overlap_threshold: See `options.DEFAULT_OVERLAP`; None keeps all.
     """
+    if overlap_threshold is None or overlap_threshold >= 1:
+        return list(answers)
     kept: list[Answer] = []
     for answer in answers:
-        if overlap_threshold is None or not overlaps(answer, kept, overlap_threshold):
+        if not overlaps(answer, kept, overlap_threshold):
             kept.append(answer)
     return kept
 

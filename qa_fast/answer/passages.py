@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,8 +62,14 @@ class PassageIndex:
     """
 
     def __init__(self, documents: Iterable[str], longest: int = PASSAGE_LENGTH) -> None:
-        self.documents = list(documents)
-        self.passages = [
+        if isinstance(documents, str | bytes | Mapping) or not isinstance(documents, Iterable):
+            raise UserError(f"documents must be a list of texts; received {type(documents).__name__}: pass a list")
+        if not (isinstance(longest, Integral) and longest >= 1):
+            raise UserError(
+                f"longest must be a whole number of at least 1; received longest={longest!r}: choose another"
+            )
+        self.documents: list[str] = list(documents)
+        self.passages: list[Passage] = [
             Passage(number, start, end)
             for number in range(len(whole_documents(self.documents)))
             for start, end in passages_of(self.documents[number], longest)
@@ -82,8 +89,8 @@ class PassageIndex:
         Raises:
             UserError: `first` is less than 1.
         """
-        if first < 1:
-            raise UserError(f"first must be at least 1; received first={first}: choose a higher one")
+        if not (isinstance(first, Integral) and first >= 1):
+            raise UserError(f"first must be a whole number of at least 1; received first={first!r}: choose another")
         known = [word for word in _words(question) if self.passages and word in self._bm25.vocab_dict]
         if not known:
             return self.passages[:first]

@@ -81,7 +81,11 @@ class _Options:
         ).over(own)
         wanted = asked.handle_impossible_answer is not False
         threshold = asked.null_threshold if wanted else 0.0
-        return replace(asked, handle_impossible_answer=True, null_threshold=threshold), wanted
+        # 1.0 keeps as many candidates as are needed to leave out those that overlap afterwards.
+        overlap = None if self.overlap_threshold is None else 1.0
+        return replace(
+            asked, handle_impossible_answer=True, null_threshold=threshold, overlap_threshold=overlap
+        ), wanted
 
 
 @component

@@ -333,13 +333,13 @@ class SpanModel(keras.Model):
         """
         check_data(x, y, options)
         self._begin_training()
-        answering = replace(self.source.answering, null_threshold=None, calibration=None)
-        self.source = replace(self.source, answering=answering)
         with keeping_weights(self):
             return super().fit(x, y, *args, **options)
 
     def _begin_training(self) -> None:
-        """Give a model without weights random ones, and say so."""
+        """Drop what belongs to the old weights, give a model without weights random ones, and say so."""
+        answering = replace(self.source.answering, null_threshold=None, calibration=None)
+        self.source = replace(self.source, answering=answering)
         if self._is_blank():
             self.network.initialize(self.seed)
             on_stderr(

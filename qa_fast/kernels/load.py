@@ -13,6 +13,10 @@ from importlib import import_module
 # Each list is about half of the compilation. The first module is small and shows whether the cache has anything.
 _OWN = ("hashing", "text", "labels", "wordpiece")
 _OTHER = ("words", "windows")
+# A signal may end this process while it starts the second one. The pipe to that closes then.
+_END_WITH_PARENT = (
+    "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()"
+)
 
 
 def load_kernels(side_by_side: bool) -> None:
@@ -26,10 +30,10 @@ def load_kernels(side_by_side: bool) -> None:
     helper = None
     if side_by_side and sys.executable and sum(first.mark_repeats.stats.cache_misses.values()):
         # -P keeps modules of the current folder from replacing those of Python.
-        program = "; ".join(f"import qa_fast.kernels.{name}" for name in _OTHER)
-        quiet = subprocess.DEVNULL
+        program = "; ".join([_END_WITH_PARENT, *(f"import qa_fast.kernels.{name}" for name in _OTHER)])
+        pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
         with suppress(OSError):
-            helper = subprocess.Popen([sys.executable, "-P", "-c", program], stdin=quiet, stdout=quiet, stderr=quiet)
+            helper = subprocess.Popen([sys.executable, "-P", "-c", program], stdin=pipe, stdout=quiet, stderr=quiet)
     try:
         for name in _OWN:
             import_module(f"qa_fast.kernels.{name}")

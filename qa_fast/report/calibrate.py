@@ -135,6 +135,12 @@ def calibrate(
         progress=progress, say=say, handle_impossible_answer=True if chooses else None,
     )  # fmt: skip
     first = first_half(result.context_index, seed, place)
+    unanswerable = int((~answerable_of(result.golds.answers))[first].sum())
+    if chooses and unanswerable < FEWEST_OF_A_KIND:
+        raise UserError(
+            f"the threshold of no answer needs at least {FEWEST_OF_A_KIND} questions without an answer to fit; "
+            f"received {unanswerable} ({place}): use more of them, or none"
+        )
     before = answered(result, dataclasses.replace(result.rules, calibration=None))
     after = answered(result, fitted_rules(before, first, place))
     earlier, later = (figures(each, ~first, seed) for each in (before, after))

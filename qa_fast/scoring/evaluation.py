@@ -25,7 +25,7 @@ from qa_fast.answer.settings import max_positions_of, read_settings, windows_of,
 from qa_fast.buffers import offsets_of, one_chunk, ragged_from
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
-from qa_fast.infer.decode import BestSpans, find_cls
+from qa_fast.infer.decode import DEFAULT_N_BEST, BestSpans, find_cls
 from qa_fast.infer.spans import Predict, Progress, SpanJob, best_spans
 from qa_fast.model.folder import folder_config, readable_config
 from qa_fast.options import takes
@@ -201,6 +201,7 @@ def evaluate_split(
     token_ends = ragged_from(one_chunk(split.contexts["token_char_end"]))
     used = np.unique(rows).tolist()
     starts, ends = bounds_of(texts, token_starts, token_ends, bool(rules.align_to_words), used)
+    n_best = max(rules.n_best, DEFAULT_N_BEST)  # probabilities are shares among so many
     job = SpanJob(
         chunks=chunks,
         document_first_token=token_starts.offsets[:-1][context_index],
@@ -209,7 +210,7 @@ def evaluate_split(
         documents=texts,
         token_offsets=token_starts.offsets,
         cls_position=cls_position,
-        n_best=max(rules.n_best, EVIDENCE_CANDIDATES) if rules.require_all else rules.n_best,
+        n_best=max(n_best, EVIDENCE_CANDIDATES) if rules.require_all else n_best,
         max_answer_length=rules.max_answer_len,
     )
     (all_spans,) = best_spans(predict, [job], progress)
@@ -218,7 +219,7 @@ def evaluate_split(
     passages = None
     if config.require_all:
         passages = _evidence(spans, [texts[row] for row in rows.tolist()], rules)
-        spans = best_of(spans, rules.n_best)
+        spans = best_of(spans, n_best)
     allowed, threshold = bool(rules.handle_impossible_answer), rules.null_threshold or 0.0
     predictions = best_texts(spans, texts, rows, threshold if allowed else None)
     probability = scores_of(spans, threshold, rules.calibration)[1]
@@ -246,6 +247,7 @@ def evaluate_split(
         golds=golds,
         question_metrics=names,
         evidence=passages,
+        most=rules.n_best,
     )
     if any(name != SQUAD for name in names):
         exact, overlap = result.scores_of(predictions)

@@ -38,6 +38,7 @@ class EvaluationResult:
         golds: Questions and gold answers.
         question_metrics: The metric of each example, a key of `rules.RULES`.
         evidence: With `require_all`, the texts of all passages that support an answer to each example.
+        most: Most candidates of an example that `n_best` yields; None yields all of `spans`.
         engine: Name of the engine that `evaluate` opened.
         precision: Precision that the engine computed in.
 
@@ -61,6 +62,7 @@ class EvaluationResult:
     golds: Golds
     question_metrics: list[str]
     evidence: list[list[str]] | None = None
+    most: int | None = None
     engine: str = ""
     precision: str = ""
 
@@ -124,7 +126,7 @@ class EvaluationResult:
         null_ranks = spans.null_rank(self.null_threshold).tolist()
         for row, example in enumerate(rows):
             context = self.contexts[self.context_index[example]]
-            count = int(spans.count[row])
+            count = min(int(spans.count[row]), self.most or 1 << 30)
             columns = (spans.char_start, spans.char_end, probabilities, spans.start_logit, spans.end_logit)
             candidates = [
                 {"text": context[begin:end], "probability": probability, "start_logit": start, "end_logit": stop}

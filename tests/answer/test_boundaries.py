@@ -113,6 +113,12 @@ def test_a_full_stop_inside_a_number_ends_no_sentence() -> None:
     assert (found.before, found.after) == ("It is 3.14 ", " so.")
 
 
+def test_a_long_run_of_full_stops_is_searched_once() -> None:
+    """Searching it from each of its stops would take an hour."""
+    text = "Paid for by Ane Skou" + "." * 400_000 + "x"
+    assert sentence_around(text, 12, 20).answer == "Ane Skou"
+
+
 def test_line_breaks_and_the_ends_of_the_text() -> None:
     assert sentence_around("a\tb", 0, 3).answer == "a b"
     found = sentence_around("no stop here", 3, 7)

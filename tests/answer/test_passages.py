@@ -59,8 +59,15 @@ def test_a_question_that_shares_no_word_and_texts_without_words_have_an_order() 
 
 
 def test_mistakes_and_a_missing_package_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="first must be at least 1; received first=0"):
+    with pytest.raises(UserError, match="first must be a whole number of at least 1; received first=0"):
         PassageIndex(NOTES).best("Who?", 0)
+    with pytest.raises(UserError, match="first must be a whole number of at least 1; received first='5'"):
+        PassageIndex(NOTES).best("Who?", "5")  # type: ignore[arg-type]
+    for given in ("Rain.", {"a.txt": "Rain."}, None):
+        with pytest.raises(UserError, match="documents must be a list of texts"):
+            PassageIndex(given)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="longest must be a whole number"):
+        PassageIndex(NOTES, 0)
     with pytest.raises(UserError, match="document 2: the context must be a text"):
         PassageIndex(["Rain.", 5])  # type: ignore[list-item]
     passages._bm25s.cache_clear()

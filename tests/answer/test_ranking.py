@@ -96,7 +96,7 @@ def test_no_answer_is_in_the_ranking_where_it_is_allowed(encoder: TextEncoder) -
         ([HERON], {"top_k": "3"}, "received top_k='3'"),
         ([HERON], {"overlap_threshold": 2}, "overlap_threshold must be from 0 to 1"),
         ([HERON], {"topk": 1}, "topk must be given as top_k"),
-        ([HERON], {"first": 0}, "first must be at least 1; received first=0"),
+        ([HERON], {"first": 0}, "first must be a whole number of at least 1; received first=0"),
     ],
 )
 def test_mistakes_are_one_line(encoder: TextEncoder, given: Any, options: dict[str, Any], said: str) -> None:

@@ -82,7 +82,10 @@ def test_a_file_of_anybody_is_read_or_refused_in_one_line(folder: Path, values: 
         ({"max_seq_len": 129}, "max_seq_len must be from 2 to 128 for this model; .*qa_fast_answering.json"),
         ({"max_seq_len": 64, "doc_stride": 64}, "doc_stride .* less than max_seq_len=64"),
         ({"max_answer_len": 2.0}, "max_answer_len must be a whole number"),
-        ({"calibration": 0.9}, "calibration must hold slope, no_answer, .*; received 0.9: calibrate again"),
+        (
+            {"calibration": 0.9},
+            "calibration must hold slope, no_answer, .*; received 0.9: remove it, and calibrate again",
+        ),
         ({"calibration": CALIBRATION.to_json() | {"slope": 0}}, "the slope of a calibration must be above 0"),
         ({"calibration": CALIBRATION.to_json() | {"offset": "1"}}, "calibration must hold a usable offset; .*'1'"),
         ({"calibration": CALIBRATION.to_json() | {"no_answer": 1e9}}, "a usable no_answer; received 1000000000.0"),

@@ -183,6 +183,7 @@ def test_cls_may_stand_elsewhere() -> None:
 
 def test_written_files_are_what_the_official_scripts_read(tmp_path: Path) -> None:
     result = evaluate_split(oracle, make_split(WITH_NONE), n_best=4)
+    whole = dict(evaluate_split(oracle, make_split(WITH_NONE)).n_best())
     files = write_predictions(tmp_path / "new" / "folder", result)
     assert [file.name for file in files] == ["predictions.json", "nbest_predictions.json", "na_prob.json"]
     predictions, nbest, na_prob = (json.loads(file.read_text("utf-8")) for file in files)
@@ -193,7 +194,9 @@ def test_written_files_are_what_the_official_scripts_read(tmp_path: Path) -> Non
         assert len(candidates) == 5  # four spans and no answer
         assert set(candidates[0]) == {"text", "probability", "start_logit", "end_logit"}
         assert candidates[0]["text"] == predictions[name]
-        assert sum(candidate["probability"] for candidate in candidates) == pytest.approx(1)
+        # How many are written changes no probability.
+        assert [c for c in candidates if c["text"]] == [c for c in whole[name] if c["text"]][:4]
+        assert sum(candidate["probability"] for candidate in whole[name]) == pytest.approx(1)
         scores = [candidate["start_logit"] + candidate["end_logit"] for candidate in candidates]
         assert scores == sorted(scores, reverse=True)
         assert na_prob[name] == next(c["probability"] for c in candidates if c["text"] == "")
@@ -202,12 +205,14 @@ def test_written_files_are_what_the_official_scripts_read(tmp_path: Path) -> Non
 
 def test_v1_files_have_no_empty_candidate(tmp_path: Path) -> None:
     result = evaluate_split(oracle, make_split(ANSWERABLE), n_best=3)
+    whole = dict(evaluate_split(oracle, make_split(ANSWERABLE)).n_best())
     write_predictions(tmp_path, result)
     na_prob = json.loads((tmp_path / "na_prob.json").read_text("utf-8"))
     for name, candidates in json.loads((tmp_path / "nbest_predictions.json").read_text("utf-8")).items():
         assert [bool(candidate["text"]) for candidate in candidates] == [True] * 3
         # No answer has its share here, too, since these are the scores of `Answerer`.
-        assert sum(candidate["probability"] for candidate in candidates) + na_prob[name] == pytest.approx(1)
+        shares = (candidate["probability"] for candidate in whole[name])
+        assert sum(shares) + na_prob[name] == pytest.approx(1)
 
 
 def test_an_empty_split_gives_empty_files(tmp_path: Path) -> None:
@@ -281,7 +286,8 @@ def test_options_are_a_record_or_keywords() -> None:
     by_name = evaluate_split(oracle, split, n_best=3, max_examples=3, seed=1)
     by_record = evaluate_split(oracle, split, EvaluateConfig(n_best=3, max_examples=3), seed=1)
     assert by_name.ids == by_record.ids
-    assert by_name.spans.score.shape == by_record.spans.score.shape == (3, 3)
+    assert by_name.spans.score.shape == by_record.spans.score.shape == (3, DEFAULT_N_BEST)
+    assert by_name.most == by_record.most == 3
     assert EvaluateConfig().n_best == DEFAULT_N_BEST
     assert EvaluateConfig().with_defaults().max_answer_len == DEFAULT_MAX_ANSWER_LENGTH
     assert inspect.signature(evaluate).parameters["max_examples"].default is None
