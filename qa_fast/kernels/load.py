@@ -13,7 +13,8 @@ from importlib import import_module
 # Each list is about half of the compilation. The first module is small and shows whether the cache has anything.
 _OWN = ("hashing", "text", "labels", "wordpiece")
 _OTHER = ("words", "windows")
-# A signal may end this process while it starts the second one. The pipe to that closes then.
+# The second process ends when its standard input is closed, which happens when this one ends. A signal may end this one
+# before it knows that the second has started, so that nobody else would stop it.
 _END_WITH_PARENT = (
     "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()"
 )

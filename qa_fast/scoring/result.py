@@ -126,7 +126,8 @@ class EvaluationResult:
         null_ranks = spans.null_rank(self.null_threshold).tolist()
         for row, example in enumerate(rows):
             context = self.contexts[self.context_index[example]]
-            count = min(int(spans.count[row]), self.most or 1 << 30)
+            count = int(spans.count[row])
+            count = count if self.most is None else min(count, self.most)
             columns = (spans.char_start, spans.char_end, probabilities, spans.start_logit, spans.end_logit)
             candidates = [
                 {"text": context[begin:end], "probability": probability, "start_logit": start, "end_logit": stop}
