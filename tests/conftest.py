@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, settings
 from qa_fast.errors import UserError
 from qa_fast.sources import resolve_model, resolve_source
 from qa_fast.train import sizing
-from tests.unmeasured import equal_speeds
 
 # No test may depend on the speed of the machine.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,12 +43,11 @@ def compiled_on_jax(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def graphs_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep graphs and speeds of tests in a folder of their own, and measure no engine; downloads stay in the cache."""
+    """Keep graphs and speeds of tests in a folder of their own; downloads stay in the cache."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         for module in ("graphs", "choose"):
             patch.setattr(f"qa_fast.infer.{module}.cache_folder", lambda: folder)
-        patch.setattr("qa_fast.infer.choose.run_module", equal_speeds)
         patch.setattr(
             "qa_fast.train.sizing.CHOICES", sizing.CHOICES[-1:]
         )  # tiny data gets the short runs of large data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from qa_fast import cache
 from qa_fast.cache import cache_folder, is_intact, keep, read_entry, seal, writable, write_entry
 from qa_fast.errors import UserError
 from qa_fast.infer import choose, graphs
-from qa_fast.infer.choose import Way, fastest_way
+from qa_fast.infer.choose import Way
 from qa_fast.infer.graphs import GRAPH, Kind, graph_of
 from qa_fast.kernels import jit
 from qa_fast.store import write_whole
@@ -198,30 +199,21 @@ def test_a_zeroed_graph_gives_no_wrong_answer(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damaged_speeds_are_measured_again(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    measured: list[str] = []
+def test_damaged_speeds_are_not_used(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(choose, "_ACCELERATORS", ())
-    speeds = {"onnx": "100.0", "openvino": "150.0"}
-    monkeypatch.setattr(
-        choose, "run_module", lambda module, words, seconds: measured.append(words[1]) or speeds[words[1]]
-    )
+    monkeypatch.setattr(choose, "folder_config", lambda _: Kind("onnx"))  # any record: the model is no real one
+    speeds = {"tokens_a_second": {"onnx float32": 100.0, "openvino float32": 150.0}, "problems": []}
+    monkeypatch.setattr(choose, "run_module", lambda *_, **__: json.dumps(speeds))
     two = [Way("onnx", "float32"), Way("openvino", "float32")]
-    assert fastest_way(model, two)[0] == two[1]
+    choose.measure(model, two)
+    assert choose.preferred(model, two)[0] == two[::-1]
     damage(next(tmp_path.glob("speeds/*.json")), kind)
-    for _ in range(2):
-        assert fastest_way(model, two)[0] == two[1]
-    assert measured == ["onnx", "openvino"] * 2
-
-
-def test_speeds_of_another_processor_are_not_used(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = [Way("onnx", "float32"), Way("openvino", "float32")]
-    here = choose._key(model, two)
-    assert choose._key(model, two) == here
+    assert choose.preferred(model, two)[0] == two
+    choose.measure(model, two)
+    assert choose.preferred(model, two)[0] == two[::-1]
     monkeypatch.setattr(choose, "_processor", lambda: "model name : another")
-    assert choose._key(model, two) != here
+    assert choose.preferred(model, two)[0] == two
 
 
 def test_a_read_only_cache_is_replaced_by_a_temporary_folder_once(

@@ -49,6 +49,12 @@ class EngineOptions:
         group="Engine",
         choices=ENGINE_PRECISIONS,
     )
+    measure: bool = option(
+        False,
+        "Measure the engines on this device first, and remember the fastest for models of this shape. Without a "
+        "measurement auto is the engine that is expected to be the fastest on such a processor.",
+        group="Engine",
+    )
 
     def check(self) -> None:
         """Refuse what is not among the choices. Whether this machine has an engine is known when it is opened.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,15 +15,48 @@ from qa_fast.cli.documents import text_of, texts_of
 from qa_fast.cli.extras import needs, print_json, say
 from qa_fast.cli.records import column_pairs, with_records
 from qa_fast.errors import UserError, without_secrets
+from qa_fast.options import option
 
 if TYPE_CHECKING:
     from qa_fast.answer.answerer import Answer
     from qa_fast.answer.bulk import BulkResult
     from qa_fast.answer.ranking import RankedAnswer
 
-_ONE, _ENGINE, _FILES = "One question", "Engine", "Files of questions"
+_ONE, _FILES = "One question", "Files of questions"
 # A line says how many windows are read if there are more, which take a small model several seconds.
 _MANY_WINDOWS = 300
+
+
+@dataclass(frozen=True)
+class _EngineOrRay(EngineOptions):
+    """The engine, which may also be one on a Ray cluster."""
+
+    engine: str = option(
+        "auto",
+        "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx. If --output is a folder, "
+        "also ray (a Ray cluster) or ray:ENGINE, such as ray:onnx.",
+        group="Engine",
+    )
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether a Ray cluster answers."""
+        return self.engine.partition(":")[0] == "ray"
+
+    @property
+    def of_process(self) -> EngineOptions:
+        """How each process computes."""
+        engine = self.engine.partition(":")[2] or "auto" if self.on_ray else self.engine
+        return EngineOptions(engine, self.precision, self.measure)
+
+    def check(self) -> None:
+        """Refuse what no process has, and a measurement of this machine for others."""
+        self.of_process.check()
+        if self.on_ray and self.measure:
+            raise UserError(
+                f"--measure measures this machine; received --engine {self.engine}, whose machines choose for "
+                "themselves: leave it out"
+            )
 
 
 @with_records
@@ -68,23 +101,7 @@ def answer(
             rich_help_panel=_ONE,
         ),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            "--precision",
-            help="Precision to compute in: auto (the fastest on this device), float32, bfloat16, float16 or int8.",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = "auto",
-    engine: Annotated[
-        str,
-        typer.Option(
-            "--engine",
-            help="Engine to compute with: auto (the fastest on this device), keras, openvino or onnx. If --output is a "
-            "folder, also ray (a Ray cluster) or ray:ENGINE, such as ray:onnx.",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = "auto",
+    engine: _EngineOrRay,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     options: AnswerOptions,
     input_file: Annotated[
@@ -143,9 +160,7 @@ def answer(
     ] = 0,
 ) -> None:
     """Answer questions about documents."""
-    on_ray, _, ray_engine = engine.partition(":")
-    computed = EngineOptions((ray_engine or "auto") if on_ray == "ray" else engine, precision)
-    computed.check()
+    computed = engine.of_process
     if files and not documents:
         raise UserError(
             f"a command has one MODEL; received also {files[0]}: put -q before a question, -c before a text, or "
@@ -161,6 +176,7 @@ def answer(
         with needs("answer", "qa-fast answer"):
             from qa_fast.answer.bulk import answer_all
 
+            _measure_if_asked(model, computed)
             with showing("questions") as report:
                 outcome = answer_all(
                     model,
@@ -169,9 +185,9 @@ def answer(
                     options,
                     form=form,
                     columns=column_pairs(columns),
-                    precision=precision,
+                    precision=computed.precision,
                     engine=computed.engine,
-                    ray=on_ray == "ray",
+                    ray=engine.on_ray,
                     address=address,
                     workers=workers or None,
                     overwrite=overwrite,
@@ -194,7 +210,10 @@ def answer(
     with needs("answer", "qa-fast answer"):
         from qa_fast.answer.answerer import Answerer
 
-        result = Answerer.from_pretrained(model, precision, engine, say).answer_pairs([(question, text)], options)[0]
+        _measure_if_asked(model, computed)
+        result = Answerer.from_pretrained(model, computed.precision, computed.engine, say).answer_pairs(
+            [(question, text)], options
+        )[0]
     if isinstance(result, str):
         raise UserError(result)
     if as_json:
@@ -202,6 +221,14 @@ def answer(
         return
     for candidate in result:
         _show(candidate, text)
+
+
+def _measure_if_asked(model: str, computed: EngineOptions) -> None:
+    if computed.measure:
+        from qa_fast.infer import measure_engines
+        from qa_fast.sources import resolve_model
+
+        measure_engines(resolve_model(model, say), computed.engine, computed.precision, say)
 
 
 def _document(context: str | None, context_file: Path | None) -> str:
@@ -240,6 +267,7 @@ def _answer_documents(
         from qa_fast.answer.answerer import Answerer
         from qa_fast.answer.passages import PassageIndex
 
+        _measure_if_asked(model, computed)
         index = None if first is None else PassageIndex(texts)
         answerer = Answerer.from_pretrained(model, computed.precision, computed.engine, say)
         if index is not None and first is not None:

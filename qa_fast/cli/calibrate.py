@@ -53,8 +53,7 @@ def calibrate(
     with needs("answer", "qa-fast calibrate"):
         from qa_fast.report.calibrate import calibrate as run
 
-        options: dict[str, Any] = {"keep": keep, "max_examples": max_examples, "seed": seed}
-        options |= {"engine": engine.engine, "precision": engine.precision}
+        options: dict[str, Any] = {"keep": keep, "max_examples": max_examples, "seed": seed, **vars(engine)}
         if as_json:
             made = run(model, shards, split, **options)
         else:

@@ -39,6 +39,7 @@ def serve(
     bound = bind(options.host, options.port)
     inform = say if options.log_level in ("debug", "info") else lambda line: None
     with needs("serve", "qa-fast serve"):
+        from qa_fast.infer import measure_engines
         from qa_fast.model.folder import readable_config
         from qa_fast.sources import resolve_model
 
@@ -50,6 +51,8 @@ def serve(
 
         set_up_logs(options.log_level)
         inform(f"loading {model} and warming it up …")
+        if engine.measure:
+            measure_engines(resolve_model(model), engine.engine, engine.precision, inform)
         served = ServedModel.from_pretrained(model, limits, engine.precision, engine.engine, inform)
         served.warm_up()
         if served.resolve(AnswerOptions()).calibration is None:

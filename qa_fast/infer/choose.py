@@ -1,15 +1,21 @@
-"""Choose the engine that is fastest with a model on this device: measure each in its own process, and cache the result.
+"""Choose the engine and the precision that read fastest with a model on this device: as measured, or else as expected.
 
-The cached result belongs to an architecture, not to weights, so that a newly trained model is not measured again. A
-change of an engine's version, the processor or config.json causes a new measurement.
+The expected order needs no measurement, so that the first answer does not wait for one: int8 if the model has a recipe,
+bfloat16 in OpenVINO if the processor has instructions for it, float32 in ONNX Runtime, then in OpenVINO, then Keras. It
+is the order that `bench/reading.py` found on processors with AMX, with AVX-512 VNNI and BF16, and with AVX2 alone.
+
+`measure` measures the ways in turns. What it found decides for every model of the same shape, until an engine's
+version, the processor or the number of threads changes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,15 +26,13 @@ import xxhash
 from qa_fast.cache import cache_folder, keep, read_entry, writable
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.graphs import Say, held, run_module
-from qa_fast.model.files import plain_file
+from qa_fast.model.folder import folder_config
 from qa_fast.parallel import processors
 from qa_fast.schema import ENGINE_PRECISIONS, ENGINES
 
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "openvino": "openvino"}
-# Limit of one measurement; the largest models take half a minute to open.
-_SECONDS = 180.0
-# How many times as fast a way must be to be chosen over an earlier one.
-_WORTHWHILE = 1.1
+# Limit of a measurement; the largest models take half a minute to open.
+_SECONDS = 600.0
 _BACKENDS = ("tensorflow", "jax")
 # If one of these devices exists, Keras is chosen: it is the only engine here that computes on an accelerator.
 _ACCELERATORS = ("/dev/nvidia0", "/dev/kfd")
@@ -53,7 +57,7 @@ def installed() -> list[str]:
 
 
 def ways(engine: str, precision: str, engines: Sequence[str], *, quantized: bool, bfloat16: bool) -> list[Way]:
-    """Return the ways that match the user's options, in order of preference.
+    """Return the ways that match the user's options, the one that is expected to be the fastest first.
 
     Args:
         engine: One of `ENGINES`.
@@ -69,7 +73,7 @@ def ways(engine: str, precision: str, engines: Sequence[str], *, quantized: bool
     for name, value, known in (("engine", engine, ENGINES), ("precision", precision, ENGINE_PRECISIONS)):
         if value not in known:
             raise UserError(f"{name} must be one of {', '.join(known)}; received {value!r}")
-    wanted = [name for name in ("onnx", "openvino", "keras") if name in engines and engine in ("auto", name)]
+    wanted = [name for name in engines if engine in ("auto", name)]
     if not wanted:
         extra = {"auto": "answer", "onnx": "answer", "openvino": "openvino", "keras": "train"}[engine]
         raise MissingExtraError("reading with a model" if engine == "auto" else f"engine {engine}", extra,
@@ -79,15 +83,15 @@ def ways(engine: str, precision: str, engines: Sequence[str], *, quantized: bool
             "int8 must be scored before it is used; received precision int8 for a model without a recipe for these "
             "weights: run qa-fast quantize MODEL SHARDS"
         )
-    offered = {
-        "onnx": ["float32", *(["int8"] if quantized else [])],
-        "openvino": ["bfloat16", "float32"] if bfloat16 else ["float32"],
+    offered = [
+        *([Way("onnx", "int8")] if quantized else []),
+        *([Way("openvino", "bfloat16")] if bfloat16 else []),
+        Way("onnx", "float32"),
+        *([] if precision == "auto" and bfloat16 else [Way("openvino", "float32")]),  # slower than in bfloat16
         # Keras measures its own products.
-        "keras": ["auto"] if precision == "auto" else ["float32", "bfloat16", "float16"],
-    }
-    matching = [Way(name, kind) for name in wanted for kind in offered[name] if precision in (kind, "auto")]
-    if precision == "auto" and bfloat16:  # OpenVINO is faster in bfloat16 than in float32
-        matching = [way for way in matching if way != Way("openvino", "float32")]
+        *(Way("keras", kind) for kind in (("auto",) if precision == "auto" else ("float32", "bfloat16", "float16"))),
+    ]
+    matching = [way for way in offered if way.engine in wanted and precision in ("auto", way.precision)]
     if not matching:
         raise UserError(
             f"the engine must support the precision on this device; received {engine} and {precision}: choose "
@@ -96,52 +100,68 @@ def ways(engine: str, precision: str, engines: Sequence[str], *, quantized: bool
     return matching
 
 
-def fastest_way(folder: Path, open_ways: Sequence[Way], say: Say | None = None) -> tuple[Way, str]:
-    """Return the fastest of some ways for a model, and the reason.
+def preferred(folder: Path, open_ways: Sequence[Way]) -> tuple[list[Way], str]:
+    """Return ways, the one to read with first, and the reason.
+
+    Args:
+        folder: The model folder.
+        open_ways: Ways from `ways`.
+    """
+    if len(open_ways) == 1:
+        return list(open_ways), "the only way open"
+    if any(Path(name).exists() for name in _ACCELERATORS) and any(way.engine == "keras" for way in open_ways):
+        first = sorted(open_ways, key=lambda way: way.engine != "keras")
+        return first, "the only engine that computes on the accelerator"
+    facts = _facts(folder, open_ways)
+    body = read_entry(_place(facts), facts)
+    if body is None:
+        return list(open_ways), "expected to be the fastest here; --measure tells"
+    speeds = json.loads(body)["tokens_a_second"]
+    order = sorted(open_ways, key=lambda way: -speeds.get(str(way), 0.0))
+    listed = ", ".join(f"{way} {round(speeds[str(way)]):,}" for way in order if str(way) in speeds)
+    return order, f"tokens a second as measured here: {listed}"
+
+
+def measure(folder: Path, open_ways: Sequence[Way], say: Say | None = None) -> None:
+    """Measure ways in a process of its own, and keep the speeds for `preferred`; a single way is not measured.
 
     Raises:
         UserError: No way could be measured.
     """
     if len(open_ways) == 1:
-        return open_ways[0], "the only way open"
-    if any(Path(name).exists() for name in _ACCELERATORS):
-        for way in open_ways:
-            if way.engine == "keras":
-                return way, "the only engine that computes on the accelerator"
-    place = cache_folder() / "speeds" / f"{_key(folder, open_ways)}.json"
-    speeds = _cached(place)
-    if speeds is None:
-        place = writable(place)
-        with held(place):
-            speeds = _cached(place) or _measured(folder, open_ways, place, say)
-    best = fastest(open_ways, speeds)
-    listed = ", ".join(f"{name} {round(speed):,}" for name, speed in sorted(speeds.items(), key=lambda item: -item[1]))
-    return best, f"tokens a second as measured here: {listed}"
+        return
+    facts = _facts(folder, open_ways)
+    place = writable(_place(facts))
+    with held(place):
+        say = say or (lambda line: None)
+        say(f"measuring {', '.join(map(str, open_ways))} on this device, in turns")
+        out = run_module("qa_fast.infer.measure", [str(folder), *map(str, open_ways)], seconds=_SECONDS)
+        found = json.loads(out.splitlines()[-1])
+        for problem in found["problems"]:
+            say(f"this engine does not work here: {problem}")
+        if not found["tokens_a_second"]:
+            raise UserError(f"at least one engine must open the model; none does: {'; '.join(found['problems'])}")
+        keep(place, json.dumps(found | {"measured_on": json.loads(facts)}).encode(), facts)
 
 
-def fastest(open_ways: Sequence[Way], speeds: Mapping[str, float]) -> Way:
-    """Return the first way that no other beats by a tenth: smaller differences are noise.
-
-    Args:
-        open_ways: Ways in order of preference.
-        speeds: Tokens per second by the way as text, for each way that could be measured.
-    """
-    most = max(speeds.get(str(way), 0.0) for way in open_ways)
-    return next(way for way in open_ways if _WORTHWHILE * speeds.get(str(way), 0.0) >= most)
+def _place(facts: bytes) -> Path:
+    return cache_folder() / "speeds" / f"{xxhash.xxh3_64_hexdigest(facts)}.json"
 
 
-def _key(folder: Path, open_ways: Sequence[Way]) -> str:
-    """Return a hash of everything that a measurement depends on."""
+def _facts(folder: Path, open_ways: Sequence[Way]) -> bytes:
+    """Return everything that a measurement depends on, as JSON."""
     versions = {}
     for name in ("onnxruntime", "openvino", "keras", *_BACKENDS):
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    facts = [sorted(map(str, open_ways)), versions, platform.machine(), _processor(), processors()]
-    state = xxhash.xxh3_64(json.dumps(facts).encode())
-    state.update((plain_file(folder, "config.json") or folder / "config.json").read_bytes())
-    return state.hexdigest()
+    facts = {
+        "ways": sorted(map(str, open_ways)),
+        "versions": versions,
+        "processor": [platform.machine(), *_processor().splitlines()],
+        "threads": processors(),
+        "model": dataclasses.asdict(folder_config(folder)),
+    }
+    return json.dumps(facts).encode()
 
 
 @cache
@@ -157,29 +177,3 @@ def _processor() -> str:
 def has_bfloat16() -> bool:
     """Return whether the processor, and therefore OpenVINO, multiplies in bfloat16; OpenVINO takes 0.2 s to answer."""
     return any(flag in _processor().split() for flag in ("avx512_bf16", "amx_bf16"))
-
-
-def _cached(place: Path) -> dict[str, float] | None:
-    """Return the speeds in a file; None if it is missing or damaged."""
-    body = read_entry(place)
-    return None if body is None else json.loads(body)
-
-
-def _measured(folder: Path, open_ways: Sequence[Way], place: Path, say: Say | None) -> dict[str, float]:
-    """Measure each way in its own process, and cache the speeds."""
-    if say is not None:
-        say(f"measuring {', '.join(map(str, open_ways))} on this device, once")
-    speeds, problems = {}, []
-    for way in open_ways:
-        try:
-            speeds[str(way)] = float(
-                run_module("qa_fast.infer.measure", [str(folder), *way], seconds=_SECONDS).split()[-1]
-            )
-        except (UserError, RuntimeError, ValueError, IndexError) as error:
-            problems.append(f"{way}: {str(error).strip().splitlines()[-1]}")
-            if say is not None:
-                say(f"this engine does not work here: {problems[-1]}")
-    if not speeds:
-        raise UserError(f"at least one engine must open the model; none does: {'; '.join(problems)}")
-    keep(place, json.dumps(speeds).encode())
-    return speeds

@@ -96,6 +96,7 @@ def calibrate(
     seed: int = 0,
     precision: str = "auto",
     engine: str = "auto",
+    measure: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Calibrated:
@@ -111,6 +112,7 @@ def calibrate(
         seed: Seed of the sample, of the division of the documents, and of the resamples.
         precision: See `evaluate`.
         engine: See `evaluate`.
+        measure: See `evaluate`.
         progress: See `evaluate`.
         say: See `evaluate`.
 
@@ -132,7 +134,7 @@ def calibrate(
     chooses = has_unanswerable(opened)
     result = evaluate(
         shards_path, model_path, split, max_examples=max_examples, seed=seed, precision=precision, engine=engine,
-        progress=progress, say=say, handle_impossible_answer=True if chooses else None,
+        measure=measure, progress=progress, say=say, handle_impossible_answer=True if chooses else None,
     )  # fmt: skip
     first = first_half(result.context_index, seed, place)
     unanswerable = int((~answerable_of(result.golds.answers))[first].sum())

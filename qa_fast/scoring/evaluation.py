@@ -97,7 +97,7 @@ def evaluate(
     # Before time is spent on scoring, since any of these may be refused.
     windows, template = windows_of(shards.manifest["config"], max_positions_of(folder)), load_encoder(folder).template
     default = own.resolve(max_positions_of(folder), template.special_tokens)
-    from qa_fast.infer import open_engine
+    from qa_fast.infer import measure_engines, open_engine
 
     assert opened.examples is not None
     precision = config.precision
@@ -105,6 +105,8 @@ def evaluate(
         precision = "float32"
         if say is not None:
             say(f"fewer than {FEW_QUESTIONS:,} questions are scored in float32; --precision chooses another")
+    if config.measure:
+        measure_engines(folder, config.engine, precision, say)
     engine = open_engine(folder, config.engine, precision, say=say)
     result = evaluate_split(engine.predict, opened, config.over(own), progress=progress)
     result = dataclasses.replace(result, engine=engine.name, precision=engine.precision)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qa_fast.answer.options import AnswerRules
+from qa_fast.answer.options import AnswerRules, EngineOptions
 from qa_fast.options import option
-from qa_fast.schema import ENGINE_PRECISIONS, ENGINES
+from qa_fast.schema import ENGINE_PRECISIONS
 from qa_fast.scoring.rules import AUTO, METRIC_HELP, METRICS
 
 # With fewer questions one answer moves the score visibly: they are scored in float32, and scores have intervals.
 FEW_QUESTIONS = 1000
-_ENGINE, _SCORING = "Engine", "Scoring"
+_SCORING = "Scoring"
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(AnswerRules):
+class EvaluateConfig(AnswerRules, EngineOptions):
     """The options of `qa-fast evaluate` and `qa_fast.evaluate`. Each field declares its meaning and bounds.
 
     Answers are found by the rules of `AnswerRules`, as everywhere. If neither the options nor the model's folder say
@@ -40,14 +40,8 @@ class EvaluateConfig(AnswerRules):
     precision: str = option(
         "auto",
         "Precision to compute in; auto is float32 for fewer than 1,000 questions, else the fastest on this device.",
-        group=_ENGINE,
+        group="Engine",
         choices=ENGINE_PRECISIONS,
-    )
-    engine: str = option(
-        "auto",
-        "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx.",
-        group=_ENGINE,
-        choices=ENGINES,
     )
     overwrite: bool = option(False, "Replace files that exist where --out or --report writes.", group="Output")
 

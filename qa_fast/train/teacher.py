@@ -121,7 +121,7 @@ def teacher_logits(teacher: Path, shards: Shards, rows: Int64s, say: Say) -> Tea
 def _engine(teacher: Path, place: Path | None, say: Say) -> Engine:
     """Open the engine that computed the parts in `place` if it runs here, or else the fastest one.
 
-    The fastest engine is measured, so another one, with another precision, may be the fastest the next time.
+    Another one, with another precision, may count as the fastest the next time, after a measurement for example.
     """
     kept = None if place is None else store.read_json(place / DESCRIPTION)
     if isinstance(kept, dict) and kept.get("engine") in ENGINES and kept.get("precision") in ENGINE_PRECISIONS:

@@ -199,7 +199,9 @@ def test_a_killed_run_is_resumed(tmp_path: Path, source: Path, model: Path) -> N
     assert not (out / ".qa_fast-partial").exists()
 
 
-def test_the_command(tmp_path: Path, source: Path, model: Path) -> None:
+def test_the_command(tmp_path: Path, source: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Any] = []
+    monkeypatch.setattr("qa_fast.infer.measure_engines", lambda *given: measured.append(given[:3]))
     command = ["answer", str(model), "--input", str(source), "--engine", "onnx", "--precision", "float32"]
     to_folder = [*command, "--output", str(tmp_path / "out"), "--format", "parquet"]
     result = CliRunner().invoke(app, to_folder)
@@ -209,11 +211,14 @@ def test_the_command(tmp_path: Path, source: Path, model: Path) -> None:
     again = CliRunner().invoke(app, [*to_folder, "--json"])
     assert json.loads(again.stdout.splitlines()[-1])["up_to_date"] is True
     file = tmp_path / "answers.jsonl"
-    result = CliRunner().invoke(app, [*command, "--output", str(file), "--json"])
+    result = CliRunner().invoke(app, [*command, "--output", str(file), "--json", "--measure"])
+    assert measured == [(model, "onnx", "float32")]
     counts = {"answered": 5 * sample.QUESTIONS - 1, "rejected": 2, "output": str(file)}
     assert json.loads(result.stdout.splitlines()[-1]) == counts
     assert [json.loads(line) for line in file.read_bytes().splitlines()] == parts(tmp_path / "out")
     assert len((tmp_path / "answers.rejected.jsonl").read_bytes().splitlines()) == 2
+    refused = CliRunner().invoke(app, [*to_folder, "--engine", "ray:onnx", "--measure"]).exception
+    assert str(refused).startswith("--measure measures this machine; received --engine ray:onnx, whose machines choose")
 
 
 @pytest.mark.cluster

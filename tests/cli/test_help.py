@@ -21,7 +21,6 @@ from qa_fast.cli.app import app, main
 from qa_fast.cli.examples import EXAMPLES
 from tests import sample
 from tests.small_runs import authored_examples, make_model_folder
-from tests.unmeasured import equal_speeds
 
 ROOT = Path(__file__).parents[2]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -64,12 +63,10 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR", ""))  # put back what an example sets
     monkeypatch.setenv("QA_FAST_API_KEY", "")
     from qa_fast.hub import push
-    from qa_fast.infer import choose
     from qa_fast.report import calibrate
     from qa_fast.serve import server
     from qa_fast.train import sweep
 
-    monkeypatch.setattr(choose, "run_module", equal_speeds)
     monkeypatch.setattr(push, "push", lambda plan, **_: push.Pushed("https://hub.example", 1, 1))
     figures = calibrate.Figures(np.zeros(6), [(0.0, 1.0)] * 6, {"f1": 1.0})
     rules = AnswerRules(

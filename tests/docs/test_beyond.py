@@ -16,8 +16,8 @@ from qa_fast import store
 from qa_fast.shards import open_shards
 from tests import sample
 from tests.object_store import s3_bucket
+from tests.short_command import write_command
 from tests.small_runs import authored_examples, make_model_folder
-from tests.unmeasured import write_command
 
 pytestmark = pytest.mark.cluster
 

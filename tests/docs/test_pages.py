@@ -21,8 +21,8 @@ import typer
 import qa_fast
 from qa_fast.cli.app import app, main
 from tests import sample
+from tests.short_command import write_command
 from tests.small_runs import PLACES, authored_examples, make_model_folder
-from tests.unmeasured import write_command
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 from qa_fast.errors import MissingExtraError, UserError
-from qa_fast.infer import choose, graphs, open_engine
-from qa_fast.infer.choose import Way, fastest, fastest_way, ways
+from qa_fast.infer import choose, graphs, measure, open_engine
+from qa_fast.infer import open as openings
+from qa_fast.infer.choose import Way, preferred, ways
 from qa_fast.infer.graphs import GRAPH, USER_ERROR, Kind, end_with, graph_of, model_key, run_module
 from qa_fast.infer.streams import Streams
 from qa_fast.model.folder import folder_config
@@ -211,7 +214,7 @@ def test_weights_decide_a_graphs_place(bert: Path, tmp_path: Path) -> None:
     ("engine", "precision", "quantized", "bfloat16", "expected"),
     [
         ("auto", "auto", False, False, ["onnx float32", "openvino float32", "keras auto"]),
-        ("auto", "auto", True, True, ["onnx float32", "onnx int8", "openvino bfloat16", "keras auto"]),
+        ("auto", "auto", True, True, ["onnx int8", "openvino bfloat16", "onnx float32", "keras auto"]),
         ("auto", "float32", True, True, ["onnx float32", "openvino float32", "keras float32"]),
         ("auto", "bfloat16", False, False, ["keras bfloat16"]),
         ("auto", "int8", True, False, ["onnx int8"]),
@@ -245,58 +248,109 @@ def test_ways_that_are_none() -> None:
         ways("openvino", "auto", ["onnx"], **options)
 
 
-def test_a_tenth_decides() -> None:
-    order = [Way("onnx", "float32"), Way("onnx", "int8"), Way("keras", "auto")]
-    assert fastest(order, {"onnx float32": 100, "onnx int8": 109, "keras auto": 90}) == order[0]
-    assert fastest(order, {"onnx float32": 100, "onnx int8": 130, "keras auto": 140}) == order[1]
-    assert fastest(order, {"keras auto": 10}) == order[2]
-
-
-def test_speeds_are_measured_once(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_expected_order_holds_until_it_is_measured(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path)
-    asked: list[list[str]] = []
-
-    def run(module: str, arguments: list[str], seconds: float) -> str:
-        asked.append(arguments[1:])
-        if arguments[1] == "keras":
-            raise RuntimeError("no")
-        return "a note\n" + {"onnx": "100.0", "openvino": "150.0"}[arguments[1]]
-
-    monkeypatch.setattr(choose, "run_module", run)
     monkeypatch.setattr(choose, "_ACCELERATORS", ())
+    speeds = {"tokens_a_second": {"onnx float32": 100.0, "openvino float32": 150.0}, "problems": ["keras auto: no"]}
+    asked: list[list[str]] = []
+    monkeypatch.setattr(
+        choose, "run_module", lambda _, words, seconds: asked.append(words[1:]) or f"a note\n{json.dumps(speeds)}"
+    )
     said: list[str] = []
     three = ways("auto", "auto", BOTH, quantized=False, bfloat16=False)
-    for _ in range(2):
-        way, reason = fastest_way(bert, three, said.append)
-        assert way == Way("openvino", "float32")
-        assert reason == "tokens a second as measured here: openvino float32 150, onnx float32 100"
-    assert asked == [["onnx", "float32"], ["openvino", "float32"], ["keras", "auto"]]
-    assert said == [
-        "measuring onnx float32, openvino float32, keras auto on this device, once",
+    expected = [Way("onnx", "float32"), Way("openvino", "float32"), Way("keras", "auto")]
+    assert preferred(bert, three) == (expected, "expected to be the fastest here; --measure tells")
+    for _ in range(2):  # every call measures anew
+        choose.measure(bert, three, said.append)
+    assert asked == [["onnx float32", "openvino float32", "keras auto"]] * 2
+    assert said[:2] == [
+        "measuring onnx float32, openvino float32, keras auto on this device, in turns",
         "this engine does not work here: keras auto: no",
     ]
-    assert fastest_way(bert, three[:1]) == (three[0], "the only way open")
+    order = [expected[1], expected[0], expected[2]]
+    reason = "tokens a second as measured here: openvino float32 150, onnx float32 100"
+    assert preferred(bert, three) == (order, reason)
+    assert preferred(bert, three[:2])[0] == expected[:2]  # other ways were not measured
+    assert preferred(bert, three[:1]) == (expected[:1], "the only way open")
+    choose.measure(bert, three[:1])
+    assert len(asked) == 2
+    kept = json.loads(next(tmp_path.glob("speeds/*.json")).read_bytes()[:-16])["measured_on"]
+    assert kept["model"]["max_length"] == folder_config(bert).max_length
+    assert kept["versions"]["onnxruntime"]
+    monkeypatch.setattr(choose, "processors", lambda: 99)
+    assert preferred(bert, three)[0] == expected
     monkeypatch.setattr(choose, "_ACCELERATORS", ("/",))
-    assert fastest_way(bert, three)[0] == Way("keras", "auto")
+    assert preferred(bert, three)[0][0] == Way("keras", "auto")
 
 
 def test_no_way_that_works_is_told(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path)
-
-    def run(module: str, arguments: list[str], seconds: float) -> str:
-        raise UserError("it has no such thing")
-
-    monkeypatch.setattr(choose, "run_module", run)
-    monkeypatch.setattr(choose, "_ACCELERATORS", ())
+    found = json.dumps({"tokens_a_second": {}, "problems": ["onnx float32: it has no such thing"]})
+    monkeypatch.setattr(choose, "run_module", lambda *_, **__: found)
     two = [Way("onnx", "float32"), Way("openvino", "bfloat16")]
     with pytest.raises(UserError, match="at least one engine must open the model; none does: onnx float32: it has no"):
-        fastest_way(bert, two)
+        choose.measure(bert, two)
+    assert not list(tmp_path.glob("speeds/*.json"))
+
+
+def test_an_engine_that_does_not_work_is_passed_over(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = openings._opened
+
+    def opened(folder: Path, way: Way, *others: Any) -> Any:
+        if way.engine in broken:
+            raise RuntimeError("first\nno such operation")
+        return real(folder, way, *others)
+
+    monkeypatch.setattr(openings, "_opened", opened)
+    monkeypatch.setattr(openings, "installed", lambda: ["openvino", "onnx"])
+    monkeypatch.setattr(openings, "has_bfloat16", lambda: True)
+    said: list[str] = []
+    broken = {"openvino"}
+    assert open_engine(bert, say=said.append).name == "onnx"
+    assert "this engine does not work here: openvino bfloat16: no such operation" in said
+    broken = {"openvino", "onnx"}
+    with pytest.raises(UserError, match=r"none does: openvino bfloat16: no such .*; onnx float32: no such operation"):
+        open_engine(bert)
+    broken, said = set(), []
+    monkeypatch.setattr(openings, "installed", lambda: ["onnx"])
+    open_engine(bert, say=said.append)
+    assert re.search(r"multiplies in bfloat16, .* with OpenVINO: pip install 'qa-fast\[openvino\]'", said[-1])
+
+
+def test_turns_are_taken_until_they_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+
+    class Reader:
+        def __init__(self, *seconds: float) -> None:
+            self.seconds, self.calls = seconds, 0
+
+        def predict(self, chunks: list[Any]) -> Iterator[Any]:
+            clock[0] += self.seconds[self.calls % len(self.seconds)]
+            self.calls += 1
+            yield from ()
+
+    chunks = measure.windows(512)
+    tokens = sum(len(chunk.input_ids.values) for chunk in chunks)
+    steady, slow = Reader(1.0), Reader(1.0, 2.0, 2.0, 2.0, 2.0, 2.0)  # the first call decides on the windows
+    speeds = measure.tokens_a_second({"a": steady, "b": slow}, chunks)
+    assert (steady.calls, slow.calls) == (6, 6)
+    assert speeds["a"] == 2 * speeds["b"] < tokens
+    changing = Reader(1.0, 0.5, 3.0)
+    measure.tokens_a_second({"a": Reader(1.0), "b": changing}, chunks)
+    assert changing.calls == 16
+    assert 170 < np.mean([len(chunk.input_ids.values) for chunk in chunks]) < 185
+    assert max(len(chunk.input_ids.values) for chunk in measure.windows(64)) == 64
 
 
 @pytest.mark.slow
 def test_a_real_measurement(bert: Path) -> None:
-    out = run_module("qa_fast.infer.measure", [str(bert), "keras", "float32"])
-    assert float(out.split()[-1]) > 0
+    ways = ["onnx float32", "keras float32", "onnx float64"]
+    found = json.loads(run_module("qa_fast.infer.measure", [str(bert), *ways]).splitlines()[-1])
+    assert min(found["tokens_a_second"].values()) > 0
+    assert found["problems"] == []
 
 
 @pytest.mark.slow

@@ -307,7 +307,7 @@ def test_a_model_in_the_hub_s_cache_is_plain_files(
 
 
 def test_keys_of_a_folder_are_made_of_plain_files(folder: Path) -> None:
-    for name, key in (("tokenizer.json", bulk._tokenizer_key), ("config.json", lambda it: choose._key(it, []))):
+    for name, key in (("tokenizer.json", bulk._tokenizer_key), ("config.json", lambda it: choose._facts(it, []))):
         key(folder)
         (folder / name).unlink()
         os.mkfifo(folder / name)
@@ -688,12 +688,6 @@ def test_recipes_for_int8(folder: Path, data: bytes) -> None:
 def test_ranges_of_another_model() -> None:
     with pytest.raises(UserError, match=r"must belong to the weights; received \(3,\) ranges for a, which has \(4,\)"):
         Rounding((), {"a": np.ones(3, np.float32)}).scales("a", np.ones((4, 2), np.float32))
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", DEEP, '{"onnx float32": "fast"}', '{"onnx float32": true}', "9" * 5000])
-def test_speeds_that_nobody_measured_are_measured_anew(tmp_path: Path, text: str) -> None:
-    (tmp_path / "speeds.json").write_text(text)
-    assert choose._cached(tmp_path / "speeds.json") is None
 
 
 def test_pickled_tensors_are_not_out_of_proportion(tmp_path: Path) -> None:
