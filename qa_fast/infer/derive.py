@@ -20,7 +20,7 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     Args:
         folder: The model folder.
         out: The ONNX file.
-        engine: For "onnx" the graph has operations that only ONNX Runtime supports.
+        engine: For "onnx" the graph has operations that only ONNX Runtime supports; for "openvino" rows may be padded.
         ranges: Write a graph whose outputs are the ranges of products' inputs, see `graph.onnx_file.onnx_graph`.
         rounding: How to round to int8; None keeps float32.
 
@@ -32,7 +32,7 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     from qa_fast.model.checkpoint import checked_config, read_weights
 
     config = checked_config(folder)
-    drawing = draw(config, "int64", padded=False)
+    drawing = draw(config, "int64", padded=engine == "openvino")
     weights: dict[str, Any] = {}
     read_weights(folder, config, drawing.shapes, weights.__setitem__)
     scales = {}

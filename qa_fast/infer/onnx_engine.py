@@ -13,23 +13,23 @@ from qa_fast.model.config import EncoderConfig
 from qa_fast.parallel import processors
 
 
-def session_of(graph: Path) -> Any:
-    """Open a session that computes each call in one thread."""
+def session_of(graph: Path, threads: int = 1) -> Any:
+    """Open a session that computes each call in a number of threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def open_onnx(graph: Path, config: EncoderConfig, precision: str) -> Streams:
     """Return an engine that runs a graph of `graphs.graph_of`."""
-    return Streams("onnx", precision, config, partial(_open, graph), processors())
+    return Streams("onnx", precision, config, partial(partial, _compute_with, graph), processors())
 
 
-def _open(graph: Path) -> Compute:
-    session = session_of(graph)
+def _compute_with(graph: Path, _: int, threads: int) -> Compute:
+    session = session_of(graph, threads)
 
     def compute(window: Inputs) -> tuple[Floats, Floats]:
         start, end = session.run(OUTPUTS, window)

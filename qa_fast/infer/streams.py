@@ -3,6 +3,9 @@
 On a CPU a batch has no advantage and leaves the caches: a single window needs no padding and no mask, and cores need
 not wait for each other. Windows of all callers go to the same threads in order of arrival. A caller has only a few
 windows there at a time, so that a long document does not block others.
+
+The only window of a call is computed with all cores if no other call is under way. This takes a function of its own,
+which is made once it has a use: libraries arrange weights for it in memory a second time.
 """
 
 from __future__ import annotations
@@ -24,11 +27,17 @@ from qa_fast.schema import Features, Int64s
 # Maps names to int64[1, L]: ids, and types if the model has them. The result is start and end logits, float32[1, L].
 Inputs = dict[str, Int64s]
 Compute = Callable[[Inputs], tuple[Floats, Floats]]
-Opener = Callable[[], Compute]
+# Makes the function for a number of windows at a time, and for a number of threads that each window is computed in.
+Maker = Callable[[int, int], Compute]
+Opener = Callable[[], Maker]
 # Windows of one call that wait or run, per stream.
 _AHEAD = 2
 # Windows that are returned together, to save calls of the decoder.
 _TOGETHER = 16
+# Single windows after which it pays to make the function that computes one with all cores.
+_LONE_WINDOWS = 16
+# With more threads than this, waiting for each other costs a window more than they gain.
+_MOST_THREADS = 8
 
 
 def window_of(chunk: Features, row: int, takes_types: bool) -> Inputs:
@@ -44,15 +53,15 @@ def window_of(chunk: Features, row: int, takes_types: bool) -> Inputs:
 
 
 class Streams:
-    """An `Engine` around a function that computes one window in one thread, and may be called from several.
+    """An `Engine` around functions that compute one window, and may be called from several threads.
 
-    A forked process opens the function anew when it first predicts, and so does a process that receives a pickle.
+    A forked process opens the graph anew when it first predicts, and so does a process that receives a pickle.
 
     Args:
         name: The engine's name.
         precision: Precision of its products.
         config: The encoder's configuration.
-        opener: Returns the function; it can be pickled.
+        opener: Reads a graph; it can be pickled.
         count: Number of streams.
     """
 
@@ -60,39 +69,46 @@ class Streams:
         self.name, self.precision, self.at_once = name, precision, count + 1
         self._config, self._opener = config, opener
         self._count, self._ahead = count, _AHEAD * count
-        self._opened: Compute | None = None
+        self._make: Maker | None = None
+        self._functions: dict[int, Compute] = {}
         self.renew()
         renew_after_fork(self)
         self._compute_with()
 
     def renew(self) -> None:
         """Make the threads anew; see `parallel.Renewed`."""
-        if self._opened is not None:
-            never_destroy(self._opened)
-        self._opened, self._lock = None, threading.Lock()
+        if self._make is not None:
+            never_destroy((self._make, self._functions))
+        self._make, self._functions, self._lock = None, {}, threading.Lock()
+        self._calls = self._lone = 0
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix=f"{self.name}-stream")
+        self._alone = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-alone")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Streams, (self.name, self.precision, self._config, self._opener, self._count)
 
-    def _compute_with(self) -> Compute:
-        """Return the function, opened in this process."""
+    def _compute_with(self, threads: int = 1) -> Compute:
+        """Return the function that computes a window in a number of threads, made in this process."""
         with self._lock:
-            if self._opened is None:
-                self._opened = self._opener()
-            return self._opened
+            if self._make is None:
+                self._make = self._opener()
+            if threads not in self._functions:
+                self._functions[threads] = self._make(self._count if threads == 1 else 1, threads)
+            return self._functions[threads]
 
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
         """Yield logits as `Engine.predict`, in the order of the rows."""
         for chunk in chunks:
             check_length(self._config, int(chunk.input_ids.lengths.max(initial=0)))
+        with self._lock:
+            self._calls += 1
         running: deque[tuple[int, Future[tuple[Floats, Floats]]]] = deque()
         done: list[tuple[int, tuple[Floats, Floats]]] = []
-        compute = self._compute_with()
         try:
+            compute, threads = self._chosen(sum(map(len, chunks)))
             windows = (window_of(chunk, row, self._config.takes_types) for chunk in chunks for row in range(len(chunk)))
             for row, window in enumerate(windows):
-                running.append((row, self._threads.submit(compute, window)))
+                running.append((row, threads.submit(compute, window)))
                 if len(running) > self._ahead:
                     first, logits = running.popleft()
                     done.append((first, logits.result()))
@@ -107,11 +123,25 @@ class Streams:
         finally:
             for _, waiting in running:  # the caller has stopped early
                 waiting.cancel()
+            with self._lock:
+                self._calls -= 1
+
+    def _chosen(self, windows: int) -> tuple[Compute, ThreadPoolExecutor]:
+        """Return the function for a call of so many windows, and the threads that call it."""
+        most = min(self._count, _MOST_THREADS)
+        with self._lock:
+            is_alone = windows == 1 and self._calls == 1 and most > 1
+            self._lone += is_alone
+        if is_alone and self._lone > _LONE_WINDOWS:
+            return self._compute_with(most), self._alone
+        return self._compute_with(), self._threads
 
     def warm_up(self) -> None:
-        """Run one window in every stream."""
+        """Run one window in every stream, and one with all cores."""
         window = window_of(blank(1, min(128, self._config.max_length)), 0, self._config.takes_types)
         list(self._threads.map(self._compute_with(), [window] * self._count))
+        self._lone = _LONE_WINDOWS
+        list(self.predict([blank(1, min(128, self._config.max_length))]))
 
 
 def _together(done: Sequence[tuple[int, tuple[Floats, Floats]]]) -> Prediction:

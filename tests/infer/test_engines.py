@@ -86,7 +86,7 @@ def test_a_caller_that_leaves_takes_its_windows_along(bert: Path) -> None:
         computed.append(ids.shape[1])
         return np.zeros(ids.shape, np.float32), np.zeros(ids.shape, np.float32)
 
-    streams = Streams("made", "float32", folder_config(bert), lambda: compute, 2)
+    streams = Streams("made", "float32", folder_config(bert), lambda: lambda *_: compute, 2)
     batches = streams.predict([make_features([7] * 500)])
     first = next(batches)
     batches.close()
@@ -351,6 +351,35 @@ def test_a_real_measurement(bert: Path) -> None:
     found = json.loads(run_module("qa_fast.infer.measure", [str(bert), *ways]).splitlines()[-1])
     assert min(found["tokens_a_second"].values()) > 0
     assert found["problems"] == []
+
+
+def test_a_lone_window_is_computed_with_all_cores(bert: Path) -> None:
+    opened, used = [], []
+
+    def make(streams: int, threads: int) -> Any:
+        opened.append((streams, threads))
+
+        def compute(window: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+            used.append(threads)
+            if computing:
+                computing.pop()()
+            return np.zeros(window["input_ids"].shape, np.float32), np.zeros(window["input_ids"].shape, np.float32)
+
+        return compute
+
+    streams = Streams("made", "float32", folder_config(bert), lambda: make, 4)
+    one, three = [make_features([7])], [make_features([7, 8, 9])]
+    computing: list[Any] = []
+    for _ in range(16):
+        list(streams.predict(one))
+    assert opened == [(4, 1)]  # one question does not wait for a second function
+    list(streams.predict(one))
+    list(streams.predict(three))
+    assert opened == [(4, 1), (1, 4)]
+    assert used[16:] == [4, 1, 1, 1]
+    computing = [lambda: list(streams.predict(one))]
+    list(streams.predict(one))
+    assert used[20:] == [4, 1]  # the second came while the first was computed
 
 
 @pytest.mark.slow
