@@ -6,7 +6,7 @@
 Starts `qa-fast serve`, asks questions of SQuAD's dev split on the same machine, and prints one table. With
 `--pipeline-python`, an interpreter that has transformers 4.57 and torch, the same model answers the same questions
 with the `question-answering` pipeline, one at a time and batched, in a process of its own. Clients, server and pipeline
-share the machine.
+share the machine: the table has how many cores the clients and the server used on average.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Measurement:
     seconds: float
     latencies: list[float]
     resident_mb: float
+    client_cores: float
+    server_cores: float
 
     def row(self) -> list[str]:
         ordered = sorted(self.latencies)
@@ -52,6 +54,8 @@ class Measurement:
             f"{1000 * statistics.median(ordered):.0f}",
             *(f"{1000 * ordered[int(share * (len(ordered) - 1))]:.0f}" for share in (0.95, 0.99)),
             f"{self.resident_mb:.0f}",
+            f"{self.client_cores:.2f}",
+            f"{self.server_cores:.2f}",
         ]
 
 
@@ -97,9 +101,11 @@ def load(name: str, server: Server, bodies: list[bytes], clients: int) -> Measur
         shares = [client(server.host, server.port, bodies[number::clients], latencies) for number in range(clients)]
         return sum(await asyncio.gather(*shares)), latencies
 
-    begun = time.perf_counter()
+    begun, own, others = time.perf_counter(), time.process_time(), server.cpu_seconds()
     errors, latencies = asyncio.run(all_clients())
-    return Measurement(name, len(bodies), errors, time.perf_counter() - begun, latencies, server.resident_mb())
+    seconds = time.perf_counter() - begun
+    cores = (time.process_time() - own) / seconds, (server.cpu_seconds() - others) / seconds
+    return Measurement(name, len(bodies), errors, seconds, latencies, server.resident_mb(), *cores)
 
 
 class Server:
@@ -122,6 +128,10 @@ class Server:
 
     def resident_mb(self) -> float:
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_MB
+
+    def cpu_seconds(self) -> float:
+        times = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -183,7 +193,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print(
         table(
             [
-                ["", "requests", "errors", "per second", "median ms", "95% ms", "99% ms", "resident MB"],
+                [
+                    "",
+                    "requests",
+                    "errors",
+                    "per second",
+                    "median ms",
+                    "95% ms",
+                    "99% ms",
+                    "resident MB",
+                    "client's cores",
+                    "server's cores",
+                ],
                 *(one.row() for one in loads),
             ]
         )

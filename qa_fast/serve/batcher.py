@@ -3,9 +3,9 @@
 A request is tokenized and cut into windows as soon as it arrives, while the model computes earlier ones. An engine that
 is faster with many windows gets waiting requests together, up to a budget of tokens, and the first of them waits a few
 milliseconds for others. An engine that runs several calls side by side gets each request at once and alone. Of a long
-request only a portion is computed at a time, and other requests have turns in between (see `turns`). The next turn
-begins as soon as the logits of the last one exist, before its answers are ranked. The queue is bounded: a request
-beyond it is refused at once.
+request only a portion is computed at a time, and other requests have turns in between (see `turns`). With one call at a
+time, the next turn begins as soon as the logits of the last one exist, before its answers are ranked. The queue is
+bounded: a request beyond it is refused at once.
 """
 
 from __future__ import annotations
@@ -254,8 +254,8 @@ class Batcher:
         tokens = sum(job.next_tokens for job in jobs)
         started = time.monotonic()
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._model.read, jobs, lambda: all(request.future.done() for request in requests)
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._computed, jobs, lambda: all(request.future.done() for request in requests)
             )
         except AbandonedError:
             self._metrics.abandoned.inc(len(requests))
@@ -269,6 +269,13 @@ class Batcher:
             return
         self._metrics.batch_tokens.observe(tokens)
         self._metrics.model_seconds.observe(time.monotonic() - started)
+        if results is not None and not requests[0].future.done():
+            requests[0].future.set_result(results)
+
+    def _computed(self, jobs: list[Any], abandoned: Callable[[], bool]) -> list[Result] | None:
+        """Compute portions. If calls run side by side, also rank a complete request: this saves a change of threads."""
+        self._model.read(jobs, abandoned)
+        return None if self._together or jobs[0].next_tokens else self._model.results(jobs[0])
 
     async def _rank(self, request: _Request) -> None:
         if request.future.done():
