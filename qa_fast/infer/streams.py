@@ -1,8 +1,8 @@
 """Compute one window at a time, each at its own length, in one single-threaded stream for each core.
 
-On a CPU a batch has no advantage and leaves the caches: a single window needs no padding and no mask, and cores need
-not wait for each other. Windows of all callers go to the same threads in order of arrival. A caller has only a few
-windows there at a time, so that a long document does not block others.
+On a CPU a batch has no advantage and leaves the caches: a single window is not padded to the length of others, and
+cores need not wait for each other. Windows of all callers go to the same threads in order of arrival. A caller has only
+a few windows there at a time, so that a long document does not block others.
 
 The only window of a call is computed with all cores if no other call is under way. This takes a function of its own,
 which is made once it has a use: libraries arrange weights for it in memory a second time.
