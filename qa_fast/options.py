@@ -36,7 +36,8 @@ class Option:
         below: The value must be less than this.
         hint: The end of the error message for a value out of bounds, such as "try 5e-5".
         command: Whether the command line has the option.
-        flag: Name on the command line if it is not the field's, such as "--max-length" or "--words/--no-words".
+        flag: Name on the command line if it is not the field's or there are several, such as "--max-length",
+            "--words/--no-words" or "--text -t".
     """
 
     help: str
@@ -117,7 +118,7 @@ def check_values(record: Any) -> None:
         declared, value = option_of(field), getattr(record, field.name)
         if declared is None or (value is None and field.default is None):
             continue
-        flag = declared.flag.partition("/")[0] or flag_of(field.name)
+        flag = re.split("[ /]", declared.flag)[0] or flag_of(field.name)
         value = _typed(value, kinds[field.name], flag)
         object.__setattr__(record, field.name, value)
         if declared.choices and value not in declared.choices:

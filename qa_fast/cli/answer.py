@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from qa_fast.answer.options import AnswerOptions, EngineOptions
 from qa_fast.cli.bar import showing
 from qa_fast.cli.documents import text_of, texts_of
 from qa_fast.cli.extras import needs, print_json, say
-from qa_fast.cli.records import column_pairs, with_records
+from qa_fast.cli.records import with_records
 from qa_fast.errors import UserError, without_secrets
 from qa_fast.options import option
 
@@ -22,9 +23,33 @@ if TYPE_CHECKING:
     from qa_fast.answer.bulk import BulkResult
     from qa_fast.answer.ranking import RankedAnswer
 
-_ONE, _FILES = "One question", "Files of questions"
+_one, _file = partial(option, group="One question"), partial(option, group="Files of questions")
 # A line says how many windows are read if there are more, which take a small model several seconds.
 _MANY_WINDOWS = 300
+
+
+@dataclass(frozen=True)
+class QuestionOptions:
+    """One question, its document or documents, and how much of them is read; see `qa_fast.options`."""
+
+    question: str | None = _one(None, "The question.", flag="--question -q")
+    context: str | None = _one(None, "The text of the document.", flag="--context -c")
+    context_file: Path | None = _one(  # noqa: RUF009
+        None, "UTF-8 text file with the document; '-' means standard input.", flag="--context-file -f"
+    )
+    documents: list[Path] | None = _one(  # noqa: RUF009
+        None,
+        "In place of one document: a text file, or a folder whose .txt and .md files are read; may be repeated. All "
+        "answers are in one ranking.",
+        flag="--documents -d",
+    )
+    first: int | None = _one(
+        None,
+        "Read only this many passages of --documents: those that share the most telling words with the question. The "
+        "default is to read everything.",
+        least=1,
+        hint="choose a higher number",
+    )
 
 
 @dataclass(frozen=True)
@@ -59,6 +84,35 @@ class _EngineOrRay(EngineOptions):
             )
 
 
+@dataclass(frozen=True)
+class FileOptions:
+    """Files of questions and of their answers; see `qa_fast.options`."""
+
+    input: str | None = _file(
+        None,
+        "File or folder of questions, local or a URL: JSON lines, JSON, CSV, Parquet, Arrow or SQuAD's JSON with "
+        "question, context and optionally id.",
+    )
+    output: str | None = _file(
+        None,
+        "Path or URL for the answers: a file that ends in .jsonl or .parquet, or a folder of parts, which can be "
+        "resumed.",
+    )
+    format: str = _file("jsonl", "Format of a folder's parts: jsonl or parquet.")
+    columns: dict[str, str] | None = _file(  # noqa: RUF009
+        None, "Your column's name for id, question or context, as question=NAME."
+    )
+    overwrite: bool = _file(
+        False,
+        "Replace an output file that exists and its file of rejected rows, or the answers in an output folder if they "
+        "are from another input or other options.",
+    )
+    address: str | None = _file(
+        None, "Ray cluster: host:port or auto. The default is RAY_ADDRESS, or a cluster started on this machine."
+    )
+    workers: int = _file(0, "Number of Ray actors, each with its own model; 0 means one for each core.")
+
+
 @with_records
 def answer(
     model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
@@ -67,111 +121,26 @@ def answer(
         typer.Argument(help="Further --documents, so that the shell's patterns work: --documents notes/*.txt."),
     ] = None,
     *,
-    question: Annotated[
-        str | None, typer.Option("--question", "-q", help="The question.", rich_help_panel=_ONE)
-    ] = None,
-    context: Annotated[
-        str | None, typer.Option("--context", "-c", help="The text of the document.", rich_help_panel=_ONE)
-    ] = None,
-    context_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--context-file",
-            "-f",
-            help="UTF-8 text file with the document; '-' means standard input.",
-            rich_help_panel=_ONE,
-        ),
-    ] = None,
-    documents: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--documents",
-            "-d",
-            help="In place of one document: a text file, or a folder whose .txt and .md files are read; may be "
-            "repeated. All answers are in one ranking.",
-            rich_help_panel=_ONE,
-        ),
-    ] = None,
-    first: Annotated[
-        int | None,
-        typer.Option(
-            "--first",
-            help="Read only this many passages of --documents: those that share the most telling words with the "
-            "question. The default is to read everything.",
-            rich_help_panel=_ONE,
-        ),
-    ] = None,
+    asked: QuestionOptions,
     engine: _EngineOrRay,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     options: AnswerOptions,
-    input_file: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            help="File or folder of questions, local or a URL: JSON lines, JSON, CSV, Parquet, Arrow or SQuAD's JSON "
-            "with question, context and optionally id.",
-            rich_help_panel=_FILES,
-        ),
-    ] = None,
-    output_file: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            help="Path or URL for the answers: a file that ends in .jsonl or .parquet, or a folder of parts, "
-            "which can be resumed.",
-            rich_help_panel=_FILES,
-        ),
-    ] = None,
-    form: Annotated[
-        str, typer.Option("--format", help="Format of a folder's parts: jsonl or parquet.", rich_help_panel=_FILES)
-    ] = "jsonl",
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--columns",
-            help="Your column's name for id, question or context, as question=NAME; may be repeated.",
-            rich_help_panel=_FILES,
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace an output file that exists and its file of rejected rows, or the answers in an output "
-            "folder if they are from another input or other options.",
-            rich_help_panel=_FILES,
-        ),
-    ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            help="Ray cluster: host:port or auto. The default is RAY_ADDRESS, or a cluster started on this machine.",
-            rich_help_panel=_FILES,
-        ),
-    ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            "--workers",
-            help="Number of Ray actors, each with its own model; 0 means one for each core.",
-            rich_help_panel=_FILES,
-        ),
-    ] = 0,
+    given: FileOptions,
 ) -> None:
     """Answer questions about documents."""
+    question, context, context_file, documents = asked.question, asked.context, asked.context_file, asked.documents
     computed = engine.of_process
     if files and not documents:
         raise UserError(
             f"a command has one MODEL; received also {files[0]}: put -q before a question, -c before a text, or "
             "--documents before files"
         )
-    if input_file is not None or output_file is not None:
+    if given.input is not None or given.output is not None:
         if question is not None or context is not None or context_file is not None or documents:
             raise UserError(
                 "--input and --output replace --question, --context and --documents; received both kinds: choose one"
             )
-        if input_file is None or output_file is None:
+        if given.input is None or given.output is None:
             raise UserError("--input and --output go together; received one of them: name the other file")
         with needs("answer", "qa-fast answer"):
             from qa_fast.answer.bulk import answer_all
@@ -180,17 +149,17 @@ def answer(
             with showing("questions") as report:
                 outcome = answer_all(
                     model,
-                    input_file,
-                    output_file,
+                    given.input,
+                    given.output,
                     options,
-                    form=form,
-                    columns=column_pairs(columns),
+                    form=given.format,
+                    columns=given.columns,
                     precision=computed.precision,
                     engine=computed.engine,
                     ray=engine.on_ray,
-                    address=address,
-                    workers=workers or None,
-                    overwrite=overwrite,
+                    address=given.address,
+                    workers=given.workers or None,
+                    overwrite=given.overwrite,
                     report=report,
                 )
             _report(outcome, as_json)
@@ -198,13 +167,11 @@ def answer(
     if question is None:
         raise UserError("a question is needed; received none: pass --question, or --input and --output for many")
     if documents:
-        if first is not None and first < 1:
-            raise UserError(f"--first must be at least 1; received {first}: choose a higher number")
         if context is not None or context_file is not None:
             raise UserError("--documents replaces --context and --context-file; received both: choose one")
-        _answer_documents(model, question, documents + (files or []), first, computed, options, as_json)
+        _answer_documents(model, question, documents + (files or []), asked.first, computed, options, as_json)
         return
-    if first is not None:
+    if asked.first is not None:
         raise UserError("--first needs --documents; received no documents: name them, or leave out --first")
     text = _document(context, context_file)
     with needs("answer", "qa-fast answer"):
@@ -232,11 +199,7 @@ def _measure_if_asked(model: str, computed: EngineOptions) -> None:
 
 
 def _document(context: str | None, context_file: Path | None) -> str:
-    """Return the document's text, from the option, the file, or standard input.
-
-    Raises:
-        UserError: There is no document, or it cannot be read.
-    """
+    """Return the document's text, from the option, the file, or standard input."""
     if context is not None:
         if context_file is not None:
             raise UserError("--context and --context-file exclude each other; received both: choose one")

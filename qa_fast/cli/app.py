@@ -39,21 +39,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (
-    featurize,
-    show,
-    train,
-    sweep,
-    evaluate,
-    calibrate,
-    quantize,
-    answer,
-    serve,
-    push,
-    export,
-    models,
-    warmup,
-):
+_COMMANDS = (
+    *(featurize, show, train, sweep, evaluate, calibrate, quantize),
+    *(answer, serve, push, export, models, warmup),
+)
+for _command in _COMMANDS:
     app.command(cls=EnvironmentCommand if _command is serve else GroupedCommand)(_command)
 
 

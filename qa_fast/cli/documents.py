@@ -88,11 +88,7 @@ def texts_of(places: list[Path]) -> dict[str, str]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Return all files in a folder and its subfolders, by name. Links to folders are not followed, which might not end.
-
-    Raises:
-        UserError: The folder cannot be read. A subfolder that cannot be read is told.
-    """
+    """Return all files below a folder, by name. Links to folders are not followed, which might not end."""
     found: list[Path] = []
 
     def refused(error: OSError) -> None:

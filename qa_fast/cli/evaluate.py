@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
 from qa_fast.cli.records import with_records
 from qa_fast.errors import UserError, without_secrets
+from qa_fast.options import option
 from qa_fast.scoring.options import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -19,6 +22,35 @@ if TYPE_CHECKING:
     from qa_fast.report.compare import Other
     from qa_fast.scoring.result import EvaluationResult
     from qa_fast.shards import Shards
+
+
+_output = partial(option, group="Output")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What `qa-fast evaluate` writes besides the scores; see `qa_fast.options`."""
+
+    out: Path | None = _output(  # noqa: RUF009
+        None,
+        "Folder for predictions.json, nbest_predictions.json, na_prob.json, metrics.json; with --require-all also "
+        "evidence.json.",
+    )
+    report: Path | None = _output(  # noqa: RUF009
+        None, "HTML file to write a report to: scores by kinds of questions, confidence and mistakes."
+    )
+    compare: str | None = _output(
+        None,
+        "Second model to compare with on the same questions: a model with the same tokenizer, or the folder that "
+        "'evaluate --out' wrote for any model.",
+    )
+    card: bool = _output(False, "Also write the scores into the model's card (README.md in the model's folder).")
+    keep: bool = _output(
+        False,
+        "Also write the options that were scored into the model's folder, so that all ways of answering use them: "
+        "windows, longest answer, and whether 'no answer' may be given. Its threshold is --null-threshold, or the one "
+        "that is best for this split.",
+    )
 
 
 @with_records
@@ -31,51 +63,8 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", help="Split to score; any except train.", rich_help_panel="Scoring")
     ] = "validation",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Folder for predictions.json, nbest_predictions.json, na_prob.json, metrics.json; with --require-all "
-            "also evidence.json.",
-            rich_help_panel="Output",
-        ),
-    ] = None,
+    output: OutputOptions,
     config: EvaluateConfig,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            help="HTML file to write a report to: scores by kinds of questions, confidence and mistakes.",
-            rich_help_panel="Output",
-        ),
-    ] = None,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            "--compare",
-            help="Second model to compare with on the same questions: a model with the same tokenizer, or the folder "
-            "that 'evaluate --out' wrote for any model.",
-            rich_help_panel="Output",
-        ),
-    ] = None,
-    card: Annotated[
-        bool,
-        typer.Option(
-            "--card",
-            help="Also write the scores into the model's card (README.md in the model's folder).",
-            rich_help_panel="Output",
-        ),
-    ] = False,
-    keep: Annotated[
-        bool,
-        typer.Option(
-            "--keep",
-            help="Also write the options that were scored into the model's folder, so that all ways of answering use "
-            "them: windows, longest answer, and whether 'no answer' may be given. Its threshold is --null-threshold, "
-            "or the one that is best for this split.",
-            rich_help_panel="Output",
-        ),
-    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the metrics and the figures of --report and --compare as JSON.")
@@ -87,6 +76,7 @@ def evaluate(
     spaces are also compared by their characters (--metric). The model's folder stays as it is without --keep and
     --card.
     """
+    out, report, compare = output.out, output.report, output.compare
     with needs("answer", "qa-fast evaluate"):
         from qa_fast.report.analysis import QuestionScores, set_against
         from qa_fast.report.compare import Other
@@ -103,17 +93,16 @@ def evaluate(
                 lambda progress: run(shards, name, split, folder, config, keep=keep, progress=progress, say=say), split
             )
 
-        config.check()
         reads = [shards, model, *([] if compare is None else [compare])]
         if report is not None:
             check_report(report, reads=reads, overwrite=config.overwrite)
         if out is not None:
             check_predictions(out, reads=reads, overwrite=config.overwrite)
-        if card:
+        if output.card:
             _check_card(model)
         opened = open_shards(shards)
         other = None if compare is None else _read_other(compare, opened, split, config)
-        result = score(model, out, keep)
+        result = score(model, out, output.keep)
         if compare is not None and other is None:
             second = score(compare)
             other = Other(
@@ -138,7 +127,7 @@ def evaluate(
             figures = {"comparison": against.to_dict(result.ids)}
         if out is not None:
             write_json(out.expanduser() / METRICS, result.metrics, replace=config.overwrite)
-        written = _add_to_card(opened, model, split, result, config) if card else None
+        written = _add_to_card(opened, model, split, result, config) if output.card else None
     if as_json:
         intervals = _intervals(result, config.seed)
         typer.echo(json.dumps({**result.metrics, **({"intervals": intervals} if intervals else {}), **figures}))

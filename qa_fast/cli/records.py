@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -15,7 +15,7 @@ from qa_fast import signals
 from qa_fast.cli.examples import EXAMPLES
 from qa_fast.cli.startup import settle_process
 from qa_fast.errors import UserError
-from qa_fast.options import flag_of, option_of
+from qa_fast.options import check_values, flag_of, option_of
 
 _PAIRS = dict[str, str] | None
 # Characters of a list of choices that fits into a column of `--help`.
@@ -47,15 +47,15 @@ def with_records(function: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
-    @functools.wraps(function)
+    @wraps(function)
     def command(**values: Any) -> None:
         for name, (record, options) in records.items():
             types = get_type_hints(record)
             fields = {option.name: values.pop(option.name) for option in options}
             pairs = {field: column_pairs(value) for field, value in fields.items() if types[field] == _PAIRS}
             values[name] = record(**fields | pairs)
-            if hasattr(record, "check"):  # before the command imports what it runs
-                values[name].check()
+            # Before the command imports what it runs.
+            getattr(values[name], "check", partial(check_values, values[name]))()
         function(**values)
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ def _parameters_of(record: type) -> list[inspect.Parameter]:
         short = len(listed) <= _LONGEST_LIST
         text = declared.help if short else f"{declared.help} One of {', '.join(declared.choices)}."
         option = typer.Option(
-            declared.flag or flag_of(field.name),
+            *(declared.flag or flag_of(field.name)).split(),
             help=text + " May be repeated." * (kind == (list[str] | None)),
             metavar=listed if declared.choices and short else None,
             rich_help_panel=declared.group or None,
