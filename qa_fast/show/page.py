@@ -15,9 +15,10 @@ from qa_fast.show.distribution import Distribution
 from qa_fast.show.records import Overview, ShownExample, SplitStatistics, Token, Window
 from qa_fast.show.wording import (
     WINDOW_HEADER,
+    Listing,
     answer_spans,
-    counted,
     example_facts,
+    listings,
     token_labels,
     window_notes,
     window_row,
@@ -45,10 +46,8 @@ def overview_page(overview: Overview, config: FeatureConfig) -> str:
         parts += [heading("Splits"), card(counts)]
     for split in overview.statistics:
         parts += [heading(split.split), *_statistics(split, config)]
-    if overview.rejected is not None:
-        parts += [heading("Rejected examples"), *_rejected(overview)]
-    if overview.repaired is not None:
-        parts += [heading("Repaired answers"), *_repaired(overview)]
+    for listing in listings(overview):
+        parts += [heading(listing.title), *_listed(listing)]
     if overview.examples:
         parts.append(heading("Examples"))
         if len(overview.examples) > 3:
@@ -115,14 +114,7 @@ def _plot(spread: Distribution, config: FeatureConfig) -> Html:
 
 
 def _example(example: ShownExample, config: FeatureConfig, budget: int, target: str) -> Iterator[Html]:
-    """Yield the parts of an example.
-
-    Args:
-        example: The example.
-        config: Sizes of windows.
-        budget: How many tokens to draw of windows that hold no answer.
-        target: Id of the example on the page.
-    """
+    """Yield the parts of an example; up to `budget` tokens are drawn of windows that hold no answer."""
     yield paragraph(f"{example.split} · {example.id}", kind="quiet")
     if example.question:
         yield paragraph(example.question, kind="lead")
@@ -176,28 +168,10 @@ def _chip(token: Token, window: Window) -> Chip:
     return Chip(token.text, str(token.token_id), " ".join(kinds), f"{tooltip}; {label}" if label else tooltip)
 
 
-def _rejected(overview: Overview) -> Iterator[Html]:
-    assert overview.rejected is not None
-    if not overview.rejected_count:
-        yield paragraph("No example is rejected.")
-        return
-    rules = table(("rule", "examples"), overview.rejected_rules.items())
-    yield card(paragraph(counted(overview.rejected_count, "example"), " rejected", kind="lead"), rules)
-    rows = ((each.split, each.id or "without id", each.reason) for each in overview.rejected)
-    yield card(table(("split", "id", "reason"), rows))
-    if overview.rejected_count > len(overview.rejected):
-        yield paragraph(f"{overview.rejected_count - len(overview.rejected):,} more: raise --limit.", kind="quiet")
-
-
-def _repaired(overview: Overview) -> Iterator[Html]:
-    assert overview.repaired is not None
-    total = sum(overview.repaired_causes.values())
-    if not total:
-        yield paragraph("No answer is repaired.")
-        return
-    causes = table(("cause", "answers"), overview.repaired_causes.items())
-    yield card(paragraph(counted(total, "answer"), " not at their answer_start", kind="lead"), causes)
-    rows = ((each.split, each.id, each.cause, each.reason) for each in overview.repaired)
-    yield card(table(("split", "id", "cause", "repair"), rows))
-    if total > len(overview.repaired):
-        yield paragraph(f"{total - len(overview.repaired):,} more: raise --limit.", kind="quiet")
+def _listed(listing: Listing) -> Iterator[Html]:
+    kinds = table(("", "count"), listing.kinds.items()) if listing.kinds else None
+    yield card(paragraph(listing.headline, kind="lead"), kinds)
+    if listing.rows:
+        yield card(table(listing.header, listing.rows))
+    if listing.more:
+        yield paragraph(f"{listing.more:,} more: raise --limit.", kind="quiet")

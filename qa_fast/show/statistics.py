@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -217,14 +218,10 @@ class _Totals:
             self._tallies.setdefault(name, Counter()).update(dict(zip(numbers.tolist(), times.tolist(), strict=True)))
 
     def statistics(self) -> SplitStatistics:
-        counts = self._counts
+        counts: dict[str, Any] = {"good": 0, "repaired": 0, "unplaced": 0, "unanswerable": 0, **self._counts}
         return SplitStatistics(
             split=self._split,
-            good=counts["good"],
             rejected=dict(self._rules.most_common()),
-            repaired=counts["repaired"],
-            unplaced=counts["unplaced"],
-            unanswerable=counts["unanswerable"],
             distinct=dict(self._distinct),
             shared=dict(self._shared),
             distributions={
@@ -233,11 +230,6 @@ class _Totals:
                 if name in self._numbers
             },
             tallies={name: dict(sorted(tally.items())) for name, tally in self._tallies.items()},
-            windows=counts.get("windows"),
-            windows_without_answer=counts["windows_without_answer"],
-            cut_answers=counts["cut_answers"],
-            tokens=counts["tokens"],
-            text_tokens=counts["text_tokens"],
-            unknown_tokens=counts["unknown_tokens"],
             differences={cause: count for cause, count in self._differences.items() if count},
+            **counts,
         )

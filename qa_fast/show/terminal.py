@@ -19,9 +19,10 @@ from qa_fast.show.distribution import Distribution
 from qa_fast.show.records import Overview, ShownExample, SplitStatistics, Token, Window
 from qa_fast.show.wording import (
     WINDOW_HEADER,
+    Listing,
     answer_spans,
-    counted,
     example_facts,
+    listings,
     token_labels,
     window_notes,
     window_row,
@@ -65,10 +66,8 @@ def print_overview(overview: Overview, config: FeatureConfig, console: Console, 
         _print_statistics(split, console)
     for example in overview.examples:
         _print_example(example, config, console, all_tokens)
-    if overview.rejected is not None:
-        _print_rejected(overview, console)
-    if overview.repaired is not None:
-        _print_repaired(overview, console)
+    for listing in listings(overview):
+        _print_listing(listing, console)
 
 
 def _print(console: Console, line: str, style: str = "") -> None:
@@ -205,31 +204,12 @@ def _is_near_label(token: Token, window: Window) -> bool:
     return token.position == 0 or any(abs(token.position - edge) <= _TOKENS_AROUND for edge in edges)
 
 
-def _print_rejected(overview: Overview, console: Console) -> None:
-    assert overview.rejected is not None
+def _print_listing(listing: Listing, console: Console) -> None:
     console.print()
-    if not overview.rejected_count:
-        _print(console, "No example is rejected.")
-        return
-    _print(console, f"{counted(overview.rejected_count, 'example')} rejected", "bold")
-    if len(overview.rejected_rules) > 1:
-        console.print(_table(("", ""), [(f"{n:,}", rule) for rule, n in overview.rejected_rules.items()], (0,)))
-    rows = [(each.split, each.id or "without id", each.reason) for each in overview.rejected]
-    console.print(_table(("split", "id", "reason"), rows))
-    if overview.rejected_count > len(overview.rejected):
-        _print(console, f"{overview.rejected_count - len(overview.rejected):,} more: raise --limit", "dim")
-
-
-def _print_repaired(overview: Overview, console: Console) -> None:
-    assert overview.repaired is not None
-    total = sum(overview.repaired_causes.values())
-    console.print()
-    _print(
-        console, f"{counted(total, 'answer')} not at their answer_start" if total else "No answer is repaired.", "bold"
-    )
-    if total:
-        console.print(_table(("", ""), [(f"{n:,}", cause) for cause, n in overview.repaired_causes.items()], (0,)))
-        rows = [(each.split, each.id, each.cause, each.reason) for each in overview.repaired]
-        console.print(_table(("split", "id", "cause", "repair"), rows))
-    if total > len(overview.repaired):
-        _print(console, f"{total - len(overview.repaired):,} more: raise --limit", "dim")
+    _print(console, listing.headline, "bold")
+    if len(listing.kinds) > 1:
+        console.print(_table(("", ""), [(f"{count:,}", kind) for kind, count in listing.kinds.items()], (0,)))
+    if listing.rows:
+        console.print(_table(listing.header, listing.rows))
+    if listing.more:
+        _print(console, f"{listing.more:,} more: raise --limit", "dim")

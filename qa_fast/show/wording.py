@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from qa_fast.html.markup import visible
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards.summary import with_share
-from qa_fast.show.records import Positions, ShownExample, SplitStatistics, Token, Window, placed
+from qa_fast.show.records import Overview, Positions, ShownExample, SplitStatistics, Token, Window, placed
 
 # Why the two labels of a window differ (kernels.labels.CAUSES).
 CAUSES = {
@@ -162,3 +163,38 @@ def split_counts(split: SplitStatistics) -> dict[str, Any]:
         counts["unknown tokens"] = with_share(split.unknown_tokens, split.text_tokens)
         counts["labels that differ from the reference"] = sum(split.differences.values())
     return counts
+
+
+class Listing(NamedTuple):
+    """The rejected or the repaired examples.
+
+    Attributes:
+        title: A heading.
+        headline: Their number, in words.
+        kinds: The rules that they break or the causes of their repairs, each with the number of examples.
+        header: Names of the columns of `rows`.
+        rows: The first examples.
+        more: Number of the others.
+    """
+
+    title: str
+    headline: str
+    kinds: dict[str, int]
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    more: int
+
+
+def listings(overview: Overview) -> Iterator[Listing]:
+    """Yield the lists of examples that were requested."""
+    if overview.rejected is not None:
+        total, columns = overview.rejected_count, ("split", "id", "reason")
+        rows = [(each.split, each.id or "without id", each.reason) for each in overview.rejected]
+        headline = f"{counted(total, 'example')} rejected" if total else "No example is rejected."
+        yield Listing("Rejected examples", headline, overview.rejected_rules, columns, rows, total - len(rows))
+    if overview.repaired is not None:
+        total = sum(overview.repaired_causes.values())
+        changes = [(each.split, each.id, each.cause, each.reason) for each in overview.repaired]
+        headline = f"{counted(total, 'answer')} not at their answer_start" if total else "No answer is repaired."
+        kinds, header = overview.repaired_causes, ("split", "id", "cause", "repair")
+        yield Listing("Repaired answers", headline, kinds, header, changes, total - len(changes))
