@@ -81,10 +81,8 @@ def special(path: Path) -> str | None:
         mode = path.stat().st_mode if is_local(path) else stat.S_IFREG
     except (OSError, ValueError):
         return None
-    for is_kind, words in ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device")):
-        if is_kind(mode):
-            return words
-    return "a device" if stat.S_ISBLK(mode) else None
+    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
+    return next((words for is_kind, words in kinds.items() if is_kind(mode)), None)
 
 
 def place(name: str | os.PathLike[str]) -> Path:
@@ -238,18 +236,8 @@ def identity(path: Path) -> str:
         return file_sha256(path)
     file_system = cast(Any, path).fs
     info = file_system.info(cast(Any, path).path)
-    names = [
-        "size",
-        "ETag",
-        "etag",
-        "VersionId",
-        "md5Hash",
-        "generation",
-        "blob_id",
-        "sha256",
-        "LastModified",
-        "created",
-    ]
+    names = ("size", "ETag", "etag", "VersionId", "md5Hash", "generation", "blob_id", "sha256", "LastModified",
+             "created")  # fmt: skip
     reported = {name: str(info[name]) for name in names if info.get(name) is not None} | {"name": path.name}
     return "said-" + hashlib.sha256(json.dumps(reported, sort_keys=True).encode()).hexdigest()[:40]
 

@@ -102,12 +102,8 @@ def local_engine(
     return run
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A table with its features; the end of a block has none."""
-
-    table: BlockTable
-    featurized: FeaturizedTable | None
+# A table with its features; the end of a block has none.
+_Prepared = tuple[BlockTable, FeaturizedTable | None]
 
 
 def _make_shards(
@@ -118,17 +114,13 @@ def _make_shards(
     clock: StageClock,
     progress: Progress | None,
 ) -> Iterator[tuple[Block, BlockFacts]]:
-    """Make the shards of blocks from the tables that `read_tables` yields; yield each block with its facts, in order.
-
-    Raises:
-        UserError: A block cannot be read, or its shard not written.
-    """
+    """Make the shards of blocks from their tables (see `read_tables`); yield each block with its facts, in order."""
 
     def prepare(table: BlockTable) -> _Prepared:
         if table.rows is None:
-            return _Prepared(table, None)
+            return table, None
         featurizer = Featurizer.of_encoder(maker.encoder, maker.config, table.block.split)
-        return _Prepared(table, featurizer.featurize(table.rows, table.repeated, table.unreadable, clock))
+        return table, featurizer.featurize(table.rows, table.repeated, table.unreadable, clock)
 
     prepared: Any = in_order(prepare, _with_repeats(tables, clock), workers)
     with contextlib.closing(prepared):
@@ -157,52 +149,45 @@ def _write_block(
     maker: ShardMaker, prepared: Iterator[_Prepared], strict: bool, clock: StageClock, progress: Progress | None
 ) -> tuple[Block, BlockFacts] | None:
     """Write all tables up to the end of the next block; return None after the last block."""
-    first = next(prepared, None)
-    if first is None:
+    table, part = next(prepared, (None, None))
+    if table is None:
         return None
-    block, counts, rejects, repairs, hashes, rows = first.table.block, SplitCounts(), [], [], [], 0
+    block, counts, rejects, repairs, hashes, rows = table.block, SplitCounts(), [], [], [np.zeros(0, np.uint64)], 0
     with contextlib.ExitStack() as stack:
         with clock("write"):
-            folder = _folder_for(maker, stack)
+            if store.is_local(maker.out):  # incomplete files are on the disk of the shards, or on this machine
+                maker.journal.folder.mkdir(parents=True, exist_ok=True)
+                folder = stack.enter_context(temporary.temporary_folder("writing-", maker.journal.folder))
+            else:
+                folder = stack.enter_context(temporary.scratch())
             writer = BlockWriter(folder, block.split, maker.fingerprint, block.number)
             stack.callback(writer.abort)
-        part: _Prepared | None = first
-        while part is not None and part.featurized is not None:
-            _write_table(part.featurized, writer, clock)
-            counts.add(part.featurized.counts)
-            rejects += part.featurized.rejects
-            repairs += part.featurized.repairs
+        while part is not None:
+            _write_table(part, writer, clock)
+            counts.add(part.counts)
+            rejects += part.rejects
+            repairs += part.repairs
             if strict and (refused := rejects or repairs):
                 raise UserError(
                     f"--strict allows no rejected and no repaired example; received {len(refused)} or more "
                     f"{'rejected' if rejects else 'repaired'} in {block.split}, the first "
                     f"{refused[0].id or 'without id'}: {refused[0].reason}"
                 )
-            assert part.table.rows is not None
-            assert part.table.hashes is not None
-            hashes.append(part.table.hashes)
-            rows += part.table.rows.num_rows
+            assert table.rows is not None
+            assert table.hashes is not None
+            hashes.append(table.hashes)
+            rows += table.rows.num_rows
             if progress:
-                progress(block, part.table.rows.num_rows)
-            part = next(prepared, None)
-        assert part is not None  # the end of the block
+                progress(block, table.rows.num_rows)
+            table, part = next(prepared)
         with clock("write"):
             files = writer.close()
             for file in files:
                 store.put_file(folder / file["file"], maker.out / block.split / file["file"])
             first_reject = (rejects[0].id, rejects[0].reason) if rejects else None
-            facts = BlockFacts(rows, counts.to_dict(), files, first_reject, digest(part.table.left_out))
-            all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
-            maker.journal.write(block, facts, all_hashes, rejects, repairs)
+            facts = BlockFacts(rows, counts.to_dict(), files, first_reject, digest(table.left_out))
+            maker.journal.write(block, facts, np.concatenate(hashes), rejects, repairs)
     return block, facts
-
-
-def _folder_for(maker: ShardMaker, stack: contextlib.ExitStack) -> Path:
-    """Return a temporary folder for incomplete files: on the disk of the shards, or on this machine."""
-    if not store.is_local(maker.out):
-        return stack.enter_context(temporary.scratch())
-    maker.journal.folder.mkdir(parents=True, exist_ok=True)
-    return stack.enter_context(temporary.temporary_folder("writing-", maker.journal.folder))
 
 
 def _write_table(table: FeaturizedTable, writer: BlockWriter, clock: StageClock) -> None:

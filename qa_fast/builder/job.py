@@ -82,12 +82,7 @@ class BuildResult:
 class _Run:
     """The options of a build, and what it reports to.
 
-    Attributes:
-        config: Window sizes and kind of labels.
-        options: The other options.
-        report: Receives messages and progress.
-        phases: Times fetching files and loading kernels.
-        stages: Times the stages of featurizing.
+    `phases` times fetching files and loading kernels, `stages` the stages of featurizing.
     """
 
     config: FeatureConfig
@@ -104,16 +99,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The inputs of a build.
-
-    Attributes:
-        source: The files of the data.
-        model: The model's folder.
-        encoder: Its tokenizer.
-        jobs: The blocks of the source.
-        tables: The first tables of the jobs where reading them has begun, else None.
-        about_source: What the index records about the source.
-    """
+    """The inputs of a build. `tables` are the first tables of the jobs if reading them has begun."""
 
     source: Source
     model: Path
@@ -218,7 +204,9 @@ def build(
     with contextlib.ExitStack() as stack:
         inputs = _open(run, files, folder, named, stack)
         head = _settle(run, inputs, model)
-        place = named or _place_in_cache(head)
+        # Another model with the same tokenizer makes the same features, but its shards name it as the model to train.
+        key = _sha256(f"{head['fingerprint']} {head['model']['name']}")[:_NAME_DIGITS]
+        place = named or cache_folder() / "shards" / key
         stack.enter_context(locked(place, wait=named is None))
         manifest = _reusable(run, place, head)
         up_to_date = manifest is not None
@@ -263,11 +251,7 @@ def _open(run: _Run, source: Source, folder: Path, out: Path | None, stack: cont
 
 
 def _settle(run: _Run, inputs: _Inputs, model: str) -> Manifest:
-    """Return the index without its splits: everything that decides the shards, and its fingerprint.
-
-    Raises:
-        UserError: Options and model do not fit each other.
-    """
+    """Return the index without its splits: everything that decides the shards, and its fingerprint."""
     config, encoder = run.config, inputs.encoder
     check_room(config, encoder)
     check_longest(config, inputs.model)
@@ -297,22 +281,12 @@ def _settle(run: _Run, inputs: _Inputs, model: str) -> Manifest:
     }
 
 
-def _place_in_cache(head: Manifest) -> Path:
-    """Return the folder in the cache for shards without a name."""
-    # Another model with the same tokenizer makes the same features, but its shards name it as the model to train.
-    return cache_folder() / "shards" / _sha256(f"{head['fingerprint']} {head['model']['name']}")[:_NAME_DIGITS]
-
-
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _reusable(run: _Run, out: Path, head: Manifest) -> Manifest | None:
-    """Return the index of finished shards that are the same as this build's; None if they must be made.
-
-    Raises:
-        UserError: Other shards are in `out` and may not be replaced, or `strict` does not allow these.
-    """
+    """Return the index of finished shards that are the same as this build's; None if they must be made."""
     index = finished(out)
     if index is None:
         return None
@@ -357,11 +331,7 @@ def _changes(index: Manifest, decided_by: dict[str, Any]) -> str:
 
 
 def _make(run: _Run, out: Path, head: Manifest, inputs: _Inputs) -> Manifest:
-    """Make the shards of all blocks, commit them, and return the index.
-
-    Raises:
-        UserError: An input is bad or `out` cannot be written. Shards that an earlier index lists are left as they were.
-    """
+    """Make the shards of all blocks, commit them, and return the index."""
     # Imported late, since it loads the kernels.
     from qa_fast.builder.blocks import ShardMaker, local_engine
 

@@ -60,12 +60,7 @@ def _mapped(file: Path) -> np.ndarray:
 
 
 def _repeats_of(ids: np.ndarray, block_of: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Return each block's rows whose hash an earlier block has too.
-
-    Args:
-        ids: uint64[n, 3], both words of each hash and its row.
-        block_of: int[n], the block of each.
-    """
+    """Return each block's rows whose hash an earlier block has too; `ids` are uint64[n, 3], hashes and row."""
     order = np.argsort(ids[:, 0], kind="stable")
     high = ids[order, 0]
     near = np.flatnonzero(high[1:] == high[:-1])

@@ -63,18 +63,10 @@ class Examples:
 
     def take(self, rows: Int64s) -> Examples:
         """Return the given rows, in that order; contexts stay as they are."""
-        indices = pa.array(rows)
-        return replace(
-            self,
-            ids=self.ids.take(indices),
-            questions=self.questions.take(indices),
-            context_index=self.context_index[rows],
-            answers=self.answers.take(indices),
-            answer_char_start=self.answer_char_start[rows],
-            answer_chars=self.answer_chars[rows],
-            span_start=self.span_start[rows],
-            span_end=self.span_end[rows],
-        )
+        columns = {name: column for name, column in vars(self).items() if name != "contexts"}
+        for name, column in columns.items():
+            columns[name] = column.take(pa.array(rows)) if isinstance(column, pa.Array) else column[rows]
+        return replace(self, **columns)
 
     def without_unused_contexts(self) -> Examples:
         """Return the same examples over the contexts that they use, so that no others are encoded and stored."""

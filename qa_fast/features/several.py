@@ -86,12 +86,7 @@ def label_all(encoded: EncodedExamples, windows: Windows, labels: Labels) -> Lab
 
 
 def _tokens_of_answers(encoded: EncodedExamples, more: Int64s) -> tuple[Int32s, Int32s]:
-    """Return the first and last token of each further answer in its document, int32 each; -1 and a large number: none.
-
-    Args:
-        encoded: E examples.
-        more: int64[E], numbers of further answers.
-    """
+    """Return the first and last token of each further answer in its document, int32; -1 and a large number: none."""
     examples, contexts = encoded.examples, encoded.contexts
     texts, starts = examples.answers.field("text"), examples.answers.field("answer_start")
     rows, _ = _pairs(more, more)

@@ -122,19 +122,15 @@ def encode_examples(examples: Examples, encoder: TextEncoder) -> EncodedExamples
 def _stripped(texts: pa.Array) -> tuple[pa.Array, Int32s]:
     """Return the texts [U] without leading white space, and the number of characters that each lost, int32[U]."""
     lead_bytes, lead_chars = leading_space(texts)
-    if not lead_bytes.any():
-        return texts, lead_chars
-    return _cut(texts, lead_bytes), lead_chars
-
-
-def _cut(texts: pa.Array, lead_bytes: Int64s) -> pa.Array:
-    """Return the texts without their first `lead_bytes`; the bytes between two cuts are copied in one piece."""
-    flat = text_buffers(texts)
     rows = np.flatnonzero(lead_bytes)
+    if not len(rows):
+        return texts, lead_chars
+    flat = text_buffers(texts)
+    # The bytes between two cuts are copied in one piece.
     begins = np.append(flat.offsets[0], flat.offsets[rows] + lead_bytes[rows])
     ends = np.append(flat.offsets[rows], flat.offsets[-1])
     values = np.concatenate([flat.values[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)])
-    return strings_from(Ragged(values, offsets_of(np.diff(flat.offsets) - lead_bytes)))
+    return strings_from(Ragged(values, offsets_of(np.diff(flat.offsets) - lead_bytes))), lead_chars
 
 
 def no_room(encoded: EncodedExamples, template: PairTemplate, config: FeatureConfig) -> list[tuple[int, Reject]]:

@@ -184,20 +184,15 @@ def _open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
 
 
 def _assembled(name: str, files: list[dict[str, Any]], tables: dict[str, pa.Table]) -> Split:
-    def of_kind(kind: str) -> list[dict[str, Any]]:
-        return [file for file in files if kind_of(file["file"]) == kind]
-
-    data = [tables[file["file"]] for file in of_kind(DATA)]
-    contexts = {file["block"]: tables[file["file"]] for file in of_kind(CONTEXTS)}
-    examples = {file["block"]: tables[file["file"]] for file in of_kind(EXAMPLES)}
-    both = _joined(examples, contexts) if examples else (None, None)
-    features = pa.concat_tables(data) if data else None
+    by_block: dict[str, dict[int, pa.Table]] = {kind: {} for kind in (DATA, LABELS, EXAMPLES, CONTEXTS)}
+    for file in files:
+        by_block[kind_of(file["file"])][file["block"]] = tables[file["file"]]
+    data = by_block[DATA]
+    both = _joined(by_block[EXAMPLES], by_block[CONTEXTS]) if by_block[EXAMPLES] else (None, None)
+    features = pa.concat_tables(data.values()) if data else None
     if features is None or features.num_rows == 0:
         return Split(name, [], pa.chunked_array([], pa.string()), *both)
-    further = _further_labels(
-        {file["block"]: tables[file["file"]].num_rows for file in of_kind(DATA)},
-        {file["block"]: tables[file["file"]] for file in of_kind(LABELS)},
-    )
+    further = _further_labels({block: table.num_rows for block, table in data.items()}, by_block[LABELS])
     chunks, example, last, row = [], -1, None, 0
     for batch in features.to_batches():
         runs = pc.run_end_encode(batch.column("example_id"))
@@ -206,21 +201,15 @@ def _assembled(name: str, files: list[dict[str, Any]], tables: dict[str, pa.Tabl
         first = example + (values[0].as_py() != last)
         example_index = np.repeat(np.arange(first, first + len(run_ends), dtype=np.int32), np.diff(run_ends, prepend=0))
         example, last = first + len(run_ends) - 1, values[-1].as_py()
-        chunks.append(replace(_features(batch, example_index), further=_part(further, row, row + batch.num_rows)))
-        row += batch.num_rows
+        end = row + batch.num_rows
+        labels = None if further is None else Ragged(further.values, further.offsets[row : end + 1])
+        chunks.append(replace(_features(batch, example_index), further=labels))
+        row = end
     return Split(name, chunks, features["example_id"], *both)
 
 
 def _further_labels(features: dict[int, int], labels: dict[int, pa.Table]) -> Ragged | None:
-    """Join the further labels of all blocks; those of a block refer to its own features.
-
-    Args:
-        features: Number of features of each block, in order.
-        labels: `LABEL_COLUMNS` of the blocks that have some.
-
-    Raises:
-        pa.ArrowInvalid: They refer to features that do not exist.
-    """
+    """Join the further labels of all blocks, given the number of features of each, to whose rows the labels refer."""
     if not labels:
         return None
     counts, values = [], []
@@ -236,10 +225,6 @@ def _further_labels(features: dict[int, int], labels: dict[int, pa.Table]) -> Ra
         counts.append(2 * np.bincount(rows, minlength=size))
         values.append(np.stack([starts, ends], axis=1).astype(np.int32).reshape(-1))
     return Ragged(np.concatenate(values), offsets_of(np.concatenate(counts)))
-
-
-def _part(rows: Ragged | None, begin: int, end: int) -> Ragged | None:
-    return None if rows is None else Ragged(rows.values, rows.offsets[begin : end + 1])
 
 
 def _joined(examples: dict[int, pa.Table], contexts: dict[int, pa.Table]) -> tuple[pa.Table, pa.Table]:

@@ -207,11 +207,7 @@ class Split:
         return TorchBatches(self.batches(batch_size, **options))
 
     def _cutter(self, max_length: int) -> BatchCutter:
-        """Return a cutter of batches of these features.
-
-        Raises:
-            UserError: A feature is longer than `max_length`.
-        """
+        """Return a cutter of batches of these features, none of which may be longer."""
         from qa_fast.batches import BatchCutter
 
         longest = int(self.lengths.max(initial=0))

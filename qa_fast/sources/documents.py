@@ -195,10 +195,7 @@ def _joined(texts: Mapping[int, int], links: list[tuple[Document, int]]) -> list
 
 
 def _documents_of(piece: Piece, columns: Mapping[str, str]) -> Iterator[tuple[Document, int]]:
-    """Yield the article or the title of texts, with the hash of each text; nothing for texts that stand alone.
-
-    Other kinds of pieces, and files without titles, have only texts that stand alone.
-    """
+    """Yield the article or the title of texts, with the hash of each text; nothing for texts that stand alone."""
     with contextlib.suppress(UserError):
         if piece.kind in (WHOLE_JSON, JSON_LINES, JSON_DOCUMENT):
             for number, entry in enumerate(_entries(piece)):
@@ -227,11 +224,7 @@ def _title_among(names: Iterable[str]) -> str:
 
 
 def _entries(piece: Piece) -> Iterator[dict[str, Any]]:
-    """Yield the articles or rows of a piece of JSON.
-
-    Raises:
-        UserError: It is not JSON.
-    """
+    """Yield the articles or rows of a piece of JSON."""
     data = bytes_of(store.place(piece.path), piece).removeprefix(BOM)
     entries: Any = []
     if piece.kind == JSON_LINES or (piece.kind == WHOLE_JSON and is_lines(data)):

@@ -116,13 +116,7 @@ def names_split(path: Path) -> bool:
 
 
 def _unread(file: Path, name: str, is_saved: bool) -> str | None:
-    """Return why a file in a folder is not read: None if it is read, and an empty text if there is nothing to read.
-
-    Args:
-        file: A file or folder.
-        name: Its path within the folder.
-        is_saved: Whether `datasets` saved the folder, and the file is not among those that it lists.
-    """
+    """Return why a file `name` of a folder is not read; None if it is read, and "" if there is nothing to read."""
     if store.is_local(file) and file.is_symlink() and not file.is_file():
         return "a link to a folder" if file.is_dir() else "a link that leads nowhere"
     if store.is_folder(file):

@@ -67,12 +67,7 @@ def is_offline() -> bool:
 
 
 def _ask(kind: str, repo_id: str) -> Any:
-    """Return the description of a repository.
-
-    Raises:
-        HubUnreachableError: The Hub did not answer within seconds.
-        UserError: There is no such repository, or the user may not read it.
-    """
+    """Return the description of a repository."""
     if is_offline():
         raise HubUnreachableError("HF_HUB_OFFLINE is set")
     from huggingface_hub import HfApi
@@ -92,12 +87,7 @@ def _ask(kind: str, repo_id: str) -> Any:
 
 
 def _fetch(download: Callable[..., str], *args: Any, **options: Any) -> Path:
-    """Download a file or snapshot.
-
-    Raises:
-        HubUnreachableError: The Hub did not answer, or the connection broke.
-        UserError: The Hub's cache cannot be written.
-    """
+    """Download a file or snapshot."""
     try:
         return Path(download(*args, **options))
     except Exception as error:
@@ -151,11 +141,7 @@ def cached_dataset(repo_id: str) -> HubDataset | None:
 
 
 def _check(paths: Iterable[Path]) -> None:
-    """Check files of the Hub's cache, where a large file is named by its SHA-256; a note keeps its faster hash.
-
-    Raises:
-        UserError: A file is damaged.
-    """
+    """Check files of the Hub's cache, where a large file is named by its SHA-256; a note keeps its faster hash."""
     for path in paths:
         blob = path.resolve()
         if path.is_symlink() and _SHA256.fullmatch(blob.name):

@@ -213,15 +213,7 @@ def _region(start: Any, end: Any, text: Any, context: Any) -> dict[str, Any]:
 def _prodigy_task(
     task: Mapping[str, Any], place: Place, names: Mapping[str, str], marks: str, answered: bool
 ) -> Iterator[Example | Reject]:
-    """Read a task of Prodigy, whose "answer" is the annotator's decision and not the answer to the question.
-
-    Args:
-        task: The task.
-        place: Where it is.
-        names: Our names of columns -> those of the task.
-        marks: The name of its answers: "spans", or the one that the user gave.
-        answered: Whether answers are required.
-    """
+    """Read a task of Prodigy, whose "answer" is the annotator's decision; its answers are in the list `marks`."""
     row_id = task.get(names["id"]) if "id" in names else place.name
     found, context, decision = task.get(marks), task.get(names["context"]), task.get("answer")
     if answered and (decision != "accept" or found is None):  # neither means that the question has no answer
@@ -343,11 +335,7 @@ def records_of(document: Any) -> list[Any] | None:
 
 
 def _rows_of_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a table that was written by columns: lists, or objects that pandas keys by row.
-
-    Raises:
-        UserError: The columns have different rows.
-    """
+    """Return the rows of a table that was written by columns: lists, or objects that pandas keys by row."""
     by_row = [dict(enumerate(column)) if isinstance(column, list) else column for column in columns.values()]
     if any(column.keys() != by_row[0].keys() for column in by_row):
         sizes = ", ".join(f"{name!r} with {len(column)}" for name, column in zip(columns, by_row, strict=True))

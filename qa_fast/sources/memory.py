@@ -118,11 +118,7 @@ def _arrow_reader(given: Any, where: str) -> pa.RecordBatchReader | None:
 
 
 def _rows_of(given: Any, columns: Mapping[str, str], where: str) -> Any:
-    """Return rows as a list of plain values, or a document of SQuAD's form.
-
-    Raises:
-        UserError: There are no rows, or they are no dicts.
-    """
+    """Return rows as a list of plain values, or a document of SQuAD's form."""
     if hasattr(given, "to_dict") and hasattr(given, "columns"):
         given = given.to_dict("records")
     if isinstance(given, Mapping) and "data" in given:

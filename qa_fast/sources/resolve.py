@@ -215,11 +215,7 @@ def resolve_source(
 
 
 def _of_splits(source: Source, splits: Sequence[str] | None) -> Source:
-    """Return a source with some of its splits; None means all.
-
-    Raises:
-        UserError: It has no such split, or a split cannot be the name of a folder.
-    """
+    """Return a source with some of its splits; None means all."""
     if splits:
         missing = [split for split in splits if split not in source.splits]
         if missing:
@@ -360,17 +356,7 @@ def resolve_model(name: str | os.PathLike[str], say: Say = _silent, weights: boo
 
 
 def _on_base(adapter: Path, base: str | None, say: Say, weights: bool) -> Path:
-    """Return the folder of an adapter's base model with the adapter merged, which is kept in the cache.
-
-    Args:
-        adapter: The adapter's folder.
-        base: The base model; None takes the one that the adapter names.
-        say: Called with a message for every step.
-        weights: Whether the weights are needed. The tokenizer is the base model's.
-
-    Raises:
-        UserError: There is no such base model, or the adapter does not fit it.
-    """
+    """Return the folder of an adapter's base model (None: the one it names) with the adapter merged, in the cache."""
     options = read_adapter(adapter)
     name = options.get("base_model_name_or_path") if base is None else base
     another = f"name the base model behind a plus sign, as in {adapter}+FOLDER"
