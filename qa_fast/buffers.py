@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from qa_fast.schema import Int32s, Int64s, Ragged
 
@@ -61,6 +62,11 @@ def ragged_from(column: pa.Array) -> Ragged:
     """Return the numbers of a list array [n] without nulls, as a view."""
     offsets = column.offsets.to_numpy().astype(np.int64)
     return Ragged(column.values.to_numpy(zero_copy_only=True), offsets)
+
+
+def list_lengths(lists: pa.Array) -> np.ndarray:
+    """Return the number of values of each list [n]; 0 for a null."""
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False))
 
 
 def offsets_of(lengths: np.ndarray) -> Int64s:

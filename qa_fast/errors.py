@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 _DIGITS = 60
@@ -65,6 +66,17 @@ def without_secrets(text: str) -> str:
         'https://host/a.json?part=1&sig=…'
     """
     return _KEY.sub(r"\1…", _USER.sub("", text)) if "://" in text or "?" in text else text
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its kind if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Return names as a message lists them: the first ones, and the number of the others."""
+    others = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + others
 
 
 def shown(value: Any, most: int = 80) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from qa_fast import temporary
-from qa_fast.errors import UnreachableError, UserError
+from qa_fast.errors import UnreachableError, UserError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,7 +109,7 @@ def place(name: str | os.PathLike[str]) -> Path:
         remote = UPath(name, **_limits(name))
         _ = remote.fs  # imports the package of the file system
     except ImportError as error:
-        raise UserError(f"a URL needs the package of its protocol; {name}: {_first_line(error)}") from None
+        raise UserError(f"a URL needs the package of its protocol; {name}: {first_line(error)}") from None
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"a URL must be one that fsspec knows, such as s3://bucket/name; {name}: {error}") from None
     return cast(Path, remote)
@@ -145,7 +145,7 @@ def reached(path: Path, what: str = "a URL") -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # file systems raise errors of their own, such as botocore's and aiohttp's
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         if isinstance(error, FileNotFoundError) and not _is_unreachable(error):
             raise UserError(f"{what} must exist; {path} does not exist") from None
         if isinstance(error.__cause__ or error, TimeoutError) and str(path).lower().startswith("http"):
@@ -181,11 +181,7 @@ def refusal(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     wrapped = re.search(r"I/O error: (.+?) \(os error \d+\)", str(error))
-    return wrapped[1] if wrapped else _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return wrapped[1] if wrapped else first_line(error)
 
 
 def open_random(path: Path) -> pa.NativeFile:

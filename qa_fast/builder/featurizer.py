@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from qa_fast.buffers import one_chunk
+from qa_fast.buffers import list_lengths, one_chunk
 from qa_fast.errors import UserError
 from qa_fast.model.folder import known_config
 from qa_fast.progress import StageClock
@@ -235,9 +234,7 @@ class Featurizer:
                 rejected=len(rejects),
                 repaired=len(repairs) - causes[UNPLACED],
                 unplaced=causes.pop(UNPLACED, 0),
-                unanswerable=int(
-                    pc.sum(pc.equal(pc.list_value_length(examples.answers.field("text")), 0)).as_py() or 0
-                ),
+                unanswerable=int((list_lengths(examples.answers.field("text")) == 0).sum()),
                 several=features.labels.several,
                 tokens=tokens,
                 text_tokens=text_tokens,

@@ -18,7 +18,7 @@ from qa_fast.builder.assembly import BlockEngine, Job
 from qa_fast.builder.blocks import Progress, ShardMaker
 from qa_fast.builder.repeats import digest
 from qa_fast.builder.staging import not_writable
-from qa_fast.errors import MissingExtraError, UnreachableError, UserError
+from qa_fast.errors import MissingExtraError, UnreachableError, UserError, first_line
 from qa_fast.parallel import processors
 from qa_fast.progress import Reporter
 from qa_fast.shards.journal import BlockFacts
@@ -114,10 +114,9 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         try:
             ray.init(**cluster, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"--address must be a running Ray cluster; received {address or os.environ.get('RAY_ADDRESS')}: "
-                f"{reason[:300]}: start one with 'ray start --head', or leave it out for one on this machine"
+                f"{first_line(error)[:300]}: start one with 'ray start --head', or leave it out for one on this machine"
             ) from None
     try:
         context = ray.data.DataContext.get_current()

@@ -52,13 +52,16 @@ def _noting(log: Log, unit: str) -> Callable[[str, int, int | None], None]:
     return progress
 
 
-def with_bar(work: Callable[[Callable[[int, int], None]], Any], part: str) -> Any:
-    """Return the result of `work(progress)`, which reports numbers of finished and of all features while it runs.
+def with_bar(work: Callable[..., Any], part: str, *, quiet: bool = False) -> Any:
+    """Return the result of `work(progress=...)`, which reports how many of all features are finished while it runs.
 
     Args:
-        work: Called with `progress`. A smaller number than before begins to count anew.
+        work: A smaller number than before begins to count anew.
         part: What is read, for the text beside the bar.
+        quiet: Show nothing.
     """
+    if quiet:
+        return work()
     with showing("features") as report:
         before = 0
 
@@ -68,7 +71,7 @@ def with_bar(work: Callable[[Callable[[int, int], None]], Any], part: str) -> An
             report.progress(part, done - before, total)
             before = done
 
-        return work(progress)
+        return work(progress=progress)
 
 
 def _rate_column(unit: str) -> Any:

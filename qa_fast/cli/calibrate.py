@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,10 +55,8 @@ def calibrate(
         from qa_fast.report.calibrate import calibrate as run
 
         options: dict[str, Any] = {"keep": keep, "max_examples": max_examples, "seed": seed, **vars(engine)}
-        if as_json:
-            made = run(model, shards, split, **options)
-        else:
-            made = with_bar(lambda progress: run(model, shards, split, progress=progress, say=say, **options), split)
+        options["say"] = None if as_json else say
+        made = with_bar(partial(run, model, shards, split, **options), split, quiet=as_json)
         if keep:
             _write_card(model)
     if as_json:

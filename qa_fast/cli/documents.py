@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from qa_fast.cli.extras import say
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, some_of
 
 # As much as a source's context may have.
 _MOST_BYTES = 1 << 24
@@ -107,5 +107,4 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _tell(paths: list[str], kind: str) -> None:
     if paths:
-        more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
-        say(f"left out: {len(paths):,} {kind}: {', '.join(paths[:_NAMED])}{more}")
+        say(f"left out: {len(paths):,} {kind}: {some_of(paths, _NAMED)}")

@@ -76,7 +76,7 @@ def evaluate(
     spaces are also compared by their characters (--metric). The model's folder stays as it is without --keep and
     --card.
     """
-    out, report, compare = output.out, output.report, output.compare
+    out, report, compare, is_silent = output.out, output.report, output.compare, quiet or as_json
     with needs("answer", "qa-fast evaluate"):
         from qa_fast.report.analysis import QuestionScores, set_against
         from qa_fast.report.compare import Other
@@ -87,11 +87,9 @@ def evaluate(
         from qa_fast.store import write_json
 
         def score(name: str, folder: Path | None = None, keep: bool = False) -> EvaluationResult:
-            if quiet or as_json:
-                return run(shards, name, split, folder, config, keep=keep)
-            return with_bar(
-                lambda progress: run(shards, name, split, folder, config, keep=keep, progress=progress, say=say), split
-            )
+            work = partial(run, shards, name, split, folder, config, keep=keep, say=None if is_silent else say)
+            scored: EvaluationResult = with_bar(work, split, quiet=is_silent)
+            return scored
 
         reads = [shards, model, *([] if compare is None else [compare])]
         if report is not None:

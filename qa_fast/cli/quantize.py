@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -33,11 +34,8 @@ def quantize(
     with needs("answer", "qa-fast quantize"):
         from qa_fast.scoring.quantize import quantize as run
 
-        options: dict[str, Any] = {"most_lost": max_loss, "max_examples": max_examples, "seed": seed, "say": say}
-        if as_json:
-            quantized = run(model, shards, split, **options)
-        else:
-            quantized = with_bar(lambda progress: run(model, shards, split, progress=progress, **options), split)
+        options: dict[str, Any] = {"most_lost": max_loss, "max_examples": max_examples, "seed": seed}
+        quantized = with_bar(partial(run, model, shards, split, say=say, **options), split, quiet=as_json)
     recipe = quantized.recipe
     if as_json:
         typer.echo(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.buffers import one_chunk, text_buffers, used_rows
+from qa_fast.buffers import list_lengths, one_chunk, text_buffers, used_rows
 from qa_fast.errors import shown
 from qa_fast.features.repairs import Span, find_spans
 from qa_fast.kernels import hashing, text
@@ -246,8 +246,7 @@ def _chars(strings: pa.Array) -> Int32s:
 def _first_answers(answers: pa.Array) -> tuple[Int64s, pa.Array, np.ndarray]:
     """Return start int64[E] (-1: none) and text [E] (null: none) of the first answers, and bool[E] of uneven lists."""
     texts, starts = answers.field("text"), answers.field("answer_start")
-    counts = pc.fill_null(pc.list_value_length(texts), 0).to_numpy(zero_copy_only=False)
-    start_counts = pc.fill_null(pc.list_value_length(starts), 0).to_numpy(zero_copy_only=False)
+    counts, start_counts = list_lengths(texts), list_lengths(starts)
     has = (counts > 0) & (start_counts > 0)
     text_rows = pa.array(texts.offsets.to_numpy()[:-1], mask=~has)
     start_rows = pa.array(starts.offsets.to_numpy()[:-1], mask=~has)
@@ -265,8 +264,7 @@ def _with_nulls(answers: pa.Array) -> np.ndarray:
         lists = answers.field(name)
         values = lists.flatten()
         if values.null_count:
-            lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-            row_of = np.repeat(np.arange(len(lists)), lengths)
+            row_of = np.repeat(np.arange(len(lists)), list_lengths(lists))
             out[row_of[values.is_null().to_numpy(zero_copy_only=False)]] = True
     return out
 

@@ -11,9 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from qa_fast.buffers import offsets_of
+from qa_fast.buffers import list_lengths, offsets_of
 from qa_fast.features.examples import check_spans
 from qa_fast.features.windows import EncodedExamples, Labels, Windows
 from qa_fast.kernels import labels as label_kernels
@@ -46,7 +45,7 @@ def label_all(encoded: EncodedExamples, windows: Windows, labels: Labels) -> Lab
         The labels; `labels` itself if no question has several answers. Cost: O(E), and O(F) if there are some.
     """
     examples = encoded.examples
-    counts = pc.fill_null(pc.list_value_length(examples.answers.field("text")), 0).to_numpy(zero_copy_only=False)
+    counts = list_lengths(examples.answers.field("text"))
     more = np.where(examples.span_start >= 0, np.maximum(counts - 1, 0), 0)  # further answers of each example
     if not more.any():
         return labels

@@ -78,7 +78,7 @@ def histogram(
     for low, high, height in zip(bounds, bounds[1:], heights, strict=False):
         if height:
             gap = 1 if x(high) - x(low) > 4 else 0
-            shapes.append(_rectangle(x(low), y(height), x(high) - x(low) - gap, y(0) - y(height), "1"))
+            shapes.append(_rectangle(x(low), y(height), x(high) - x(low) - gap, y(0) - y(height)))
             is_single = is_whole and high - low == 1
             rows.append((x_format(low) if is_single else f"{x_format(low)} to {x_format(high)}", round(height)))
     shapes += _x_axis(x, _round_ticks(bounds[0], bounds[-1], is_whole), x_format, x_label)
@@ -140,7 +140,7 @@ def bars(
         middle = 6 + _BAR_DISTANCE * (row + 0.5)
         shapes.append(_text(left - 8, middle + 4, _shortened(name, int((left - 14) / 6.4)), "end", "name"))
         begin, end = sorted((x(0), x(value)))
-        shapes.append(_rectangle(begin, middle - 8, end - begin, 16, "1"))
+        shapes.append(_rectangle(begin, middle - 8, end - begin, 16))
         if whisker is not None:
             low, top = x(whisker[0]), x(whisker[1])
             shapes.append(_line(low, middle, top, middle, "whisker"))
@@ -272,11 +272,9 @@ def _shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: max(longest - 1, 1)] + "…"
 
 
-def _rectangle(x: float, y: float, width: float, height: float, fill: str) -> Html:
-    return element(
-        "rect", x=round(x, 1), y=round(y, 1), width=round(max(width, 0.5), 1), height=round(height, 1),
-        class_=f"fill-{fill}",
-    )  # fmt: skip
+def _rectangle(x: float, y: float, width: float, height: float) -> Html:
+    place = {"x": round(x, 1), "y": round(y, 1), "width": round(max(width, 0.5), 1), "height": round(height, 1)}
+    return element("rect", **place, class_="fill-1")
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Html:

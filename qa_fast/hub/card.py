@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from qa_fast import store
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, first_line
 from qa_fast.hub.facts import Facts, Score, checked_figures, read_facts, record_data, write_text
 from qa_fast.hub.sections import body, questions
 from qa_fast.model.files import folder_within, plain_file
@@ -80,10 +80,9 @@ def read_card(text: str) -> ModelCard:
     try:
         return ModelCard(text)
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"a card must begin with metadata in YAML between two lines of '---'; {CARD} does not ({first_line}): "
-            "correct it, or remove the file and write it again"
+            f"a card must begin with metadata in YAML between two lines of '---'; {CARD} does not "
+            f"({first_line(error)}): correct it, or remove the file and write it again"
         ) from None
 
 

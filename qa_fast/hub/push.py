@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, some_of
 from qa_fast.hub.card import CARD, read_card
 from qa_fast.hub.check import Finding, check_card, files_with_home_path
 from qa_fast.hub.facts import write_text
@@ -23,8 +23,6 @@ from qa_fast.model.folder import readable_config
 from qa_fast.sources.hub import is_offline
 
 _TIMEOUT_SECONDS = 5.0
-# Refused files that the error names.
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -117,10 +115,9 @@ def plan_push(model: str | Path, repo: str, *, leave_out: bool = False) -> PushP
 
 
 def _refusal(folder: Path, refused: dict[str, str]) -> str:
-    named = ", ".join(f"{name} ({reason})" for name, reason in list(refused.items())[:_MOST_NAMED])
-    more = f" and {len(refused) - _MOST_NAMED} more" if len(refused) > _MOST_NAMED else ""
+    named = some_of([f"{name} ({reason})" for name, reason in refused.items()])
     return (
-        f"a folder to push must hold only a model; {folder} also holds {named}{more}: move them away, or push with "
+        f"a folder to push must hold only a model; {folder} also holds {named}: move them away, or push with "
         "--leave-out"
     )
 

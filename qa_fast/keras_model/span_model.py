@@ -18,7 +18,7 @@ from keras import ops
 
 from qa_fast.answer.settings import read_settings, write_settings
 from qa_fast.encode import TextEncoder, load_encoder
-from qa_fast.errors import UserError, shown
+from qa_fast.errors import UserError, first_line, shown
 from qa_fast.keras_model.data import (
     IDS,
     MASK,
@@ -315,10 +315,9 @@ class SpanModel(keras.Model):
             with self.network.run_part.tracing(parts=parts_mode(False)):
                 super().export(filepath, format=format, **options)
         except (ImportError, NotImplementedError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"format must be one that Keras can write here; received {shown(format)}: {reason[:200]} (qa-fast "
-                "export writes ONNX, .keras and SavedModel)"
+                f"format must be one that Keras can write here; received {shown(format)}: {first_line(error)[:200]} "
+                "(qa-fast export writes ONNX, .keras and SavedModel)"
             ) from None
 
     def summary(self, *args: Any, expand_nested: bool = True, **options: Any) -> None:

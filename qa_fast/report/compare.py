@@ -14,11 +14,10 @@ import numpy as np
 
 from qa_fast.errors import UserError
 from qa_fast.report.groups import Grouping
-from qa_fast.report.intervals import FEWEST_FOR_BOOTSTRAP, Float64s, bootstrap_means, middle_95
+from qa_fast.report.intervals import FEWEST_FOR_BOOTSTRAP, GROUP_RESAMPLES, Float64s, bootstrap_means, middle_95
 from qa_fast.schema import Int64s
 
 RESAMPLES = 10_000
-_GROUP_RESAMPLES = 2000
 # Means that differ only by rounding are equal.
 _EQUAL = 1e-12
 
@@ -145,7 +144,7 @@ def compare_groups(
         gain = overlap[rows] - other_overlap[rows]
         difference = None
         if len(rows) >= FEWEST_FOR_BOOTSTRAP:
-            difference = _difference(gain, bootstrap_means(gain[:, None], _GROUP_RESAMPLES, seed)[:, 0])
+            difference = _difference(gain, bootstrap_means(gain[:, None], GROUP_RESAMPLES, seed)[:, 0])
         differences.append(GroupDifference(name, len(rows), difference))
     return differences
 

@@ -21,6 +21,8 @@ Interval = tuple[float, float]
 _Z = 1.959963984540054
 # With fewer questions the interval of a bootstrap is too narrow, and a point if all scores are equal.
 FEWEST_FOR_BOOTSTRAP = 30
+# Resamples for the interval of a group of questions, of which a report has many.
+GROUP_RESAMPLES = 2000
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -64,17 +66,16 @@ def middle_95(values: Float64s) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mean_interval(scores: Float64s, seed: int, resamples: int = 2000) -> tuple[float, float]:
+def mean_interval(scores: Float64s, seed: int) -> tuple[float, float]:
     """Return the 95 % interval of the mean of scores in [0, 1]: the bootstrap's, or Wilson's below 30 questions.
 
     Args:
         scores: float64[n].
         seed: Seed of the resamples.
-        resamples: Number of resamples.
     """
     if len(scores) < FEWEST_FOR_BOOTSTRAP:
         return wilson(float(np.mean(scores)) if len(scores) else 0.0, len(scores))
-    return middle_95(bootstrap_means(scores[:, None], resamples, seed)[:, 0])
+    return middle_95(bootstrap_means(scores[:, None], GROUP_RESAMPLES, seed)[:, 0])
 
 
 def intervals_of_few(exact: Float64s, overlap: Float64s, seed: int) -> tuple[Interval, Interval] | None:

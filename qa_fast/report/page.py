@@ -10,7 +10,7 @@ from qa_fast.errors import UserError
 from qa_fast.html.elements import card, details, facts, grid, heading, paragraph
 from qa_fast.html.markup import Html, joined
 from qa_fast.html.page import check_page, page, save_page
-from qa_fast.report.analysis import MOST_SHOWN, Analysis, analyse
+from qa_fast.report.analysis import Analysis, analyse
 from qa_fast.report.compare import Other
 from qa_fast.report.sections import comparison, confidence, group_chart, interval_text, listed, mistakes, signed
 from qa_fast.scoring.metrics import metric_rows
@@ -43,7 +43,6 @@ def write_report(
     *,
     name: str = "the model",
     about: Mapping[str, str | int] | None = None,
-    most: int = MOST_SHOWN,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Analysis:
@@ -55,7 +54,6 @@ def write_report(
         other: Another model's answers to the same questions, to compare with.
         name: Name of the model.
         about: Facts about the evaluation by name, shown as they are.
-        most: Questions to list of each kind.
         seed: Seed of the bootstraps.
         overwrite: Replace a file that is no page of ours.
 
@@ -68,7 +66,7 @@ def write_report(
     """
     path = Path(path).expanduser()
     check_report(path, overwrite=overwrite)
-    analysis = analyse(result, other, most=most, seed=seed)
+    analysis = analyse(result, other, seed=seed)
     save_page(path, report_page(analysis, name, about or {}), option="--report", overwrite=overwrite)
     return analysis
 

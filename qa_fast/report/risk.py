@@ -91,7 +91,7 @@ def risk_coverage(confidence: Float64s, loss: Float64s) -> RiskCoverage:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Confidence and accuracy of predictions in B bins of confidence of equal width.
+    """Confidence and accuracy of predictions in B = 10 bins of confidence of equal width.
 
     Attributes:
         count: int64[B], number of predictions.
@@ -117,14 +117,14 @@ class Calibration:
         }
 
 
-def calibration(confidence: Float64s, correct: npt.NDArray[np.floating], bins: int = 10) -> Calibration:
+def calibration(confidence: Float64s, correct: npt.NDArray[np.floating]) -> Calibration:
     """Return the calibration and its expected error (Guo et al. 2017).
 
     Args:
         confidence: float64[E] in [0, 1].
         correct: float[E], 1 if the prediction is right.
-        bins: B, the number of bins.
     """
+    bins = 10
     bin_number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     count = np.bincount(bin_number, minlength=bins)
     divisor = np.maximum(count, 1)

@@ -72,18 +72,13 @@ class Journal:
             if name != self.folder.name and len(name) == _NAME_DIGITS:
                 store.remove_folder(self.out / PARTIAL / name)
 
-    def finished(self, block: Block, contents: bool = True) -> BlockFacts | None:
-        """Return the facts of a block; None if it is not finished or its files are not whole.
-
-        Args:
-            block: A block of the source.
-            contents: Compare checksums, which reads the files, instead of only lengths.
-        """
+    def finished(self, block: Block) -> BlockFacts | None:
+        """Return the facts of a block; None if it is not finished or its files differ from their checksums."""
         facts = self.known(block)
         if facts is None or (self.with_ids and not self._place(block, "ids.npy").is_file()):
             return None
         folder = self.out / block.split if self.with_ids else self.out
-        whole = all(is_whole(folder / file["file"], file, contents) for file in facts.files)
+        whole = all(is_whole(folder / file["file"], file, contents=True) for file in facts.files)
         return facts if whole else None
 
     def known(self, block: Block) -> BlockFacts | None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from qa_fast import store
 from qa_fast.buffers import offsets_of, ragged_from
-from qa_fast.errors import UserError, shown
+from qa_fast.errors import UserError, first_line, shown
 from qa_fast.schema import LABEL_COLUMNS, Features, Int32s, Ragged
 from qa_fast.shards.format import (
     CONTEXTS,
@@ -171,8 +171,9 @@ def _open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
     try:
         split = _assembled(name, files, {file["file"]: _table(folder / file["file"]) for file in files})
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder} must be as featurize left it; it is damaged ({reason}): featurize again") from None
+        raise UserError(
+            f"{folder} must be as featurize left it; it is damaged ({first_line(error)}): featurize again"
+        ) from None
     model, config = manifest.get("model", {}), manifest.get("config", {})
     return replace(
         split,

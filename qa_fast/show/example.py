@@ -5,6 +5,7 @@ If shards are shown, their features are compared with the computed ones, so that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,17 +104,21 @@ def _windows(encoded: EncodedExamples, encoder: TextEncoder, config: FeatureConf
     )  # fmt: skip
     exact, reference = (_labels(encoded, plans, encoder, config, mode) for mode in ("exact", "reference"))
     is_answerable = encoded.examples.answer_char_start[0] >= 0
+    # Offsets count from the first character that is no white space.
+    lead = int(encoded.leading_chars[encoded.examples.context_index[0]])
+    places = np.stack([encoded.contexts.char_start, encoded.contexts.char_end], axis=1) + lead
     windows = []
     for row in range(len(plans)):
         chosen = reference[row] if config.labels == "reference" else exact[row]
         cls_position = int(plans.cls_position[row])
-        tokens = _tokens(encoded, plans, row, ids[row], encoder)
-        spans = [(token.char_start or 0, token.char_end or 0) for token in tokens if token.char_start != token.char_end]
+        first, last, begin = int(plans.token_start[row]), int(plans.token_end[row]), int(plans.context_start[row])
+        tokens = _tokens(ids[row], begin, begin + last - first, encoder, places[first:last].tolist())
+        spans = [place for place in places[first:last].tolist() if place[0] != place[1]]
         windows.append(
             Window(
                 index=int(plans.window_index[row]),
-                token_start=int(plans.token_start[row]),
-                token_end=int(plans.token_end[row]),
+                token_start=first,
+                token_end=last,
                 char_start=min((start for start, _ in spans), default=0),
                 char_end=max((end for _, end in spans), default=0),
                 tokens=tokens,
@@ -146,32 +151,18 @@ def _cause(
 
 
 def _tokens(
-    encoded: EncodedExamples, plans: Windows, row: int, ids: Int32s, encoder: TextEncoder
-) -> tuple[Token, ...]:  # fmt: skip
-    first, begin = int(plans.token_start[row]), int(plans.context_start[row])
-    end = begin + int(plans.token_end[row]) - first
-    # Offsets count from the first character that is no white space.
-    lead = int(encoded.leading_chars[encoded.examples.context_index[0]])
-    starts = (encoded.contexts.char_start[first : first + end - begin] + lead).tolist()
-    ends = (encoded.contexts.char_end[first : first + end - begin] + lead).tolist()
-    return tuple(
-        replace(token, char_start=starts[token.position - begin], char_end=ends[token.position - begin])
-        if token.part == "context"
-        else token
-        for token in _tokens_without_places(ids, begin, end, encoder)
-    )
-
-
-def _tokens_without_places(ids: Int32s, context_start: int, context_end: int, encoder: TextEncoder) -> list[Token]:
-    """Return the tokens of a feature whose context is at positions [context_start, context_end)."""
+    ids: Int32s, context_start: int, context_end: int, encoder: TextEncoder, places: Sequence[Sequence[int]] = ()
+) -> tuple[Token, ...]:
+    """Return the tokens of a feature, with the first and last character of those of the context if they are known."""
+    question = range(len(encoder.template.prefix), context_start - len(encoder.template.middle))
     tokens = []
-    question_start = len(encoder.template.prefix)
-    question_end = context_start - len(encoder.template.middle)
     for position, token_id in enumerate(ids.tolist()):
-        part = "question" if question_start <= position < question_end else "special"
-        part = "context" if context_start <= position < context_end else part
-        tokens.append(Token(position, token_id, token_text(encoder, token_id), part))
-    return tokens
+        part = "question" if position in question else "special"
+        place: Sequence[int | None] = (None, None)
+        if context_start <= position < context_end:
+            part, place = "context", places[position - context_start] if places else place
+        tokens.append(Token(position, token_id, token_text(encoder, token_id), part, *place))
+    return tuple(tokens)
 
 
 def token_text(encoder: TextEncoder, token_id: int) -> str:
@@ -229,7 +220,7 @@ def decoded_example(split: str, row_id: str, stored: list[StoredFeature], encode
     windows = []
     for feature in stored:
         begin, end = _context_of(feature.ids, encoder.template)
-        tokens = tuple(_tokens_without_places(feature.ids, begin, end, encoder))
+        tokens = _tokens(feature.ids, begin, end, encoder)
         cls_position = int(encoder.template.cls_positions(np.array([len(feature.ids)], np.int32))[0])
         label_text = None
         if feature.label.start != cls_position:

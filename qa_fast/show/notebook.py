@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.buffers import one_chunk
+from qa_fast.buffers import list_lengths, one_chunk
 from qa_fast.html.charts import histogram, percent
 from qa_fast.html.documents import Mark, document, excerpt
 from qa_fast.html.elements import details, facts, grid, heading, paragraph, table
@@ -25,7 +25,6 @@ from qa_fast.show.records import placed
 from qa_fast.show.wording import quoted
 
 _FIRST_ROWS = 5
-_MOST_REJECTED = 50
 # Longer documents are shown around their marks, because a notebook file keeps all that it shows.
 _WHOLE_CHARS, _CHARS_AROUND = 20_000, 2_000
 _CELL_CHARS = 90
@@ -91,13 +90,12 @@ def answer_html(
     )
 
 
-def split_html(name: str, rows: pa.Table, rejected: Sequence[Mapping[str, Any]] | None = None) -> str:
+def split_html(name: str, rows: pa.Table) -> str:
     """Return a summary of a split: counts, three plots and its first examples.
 
     Args:
         name: Name of the split.
         rows: Columns id, question, context (dictionary or plain) and answers; E rows.
-        rejected: Rejected examples, dicts of id and reason; None if unknown.
     """
     contexts = one_chunk(rows["context"])
     if not pa.types.is_dictionary(contexts.type):
@@ -107,10 +105,7 @@ def split_html(name: str, rows: pa.Table, rejected: Sequence[Mapping[str, Any]] 
     chars = pc.fill_null(pc.utf8_length(contexts.dictionary), 0).to_numpy(zero_copy_only=False)
     answers = one_chunk(rows["answers"])
     starts = answers.field("answer_start")
-    answer_counts, start_counts = (
-        pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-        for column in (answers.field("text"), starts)
-    )
+    answer_counts, start_counts = list_lengths(answers.field("text")), list_lengths(starts)
     answered = np.flatnonzero((answer_counts > 0) & (start_counts > 0))
     first_starts = pc.list_element(starts.take(pa.array(answered)), 0).to_numpy(zero_copy_only=False)
     places = first_starts / np.maximum(chars[context_index[answered]], 1)
@@ -131,14 +126,11 @@ def split_html(name: str, rows: pa.Table, rejected: Sequence[Mapping[str, Any]] 
         ("contexts", len(used)),
         ("unanswerable", with_share(int((answer_counts == 0).sum()), rows.num_rows)),
     ]
-    if rejected is not None:
-        counts.append(("rejected", len(rejected)))
     return fragment(
         heading(name, 3),
         facts(counts),
         details("Plots", grid(*plots)) if rows.num_rows else None,
         _first_rows(rows.slice(0, _FIRST_ROWS).to_pylist(), rows.num_rows) if rows.num_rows else None,
-        _rejected(rejected) if rejected else None,
     )
 
 
@@ -161,10 +153,3 @@ def _first_rows(rows: list[dict[str, Any]], total: int) -> Html:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _CELL_CHARS else f"{text[:_CELL_CHARS]}…"
-
-
-def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Html:
-    rows = [(str(each["id"]), str(each["reason"])) for each in rejected[:_MOST_REJECTED]]
-    remaining = len(rejected) - len(rows)
-    more = paragraph(f"{remaining:,} more.", kind="quiet") if remaining else None
-    return details(f"Rejected: {len(rejected):,}", table(("id", "reason"), rows), more)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from qa_fast.buffers import one_chunk, text_buffers
+from qa_fast.buffers import list_lengths, one_chunk, text_buffers
 from qa_fast.encode import TextEncoder
 from qa_fast.features.examples import Examples, IdSet, check_examples
 from qa_fast.features.several import labels_of_further
@@ -123,7 +123,7 @@ def _measure(
         examples = featurized.encoded.examples
     chars = pc.utf8_length(examples.contexts).to_numpy(zero_copy_only=False)
     is_answered = examples.span_start >= 0
-    answer_counts = pc.list_value_length(examples.answers.field("text")).to_numpy(zero_copy_only=False)
+    answer_counts = list_lengths(examples.answers.field("text"))
     start, end = examples.span_start[is_answered], examples.span_end[is_answered]
     measured = _Measured(
         rows=table.rows.num_rows + len(table.unreadable),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_fast.buffers import offsets_of, one_chunk
-from qa_fast.errors import UserError, shown
+from qa_fast.buffers import list_lengths, offsets_of, one_chunk
+from qa_fast.errors import UserError, first_line, shown
 from qa_fast.raw import ANSWERS_TYPE, EXAMPLES, Reject
 from qa_fast.sources.forms import INT32_MAX, NO_PLACE, NOT_TRUTH, NOT_WHOLE, answer_lists, truth_of, whole_of
-from qa_fast.sources.rows import Batch
+from qa_fast.sources.rows import Batch, is_utf8
 
 # Rows that are rejected, bool[n], and the reason for one of them.
 Rule = tuple[np.ndarray, Callable[[int], str]]
@@ -68,7 +67,7 @@ def normalize_table(table: pa.Table, names: Mapping[str, str], id_prefix: str, f
         types = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise UserError(
             f"{where} must hold text questions and contexts, and answers as {{text: [...], answer_start: [...]}}; "
-            f"received {types} ({str(error).splitlines()[0]})"
+            f"received {types} ({first_line(error)})"
         ) from None
     whole = pa.Table.from_arrays([ids, question, context, answers], schema=EXAMPLES)
     if not valid:
@@ -138,17 +137,13 @@ def _invalid_texts(table: pa.Table) -> list[Rule]:
     bad = {"id": _invalid(ids), "question": _invalid(questions)}
     bad["context"] = _invalid(context.dictionary)[_of(context.indices)]
     bad["an answer's text"] = _any_of_lists(_invalid(answers.field("text").flatten()), answers.field("text"))
-    reasons = (f"{name} must be valid UTF-8; received other bytes" for name in bad)
-    return [(mask, partial(_same, reason)) for mask, reason in zip(bad.values(), reasons, strict=True)]
-
-
-def _same(reason: str, _: int) -> str:
-    return reason
+    reason = "{} must be valid UTF-8; received other bytes"
+    return [(mask, lambda _, name=name: reason.format(name)) for name, mask in bad.items()]  # type: ignore[misc]
 
 
 def _any_of_lists(values: np.ndarray, lists: pa.ListArray) -> np.ndarray:
     """Return bool[n], which lists have a true value; the values are those of all lists."""
-    row_of = np.repeat(np.arange(len(lists)), _of(pc.list_value_length(lists)))
+    row_of = np.repeat(np.arange(len(lists)), list_lengths(lists))
     return np.bincount(row_of[values], minlength=len(lists)) > 0
 
 
@@ -183,13 +178,8 @@ def _of(array: pa.Array) -> np.ndarray:
 
 def _invalid(strings: pa.Array) -> np.ndarray:
     """Return bool[n], which strings are not UTF-8."""
-    out = np.zeros(len(strings), bool)
-    for row, value in enumerate(strings.cast(pa.binary()).to_pylist()):
-        try:
-            (value or b"").decode()
-        except UnicodeDecodeError:
-            out[row] = True
-    return out
+    texts = ((value or b"").decode("utf-8", "surrogateescape") for value in strings.cast(pa.binary()).to_pylist())
+    return np.array([not is_utf8(text) for text in texts], bool)
 
 
 def _text(column: pa.ChunkedArray, numbers: bool = False) -> pa.Array:
@@ -203,10 +193,7 @@ def _text(column: pa.ChunkedArray, numbers: bool = False) -> pa.Array:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return any(
-        is_kind(kind)
-        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    )
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:

@@ -28,24 +28,18 @@ _MOST_CELL_CHARS = 1 << 28
 _SEPARATOR = re.compile(r"sep=.\r?\n")
 
 
-def delimiter_of(head: bytes) -> str | None:
-    """Return the delimiter of a table from the start of its file, at most 64 KiB; None if it is no table.
+def first_line_of(head: bytes) -> tuple[str, list[str]]:
+    """Return the delimiter and the names of the columns of a table; no names if it is no table.
 
-    It is the one that shows the most names of our columns in the first line, and then the one that occurs most.
+    The delimiter is the one that shows the most names of our columns, and then the one that occurs most.
+
+    Args:
+        head: The start of the file, of which at most 64 KiB are used.
     """
-    return _first_line(head)[0]
-
-
-def header_of(head: bytes) -> list[str]:
-    """Return the names of the columns of a table from the start of its file; empty if it is no table."""
-    return _first_line(head)[1]
-
-
-def _first_line(head: bytes) -> tuple[str | None, list[str]]:
     text = head[:_FIRST_LINE].decode("utf-8", "replace").removeprefix("\ufeff").lstrip()
     text = _SEPARATOR.sub("", text)
     if not text or text[0] in "{[<":
-        return None, []
+        return ",", []
     lines = {each: next(csv.reader(io.StringIO(text, newline=""), delimiter=each), []) for each in _DELIMITERS}
 
     def likeness(delimiter: str) -> tuple[int, int]:
@@ -54,8 +48,8 @@ def _first_line(head: bytes) -> tuple[str | None, list[str]]:
 
     best = max(lines, key=likeness)
     if not likeness(best)[0] and re.search(r"^\s*\{", text, re.MULTILINE):  # JSON lines after a bad one
-        return None, []
-    return (best, lines[best]) if len(lines[best]) > 1 else (None, [])
+        return ",", []
+    return best, lines[best] if len(lines[best]) > 1 else []
 
 
 def table_rows(data: bytes, columns: Mapping[str, str], where: str) -> Iterator[tuple[int, Any]]:
@@ -69,7 +63,7 @@ def table_rows(data: bytes, columns: Mapping[str, str], where: str) -> Iterator[
     Raises:
         UserError: A quote is not closed.
     """
-    delimiter = delimiter_of(data) or ","
+    delimiter = first_line_of(data)[0]
     # The limit holds for the process, and is only ever raised. Contexts may be longer than its default of 128 KiB.
     csv.field_size_limit(max(csv.field_size_limit(), _MOST_CELL_CHARS))
     text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", "surrogateescape", newline="")

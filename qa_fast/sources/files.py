@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from qa_fast import store
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, some_of
 from qa_fast.sources.plain import COMPRESSIONS, HEAD_BYTES, layer_of, members_of
 
 DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".ipc")
@@ -51,10 +51,7 @@ class FoundFiles:
         names: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             names.setdefault(reason, []).append(name)
-        parts = []
-        for reason, group in names.items():
-            more = f" and {len(group) - _NAMED:,} more" if len(group) > _NAMED else ""
-            parts.append(f"{', '.join(group[:_NAMED])}{more} ({reason})")
+        parts = [f"{some_of(group, _NAMED)} ({reason})" for reason, group in names.items()]
         return f"{len(self.skipped):,} not read: {'; '.join(parts)}" if parts else ""
 
 

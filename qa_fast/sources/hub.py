@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qa_fast.cache import cache_folder, facts_of, put, read_entry, write_entry
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, first_line
 from qa_fast.model.files import checked_files, plain_file, read_object
 from qa_fast.sources.files import NO_DATA, data_ending, split_of
 from qa_fast.store import file_sha256
@@ -83,7 +83,7 @@ def _ask(kind: str, repo_id: str) -> Any:
             f"{type(error).__name__}: check the name, or log in with `hf auth login`"
         ) from None
     except Exception as error:  # the HTTP library's errors for no route, no name and no time differ by version
-        raise HubUnreachableError(_first_line(error)) from None
+        raise HubUnreachableError(first_line(error)) from None
 
 
 def _fetch(download: Callable[..., str], *args: Any, **options: Any) -> Path:
@@ -96,11 +96,7 @@ def _fetch(download: Callable[..., str], *args: Any, **options: Any) -> Path:
                 f"the Hub's cache must be a writable folder with free space; {error.strerror or error}: "
                 "name another in the environment variable HF_HOME"
             ) from None
-        raise HubUnreachableError(_first_line(error)) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise HubUnreachableError(first_line(error)) from None
 
 
 def fetch_dataset(repo_id: str) -> HubDataset:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, first_line
 from qa_fast.raw import EXAMPLES
 from qa_fast.sources.files import split_of
 from qa_fast.sources.forms import name_of
@@ -114,7 +114,7 @@ def _arrow_reader(given: Any, where: str) -> pa.RecordBatchReader | None:
     except (pa.ArrowException, TypeError, ValueError) as error:
         if hasattr(given, "to_dict") and hasattr(given, "columns"):
             return None
-        raise _not_a_table(where, given, f" ({str(error).splitlines()[0]})") from None
+        raise _not_a_table(where, given, f" ({first_line(error)})") from None
 
 
 def _rows_of(given: Any, columns: Mapping[str, str], where: str) -> Any:

@@ -23,8 +23,8 @@ import xxhash
 
 from qa_fast import store
 from qa_fast.buffers import one_chunk
-from qa_fast.errors import UserError
-from qa_fast.sources.delimited import delimiter_of
+from qa_fast.errors import UserError, first_line
+from qa_fast.sources.delimited import first_line_of
 from qa_fast.sources.foreign import refuse_bytes, refuse_text
 from qa_fast.sources.held import HeldTables
 from qa_fast.sources.plain import Layers, open_plain, read_range
@@ -193,7 +193,7 @@ def pieces_of(path: Path, id_prefix: str = "row-", block_bytes: int | None = Non
                 kind = "Arrow"
                 is_file = head.startswith(b"ARROW1")
                 yield from _of_arrow(path, replace(whole, kind=ARROW_FILE if is_file else ARROW_STREAM), block_bytes)
-            elif delimiter_of(head) is not None:
+            elif first_line_of(head)[1]:
                 yield replace(whole, kind=TEXT_TABLE)
             else:
                 refuse_text(head, str(path))
@@ -239,8 +239,7 @@ def not_whole(path: Path, kind: str, error: Exception) -> UserError:
     """
     if isinstance(error, OSError) and error.filename:
         return UserError(f"{path} must be readable; {error.strerror}")
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return UserError(f"{path} must be a whole {kind} file; {reason}: fetch or write it again")
+    return UserError(f"{path} must be a whole {kind} file; {first_line(error)}: fetch or write it again")
 
 
 def _of_parquet(path: Path, whole: Piece, block_bytes: int) -> Iterator[Piece]:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from qa_fast import store
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, first_line
 
 Layers = tuple[str, ...]
 
@@ -143,10 +143,8 @@ class _Layer(io.RawIOBase):
         except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
             if isinstance(error, OSError) and (error.errno or isinstance(error, TimeoutError | ConnectionError)):
                 raise  # the file itself cannot be read
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"{self._where} must be a whole {self._layer} file; {reason}: fetch or write it again"
-            ) from None
+            rule = f"{self._where} must be a whole {self._layer} file"
+            raise UserError(f"{rule}; {first_line(error)}: fetch or write it again") from None
 
     def close(self) -> None:
         if not self.closed:

@@ -16,7 +16,7 @@ from qa_fast.progress import StageClock
 from qa_fast.raw import Reject
 from qa_fast.schema import Int64s
 from qa_fast.sources.columns import is_plain, normalize_table
-from qa_fast.sources.delimited import header_of, table_rows
+from qa_fast.sources.delimited import first_line_of, table_rows
 from qa_fast.sources.forms import name_of
 from qa_fast.sources.json_text import layout_of, read_json_piece, read_records
 from qa_fast.sources.layouts import keys_in
@@ -44,15 +44,12 @@ from qa_fast.sources.rows import TABLE_CONTEXT_CHARS, TABLE_ROWS, Batch, bounded
 _GROUP_BYTES = 1 << 27
 
 
-def read_examples(
-    path: Path, columns: Mapping[str, str], id_prefix: str = "row-", answered: bool = True
-) -> Iterator[Batch]:
+def read_examples(path: Path, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
     """Read the examples of one file, whose kind is recognised by its first bytes and not by its name.
 
     Args:
         path: JSON, JSON lines, Parquet, or Arrow IPC (file or stream), also compressed or in UTF-16 (see `plain`).
         columns: Our column names -> those of the file, where they differ.
-        id_prefix: Prefix of the ids of rows without ids, before their number.
         answered: Whether rows must have answers.
 
     Yields:
@@ -61,7 +58,7 @@ def read_examples(
     Raises:
         UserError: The file is of another kind, damaged, not readable, or lacks a column.
     """
-    for piece in pieces_of(path, id_prefix):
+    for piece in pieces_of(path):
         yield from read_piece(piece, columns, answered)
 
 
@@ -116,7 +113,7 @@ def names_in(path: Path) -> list[str]:
         with open_table(path, layers, mapped=True) as opened:
             is_file = head.startswith(b"ARROW1")
             return list((pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)).schema.names)
-    return header_of(head) or keys_in(head)
+    return first_line_of(head)[1] or keys_in(head)
 
 
 def read_block(block: Block, columns: Mapping[str, str], answered: bool = True) -> Iterator[Batch]:
@@ -206,7 +203,7 @@ def _text_table(path: Path, piece: Piece, columns: Mapping[str, str], answered: 
             f"a CSV file must have at most {MOST_PIECE_BYTES >> 20} MiB; {path} has more: save it as Parquet"
         )
     check_lines(data, piece.path, 1)
-    header = dict.fromkeys(header_of(data), "")
+    header = dict.fromkeys(first_line_of(data)[1], "")
     yield from read_records(table_rows(data, columns, piece.path), piece, columns, answered, typical=header)
 
 

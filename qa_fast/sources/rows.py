@@ -89,7 +89,7 @@ class RowCollector:
         if impossible is None:
             problem = NOT_TRUTH.format(shown(is_impossible))
         if problem:
-            self.rejects.append(Reject(row_id if isinstance(row_id, str) and _is_utf8(row_id) else "", problem))
+            self.rejects.append(Reject(row_id if isinstance(row_id, str) and is_utf8(row_id) else "", problem))
             return
         index = self._rows_of_context.get(context)
         if index is None:
@@ -121,7 +121,7 @@ def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any, 
     for name, value in (("id", row_id), ("question", question), ("context", context)):
         if not isinstance(value, str):
             return f"{name} must be text; received {shown(value)}"
-        if not value.isascii() and not _is_utf8(value):
+        if not value.isascii() and not is_utf8(value):
             return f"{name} must be valid Unicode; received a lone surrogate"
     if starts is None:
         return f"answers must be texts or objects with 'text'; received {shown(texts)}"
@@ -130,7 +130,7 @@ def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any, 
     for text in texts:
         if not isinstance(text, str):
             return f"an answer's text must be text; received {shown(text)}"
-        if not text.isascii() and not _is_utf8(text):
+        if not text.isascii() and not is_utf8(text):
             return "an answer's text must be valid Unicode; received a lone surrogate"
     for start, value in zip(starts, given, strict=True):
         if start is None:
@@ -138,7 +138,8 @@ def _problem(row_id: Any, question: Any, context: Any, texts: Any, starts: Any, 
     return None
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8, so that it has no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:

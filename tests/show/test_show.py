@@ -479,7 +479,7 @@ def test_a_hostile_data_set_stays_text(tmp_path: Path, model: str) -> None:
     safe = HOSTILE.encode("utf-8", "ignore").decode()
     table = sample.table([{key: safe if isinstance(value, str) else value for key, value in row.items()} | {
         "answers": {"text": [safe], "answer_start": [0]}}])  # fmt: skip
-    inert(split_html(safe, table, [{"id": safe, "reason": safe}]), safe)
+    inert(split_html(safe, table), safe)
 
 
 def test_notebooks_show_examples_splits_and_answers(shards: Callable[..., str]) -> None:
@@ -500,10 +500,9 @@ def test_notebooks_show_examples_splits_and_answers(shards: Callable[..., str]) 
     assert "<mark" not in answer_html(nothing, context, "?")
     assert Reader(answer_html({**right, "end": 10**6}, context, "?")).text  # a span beyond the text is cut
 
-    piece = Reader(split_html("train", sample.table(), [{"id": "x", "reason": "y"}])).text
+    piece = Reader(split_html("train", sample.table())).text
     assert f"examples{sample.QUESTIONS}" in piece
     assert f"contexts{len(sample.DOCUMENTS)}" in piece
-    assert "Rejected: 1" in piece
     assert "examples0" in Reader(split_html("none", sample.table().slice(0, 0))).text
     nulls = pa.table(
         {"id": ["a"], "question": ["q"], "context": ["c"], "answers": pa.array([None], sample.table()["answers"].type)}
