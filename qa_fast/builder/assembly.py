@@ -12,7 +12,6 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from qa_fast import store
 from qa_fast.builder.featurizer import SplitCounts
@@ -21,7 +20,7 @@ from qa_fast.builder.staging import commit
 from qa_fast.errors import UserError
 from qa_fast.progress import Reporter
 from qa_fast.schema import Int64s
-from qa_fast.shards.format import CHECKSUM, FILE_FACTS, REJECTED, REPAIRED
+from qa_fast.shards.format import CHECKSUM, FILE_FACTS, REJECTED, REPAIRED, file_checksum
 from qa_fast.shards.journal import BlockFacts, Journal
 from qa_fast.shards.write import write_for_datasets
 from qa_fast.sources import Source
@@ -152,11 +151,8 @@ def _write_list(journal: Journal, made: MadeBlocks, name: str) -> dict[str, Any]
     if not blocks:
         store.remove(path)
         return None
-    checksum, size = xxhash.xxh3_128(), 0
-    with store.whole_file(path) as local, local.open("wb") as file:
-        for block in blocks:
-            lines = journal.listed(block, name)
-            checksum.update(lines)
-            size += len(lines)
-            file.write(lines)
-    return {"bytes": size, CHECKSUM: checksum.hexdigest()}
+    with store.whole_file(path) as local:
+        with local.open("wb") as file:
+            for block in blocks:
+                file.write(journal.listed(block, name))
+        return {"bytes": store.size_of(local), CHECKSUM: file_checksum(local)}

@@ -52,7 +52,7 @@ def with_records(function: Callable[..., None]) -> Callable[..., None]:
         for name, (record, options) in records.items():
             types = get_type_hints(record)
             fields = {option.name: values.pop(option.name) for option in options}
-            pairs = {field: column_pairs(value) for field, value in fields.items() if types[field] == _PAIRS}
+            pairs = {field: _column_pairs(value) for field, value in fields.items() if types[field] == _PAIRS}
             values[name] = record(**fields | pairs)
             # Before the command imports what it runs.
             getattr(values[name], "check", partial(check_values, values[name]))()
@@ -92,12 +92,8 @@ def _parameters_of(record: type) -> list[inspect.Parameter]:
     return parameters
 
 
-def column_pairs(columns: list[str] | None) -> dict[str, str]:
-    """Return the mapping that `--columns a=b --columns c=d` (or `a=b,c=d`) means.
-
-    Raises:
-        UserError: A text is not of the form NAME=VALUE.
-    """
+def _column_pairs(columns: list[str] | None) -> dict[str, str]:
+    """Return the mapping that `--columns a=b --columns c=d` (or `a=b,c=d`) means."""
     mapping = {}
     for pair in ",".join(columns or []).split(","):
         if not pair:

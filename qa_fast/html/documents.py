@@ -67,13 +67,10 @@ def excerpt(text: str, marks: Iterable[Mark], whole: int, around: int) -> tuple[
     ordered = sorted(marks)
     if len(text) <= whole:
         return text, ordered
-    kept: list[list[int]] = []
-    for mark in ordered or [Mark(around, around, "")]:
-        begin, end = max(0, mark.char_start - around), min(len(text), mark.char_end + around)
-        if kept and begin <= kept[-1][1]:
-            kept[-1][1] = max(kept[-1][1], end)
-        else:
-            kept.append([begin, end])
+    kept = merged(
+        (max(0, mark.char_start - around), min(len(text), mark.char_end + around))
+        for mark in ordered or [Mark(around, around, "")]
+    )
     shortened, moved = "", []
     for begin, end in kept:
         shortened += _GAP if begin else ""
@@ -85,6 +82,17 @@ def excerpt(text: str, marks: Iterable[Mark], whole: int, around: int) -> tuple[
         ]
         shortened += text[begin:end]
     return shortened + (_GAP if kept[-1][1] < len(text) else ""), moved
+
+
+def merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans, which must be sorted, with those joined that overlap or touch."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in spans:
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    return joined
 
 
 def _pieces(text: str, marks: Sequence[Mark], target: str | None) -> list[Html | str]:

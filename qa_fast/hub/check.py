@@ -34,19 +34,16 @@ class Finding:
 
 def check_card(card: ModelCard) -> list[Finding]:
     """Return what the Hub needs to show the model and readers need to judge it, if the card lacks it."""
-    data = card.data
-    findings = []
+    data, findings = card.data, []
     if data.get("pipeline_tag") != TASK:
         text = f"pipeline_tag must be {TASK}; received {data.get('pipeline_tag')!r}: correct it in {CARD}"
         findings.append(Finding(True, text))
     if not data.get("library_name"):
-        findings.append(
-            Finding(True, f"library_name must name the library that loads the model: add transformers to {CARD}")
-        )
+        text = f"library_name must name the library that loads the model: add transformers to {CARD}"
+        findings.append(Finding(True, text))
     if not data.get("license"):
-        findings.append(
-            Finding(False, f"no license is given, so nobody may use the model: add `license: ...` to {CARD}")
-        )
+        text = f"no license is given, so nobody may use the model: add `license: ...` to {CARD}"
+        findings.append(Finding(False, text))
     measured = {result.metric_type for result in data.get("eval_results") or []}
     missing = [name for name in ("exact_match", "f1") if name not in measured]
     if missing:

@@ -175,7 +175,7 @@ def record_evaluation(
         "data": data_facts(manifest),
     }
     with checked_figures(Path(folder)):
-        earlier = read_record(Path(folder), EVALUATIONS, [])
+        earlier = _read_record(Path(folder), EVALUATIONS, [])
         kept = [other for other in earlier if _data_of(other) != _data_of(entry)]
     write_json(path, [*kept, entry])
 
@@ -187,7 +187,7 @@ def read_facts(folder: str | Path) -> Facts:
         UserError: The folder holds no model, or no records of training.
     """
     folder = Path(folder)
-    config, metrics = read_record(folder, "config.json", None, below=""), read_record(folder, METRICS, None)
+    config, metrics = _read_record(folder, "config.json", None, below=""), _read_record(folder, METRICS, None)
     if config is None:
         raise UserError(f"a model folder must hold config.json; {str(folder)!r} does not: check the path")
     if metrics is None:
@@ -195,14 +195,14 @@ def read_facts(folder: str | Path) -> Facts:
             f"a card is made from {TRAINING}/{METRICS}, which training writes; {str(folder)!r} does not hold it: write "
             "README.md yourself"
         )
-    data = read_record(folder, DATA, {})
+    data = _read_record(folder, DATA, {})
     return Facts(
         name=folder.resolve().name,
         config=config,
         parameters=count_parameters(folder),
         metrics=metrics,
         data=data,
-        scores=_scores(metrics, data, read_record(folder, EVALUATIONS, [])),
+        scores=_scores(metrics, data, _read_record(folder, EVALUATIONS, [])),
         has_picture=plain_file(folder, PICTURE, TRAINING) is not None,
         answering=read_settings(folder).with_defaults(),
     )
@@ -293,18 +293,8 @@ def checked_figures(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_record(folder: Path, name: str, missing: Any, below: str = TRAINING) -> Any:
-    """Read a JSON file of a model folder with Python's parser, since a loss may be NaN.
-
-    Args:
-        folder: The model folder.
-        name: Name of the file.
-        missing: The value if the file does not exist.
-        below: The folder within the model folder that holds the file.
-
-    Raises:
-        UserError: The file is no JSON, or no plain file of the folder.
-    """
+def _read_record(folder: Path, name: str, missing: Any, below: str = TRAINING) -> Any:
+    """Read a JSON file of a model folder with Python's parser, since a loss may be NaN; `missing` if there is none."""
     path = plain_file(folder, name, below)
     if path is None:
         return missing

@@ -144,12 +144,18 @@ def scorable(shards: Shards, name: str) -> Split:
             f"{', '.join(shards.names)}: {advice}"
         )
     split = shards.split(name)
+    _tables_of(split, advice)
+    return split
+
+
+def _tables_of(split: Split, advice: str) -> tuple[pa.Table, pa.Table]:
+    """Return the examples and contexts of a split; refuse one that lacks them."""
     if split.examples is None or split.contexts is None:
         raise UserError(
-            f"a split must hold questions, documents and answers to be scored; {name!r} in {shards.folder} does not "
-            f"(train is stored without them): {advice}"
+            f"a split must hold questions, documents and answers to be scored; {split.name!r} does not (train is "
+            f"stored without them): {advice}"
         )
-    return split
+    return split.examples, split.contexts
 
 
 @takes(EvaluateConfig)
@@ -178,12 +184,7 @@ def evaluate_split(
     started = time.perf_counter()
     config = dataclasses.replace(config or EvaluateConfig(), **options)
     config.check()
-    if split.examples is None or split.contexts is None:
-        raise UserError(
-            f"a split must hold questions, documents and answers to be scored; {split.name!r} does not (train is "
-            "stored without them): choose another split"
-        )
-    examples = split.examples
+    examples, contexts = _tables_of(split, "choose another split")
     chosen = sampled_rows(len(examples), config.max_examples, config.seed)
     context_index = one_chunk(examples["context_index"]).to_numpy(zero_copy_only=False)
     chunks = _numbered(split, one_chunk(examples["feature_count"]).to_numpy(zero_copy_only=False))
@@ -198,9 +199,9 @@ def evaluate_split(
     has_unanswerable = not all(golds.answers)
     rules = config.over(AnswerRules(handle_impossible_answer=has_unanswerable)).with_defaults()
     assert rules.max_answer_len is not None
-    texts, rows = one_chunk(split.contexts["context"]).to_pylist(), context_index[chosen]
-    token_starts = ragged_from(one_chunk(split.contexts["token_char_start"]))
-    token_ends = ragged_from(one_chunk(split.contexts["token_char_end"]))
+    texts, rows = one_chunk(contexts["context"]).to_pylist(), context_index[chosen]
+    token_starts = ragged_from(one_chunk(contexts["token_char_start"]))
+    token_ends = ragged_from(one_chunk(contexts["token_char_end"]))
     used = np.unique(rows).tolist()
     starts, ends = bounds_of(texts, token_starts, token_ends, bool(rules.align_to_words), used)
     n_best = max(rules.n_best, DEFAULT_N_BEST)  # probabilities are shares among so many

@@ -63,17 +63,10 @@ def rungs(config: EncoderConfig) -> Iterator[tuple[str, ...]]:
     yield ("head/", *outer, *inner)
 
 
-def input_ranges(graph: Path, chunks: Sequence[Features], takes_types: bool, seed: int) -> dict[str, Floats]:
-    """Return the largest magnitudes of the columns of each product's input, over some windows.
+def _input_ranges(graph: Path, chunks: Sequence[Features], takes_types: bool, seed: int) -> dict[str, Floats]:
+    """Return the largest magnitudes of the columns of each product's input, over some windows: float32[m] each.
 
-    Args:
-        graph: A graph with `Kind.ranges`.
-        chunks: Features, of which `_WINDOWS` are chosen.
-        takes_types: Whether the model takes token types.
-        seed: Seed of the choice.
-
-    Returns:
-        float32[m] by the product's name.
+    The graph is one with `Kind.ranges`.
     """
     from qa_fast.infer.onnx_engine import session_of
 
@@ -147,7 +140,7 @@ def quantize(
     say(f"float32: exact match {full.exact_match:.2f}, F1 {full.f1:.2f}")
     source = "train" if "train" in shards.names else split
     ranges_graph = graph_of(folder, Kind("onnx", ranges=True), say, key)
-    ranges = input_ranges(ranges_graph, shards.split(source).chunks, config.takes_types, seed)
+    ranges = _input_ranges(ranges_graph, shards.split(source).chunks, config.takes_types, seed)
     forget(ranges_graph)
     losses = []
     for kept in rungs(config):

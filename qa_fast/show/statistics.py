@@ -45,27 +45,15 @@ DISTRIBUTIONS = {
 
 @dataclass
 class _Measured:
-    """Figures of one table.
-
-    Attributes:
-        rows: Number of rows read.
-        rejects: The rejected examples.
-        repairs: The repaired examples.
-        counts: Counts by the name of a field of `SplitStatistics`.
-        numbers: Numbers of each distribution, except those of `per_context`.
-        per_context: Numbers of each distribution of contexts, one for each distinct context.
-        texts: Texts to count once, by kind.
-        tallies: Numbers to tally.
-        differences: Differences of the labels, by cause.
-    """
+    """Figures of one table, some of which are of distributions by their names."""
 
     rows: int
     rejects: list[RejectedExample]
     repairs: list[RepairedExample]
-    counts: Counter[str]
+    counts: Counter[str]  # by the name of a field of `SplitStatistics`
     numbers: dict[str, np.ndarray]
-    per_context: dict[str, np.ndarray]
-    texts: dict[str, pa.Array]
+    per_context: dict[str, np.ndarray]  # those of contexts, one for each distinct context
+    texts: dict[str, pa.Array]  # to be counted once, by kind
     tallies: dict[str, np.ndarray]
     differences: Counter[str] = field(default_factory=Counter)
 

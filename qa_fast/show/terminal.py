@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from qa_fast.html.documents import merged
 from qa_fast.html.markup import visible
 from qa_fast.shards.summary import count_rows
 from qa_fast.show.distribution import Distribution
@@ -152,7 +153,7 @@ def _print_example(example: ShownExample, config: FeatureConfig, console: Consol
 def _document(context: str, spans: Sequence[tuple[int, int]]) -> Text:
     """Return the document with its answers bracketed; of a long document the text near the answers."""
     text = Text()
-    edges = [0, *itertools.chain.from_iterable(_merged(spans)), len(context)]
+    edges = [0, *itertools.chain.from_iterable(merged(spans)), len(context)]
     for number, (begin, end) in enumerate(itertools.pairwise(edges)):
         if number % 2 == 1:
             text.append(f"⟦{visible(context[begin:end])}⟧", style="bold black on yellow")
@@ -165,17 +166,6 @@ def _document(context: str, spans: Sequence[tuple[int, int]]) -> Text:
             text.append(f" [… {last - first:,} characters …] ", style="dim")
             text.append(visible(context[last:end]))
     return text
-
-
-def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Merge spans that overlap or touch."""
-    merged: list[tuple[int, int]] = []
-    for begin, end in spans:
-        if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((begin, end))
-    return merged
 
 
 def _print_tokens(window: Window, console: Console, all_tokens: bool) -> None:

@@ -212,15 +212,9 @@ def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
 
 
 def _answers(column: pa.Array, places: pa.Array | None, impossible: pa.Array | None) -> tuple[pa.Array, Rule]:
-    """Return answers as struct<text: list, answer_start: list>, empty if they are null or marked impossible.
+    """Return answers of any form as `ANSWERS_TYPE`, empty if null or impossible; and the rows whose starts are none.
 
-    Args:
-        column: Answers in any form that `answer_lists` takes.
-        places: The starts of answers that are texts; None if there is no such column.
-        impossible: Whether each row is marked impossible; None if none is.
-
-    Returns:
-        The answers, and which rows have a start that is no whole number.
+    `places` are the starts of answers that are texts, and None if there is no such column.
     """
     if pa.types.is_null(column.type):
         return _no_answers(len(column)), (np.zeros(len(column), bool), str)

@@ -79,15 +79,8 @@ def reader_of(record: Mapping[str, Any], columns: Mapping[str, str], where: str,
 
 
 def _row(row: Mapping[str, Any], place: Place, names: Mapping[str, str], known: frozenset[str]) -> tuple[Example]:
-    """Read a row of question, context and answers.
-
-    Args:
-        row: The row.
-        place: Where it is.
-        names: Our names of columns -> those of the typical row.
-        known: The names in the typical row. What it lacks, such as a mark that is only written where it is true, other
-            rows may have.
-    """
+    """Read a row of question, context and answers, given the names in the typical row."""
+    # It may lack what other rows have, such as a mark that is only written where it is true.
     if not row.keys() <= known:
         found = {field: name_of(field, row) for field in ("id", "is_impossible", "answer_start") if field not in names}
         names = {**names, **{field: name for field, name in found.items() if name is not None}}

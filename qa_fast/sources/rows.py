@@ -223,7 +223,7 @@ def bounded_tables(table: pa.Table) -> Iterator[pa.Table]:
     """Cut a table of `EXAMPLES` where a `RowCollector` would end its tables, each with only its own contexts."""
     context = one_chunk(table["context"])
     index = context.indices.to_numpy(zero_copy_only=False)
-    for begin, end in pairwise(table_cuts(index, pc.binary_length(context.dictionary).to_numpy())):
+    for begin, end in pairwise(_table_cuts(index, pc.binary_length(context.dictionary).to_numpy())):
         used, first, new_index = np.unique(index[begin:end], return_index=True, return_inverse=True)
         order = np.argsort(first)  # of appearance, as in a `RowCollector`
         rows, place = used[order], np.argsort(order)
@@ -235,15 +235,10 @@ def bounded_tables(table: pa.Table) -> Iterator[pa.Table]:
         yield part.set_column(part.schema.get_field_index("context"), EXAMPLES.field("context"), column)
 
 
-def table_cuts(context_index: np.ndarray, context_chars: Int64s) -> list[int]:
-    """Return where to cut a long table, as a `RowCollector` would end its tables.
+def _table_cuts(context_index: np.ndarray, context_chars: Int64s) -> list[int]:
+    """Return the rows where a `RowCollector` would end its tables, from 0 to E.
 
-    Args:
-        context_index: int32[E], the context of each row.
-        context_chars: int64[D], the size of each context, which the first row that has it counts.
-
-    Returns:
-        Row numbers, from 0 to E.
+    The first row that has a context counts its size.
     """
     rows = len(context_index)
     sizes = np.zeros(rows, np.int64)
