@@ -15,7 +15,7 @@ import typer
 from qa_fast.cli.featurize import limit_rust_threads
 from qa_fast.cli.records import with_records
 from qa_fast.errors import UserError
-from qa_fast.options import check_values, option, option_of
+from qa_fast.options import option, option_of
 from qa_fast.parallel import processors
 from qa_fast.schema import FeatureConfig
 
@@ -56,18 +56,6 @@ class ShowOptions:
         None, "Column names of the source, as question=NAME.", group="Data"
     )
 
-    def check(self) -> None:
-        """Refuse a limit that is out of bounds, and lists that exclude each other.
-
-        Raises:
-            UserError: They are given.
-        """
-        check_values(self)
-        if self.rejected and self.repaired:
-            raise UserError(
-                "--rejected and --repaired show one list each; received both: give one of them, then the other"
-            )
-
 
 @with_records
 def show(
@@ -78,6 +66,8 @@ def show(
     options: ShowOptions,
 ) -> None:
     """Show examples with their windows, tokens and labels."""
+    if options.rejected and options.repaired:
+        raise UserError("--rejected and --repaired show one list each; received both: give one of them, then the other")
     if options.html is not None:
         from qa_fast.html.page import check_page
 

@@ -248,10 +248,10 @@ def lay_out(
     contexts: EncodedTexts,
     context_index: Int32s,
     windows: Windows,
-    template: PairTemplate,
-    with_types: bool,
-) -> tuple[Ragged, Ragged | None]:
-    """Write the features' ids and type ids.
+    labels: Labels,
+    encoder: TextEncoder,
+) -> Features:
+    """Write the ids and type ids of features, and return them with the labels and the places of the windows.
 
     Args:
         questions: Encoded distinct questions.
@@ -259,15 +259,12 @@ def lay_out(
         contexts: Encoded distinct contexts.
         context_index: int32[E].
         windows: F windows over the E pairs.
-        template: Special tokens of a pair.
-        with_types: Whether the model takes token_type_ids.
-
-    Returns:
-        input_ids int32 Ragged[F] and token_type_ids int8 Ragged[F] or None.
+        labels: Their labels.
+        encoder: The model's tokenizer.
     """
-    offsets = offsets_of(windows.lengths)
+    template, offsets = encoder.template, offsets_of(windows.lengths)
     input_ids = np.empty(offsets[-1], np.int32)
-    type_ids = np.empty(offsets[-1] if with_types else 0, np.int8)
+    type_ids = np.empty(offsets[-1] if encoder.has_token_types else 0, np.int8)
     question_rows, context_rows = question_index[windows.example_index], context_index[windows.example_index]
 
     window_kernels.fill_tokens(
@@ -275,14 +272,9 @@ def lay_out(
         template.suffix, template.part_types, question_rows, context_rows, windows.token_start, windows.token_end,
         offsets, input_ids, type_ids,
     )  # fmt: skip
-    return Ragged(input_ids, offsets), Ragged(type_ids, offsets) if with_types else None
-
-
-def as_features(windows: Windows, labels: Labels, ids: Ragged, types: Ragged | None) -> Features:
-    """Return the outputs of the stages in one record."""
     return Features(
-        input_ids=ids,
-        token_type_ids=types,
+        input_ids=Ragged(input_ids, offsets),
+        token_type_ids=Ragged(type_ids, offsets) if encoder.has_token_types else None,
         start_positions=labels.start_positions,
         end_positions=labels.end_positions,
         example_index=windows.example_index,
@@ -317,11 +309,10 @@ class Featurized:
         for begin, end in itertools.pairwise(cuts):
             windows = self.windows.take(slice(begin, end))
             labels = Labels(self.labels.start_positions[begin:end], self.labels.end_positions[begin:end], {})
-            ids, types = lay_out(
+            yield lay_out(
                 self.encoded.questions, self.encoded.question_index, self.encoded.contexts,
-                self.encoded.examples.context_index, windows, encoder.template, encoder.has_token_types,
+                self.encoded.examples.context_index, windows, labels, encoder,
             )  # fmt: skip
-            yield as_features(windows, labels, ids, types)
 
 
 def featurize_examples(
@@ -396,8 +387,5 @@ def cut_features(
         encoder.template,
         config,
     )
-    ids, types = lay_out(
-        questions, question_index, contexts, context_index, windows, encoder.template, encoder.has_token_types
-    )
     unlabelled = Labels(windows.cls_position, windows.cls_position, {})
-    return as_features(windows, unlabelled, ids, types)
+    return lay_out(questions, question_index, contexts, context_index, windows, unlabelled, encoder)

@@ -98,11 +98,14 @@ def _repair_note(repair: Repair) -> str:
 
 def _windows(encoded: EncodedExamples, encoder: TextEncoder, config: FeatureConfig, drop: bool) -> tuple[Window, ...]:
     plans = plan(encoded, encoder.template, config)
-    ids, _ = lay_out(
-        encoded.questions, encoded.question_index, encoded.contexts, encoded.examples.context_index, plans,
-        encoder.template, with_types=False,
-    )  # fmt: skip
-    exact, reference = (_labels(encoded, plans, encoder, config, mode) for mode in ("exact", "reference"))
+    both = [label(encoded, plans, replace(config, labels=mode), encoder.space_led) for mode in ("exact", "reference")]
+    exact, reference = (
+        list(map(Positions, labels.start_positions.tolist(), labels.end_positions.tolist())) for labels in both
+    )
+    ids = lay_out(
+        encoded.questions, encoded.question_index, encoded.contexts, encoded.examples.context_index, plans, both[0],
+        encoder,
+    ).input_ids  # fmt: skip
     is_answerable = encoded.examples.answer_char_start[0] >= 0
     # Offsets count from the first character that is no white space.
     lead = int(encoded.leading_chars[encoded.examples.context_index[0]])
@@ -132,14 +135,6 @@ def _windows(encoded: EncodedExamples, encoder: TextEncoder, config: FeatureConf
             )
         )
     return tuple(windows)
-
-
-def _labels(
-    encoded: EncodedExamples, plans: Windows, encoder: TextEncoder, config: FeatureConfig, mode: str
-) -> list[Positions]:
-    """Return the label of each window under `--labels MODE`."""
-    labels = label(encoded, plans, replace(config, labels=mode), encoder.space_led)
-    return list(map(Positions, labels.start_positions.tolist(), labels.end_positions.tolist()))
 
 
 def _cause(
