@@ -150,21 +150,15 @@ def check_replaceable(out: Path, splits: Iterable[str]) -> None:
         if (out / split).exists() and not (out / split).is_dir():
             in_the_way.append(split)
             continue
-        in_the_way += [
-            f"{split}/{name}"
-            for name in store.names_in(out / split)
-            if not (is_file_name(name) or ((split in made or interrupted) and _is_beside(name)))
-        ]
+        for name in store.names_in(out / split):
+            is_beside = name in _FOR_DATASETS or _CACHES.fullmatch(name) is not None
+            if not (is_file_name(name) or (is_beside and (split in made or interrupted))):
+                in_the_way.append(f"{split}/{name}")
     if in_the_way:
         raise UserError(
             f"--out must hold none of your own files where shards are written; {out} holds "
             f"{', '.join(in_the_way[:3])}: move them, or choose another --out"
         )
-
-
-def _is_beside(name: str) -> bool:
-    """Tell whether a file in the folder of a split is one of those beside the shards."""
-    return name in _FOR_DATASETS or _CACHES.fullmatch(name) is not None
 
 
 def made_splits(out: Path) -> set[str]:

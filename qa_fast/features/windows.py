@@ -159,28 +159,21 @@ def no_room(encoded: EncodedExamples, template: PairTemplate, config: FeatureCon
 
 def plan(encoded: EncodedExamples, template: PairTemplate, config: FeatureConfig) -> Windows:
     """Cut every example's document into windows; rows that `no_room` returns must have been removed."""
-    return plan_windows(
-        np.diff(encoded.questions.offsets)[encoded.question_index].astype(np.int32),
-        np.diff(encoded.contexts.offsets)[encoded.examples.context_index].astype(np.int32),
-        template,
-        config,
-    )
+    context_index = encoded.examples.context_index
+    return _planned(encoded.questions, encoded.contexts, encoded.question_index, context_index, template, config)
 
 
-def plan_windows(
-    question_tokens: Int32s, context_tokens: Int32s, template: PairTemplate, config: FeatureConfig
+def _planned(
+    questions: EncodedTexts,
+    contexts: EncodedTexts,
+    question_index: Int32s,
+    context_index: Int32s,
+    template: PairTemplate,
+    config: FeatureConfig,
 ) -> Windows:
-    """Cut windows for E pairs of a question and a context.
-
-    Args:
-        question_tokens: int32[E].
-        context_tokens: int32[E].
-        template: Special tokens of a pair.
-        config: max_length and doc_stride.
-
-    Returns:
-        The windows, in example order.
-    """
+    """Cut windows for E pairs of a question and a context, in their order."""
+    question_tokens = np.diff(questions.offsets)[question_index].astype(np.int32)
+    context_tokens = np.diff(contexts.offsets)[context_index].astype(np.int32)
     room = config.max_length - template.special_tokens - question_tokens
     over = np.maximum(context_tokens - room, 0).astype(np.int64)
     step = np.maximum(room - config.doc_stride, 1)
@@ -381,11 +374,6 @@ def cut_features(
         encoder: The model's tokenizer.
         config: Window sizes. If a context does not fit, its question must leave room for more context than doc_stride.
     """
-    windows = plan_windows(
-        np.diff(questions.offsets)[question_index].astype(np.int32),
-        np.diff(contexts.offsets)[context_index].astype(np.int32),
-        encoder.template,
-        config,
-    )
+    windows = _planned(questions, contexts, question_index, context_index, encoder.template, config)
     unlabelled = Labels(windows.cls_position, windows.cls_position, {})
     return lay_out(questions, question_index, contexts, context_index, windows, unlabelled, encoder)

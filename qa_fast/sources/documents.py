@@ -41,7 +41,7 @@ from qa_fast.sources.pieces import (
     is_lines,
 )
 from qa_fast.sources.read import bytes_of, names_in, read_piece
-from qa_fast.sources.resolve import MemorySource, Source
+from qa_fast.sources.source import MemorySource, Source
 
 TRAIN, VALIDATION = "train", "validation"
 # An article or a title; a text is its hash.
