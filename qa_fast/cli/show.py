@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from qa_fast.cli.bar import showing
 from qa_fast.cli.featurize import limit_rust_threads
 from qa_fast.cli.records import with_records
 from qa_fast.errors import UserError
 from qa_fast.options import option, option_of
 from qa_fast.parallel import processors
+from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 # Wide enough for every column, for output that is no terminal.
 _PIPED_WIDTH = 120
@@ -79,25 +77,21 @@ def show(
     from qa_fast.show.gather import gather
     from qa_fast.show.source import open_show_source
 
-    stderr, ids, is_list = (
-        Console(stderr=True, highlight=False),
-        options.ids or (),
-        options.rejected or options.repaired,
-    )
-    opened = open_show_source(
-        source,
-        options.model,
-        options.max_length,
-        options.doc_stride,
-        options.labels,
-        options.columns,
-        options.split,
-        _printer(stderr),
-    )
+    ids, is_list = options.ids or (), options.rejected or options.repaired
     count = options.limit if options.limit is not None else 20 if is_list else 3
     with_statistics = options.stats or (options.html is not None and not ids and not is_list)
-    with _progress(stderr) as progress:
-        overview = gather(opened, ids, count, with_statistics, options.rejected, progress, options.repaired)
+    with showing("examples") if Console(stderr=True).is_terminal else nullcontext(Reporter()) as report:
+        opened = open_show_source(
+            source,
+            options.model,
+            options.max_length,
+            options.doc_stride,
+            options.labels,
+            options.columns,
+            options.split,
+            report.say,
+        )
+        overview = gather(opened, ids, count, with_statistics, options.rejected, report.progress, options.repaired)
     if options.html is not None:
         from qa_fast.html.page import save_page
         from qa_fast.show.page import overview_page
@@ -111,29 +105,3 @@ def show(
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=_PIPED_WIDTH)
     print_overview(overview, opened.config, console, options.tokens)
-
-
-def _printer(stderr: Console) -> Callable[[str], None]:
-    """Return a function that prints a line if standard error is a terminal."""
-
-    def say(line: str) -> None:
-        if stderr.is_terminal:
-            stderr.print(line, markup=False, soft_wrap=True, style="dim")
-
-    return say
-
-
-@contextmanager
-def _progress(stderr: Console) -> Iterator[Callable[[str, int], None] | None]:
-    """Show how many rows were read, if standard error is a terminal."""
-    if not stderr.is_terminal:
-        yield None
-        return
-    rows_by_split: dict[str, int] = {}
-    with stderr.status("reading") as status:
-
-        def progress(split: str, rows: int) -> None:
-            rows_by_split[split] = rows_by_split.get(split, 0) + rows
-            status.update(", ".join(f"{name} {count:,}" for name, count in rows_by_split.items()))
-
-        yield progress

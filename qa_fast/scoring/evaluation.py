@@ -81,7 +81,7 @@ def evaluate(
         >>> result = qa_fast.evaluate("shards", "model", max_examples=500, engine="onnx")
         >>> result.exact_match, result.f1
     """
-    config = dataclasses.replace(config or EvaluateConfig(), **options)
+    config, tell = dataclasses.replace(config or EvaluateConfig(), **options), say or (lambda line: None)
     config.check()
     if out is not None:
         check_predictions(out, reads=(shards_path, model_path), overwrite=config.overwrite)
@@ -103,30 +103,26 @@ def evaluate(
     precision = config.precision
     if precision == "auto" and are_few(len(opened.examples), config.max_examples):
         precision = "float32"
-        if say is not None:
-            say(f"fewer than {FEW_QUESTIONS:,} questions are scored in float32; --precision chooses another")
+        tell(f"fewer than {FEW_QUESTIONS:,} questions are scored in float32; --precision chooses another")
     if config.measure:
         measure_engines(folder, config.engine, precision, say)
     engine = open_engine(folder, config.engine, precision, say=say)
     result = evaluate_split(engine.predict, opened, config.over(own), progress=progress)
     result = dataclasses.replace(result, engine=engine.name, precision=engine.precision)
-    if say is not None and result.metric != SQUAD:
+    if result.metric != SQUAD:
         why = ", by the script of the documents" if config.metric == AUTO else ""
-        say(f"answers are compared by the metric {result.metric}{why}, and by SQuAD's; --metric chooses another")
+        tell(f"answers are compared by the metric {result.metric}{why}, and by SQuAD's; --metric chooses another")
     if out is not None:
         write_predictions(out, result, overwrite=config.overwrite)
     if keep:
         kept = kept_options(result, windows, given=config.null_threshold)
         if kept.calibration and dataclasses.replace(kept, calibration=own.calibration) != own:
             kept = dataclasses.replace(kept, calibration=None)
-            if say is not None:
-                say("the calibration was fitted with other options and is removed: qa-fast calibrate fits it again")
-        path = write_settings(folder, kept)
-        if say is not None:
-            say(f"{path}: {in_words(kept)}")
-    elif say is not None:
+            tell("the calibration was fitted with other options and is removed: qa-fast calibrate fits it again")
+        tell(f"{write_settings(folder, kept)}: {in_words(kept)}")
+    else:
         for line in differences(result, windows, default, template, opened):
-            say(line)
+            tell(line)
     return result
 
 

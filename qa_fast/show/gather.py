@@ -15,7 +15,7 @@ from qa_fast.show.source import ShowSource
 from qa_fast.show.statistics import split_statistics
 from qa_fast.show.wording import split_counts
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int, int | None], None]
 
 
 def gather(
@@ -35,7 +35,7 @@ def gather(
         limit: Number of examples of each split, and of rejected or repaired examples.
         with_statistics: Also measure all texts of each split.
         with_rejected: Show the rejected examples. Others are shown only if `ids` names them.
-        progress: Called with the split and the number of rows that were read since the last call.
+        progress: See `progress.Reporter`; totals are not known.
         with_repaired: Show the examples whose first answer was repaired; others as for `with_rejected`.
 
     Raises:

@@ -59,14 +59,14 @@ class _Measured:
 
 
 def split_statistics(
-    source: ShowSource, with_tokens: bool, progress: Callable[[str, int], None] | None = None
+    source: ShowSource, with_tokens: bool, progress: Callable[[str, int, int | None], None] | None = None
 ) -> tuple[list[SplitStatistics], list[RejectedExample], list[RepairedExample]]:
     """Read, check and measure all splits.
 
     Args:
         source: The source or shards. Splits without texts are left out.
         with_tokens: Also encode, cut and label as featurize does, which takes longer and finds more rejects.
-        progress: Called with the split and the number of rows that were read since the last call.
+        progress: See `progress.Reporter`; totals are not known.
 
     Returns:
         The statistics of each split, and all rejected and all repaired examples in order.
@@ -86,7 +86,7 @@ def split_statistics(
             rejects += part.rejects
             repairs += part.repairs
             if progress:
-                progress(split, part.rows)
+                progress(split, part.rows, None)
         statistics.append(totals.statistics())
     return statistics, rejects, repairs
 
