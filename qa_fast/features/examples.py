@@ -7,6 +7,7 @@ columns; Python looks only at the rows that failed, and at their neighbours.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -303,13 +304,11 @@ def _spans(
     misplaced: list[int],
 ) -> dict[int, Span | None]:
     """Find the places of the first answers of the `misplaced` rows, context by context."""
-    standing: dict[int, list[tuple[int, str]]] = {
-        context: [] for context in np.unique(context_index[misplaced]).tolist()
-    }
-    rows_of: dict[int, list[int]] = {context: [] for context in standing}
+    standing: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    rows_of: dict[int, list[int]] = defaultdict(list)
     for row in misplaced:
         rows_of[int(context_index[row])].append(row)
-    is_neighbour = np.isin(context_index, list(standing)) & (status == text.ANSWER_OK) & (starts >= 0)
+    is_neighbour = np.isin(context_index, list(rows_of)) & (status == text.ANSWER_OK) & (starts >= 0)
     for row in np.flatnonzero(is_neighbour).tolist():
         standing[int(context_index[row])].append((int(starts[row]), answers[row].as_py()))
     spans: dict[int, Span | None] = {}

@@ -90,18 +90,12 @@ def sort_files(folder: Path) -> FolderFiles:
 
 def upload_decision(name: str) -> str:
     """Return what happens to a file: "uploaded", "stays", or the reason why it must not be uploaded."""
-    if _matches(name, _STAYS):
-        return "stays"
-    if _matches(name, _UPLOADED_BELOW if "/" in name else _UPLOADED):
-        return "uploaded"
-    if _matches(name, _OPTIMIZER):
-        return "optimizer state"
-    if _matches(name, _UNFINISHED):
-        return "an unfinished file"
-    if _matches(name, _DATA):
-        return "may hold your data"
-    return "not known as part of a model"
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    rules = (
+        ("stays", _STAYS),
+        ("uploaded", _UPLOADED_BELOW if "/" in name else _UPLOADED),
+        ("optimizer state", _OPTIMIZER),
+        ("an unfinished file", _UNFINISHED),
+        ("may hold your data", _DATA),
+    )
+    decisions = (what for what, patterns in rules if any(fnmatchcase(name, pattern) for pattern in patterns))
+    return next(decisions, "not known as part of a model")

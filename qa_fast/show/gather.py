@@ -9,7 +9,7 @@ from typing import Any
 
 from qa_fast.shards import TRAIN
 from qa_fast.shards.summary import drop_hint, index_counts
-from qa_fast.show.lookup import examples_by_id, first_examples, rejects_of, repairs_of
+from qa_fast.show.lookup import examples_by_id, first_examples, listed
 from qa_fast.show.records import Overview, RejectedExample, RepairedExample, SplitStatistics
 from qa_fast.show.source import ShowSource
 from qa_fast.show.statistics import split_statistics
@@ -90,8 +90,8 @@ def _measure(
     """Return statistics, rejected and repaired examples; of shards from their index, otherwise from the examples."""
     if source.shards is None:
         return split_statistics(source, with_statistics or with_lists, progress)
-    rejects = list(rejects_of(source)) if with_statistics or with_lists else []
-    repairs = list(repairs_of(source)) if with_lists else []
+    rejects = list(listed(source, RejectedExample)) if with_statistics or with_lists else []
+    repairs = list(listed(source, RepairedExample)) if with_lists else []
     if not with_statistics:
         return [], rejects, repairs
     # Evaluation splits of shards no longer hold the rejected and the original examples; their index counts them.

@@ -78,7 +78,7 @@ def examples_by_id(source: ShowSource, ids: Sequence[str]) -> list[ShownExample]
             break
     known = {example.id for example in examples}
     if source.shards is not None:  # their evaluation splits hold only the examples that passed the checks
-        rejects = [each for each in rejects_of(source) if each.id in ids and each.id not in known]
+        rejects = [each for each in listed(source, RejectedExample) if each.id in ids and each.id not in known]
         examples += [_rejected(each.split, each.id, each.reason) for each in rejects]
         known |= {each.id for each in rejects}
     for wanted in ids:
@@ -88,23 +88,18 @@ def examples_by_id(source: ShowSource, ids: Sequence[str]) -> list[ShownExample]
     return sorted(examples, key=lambda example: order[example.id])
 
 
-def rejects_of(source: ShowSource) -> Iterator[RejectedExample]:
-    """Yield the rejected examples that shards list, of the splits to show.
+def listed(source: ShowSource, record: type[Listed]) -> Iterator[Listed]:
+    """Yield the rejected or the repaired examples that shards list, of the splits to show.
+
+    Args:
+        source: The shards.
+        record: The record of such an example.
 
     Raises:
         UserError: A line of the list is damaged.
     """
-    return _listed(source, REJECTED, RejectedExample)
-
-
-def repairs_of(source: ShowSource) -> Iterator[RepairedExample]:
-    """Yield the repaired examples that shards list; see `rejects_of`."""
-    return _listed(source, REPAIRED, RepairedExample)
-
-
-def _listed(source: ShowSource, name: str, record: type[Listed]) -> Iterator[Listed]:
     assert source.shards is not None
-    path = source.shards.folder / name
+    path = source.shards.folder / (REJECTED if record is RejectedExample else REPAIRED)
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as lines:
