@@ -14,7 +14,7 @@ from qa_fast.answer.options import AnswerOptions, EngineOptions
 from qa_fast.cli.bar import showing
 from qa_fast.cli.documents import text_of, texts_of
 from qa_fast.cli.extras import needs, print_json, say
-from qa_fast.cli.records import with_records
+from qa_fast.cli.records import ModelName, with_records
 from qa_fast.errors import UserError, without_secrets
 from qa_fast.options import option
 
@@ -115,7 +115,7 @@ class FileOptions:
 
 @with_records
 def answer(
-    model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
+    model: ModelName,
     files: Annotated[
         list[Path] | None,
         typer.Argument(help="Further --documents, so that the shell's patterns work: --documents notes/*.txt."),

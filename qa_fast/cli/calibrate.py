@@ -12,7 +12,7 @@ import typer
 from qa_fast.answer.options import EngineOptions
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
-from qa_fast.cli.records import with_records
+from qa_fast.cli.records import ModelName, ShardsName, with_records
 from qa_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ _TITLES = ("expected calibration error", "AUROC", "Brier score", *(f"answered, {
 
 @with_records
 def calibrate(
-    model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
-    shards: Annotated[
-        str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
-    ],
+    model: ModelName,
+    shards: ShardsName,
     *,
     split: Annotated[str, typer.Option("--split", help="Split to use; any except train.")] = "validation",
     keep: Annotated[

@@ -12,7 +12,7 @@ import typer
 
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
-from qa_fast.cli.records import with_records
+from qa_fast.cli.records import ModelName, ShardsName, with_records
 from qa_fast.errors import UserError, without_secrets
 from qa_fast.options import option
 from qa_fast.scoring.options import EvaluateConfig
@@ -55,10 +55,8 @@ class OutputOptions:
 
 @with_records
 def evaluate(
-    shards: Annotated[
-        str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
-    ],
-    model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
+    shards: ShardsName,
+    model: ModelName,
     *,
     split: Annotated[
         str, typer.Option("--split", help="Split to score; any except train.", rich_help_panel="Scoring")

@@ -10,6 +10,7 @@ import typer
 
 from qa_fast.cli.bar import with_bar
 from qa_fast.cli.extras import needs, say
+from qa_fast.cli.records import ShardsName
 
 # Repeated from qa_fast.scoring.quantize, which is slow to import; a test checks that they are equal.
 _MOST_LOST = 0.3
@@ -17,9 +18,7 @@ _MOST_LOST = 0.3
 
 def quantize(
     model: Annotated[str, typer.Argument(help="Model folder; the settings for int8 (the recipe) are written into it.")],
-    shards: Annotated[
-        str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
-    ],
+    shards: ShardsName,
     split: Annotated[str, typer.Option("--split", help="Split to score on; any except train.")] = "validation",
     max_loss: Annotated[
         float, typer.Option("--max-loss", help="Largest loss of F1, in points, with which int8 is allowed.")

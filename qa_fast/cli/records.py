@@ -17,6 +17,11 @@ from qa_fast.cli.startup import settle_process
 from qa_fast.errors import UserError
 from qa_fast.options import check_values, flag_of, option_of
 
+# Arguments of several commands.
+ModelName = Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")]
+ShardsName = Annotated[
+    str, typer.Argument(help="Folder (or URL) that 'qa-fast featurize' made with the model's tokenizer.")
+]
 _PAIRS = dict[str, str] | None
 # Characters of a list of choices that fits into a column of `--help`.
 _LONGEST_LIST = 50

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Annotated
-
-import typer
 
 from qa_fast import signals
 from qa_fast.answer.calibration import NOT_CALIBRATED
 from qa_fast.answer.options import AnswerOptions, EngineOptions
 from qa_fast.cli.extras import needs, say
-from qa_fast.cli.records import with_records
+from qa_fast.cli.records import ModelName, with_records
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.options import ServeOptions
 
@@ -22,7 +19,7 @@ _BYTES_PER_CHARACTER = 8
 
 @with_records
 def serve(
-    model: Annotated[str, typer.Argument(help="Model folder, Hub id or 'minilm'.")],
+    model: ModelName,
     *,
     options: ServeOptions,
     engine: EngineOptions,
