@@ -72,8 +72,7 @@ def not_writable(out: Path, error: OSError) -> UserError:
     return UserError(f"--out must be a writable folder with free space; {out}: {reason}")
 
 
-@contextlib.contextmanager
-def locked(out: Path, wait: bool = False) -> Iterator[None]:
+def locked(out: Path, wait: bool = False) -> contextlib.AbstractContextManager[None]:
     """Hold `out` for this run alone; a local folder is made first, and removed afterwards if it was made and is empty.
 
     Args:
@@ -83,8 +82,7 @@ def locked(out: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         UserError: Another run holds it, or it cannot be made.
     """
-    with locks.locked(out, not_writable, wait=wait) if store.is_local(out) else _leased(out):
-        yield
+    return locks.locked(out, not_writable, wait=wait) if store.is_local(out) else _leased(out)
 
 
 @contextlib.contextmanager

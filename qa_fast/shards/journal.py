@@ -12,10 +12,10 @@ deleted once the index lists them.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,9 @@ class Journal:
         except FileNotFoundError:
             return b""
 
-    @contextlib.contextmanager
-    def ids(self, block: Block) -> Iterator[Path]:
-        """Yield a local file that numpy loads as uint64[n, 3]: both words of each id's hash and its row, sorted."""
-        with store.local_copy(self._place(block, "ids.npy")) as local:
-            yield local
+    def ids(self, block: Block) -> AbstractContextManager[Path]:
+        """Hold a local file that numpy loads as uint64[n, 3]: both words of each id's hash and its row, sorted."""
+        return store.local_copy(self._place(block, "ids.npy"))
 
     def clear(self) -> None:
         """Delete the journals in `out`."""

@@ -219,17 +219,13 @@ def fetch_model(repo_id: str, weights: bool = True) -> Path:
 
 def _weight_patterns(repo_id: str, files: list[str]) -> list[str]:
     for name, patterns in _WEIGHT_FILES.items():
-        if name in files or _index_of(name) in files:
+        if name in files or f"{name}.index.json" in files:
             return patterns
     found = ", ".join(files[:8]) or "no files"
     raise UserError(
         f"model {repo_id} must have its weights in {' or '.join(_WEIGHT_FILES)}; found {found}: choose another, or "
         "convert it with transformers' save_pretrained"
     )
-
-
-def _index_of(name: str) -> str:
-    return f"{name}.index.json"
 
 
 def cached_model(repo_id: str, weights: bool = True) -> Path | None:
@@ -253,7 +249,7 @@ def _has_weights(folder: Path) -> bool:
         names = {name}
         # Without an index, or with a damaged one, only the single file counts.
         with contextlib.suppress(UserError, LookupError, TypeError, AttributeError):
-            names = set((read_object(folder, _index_of(name)) or {})["weight_map"].values())
+            names = set((read_object(folder, f"{name}.index.json") or {})["weight_map"].values())
         if plain_file(folder, name) is not None or all(plain_file(folder, str(file)) is not None for file in names):
             return True
     return False

@@ -15,6 +15,7 @@ import re
 import threading
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -154,11 +155,9 @@ class _Layer(io.RawIOBase):
 
 def _recoded(source: io.BufferedReader, encoding: str) -> Iterator[bytes]:
     """Yield text as UTF-8 without a byte order mark."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    while data := source.read(_CHUNK):
-        if text := decoder.decode(data):
-            yield text.encode()
-    decoder.decode(b"", final=True)  # which raises an error in the middle of a character
+    # It raises an error if the stream ends in the middle of a character.
+    for text in codecs.iterdecode(iter(partial(source.read, _CHUNK), b""), encoding):
+        yield text.encode()
 
 
 def _decompressed(source: io.BufferedReader, layer: str, where: str) -> Iterator[bytes]:

@@ -41,12 +41,11 @@ Say = Callable[[str], None]
 Found = TypeVar("Found")
 
 
-def _silent(_: str) -> None:
-    pass
-
-
 def resolve_source(
-    name: Any, columns: dict[str, str] | None = None, splits: str | Sequence[str] | None = None, say: Say = _silent
+    name: Any,
+    columns: dict[str, str] | None = None,
+    splits: str | Sequence[str] | None = None,
+    say: Say = lambda _: None,
 ) -> Source:
     """Find the files that SOURCE means, or read what it holds.
 
@@ -200,7 +199,7 @@ def _hub_dataset(name: str, columns: dict[str, str], say: Say) -> Source:
     return Source(name, f"Hub {name}@{dataset.revision}", dataset.splits, columns)
 
 
-def resolve_model(name: str | os.PathLike[str], say: Say = _silent, weights: bool = True) -> Path:
+def resolve_model(name: str | os.PathLike[str], say: Say = lambda _: None, weights: bool = True) -> Path:
     """Find the folder that MODEL means.
 
     A PEFT adapter is merged into its base model, in the cache.
