@@ -140,16 +140,16 @@ def scorable(shards: Shards, name: str) -> Split:
             f"{', '.join(shards.names)}: {advice}"
         )
     split = shards.split(name)
-    _tables_of(split, advice)
+    _tables_of(split, f"{name!r} in {shards.folder}", advice)
     return split
 
 
-def _tables_of(split: Split, advice: str) -> tuple[pa.Table, pa.Table]:
+def _tables_of(split: Split, where: str, advice: str) -> tuple[pa.Table, pa.Table]:
     """Return the examples and contexts of a split; refuse one that lacks them."""
     if split.examples is None or split.contexts is None:
         raise UserError(
-            f"a split must hold questions, documents and answers to be scored; {split.name!r} does not (train is "
-            f"stored without them): {advice}"
+            f"a split must hold questions, documents and answers to be scored; {where} does not (train is stored "
+            f"without them): {advice}"
         )
     return split.examples, split.contexts
 
@@ -180,7 +180,7 @@ def evaluate_split(
     started = time.perf_counter()
     config = dataclasses.replace(config or EvaluateConfig(), **options)
     config.check()
-    examples, contexts = _tables_of(split, "choose another split")
+    examples, contexts = _tables_of(split, repr(split.name), "choose another split")
     chosen = sampled_rows(len(examples), config.max_examples, config.seed)
     context_index = one_chunk(examples["context_index"]).to_numpy(zero_copy_only=False)
     chunks = _numbered(split, one_chunk(examples["feature_count"]).to_numpy(zero_copy_only=False))
