@@ -210,7 +210,7 @@ def _add_to_card(shards: Shards, model: str, split: str, result: EvaluationResul
 
 def _intervals(result: EvaluationResult, seed: int) -> dict[str, tuple[float, float]]:
     """Return the 95 % intervals in percent of the scores of few questions, by the names of the metrics."""
-    from qa_fast.report.intervals import intervals_of_few
+    from qa_fast.scoring.intervals import intervals_of_few
     from qa_fast.scoring.metrics import question_scores
 
     official = question_scores(result.predictions, result.golds.answers, no_answer=result.as_v2)

@@ -21,7 +21,11 @@ def quantize(
     shards: ShardsName,
     split: Annotated[str, typer.Option("--split", help="Split to score on; any except train.")] = "validation",
     max_loss: Annotated[
-        float, typer.Option("--max-loss", help="Largest loss of F1, in points, with which int8 is allowed.")
+        float,
+        typer.Option(
+            "--max-loss",
+            help="Largest loss of F1, in points, with which int8 is allowed; its 95 % interval must be below.",
+        ),
     ] = _MOST_LOST,
     max_examples: Annotated[
         int | None, typer.Option("--max-examples", help="Score a random sample of this many examples.")
@@ -29,7 +33,7 @@ def quantize(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the recipe as JSON on standard output.")] = False,
 ) -> None:
-    """Score a model in int8, and allow int8 if it loses little F1."""
+    """Score a model in int8, and allow int8 if it loses little F1, by an interval over the questions."""
     with needs("answer", "qa-fast quantize"):
         from qa_fast.scoring.quantize import quantize as run
 
@@ -37,12 +41,12 @@ def quantize(
         quantized = with_bar(partial(run, model, shards, split, say=say, **options), split, quiet=as_json)
     recipe = quantized.recipe
     if as_json:
-        typer.echo(
-            json.dumps(recipe.facts() | {"path": str(quantized.path), "questions_alike": quantized.questions_alike})
-        )
+        facts = {"loss": quantized.loss.points, "loss_interval": quantized.loss.interval}
+        facts |= {"path": str(quantized.path), "questions_alike": quantized.questions_alike}
+        typer.echo(json.dumps(recipe.facts() | facts))
         return
     say(
-        f"{quantized.path}: int8 loses {recipe.float32_f1 - recipe.f1:.2f} F1 on {recipe.examples:,} questions and "
-        f"answers {100 * quantized.questions_alike:.1f}% of them alike; --precision auto uses it if it is faster, and "
+        f"{quantized.path}: int8 loses {quantized.loss} on {recipe.examples:,} questions and answers "
+        f"{100 * quantized.questions_alike:.1f}% of them alike; --precision auto uses it if it is faster, and "
         "--precision int8 always"
     )

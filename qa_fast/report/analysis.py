@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from qa_fast.report.compare import Comparison, GroupDifference, Other, compare, compare_groups, most_different
 from qa_fast.report.groups import Group, Grouping, group_of, grouped, groupings
-from qa_fast.report.intervals import Float64s
 from qa_fast.report.mistakes import KINDS, confident_errors, kinds_of, near_misses, right_within
 from qa_fast.report.risk import Calibration, RiskCoverage, calibration, confidence_of, risk_coverage
 from qa_fast.schema import Int64s
+from qa_fast.scoring.intervals import Float64s
 from qa_fast.scoring.metrics import answerable_of
 from qa_fast.scoring.result import EvaluationResult
 

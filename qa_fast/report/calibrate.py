@@ -23,11 +23,11 @@ from qa_fast.answer.options import AnswerRules
 from qa_fast.answer.settings import max_positions_of, windows_of, write_settings
 from qa_fast.errors import UserError
 from qa_fast.infer.spans import Progress
-from qa_fast.report.intervals import Float64s, Interval, middle_95
 from qa_fast.report.risk import confidence_of
 from qa_fast.schema import Int32s
 from qa_fast.scoring.evaluation import best_texts, evaluate, scorable
 from qa_fast.scoring.golds import has_unanswerable
+from qa_fast.scoring.intervals import Float64s, Interval, middle_95
 from qa_fast.scoring.keeping import check_writable, kept_options
 from qa_fast.scoring.metrics import answerable_of, best_null_threshold, percent
 from qa_fast.scoring.result import EvaluationResult

@@ -14,8 +14,8 @@ import numpy as np
 
 from qa_fast.errors import UserError
 from qa_fast.report.groups import Grouping
-from qa_fast.report.intervals import FEWEST_FOR_BOOTSTRAP, GROUP_RESAMPLES, Float64s, bootstrap_means, middle_95
 from qa_fast.schema import Int64s
+from qa_fast.scoring.intervals import FEWEST_FOR_BOOTSTRAP, GROUP_RESAMPLES, Float64s, bootstrap_means, middle_95
 
 RESAMPLES = 10_000
 # Means that differ only by rounding are equal.

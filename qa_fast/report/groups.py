@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast.report.intervals import Float64s, mean_interval, wilson
 from qa_fast.schema import Int64s
 from qa_fast.scoring.golds import Golds
+from qa_fast.scoring.intervals import Float64s, mean_interval, wilson
 
 QUESTION_WORDS = ("what", "who", "when", "where", "why", "how", "which", "how many", "other")
 _WORDS = re.compile(r"\b(?:(how)\s+(many|much)|what|who|whom|whose|when|where|why|how|which)\b", re.IGNORECASE)

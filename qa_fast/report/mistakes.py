@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from qa_fast.report.intervals import Float64s
 from qa_fast.schema import Int64s
+from qa_fast.scoring.intervals import Float64s
 from qa_fast.scoring.result import EvaluationResult
 from qa_fast.scoring.rules import RULES
 

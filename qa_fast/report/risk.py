@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.answer.calibration import scores_of
-from qa_fast.report.intervals import Float64s
 from qa_fast.schema import Int64s
+from qa_fast.scoring.intervals import Float64s
 from qa_fast.scoring.result import EvaluationResult
 
 

@@ -4,10 +4,14 @@ Weights and activations of all products are rounded. Before that, the widest col
 windows, are made narrower and the weights larger. If the loss is too large, products stay in float32 step by step, the
 most costly first: the second product of feed-forward, then the first and last block, then the first product of
 feed-forward. The result is a recipe (`infer/recipe.py`).
+
+Rounding changes the answers to some questions, in either direction, so a mean over few questions decides by chance.
+The loss is therefore judged by its interval: it must be below the limit as a whole.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,7 @@ from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import readable_config
 from qa_fast.schema import Features
 from qa_fast.scoring.evaluation import Progress, evaluate_split, scorable
+from qa_fast.scoring.intervals import Float64s, Interval, bootstrap_means, middle_95
 from qa_fast.scoring.options import EvaluateConfig
 from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import open_shards
@@ -33,6 +38,9 @@ from qa_fast.sources import resolve_model
 MOST_LOST = 0.3
 # Number of windows on which ranges of activations are measured.
 _WINDOWS = 64
+_RESAMPLES = 10_000
+# Larger numbers of questions are not named: no split has so many.
+_MOST_QUESTIONS = 1_000_000
 Say = Callable[[str], None]
 
 
@@ -44,11 +52,67 @@ class Quantized:
         recipe: The recipe.
         path: Its file.
         questions_alike: Share of questions that both models answer with the same text.
+        loss: The F1 that int8 loses.
     """
 
     recipe: Recipe
     path: Path
     questions_alike: float
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The F1 that int8 loses on n questions.
+
+    Attributes:
+        points: The loss in points; below 0 if int8 is better.
+        interval: Its 95 % interval in points.
+        questions: n.
+    """
+
+    points: float
+    interval: Interval
+    questions: int
+
+    def __str__(self) -> str:
+        return f"{self.points:.2f} F1 (95 % interval {self.interval[0]:.2f} to {self.interval[1]:.2f})"
+
+    def needed(self, most: float) -> int | None:
+        """Return about how many questions decide whether at most `most` points are lost; None means over a million.
+
+        The width of an interval falls with the square root of the number of questions. While it is wide, the loss
+        itself is hardly known, so the number is that which is enough if nothing is lost. Later it is that which is
+        enough if the loss stays as it is.
+        """
+        half = (self.interval[1] - self.interval[0]) / 2
+        distance = most if half > most > 0 else abs(most - self.points)
+        if half**2 * self.questions >= distance**2 * _MOST_QUESTIONS:
+            return None
+        # Rounded up to two digits: more would pretend to be exact.
+        number = max(math.ceil(self.questions * (half / distance) ** 2), self.questions + 1)
+        unit = 10 ** max(len(str(number)) - 2, 0)
+        return -(-number // unit) * unit
+
+
+def loss_of(full: Float64s, rounded: Float64s, seed: int = 0) -> Loss:
+    """Return the F1 that int8 loses, with its interval from a paired bootstrap over questions.
+
+    Args:
+        full: float64[n], F1 in [0, 1] of each question in float32.
+        rounded: float64[n], F1 of the same questions in int8.
+        seed: Seed of the resamples.
+
+    Examples:
+        >>> loss = loss_of(full.scores_of(full.predictions)[1], rounded.scores_of(rounded.predictions)[1])
+        >>> loss.points, loss.interval, loss.needed(0.3)
+    """
+    lost = full - rounded
+    # One question more that is lost and one that is gained, as Agresti and Caffo (2000) do for two shares: where all
+    # questions are answered alike, the interval of the bootstrap would be a point, however few they are.
+    means = bootstrap_means(np.append(lost, [1.0, -1.0])[:, None], _RESAMPLES, seed)[:, 0]
+    low, high = middle_95(means)
+    return Loss(100 * float(lost.mean()), (100 * low, 100 * high), len(lost))
 
 
 def rungs(config: EncoderConfig) -> Iterator[tuple[str, ...]]:
@@ -96,6 +160,8 @@ def quantize(
 ) -> Quantized:
     """Score a model in float32 and in int8, and write a recipe into its folder if int8 loses little.
 
+    It loses little if the 95 % interval of its loss is below the limit.
+
     Args:
         model: A model folder.
         shards_path: A folder that `qa-fast featurize` made, with the model's tokenizer.
@@ -107,7 +173,8 @@ def quantize(
         say: Called with a line for each score.
 
     Raises:
-        UserError: The model, the split or an option is invalid, or int8 loses more in every step.
+        UserError: The model, the split or an option is invalid, int8 loses more in every step, or the questions are too
+            few to show that it does not.
         MissingExtraError: ONNX Runtime is not installed.
     """
     if most_lost < 0:
@@ -137,6 +204,7 @@ def quantize(
         return evaluate_split(engine.predict, opened, rules, progress=progress)
 
     full = scored(None)
+    full_overlap = full.scores_of(full.predictions)[1]
     say(f"float32: exact match {full.exact_match:.2f}, F1 {full.f1:.2f}")
     source = "train" if "train" in shards.names else split
     ranges_graph = graph_of(folder, Kind("onnx", ranges=True), say, key)
@@ -147,9 +215,9 @@ def quantize(
         rounding = Rounding(kept, ranges)
         rounded = scored(rounding)
         named = ", ".join(dict.fromkeys(name.split("/")[-1] or name for name in kept))
-        say(f"int8 (float32: {named}): exact match {rounded.exact_match:.2f}, F1 {rounded.f1:.2f}")
-        losses.append(full.f1 - rounded.f1)
-        if losses[-1] <= most_lost:
+        losses.append(loss_of(full_overlap, rounded.scores_of(rounded.predictions)[1], seed))
+        say(f"int8 (float32: {named}): exact match {rounded.exact_match:.2f}, F1 {rounded.f1:.2f}, loses {losses[-1]}")
+        if losses[-1].interval[1] < most_lost:
             recipe = Recipe(
                 weights=key,
                 rounding=rounding,
@@ -161,9 +229,32 @@ def quantize(
                 examples=len(rounded.predictions),
             )
             alike = sum(a == b for a, b in zip(full.predictions, rounded.predictions, strict=True)) / len(full.ids)
-            return Quantized(recipe, write_recipe(folder, recipe), alike)
+            return Quantized(recipe, write_recipe(folder, recipe), alike, losses[-1])
         forget(graph_in(rounding))
-    raise UserError(
-        f"a model in int8 may lose at most {most_lost:g} F1; received {min(losses):.2f} at best, on "
-        f"{len(full.predictions):,} questions of {split}: use float32 or bfloat16, or allow more with --max-loss"
+    assert opened.examples is not None
+    raise _refusal(losses, most_lost, split, len(opened.examples))
+
+
+def _refusal(losses: Sequence[Loss], most: float, split: str, examples: int) -> UserError:
+    """Return the error if no step is known to lose at most `most` points; `examples` is the size of the split."""
+    best = min(losses, key=lambda loss: loss.interval[1])
+    allowed = f"allow more with --max-loss, such as {math.ceil(10 * best.interval[1] + 0.5) / 10:g}"
+    on = f"{best.questions:,} questions of {split}"
+    if all(loss.interval[0] > most for loss in losses):
+        return UserError(
+            f"a model in int8 may lose at most {most:g} F1; received {best} at best, on {on}: use float32 or bfloat16, "
+            f"or {allowed}"
+        )
+    number = best.needed(most)
+    if number is None:
+        advice = f"more than {_MOST_QUESTIONS:,} questions would decide it, so {allowed}"
+    elif number <= examples:
+        advice = f"score about {number:,} questions (--max-examples; {split} has {examples:,}), or {allowed}"
+    else:
+        advice = (
+            f"about {number:,} questions would decide it, {split} has {examples:,}: score a larger split, or {allowed}"
+        )
+    return UserError(
+        f"questions must be enough to show whether int8 loses at most {most:g} F1; {on} cannot decide it, int8 loses "
+        f"{best} on them: {advice}"
     )

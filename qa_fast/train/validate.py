@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from qa_fast.infer.engine import Engine, Floats, Prediction
-from qa_fast.report.intervals import intervals_of_few
 from qa_fast.schema import Features, Int32s
 from qa_fast.scoring.evaluation import evaluate_split
+from qa_fast.scoring.intervals import intervals_of_few
 from qa_fast.scoring.options import EvaluateConfig
 from qa_fast.scoring.rules import SQUAD
 from qa_fast.shards import Split

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from qa_fast.errors import UserError
 from qa_fast.report import groups, mistakes
 from qa_fast.report.compare import aligned, compare, compare_groups, most_different
-from qa_fast.report.intervals import bootstrap_means, mean_interval, middle_95, wilson
 from qa_fast.report.risk import calibration, confidence_of, risk_coverage
 from qa_fast.schema import Features
 from qa_fast.scoring.evaluation import evaluate_split
+from qa_fast.scoring.intervals import bootstrap_means, mean_interval, middle_95, wilson
 from qa_fast.scoring.metrics import answerable_of, question_scores
 from qa_fast.scoring.result import EvaluationResult
 from tests.scoring.test_scoring import ANSWERABLE, HERON, WITH_NONE, make_split, oracle

@@ -20,15 +20,15 @@ from qa_fast.infer.graphs import Kind, graph_of, model_key
 from qa_fast.infer.recipe import FILE, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.model.folder import folder_config
 from qa_fast.scoring import quantize as quantizing
-from qa_fast.scoring.quantize import MOST_LOST, quantize, rungs
+from qa_fast.scoring.quantize import MOST_LOST, Loss, loss_of, quantize, rungs
 from tests.infer.test_keras import collected
 from tests.small_models import make_features
 from tests.small_runs import make_model_folder, make_shards
 
-pytestmark = pytest.mark.slow
 
-
-@pytest.fixture(scope="module", params=["bert", "albert", "deberta-v3"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "albert", "deberta-v3")]
+)
 def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model folder and shards of its tokenizer."""
     place = tmp_path_factory.mktemp("quantize")
@@ -64,21 +64,58 @@ def graphs(model: Path) -> set[str]:
 
 def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model, shards = workshop
-    scores = iter([80.0, 70.0, 79.0, 79.5, 78.0, 80.0, 70.0, 79.8])
-    result = lambda *_, **__: SimpleNamespace(  # noqa: E731
-        f1=(score := next(scores)), exact_match=score - 10, predictions=["a", "b"], ids=["1", "2"]
-    )
+    number = 10_000
+    scores = iter([80.0, 70.0, 79.0, 79.5, 78.0, 80.0, 70.0, 79.6, 80.0, 80.0, 70.0, 79.9])
+
+    def result(*_: object, **__: object) -> SimpleNamespace:
+        right = np.arange(number) < number * (score := next(scores)) / 100
+        names = ["a"] * number
+        return SimpleNamespace(
+            f1=score, exact_match=score, predictions=names, ids=names, scores_of=lambda _: (right, right.astype(float))
+        )
+
     monkeypatch.setattr(quantizing, "evaluate_split", result)
     before = graphs(model) | {"onnx"}
-    with pytest.raises(UserError, match=r"may lose at most 0\.3 F1; received 0\.50 at best, on 2 questions of valid"):
+    with pytest.raises(UserError, match=r"may lose at most 0\.3 F1; received 0\.50 F1 .* at best, on 10,000 questions"):
         quantize(model, shards)
+    with pytest.raises(
+        UserError, match=r"questions must be enough to show .* at most 0\.3 F1; 10,000 questions of valid"
+    ):
+        quantize(model, shards, most_lost=0.4)
     assert not (model / FILE).exists()
     assert graphs(model) <= before  # what was tried is not kept
     made = quantize(model, shards)  # a product kept in float32 makes it good enough
     outer = {name for name in made.recipe.rounding.kept if name.endswith("/outer")}
     assert len(outer) == folder_config(model).blocks
-    assert (made.recipe.float32_f1, made.recipe.f1, made.questions_alike) == (80.0, 79.8, 1.0)
+    assert (made.recipe.float32_f1, made.recipe.f1, made.questions_alike) == (80.0, 79.9, 1.0)
     (model / FILE).unlink()
+
+
+def test_a_loss_is_judged_by_its_interval() -> None:
+    generator = np.random.default_rng(0)
+    full = (generator.random(20_000) < 0.8).astype(float)
+    rounded = np.where(generator.random(len(full)) < 0.05, generator.random(len(full)) < 0.8, full)
+    few, many = loss_of(full[:300], rounded[:300]), loss_of(full, rounded)
+    assert few.interval[0] < many.points < few.interval[1]
+    assert few.interval[1] - few.interval[0] > 7 * (many.interval[1] - many.interval[0])
+    assert loss_of(full, rounded) == many
+    alike = loss_of(full[:300], full[:300])
+    assert alike.interval[1] > MOST_LOST  # no difference on 300 questions does not show that there is none
+    assert loss_of(full, full).interval[1] < MOST_LOST
+
+
+@pytest.mark.parametrize(
+    ("loss", "most", "needed"),
+    [
+        (Loss(1.2, (-0.5, 2.9), 300), 0.3, 9_700),  # the interval is wider than the limit: as if nothing was lost
+        (Loss(0.15, (-0.05, 0.35), 10_000), 0.3, 18_000),  # as if 0.15 was lost
+        (Loss(0.3, (0.1, 0.5), 10_000), 0.3, None),
+        (Loss(0.1, (-0.1, 0.3), 10_000), 0.0, 40_000),
+        (Loss(0.0, (0.0, 0.0), 5), 0.0, None),
+    ],
+)
+def test_how_many_questions_are_needed(loss: Loss, most: float, needed: int | None) -> None:
+    assert loss.needed(most) == needed
 
 
 def test_kept_products_are_not_rounded(workshop: tuple[Path, Path]) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from qa_fast.cli.evaluate import _print as print_scores
 from qa_fast.errors import UserError
-from qa_fast.report.intervals import intervals_of_few
 from qa_fast.scoring.evaluation import evaluate_split
+from qa_fast.scoring.intervals import intervals_of_few
 from qa_fast.scoring.metrics import question_scores
 from qa_fast.scoring.rules import METRICS, metric_of, metrics_of
 from tests.scoring.test_scoring import HERON, make_split, oracle
