@@ -13,7 +13,7 @@ from qa_fast.cli.extras import needs, say
 from qa_fast.cli.records import ShardsName
 
 # Repeated from qa_fast.scoring.quantize, which is slow to import; a test checks that they are equal.
-_MOST_LOST = 0.3
+_MOST_LOST = 0.5
 
 
 def quantize(

@@ -35,6 +35,7 @@ def onnx_graph(
     ranges: bool = False,
     opset: int = OPSET,
     small_tables: bool = False,
+    weight_bits: int = 7,
 ) -> onnx.ModelProto:
     """Return the ONNX graph of a drawing, with weights.
 
@@ -50,6 +51,8 @@ def onnx_graph(
             under the product's name.
         opset: The version of ONNX's operations, one of `names.OPSETS`.
         small_tables: Keep embeddings in int8, with one scale for each row.
+        weight_bits: Bits of the weights of products in int8, 7 or 8. Without VNNI, x86 adds pairs of products in int16,
+            which overflows with eight.
 
     Returns:
         A model with inputs int64[batch, length] and outputs float32[batch, length].
@@ -58,7 +61,7 @@ def onnx_graph(
         UserError: An operation has no ONNX form here.
     """
     nodes = Nodes(fused, opset)
-    walk = _Walk(drawing, nodes, weights, scales or {}, small_tables)
+    walk = _Walk(drawing, nodes, weights, scales or {}, small_tables, 64 if weight_bits == 7 else 127)
     logits = [walk.value_of(drawing.model.output[name]) for name in OUTPUTS]
     if ranges:
         widths = {product_of(path): shape[0] for path, shape in drawing.shapes.items() if path.endswith("_kernel")}
@@ -113,9 +116,10 @@ class _Walk:
         weights: Mapping[str, Floats],
         scales: Mapping[str, Floats],
         small_tables: bool,
+        most: int,
     ) -> None:
         self._nodes, self._paths, self._weights, self._scales = nodes, drawing.paths, weights, scales
-        self._small_tables = small_tables
+        self._small_tables, self._most = small_tables, most
         self.products: dict[str, list[Value]] = {}
         self._values = {id(tensor): Value(tensor.name, str(tensor.dtype)) for tensor in drawing.model.inputs}
         self.used: dict[str, npt.NDArray[Any]] = {}
@@ -167,14 +171,11 @@ class _Walk:
         return self._nodes.add("Add", [y, self._weight(layer, 1)], "float32") if layer.use_bias else y
 
     def _rounded_product(self, path: str, x: Value, divisors: Floats) -> Value:
-        """Multiply in int8, as the nodes that ONNX Runtime recognises and runs as one.
-
-        Weights have seven bits: without VNNI, x86 adds pairs of products in int16, which overflows with eight bits.
-        """
+        """Multiply in int8, as the nodes that ONNX Runtime recognises and runs as one."""
         nodes = self._nodes
         if (divisors != 1).any():
             x = nodes.add("Mul", [x, nodes.constant(1 / divisors, "float32")], "float32")
-        rounded, scale = _rounded(self._weights[path] * divisors[:, None], axis=0, most=64)
+        rounded, scale = _rounded(self._weights[path] * divisors[:, None], axis=0, most=self._most)
         inputs, input_scale, input_zero = nodes.add_rounding(x)
         zero = nodes.constant(0, "int8")
         sums = nodes.add("MatMulInteger", [inputs, self._kept(path, rounded), input_zero, zero], "int32")

@@ -81,7 +81,7 @@ def ways(engine: str, precision: str, engines: Sequence[str], *, quantized: bool
     if precision == "int8" and not quantized:
         raise UserError(
             "int8 must be scored before it is used; received precision int8 for a model without a recipe for these "
-            "weights: run qa-fast quantize MODEL SHARDS"
+            "weights and this processor: run qa-fast quantize MODEL SHARDS"
         )
     offered = [
         *([Way("onnx", "int8")] if quantized else []),
@@ -177,3 +177,12 @@ def _processor() -> str:
 def has_bfloat16() -> bool:
     """Return whether the processor, and therefore OpenVINO, multiplies in bfloat16; OpenVINO takes 0.2 s to answer."""
     return any(flag in _processor().split() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def sums_bytes() -> bool:
+    """Return whether the processor sums products of bytes without overflow, so that weights may have eight bits.
+
+    On x86 that is VNNI; older processors add pairs of products in int16.
+    """
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "x86", "i686")
+    return not is_x86 or any(flag in _processor().split() for flag in ("avx512_vnni", "avx_vnni"))

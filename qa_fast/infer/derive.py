@@ -35,11 +35,12 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     drawing = draw(config, "int64", padded=engine == "openvino")
     weights: dict[str, Any] = {}
     read_weights(folder, config, drawing.shapes, weights.__setitem__)
-    scales = {}
+    scales, bits = {}, 7
     if rounding is not None:
         kernels = {product_of(path): weight for path, weight in weights.items() if path.endswith("_kernel")}
         scales = {name: rounding.scales(name, kernels[name]) for name in kernels if rounding.rounds(name)}
-    write_onnx(onnx_graph(drawing, weights, engine == "onnx", scales, ranges), out, apart=True)
+        bits = rounding.weight_bits
+    write_onnx(onnx_graph(drawing, weights, engine == "onnx", scales, ranges, weight_bits=bits), out, apart=True)
 
 
 class _StandIn(ModuleType):

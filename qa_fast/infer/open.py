@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qa_fast.errors import UserError
-from qa_fast.infer.choose import Way, has_bfloat16, installed, measure, preferred, ways
+from qa_fast.infer.choose import Way, has_bfloat16, installed, measure, preferred, sums_bytes, ways
 from qa_fast.infer.engine import Engine
 from qa_fast.infer.graphs import Kind, Say, graph_of, model_key
 from qa_fast.infer.recipe import Recipe, read_recipe
@@ -89,7 +89,7 @@ def _ways(folder: Path, engine: str, precision: str) -> tuple[list[Way], Recipe 
     key = None
     if recipe is not None:
         key = model_key(folder)
-        if recipe.weights != key:
+        if recipe.weights != key or (recipe.rounding.weight_bits == 8 and not sums_bytes()):
             recipe = None
     return ways(engine, precision, engines, quantized=recipe is not None, bfloat16=has_bfloat16()), recipe, key
 

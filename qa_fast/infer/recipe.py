@@ -37,15 +37,18 @@ class Rounding:
     Attributes:
         kept: First parts of the names of products that stay in float32 ("block_0/outer").
         ranges: For each product ("block_0/outer"), the largest magnitudes of its inputs' columns, float32[m].
+        weight_bits: Bits of the weights, 7 or 8. Eight are closer, and only for processors that sum products of bytes
+            without overflow (`choose.sums_bytes`).
     """
 
     kept: tuple[str, ...]
     ranges: Mapping[str, Floats]
+    weight_bits: int = 7
 
     @property
     def digest(self) -> str:
         """Return a hash of the rounding, in hex."""
-        state = xxhash.xxh3_64(orjson.dumps(self.kept))
+        state = xxhash.xxh3_64(orjson.dumps([self.kept, self.weight_bits]))
         for name in sorted(self.ranges):
             state.update(name.encode())
             state.update(np.ascontiguousarray(self.ranges[name]).tobytes())
@@ -108,14 +111,19 @@ class Recipe:
     def facts(self) -> dict[str, Any]:
         """Everything but the ranges, for JSON."""
         facts = {name: value for name, value in vars(self).items() if name != "rounding"}
-        return facts | {"kept": list(self.rounding.kept)}
+        return facts | _of_rounding(self.rounding)
+
+
+def _of_rounding(rounding: Rounding) -> dict[str, Any]:
+    """Everything of a rounding but the ranges, for JSON."""
+    return {"kept": list(rounding.kept), "weight_bits": rounding.weight_bits}
 
 
 def save(path: Path, rounding: Rounding, facts: Mapping[str, Any]) -> None:
     """Write a rounding together with other facts."""
     from safetensors.numpy import save as serialized
 
-    metadata = {_KEY: orjson.dumps(dict(facts) | {"kept": list(rounding.kept)}).decode()}
+    metadata = {_KEY: orjson.dumps(dict(facts) | _of_rounding(rounding)).decode()}
     columns = {name: np.ascontiguousarray(value) for name, value in rounding.ranges.items()}
     path.write_bytes(serialized(columns, metadata))
 
@@ -132,15 +140,17 @@ def load(path: Path) -> tuple[Rounding, dict[str, Any]]:
         with safe_open(path, framework="numpy") as file:
             facts = dict(orjson.loads(file.metadata()[_KEY]))
             ranges = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
-            kept = tuple(facts.pop("kept"))
+            kept, bits = tuple(facts.pop("kept")), facts.pop("weight_bits", 7)
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path, repr(error)) from None
     if not all(isinstance(name, str) for name in kept):
         raise _damaged(path, f"kept is {shown(kept)}")
+    if bits not in (7, 8):
+        raise _damaged(path, f"weight_bits is {shown(bits)}")
     for name, value in ranges.items():
         if value.dtype != np.float32 or value.ndim != 1 or not (np.isfinite(value) & (value >= 0)).all():
             raise _damaged(path, f"{shown(name)} does not hold magnitudes")
-    return Rounding(kept, ranges), facts
+    return Rounding(kept, ranges, bits), facts
 
 
 def _damaged(path: Path, reason: str) -> UserError:

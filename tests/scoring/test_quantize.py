@@ -15,6 +15,7 @@ pytest.importorskip("onnxruntime")
 
 from qa_fast.cli import quantize as command
 from qa_fast.errors import UserError
+from qa_fast.infer import open as opening
 from qa_fast.infer import open_engine
 from qa_fast.infer.graphs import Kind, graph_of, model_key
 from qa_fast.infer.recipe import FILE, Recipe, Rounding, read_recipe, write_recipe
@@ -65,7 +66,7 @@ def graphs(model: Path) -> set[str]:
 def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model, shards = workshop
     number = 10_000
-    scores = iter([80.0, 70.0, 79.0, 79.5, 78.0, 80.0, 70.0, 79.6, 80.0, 80.0, 70.0, 79.9])
+    scores = iter([80.0, 70.0, 79.0, 79.2, 78.0, 80.0, 70.0, 79.3, 78.0, 78.0, 80.0, 70.0, 79.9])
 
     def result(*_: object, **__: object) -> SimpleNamespace:
         right = np.arange(number) < number * (score := next(scores)) / 100
@@ -76,12 +77,10 @@ def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch
 
     monkeypatch.setattr(quantizing, "evaluate_split", result)
     before = graphs(model) | {"onnx"}
-    with pytest.raises(UserError, match=r"may lose at most 0\.3 F1; received 0\.50 F1 .* at best, on 10,000 questions"):
+    with pytest.raises(UserError, match=r"may lose at most 0\.5 F1; received 0\.80 F1 .* at best, on 10,000 questions"):
         quantize(model, shards)
-    with pytest.raises(
-        UserError, match=r"questions must be enough to show .* at most 0\.3 F1; 10,000 questions of valid"
-    ):
-        quantize(model, shards, most_lost=0.4)
+    with pytest.raises(UserError, match=r"must be enough to show .* at most 0\.7 F1; 10,000 questions of valid"):
+        quantize(model, shards, most_lost=0.7)
     assert not (model / FILE).exists()
     assert graphs(model) <= before  # what was tried is not kept
     made = quantize(model, shards)  # a product kept in float32 makes it good enough
@@ -100,8 +99,8 @@ def test_a_loss_is_judged_by_its_interval() -> None:
     assert few.interval[1] - few.interval[0] > 7 * (many.interval[1] - many.interval[0])
     assert loss_of(full, rounded) == many
     alike = loss_of(full[:300], full[:300])
-    assert alike.interval[1] > MOST_LOST  # no difference on 300 questions does not show that there is none
-    assert loss_of(full, full).interval[1] < MOST_LOST
+    assert alike.interval[1] > 0.5  # no difference on 300 questions does not show that there is none
+    assert loss_of(full, full).interval[1] < 0.05
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,9 @@ def test_columns_are_narrowed_and_the_product_stays() -> None:
     assert ratio(narrowed) < ratio(x) / 5
 
 
-def test_a_recipe_for_other_weights_is_not_followed(tmp_path: Path) -> None:
+def test_a_recipe_for_other_weights_or_processors_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model_folder(tmp_path / "model")
     recipe = Recipe("0" * 32, Rounding((), {}), 1.0, 1.0, 1.0, 1.0, "validation", 3)
     write_recipe(model, recipe)
@@ -151,6 +152,12 @@ def test_a_recipe_for_other_weights_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="int8 must be scored before it is used"):
         open_engine(model, "onnx", "int8")
     assert open_engine(model, "onnx").precision == "float32"
+    eight = Recipe(model_key(model), Rounding((), {}, 8), 1.0, 1.0, 1.0, 1.0, "validation", 3)
+    write_recipe(model, eight)
+    assert read_recipe(model) == eight
+    monkeypatch.setattr(opening, "sums_bytes", lambda: False)
+    with pytest.raises(UserError, match="without a recipe for these weights and this processor"):
+        open_engine(model, "onnx", "int8")
     (model / FILE).write_bytes(b"none")
     with pytest.raises(UserError, match=r"must be as qa-fast quantize writes it; .*remove it, and quantize again"):
         open_engine(model, "onnx")
