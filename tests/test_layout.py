@@ -98,6 +98,16 @@ def test_kernels_import_nothing_else() -> None:
                 assert known or ours, f"{path}: {name}"
 
 
+def test_one_module_imports_the_rust_library_of_tokenizers() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            found |= {path.relative_to(PACKAGE).as_posix() for name in names if name.split(".")[0] == "tokenizers"}
+    assert found == {"encode/library.py"}
+
+
 def test_architecture_lists_every_room_in_the_order_of_the_line() -> None:
     text = (PACKAGE.parent / "ARCHITECTURE.md").read_text("utf-8")
     rows = [line.split("|")[1].strip().strip("`").removesuffix("/") for line in text.splitlines() if line[:3] == "| `"]

@@ -1,6 +1,6 @@
 """Take texts and a tokenizer; return token ids and character offsets."""
 
-from qa_fast.encode.direct import EncodedTexts
+from qa_fast.encode.encoded import EncodedTexts
 from qa_fast.encode.encoder import TextEncoder, load_encoder
 from qa_fast.encode.template import PairTemplate
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from qa_fast.encode.cuts import byte_classes, trimming_processors
-from qa_fast.encode.direct import EncodedTexts, encode_units
+from qa_fast.encode.cuts import byte_classes
+from qa_fast.encode.encoded import EncodedTexts, encode_units
+from qa_fast.encode.steps import byte_alphabet, trimming_processors
 from qa_fast.kernels import bpe as kernels
 from qa_fast.kernels.words import DIGIT, LETTER, PUNCTUATION
 from qa_fast.schema import Int64s
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # Merging is quadratic in the bytes of a unit; longer ones are rare.
 _LONGEST_UNIT = 64
@@ -32,7 +29,7 @@ class BytePairs:
     tables: kernels.MergeTables
 
     @classmethod
-    def of(cls, _: Tokenizer, settings: dict[str, Any]) -> BytePairs | None:
+    def of(cls, settings: dict[str, Any]) -> BytePairs | None:
         """Return the splitter of a tokenizer.json; None if its model is not plain BPE."""
         model = settings.get("model") or {}
         special = ("dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
@@ -65,10 +62,3 @@ class BytePairs:
             len(begins),
             int((ends - begins).sum()),
         )
-
-
-def byte_alphabet() -> list[str]:
-    """Return the character for each byte in a byte-level vocabulary: itself if it is visible, else another one."""
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = itertools.count(0x100)
-    return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]

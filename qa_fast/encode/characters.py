@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from qa_fast.buffers import grown
+from qa_fast.encode.library import normalizer_of, pre_tokenizer_of
 from qa_fast.kernels import wordpiece as kernels
 from qa_fast.schema import Int64s
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # The one normaliser that is known to treat every character alone; others do so for ASCII only.
 _BERT = "BertNormalizer"
@@ -34,9 +32,9 @@ class Characters:
         growth: Normalised bytes for each byte of a character, at most.
     """
 
-    def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
-        self._normalizer, self._pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    def __init__(self, settings: dict[str, Any]) -> None:
         normalizer = settings.get("normalizer")
+        self._normalize, self._pieces = normalizer_of(normalizer), pre_tokenizer_of(settings["pre_tokenizer"])
         self._ascii_only = normalizer is not None and normalizer.get("type") != _BERT
         strips = (normalizer or {}).get("strip_accents")
         self._decomposes = (normalizer or {}).get("lowercase", False) if strips is None else strips
@@ -83,13 +81,13 @@ class Characters:
         """Return the normalised character; None if that depends on its neighbours."""
         if self._ascii_only and not char.isascii():
             return None
-        normalized: str = self._normalizer.normalize_str(char) if self._normalizer else char
+        normalized = self._normalize(char)
         if self._decomposes and any(map(unicodedata.combining, normalized)):
             return None
         return normalized
 
     def _kind(self, char: str) -> int:
         if char not in self._kinds:
-            parts = [part for part, _ in self._pre_tokenizer.pre_tokenize_str(f"a{char}a")]
-            self._kinds[char] = {1: kernels.WORD, 2: kernels.BLANK, 3: kernels.MARK}[len(parts)]
+            pieces = len(self._pieces(f"a{char}a"))
+            self._kinds[char] = {1: kernels.WORD, 2: kernels.BLANK, 3: kernels.MARK}[pieces]
         return self._kinds[char]

@@ -7,7 +7,6 @@ one by one, and `choose_rule` says why.
 
 from __future__ import annotations
 
-import base64
 import copy
 import re
 import string
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from qa_fast.encode.library import normalizer_of
+from qa_fast.encode.steps import normalizers_of, trimming_processors
 from qa_fast.kernels.words import (
     APOSTROPHE,
     BREAK,
@@ -140,16 +141,6 @@ def _byte_level(settings: dict[str, Any]) -> CutRule:
     return CutRule("byte-level", cuts, False, "", FIRST, {FIRST: settings, 0: later}, _triggers(settings))
 
 
-def trimming_processors(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the post-processors that leave the spaces of a token out of its offsets."""
-    processor = settings.get("post_processor") or {}
-    return [
-        step
-        for step in (processor, *processor.get("processors", []))
-        if step.get("type") in ("RobertaProcessing", "ByteLevel") and step.get("trim_offsets", True)
-    ]
-
-
 def _tokens(settings: dict[str, Any]) -> list[str]:
     """Return all tokens, including added ones."""
     return [*settings["model"].get("vocab", ()), *(token["content"] for token in settings.get("added_tokens", []))]
@@ -171,7 +162,7 @@ def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> CutRule:
         if normalizer["type"] == "Replace" and not _stays_in_units(normalizer):
             raise NotAllowedError(f"its normaliser replaces {normalizer.get('pattern')}")
         if normalizer["type"] == "Precompiled":
-            dropped += _dropped_characters(normalizer["precompiled_charsmap"])
+            dropped += _dropped_characters(normalizer)
         if normalizer["type"] == "Strip":
             strips |= FIRST * bool(normalizer.get("strip_left")) | LAST * bool(normalizer.get("strip_right"))
     cuts = _cuts((_SOLID, (SPACE,)))
@@ -181,18 +172,16 @@ def _metaspace(settings: dict[str, Any], metaspace: dict[str, Any]) -> CutRule:
     return CutRule("Metaspace", cuts, False, "", strips, by_variant, (*_triggers(settings), *dropped))
 
 
-def _dropped_characters(character_map: str) -> list[str]:
+def _dropped_characters(step: dict[str, Any]) -> list[str]:
     """Return the characters that a sentencepiece normaliser drops: control characters, as a rule.
 
     If it drops characters at the start of a text, the Rust library counts the offsets of the whole text without them,
     so a text with such a character is one unit. Only the first plane of Unicode is tried, which takes a tenth of a
     second: the tables of sentencepiece drop nothing beyond it.
     """
-    from tokenizers.normalizers import Precompiled
-
     mark = "\ue000"  # a private-use character, which is in no table and is joined to nothing
     chars = [chr(code) for code in (*range(1, 0xD800), *range(0xE001, 0x10000))]
-    normalized = Precompiled(base64.b64decode(character_map)).normalize_str(mark.join(chars)).split(mark)
+    normalized = normalizer_of(step)(mark.join(chars)).split(mark)
     return [char for char, text in zip(chars, normalized, strict=True) if not text]
 
 
@@ -216,15 +205,6 @@ def _with_strip(settings: dict[str, Any], variant: int) -> dict[str, Any]:
             normalizer["strip_left"] = bool(normalizer.get("strip_left")) and bool(variant & FIRST)
             normalizer["strip_right"] = bool(normalizer.get("strip_right")) and bool(variant & LAST)
     return changed
-
-
-def normalizers_of(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the steps of a tokenizer's normaliser."""
-    normalizer = settings.get("normalizer")
-    if not normalizer:
-        return []
-    steps: list[dict[str, Any]] = normalizer.get("normalizers", [normalizer])
-    return steps
 
 
 def _require(normalizer: dict[str, Any], *allowed: str) -> None:

@@ -12,15 +12,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
 from qa_fast.encode.convert import converted, lists_all_tokens, refuse_unread_settings
-from qa_fast.encode.cuts import NotAllowedError, choose_rule, trimming_processors
-from qa_fast.encode.direct import EncodedTexts, encode_strings
+from qa_fast.encode.cuts import NotAllowedError, choose_rule
+from qa_fast.encode.encoded import EncodedTexts
+from qa_fast.encode.library import RustTokenizer, open_tokenizer
+from qa_fast.encode.steps import trimming_processors
 from qa_fast.encode.template import PairTemplate, probe_template
 from qa_fast.encode.untrusted import check_added_tokens, check_ids, check_rows, check_settings, one_line
 from qa_fast.encode.words import WordEncoder
@@ -30,9 +32,6 @@ from qa_fast.model.files import read_object
 from qa_fast.model.folder import known_config
 from qa_fast.parallel import renew_after_fork
 from qa_fast.schema import ENCODE_MODES
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # Texts on which the fast way is compared with the direct one before it is used for the rest.
 _CHECKED_TEXTS = 48
@@ -55,7 +54,7 @@ class TextEncoder:
         way: How texts are encoded.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: RustTokenizer
     settings: dict[str, Any]
     template: PairTemplate
     cls_id: int
@@ -83,7 +82,7 @@ class TextEncoder:
         """Id of the token for text that the vocabulary cannot write; None if there is none."""
         model = self.settings["model"]
         token = model.get("unk_token")
-        return model.get("unk_id") if token is None else self.tokenizer.token_to_id(token)
+        return model.get("unk_id") if token is None else self.tokenizer.id_of(token)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments of `encoder_of`; known units are left behind."""
@@ -98,7 +97,9 @@ class Way:
     encoded directly; it is None if they are not.
     """
 
-    def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any], mode: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, tokenizer: RustTokenizer, settings: dict[str, Any], mode: str, say: Callable[[str], None]
+    ) -> None:
         self._tokenizer, self.mode, self._say = tokenizer, mode, say
         self._checked = mode == "words"
         self.renew()
@@ -130,7 +131,7 @@ class Way:
         if words is not None:
             return words.encode(texts, with_chars)
         distinct = texts.dictionary_encode()
-        encoded = encode_strings(self._tokenizer, distinct.dictionary.to_pylist())
+        encoded = self._tokenizer.encode(distinct.dictionary.to_pylist())
         return encoded.take(distinct.indices.to_numpy(zero_copy_only=False))
 
     def _check(self, texts: pa.Array) -> None:
@@ -138,8 +139,7 @@ class Way:
         assert self._words is not None
         rows = np.unique(np.linspace(0, len(texts) - 1, min(_CHECKED_TEXTS, len(texts))).astype(np.int64))
         sample = texts.take(pa.array(rows))
-        fast, slow = self._words.encode(sample), encode_strings(self._tokenizer, sample.to_pylist())
-        if not same_tokens(fast, slow):
+        if not self._tokenizer.confirms(self._words.encode(sample), sample.to_pylist()):
             self._fall_back("its units do not give the tokens of the whole texts")
         self._checked = len(texts) > 0  # last: other threads continue as soon as they see it
 
@@ -150,14 +150,6 @@ class Way:
             )
         self._words, self.reason = None, reason
         self._say(f"encoding text by text: {reason}")
-
-
-def same_tokens(left: EncodedTexts, right: EncodedTexts) -> bool:
-    """Return whether two encodings of the same texts agree in every id, offset and count."""
-    return all(
-        np.array_equal(getattr(left, name), getattr(right, name))
-        for name in ("ids", "char_start", "char_end", "offsets")
-    )
 
 
 def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = lambda _: None) -> TextEncoder:
@@ -184,16 +176,17 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
         if not settings or not _agrees(settings, names) or not lists_all_tokens(settings, names, folder):
             settings = converted(folder, config)
             canonical, tokenizer = _opened(settings)
-        highest = check_ids(tokenizer)
-        check_added_tokens(tokenizer)
+        vocabulary = tokenizer.vocabulary()
+        highest = check_ids(vocabulary)
+        check_added_tokens(settings)
 
     # transformers reads the older file only without added_tokens_decoder, and then follows it.
     older = {} if "added_tokens_decoder" in names else read_object(folder, "special_tokens_map.json") or {}
     special = {**names, **older}
-    cls_id = _special_id(tokenizer, folder, "CLS", special.get("cls_token"), ("[CLS]", "<s>", "<cls>"))
-    pad_id = _special_id(tokenizer, folder, "padding", special.get("pad_token"), ("[PAD]", "<pad>"))
+    cls_id = _special_id(vocabulary, folder, "CLS", special.get("cls_token"), ("[CLS]", "<s>", "<cls>"))
+    pad_id = _special_id(vocabulary, folder, "padding", special.get("pad_token"), ("[PAD]", "<pad>"))
     with one_line(folder):
-        template = probe_template(tokenizer, cls_id)
+        template = probe_template(settings, cls_id)
     known = known_config(folder)
     if known is not None or config.get("vocab_size") is not None:
         rows = known.embedding.vocab_size if known else Fields(config).size("vocab_size", most=MOST_TOKENS)
@@ -210,14 +203,12 @@ def load_encoder(folder: Path, mode: str = "auto", say: Callable[[str], None] = 
         return _assembled(tokenizer, settings, canonical, template, cls_id, pad_id, has_types, mode, say)
 
 
-def _opened(settings: dict[str, Any]) -> tuple[bytes, Tokenizer]:
+def _opened(settings: dict[str, Any]) -> tuple[bytes, RustTokenizer]:
     """Return the canonical settings and the tokenizer of a parsed tokenizer.json, without truncation and padding."""
-    from tokenizers import Tokenizer
-
     settings["truncation"] = settings["padding"] = None
     check_settings(settings)
     canonical = canonical_settings(settings)
-    return canonical, Tokenizer.from_buffer(canonical)
+    return canonical, open_tokenizer(canonical)
 
 
 def canonical_settings(settings: dict[str, Any]) -> bytes:
@@ -235,16 +226,13 @@ def encoder_of(settings: bytes, cls_id: int, pad_id: int, has_token_types: bool,
         has_token_types: Whether the model takes token_type_ids.
         mode: See `load_encoder`.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_buffer(settings)
-    template = probe_template(tokenizer, cls_id)
-    parsed = orjson.loads(settings)
+    tokenizer, parsed = open_tokenizer(settings), orjson.loads(settings)
+    template = probe_template(parsed, cls_id)
     return _assembled(tokenizer, parsed, settings, template, cls_id, pad_id, has_token_types, mode, lambda _: None)
 
 
 def _assembled(
-    tokenizer: Tokenizer,
+    tokenizer: RustTokenizer,
     settings: dict[str, Any],
     canonical: bytes,
     template: PairTemplate,
@@ -284,7 +272,7 @@ def _agrees(settings: dict[str, Any], names: dict[str, Any]) -> bool:
     return all(names[name] == normalizer.get(field) for name, field in pairs if name in names)
 
 
-def _special_id(tokenizer: Tokenizer, folder: Path, role: str, named: Any, usual: tuple[str, ...]) -> int:
+def _special_id(vocabulary: dict[str, int], folder: Path, role: str, named: Any, usual: tuple[str, ...]) -> int:
     content = named.get("content") if isinstance(named, dict) else named
     if content is not None and not isinstance(content, str):
         raise UserError(
@@ -292,9 +280,8 @@ def _special_id(tokenizer: Tokenizer, folder: Path, role: str, named: Any, usual
             "tokenizer_config.json"
         )
     for token in (content,) if content else usual:
-        token_id = tokenizer.token_to_id(token)
-        if token_id is not None:
-            return int(token_id)
+        if token in vocabulary:
+            return vocabulary[token]
     received = f"{shown(content)}, which is not in its vocabulary" if content else "none named"
     raise UserError(
         f"the tokenizer must have a {role} token; received {received} ({folder}): "
@@ -302,12 +289,12 @@ def _special_id(tokenizer: Tokenizer, folder: Path, role: str, named: Any, usual
     )
 
 
-def _space_led(tokenizer: Tokenizer, settings: dict[str, Any]) -> np.ndarray:
+def _space_led(tokenizer: RustTokenizer, settings: dict[str, Any]) -> np.ndarray:
     """Return `TextEncoder.space_led`."""
     steps = trimming_processors(settings)
     if not any(step.get("trim_offsets") and step.get("add_prefix_space") for step in steps):
         return np.zeros(0, np.uint8)
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    vocabulary = tokenizer.vocabulary()
     marks = np.zeros(max(vocabulary.values()) + 1, np.uint8)
     for token, token_id in vocabulary.items():
         marks[token_id] = token.startswith("Ġ") or token[:1].isspace()

@@ -1,4 +1,4 @@
-"""The special tokens around a question and its context, found by encoding one pair with the tokenizer.
+"""The special tokens around a question and its context, found by encoding one pair.
 
 Every pair is encoded as `prefix question middle context suffix`. The encoding of one pair therefore shows the ids and
 type ids of all five parts, whatever kind of post-processor the tokenizer has.
@@ -7,15 +7,14 @@ type ids of all five parts, whatever kind of post-processor the tokenizer has.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from qa_fast.encode.library import pair_around
 from qa_fast.errors import UserError
+from qa_fast.model.fields import MOST_TOKENS
 from qa_fast.schema import Int8s, Int32s
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -55,20 +54,18 @@ class PairTemplate:
         return (feature_lengths - len(self.suffix) + self.cls_offset).astype(np.int32)
 
 
-def probe_template(tokenizer: Tokenizer, cls_id: int) -> PairTemplate:
-    """Read the template off a tokenizer.
+def probe_template(settings: dict[str, Any], cls_id: int) -> PairTemplate:
+    """Read the template off a post-processor.
 
     Args:
-        tokenizer: A tokenizer that neither truncates nor pads.
+        settings: The parsed tokenizer.json.
         cls_id: Id of its CLS token.
 
     Raises:
         UserError: A pair is not encoded as question, then context, or holds no CLS.
     """
-    pair = tokenizer.encode("a", "b")
-    ids, types = np.array(pair.ids, np.int32), np.array(pair.type_ids, np.int8)
-    sides = np.array([-1 if side is None else side for side in pair.sequence_ids])
-    question, context = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
+    ids, types = pair_around(settings.get("post_processor"), MOST_TOKENS)
+    question, context = np.flatnonzero(ids == MOST_TOKENS), np.flatnonzero(ids == MOST_TOKENS + 1)
     if len(question) == 0 or len(context) == 0 or question[-1] > context[0]:
         raise UserError(
             "the tokenizer must encode a pair as question, then context; this one does not: "

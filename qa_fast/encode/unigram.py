@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from qa_fast.encode.cuts import normalizers_of
-from qa_fast.encode.direct import EncodedTexts, encode_units
+from qa_fast.encode.encoded import EncodedTexts, encode_units
+from qa_fast.encode.library import normalizer_of, pre_tokenizer_of
+from qa_fast.encode.steps import normalizers_of
 from qa_fast.encode.vocabulary import vocabulary_of
 from qa_fast.kernels import unigram as kernels
 from qa_fast.kernels.vocabulary import Vocabulary
 from qa_fast.schema import Int64s
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # Letters, marks, dashes, quotes and currencies that no normal form joins with a neighbour; those begin at U+0300.
 _ALONE = (range(0x21, 0x7F), range(0xA1, 0x250), range(0x2010, 0x2028), range(0x2030, 0x205F), range(0x20A0, 0x20C0))
@@ -37,28 +35,28 @@ class Unigram:
     scores: np.ndarray
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, settings: dict[str, Any]) -> Unigram | None:
-        """Return the splitter of a tokenizer and its tokenizer.json; None if its model or pre-tokenizer is another."""
+    def of(cls, settings: dict[str, Any]) -> Unigram | None:
+        """Return the splitter of a tokenizer.json; None if its model or pre-tokenizer is another."""
         model, pre = settings.get("model") or {}, settings.get("pre_tokenizer") or {}
-        metaspace = pre.get("pretokenizers", [pre])[-1]
+        steps = pre.get("pretokenizers", [pre])
+        metaspace = steps[-1]
         if model.get("type") != "Unigram" or metaspace.get("type") != "Metaspace":
             return None
         replacement = metaspace["replacement"]
-        # The tokenizer is asked, since old files spell these settings in other ways.
-        words = tokenizer.pre_tokenizer.pre_tokenize_str("a a")
-        prepends, parted = words[0][0] == replacement + "a", words[-1][1] == (2, 3)
-        if parted and not (prepends and words[-1][0] == replacement + "a"):
+        # The library is asked, since old files spell this setting in other ways.
+        first, last = pre_tokenizer_of(pre, [replacement + "a"])("a a")
+        prepends, parted = first == 1, steps[0]["type"] == "WhitespaceSplit"
+        if parted and not (prepends and last == 1):
             return None
         ids = {token: number for number, (token, _) in enumerate(model["vocab"])}
         scores = np.fromiter((model["vocab"][number][1] for number in ids.values()), np.float64, len(ids))
-        normalizer = tokenizer.normalizer
+        normalize = normalizer_of(settings.get("normalizer"))
         replaced = "".join(step.get("pattern", {}).get("String", "") for step in normalizers_of(settings))
         allowed = np.zeros(_ALONE[-1].stop, np.uint8)
         for code in itertools.chain(*_ALONE):
             char = chr(code)
-            stays = normalizer is None or normalizer.normalize_str(char) == char
             # The replacement itself separates words wherever it occurs in a text.
-            allowed[code] = stays and char != replacement and char not in replaced
+            allowed[code] = normalize(char) == char and char != replacement and char not in replaced
         lead = np.array(bytearray(replacement.encode()), np.uint8)
         return cls(kernels.SpaceRules(allowed, lead, prepends, parted), vocabulary_of(ids), scores)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from qa_fast.buffers import grown
 from qa_fast.encode.cuts import CutRule, byte_classes
-from qa_fast.encode.direct import EncodedTexts
+from qa_fast.encode.encoded import EncodedTexts
 from qa_fast.kernels import units as unit_kernels
 from qa_fast.kernels import words as kernels
 from qa_fast.schema import Int64s, Ragged

@@ -14,13 +14,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from qa_fast.encode.library import normalizer_of
 from qa_fast.errors import UserError, shown
 from qa_fast.model.fields import MOST_TOKENS
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # Tables of sentencepiece turn a character into 18 at most; a few more steps treble a text.
 _MOST_GROWTH = 4096
@@ -91,7 +89,7 @@ def one_line(folder: Path | None = None) -> Iterator[None]:
         ) from error
 
 
-def check_ids(tokenizer: Tokenizer) -> int:
+def check_ids(vocabulary: dict[str, int]) -> int:
     """Refuse ids that no vocabulary has, since tables are made with one row for each id.
 
     Returns:
@@ -100,7 +98,7 @@ def check_ids(tokenizer: Tokenizer) -> int:
     Raises:
         UserError: An id is too high.
     """
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    highest = max(vocabulary.values(), default=-1)
     if highest >= MOST_TOKENS:
         raise UserError(
             f"a tokenizer's ids must be below {MOST_TOKENS}; received {highest} in tokenizer.json: download the model "
@@ -109,7 +107,7 @@ def check_ids(tokenizer: Tokenizer) -> int:
     return highest
 
 
-def check_added_tokens(tokenizer: Tokenizer) -> None:
+def check_added_tokens(settings: dict[str, Any]) -> None:
     """Refuse added tokens that become the same text by normalization.
 
     Which of them the library then finds in a text differs from one loading of the file to the next.
@@ -117,19 +115,21 @@ def check_added_tokens(tokenizer: Tokenizer) -> None:
     Raises:
         UserError: Two of them do.
     """
-    normalizer = tokenizer.normalizer
+    added = settings.get("added_tokens") or []
+    contents = dict.fromkeys(token["content"] for token in added if token.get("normalized") and token["content"])
+    if not contents or not settings.get("normalizer"):
+        return
+    normalize = normalizer_of(settings["normalizer"])
     found: dict[str, str] = {}
-    for token in tokenizer.get_added_tokens_decoder().values():
-        if not token.normalized or normalizer is None:
-            continue
-        text = normalizer.normalize_str(token.content)
+    for content in contents:
+        text = normalize(content)
         if text in found:
             raise UserError(
                 "added tokens must differ after normalization, or their ids depend on chance; received "
-                f"{shown(found[text])} and {shown(token.content)}, which both become {shown(text)}: leave one out, or "
+                f"{shown(found[text])} and {shown(content)}, which both become {shown(text)}: leave one out, or "
                 'set "normalized" to false for one in tokenizer.json'
             )
-        found[text] = token.content
+        found[text] = content
 
 
 def check_rows(highest: int, vocab_size: int, folder: Path) -> None:

@@ -7,19 +7,16 @@ Once every distinct unit is encoded only once, passing units to Rust and taking 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from qa_fast.encode.characters import Characters
-from qa_fast.encode.direct import EncodedTexts, encode_units
+from qa_fast.encode.encoded import EncodedTexts, encode_units
 from qa_fast.encode.vocabulary import vocabulary_of
 from qa_fast.kernels import wordpiece as kernels
 from qa_fast.kernels.vocabulary import Vocabulary
 from qa_fast.schema import Int64s
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ class WordPiece:
     vocabulary: Vocabulary
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, settings: dict[str, Any]) -> WordPiece | None:
-        """Return the splitter of a tokenizer and its tokenizer.json; None if its model is not WordPiece."""
+    def of(cls, settings: dict[str, Any]) -> WordPiece | None:
+        """Return the splitter of a tokenizer.json; None if its model is not WordPiece."""
         model = settings.get("model") or {}
         vocabulary: dict[str, int] = model.get("vocab") or {}
         if model.get("type") != "WordPiece" or model.get("unk_token") not in vocabulary:
@@ -48,7 +45,7 @@ class WordPiece:
             unknown_id=vocabulary[model["unk_token"]],
             prefix=np.array(bytearray(model["continuing_subword_prefix"].encode()), np.uint8),
         )
-        return cls(Characters(tokenizer, settings), rules, vocabulary_of(vocabulary))
+        return cls(Characters(settings), rules, vocabulary_of(vocabulary))
 
     def encode(self, text: np.ndarray, begins: Int64s, ends: Int64s) -> tuple[np.ndarray, EncodedTexts]:
         """Tokenize units, given by their bytes. Threads must not share this.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import orjson
@@ -18,14 +18,12 @@ import pyarrow as pa
 
 from qa_fast.buffers import grown, offsets_of, text_buffers
 from qa_fast.encode.cuts import CutRule, byte_classes
-from qa_fast.encode.direct import EncodedTexts, encode_strings
+from qa_fast.encode.encoded import EncodedTexts
+from qa_fast.encode.library import RustTokenizer, open_tokenizer
 from qa_fast.encode.units import Scanner, UnitSet, cut_tables
 from qa_fast.kernels import words as kernels
 from qa_fast.parallel import renew_after_fork
 from qa_fast.schema import Int64s
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # Units that are encoded in one string, if units may be joined: few calls, and strings that stay in the cache.
 _UNITS_A_STRING = 512
@@ -44,13 +42,13 @@ class WordEncoder:
 
     room = 1.0
 
-    def __init__(self, rule: CutRule, tokenizer: Tokenizer) -> None:
+    def __init__(self, rule: CutRule, tokenizer: RustTokenizer) -> None:
         self.rule = rule
         self._tokenizers = {
-            variant: tokenizer if variant == rule.variants else _tokenizer(settings)
+            variant: tokenizer if variant == rule.variants else open_tokenizer(orjson.dumps(settings))
             for variant, settings in rule.settings.items()
         }
-        self._splitter = _splitter(rule, self._tokenizers.get(0, tokenizer))
+        self._splitter = _splitter(rule)
         self._lock = threading.Lock()  # guards everything below, and the tokenizers
         self._free: list[Scanner] = []
         self._generation = 0
@@ -145,12 +143,12 @@ class WordEncoder:
         self._places[units, kernels.TOKEN_END] = encoded.offsets[1:] + begin
         self._token_count = end
 
-    def _encode_one_by_one(self, tokenizer: Tokenizer, units: Int64s) -> EncodedTexts:
+    def _encode_one_by_one(self, tokenizer: RustTokenizer, units: Int64s) -> EncodedTexts:
         """Encode each unit as a string of its own: whole texts, and units that differ at the ends of a text."""
         known = self._known.table
-        return encode_strings(tokenizer, _strings(known.text, known.offsets[units], known.offsets[units + 1]))
+        return tokenizer.encode(_strings(known.text, known.offsets[units], known.offsets[units + 1]))
 
-    def _encode_joined(self, tokenizer: Tokenizer, units: Int64s) -> EncodedTexts:
+    def _encode_joined(self, tokenizer: RustTokenizer, units: Int64s) -> EncodedTexts:
         """Encode many units in one string, where the scan would cut the string into them again."""
         known, joiner = self._known.table, self.rule.joiner
         begins, ends = known.offsets[units], known.offsets[units + 1]
@@ -160,7 +158,7 @@ class WordEncoder:
         first_units = np.flatnonzero(self._starts_string(begins, ends))
         last_units = np.append(first_units[1:], len(units)) - 1
         strings = _strings(flat, offsets[first_units], offsets[last_units + 1] - len(joiner))
-        return _share_out(encode_strings(tokenizer, strings), first_units, last_units, chars + np.int64(len(joiner)))
+        return _share_out(tokenizer.encode(strings), first_units, last_units, chars + np.int64(len(joiner)))
 
     def _starts_string(self, begins: Int64s, ends: Int64s) -> np.ndarray:
         """Return bool[units]: the units that a new string must begin with, as no cut is certain between some units."""
@@ -204,23 +202,17 @@ class Splitter(Protocol):
         ...
 
 
-def _splitter(rule: CutRule, tokenizer: Tokenizer) -> Splitter | None:
+def _splitter(rule: CutRule) -> Splitter | None:
     """Return the kernel for the model that usually goes with the rule; None if the tokenizer has another model."""
     settings = rule.settings[0]
     if rule.name == "BERT":
         from qa_fast.encode.wordpiece import WordPiece
 
-        return WordPiece.of(tokenizer, settings)
+        return WordPiece.of(settings)
     if rule.name == "byte-level":
         from qa_fast.encode.bpe import BytePairs
 
-        return BytePairs.of(tokenizer, settings)
+        return BytePairs.of(settings)
     from qa_fast.encode.unigram import Unigram
 
-    return Unigram.of(tokenizer, settings)
-
-
-def _tokenizer(settings: dict[str, Any]) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_buffer(orjson.dumps(settings))
+    return Unigram.of(settings)

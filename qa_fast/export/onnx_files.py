@@ -14,6 +14,7 @@ import numpy as np
 
 from qa_fast.answer.settings import ANSWERING, kept_values, max_positions_of, read_settings
 from qa_fast.encode import load_encoder
+from qa_fast.encode.encoder import canonical_settings
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.export.task import Task
 from qa_fast.graph.standard import draw
@@ -51,7 +52,7 @@ def write_web_folder(task: Task, path: Path) -> None:
     for precision in task.precisions:
         _write(task, precision, path / WEB_FILES[precision])
     encoder, longest = load_encoder(task.folder), max_positions_of(task.folder)
-    encoder.tokenizer.save(str(path / "tokenizer.json"))
+    (path / "tokenizer.json").write_bytes(canonical_settings(encoder.settings))
     options = read_settings(task.folder).resolve(longest, encoder.template.special_tokens)
     write_json(path / ANSWERING, kept_values(options))
     usual = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}

@@ -162,10 +162,10 @@ def _tokens(
 
 def token_text(encoder: TextEncoder, token_id: int) -> str:
     """Return a token as the vocabulary writes it; bytes of byte-level tokens are decoded to characters."""
-    text = encoder.tokenizer.id_to_token(token_id) or ""
+    text = encoder.tokenizer.token_of(token_id) or ""
     if text.isascii() or (encoder.settings.get("decoder") or {}).get("type") != "ByteLevel":
         return text
-    decoded = str(encoder.tokenizer.decode([token_id], skip_special_tokens=False))
+    decoded = encoder.tokenizer.decode([token_id], skip_special_tokens=False)
     return f"Ġ{decoded[1:]}" if decoded.startswith(" ") else decoded
 
 

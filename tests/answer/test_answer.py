@@ -42,12 +42,12 @@ class LetterModel:
     """Hand-made logits: a start logit for each letter, an end logit for each letter, CLS its own, all else 0."""
 
     def __init__(self, encoder: TextEncoder, starts: dict[str, float], ends: dict[str, float], null: float = 0) -> None:
-        size = encoder.tokenizer.get_vocab_size()
+        size = len(encoder.tokenizer.vocabulary())
         self.tables = np.zeros((2, size), np.float32)
         for table, logits in zip(self.tables, (starts, ends), strict=True):
             for letter, logit in logits.items():
                 for token in (letter, f"##{letter}"):
-                    table[encoder.tokenizer.token_to_id(token)] = logit
+                    table[encoder.tokenizer.id_of(token)] = logit
         self.tables[:, encoder.cls_id] = null
         self.calls: list[int] = []
 

@@ -20,8 +20,8 @@ from tokenizers import AddedToken, Tokenizer
 
 from qa_fast.encode import load_encoder
 from qa_fast.encode.cuts import NotAllowedError, choose_rule
-from qa_fast.encode.direct import encode_strings
-from qa_fast.encode.encoder import Way, same_tokens
+from qa_fast.encode.encoder import Way
+from qa_fast.encode.library import encode_strings, open_tokenizer, same_tokens
 from qa_fast.encode.wordpiece import WordPiece
 from qa_fast.encode.words import WordEncoder
 from qa_fast.errors import UserError
@@ -33,10 +33,15 @@ from tests.tokenizers_for_tests import CORPUS, KINDS, save_folder, small_tokeniz
 ENCODERS: dict[str, tuple[Tokenizer, WordEncoder]] = {}
 
 
+def words_of(tokenizer: Tokenizer) -> WordEncoder:
+    settings = tokenizer.to_str().encode()
+    return WordEncoder(choose_rule(orjson.loads(settings)), open_tokenizer(settings))
+
+
 def both_ways(kind: str) -> tuple[Tokenizer, WordEncoder]:
     if kind not in ENCODERS:
         tokenizer = small_tokenizer(kind)
-        ENCODERS[kind] = tokenizer, WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
+        ENCODERS[kind] = tokenizer, words_of(tokenizer)
     return ENCODERS[kind]
 
 
@@ -82,7 +87,7 @@ def test_every_kind_of_the_tests_takes_the_fast_way(kind: str, tmp_path: Path) -
 def test_the_set_of_units_grows_and_is_forgotten(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
     monkeypatch.setattr(f"qa_fast.encode.words.{limit}", most)
     tokenizer = small_tokenizer("wordpiece")
-    words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
+    words = words_of(tokenizer)
     for begin in range(0, 12_000, 3000):
         strings = [f"unit{n} is number {n * 7}" for n in range(begin, begin + 3000)]
         assert same_tokens(words.encode(pa.array(strings)), encode_strings(tokenizer, strings))
@@ -98,7 +103,7 @@ def test_threads_share_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while what is known is forgotten again and again."""
     monkeypatch.setattr("qa_fast.encode.words._KNOWN_BYTES", 20_000)
     tokenizer = small_tokenizer("wordpiece")
-    words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
+    words = words_of(tokenizer)
     tables = [
         [f"word{n % 700} of é{n} and {n * 7}" for n in range(begin, begin + 400)] for begin in range(0, 9_600, 400)
     ]
@@ -111,7 +116,7 @@ def test_threads_share_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interrupted_learning_leaves_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = small_tokenizer("wordpiece")
-    words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
+    words = words_of(tokenizer)
     words.encode(pa.array(CORPUS[:1]))
     with monkeypatch.context() as patch:
         patch.setattr(WordEncoder, "_encode_units", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -148,7 +153,7 @@ def test_every_character_beside_letters_itself_and_a_combining_mark(normalizer: 
     settings = orjson.loads(small_tokenizer("wordpiece").to_str())
     settings["normalizer"] = normalizer if normalizer is None else {**settings["normalizer"], **normalizer}
     tokenizer = Tokenizer.from_buffer(orjson.dumps(settings))
-    words = WordEncoder(choose_rule(settings), tokenizer)
+    words = words_of(tokenizer)
     codes = [*range(0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 17)]
     if normalizer != {}:
         codes = [*range(0x3400), *[code for code in codes if code >= 0x3400][::7]]
@@ -168,7 +173,7 @@ def test_characters_that_depend_on_their_neighbours_are_left_to_the_tokenizer() 
 
 def assert_settings_are_exact(settings: dict, strings: list[str]) -> None:
     tokenizer = Tokenizer.from_buffer(orjson.dumps(settings))
-    words = WordEncoder(choose_rule(settings), tokenizer)
+    words = words_of(tokenizer)
     assert same_tokens(words.encode(pa.array(strings)), encode_strings(tokenizer, strings))
 
 
@@ -276,7 +281,7 @@ def test_added_tokens_of_the_user_are_seen() -> None:
         tokenizer.add_tokens(
             [AddedToken("[Ship Name]", normalized=normalized), AddedToken("<y>", lstrip=True, rstrip=True)]
         )
-        words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
+        words = words_of(tokenizer)
         strings = [
             "the [Ship Name] came",
             "the [ship name] came",
@@ -365,7 +370,7 @@ def test_the_self_check_catches_a_wrong_cut() -> None:
     tokenizer = small_tokenizer("wordpiece")
     settings = orjson.loads(tokenizer.to_str())
     said: list[str] = []
-    way = Way(tokenizer, settings, "auto", said.append)
+    way = Way(open_tokenizer(tokenizer.to_str().encode()), settings, "auto", said.append)
     assert way._words is not None
     cuts = way._words.rule.cuts.copy()
     cuts[kernels.LETTER * kernels.CLASSES + kernels.LETTER] = 1
@@ -376,7 +381,7 @@ def test_the_self_check_catches_a_wrong_cut() -> None:
 
 def test_an_injected_error_in_a_unit_is_seen_by_the_comparison() -> None:
     tokenizer, _ = both_ways("wordpiece")
-    words = WordEncoder(choose_rule(orjson.loads(tokenizer.to_str())), tokenizer)
+    words = words_of(tokenizer)
     fast = words.encode(pa.array(CORPUS))
     slow = encode_strings(tokenizer, CORPUS)
     assert same_tokens(fast, slow)

@@ -186,8 +186,8 @@ def test_a_folder_for_browsers(bert: tuple[Path, EncoderModel], exported: Callab
     assert set(exported("web").differences) == {"float32", "int8"}
     options = AnswerOptions(null_threshold=-1.5).over(read_settings(bert[0])).resolve(64, 3)
     assert dataclasses.replace(options, evidence=None) == read_settings(out)  # a wish of the moment is not kept
-    own, read = load_encoder(bert[0]).tokenizer, load_encoder(out).tokenizer
-    assert own.encode("When?", "In 1874.").ids == read.encode("When?", "In 1874.").ids
+    own, read = load_encoder(bert[0]), load_encoder(out)
+    assert own.tokenizer_hash == read.tokenizer_hash
     assert json.loads((out / "config.json").read_text())["architectures"] == ["BertForQuestionAnswering"]
 
 

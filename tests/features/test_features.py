@@ -214,7 +214,8 @@ def test_labelled_spans_turn_back_into_the_answers_of_xquad(language: str, kind:
         row = rows[ids[windows.example_index[feature]]]
         context = row["context"].lstrip()
         if context not in offsets_of_context:
-            offsets_of_context[context] = encoder.tokenizer.encode(context, add_special_tokens=False).offsets
+            found = encoder.tokenizer.encode([context])
+            offsets_of_context[context] = list(zip(found.char_start.tolist(), found.char_end.tolist(), strict=True))
         offsets = offsets_of_context[context]
         gold = row["answers"]["text"][0]
         begin = row["answers"]["answer_start"][0] - (len(row["context"]) - len(context))

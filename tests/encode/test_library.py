@@ -1,0 +1,89 @@
+"""What is used of the Rust library where it gives ids alone, tried with a version that gives offsets too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qa_fast.encode import load_encoder
+from qa_fast.encode.library import IdsOnlyTokenizer, RustTokenizer, encode_strings, open_tokenizer, same_tokens
+from qa_fast.errors import UserError
+from tests.made_up import PIECES, texts
+from tests.tokenizers_for_tests import CORPUS, KINDS, save_folder, small_tokenizer
+
+
+def both(kind: str) -> tuple[RustTokenizer, IdsOnlyTokenizer]:
+    tokenizer = small_tokenizer(kind).to_str().encode()
+    return RustTokenizer(tokenizer), IdsOnlyTokenizer(tokenizer)
+
+
+def is_found(kind: tuple[RustTokenizer, IdsOnlyTokenizer], text: str) -> bool:
+    """Whether offsets are found; if they are, they must be the library's."""
+    known, ids_only = kind
+    try:
+        found = ids_only.encode([text])
+    except UserError:
+        return False
+    assert same_tokens(found, known.encode([text])), text
+    return True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_offsets_from_ids_are_those_of_the_library(kind: str) -> None:
+    tokenizers = both(kind)
+
+    @settings(deadline=None, max_examples=30)
+    @given(st.one_of(texts, st.lists(st.sampled_from(PIECES), max_size=4).map("".join)))
+    def check(text: str) -> None:
+        is_found(tokenizers, text)
+
+    check()
+    for piece in PIECES:
+        is_found(tokenizers, f"x{piece}")
+        is_found(tokenizers, f"{piece} {piece}")
+    wordpiece = kind in ("wordpiece", "wordpiece-cased", "mpnet")
+    assert all(is_found(tokenizers, text) != wordpiece for text in CORPUS[:8])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_library_without_offsets_gives_the_same_tokens(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_folder(small_tokenizer(kind), tmp_path)
+    monkeypatch.setattr("qa_fast.encode.encoder.open_tokenizer", IdsOnlyTokenizer)
+    monkeypatch.setattr("qa_fast.encode.words.open_tokenizer", IdsOnlyTokenizer)
+    encoder = load_encoder(folder)
+    assert isinstance(encoder.tokenizer, IdsOnlyTokenizer)
+    assert same_tokens(encoder.encode(pa.array(CORPUS)), encode_strings(small_tokenizer(kind), CORPUS))
+    assert encoder.way.reason is None
+    assert encoder.tokenizer.vocabulary() == both(kind)[0].vocabulary()
+    mark = "[SEP]" if "[SEP]" in encoder.tokenizer.vocabulary() else "</s>"
+    assert encoder.tokenizer.id_of(mark) == small_tokenizer(kind).token_to_id(mark)
+    said = r"needs the offsets of the tokenizers library .* received tokenizers .* and 'the .* boat': pip install"
+    with pytest.raises(UserError, match=said):
+        encoder.encode(pa.array([f"the {mark} boat"]))
+
+
+def test_an_id_that_the_library_gives_otherwise_is_refused() -> None:
+    parsed = orjson.loads(small_tokenizer("wordpiece").to_str())
+    parsed["added_tokens"].append({**parsed["added_tokens"][0], "content": "<new>", "id": 900})
+    with pytest.raises(UserError, match=r"an added token must have the id .* received 900 for '<new>', and "):
+        IdsOnlyTokenizer(orjson.dumps(parsed)).vocabulary()
+
+
+def test_a_tokenizer_that_the_library_cannot_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_file(path: str) -> None:
+        assert Path(path).read_bytes() == b"{}"
+        raise ValueError("no such step")
+
+    library = SimpleNamespace(__version__="1.0.0", Encoding=object, Tokenizer=SimpleNamespace(from_file=from_file))
+    monkeypatch.setitem(sys.modules, "tokenizers", library)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"received tokenizers 1.0.0, which does not read this one \('no such step'\)"):
+        open_tokenizer(b"{}")
