@@ -46,8 +46,13 @@ def converted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
             f"a model folder must hold a tokenizer; {folder} holds no file of one: give a folder with tokenizer.json"
         )
     model = None if "tokenizer.json" in files else _checked_files(folder)
-    from transformers import AutoTokenizer
-
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:  # such as a version of tokenizers that it does not allow
+        raise UserError(
+            f"transformers must make the tokenizer where tokenizer.json does not say everything; received {folder}, "
+            f"and transformers cannot be imported ({shown(str(error), 160)}): pip install transformers 'tokenizers<1'"
+        ) from None
     try:
         with _copy(files, config) as copied:
             # Without trust_remote_code it would ask on the terminal whether to run the folder's code.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,13 @@ def test_with_tokenizer_json_no_package_is_asked_for(tmp_path: Path, monkeypatch
     small_tokenizer("unigram").save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "spm.model").write_bytes(b"")
     assert len(load_encoder(tmp_path).encode(pa.array(["the harbour"])).ids)
+
+
+def test_transformers_that_cannot_be_imported_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    said = r"transformers must make the tokenizer .* transformers cannot be imported \(.*transformers.*\): pip install"
+    with pytest.raises(UserError, match=said):
+        load_encoder(folder_of(tmp_path, "bert"))
 
 
 def test_a_damaged_vocabulary(tmp_path: Path) -> None:
