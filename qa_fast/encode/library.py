@@ -95,7 +95,7 @@ class IdsOnlyTokenizer(RustTokenizer):
                     "pip install 'tokenizers<1'"
                 )
             places[begin:end] = np.array(found, np.int32).reshape(-1, 2)
-        return EncodedTexts(ids, places[:, 0].copy(), places[:, 1].copy(), offsets)
+        return EncodedTexts(ids, *places.T, offsets)
 
     def confirms(self, encoded: EncodedTexts, strings: list[str]) -> bool:
         """See `RustTokenizer.confirms`; ids and counts are compared, as there are no offsets."""
