@@ -44,9 +44,9 @@ class Unigram:
             return None
         replacement = metaspace["replacement"]
         # The library is asked, since old files spell this setting in other ways.
-        first, last = pre_tokenizer_of(pre, [replacement + "a"])("a a")
-        prepends, parted = first == 1, steps[0]["type"] == "WhitespaceSplit"
-        if parted and not (prepends and last == 1):
+        words = pre_tokenizer_of(pre, [replacement + "a"])("a a")
+        prepends, parted = words[0] == 1, steps[0]["type"] == "WhitespaceSplit"
+        if parted and not (prepends and words[-1] == 1):
             return None
         ids = {token: number for number, (token, _) in enumerate(model["vocab"])}
         scores = np.fromiter((model["vocab"][number][1] for number in ids.values()), np.float64, len(ids))
