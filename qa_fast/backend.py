@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
+from qa_fast.cache import cache_folder, writable
 from qa_fast.errors import UserError
 from qa_fast.parallel import bound_processors, processors
 
@@ -23,6 +25,8 @@ _POOLS = (
     "TF_NUM_INTEROP_THREADS",
     "NPROC",
 )
+# What compiles for longer is kept. JAX's own limit of a second would leave out the forward pass of a small model.
+KEPT_SECONDS = 0.2
 
 
 def settle_tensorflow() -> None:
@@ -55,6 +59,22 @@ def refuse_fork() -> None:
             f"{_parents_with_keras[0]}, which had loaded it: answer with engine onnx or openvino, or start processes "
             "by 'spawn'"
         )
+
+
+def keep_compiled() -> None:
+    """Let JAX keep in the cache what it compiles for an accelerator, unless the user has chosen a place for that.
+
+    XLA compiles each shape of a training step for some seconds. On CPUs nothing is kept, because a cache may be copied
+    to a processor with other instructions. Call this before the first computation, and after JAX has joined a job.
+    """
+    import jax
+
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir or jax.default_backend() == "cpu":
+        return
+    config.update("jax_compilation_cache_dir", str(writable(cache_folder() / "compiled" / "jax")))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 
 def settle_onnx_runtime() -> None:

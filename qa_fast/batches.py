@@ -24,6 +24,7 @@ from qa_fast.schema import Features, Int8s, Int32s, Int64s
 
 POOL_BATCHES = 64
 WIDTHS = 12  # padding on SQuAD is 10% with 8 widths, 7% with 12, 6% with 16; each width costs a compilation
+WIDTHS_ACCELERATOR = 4  # 17%; there each compilation takes seconds in which much is trained, see bench/README.md
 MULTIPLE = 16  # tokens: bfloat16 tiles and tensor cores are this wide
 
 Item = TypeVar("Item")
@@ -191,20 +192,21 @@ def _in_packs(widths: Int32s, alike: int, generator: np.random.Generator) -> Int
     return np.concatenate(order) if order else np.zeros(0, np.int64)
 
 
-def prediction_plan(lengths: Int32s, batch_tokens: int, widths: Int32s) -> Plan:
+def prediction_plan(lengths: Int32s, batch_tokens: int, widths: Int32s, least_rows: int = 1) -> Plan:
     """Return batches for prediction: every feature once, grouped by width, about `batch_tokens` padded tokens each.
 
-    The numbers of rows are powers of two, so that a small batch needs little padding and yet there are few shapes.
+    The numbers of rows are powers of two from `least_rows` on, so that a small batch needs little padding and yet there
+    are few shapes.
     """
     plan_rows: list[Int64s] = []
     plan_widths: list[int] = []
     bucket = np.searchsorted(widths, lengths)
     for index, width in enumerate(widths):
         rows = np.flatnonzero(bucket == index)
-        size = 1 << max(0, int(np.log2(max(1, batch_tokens // width))))
+        size = max(least_rows, 1 << max(0, int(np.log2(max(1, batch_tokens // width)))))
         for begin in range(0, len(rows), size):
             part = rows[begin : begin + size]
-            batch = np.full(1 << int(len(part) - 1).bit_length(), -1, np.int64)
+            batch = np.full(max(least_rows, 1 << int(len(part) - 1).bit_length()), -1, np.int64)
             batch[: len(part)] = part
             plan_rows.append(batch)
             plan_widths.append(int(width))

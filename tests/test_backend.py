@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import qa_fast
 from qa_fast import parallel
-from qa_fast.backend import settle_pools
+from qa_fast.backend import keep_compiled, settle_pools
 from tests.test_parallel import V1, V2, control_groups
 
 POOLS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
@@ -59,6 +60,27 @@ def test_nothing_else_asks_for_the_number_of_processors() -> None:
     package = Path(qa_fast.__file__).parent
     found = {str(path.relative_to(package)) for path in package.rglob("*.py") if asks.search(path.read_text("utf-8"))}
     assert found == {"parallel.py"}
+
+
+@pytest.mark.parametrize(
+    ("platform", "chosen", "kept"),
+    [("gpu", None, "compiled/jax"), ("gpu", "/elsewhere", "/elsewhere"), ("cpu", None, None)],
+)
+def test_jax_keeps_what_it_compiles_for_accelerators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, chosen: str | None, kept: str | None
+) -> None:
+    config = SimpleNamespace(jax_compilation_cache_dir=chosen, jax_persistent_cache_min_compile_time_secs=1.0)
+    config.update = lambda name, value: setattr(config, name, value)
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(config=config, default_backend=lambda: platform))
+    monkeypatch.setenv("QA_FAST_CACHE", str(tmp_path))
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    keep_compiled()
+    assert config.jax_compilation_cache_dir == (kept and str(tmp_path / kept))
+    assert config.jax_persistent_cache_min_compile_time_secs == (0.2 if platform == "gpu" and not chosen else 1.0)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "3")
+    config.jax_compilation_cache_dir, config.jax_persistent_cache_min_compile_time_secs = None, 3.0
+    keep_compiled()
+    assert config.jax_persistent_cache_min_compile_time_secs == 3.0
 
 
 @pytest.mark.slow

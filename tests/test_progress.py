@@ -8,7 +8,7 @@ import pytest
 
 from qa_fast.cli import bar
 from qa_fast.progress import Log, clock
-from qa_fast.train.report import ProgressLine, StepReport
+from qa_fast.train.report import Pace, ProgressLine, StepReport
 
 
 def test_a_log_repeats_the_latest_note() -> None:
@@ -63,9 +63,21 @@ def test_training_notes_steps_and_prints_the_rest(
     monkeypatch.setattr("qa_fast.train.report.Log", Notes)
     with ProgressLine() as progress:
         progress("precision float32")
-        progress(StepReport(10, 400, 1, 2.5, 1e-4, 1.0, 20.0, 3000.0, 3661.0))
-    assert Notes.all == ["precision float32", "10/400 loss 2.500 20.0 features/s 3,000 tokens/s 1:01:01 left"]
+        progress(StepReport(10, 400, 1, 2.5, 1e-4, 1.0, 20.0, 3000.0, 3661.0, 31.0))
+    assert Notes.all == [
+        "precision float32",
+        "10/400 loss 2.500 20.0 features/s 3,000 tokens/s 1:01:01 left (0:31 went into compiling)",
+    ]
     assert capsys.readouterr().err == "precision float32\n"
+
+
+def test_the_time_left_counts_the_widths_that_are_still_to_be_compiled() -> None:
+    pace = Pace()
+    for seconds, compiled in ((8.0, True), (0.1, False), (4.0, True)):
+        pace.add(seconds, 16, 2000, compiled)
+    assert pace.compiling_left(4) == 12.0
+    assert pace.compiling_left(2) == pace.compiling_left(1) == Pace().compiling_left(4) == 0.0
+    assert pace.rates() == (160.0, 20000.0)
 
 
 def test_durations() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from qa_fast.backend import refuse_fork
+from qa_fast.backend import keep_compiled, refuse_fork
 from qa_fast.batches import Batch, BatchCutter
 from qa_fast.errors import UserError
 from qa_fast.infer.engine import Prediction
@@ -121,7 +121,8 @@ class KerasEngine:
 
 def fitted(model: EncoderModel, batch_tokens: int | None = None) -> Fitted:
     """Return shapes for a data set on this device, with at most `batch_tokens` padded tokens in a batch."""
-    return Fitted(batch_tokens or (BATCH_TOKENS_CPU if on_cpu() else BATCH_TOKENS_GPU), model.config.max_length)
+    tokens = batch_tokens or (BATCH_TOKENS_CPU if on_cpu() else BATCH_TOKENS_GPU)
+    return Fitted(tokens, model.config.max_length, recurring=not on_cpu())
 
 
 def fixed(model: EncoderModel, batch_tokens: int | None = None) -> Fixed:
@@ -163,6 +164,8 @@ def _tensorflow(model: EncoderModel, effort: Effort, precision: str) -> Callable
 
 def _jax(model: EncoderModel, effort: Effort, precision: str) -> Callable[..., tuple[Any, Any]]:
     import jax
+
+    keep_compiled()
 
     @jax.jit
     def compute(trained: list[Any], frozen: list[Any], ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:

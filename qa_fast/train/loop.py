@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
+from qa_fast.backend import keep_compiled
 from qa_fast.batches import Batch, Plan, batches_of, training_plan
 from qa_fast.builder.staging import locked
 from qa_fast.errors import UserError
@@ -88,6 +90,8 @@ def train(
     config.check()
     with join(job or JobConfig()) as joined, ExitStack() as stack:
         say = progress if progress and joined.first else lambda event: None
+        if keras.backend.backend() == "jax":
+            keep_compiled()
         with joined.agreed():
             sources = open_sources(shards_path, config)
 

@@ -20,11 +20,11 @@ import xxhash
 
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.settings import max_positions_of, windows_of
-from qa_fast.batches import MULTIPLE, BatchCutter, bucket_widths
+from qa_fast.batches import MULTIPLE, WIDTHS, WIDTHS_ACCELERATOR, BatchCutter, bucket_widths
 from qa_fast.errors import UserError, shown
 from qa_fast.model.checkpoint import checked_config
 from qa_fast.model.config import EncoderConfig, check_length
-from qa_fast.model.precision import PRECISIONS, Choice, choose_precision, unseen_gpu
+from qa_fast.model.precision import PRECISIONS, Choice, choose_precision, on_cpu, unseen_gpu
 from qa_fast.schema import Int32s
 from qa_fast.scoring.golds import has_unanswerable
 from qa_fast.shards import CHECKSUM, Shards, Split
@@ -354,7 +354,8 @@ def _widths(data: TrainingData, encoder: EncoderConfig, config: TrainConfig, att
     if config.batching == "fixed":
         return np.array([min(data.mix.max_length, encoder.max_length)], np.int32)
     multiple = WIDTH_MULTIPLE if attention.value == "cudnn" else MULTIPLE
-    return np.minimum(bucket_widths(data.lengths, multiple=multiple), encoder.max_length).astype(np.int32)
+    widths = bucket_widths(data.lengths, WIDTHS if on_cpu() else WIDTHS_ACCELERATOR, multiple)
+    return np.minimum(widths, encoder.max_length).astype(np.int32)
 
 
 def _announce(plan: RunPlan, chosen: str, say: Progress) -> None:

@@ -33,7 +33,8 @@ class StepReport:
         gradient_norm: Norm before clipping.
         features_per_second: Without the time for compilation and validation.
         tokens_per_second: Without padding.
-        seconds_left: Estimate without validation.
+        seconds_left: Estimate without validation, with the time to compile the widths that did not occur yet.
+        compile_seconds: Duration of the steps so far that compiled something.
     """
 
     step: int
@@ -45,6 +46,7 @@ class StepReport:
     features_per_second: float
     tokens_per_second: float
     seconds_left: float
+    compile_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Pace:
         features: Number of features in those steps.
         tokens: Number of tokens in those steps, without padding.
         compile_seconds: Duration of the steps that compiled something.
+        compilations: Number of those steps.
     """
 
     def __init__(self, window: int = 50) -> None:
@@ -107,16 +110,22 @@ class Pace:
         self.seconds = 0.0
         self.features = self.tokens = 0
         self.compile_seconds = 0.0
+        self.compilations = 0
 
     def add(self, seconds: float, features: int, tokens: int, compiled: bool) -> None:
         """Count one step."""
         if compiled:
             self.compile_seconds += seconds
+            self.compilations += 1
             return
         self._last.append((seconds, features, tokens))
         self.seconds += seconds
         self.features += features
         self.tokens += tokens
+
+    def compiling_left(self, widths: int) -> float:
+        """Return the seconds that the first step of each remaining width takes, of `widths` in all."""
+        return self.compile_seconds / max(1, self.compilations) * max(0, widths - self.compilations)
 
     def rates(self) -> tuple[float, float]:
         """Return features and tokens per second over the window; 0 before the first step that compiled nothing."""
@@ -180,6 +189,8 @@ def in_words(event: StepReport | EpochReport) -> str:
             f"({kept}; {event.seconds:.0f} s)"
         )
     left = f"{clock(event.seconds_left)} left" if event.features_per_second else "compiling"
+    if event.features_per_second and event.compile_seconds >= 1:
+        left += f" ({clock(event.compile_seconds)} went into compiling)"
     return (
         f"{event.step}/{event.steps} loss {event.loss:.3f} {event.features_per_second:.1f} features/s "
         f"{event.tokens_per_second:,.0f} tokens/s {left}"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qa_fast.errors import UserError
-from qa_fast.infer.shapes import MANY_BATCHES
+from qa_fast.infer.shapes import MANY_BATCHES, Fitted
 from qa_fast.model.precision import choose_precision, fastest, shortest, unseen_gpu
 from tests.small_models import TINY, make_features, tiny_model
 from tests.small_runs import make_model_folder
@@ -48,10 +48,10 @@ def collected(engine: KerasEngine, features: list) -> dict[int, tuple[np.ndarray
     return found
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 128, 4096])
-def test_logits_are_those_of_the_feature_alone(batch_tokens: int) -> None:
+@pytest.mark.parametrize(("batch_tokens", "recurring"), [(1, False), (128, False), (4096, False), (128, True)])
+def test_logits_are_those_of_the_feature_alone(batch_tokens: int, recurring: bool) -> None:
     model = tiny_model()
-    found = collected(KerasEngine(model, fitted(model, batch_tokens)), chunks())
+    found = collected(KerasEngine(model, Fitted(batch_tokens, 64, recurring)), chunks())
     rows = [(chunk, row) for chunk in chunks() for row in range(len(chunk))]
     assert sorted(found) == list(range(len(rows)))
     for number, (chunk, row) in enumerate(rows):
@@ -59,6 +59,15 @@ def test_logits_are_those_of_the_feature_alone(batch_tokens: int) -> None:
         start, end = model(ids, np.array([ids.shape[1]], np.int32), types)
         np.testing.assert_allclose(found[number][0], keras.ops.convert_to_numpy(start)[0], atol=1e-5)
         np.testing.assert_allclose(found[number][1], keras.ops.convert_to_numpy(end)[0], atol=1e-5)
+
+
+def test_reading_on_an_accelerator_has_few_shapes_whatever_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is compiled once."""
+    monkeypatch.setattr("qa_fast.infer.keras_engine.on_cpu", lambda: False)
+    shapes = fitted(tiny_model())
+    plans = [shapes.plan(np.random.default_rng(seed).integers(2, 60, 40 * seed + 1)) for seed in range(5)]
+    found = {(len(rows), int(width)) for plan in plans for rows, width in zip(plan.rows, plan.widths, strict=True)}
+    assert found == {(32, 64), (64, 64), (128, 64), (256, 64)}
 
 
 @pytest.mark.slow

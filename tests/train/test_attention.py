@@ -1,8 +1,9 @@
-"""The choice of attention in a training run, and the message about it."""
+"""The choice of attention and of widths in a training run, and the message about it."""
 
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,15 +11,17 @@ from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.families import read_encoder_config
 from qa_fast.train import TrainConfig
-from tests.small_models import TINY
+from tests.small_models import TINY, squad_like_lengths
 
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global against_device, choose_attention, keras
+    global Choice, _widths, against_device, choose_attention, keras
     import keras
 
+    from qa_fast.model.precision import Choice
     from qa_fast.train.attention import against_device, choose_attention
+    from qa_fast.train.plan import _widths
 
 
 def config_of(name: str, **changes: object) -> EncoderConfig:
@@ -91,3 +94,17 @@ def test_a_machine_without_a_card_says_so() -> None:
 def test_the_option_is_checked() -> None:
     with pytest.raises(UserError, match=r"--attention must be one of auto, exact, cudnn; received 'flash'"):
         TrainConfig(attention="flash").check()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "attention", "widths"),
+    [(True, "exact", 12), (False, "exact", [144, 192, 256, 384]), (False, "cudnn", [128, 192, 256, 384])],
+)
+def test_an_accelerator_compiles_few_widths(
+    monkeypatch: pytest.MonkeyPatch, cpu: bool, attention: str, widths: int | list[int]
+) -> None:
+    monkeypatch.setattr("qa_fast.train.plan.on_cpu", lambda: cpu)
+    lengths = squad_like_lengths(20_000)
+    data, config = SimpleNamespace(lengths=lengths), config_of("bert", max_position_embeddings=512)
+    found = _widths(data, config, TrainConfig(), Choice(attention, "")).tolist()
+    assert (len(found) if cpu else found) == widths
