@@ -197,19 +197,19 @@ def torch_side(asked: argparse.Namespace, precision: str) -> Compute:
     from transformers import AutoModelForQuestionAnswering
 
     short = precision == "bfloat16"
-    if short and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if short and asked.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise Refused("torch has no fast bfloat16 products for this processor")
     folder = resolve_model(asked.model)
-    model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.float32).to(asked.device).eval()
     typed = folder_config(folder).takes_types
 
     def compute(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        tensors = {name: torch.from_numpy(value) for name, value in inputs_of(batch).items()}
+        tensors = {name: torch.from_numpy(value).to(asked.device) for name, value in inputs_of(batch).items()}
         if not typed:
             del tensors["token_type_ids"]
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=short):
+        with torch.inference_mode(), torch.autocast(asked.device, torch.bfloat16, enabled=short):
             found = model(**tensors)
-        return found.start_logits.float().numpy(), found.end_logits.float().numpy()
+        return found.start_logits.float().cpu().numpy(), found.end_logits.float().cpu().numpy()
 
     return compute
 
@@ -321,7 +321,7 @@ def run_side(asked: argparse.Namespace) -> dict[str, Any]:
 def in_a_process(asked: argparse.Namespace, side: str, graphs: str) -> dict[str, Any]:
     """Return the result of one side, which runs in its own process."""
     command = [sys.executable, __file__, asked.model, asked.shards, "--side", side, "--graphs", graphs]
-    for name in ("examples", "windows", "rows", "chunk"):
+    for name in ("examples", "windows", "rows", "chunk", "device"):
         command += [f"--{name}", str(getattr(asked, name))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -404,6 +404,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=0, help="so many at most; 0 is all of the examples")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=16, help="of a peer's batch")
+    parser.add_argument("--device", default="cpu", help="of torch")
     parser.add_argument("--chunk", type=int, default=256, help="examples that qa-fast gets at a time")
     parser.add_argument("--sides", default=",".join(SIDES), help="some of them, by their beginnings")
     parser.add_argument("--json", type=Path, help="write every turn's figures there")

@@ -38,7 +38,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--batching", choices=("grouped", "fixed"), default="grouped")
-    parser.add_argument("--learning-rate", type=float, default=TrainConfig.learning_rate)
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autocast", action="store_true", help="bfloat16")
     parser.add_argument("--head-from", help="a model folder whose weights to start from, head included")

@@ -21,4 +21,5 @@ wait "$fuzzing"
 if [ "${1:-}" != --no-bench ]; then
   QA_FAST_BENCH_ROUNDS="${QA_FAST_BENCH_ROUNDS:-3}" QA_FAST_BENCH_REFERENCE_ROUNDS="${QA_FAST_BENCH_REFERENCE_ROUNDS:-1}" \
     "$bin/python" -m pytest -s bench/bench_*.py
+  "$bin/python" bench/gpu.py --smoke --json "$(mktemp)"
 fi

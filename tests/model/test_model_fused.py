@@ -105,7 +105,7 @@ def test_every_block_that_can_be_fused_is(name: str, outcomes: dict) -> None:
 
 
 def lowered(attention: str, precision: str = "bfloat16", raw: dict | None = None, at_once: int = 1) -> str:
-    """The module of a training step for CUDA, or of several in one call.
+    """The module of a training step for CUDA, of several in one call, or (0) of a pass whose gradients are added up.
 
     No card is asked: JAX looks up the version of cuDNN before it lowers its kernel, and that look-up alone is replaced
     here, by a version that has the kernel. The rest is JAX's own lowering. Whether a card runs it is not tested.
@@ -119,21 +119,18 @@ def lowered(attention: str, precision: str = "bfloat16", raw: dict | None = None
     fused.check_cudnn_version = lambda: 90500
     engine = JaxEngine(tiny_model(raw or TINY["bert"], precision=precision), attention, at_once=at_once)
     micro, scalars = micro_of("bert"), step_scalars(1e-5, 0.0, 1.0, 1)
-    several = at_once > 1
-    arguments = (
-        (engine._state, [micro] * at_once, np.stack([scalars] * at_once))
-        if several
-        else (engine._state, micro, scalars)
-    )
+    step, arguments = {
+        0: (engine._add, (engine._state, engine._state[1], np.float32(0), micro, scalars)),
+        1: (engine._single, (engine._state, micro, scalars)),
+    }.get(at_once) or (engine._several, (engine._state, [micro] * at_once, np.stack([scalars] * at_once)))
     specs = jax.tree.map(lambda array: jax.ShapeDtypeStruct(np.shape(array), array.dtype), arguments)
     # A file of it would have to outlive versions of cuDNN; a text that is read at once need not.
     named = [jax.export.DisabledSafetyCheck.custom_call(name) for name in CALLS]
-    step = engine._several if several else engine._single
     return jax.export.export(step, platforms=["cuda"], disabled_checks=named)(*specs).mlir_module()
 
 
-def module_facts(attention: str, at_once: int = 1) -> dict:
-    text = lowered(attention, at_once=at_once)
+def module_facts(attention: str, at_once: int = 1, name: str = "bert") -> dict:
+    text = lowered(attention, at_once=at_once, raw=TINY[name])
     scores = f"{ROWS}x{HEADS}x{LENGTH}x{LENGTH}x"
     return {
         "calls": [text.count(f"custom_call @{name}(") for name in CALLS],
@@ -147,7 +144,10 @@ def module_facts(attention: str, at_once: int = 1) -> dict:
 
 def both_modules() -> dict:
     return {attention: module_facts(attention) for attention in ("exact", "cudnn")} | {
-        "several": module_facts("cudnn", at_once=4)
+        "several": module_facts("cudnn", at_once=4),
+        "added up": module_facts("cudnn", at_once=0),
+        "modernbert": module_facts("cudnn", name="modernbert"),
+        "deberta-v3": module_facts("exact", name="deberta-v3"),
     }
 
 
@@ -159,4 +159,6 @@ def test_a_step_for_cuda_calls_cudnn_and_writes_no_scores() -> None:
     assert cudnn["float32 scores"] == cudnn["bfloat16 scores"] == 0
     assert cudnn["calls"] == [2, 2]  # forward and backward of two blocks
     assert cudnn["donated"] == cudnn["arrays"]
+    assert facts["added up"]["calls"] == facts["modernbert"]["calls"] == [2, 2]
+    assert facts["deberta-v3"]["calls"] == [0, 0]
     assert several == cudnn | {"loops": cudnn["loops"] + 1}  # the step once, in a loop over the state that is donated
