@@ -7,8 +7,8 @@ MODEL is a MiniLM folder, and SHARDS is what `qa-fast featurize squad` made for 
 and within its own limit of time. A part that fails is recorded with the reason, and the others go on. Needed are jax,
 keras, torch, transformers, tokenizers and what the package itself needs, but no TensorFlow.
 
-For a machine without a network, one folder of about 55 MB holds everything else: the package, the benchmarks, MODEL
-with weights in float16, and SHARDS. It also takes wheels of what that machine lacks:
+For a machine without a network, one folder of about 53 MB holds everything else: the package, the benchmarks, MODEL
+with weights in float16, and all of SHARDS. Wheels of what that machine lacks can be added (3 MB for these four):
 
     python bench/gpu.py MODEL SHARDS --pack FOLDER
     pip download --no-deps --python-version 3.12 --only-binary=:all: -d FOLDER/wheels keras optree namex orjson
