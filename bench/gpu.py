@@ -308,7 +308,7 @@ def whole_command(asked: argparse.Namespace, seconds: float = 40) -> Figures:
             raise _Enough
 
     with tempfile.TemporaryDirectory() as out:
-        small = {"max_steps": 6, "batch_size": 4, "log_every": 2, "precision": "float32"}
+        small = {"max_steps": 6, "batch_size": 4, "batching": "fixed", "log_every": 2, "precision": "float32"}
         sizes: dict[str, Any] = small if asked.smoke else {"batch_size": 32}
         config = TrainConfig(model=asked.model, out=f"{out}/model", epochs=1, validation="", **sizes)
         try:
