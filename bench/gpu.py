@@ -365,7 +365,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("shards", nargs="?")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file to write")
     parser.add_argument("--minutes", type=float, default=10, help="no part runs longer than this after the start")
-    parser.add_argument("--parts", help="some of them, by their beginnings, with commas between")
+    parser.add_argument("--parts", help="some of them, by their beginnings, with ; between")
     parser.add_argument("--smoke", action="store_true", help="small sizes, in this process")
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="put all that is needed into a new folder, and end")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
@@ -423,7 +423,7 @@ def here(asked: argparse.Namespace, part: Part) -> Figures:
 def measured(asked: argparse.Namespace) -> dict[str, Figures]:
     """Run all parts; the file is written after each, so that a run that is cut off leaves what it has."""
     deadline = time.monotonic() + 60 * asked.minutes
-    wanted = [name for name in PARTS if not asked.parts or name.startswith(tuple(asked.parts.split(",")))]
+    wanted = [name for name in PARTS if not asked.parts or name.startswith(tuple(asked.parts.split(";")))]
     if asked.smoke:  # once what differs in sizes only
         kinds: dict[Any, str] = {}
         for name in reversed(wanted):
