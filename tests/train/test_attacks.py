@@ -45,6 +45,8 @@ from tests.backend import JIT
 from tests.shard_files import shard_file
 from tests.small_runs import make_model_folder, make_shards
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""

@@ -24,6 +24,8 @@ from tests.scoring.test_rules import ROWS
 from tests.scoring.test_scoring import make_split, oracle
 from tests.small_runs import make_model_folder, make_shards
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""

@@ -19,7 +19,7 @@ from qa_fast.infer.open import open_engine
 from qa_fast.infer.recipe import FILE as INT8_RECIPE
 from qa_fast.shards import open_shards
 from qa_fast.train import TrainConfig
-from tests.backend import JIT
+from tests.backend import JIT, untraced
 from tests.damages import DAMAGES, damage
 from tests.processes import elsewhere
 from tests.small_models import make_features, tiny_model
@@ -331,6 +331,7 @@ def test_missing_logits_are_read_as_those_before(
 
 
 @pytest.mark.slow
+@untraced()
 def test_a_first_step_has_the_loss_that_numpy_computes(workshop: Path, tmp_path: Path) -> None:
     """From the folder's logits to the run's loss, over a choice of the examples."""
     options = OPTIONS | {"batch_size": 64, "max_examples": 9, "max_steps": 1, "checkpoint_every": 0}
@@ -374,6 +375,7 @@ def test_a_first_step_has_the_loss_that_numpy_computes(workshop: Path, tmp_path:
 
 
 @pytest.mark.slow
+@untraced()
 def test_a_taught_run_resumes_to_the_same_weights(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

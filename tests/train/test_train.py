@@ -20,7 +20,7 @@ from qa_fast.model.families import read_encoder_config
 from qa_fast.shards import open_shards
 from qa_fast.train import EpochReport, StepReport, TrainConfig
 from qa_fast.train.state import checkpoints, read_checkpoint
-from tests.backend import BACKEND, JIT
+from tests.backend import BACKEND, JIT, untraced
 from tests.small_models import TINY_BERT
 from tests.small_runs import make_model_folder, make_shards
 
@@ -105,6 +105,7 @@ def test_a_small_set_is_learnt_by_heart(workshop: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@untraced()
 def test_the_best_epoch_by_f1_is_what_is_saved(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([30.0, 50.0, 40.0, 50.0])
     saved: list[dict[str, np.ndarray]] = []
@@ -162,6 +163,7 @@ def test_what_a_run_leaves_behind(workshop: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@untraced()
 def test_every_epoch_sees_every_feature_once(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(monkeypatch)
     train(workshop / "bare", TrainConfig(out=str(tmp_path / "model"), epochs=2, **OPTIONS | {"batch_size": 5}), watch)
@@ -237,6 +239,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(workshop: Path, tmp_path:
 
 
 @pytest.mark.slow
+@untraced()
 def test_a_finished_run_leaves_no_checkpoint_and_cannot_be_resumed(workshop: Path, tmp_path: Path) -> None:
     options = OPTIONS | {"out": str(tmp_path / "model"), "epochs": 1}
     train(workshop / "shards", TrainConfig(**options))
@@ -246,6 +249,7 @@ def test_a_finished_run_leaves_no_checkpoint_and_cannot_be_resumed(workshop: Pat
 
 
 @pytest.mark.slow
+@untraced()
 def test_the_record_of_a_run_holds_no_path_of_this_machine(workshop: Path, tmp_path: Path) -> None:
     said: list = []
     options = OPTIONS | {"out": str(tmp_path / "model"), "max_steps": 1}
@@ -258,6 +262,7 @@ def test_the_record_of_a_run_holds_no_path_of_this_machine(workshop: Path, tmp_p
     assert {"python", "keras", "qa-fast"} <= set(result.metrics["versions"])
 
 
+@untraced()
 def test_a_loss_that_is_not_a_number_stops_the_run(workshop: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     options = OPTIONS | {"epochs": 50, "learning_rate": 1e12, "schedule": "constant", "checkpoint_every": 1}
@@ -289,6 +294,7 @@ def test_float16_is_compiled_where_kernels_have_none(workshop: Path, tmp_path: P
 
 
 @pytest.mark.slow
+@untraced()
 def test_options_that_bound_a_run(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(monkeypatch)
     config = TrainConfig(out=str(tmp_path / "a"), epochs=3, max_examples=9, max_steps=4, **OPTIONS)
@@ -300,6 +306,7 @@ def test_options_that_bound_a_run(workshop: Path, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.slow
+@untraced()
 def test_fixed_batching_pads_all_to_the_shards_length(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +351,7 @@ def test_the_tokenizers_must_be_the_same(workshop: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@untraced()
 def test_the_output_folder_is_guarded(workshop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = OPTIONS | {"out": str(out), "max_steps": 1}
@@ -392,6 +400,7 @@ def test_the_output_folder_is_guarded(workshop: Path, tmp_path: Path) -> None:
         ({"teacher": "tiny"}, "question answering head"),
     ],
 )
+@untraced()
 def test_what_is_refused_replaces_nothing(workshop: Path, tmp_path: Path, change: dict, message: str) -> None:
     options = OPTIONS | {"out": str(tmp_path / "out"), "max_steps": 1}
     train(workshop / "bare", TrainConfig(**options))
@@ -404,6 +413,7 @@ def test_what_is_refused_replaces_nothing(workshop: Path, tmp_path: Path, change
 
 
 @pytest.mark.slow
+@untraced()
 def test_a_run_that_was_killed_before_its_first_step_is_replaced(workshop: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "training").mkdir(parents=True)
     train(workshop / "bare", TrainConfig(overwrite=True, **OPTIONS | {"out": str(tmp_path / "out"), "max_steps": 1}))
@@ -411,6 +421,7 @@ def test_a_run_that_was_killed_before_its_first_step_is_replaced(workshop: Path,
 
 
 @pytest.mark.slow
+@untraced()
 def test_a_resumed_run_keeps_options_and_data(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = OPTIONS | {"out": str(tmp_path / "out"), "epochs": 1, "checkpoint_every": 1}
     with pytest.raises(KeyboardInterrupt):
