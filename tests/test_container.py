@@ -31,9 +31,7 @@ class Container:
 
     def __init__(self, root: Path) -> None:
         self.root, self.tmp = root, root / "tmp"
-        shutil.copytree(
-            Path(qa_fast.__file__).parent, root / "qa_fast", ignore=shutil.ignore_patterns("*.nbc", "*.nbi")
-        )
+        shutil.copytree(Path(qa_fast.__file__).parent, root / "qa_fast")
         for name in ("home", "tmp", "building"):
             (root / name).mkdir()
         self._user: list[str] = []
@@ -77,7 +75,7 @@ def container() -> Iterator[Container]:
         made = Container(folder)
         model, _ = load_model(make_model_folder(folder / "bare"))
         save_model(model, folder / "model", folder / "bare")
-        # The image is built by root, who compiles the kernels.
+        # The image is built by root, who compiles the kernels that are not there yet.
         made.answer("--engine", "onnx", QA_FAST_CACHE=str(folder / "building"))
         made.close()
         yield made

@@ -35,6 +35,10 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
     # .pth files in that folder, such as the one of an editable qa-fast, are not read.
     site = next((clean / "lib").glob("python*/site-packages"))
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # Kernels that were compiled here serve there, too. tests/cli/test_startup.py compiles them from nothing.
+    (site / "qa_fast" / "kernels" / "__pycache__").mkdir(exist_ok=True)
+    for kernel in (ROOT / "qa_fast" / "kernels" / "__pycache__").glob("*.nbc"):
+        shutil.copy(kernel, site / "qa_fast" / "kernels" / "__pycache__")
     smoke = shutil.copy(ROOT / "tools" / "smoke.py", tmp_path)
     run = subprocess.run(
         [python, "-I", str(smoke)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
