@@ -82,6 +82,10 @@ TINY: dict[str, dict] = {
 
 # For `parametrize`: every family; the fast tests run BERT only.
 EACH_FAMILY = [name if name == "bert" else pytest.param(name, marks=pytest.mark.slow) for name in TINY]
+# XLM-R and CamemBERT are RoBERTa's network with other tokenizers, as tests/model/test_families.py checks. Tests of what
+# depends on the network alone leave them out.
+ROBERTA_TOO = ("xlm-roberta", "camembert")
+EACH_NETWORK = [each for name, each in zip(TINY, EACH_FAMILY, strict=True) if name not in ROBERTA_TOO]
 
 
 def tiny_model(raw: dict = TINY_BERT, **options: object) -> EncoderModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.catalogue import CHECKPOINTS
 from qa_fast.model.config import check_length
 from qa_fast.model.families import FAMILIES, family_of, read_encoder_config
-from tests.small_models import EACH_FAMILY, TINY, logits, tiny_batch, tiny_model
+from tests.small_models import EACH_FAMILY, EACH_NETWORK, ROBERTA_TOO, TINY, logits, tiny_batch, tiny_model
 from tests.torch_models import opened_by_torch, padded, torch_folder, torch_inputs, torch_logits, torch_model
 
 
@@ -48,6 +49,11 @@ def batch_of(name: str, length: int, pad: bool) -> tuple[np.ndarray, np.ndarray,
 
 def test_every_family_is_tested() -> None:
     assert {raw["model_type"] for raw in TINY.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ROBERTA_TOO)
+def test_a_family_is_roberta_s_network(name: str) -> None:
+    assert replace(read_encoder_config(TINY[name]), family="roberta") == read_encoder_config(TINY["roberta"])
 
 
 def described(model_type: str) -> str:
@@ -191,7 +197,7 @@ def test_weights_split_over_files_without_prefix(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", EACH_FAMILY)
+@pytest.mark.parametrize("name", EACH_NETWORK)
 def test_short_precisions_stay_near_and_finite(name: str, precision: str) -> None:
     batch = batch_of(name, 64, True)
     batch[1][1] = 1
@@ -207,7 +213,7 @@ def test_short_precisions_stay_near_and_finite(name: str, precision: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", EACH_FAMILY)
+@pytest.mark.parametrize("name", EACH_NETWORK)
 def test_short_precisions_stay_finite_on_long_padded_batches(name: str, precision: str) -> None:
     """Batches of the longest rows with rows of a few tokens, and weights that are large enough to saturate."""
     room = {"max_position_embeddings": 514 if "roberta" in name or name in ("camembert", "mpnet") else 512}
@@ -226,7 +232,7 @@ def randomized(raw: dict) -> EncoderModel:
     return model
 
 
-@pytest.mark.parametrize("name", EACH_FAMILY)
+@pytest.mark.parametrize("name", EACH_NETWORK)
 def test_the_graph_for_export_is_the_same_function(name: str) -> None:
     model = randomized(TINY[name])
     graph = standard_model(model)
