@@ -19,11 +19,12 @@ from qa_fast.infer import open as opening
 from qa_fast.infer import open_engine
 from qa_fast.infer.graphs import Kind, graph_of, model_key
 from qa_fast.infer.recipe import FILE, Recipe, Rounding, read_recipe, write_recipe
+from qa_fast.model.families import read_encoder_config
 from qa_fast.model.folder import folder_config
 from qa_fast.scoring import quantize as quantizing
 from qa_fast.scoring.quantize import MOST_LOST, Loss, loss_of, quantize, rungs
 from tests.infer.test_keras import collected
-from tests.small_models import make_features
+from tests.small_models import TINY, make_features
 from tests.small_runs import make_model_folder, make_shards
 
 
@@ -63,6 +64,7 @@ def graphs(model: Path) -> set[str]:
     return {path.name for path in graph_of(model, Kind("onnx")).parent.parent.iterdir() if path.is_dir()}
 
 
+@pytest.mark.parametrize("workshop", ["bert"], indirect=True)  # each try makes a graph; what is tried is below
 def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model, shards = workshop
     number = 10_000
@@ -180,26 +182,20 @@ def test_what_cannot_be(workshop: tuple[Path, Path], tmp_path: Path, monkeypatch
         write_recipe(tmp_path / "none", Recipe("", Rounding((), {}), 1, 1, 1, 1, "", 1))
 
 
-def test_rungs_keep_more_and_more() -> None:
-    config = folder_config_of_bert()
+@pytest.mark.parametrize("name", ["bert", "albert", "deberta-v3"])
+def test_rungs_keep_more_and_more(name: str) -> None:
+    config = read_encoder_config(TINY[name])
     steps = [set(kept) for kept in rungs(config)]
     assert all("head/" in kept for kept in steps)
     assert steps[0] < steps[1] < steps[2]
     assert steps[1] < steps[3]
+    assert sum(name.endswith("/outer") for name in steps[1]) == config.blocks
 
 
-def folder_config_of_bert() -> object:
-    from qa_fast.model.families import read_encoder_config
-    from tests.small_models import TINY_BERT
-
-    return read_encoder_config(TINY_BERT)
-
-
+@pytest.mark.parametrize("workshop", ["bert"], indirect=True)
 def test_the_command(workshop: tuple[Path, Path]) -> None:
     assert command._MOST_LOST == MOST_LOST == inspect.signature(quantize).parameters["most_lost"].default
     model, shards = workshop
-    if "bert" not in str((model / "config.json").read_text()):
-        pytest.skip("one model is enough")
     done = subprocess.run(
         [sys.executable, "-m", "qa_fast.cli", "quantize", str(model), str(shards), "--max-loss", "100"],
         capture_output=True, text=True, check=False,
