@@ -20,6 +20,7 @@ from qa_fast.answer.options import AnswerRules
 from qa_fast.cli.app import app, main
 from qa_fast.cli.examples import EXAMPLES
 from tests import sample
+from tests.backend import untraced
 from tests.small_runs import authored_examples, make_model_folder
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,7 @@ def test_many_options_are_grouped(name: str) -> None:
 
 
 @pytest.mark.slow
+@untraced()
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In order, in one folder where `squad` is small; what needs a network, a process or a thousand questions, or has
     no end, is replaced.

@@ -15,6 +15,7 @@ pytest.importorskip("ipykernel")
 import nbformat
 from nbclient import NotebookClient
 
+from tests.backend import untraced
 from tests.small_runs import authored_examples, make_model_folder
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert saved.count("'answer'") == 1
 
 
+@untraced()
 def test_the_ten_lines_of_the_readme_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
