@@ -99,17 +99,19 @@ def alone(workshop: Path) -> dict:
 
 
 def test_two_processes_train_as_one(workshop: Path, tmp_path: Path, alone: dict) -> None:
-    """With dropout, an uneven batch (5 rows on 2 devices), a short last batch and validation."""
-    first, second = run_job(workshop / "shards", tmp_path / "out", *OPTIONS)
+    """With dropout, an uneven batch (5 rows on 2 devices), a short last batch and validation.
+
+    The devices receive three steps at a time, and at the end of an epoch two one by one.
+    """
+    options = [*OPTIONS, "--steps-per-execution", "3", "--checkpoint-every", "4"]
+    first, second = run_job(workshop / "shards", tmp_path / "out", *options)
     assert (first.code, second.code) == (0, 0), first.err + second.err
     metrics = json.loads(first.out)
     assert second.out == ""
     assert (metrics["processes"], metrics["devices"]) == (2, 2)
     assert (alone["processes"], alone["devices"]) == (1, 1)
+    assert_same_course(metrics, alone)
     np.testing.assert_allclose(metrics["history"]["losses"], alone["history"]["losses"], atol=1e-5)
-    assert [epoch["f1"] for epoch in metrics["history"]["epochs"]] == [
-        epoch["f1"] for epoch in alone["history"]["epochs"]
-    ]
     assert_same_model(tmp_path / "out", workshop / "alone")
     config = read_encoder_config(json.loads((tmp_path / "out" / "config.json").read_text()))
     assert min(config.attention.dropout, config.attention.output_dropout, config.embedding.dropout) > 0
@@ -258,15 +260,6 @@ def assert_same_course(metrics: dict, alone: dict, broken_at: int = 0) -> None:
         [(epoch["step"], epoch["f1"], epoch["saved"]) for epoch in one["history"]["epochs"]] for one in (metrics, alone)
     )
     assert ours == theirs
-
-
-def test_two_processes_give_the_devices_several_steps_at_a_time(workshop: Path, tmp_path: Path) -> None:
-    words = [*OPTIONS, "--steps-per-execution", "3", "--checkpoint-every", "4"]
-    alone = run_alone(workshop / "shards", tmp_path / "alone", *words)
-    first, second = run_job(workshop / "shards", tmp_path / "out", *words)
-    assert (first.code, second.code) == (0, 0), first.err + second.err
-    assert_same_course(json.loads(first.out), alone)
-    assert_same_model(tmp_path / "out", tmp_path / "alone")
 
 
 def test_a_job_with_everything_is_as_one_process(
