@@ -13,9 +13,9 @@ import pytest
 from qa_fast.batches import Batch, BatchCutter
 from qa_fast.train.config import TrainConfig
 from qa_fast.train.schedule import learning_rate_at
-from tests.backend import JIT
+from tests.backend import JIT, untraced
 from tests.processes import elsewhere
-from tests.small_models import TINY, TINY_BERT, make_features, tiny_model
+from tests.small_models import EACH_NETWORK, TINY, TINY_BERT, make_features, tiny_model
 from tests.torch_models import opened_by_torch, torch_inputs
 
 
@@ -230,12 +230,14 @@ def test_compiling_changes_nothing(jit: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [name for name in TINY if name != "bert"])
+@pytest.mark.parametrize("family", EACH_NETWORK[1:])
 def test_kernels_between_products_change_nothing_in_any_family(family: str) -> None:
     """Parts without a kernel (biases by distance, rotations, gates) are compiled by XLA."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("a choice on TensorFlow")
-    plain, parts = (losses_of_run(jit=jit, steps=2, family=family)["losses"] for jit in ("off", "parts"))
+    with untraced():
+        plain = losses_of_run(steps=2, family=family)["losses"]
+    parts = losses_of_run(jit="parts", steps=2, family=family)["losses"]
     np.testing.assert_allclose(plain, parts, rtol=1e-4)
 
 
@@ -245,14 +247,6 @@ def test_kernels_between_products_learn_in_bfloat16() -> None:
         pytest.skip("a choice on TensorFlow")
     plain, parts = (losses_of_run("bfloat16", jit)["losses"] for jit in ("off", "parts"))
     np.testing.assert_allclose(plain, parts, rtol=0.05)
-
-
-@pytest.mark.slow
-def test_jax_trains_the_same() -> None:
-    pytest.importorskip("jax")
-    theirs = elsewhere(__name__, "print(json.dumps(t.losses_of_run(jit='on', group=2)))", KERAS_BACKEND="jax")
-    assert theirs["backend"] == "jax"
-    assert_same_run(losses_of_run(group=2), theirs)
 
 
 @pytest.mark.slow
@@ -269,12 +263,14 @@ def test_two_devices_train_as_one_on_tensorflow() -> None:
 
 @pytest.mark.slow
 def test_two_devices_train_as_one_on_jax() -> None:
+    """With accumulation, and with frozen weights."""
     pytest.importorskip("jax")
     flags = "--xla_force_host_platform_device_count=2"
-    call = "print(json.dumps(t.losses_of_run(jit='on', freeze='embeddings')))"
+    call = "print(json.dumps([t.losses_of_run(jit='on', group=2), t.losses_of_run(jit='on', freeze='embeddings')]))"
     theirs = elsewhere(__name__, call, KERAS_BACKEND="jax", XLA_FLAGS=flags)
-    assert theirs["devices"] == 2
-    assert_same_run(losses_of_run(freeze="embeddings"), theirs)
+    for found, ours in zip(theirs, (losses_of_run(group=2), losses_of_run(freeze="embeddings")), strict=True):
+        assert (found["backend"], found["devices"]) == ("jax", 2)
+        assert_same_run(ours, found)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +283,7 @@ def test_two_devices_train_as_one_on_jax() -> None:
         pytest.param("mpnet", "embeddings", {"embeddings"}, marks=pytest.mark.slow),
     ],
 )
+@untraced()
 def test_the_weights_that_are_not_frozen_get_the_same_step(family: str, freeze: str, frozen: set[str]) -> None:
     """Without clipping each weight's step depends on its own gradient alone."""
     after = []
