@@ -21,6 +21,7 @@ from qa_fast.answer.settings import write_settings
 from qa_fast.errors import UserError
 from qa_fast.hub.card import CARD, MARK, card_text, eval_results, read_card, write_card
 from qa_fast.hub.facts import count_parameters, data_facts, read_facts, record_data, record_evaluation
+from tests.backend import untraced
 from tests.small_models import TINY_BERT
 
 REVISION = "89abcdef0123456789abcdef0123456789abcdef"
@@ -394,7 +395,8 @@ def test_facts_are_of_the_index_as_it_is_written(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", base, places=4)
     folder = tmp_path / "trained"
     config = TrainConfig(out=str(folder), max_steps=2, jit="off", precision="float32", checkpoint_every=0)
-    result = train(shards, config)
+    with untraced():
+        result = train(shards, config)
     text = write_card(folder, open_shards(shards).manifest).read_text(encoding="utf-8")
     facts = read_facts(folder)
     assert card_text(facts) == text
