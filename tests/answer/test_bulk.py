@@ -1,11 +1,10 @@
-"""Bulk answering: parts in the input's order, kept when they are whole, the same on Ray."""
+"""Bulk answering: parts in the input's order, kept when they are whole. tests/docs/test_beyond.py has it on Ray."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -219,28 +218,6 @@ def test_the_command(tmp_path: Path, source: Path, model: Path, monkeypatch: pyt
     assert len((tmp_path / "answers.rejected.jsonl").read_bytes().splitlines()) == 2
     refused = CliRunner().invoke(app, [*to_folder, "--engine", "ray:onnx", "--measure"]).exception
     assert str(refused).startswith("--measure measures this machine; received --engine ray:onnx, whose machines choose")
-
-
-@pytest.mark.cluster
-def test_ray_makes_the_same_files(tmp_path: Path, source: Path, model: Path) -> None:
-    ray = pytest.importorskip("ray")
-    answer_all(model, str(source), tmp_path / "here", **FIXED)
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        answer_all(model, str(source), tmp_path / "ray", **FIXED, ray=True, workers=2)
-        (source / "d.json").write_text("{")
-        with pytest.raises(UserError, match=r"d\.json must be JSON"):
-            answer_all(model, str(source), tmp_path / "bad", **FIXED, ray=True, workers=1)
-    finally:
-        ray.shutdown()
-    for out in (tmp_path / "here", tmp_path / "ray"):
-        (out / "qa_fast_answers.json").rename(tmp_path / f"{out.name}.json")
-    names = store.names_in(tmp_path / "here")
-    assert names == store.names_in(tmp_path / "ray")
-    for name in names:
-        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
-    shutil.rmtree(tmp_path / "ray")
 
 
 @pytest.mark.parametrize("linked", [True, False])
