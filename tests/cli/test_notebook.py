@@ -36,10 +36,10 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in code), "committed without outputs"
     # As committed, but with fewer examples.
     assert "EXAMPLES = 500 " in code[0].source
-    code[0].source = code[0].source.replace("EXAMPLES = 500 ", "EXAMPLES = 40 ")
+    code[0].source = code[0].source.replace("EXAMPLES = 500 ", "EXAMPLES = 16 ")
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = {cell.source.splitlines()[-1]: cell for cell in code}
-    assert "train: 40 examples" in text_of(shown["data"])
+    assert "train: 16 examples" in text_of(shown["data"])
     assert "text/html" in shown["example"].outputs[-1].data
     assert "val_f1" in text_of(shown["history.history"])
     answer = text_of(shown['qa(question="When did the old bell crack?", context=document)'])
