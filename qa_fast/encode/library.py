@@ -85,7 +85,7 @@ class IdsOnlyTokenizer(RustTokenizer):
             UserError: The offsets of a text cannot be found from its ids.
         """
         ids, offsets = self._ids(strings)
-        places = np.empty((len(ids), 2), np.int32)
+        places = np.empty((2, len(ids)), np.int32)
         for string, begin, end in zip(strings, offsets, offsets[1:], strict=False):
             found = self._aligner.places(string, ids[begin:end].tolist())
             if found is None:  # such as a text with an added token in it
@@ -94,8 +94,8 @@ class IdsOnlyTokenizer(RustTokenizer):
                     f"received tokenizers {_version()}, which gives none, and {shown(string, 60)}: "
                     "pip install 'tokenizers<1'"
                 )
-            places[begin:end] = np.array(found, np.int32).reshape(-1, 2)
-        return EncodedTexts(ids, *places.T, offsets)
+            places[:, begin:end] = np.array(found, np.int32).reshape(-1, 2).T
+        return EncodedTexts(ids, places[0], places[1], offsets)
 
     def confirms(self, encoded: EncodedTexts, strings: list[str]) -> bool:
         """See `RustTokenizer.confirms`; ids and counts are compared, as there are no offsets."""
