@@ -44,7 +44,7 @@ def calibrate(
     engine: EngineOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print the calibration and the figures as JSON.")] = False,
 ) -> None:
-    """Make a model's scores the probability that its answers are right.
+    """Turn a model's scores into probabilities of being right.
 
     Half of the documents fit the calibration, and the figures are those of the other half. The model's folder stays
     as it is without --keep.

@@ -33,7 +33,7 @@ def quantize(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the recipe as JSON on standard output.")] = False,
 ) -> None:
-    """Score a model in int8, and allow int8 if it loses little F1, by an interval over the questions."""
+    """Allow int8 for a model if it loses little F1."""
     with needs("answer", "qa-fast quantize"):
         from qa_fast.scoring.quantize import quantize as run
 

@@ -64,6 +64,7 @@ def graphs(model: Path) -> set[str]:
     return {path.name for path in graph_of(model, Kind("onnx")).parent.parent.iterdir() if path.is_dir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workshop", ["bert"], indirect=True)  # each try makes a graph; what is tried is below
 def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model, shards = workshop
@@ -192,6 +193,7 @@ def test_rungs_keep_more_and_more(name: str) -> None:
     assert sum(name.endswith("/outer") for name in steps[1]) == config.blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workshop", ["bert"], indirect=True)
 def test_the_command(workshop: tuple[Path, Path]) -> None:
     assert command._MOST_LOST == MOST_LOST == inspect.signature(quantize).parameters["most_lost"].default

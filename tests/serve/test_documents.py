@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_fast.encode import TextEncoder, load_encoder
-from qa_fast.encode.encoder import same_tokens
+from qa_fast.encode.library import same_tokens
 from qa_fast.serve.documents import CachingEncoder
 from tests.made_up import texts
 from tests.sample import model_folder
