@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import types
 
 from qa_fast.kernels.jit import njit
-from qa_fast.kernels.signature import I8_IN, I32, I32_IN, I32_OUT, I64, I64_IN, VOID
-
-_I32_MATRIX = types.Array(types.int32, 2, "C")
-_I8_MATRIX = types.Array(types.int8, 2, "C")
+from qa_fast.kernels.signature import I8_IN, I8_ROWS_OUT, I32, I32_IN, I32_OUT, I32_ROWS_OUT, I64, I64_IN, VOID
 
 
-@njit([VOID(I32_IN, I8_IN, I64_IN, I64_IN, I64, I32, _I32_MATRIX, _I8_MATRIX, I32_OUT)], cache=True, nogil=True)
+@njit([VOID(I32_IN, I8_IN, I64_IN, I64_IN, I64, I32, I32_ROWS_OUT, I8_ROWS_OUT, I32_OUT)], cache=True, nogil=True)
 def cut_rows(
     ids: np.ndarray,  # int32[T], tokens of one chunk's features
     types: np.ndarray,  # int8[T], or int8[0] if the features have none

@@ -29,7 +29,7 @@ def load_kernels(side_by_side: bool) -> None:
     """
     first = import_module(f"qa_fast.kernels.{_OWN[0]}")
     helper = None
-    if side_by_side and sys.executable and sum(first.mark_repeats.stats.cache_misses.values()):
+    if side_by_side and sys.executable and first.mark_repeats.compiled:
         # -P keeps modules of the current folder from replacing those of Python.
         program = "; ".join([_END_WITH_PARENT, *(f"import qa_fast.kernels.{name}" for name in _OTHER)])
         pipe, quiet = subprocess.PIPE, subprocess.DEVNULL

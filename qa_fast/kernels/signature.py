@@ -1,37 +1,147 @@
-"""Types for the explicit signatures of the kernels.
+"""Types for the explicit signatures of the kernels, and how their values are handed to machine code.
 
-A kernel with an explicit signature is compiled once, when it is first imported, and later loaded from Numba's cache.
-Arrays that a kernel only reads are declared read-only, since Arrow's buffers are; Numba passes writable arrays to them
-as well. It does so for arguments alone: the arrays in a record must all be writable.
+Arrays that a kernel only reads are declared read-only, since Arrow's buffers are; writable arrays are accepted as well.
+This holds for arguments alone: the arrays in a record must all be writable. The types are those of Numba, which is
+imported only to compile.
 """
 
 from __future__ import annotations
 
+import ctypes
+import operator
+from dataclasses import dataclass
 from typing import Any
 
-from numba import types
+import numpy as np
+
+# An array's object begins with the address of its data, behind what all objects begin with (source: `PyArrayObject` in
+# numpy/ndarraytypes.h). `array.ctypes.data` takes 2 µs, and a question needs it a hundred times.
+_DATA_AT = object.__basicsize__
 
 
-def _array(dtype: types.Type, readonly: bool, dimensions: int = 1) -> types.Array:
-    return types.Array(dtype, dimensions, "C", readonly=readonly)
+@dataclass(frozen=True)
+class Scalar:
+    """A number, or nothing, with its name in Numba."""
+
+    name: str
+
+    def __call__(self, *arguments: Type) -> Signature:
+        """Return the signature of a kernel with these arguments that returns this type."""
+        return Signature(self, arguments)
+
+    @property
+    def c_types(self) -> list[Any]:
+        """The types in C of what `flatten` appends."""
+        others = {"boolean": ctypes.c_uint8, "none": ctypes.c_void_p}
+        return [others.get(self.name) or getattr(ctypes, f"c_{self.name}")]
+
+    def flatten(self, value: Any, arguments: list[Any]) -> None:
+        """Append a value to the arguments of a call."""
+        arguments.append(operator.index(value))
+
+    def in_numba(self) -> Any:
+        """Return Numba's type."""
+        from numba import types
+
+        return getattr(types, self.name)
 
 
-def record(kind: Any, *fields: Any) -> types.Type:
+@dataclass(frozen=True)
+class Array:
+    """A C-contiguous array of numbers."""
+
+    dtype: np.dtype[Any]
+    readonly: bool
+    dimensions: int = 1
+
+    @property
+    def c_types(self) -> list[Any]:
+        """The types in C of the fields of Numba's arrays; see `flatten`."""
+        pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
+        return [pointer, pointer, size, size, pointer, *[size] * (2 * self.dimensions)]
+
+    def flatten(self, value: Any, arguments: list[Any]) -> None:
+        """Append the fields of Numba's arrays: two owners, size, bytes of a number, address, shape, strides.
+
+        Raises:
+            TypeError: The kernel was not compiled for such a value.
+        """
+        right = isinstance(value, np.ndarray) and value.dtype == self.dtype and value.ndim == self.dimensions
+        flags = value.flags if right else None
+        if not flags or not (flags.c_contiguous and flags.aligned and (self.readonly or flags.writeable)):
+            raise TypeError(f"a kernel takes {self}; received {value!r:.80}")
+        address = ctypes.c_void_p.from_address(id(value) + _DATA_AT).value
+        arguments += (None, None, value.size, value.itemsize, address, *value.shape, *value.strides)
+
+    def in_numba(self) -> Any:
+        """Return Numba's type."""
+        from numba import from_dtype, types
+
+        return types.Array(from_dtype(self.dtype), self.dimensions, "C", readonly=self.readonly)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A NamedTuple class with the types of its fields."""
+
+    kind: Any
+    fields: tuple[Type, ...]
+
+    @property
+    def c_types(self) -> list[Any]:
+        """The types in C of all fields."""
+        return [c_type for field in self.fields for c_type in field.c_types]
+
+    def flatten(self, value: Any, arguments: list[Any]) -> None:
+        """Append all fields to the arguments of a call."""
+        if type(value) is not self.kind:
+            raise TypeError(f"a kernel takes a {self.kind.__name__}; received {value!r:.80}")
+        for field, part in zip(self.fields, value, strict=True):
+            field.flatten(part, arguments)
+
+    def in_numba(self) -> Any:
+        """Return Numba's type."""
+        from numba import types
+
+        return types.BaseTuple.from_types([field.in_numba() for field in self.fields], self.kind)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The types of a kernel's result and arguments."""
+
+    returns: Scalar
+    arguments: tuple[Type, ...]
+
+    def in_numba(self) -> Any:
+        """Return Numba's signature."""
+        return self.returns.in_numba()(*(argument.in_numba() for argument in self.arguments))
+
+
+Type = Scalar | Array | Record
+
+
+def record(kind: Any, *fields: Type) -> Record:
     """Return the type of a NamedTuple class whose fields have the given types."""
-    return types.BaseTuple.from_types(fields, kind)
+    return Record(kind, fields)
 
 
-U8_IN, U8_OUT = _array(types.uint8, True), _array(types.uint8, False)
-I8_IN, I8_OUT = _array(types.int8, True), _array(types.int8, False)
-I32_IN, I32_OUT = _array(types.int32, True), _array(types.int32, False)
-I64_IN, I64_OUT = _array(types.int64, True), _array(types.int64, False)
-U64_IN, U64_OUT = _array(types.uint64, True), _array(types.uint64, False)
-F64_OUT = _array(types.float64, False)
-I32_ROWS_IN, I32_ROWS_OUT = _array(types.int32, True, 2), _array(types.int32, False, 2)
-I64_ROWS_IN = _array(types.int64, True, 2)
-U64_ROWS_IN, U64_ROWS_OUT = _array(types.uint64, True, 2), _array(types.uint64, False, 2)
-U8 = types.uint8
-I64 = types.int64
-I32 = types.int32
-BOOL = types.boolean
-VOID = types.void
+def _array(dtype: Any, readonly: bool, dimensions: int = 1) -> Array:
+    return Array(np.dtype(dtype), readonly, dimensions)
+
+
+U8_IN, U8_OUT = _array(np.uint8, True), _array(np.uint8, False)
+I8_IN, I8_OUT = _array(np.int8, True), _array(np.int8, False)
+I32_IN, I32_OUT = _array(np.int32, True), _array(np.int32, False)
+I64_IN, I64_OUT = _array(np.int64, True), _array(np.int64, False)
+U64_IN, U64_OUT = _array(np.uint64, True), _array(np.uint64, False)
+F32_OUT, F64_OUT = _array(np.float32, False), _array(np.float64, False)
+I8_ROWS_OUT = _array(np.int8, False, 2)
+F32_ROWS_IN, F32_ROWS_OUT = _array(np.float32, True, 2), _array(np.float32, False, 2)
+I32_ROWS_IN, I32_ROWS_OUT = _array(np.int32, True, 2), _array(np.int32, False, 2)
+I64_ROWS_IN, I64_ROWS_OUT = _array(np.int64, True, 2), _array(np.int64, False, 2)
+U64_ROWS_IN, U64_ROWS_OUT = _array(np.uint64, True, 2), _array(np.uint64, False, 2)
+I64 = Scalar("int64")
+I32 = Scalar("int32")
+BOOL = Scalar("boolean")
+VOID = Scalar("none")

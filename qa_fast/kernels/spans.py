@@ -20,20 +20,26 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import types
 
 from qa_fast.kernels.jit import njit
-from qa_fast.kernels.signature import I32_IN, I32_OUT, I64, I64_IN, VOID
+from qa_fast.kernels.signature import (
+    F32_OUT,
+    F32_ROWS_IN,
+    F32_ROWS_OUT,
+    I32_IN,
+    I32_OUT,
+    I32_ROWS_OUT,
+    I64,
+    I64_IN,
+    I64_ROWS_OUT,
+    VOID,
+)
 
 # Starts that are tried best first; each costs a pass over all bounds. Measured on windows of 170 tokens: 1 and 2 are
 # alike on peaked logits, 2 is a quarter faster on flat ones, and both get slower from 4 on.
 BEST_FIRST = 2
 
 _U = np.uint64
-
-_LOGITS_IN = types.Array(types.float32, 2, "C", readonly=True)
-_SCRATCH = types.float32[::1]
-_F32_OUT, _I32_OUT, _I64_OUT = types.float32[:, ::1], types.int32[:, ::1], types.int64[:, ::1]
 
 
 class Bag(NamedTuple):
@@ -155,8 +161,8 @@ def _enter_spans(
 @njit(
     [
         VOID(
-            _LOGITS_IN, _LOGITS_IN, I64_IN, I64_IN, I32_IN, I32_IN, I32_IN, I32_IN, I64_IN, I32_IN, I32_IN, I64,
-            _SCRATCH, _SCRATCH, _F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_OUT, _F32_OUT, I32_OUT,
+            F32_ROWS_IN, F32_ROWS_IN, I64_IN, I64_IN, I32_IN, I32_IN, I32_IN, I32_IN, I64_IN, I32_IN, I32_IN, I64,
+            F32_OUT, F32_OUT, F32_ROWS_OUT, F32_ROWS_OUT, F32_ROWS_OUT, I64_ROWS_OUT, I32_OUT, F32_ROWS_OUT, I32_OUT,
         )
     ],
     cache=True,
@@ -263,8 +269,8 @@ def search_spans(
 @njit(
     [
         VOID(
-            _F32_OUT, _F32_OUT, _F32_OUT, _I64_OUT, I32_IN, I32_OUT,
-            _F32_OUT, _F32_OUT, _F32_OUT, _I32_OUT, _I32_OUT,
+            F32_ROWS_OUT, F32_ROWS_OUT, F32_ROWS_OUT, I64_ROWS_OUT, I32_IN, I32_OUT,
+            F32_ROWS_OUT, F32_ROWS_OUT, F32_ROWS_OUT, I32_ROWS_OUT, I32_ROWS_OUT,
         )
     ],
     cache=True,
