@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from qa_fast.infer import choose, graphs
 from qa_fast.infer.choose import Way
 from qa_fast.infer.graphs import GRAPH, Kind, graph_of
 from qa_fast.kernels import jit, native
-from qa_fast.kernels.signature import F64_OUT, VOID
+from qa_fast.kernels.signature import BOOL, F64_OUT, I32, I32_IN, I64, I64_ROWS_IN, U8_OUT, VOID, record
 from qa_fast.store import write_whole
 from tests.damages import DAMAGES, damage
 
@@ -152,10 +152,12 @@ def test_kernels_of_another_version_are_compiled_again(
     "value",
     [
         [0.0, 1.0],
+        None,
         np.zeros(2, np.float32),
         np.zeros((2, 1)),
         np.zeros(4)[::2],
         np.frombuffer(bytes(16)),
+        np.frombuffer(bytearray(17), np.uint8)[1:].view(float),
         np.zeros(2, ">f8"),
     ],
 )
@@ -165,6 +167,43 @@ def test_a_kernel_refuses_what_it_is_not_compiled_for(kernels: Path, value: Any)
         kernel(np.zeros(2), value)
     with pytest.raises(ValueError, match="shorter"):
         kernel(np.zeros(2))
+
+
+class Parts(NamedTuple):
+    """A record."""
+
+    bytes: np.ndarray
+    number: int
+    sums: np.ndarray
+
+
+def mix(divisors: np.ndarray, parts: Parts, rows: np.ndarray, negate: bool, small: int) -> int:
+    total = 0
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            parts.sums[i] += rows[i, j] * parts.number + parts.bytes[j]
+            total += rows[i, j] // divisors[i] + small
+    return -total if negate else total
+
+
+def test_machine_code_gives_what_numba_gives(kernels: Path) -> None:
+    kernel = jit.njit([I64(I32_IN, record(Parts, U8_OUT, I64, F64_OUT), I64_ROWS_IN, BOOL, I32)], cache=True)(mix)
+    divisors, rows = np.array([3, -4], np.int32), np.arange(-2, 6).reshape(2, 4)
+    results = []
+    for run in (kernel, kernel.dispatcher):
+        parts = Parts(np.arange(4, dtype=np.uint8), -7, np.zeros(2))
+        totals = [run(divisors, parts, rows, negate, -3) for negate in (False, True)]
+        results.append((totals, parts.sums.tolist()))
+    assert results[0] == results[1]
+    # Other classes and names of the same arrays, and memory that cannot be written.
+    same = np.frombuffer(divisors.tobytes(), np.int32), parts, rows.astype("longlong").view(np.memmap), True, -3
+    assert kernel(*same) == results[0][0][1]
+    with pytest.raises(TypeError, match="a kernel takes a Parts"):
+        kernel(divisors, (*parts,), rows, True, -3)
+    with pytest.raises(TypeError, match="integer"):
+        kernel(divisors, parts, rows, True, -3.5)
+    with pytest.raises(ArithmeticError, match=r"mix.* failed"):
+        kernel(divisors * 0, parts, rows, True, -3)
 
 
 def test_kernels_that_cannot_be_kept_are_compiled(

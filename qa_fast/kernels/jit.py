@@ -104,12 +104,12 @@ class Kernel:
             dispatcher = self._in_numba(no_cpython_wrapper=True, no_cfunc_wrapper=True)
             dispatcher.compile(signature.in_numba())
             (made,) = dispatcher.overloads.values()
-            data = made.fndesc.llvm_func_name.encode() + b"\0" + made.library.serialize_using_object_code()[2][0]
+            symbol, code = made.fndesc.llvm_func_name, made.library.serialize_using_object_code()[2][0]
+            data = pickle.dumps((code, native.make_adapter(symbol, signature), symbol))
             self.compiled += 1
             if self._cache:
                 _keep(name, data)
-        symbol, code = data.split(b"\0", 1)
-        return native.load(code, symbol.decode(), signature)
+        return native.load(*pickle.loads(data), signature)
 
     @functools.cached_property
     def dispatcher(self) -> Any:

@@ -8,15 +8,10 @@ imported only to compile.
 from __future__ import annotations
 
 import ctypes
-import operator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-# An array's object begins with the address of its data, behind what all objects begin with (source: `PyArrayObject` in
-# numpy/ndarraytypes.h). `array.ctypes.data` takes 2 µs, and a question needs it a hundred times.
-_DATA_AT = object.__basicsize__
 
 
 @dataclass(frozen=True)
@@ -30,14 +25,14 @@ class Scalar:
         return Signature(self, arguments)
 
     @property
-    def c_types(self) -> list[Any]:
-        """The types in C of what `flatten` appends."""
+    def in_c(self) -> Any:
+        """The type in C."""
         others = {"boolean": ctypes.c_uint8, "none": ctypes.c_void_p}
-        return [others.get(self.name) or getattr(ctypes, f"c_{self.name}")]
+        return others.get(self.name) or getattr(ctypes, f"c_{self.name}")
 
-    def flatten(self, value: Any, arguments: list[Any]) -> None:
-        """Append a value to the arguments of a call."""
-        arguments.append(operator.index(value))
+    def plain(self, value: Any) -> Any:
+        """Return the value."""
+        return value
 
     def in_numba(self) -> Any:
         """Return Numba's type."""
@@ -54,14 +49,8 @@ class Array:
     readonly: bool
     dimensions: int = 1
 
-    @property
-    def c_types(self) -> list[Any]:
-        """The types in C of the fields of Numba's arrays; see `flatten`."""
-        pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
-        return [pointer, pointer, size, size, pointer, *[size] * (2 * self.dimensions)]
-
-    def flatten(self, value: Any, arguments: list[Any]) -> None:
-        """Append the fields of Numba's arrays: two owners, size, bytes of a number, address, shape, strides.
+    def plain(self, value: Any) -> np.ndarray:
+        """Return a view of an array, of the class and with the very dtype that machine code knows by their addresses.
 
         Raises:
             TypeError: The kernel was not compiled for such a value.
@@ -70,8 +59,7 @@ class Array:
         flags = value.flags if right else None
         if not flags or not (flags.c_contiguous and flags.aligned and (self.readonly or flags.writeable)):
             raise TypeError(f"a kernel takes {self}; received {value!r:.80}")
-        address = ctypes.c_void_p.from_address(id(value) + _DATA_AT).value
-        arguments += (None, None, value.size, value.itemsize, address, *value.shape, *value.strides)
+        return value.view(self.dtype, np.ndarray)
 
     def in_numba(self) -> Any:
         """Return Numba's type."""
@@ -85,19 +73,7 @@ class Record:
     """A NamedTuple class with the types of its fields."""
 
     kind: Any
-    fields: tuple[Type, ...]
-
-    @property
-    def c_types(self) -> list[Any]:
-        """The types in C of all fields."""
-        return [c_type for field in self.fields for c_type in field.c_types]
-
-    def flatten(self, value: Any, arguments: list[Any]) -> None:
-        """Append all fields to the arguments of a call."""
-        if type(value) is not self.kind:
-            raise TypeError(f"a kernel takes a {self.kind.__name__}; received {value!r:.80}")
-        for field, part in zip(self.fields, value, strict=True):
-            field.flatten(part, arguments)
+    fields: tuple[Scalar | Array, ...]
 
     def in_numba(self) -> Any:
         """Return Numba's type."""
@@ -113,6 +89,12 @@ class Signature:
     returns: Scalar
     arguments: tuple[Type, ...]
 
+    @property
+    def flat(self) -> list[Scalar | Array]:
+        """The types of all arguments, with those of its fields for a record."""
+        parts = [kind.fields if isinstance(kind, Record) else (kind,) for kind in self.arguments]
+        return [part for kinds in parts for part in kinds]
+
     def in_numba(self) -> Any:
         """Return Numba's signature."""
         return self.returns.in_numba()(*(argument.in_numba() for argument in self.arguments))
@@ -121,7 +103,7 @@ class Signature:
 Type = Scalar | Array | Record
 
 
-def record(kind: Any, *fields: Type) -> Record:
+def record(kind: Any, *fields: Scalar | Array) -> Record:
     """Return the type of a NamedTuple class whose fields have the given types."""
     return Record(kind, fields)
 
