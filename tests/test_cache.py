@@ -186,15 +186,18 @@ def mix(divisors: np.ndarray, parts: Parts, rows: np.ndarray, negate: bool, smal
     return -total if negate else total
 
 
-def test_machine_code_gives_what_numba_gives(kernels: Path) -> None:
-    kernel = jit.njit([I64(I32_IN, record(Parts, U8_OUT, I64, F64_OUT), I64_ROWS_IN, BOOL, I32)], cache=True)(mix)
+def test_machine_code_gives_what_numba_gives(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decorated = jit.njit([I64(I32_IN, record(Parts, U8_OUT, I64, F64_OUT), I64_ROWS_IN, BOOL, I32)], cache=True)
+    kernel = decorated(mix)
+    monkeypatch.setattr(native, "SUPPORTED", False)
+    elsewhere = decorated(mix)
     divisors, rows = np.array([3, -4], np.int32), np.arange(-2, 6).reshape(2, 4)
     results = []
-    for run in (kernel, kernel.dispatcher):
+    for run in (kernel, kernel.dispatcher, elsewhere):
         parts = Parts(np.arange(4, dtype=np.uint8), -7, np.zeros(2))
         totals = [run(divisors, parts, rows, negate, -3) for negate in (False, True)]
         results.append((totals, parts.sums.tolist()))
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
     # Other classes and names of the same arrays, and memory that cannot be written.
     same = np.frombuffer(divisors.tobytes(), np.int32), parts, rows.astype("longlong").view(np.memmap), True, -3
     assert kernel(*same) == results[0][0][1]

@@ -29,7 +29,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "quantize": (
         "qa-fast quantize model/ shards/",
-        "qa-fast quantize model/ shards/ --max-examples 1000 --max-loss 0.5",
+        "qa-fast quantize model/ shards/ --max-examples 3000 --max-loss 1",
     ),
     "answer": (
         'qa-fast answer model/ -q "Who paid?" -c "Ane Skou paid for the bell."',

@@ -90,7 +90,12 @@ class Kernel:
         functools.update_wrapper(self, function)
         self._function, self._cache, self._options = function, cache, options
         self.compiled = 0
-        self._native = None if signature is None else self._loaded(signature)
+        self._native = None
+        if signature is not None and native.SUPPORTED:
+            self._native = self._loaded(signature)
+        elif signature is not None:
+            self.dispatcher.compile(signature.in_numba())
+            self.dispatcher.disable_compile()
 
     def __call__(self, *arguments: Any) -> Any:
         """Run it."""

@@ -15,6 +15,7 @@ import functools
 import operator
 import os
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -27,6 +28,8 @@ from llvmlite import binding as llvm
 
 from qa_fast.kernels.signature import Array, Record, Signature
 
+# Where this is tested. Elsewhere Numba runs the kernels.
+SUPPORTED = sys.platform == "linux" and os.uname().machine == "x86_64" and sys.implementation.name == "cpython"
 # Settings of Numba that do not change what it compiles.
 _NEUTRAL = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")
 
