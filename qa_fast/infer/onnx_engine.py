@@ -8,7 +8,7 @@ from typing import Any
 
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.infer.engine import Floats
-from qa_fast.infer.streams import Compute, Inputs, Streams
+from qa_fast.infer.streams import Compute, Inputs, Streams, size_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.parallel import processors
 
@@ -25,7 +25,7 @@ def session_of(graph: Path, threads: int = 1) -> Any:
 
 def open_onnx(graph: Path, config: EncoderConfig, precision: str) -> Streams:
     """Return an engine that runs a graph of `graphs.graph_of`."""
-    return Streams("onnx", precision, config, partial(partial, _compute_with, graph), processors())
+    return Streams("onnx", precision, config, partial(partial, _compute_with, graph), processors(), size_of(graph))
 
 
 def _compute_with(graph: Path, _: int, threads: int) -> Compute:

@@ -14,7 +14,7 @@ import numpy as np
 from qa_fast.graph.names import OUTPUTS
 from qa_fast.infer.engine import Floats
 from qa_fast.infer.shapes import blank
-from qa_fast.infer.streams import Compute, Inputs, Maker, Streams, window_of
+from qa_fast.infer.streams import Compute, Inputs, Maker, Streams, size_of, window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.parallel import processors
 
@@ -42,7 +42,9 @@ def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams
     OpenVINO's own cache is not used. It would start 0.1 s sooner from a second copy of the weights, which OpenVINO
     trusts without a checksum.
     """
-    return Streams("openvino", precision, config, partial(_open, graph, config, precision), processors())
+    return Streams(
+        "openvino", precision, config, partial(_open, graph, config, precision), processors(), size_of(graph)
+    )
 
 
 def _open(graph: Path, config: EncoderConfig, precision: str) -> Maker:

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,13 @@ _TOGETHER = 16
 _LONE_WINDOWS = 16
 # With more threads than this, waiting for each other costs a window more than they gain.
 _MOST_THREADS = 8
+# Bytes of the largest weights that are held a second time for it. A base model in float32 has 0.4 GB, a large one 1.3.
+_MOST_BYTES = 500_000_000
+
+
+def size_of(graph: Path) -> int:
+    """Return the bytes of a graph's file and of the files beside it, which hold its weights."""
+    return sum(path.stat().st_size for path in graph.parent.iterdir())
 
 
 def window_of(chunk: Features, row: int, takes_types: bool) -> Inputs:
@@ -63,11 +71,14 @@ class Streams:
         config: The encoder's configuration.
         opener: Reads a graph; it can be pickled.
         count: Number of streams.
+        size: Bytes of the graph with its weights.
     """
 
-    def __init__(self, name: str, precision: str, config: EncoderConfig, opener: Opener, count: int) -> None:
+    def __init__(
+        self, name: str, precision: str, config: EncoderConfig, opener: Opener, count: int, size: int = 0
+    ) -> None:
         self.name, self.precision, self.at_once = name, precision, count + 1
-        self._config, self._opener = config, opener
+        self._config, self._opener, self._size = config, opener, size
         self._count, self._ahead = count, _AHEAD * count
         self._make: Maker | None = None
         self._functions: dict[int, Compute] = {}
@@ -85,7 +96,7 @@ class Streams:
         self._alone = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-alone")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Streams, (self.name, self.precision, self._config, self._opener, self._count)
+        return Streams, (self.name, self.precision, self._config, self._opener, self._count, self._size)
 
     def _compute_with(self, threads: int = 1) -> Compute:
         """Return the function that computes a window in a number of threads, made in this process."""
@@ -128,7 +139,7 @@ class Streams:
 
     def _chosen(self, windows: int) -> tuple[Compute, ThreadPoolExecutor]:
         """Return the function for a call of so many windows, and the threads that call it."""
-        most = min(self._count, _MOST_THREADS)
+        most = min(self._count, _MOST_THREADS if self._size <= _MOST_BYTES else 1)
         with self._lock:
             is_alone = windows == 1 and self._calls == 1 and most > 1
             self._lone += is_alone
