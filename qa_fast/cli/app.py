@@ -39,11 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_COMMANDS = (
-    *(featurize, show, train, sweep, evaluate, calibrate, quantize),
-    *(answer, serve, push, export, models, warmup),
-)
-for _command in _COMMANDS:
+_TO_A_MODEL = (featurize, show, train, sweep, evaluate, calibrate, quantize)
+_WITH_A_MODEL = (answer, serve, push, export, models, warmup)
+for _command in _TO_A_MODEL + _WITH_A_MODEL:
     app.command(cls=EnvironmentCommand if _command is serve else GroupedCommand)(_command)
 
 

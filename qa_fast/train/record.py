@@ -81,12 +81,8 @@ class Record:
         steps_left = data.steps - position.step
         left = steps_left * tokens_a_step / max(tokens, 1e-9)
         left += self._pace.compiling_left(min(len(self._plan.widths), self._pace.compilations + steps_left))
-        self._say(
-            StepReport(
-                *(position.step, data.steps, position.epoch + 1, loss, rate, norm, features, tokens, left),
-                self._pace.compile_seconds,
-            )
-        )
+        epoch, compiling = position.epoch + 1, self._pace.compile_seconds
+        self._say(StepReport(position.step, data.steps, epoch, loss, rate, norm, features, tokens, left, compiling))
         values = {"train/loss": loss, "train/learning_rate": rate, "train/gradient_norm": norm}
         if features:
             values |= {"speed/features_per_second": features, "speed/tokens_per_second": tokens}
