@@ -133,4 +133,4 @@ def test_ratio() -> None:
     ]
     common.print_table(f"10,784 windows; {common.machine()}", ("way", "seconds", "times the reference"), rows)
     common.save("decode", FIGURES)
-    assert reference / statistics.median(FIGURES["qa-fast"]) >= FLOOR
+    assert min(FIGURES["reference"]) / min(FIGURES["qa-fast"]) >= FLOOR  # two rounds of three may meet other work

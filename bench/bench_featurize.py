@@ -203,7 +203,9 @@ def test_ratios() -> None:
         print_threads(kind)
     common.save("featurize", {"machine": common.machine(), "figures": FIGURES})
     for name, floor in FLOORS.items():
-        assert reference / FIGURES[name]["median"] >= floor, f"{name} is below {floor} times the reference"
+        # Of the shortest times: two rounds of three may meet other work on the machine.
+        least = min(FIGURES["reference"]["seconds"]) / min(FIGURES[name]["seconds"])
+        assert least >= floor, f"{name} is below {floor} times the reference"
 
 
 def ms(seconds: float) -> str:

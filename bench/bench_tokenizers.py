@@ -105,5 +105,6 @@ def test_ratios() -> None:
     title = f"{ROWS:,} rows, two threads; {common.machine()}"
     common.print_table(title, ("tokenizer", "reference, s", "qa-fast, s", "times"), rows)
     common.save("tokenizers", FIGURES)
-    for kind, floor in FLOORS.items():
-        assert ratio[kind] >= floor, f"{kind} is below {floor} times the reference"
+    for kind, floor in FLOORS.items():  # of the shortest times: two rounds of three may meet other work on the machine
+        least = min(FIGURES[kind]["reference"]) / min(FIGURES[kind]["ours"])
+        assert least >= floor, f"{kind} is below {floor} times the reference"
