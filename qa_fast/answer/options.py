@@ -39,13 +39,13 @@ class EngineOptions:
 
     engine: str = option(
         "auto",
-        "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx.",
+        "Engine to compute with: auto (the one expected to be fastest here, or measured), keras, openvino or onnx.",
         group="Engine",
         choices=ENGINES,
     )
     precision: str = option(
         "auto",
-        "Precision to compute in; auto is the fastest on this device.",
+        "Precision to compute in; auto is the one expected to be fastest here, or measured.",
         group="Engine",
         choices=ENGINE_PRECISIONS,
     )

@@ -58,8 +58,8 @@ class _EngineOrRay(EngineOptions):
 
     engine: str = option(
         "auto",
-        "Engine to compute with: auto (the fastest on this device), keras, openvino or onnx. If --output is a folder, "
-        "also ray (a Ray cluster) or ray:ENGINE, such as ray:onnx.",
+        "Engine to compute with: auto (the one expected to be fastest here, or measured), keras, openvino or onnx. If "
+        "--output is a folder, also ray (a Ray cluster) or ray:ENGINE, such as ray:onnx.",
         group="Engine",
     )
 

@@ -47,6 +47,6 @@ def quantize(
         return
     say(
         f"{quantized.path}: int8 loses {quantized.loss} on {recipe.examples:,} questions and answers "
-        f"{100 * quantized.questions_alike:.1f}% of them alike; --precision auto uses it if it is faster, and "
-        "--precision int8 always"
+        f"{100 * quantized.questions_alike:.1f}% of them alike; --precision auto takes it, unless "
+        "--measure has found something faster"
     )

@@ -29,8 +29,8 @@ def open_engine(
 
     Args:
         folder: A Hugging Face folder, such as `qa-fast train` writes.
-        engine: "auto" (the fastest, see `choose`), "keras", "openvino" or "onnx".
-        precision: "auto" (the fastest; int8 only with a recipe of `qa-fast quantize`), "float32", "bfloat16", "float16"
+        engine: "auto" (the one expected to be fastest, or measured; see `choose`), "keras", "openvino" or "onnx".
+        precision: "auto" (likewise; int8 only with a recipe), "float32", "bfloat16", "float16"
             (only Keras) or "int8" (only ONNX Runtime).
         serving: Whether the process lives long, so that a slow start is acceptable.
         say: Called with a line for the user when something is made, and about the choice.

@@ -114,7 +114,7 @@ class ExtractiveReader:
         null_threshold: No answer comes first if in every document its score exceeds that of the best span by more than
             this, in logits; see `AnswerOptions`.
         precision: See `infer.open_engine`.
-        engine: "auto" (the fastest on this device), "keras", "openvino" or "onnx".
+        engine: "auto" (the one expected to be fastest here), "keras", "openvino" or "onnx".
         others: Arguments of the old reader; only None is accepted, and what no answer depends on.
 
     Raises:

@@ -39,7 +39,7 @@ class EvaluateConfig(AnswerRules, EngineOptions):
     metric: str = option(AUTO, METRIC_HELP, group=_SCORING, choices=METRICS)
     precision: str = option(
         "auto",
-        "Precision to compute in; auto is float32 for fewer than 1,000 questions, else the fastest on this device.",
+        "Precision to compute in; auto is float32 for fewer than 1,000 questions, else the one expected to be fastest.",
         group="Engine",
         choices=ENGINE_PRECISIONS,
     )

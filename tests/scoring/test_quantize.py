@@ -203,5 +203,5 @@ def test_the_command(workshop: tuple[Path, Path]) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "--precision auto uses it if it is faster" in done.stderr
+    assert "--precision auto takes it" in done.stderr
     (model / FILE).unlink()
