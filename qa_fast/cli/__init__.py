@@ -1,5 +1,5 @@
 """The command line: one module for each command, which passes its options to the library."""
 
-from qa_fast.cli.app import app, main
+from qa_fast.cli.app import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

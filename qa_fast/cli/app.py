@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from qa_fast import signals
-from qa_fast.cli.answer import answer
-from qa_fast.cli.calibrate import calibrate
 from qa_fast.cli.environment import EnvironmentCommand
-from qa_fast.cli.evaluate import evaluate
-from qa_fast.cli.export import export
-from qa_fast.cli.featurize import featurize
-from qa_fast.cli.models import models
-from qa_fast.cli.push import push
-from qa_fast.cli.quantize import quantize
 from qa_fast.cli.records import GroupedCommand
-from qa_fast.cli.serve import serve
-from qa_fast.cli.show import show
 from qa_fast.cli.startup import is_short, leave, start_quickly
-from qa_fast.cli.sweep import sweep
-from qa_fast.cli.train import train
-from qa_fast.cli.warmup import warmup
 from qa_fast.errors import UserError
 from qa_fast.version import __version__
 
+_TO_A_MODEL = ("featurize", "show", "train", "sweep", "evaluate", "calibrate", "quantize")
+_WITH_A_MODEL = ("answer", "serve", "push", "export", "models", "warmup")
+COMMANDS = _TO_A_MODEL + _WITH_A_MODEL
+
 # What systems and libraries say where memory runs out while they load a library or start a thread.
 _NO_MEMORY = ("failed to map segment", "annot allocate memory", "can't start new thread")
-
-app = typer.Typer(
-    name="qa-fast",
-    help="Extractive question answering, from raw text to a served model.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-_TO_A_MODEL = (featurize, show, train, sweep, evaluate, calibrate, quantize)
-_WITH_A_MODEL = (answer, serve, push, export, models, warmup)
-for _command in _TO_A_MODEL + _WITH_A_MODEL:
-    app.command(cls=EnvironmentCommand if _command is serve else GroupedCommand)(_command)
 
 
 def _version(asked: bool) -> None:
@@ -51,7 +31,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -60,10 +39,33 @@ def _options(
     pass
 
 
+def app_of(names: Sequence[str] = COMMANDS) -> typer.Typer:
+    """Return the command line with the given commands; importing and declaring all of them takes 50 ms."""
+    app = typer.Typer(
+        name="qa-fast",
+        help="Extractive question answering, from raw text to a served model.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_options)
+    for name in names:
+        command = getattr(import_module(f"qa_fast.cli.{name}"), name)
+        app.command(cls=EnvironmentCommand if name == "serve" else GroupedCommand)(command)
+    return app
+
+
+def __getattr__(name: str) -> Any:  # `app`, the whole command line
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return app_of()
+
+
 def main() -> None:
     """Run the command; a user's mistake is one line on standard error and exit code 2."""
     try:
-        app()
+        app_of([name for name in sys.argv[1:2] if name in COMMANDS] or COMMANDS)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

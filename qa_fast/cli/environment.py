@@ -10,7 +10,6 @@ import typer
 
 from qa_fast.cli.records import GroupedCommand
 from qa_fast.errors import UserError
-from qa_fast.serve.limits import KEY_VARIABLE
 
 
 class EnvironmentCommand(GroupedCommand):
@@ -21,6 +20,8 @@ class EnvironmentCommand(GroupedCommand):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
+        from qa_fast.serve.limits import KEY_VARIABLE  # other commands do without its module
+
         self._prefix = f"QA_FAST_{self.name}_".upper()
         for parameter in self.params:
             name = _flag(parameter).lstrip("-").replace("-", "_")

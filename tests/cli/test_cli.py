@@ -18,8 +18,8 @@ import typer
 from typer.testing import CliRunner
 
 from qa_fast.builder.options import BuildOptions
-from qa_fast.cli import app, main
 from qa_fast.cli.answer import _document as document_of
+from qa_fast.cli.app import app, main
 from qa_fast.errors import UserError
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
@@ -328,7 +328,7 @@ def test_featurizing_loads_no_framework(tmp_path: Path, source: str, model: str)
 
 
 def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    module = sys.modules["qa_fast.cli.app"]  # the package has a function of that name
+    import qa_fast.cli.app as module
 
     for error in (
         MemoryError("Unable to allocate 2.00 TiB"),
@@ -339,7 +339,7 @@ def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         def fails(raised: Exception = error) -> None:
             raise raised
 
-        monkeypatch.setattr(module, "app", fails)
+        monkeypatch.setattr(module, "app_of", lambda _, fails=fails: fails)
         with pytest.raises(SystemExit) as stop:
             module.main()
         assert stop.value.code == 2
@@ -352,7 +352,7 @@ def test_a_full_disk_is_told_with_the_file(monkeypatch: pytest.MonkeyPatch, caps
     def full() -> None:
         raise OSError(28, "No space left on device", "/data/out.arrow")
 
-    monkeypatch.setattr(sys.modules["qa_fast.cli.app"], "app", full)
+    monkeypatch.setattr("qa_fast.cli.app.app_of", lambda _: full)
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qa_fast import store
-from qa_fast.cli import app
+from qa_fast.cli.app import app
 from qa_fast.errors import UserError
 from qa_fast.html.page import page, save_page
 from tests import sample

@@ -19,7 +19,7 @@ from qa_fast.answer.calibration import Calibration
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.settings import ANSWERING, read_settings, write_settings
 from qa_fast.builder.job import build_shards
-from qa_fast.cli import app
+from qa_fast.cli.app import app
 from qa_fast.errors import UserError
 from qa_fast.schema import FeatureConfig
 from qa_fast.scoring.evaluation import evaluate
