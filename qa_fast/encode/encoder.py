@@ -208,7 +208,7 @@ def _opened(settings: dict[str, Any]) -> tuple[bytes, RustTokenizer]:
     settings["truncation"] = settings["padding"] = None
     check_settings(settings)
     canonical = canonical_settings(settings)
-    return canonical, open_tokenizer(canonical)
+    return canonical, open_tokenizer(settings, canonical)
 
 
 def canonical_settings(settings: dict[str, Any]) -> bytes:
@@ -226,7 +226,8 @@ def encoder_of(settings: bytes, cls_id: int, pad_id: int, has_token_types: bool,
         has_token_types: Whether the model takes token_type_ids.
         mode: See `load_encoder`.
     """
-    tokenizer, parsed = open_tokenizer(settings), orjson.loads(settings)
+    parsed = orjson.loads(settings)
+    tokenizer = open_tokenizer(parsed, settings)
     template = probe_template(parsed, cls_id)
     return _assembled(tokenizer, parsed, settings, template, cls_id, pad_id, has_token_types, mode, lambda _: None)
 

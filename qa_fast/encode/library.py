@@ -27,22 +27,24 @@ _TEXTS_A_CALL = 1024
 _BYTES = {"type": "BPE", "vocab": {f"<0x{byte:02X}>": byte for byte in range(256)}, "merges": [], "byte_fallback": True}
 
 
-def open_tokenizer(settings: bytes) -> RustTokenizer:
-    """Return the tokenizer of a tokenizer.json without truncation and padding."""
+def open_tokenizer(settings: dict[str, Any], written: bytes | None = None) -> RustTokenizer:
+    """Return the tokenizer of a tokenizer.json; see `RustTokenizer`."""
     from tokenizers import Encoding
 
-    return (RustTokenizer if hasattr(Encoding, "offsets") else IdsOnlyTokenizer)(settings)
+    return (RustTokenizer if hasattr(Encoding, "offsets") else IdsOnlyTokenizer)(settings, written)
 
 
 class RustTokenizer:
     """A tokenizer of the Rust library.
 
     Args:
-        settings: A tokenizer.json without truncation and padding, which `untrusted.check_settings` accepts.
+        settings: A parsed tokenizer.json without truncation and padding, which `untrusted.check_settings` accepts.
+        written: The same as JSON, if the caller has it.
     """
 
-    def __init__(self, settings: bytes) -> None:
-        self._rust = _opened(settings)
+    def __init__(self, settings: dict[str, Any], written: bytes | None = None) -> None:
+        self._rust = _opened(settings, written)
+        self._settings = settings
 
     def encode(self, strings: list[str]) -> EncodedTexts:
         """Encode each of U strings on its own, without special tokens."""
@@ -53,8 +55,21 @@ class RustTokenizer:
         return same_tokens(encoded, self.encode(strings))
 
     def vocabulary(self) -> dict[str, int]:
-        """Return the ids of all tokens, including added ones."""
-        return dict(self._rust.get_vocab(with_added_tokens=True))
+        """Return the ids of all tokens, including added ones.
+
+        The library is asked only for those that it may number by itself, since its list of all takes half as long as
+        reading the file.
+        """
+        added = {token["content"]: self.id_of(token["content"]) for token in self._settings.get("added_tokens", [])}
+        return self._listed | {token: number for token, number in added.items() if number is not None}
+
+    @property
+    def _listed(self) -> dict[str, int]:
+        """The ids of the model's own tokens."""
+        known: Any = self._settings["model"]["vocab"]
+        if isinstance(known, list):  # Unigram's, with scores
+            known = {token: number for number, (token, _) in enumerate(known)}
+        return known
 
     def id_of(self, token: str) -> int | None:
         """Return the id of a token; None if there is no such token."""
@@ -72,11 +87,7 @@ class RustTokenizer:
 
 
 class IdsOnlyTokenizer(RustTokenizer):
-    """A tokenizer of version 1.0, which gives ids alone. Vocabulary and added tokens are read from tokenizer.json."""
-
-    def __init__(self, settings: bytes) -> None:
-        super().__init__(settings)
-        self._settings: dict[str, Any] = orjson.loads(settings)
+    """A tokenizer of version 1.0, which gives ids alone. Added tokens, too, are read from tokenizer.json."""
 
     def encode(self, strings: list[str]) -> EncodedTexts:
         """See `RustTokenizer.encode`.
@@ -135,10 +146,7 @@ class IdsOnlyTokenizer(RustTokenizer):
 
     @cached_property
     def _vocabulary(self) -> dict[str, int]:
-        known = self._settings["model"]["vocab"]
-        if isinstance(known, list):  # Unigram's, with scores
-            known = {token: number for number, (token, _) in enumerate(known)}
-        return known | {token["content"]: token["id"] for token in self._settings.get("added_tokens", [])}
+        return self._listed | {token["content"]: token["id"] for token in self._settings.get("added_tokens", [])}
 
     @cached_property
     def _aligner(self) -> Aligner:
@@ -216,21 +224,20 @@ def _words(first: int, unknown: str, *others: str) -> dict[str, Any]:
 
 def _small(**steps: Any) -> Any:
     """Return a tokenizer that has only the given steps."""
-    return _opened(orjson.dumps({"version": "1.0", "added_tokens": [], **steps}))
+    return _opened({"version": "1.0", "added_tokens": [], **steps})
 
 
-def _opened(settings: bytes) -> Any:
+def _opened(settings: dict[str, Any], written: bytes | None = None) -> Any:
     from tokenizers import Tokenizer
 
     if hasattr(Tokenizer, "from_buffer"):
-        return Tokenizer.from_buffer(settings)
-    parsed = orjson.loads(settings)
-    steps = (parsed.get("pre_tokenizer") or {}).get("pretokenizers", ())
+        return Tokenizer.from_buffer(written or orjson.dumps(settings))
+    steps = (settings.get("pre_tokenizer") or {}).get("pretokenizers", ())
     if len(steps) == 1:  # as DeBERTa has it; version 1.0 does not read a sequence of Metaspace alone
-        parsed["pre_tokenizer"] = steps[0]
+        settings = settings | {"pre_tokenizer": steps[0]}
     with temporary_folder() as folder:  # version 1.0 reads files alone
         path = folder / "tokenizer.json"
-        path.write_bytes(orjson.dumps(parsed))
+        path.write_bytes(orjson.dumps(settings))
         try:
             return Tokenizer.from_file(str(path))
         except Exception as error:  # it raises several kinds, also for settings that earlier versions take

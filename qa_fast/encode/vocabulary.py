@@ -12,13 +12,13 @@ from qa_fast.kernels import vocabulary as kernels
 
 def vocabulary_of(ids: Mapping[str, int]) -> kernels.Vocabulary:
     """Return the hash table over tokens and their ids."""
-    text = "".join(ids)
-    tokens = ids if text.isascii() else [token.encode() for token in ids]
-    offsets = offsets_of(np.fromiter(map(len, tokens), np.int64, len(tokens)))
+    text = np.array(bytearray("".join(ids).encode()), np.uint8)
+    chars = offsets_of(np.fromiter(map(len, ids), np.int64, len(ids)))
+    offsets = np.append(np.flatnonzero((text & 0xC0) != 0x80), len(text))[chars]
     # Few tokens a slot, so that most look-ups end at a free one.
-    capacity = 1 << (3 * len(tokens)).bit_length()
+    capacity = 1 << (3 * len(ids)).bit_length()
     vocabulary = kernels.Vocabulary(
-        text=np.array(bytearray(text.encode()), np.uint8),
+        text=text,
         offsets=offsets,
         ids=np.fromiter(ids.values(), np.int32, len(ids)),
         longest=int(np.diff(offsets).max(initial=0)),

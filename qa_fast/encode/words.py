@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from qa_fast.buffers import grown, offsets_of, text_buffers
@@ -45,7 +44,7 @@ class WordEncoder:
     def __init__(self, rule: CutRule, tokenizer: RustTokenizer) -> None:
         self.rule = rule
         self._tokenizers = {
-            variant: tokenizer if variant == rule.variants else open_tokenizer(orjson.dumps(settings))
+            variant: tokenizer if variant == rule.variants else open_tokenizer(settings)
             for variant, settings in rule.settings.items()
         }
         self._splitter = _splitter(rule)

@@ -34,8 +34,8 @@ ENCODERS: dict[str, tuple[Tokenizer, WordEncoder]] = {}
 
 
 def words_of(tokenizer: Tokenizer) -> WordEncoder:
-    settings = tokenizer.to_str().encode()
-    return WordEncoder(choose_rule(orjson.loads(settings)), open_tokenizer(settings))
+    settings = orjson.loads(tokenizer.to_str())
+    return WordEncoder(choose_rule(settings), open_tokenizer(settings))
 
 
 def both_ways(kind: str) -> tuple[Tokenizer, WordEncoder]:
@@ -370,7 +370,7 @@ def test_the_self_check_catches_a_wrong_cut() -> None:
     tokenizer = small_tokenizer("wordpiece")
     settings = orjson.loads(tokenizer.to_str())
     said: list[str] = []
-    way = Way(open_tokenizer(tokenizer.to_str().encode()), settings, "auto", said.append)
+    way = Way(open_tokenizer(settings), settings, "auto", said.append)
     assert way._words is not None
     cuts = way._words.rule.cuts.copy()
     cuts[kernels.LETTER * kernels.CLASSES + kernels.LETTER] = 1
