@@ -5,7 +5,7 @@
 The other version is installed in a temporary environment without transformers, which takes no other. Texts are encoded
 there and here by small tokenizers of every kind of the tests. Each text must get the same tokens and offsets, or be
 refused because the version gives no offsets. The sentences that the tokenizers were trained on must not be refused, and
-the shards that are made of them must be equal.
+the shards that are made of them must be equal. So must the answers of small models of random weights in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import pyarrow as pa
 import tokenizers
 
+from qa_fast.answer.answerer import Answerer
 from qa_fast.builder.job import build_shards
 from qa_fast.encode import load_encoder
 from qa_fast.encode.encoder import TextEncoder
@@ -31,11 +32,14 @@ from qa_fast.errors import UserError
 PROJECT = Path(__file__).parents[1]
 # Kinds that the version may refuse as a whole: 1.0.0rc3 has no byte-level tokenizers that add a space.
 UNREAD = ("byte-level-prefix-space", "byte-level-prefix-space-untrimmed")
+# Families whose models answer.
+FAMILIES = ("bert", "roberta", "xlm-roberta")
 
 
 def main(requirement: str) -> int:
     """Compare with a version of the library; return 0 if all is well."""
-    needed = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["answer"]]
     others = [package for package in needed if not package.startswith(("tokenizers", "transformers"))]
     with tempfile.TemporaryDirectory() as name:
         known, environment = Path(name) / "known", Path(name) / "environment"
@@ -51,16 +55,26 @@ def record(folder: Path) -> None:
     """Write tokenizers, texts and tokens."""
     sys.path.insert(0, str(PROJECT))
     from tests.made_up import PIECES
+    from tests.small_runs import make_model_folder
     from tests.tokenizers_for_tests import CORPUS, KINDS, save_folder, small_tokenizer
 
     folder.mkdir(parents=True)
     sentences = list(dict.fromkeys(CORPUS))
     texts = list(dict.fromkeys([*sentences, *(left + right for left in PIECES for right in PIECES)]))
-    known = {"version": tokenizers.__version__, "sentences": sentences, "texts": texts, "tokens": {}, "shards": {}}
+    known = {
+        "version": tokenizers.__version__,
+        "sentences": sentences,
+        "texts": texts,
+        "tokens": {},
+        "shards": {},
+        "answers": {},
+    }
     for kind in KINDS:
         encoder = load_encoder(save_folder(small_tokenizer(kind), folder / kind), mode="words")
         known["tokens"][kind] = [tokens_of(encoder, text) for text in texts]
         known["shards"][kind] = checksum_of_shards(sentences, folder / kind)
+    for family in FAMILIES:
+        known["answers"][family] = answers_of(make_model_folder(folder / "models" / family, family), sentences)
     (folder / "known.json").write_text(json.dumps(known))
 
 
@@ -87,6 +101,10 @@ def check(folder: Path) -> int:
         failed |= bool(wrong) or not equal or not set(refused).isdisjoint(known["sentences"])
         shards = "equal" if equal else "different"
         print(f"{kind}: {len(refused)} refused, {len(wrong)} wrong {wrong[:3] or ''}; shards {shards}")
+    for family, answers in known["answers"].items():
+        equal = answers_of(folder / "models" / family, known["sentences"]) == answers
+        failed |= not equal
+        print(f"{family}: {len(answers)} answers {'equal' if equal else 'different'}")
     return int(failed)
 
 
@@ -94,6 +112,13 @@ def tokens_of(encoder: TextEncoder, text: str) -> list[list[int]]:
     """Return ids, starts and ends of a text's tokens."""
     encoded = encoder.encode(pa.array([text]))
     return [encoded.ids.tolist(), encoded.char_start.tolist(), encoded.char_end.tolist()]
+
+
+def answers_of(model: Path, sentences: list[str]) -> list[list[str | int | float]]:
+    """Return a model's answers to a question about each sentence: texts, starts and scores."""
+    answerer = Answerer.from_pretrained(model, "float32", "onnx")
+    answers = [answerer("Who paid for the harbour?", sentence) for sentence in sentences]
+    return [[answer["answer"], answer["start"], answer["score"]] for answer in answers]
 
 
 def checksum_of_shards(sentences: list[str], model: Path) -> str:

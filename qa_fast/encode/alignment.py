@@ -1,9 +1,9 @@
 """Finds the character offsets of tokens from their ids, for versions of the Rust library that give none.
 
 The text of each token must follow that of the token before it in the normalized text, each of whose characters must be
-known to come from one character of the original. This covers byte-level tokenizers and those with Metaspace; units of
-BERT's are tokenized by a kernel, with offsets. If the tokens do not spell the text exactly, nothing is found. This is
-so with added tokens in the text.
+known to come from one character of the original. This covers BERT's tokenizers, of which a kernel does most units,
+byte-level ones and those with Metaspace. If the tokens do not spell the text exactly, nothing is found. This is so with
+unknown words of BERT's and, for the others, with added tokens in the text.
 """
 
 from __future__ import annotations
@@ -40,6 +40,12 @@ class Aligner:
         added = {token["content"] for token in settings.get("added_tokens", [])}
         self._tokens = {number: token for token, number in ids.items() if token not in added}
         self._unknown = model.get("unk_id")
+        self._prefix = model.get("continuing_subword_prefix") or ""
+        # Added tokens that are found as they are written, with nothing around them.
+        plain = [t for t in settings.get("added_tokens", []) if not (t["lstrip"] or t["rstrip"] or t["single_word"])]
+        self._marks = {ids[token["content"]]: token["content"] for token in plain if token["content"]}
+        longest_first = sorted(self._marks.values(), key=len, reverse=True)
+        self._mark = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._bytes = {char: byte for byte, char in enumerate(byte_alphabet())}
 
     def places(self, text: str, ids: list[int]) -> list[Place] | None:
@@ -50,11 +56,30 @@ class Aligner:
             ids: Its tokens, without special tokens.
         """
         kinds = [step.get("type") for step in self._steps]
+        if kinds == ["BertPreTokenizer"]:
+            return self._of_bert(text, ids)
         if kinds == ["ByteLevel"]:
             return self._of_bytes(text, ids)
         if kinds in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
             return self._of_words(text, ids)
         return None if ids else []
+
+    def _of_bert(self, text: str, ids: list[int]) -> list[Place] | None:
+        spelled, char_of, begin = "", list[int](), 0
+        for number, part in enumerate(self._mark.split(text)):
+            is_mark = number % 2 == 1
+            forms = list(part) if is_mark else [self._normal_form(char) for char in part]
+            if not is_mark and "".join(forms) != self._normalize(part):
+                return None
+            kept = forms if is_mark else ["".join(re.findall(_WORD, form)) for form in forms]
+            spelled += "".join(kept)
+            char_of += [place for place, form in enumerate(kept, begin) for _ in form]
+            begin += len(part)
+
+        def text_of(number: int, _: int) -> str | None:
+            return self._marks.get(number) or self._tokens.get(number, "").removeprefix(self._prefix)
+
+        return _followed(ids, spelled, char_of, text_of)
 
     def _of_bytes(self, text: str, ids: list[int]) -> list[Place] | None:
         if self._normalize(text) != text:
@@ -81,15 +106,11 @@ class Aligner:
         if normalized != self._normalize(text) or not all(forms):
             return None
         spelled, char_of = self._spelled(normalized, [place for place, form in enumerate(forms) for _ in form])
-        found: list[Place] = []
-        at = 0
-        for number in ids:
-            token = self._unknown_text(spelled, at) if number == self._unknown else self._tokens.get(number)
-            if not token or not spelled.startswith(token, at):
-                return None
-            found.append((char_of[at], char_of[at + len(token) - 1] + 1))
-            at += len(token)
-        return found if at == len(spelled) else None
+
+        def text_of(number: int, at: int) -> str | None:
+            return self._unknown_text(spelled, at) if number == self._unknown else self._tokens.get(number)
+
+        return _followed(ids, spelled, char_of, text_of)
 
     def _spelled(self, normalized: str, char_of: list[int]) -> tuple[str, list[int]]:
         """Return the text as Metaspace gives it to the model, and the character that each of its characters is from."""
@@ -110,6 +131,28 @@ class Aligner:
         while end < len(spelled) and spelled[end] not in self._ids:
             end += 1
         return spelled[begin:end]
+
+
+def _followed(
+    ids: list[int], spelled: str, char_of: list[int], text_of: Callable[[int, int], str | None]
+) -> list[Place] | None:
+    """Return the place of each token if the tokens are the spelled text, one behind the other.
+
+    Args:
+        ids: The tokens.
+        spelled: What they must spell.
+        char_of: The character of the original that each character of `spelled` comes from.
+        text_of: Returns what a token spells from a place on.
+    """
+    found: list[Place] = []
+    at = 0
+    for number in ids:
+        token = text_of(number, at)
+        if not token or not spelled.startswith(token, at):
+            return None
+        found.append((char_of[at], char_of[at + len(token) - 1] + 1))
+        at += len(token)
+    return found if at == len(spelled) else None
 
 
 def _trimmed(token: str, start: int, end: int, may_be_added: bool) -> Place:

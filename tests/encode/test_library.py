@@ -18,6 +18,8 @@ from qa_fast.errors import UserError
 from tests.made_up import PIECES, texts
 from tests.tokenizers_for_tests import CORPUS, KINDS, save_folder, small_tokenizer
 
+BERT_KINDS = ("wordpiece", "wordpiece-cased", "mpnet")
+
 
 def both(kind: str) -> tuple[RustTokenizer, IdsOnlyTokenizer]:
     tokenizer = orjson.loads(small_tokenizer(kind).to_str())
@@ -48,8 +50,10 @@ def test_offsets_from_ids_are_those_of_the_library(kind: str) -> None:
     for piece in PIECES:
         is_found(tokenizers, f"x{piece}")
         is_found(tokenizers, f"{piece} {piece}")
-    wordpiece = kind in ("wordpiece", "wordpiece-cased", "mpnet")
-    assert all(is_found(tokenizers, text) != wordpiece for text in CORPUS[:8])
+    assert all(is_found(tokenizers, text) for text in CORPUS[:8])
+    if kind in BERT_KINDS:
+        first, second = ("<s>", "</s>") if kind == "mpnet" else ("[CLS]", "[SEP]")
+        assert is_found(tokenizers, f"{second}The harbour {first} was{second}{second}dug.")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,9 +70,13 @@ def test_a_library_without_offsets_gives_the_same_tokens(
     assert encoder.tokenizer.vocabulary() == both(kind)[0].vocabulary() == small_tokenizer(kind).get_vocab()
     mark = "[SEP]" if "[SEP]" in encoder.tokenizer.vocabulary() else "</s>"
     assert encoder.tokenizer.id_of(mark) == small_tokenizer(kind).token_to_id(mark)
+    text = f"the {mark} boat"
+    if kind in BERT_KINDS:
+        assert same_tokens(encoder.encode(pa.array([text])), encode_strings(small_tokenizer(kind), [text]))
+        return
     said = r"needs the offsets of the tokenizers library .* received tokenizers .* and 'the .* boat': pip install"
     with pytest.raises(UserError, match=said):
-        encoder.encode(pa.array([f"the {mark} boat"]))
+        encoder.encode(pa.array([text]))
 
 
 def test_an_id_that_the_library_gives_otherwise_is_refused() -> None:
