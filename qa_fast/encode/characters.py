@@ -1,10 +1,10 @@
-"""Finds how a BERT tokenizer treats each character, by asking the tokenizer itself once for each.
+"""Finds how a BERT tokenizer treats each character, by asking the tokenizer itself.
 
 BERT's normaliser (clean, space out ideographs, decompose and drop accents, lowercase) maps each character to a string
 of its own, so it treats a text as it treats the characters one by one. Only the order of combining marks depends on
 neighbours, and the normaliser drops the marks that it orders; a character that keeps one is left to the tokenizer. The
-pre-tokenizer judges each character alone. One question for each character is therefore enough for all texts, and no
-table of Unicode is copied here.
+pre-tokenizer judges each character alone. Each character therefore needs to be asked about once for all texts, and many
+may be asked about together. No table of Unicode is copied here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from qa_fast.schema import Int64s
 
 # The one normaliser that is known to treat every character alone; others do so for ASCII only.
 _BERT = "BertNormalizer"
+# A character that stays as it is, and that no other becomes.
+BETWEEN = "\u2042"
 
 
 class Characters:
@@ -34,11 +36,11 @@ class Characters:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         normalizer = settings.get("normalizer")
-        self._normalize, self._pieces = normalizer_of(normalizer), pre_tokenizer_of(settings["pre_tokenizer"])
+        self._normalize, self._pieces = normalizer_of(normalizer), pre_tokenizer_of(settings["pre_tokenizer"], ["b"])
         self._ascii_only = normalizer is not None and normalizer.get("type") != _BERT
         strips = (normalizer or {}).get("strip_accents")
         self._decomposes = (normalizer or {}).get("lowercase", False) if strips is None else strips
-        self._kinds: dict[str, int] = {}
+        self._kinds: dict[str, bytes] = {}  # of the bytes of a normalized character
         self.table = kernels.CharacterTable(
             entries=np.zeros(sys.maxunicode + 1, np.int32),
             offsets=np.zeros(2, np.int32),  # no character has row 0
@@ -57,37 +59,44 @@ class Characters:
             self._learn(codes[:unknown].tolist())
 
     def _learn(self, codes: range | list[int]) -> None:
+        """Add characters to the table, with two calls of the library for all of them together."""
         entries, offsets, text, kinds = self.table
-        offsets = grown(offsets, self._rows + len(codes) + 1)
-        for code in codes:
-            normalized = self._normalized(chr(code))
-            if normalized is None:
-                entries[code] = kernels.LEFT
-                continue
-            data = normalized.encode()
-            begin = int(offsets[self._rows])
-            end = begin + len(data)
-            text, kinds = grown(text, end), grown(kinds, end)
-            text[begin:end] = np.frombuffer(data, np.uint8)
-            kinds[begin:end] = [self._kind(char) for char in normalized for _ in char.encode()]
-            kinds[begin:end][(text[begin:end] & 0xC0) != 0x80] += kernels.LEAD
-            offsets[self._rows + 1] = end
-            self.growth = max(self.growth, -(-len(data) // len(chr(code).encode())))
-            entries[code] = self._rows
-            self._rows += 1
+        chars = [chr(code) for code in codes]
+        forms = self._normalize(BETWEEN.join(chars)).split(BETWEEN)
+        if len(forms) != len(chars):  # it is among the characters
+            forms = [self._normalize(char) for char in chars]
+        self._learn_kinds({char for form in forms for char in form} - self._kinds.keys())
+        known = [number for number, form in enumerate(forms) if not self._depends_on_others(chars[number], form)]
+        rows = [forms[number].encode() for number in known]
+        sizes = np.fromiter(map(len, rows), np.int32, len(rows))
+        begin = int(offsets[self._rows])
+        ends = begin + np.cumsum(sizes)
+        end = begin + int(sizes.sum())
+        offsets, text, kinds = grown(offsets, self._rows + len(rows) + 1), grown(text, end), grown(kinds, end)
+        offsets[self._rows + 1 : self._rows + 1 + len(rows)] = ends
+        text[begin:end] = np.frombuffer(b"".join(rows), np.uint8)
+        kinds[begin:end] = np.frombuffer(b"".join(self._kinds[char] for n in known for char in forms[n]), np.uint8)
+        growth = (-(-len(row) // len(chars[number].encode())) for number, row in zip(known, rows, strict=True))
+        self.growth = max(self.growth, *growth, 1)
         self.table = kernels.CharacterTable(entries, offsets, text, kinds)
+        numbers = np.array(codes, np.int64)
+        entries[numbers] = kernels.LEFT
+        entries[numbers[known]] = np.arange(self._rows, self._rows + len(rows))
+        self._rows += len(rows)
 
-    def _normalized(self, char: str) -> str | None:
-        """Return the normalised character; None if that depends on its neighbours."""
+    def _depends_on_others(self, char: str, normalized: str) -> bool:
+        """Return whether what becomes of a character may depend on its neighbours."""
         if self._ascii_only and not char.isascii():
-            return None
-        normalized = self._normalize(char)
-        if self._decomposes and any(map(unicodedata.combining, normalized)):
-            return None
-        return normalized
+            return True
+        return bool(self._decomposes and any(map(unicodedata.combining, normalized)))
 
-    def _kind(self, char: str) -> int:
-        if char not in self._kinds:
-            pieces = len(self._pieces(f"a{char}a"))
-            self._kinds[char] = {1: kernels.WORD, 2: kernels.BLANK, 3: kernels.MARK}[pieces]
-        return self._kinds[char]
+    def _learn_kinds(self, chars: set[str]) -> None:
+        """Learn the kinds of the bytes of normalized characters."""
+        listed = list(chars)
+        # The pieces of "aXa" are counted up to the next "b".
+        pieces = np.array(self._pieces("".join(f"a{char}a b " for char in listed)), np.int64)
+        counts = np.diff(np.flatnonzero(pieces), prepend=-1) - 1
+        kinds = {1: kernels.WORD, 2: kernels.BLANK, 3: kernels.MARK}
+        for char, count in zip(listed, counts.tolist(), strict=True):
+            kind = kinds[count]
+            self._kinds[char] = bytes((kind + kernels.LEAD, *[kind] * (len(char.encode()) - 1)))

@@ -9,7 +9,7 @@ from qa_fast.encode.cuts import CutRule, byte_classes
 from qa_fast.encode.encoded import EncodedTexts
 from qa_fast.kernels import units as unit_kernels
 from qa_fast.kernels import words as kernels
-from qa_fast.schema import Int64s, Ragged
+from qa_fast.schema import Ragged
 
 _CACHE_LINE = 64
 _FIRST_UNITS = 1 << 10
@@ -91,14 +91,14 @@ class Scanner:
 
     Attributes:
         units: The units of all texts so far.
-        places: int64[., 2], the tokens of the first `placed` units; see `kernels.words.FIRST_TOKEN`.
+        places: int32[., 2], the tokens of the first `placed` units; see `kernels.words.FIRST_TOKEN`.
         placed: The number of units whose tokens are known.
         generation: The generation of known units that `places` refers to.
     """
 
     def __init__(self, tables: kernels.CutTables) -> None:
         self.units = UnitSet()
-        self.places = np.empty((0, 2), np.int64)
+        self.places = np.empty((0, 2), np.int32)
         self.placed = 0
         self.generation = -1
         self._tables = tables
@@ -133,8 +133,8 @@ class Scanner:
                 return
             units.make_room(int(state[kernels.ROW_UNITS]), int(texts.offsets[row + 1] - texts.offsets[row]))
 
-    def place(self, places: Int64s) -> None:
-        """Set the tokens of the units from `placed` on: int64[count - placed, 2]."""
+    def place(self, places: np.ndarray) -> None:
+        """Set the tokens of the units from `placed` on: int32[count - placed, 2]."""
         self.places = grown(self.places, self.units.count)
         self.places[self.placed : self.units.count] = places
         self.placed = self.units.count

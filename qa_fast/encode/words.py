@@ -62,7 +62,7 @@ class WordEncoder:
 
     def _forget(self) -> None:
         self._known = UnitSet()
-        self._places = np.empty((0, 2), np.int64)  # see `kernels.words.FIRST_TOKEN`
+        self._places = np.empty((0, 2), np.int32)  # see `kernels.words.FIRST_TOKEN`
         self._tokens = np.zeros((0, 3), np.int32)  # see `kernels.signature.ID`
         self._token_count = 0
         self._generation += 1

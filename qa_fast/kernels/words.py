@@ -21,7 +21,6 @@ from qa_fast.kernels.signature import (
     I64,
     I64_IN,
     I64_OUT,
-    I64_ROWS_IN,
     U8_IN,
     U8_OUT,
     U64_ROWS_OUT,
@@ -37,7 +36,7 @@ WHOLE = 4  # variant of a text that is one unit because it contains a trigger
 TRIGGER = 1 << END  # a bit that no byte's class has; set for a byte that a trigger starts with
 SPARE_TOKENS = 2  # rows behind the last token that gather_tokens may read
 
-# Columns of places int64[units, 2]: first token of a unit, and one past its last.
+# Columns of places int32[units, 2]: first token of a unit, and one past its last.
 FIRST_TOKEN, TOKEN_END = range(2)
 # Elements of the scan's state int64[3]: distinct units so far, occurrences so far, units of the row that has no room.
 UNITS, OCCURRENCES, ROW_UNITS = range(3)
@@ -212,11 +211,11 @@ def scan_texts(
     return row
 
 
-@njit([VOID(I32_IN, I64_IN, I64_ROWS_IN, I64_OUT)], cache=True, nogil=True)
+@njit([VOID(I32_IN, I64_IN, I32_ROWS_IN, I64_OUT)], cache=True, nogil=True)
 def count_tokens(
     occurrence: np.ndarray,  # int32[.], units of the texts, as scanned
     row_end: np.ndarray,  # int64[U], one past each text's last unit
-    places: np.ndarray,  # int64[units, 2], see FIRST_TOKEN
+    places: np.ndarray,  # int32[units, 2], see FIRST_TOKEN
     out_offsets: np.ndarray,  # int64[U + 1], first token of each text
 ) -> None:
     """Count the tokens of the texts. Cost: O(occurrences)."""
@@ -231,11 +230,11 @@ def count_tokens(
         out_offsets[row + 1] = tokens
 
 
-@njit([VOID(I32_IN, I32_IN, I64_ROWS_IN, I32_ROWS_IN, I32_OUT, I32_OUT, I32_OUT)], cache=True, nogil=True)
+@njit([VOID(I32_IN, I32_IN, I32_ROWS_IN, I32_ROWS_IN, I32_OUT, I32_OUT, I32_OUT)], cache=True, nogil=True)
 def gather_tokens(
     occurrence: np.ndarray,  # int32[.], units of the texts, as scanned
     occurrence_char: np.ndarray,  # int32[.], first character of each occurrence in its text
-    places: np.ndarray,  # int64[units, 2], see FIRST_TOKEN
+    places: np.ndarray,  # int32[units, 2], see FIRST_TOKEN
     tokens: np.ndarray,  # int32[., 3], tokens of all units, and SPARE_TOKENS more rows
     out_ids: np.ndarray,  # int32[T]
     out_char_start: np.ndarray,  # int32[T], or empty if offsets are not wanted

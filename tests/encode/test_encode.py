@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from qa_fast.encode import load_encoder
+from qa_fast.encode.characters import BETWEEN, Characters
 from qa_fast.encode.cuts import NotAllowedError, choose_rule
 from qa_fast.encode.encoder import Way
 from qa_fast.encode.library import encode_strings, open_tokenizer, same_tokens
@@ -363,6 +364,23 @@ def test_the_direct_way_is_said_and_equal(tmp_path: Path) -> None:
         load_encoder(tmp_path, mode="words")
     with pytest.raises(UserError, match="--encode must be one of auto, direct, words"):
         load_encoder(tmp_path, mode="fastest")
+
+
+def test_characters_are_learnt_together_as_they_are_alone() -> None:
+    settings = orjson.loads(small_tokenizer("wordpiece").to_str())
+    alone, codes = Characters(settings), [*range(128, 0x400), 0x4E00, 0xAC00, 0x1F6A2, ord(BETWEEN)]
+    for code in codes:
+        alone._learn([code])
+    for batches in ([codes], [codes[:-1], codes[-1:]]):
+        together = Characters(settings)
+        for batch in batches:
+            together._learn(batch)
+        size = int(alone.table.offsets[alone._rows])
+        assert together.growth == alone.growth
+        assert np.array_equal(together.table.entries, alone.table.entries)
+        assert np.array_equal(together.table.offsets[: alone._rows + 1], alone.table.offsets[: alone._rows + 1])
+        for left, right in zip(together.table[2:], alone.table[2:], strict=True):
+            assert np.array_equal(left[:size], right[:size])
 
 
 def test_the_self_check_catches_a_wrong_cut() -> None:
