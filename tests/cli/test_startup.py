@@ -81,7 +81,9 @@ def test_commands_on_ray_import_all_that_it_needs(line: str, short: bool) -> Non
 
 def test_pandas_is_missing_in_a_short_command_alone() -> None:
     script = (
-        "from qa_fast.cli import startup\n"
+        "import sys\n"
+        "from qa_fast.cli import app, startup\n"
+        "assert 'numpy' not in sys.modules, 'the settings come too late'\n"
         "startup.start_quickly()\n"
         "import pyarrow, numba\n"
         "print(pyarrow.array([1, 2]).to_numpy().sum())\n"
