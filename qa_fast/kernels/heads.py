@@ -57,6 +57,28 @@ def split_heads_back(
                     out_sums[first + d] += gradient
 
 
+@quick
+def rotate(
+    x: np.ndarray,  # float32 or uint16 [B, heads, L, D]
+    cos: np.ndarray,  # float32[L, D / 2]
+    sin: np.ndarray,  # float32[L, D / 2]
+    direction: np.float32,  # 1; -1 rotates back, which is the gradient
+    out: np.ndarray,  # like x, which it may be
+    begin: int,  # among the B * heads * L vectors
+    end: int,
+) -> None:
+    """Write the rotated vectors [begin, end), which must belong to this call; see `model.parts.rotated`."""
+    _, heads, length, size = x.shape
+    half = size // 2
+    for row in range(begin, end):
+        b, head, at = row // (heads * length), row // length % heads, row % length
+        for d in range(half):
+            left, right = widened(x[b, head, at, d]), widened(x[b, head, at, half + d])
+            c, s = cos[at, d], sin[at, d] * direction
+            out[b, head, at, d] = narrowed(left * c - right * s, out)
+            out[b, head, at, half + d] = narrowed(right * c + left * s, out)
+
+
 @njit(cache=True, nogil=True)
 def join_heads(
     x: np.ndarray,  # float32 or uint16 [B, heads, L, D]

@@ -15,6 +15,7 @@ _MASKED = _F(-1e9)
 def weigh(
     scores: np.ndarray,  # float32 or uint16 [B, heads * L, L]
     visible: np.ndarray,  # bool[B, 1 or L, L], the keys that each query sees
+    bias: np.ndarray,  # float32[heads * L, L], added to the scores of every batch row; [0, 0] for none
     key: np.ndarray,  # uint32[3], from `dropout.site_key`
     least: np.uint32,  # `dropout.least_bits` of the dropout rate; 0 without dropout
     spread: np.float32,  # multiplies the weights that are kept
@@ -33,6 +34,9 @@ def weigh(
         q = 0 if seen_by_all else r % length
         for j in range(length):
             x[j] = widened(scores[b, r, j]) + (_F(0.0) if visible[b, q, j] else _MASKED)
+        if len(bias):
+            for j in range(length):
+                x[j] += bias[r, j]
         highest = largest(x)
         total = _F(0.0)
         for j in range(length):
@@ -57,30 +61,43 @@ def weigh(
 def weigh_back(
     scores: np.ndarray,  # the arguments of `weigh`, up to `sums`
     visible: np.ndarray,
+    bias: np.ndarray,
     key: np.ndarray,
     least: np.uint32,
     spread: np.float32,
     sums: np.ndarray,
     upstream: np.ndarray,  # like scores, the gradient of the weights
     out: np.ndarray,  # like scores, the gradient of the scores
-    begin: int,
+    out_bias: np.ndarray,  # like bias, its gradient; zeroed
+    begin: int,  # as for `weigh`; with a bias among the heads * L rows of all batch rows together
     end: int,
 ) -> None:
     """Write the gradient of `weigh`, computing probabilities and dropout again. Cost: as for `weigh`."""
-    rows, length = scores.shape[1], scores.shape[2]
+    batch, rows, length = scores.shape
+    biased = len(bias) > 0
+    if biased:
+        begin, end = begin * batch, end * batch
     seen_by_all = visible.shape[1] == 1
     p, g = np.empty(length, np.float32), np.empty(length, np.float32)
     first, second, whole = key[0], key[1], _U(key[2] * _U(rows * length))
     for row in range(begin, end):
-        b, r = row // rows, row % rows
+        b, r = (row % batch, row // batch) if biased else (row // rows, row % rows)
         q = 0 if seen_by_all else r % length
-        at, highest, scale, mean = _U(_U(row * length) + whole), sums[b, r, 0], sums[b, r, 1], _F(0.0)
+        at = _U(_U((b * rows + r) * length) + whole)
+        highest, scale, mean = sums[b, r, 0], sums[b, r, 1], _F(0.0)
         for j in range(length):
-            seen = widened(scores[b, r, j]) + (_F(0.0) if visible[b, q, j] else _MASKED)
-            share = exponential(seen - highest) * scale
+            p[j] = widened(scores[b, r, j]) + (_F(0.0) if visible[b, q, j] else _MASKED)
+        if biased:
+            for j in range(length):
+                p[j] += bias[r, j]
+        for j in range(length):
+            share = exponential(p[j] - highest) * scale
             kept = mixed(_U(at + _U(j)), first, second) >= least
             gradient = widened(upstream[b, r, j]) * spread if kept else _F(0.0)
             p[j], g[j] = share, gradient
             mean += share * gradient
         for j in range(length):
             out[b, r, j] = narrowed(p[j] * (g[j] - mean), out)
+        if biased:
+            for j in range(length):
+                out_bias[r, j] += p[j] * (g[j] - mean)

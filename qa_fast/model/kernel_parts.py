@@ -7,6 +7,7 @@ is cheaper to compute than to keep.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from qa_fast.kernels.activations import activate, activate_back
 from qa_fast.kernels.floats import GELU, GELU_TANH, RELU, SILU
-from qa_fast.kernels.heads import join_heads, join_heads_back, split_heads, split_heads_back
+from qa_fast.kernels.heads import join_heads, join_heads_back, rotate, split_heads, split_heads_back
 from qa_fast.kernels.norms import add_and_norm, add_and_norm_back, norm_and_drop, norm_and_drop_back
 from qa_fast.kernels.softmax import weigh, weigh_back
 from qa_fast.model.config import ACTIVATIONS
@@ -73,37 +74,43 @@ def _on_rows(kernel: Callable[..., None], rows: int, size: int, *arguments: Any,
 
 
 def _fits_probabilities(scores: Any, visible: Any, bias: Any, key: Any, **_: Any) -> bool:
-    return visible is not None and bias is None
+    return visible is not None and (bias is None or bias.dtype == tf.float32)
 
 
 def _probabilities(scores: Any, visible: Any, bias: Any, key: Any, *, rate: float) -> Any:
     """Compute `parts.probabilities_part`."""
     keep = _dropout(rate)
+    bias = tf.zeros([0, 0, 0, 0]) if bias is None else bias
 
-    def forward(scores: Array, visible: Array, key: Array) -> tuple[Array, ...]:
+    def forward(scores: Array, visible: Array, bias: Array, key: Array) -> tuple[Array, ...]:
         rows = _rows(scores)
         count = rows.shape[0] * rows.shape[1]
         weights, sums = empty(scores.shape, scores.dtype), empty((*rows.shape[:2], 2), np.float32)
-        _on_rows(weigh, count, scores.size, rows, visible[:, 0], key, *keep, _rows(weights), sums)
+        arguments = rows, visible[:, 0], _flat(bias), key, *keep, _rows(weights), sums
+        _on_rows(weigh, count, scores.size, *arguments)
         return weights, sums
 
-    def backward(scores: Array, visible: Array, key: Array, sums: Array, upstream: Array) -> tuple[Array, ...]:
+    def backward(*arrays: Array) -> tuple[Array, ...]:
+        scores, visible, bias, key, sums, upstream = arrays
         rows = _rows(scores)
-        count = rows.shape[0] * rows.shape[1]
-        out = empty(scores.shape, scores.dtype)
-        _on_rows(weigh_back, count, scores.size, rows, visible[:, 0], key, *keep, sums, _rows(upstream), _rows(out))
-        return (out,)
+        # With a bias the same rows of the whole batch belong to one call, which adds up their gradients.
+        count = rows.shape[1] if bias.size else rows.shape[0] * rows.shape[1]
+        out, out_bias = empty(scores.shape, scores.dtype), np.zeros(bias.shape, np.float32)
+        arguments = rows, visible[:, 0], _flat(bias), key, *keep, sums, _rows(upstream), _rows(out), _flat(out_bias)
+        _on_rows(weigh_back, count, scores.size, *arguments)
+        return out, out_bias
 
     @tf.custom_gradient
-    def part(scores: Any) -> Any:
-        weights, sums = call(forward, [scores, visible, key], [_like(scores), (tf.float32, [None, None, 2])])
+    def part(scores: Any, bias: Any) -> Any:
+        tensors = [scores, visible, bias, key]
+        weights, sums = call(forward, tensors, [_like(scores), (tf.float32, [None, None, 2])])
 
         def gradient(upstream: Any) -> Any:
-            return call(backward, [scores, visible, key, sums, upstream], [_like(scores)])[0]
+            return call(backward, [*tensors, sums, upstream], [_like(scores), _like(bias)])
 
         return weights, gradient
 
-    return part(scores)
+    return part(scores, bias)
 
 
 def _rows(scores: Array) -> Array:
@@ -113,20 +120,23 @@ def _rows(scores: Array) -> Array:
 
 
 def _fits_heads(qkv: Any, bias: Any, cos: Any, sin: Any, *, tokens_first: bool = False, **_: Any) -> bool:
-    return bias is not None and cos is None and not tokens_first
+    return not tokens_first
 
 
 def _heads(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float, tokens_first: bool = False) -> Any:
     """Compute `parts.heads_part`."""
     factor, total = np.float32(scale), qkv.shape[-1]
+    rotation = [] if cos is None else [cos, sin]
+    bias = tf.zeros([total]) if bias is None else bias
 
-    def forward(qkv: Array, bias: Array) -> tuple[Array, ...]:
+    def forward(qkv: Array, bias: Array, *rotation: Array) -> tuple[Array, ...]:
         batch, length, width = qkv.shape
         out = empty((3, batch, heads, length, width // 3 // heads), qkv.dtype)
         _on_rows(split_heads, batch * length, qkv.size, _flat(qkv), bias, factor, out)
-        return out[0], out[1], out[2]
+        return *(_rotated(part, part, rotation, 1) for part in out[:2]), out[2]
 
-    def backward(query: Array, key: Array, value: Array) -> tuple[Array, ...]:
+    def backward(query: Array, key: Array, value: Array, *rotation: Array) -> tuple[Array, ...]:
+        query, key = (_rotated(part, empty(part.shape, part.dtype), rotation, -1) for part in (query, key))
         batch, _, length, size = query.shape
         width = 3 * heads * size
         out, sums = empty((batch, length, width), query.dtype), np.zeros((CHUNKS, width), np.float32)
@@ -136,14 +146,22 @@ def _heads(qkv: Any, bias: Any, cos: Any, sin: Any, *, heads: int, scale: float,
     @tf.custom_gradient
     def part(qkv: Any, bias: Any) -> Any:
         shape = [None, heads, None, total // 3 // heads]
-        parts = call(forward, [qkv, bias], [(qkv.dtype, shape)] * 3)
+        parts = call(forward, [qkv, bias, *rotation], [(qkv.dtype, shape)] * 3)
 
         def gradient(*upstream: Any) -> Any:
-            return call(backward, list(upstream), [_like(qkv), _like(bias)])
+            return call(backward, [*upstream, *rotation], [_like(qkv), _like(bias)])
 
         return tuple(parts), gradient
 
     return part(qkv, bias)
+
+
+def _rotated(x: Array, out: Array, rotation: tuple[Array, ...], direction: int) -> Array:
+    """Write `x` to `out`, rotated; without a rotation return `x`."""
+    if not rotation:
+        return x
+    _on_rows(rotate, x.size // x.shape[-1], x.size, x, *rotation, np.float32(direction), out)
+    return out
 
 
 def _merge(context: Any) -> Any:
@@ -285,7 +303,7 @@ def _activation(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
 
 def _flat(array: Array) -> Array:
     """Reshape [B, L, H] to [B * L, H]."""
-    return array.reshape(-1, array.shape[-1])
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
 def _same_dtype(*tensors: Any) -> bool:
@@ -293,8 +311,8 @@ def _same_dtype(*tensors: Any) -> bool:
     return all(tensor is not None for tensor in tensors) and len({tensor.dtype for tensor in tensors}) == 1
 
 
-# For each part, whether its kernels can compute it, and how. Biases by distance, rotations, dropout of inner vectors
-# and absent biases are left to XLA.
+# For each part, whether its kernels can compute it, and how. Dropout of inner vectors and norms before a block are left
+# to XLA.
 _KERNELS: dict[Part, tuple[Callable[..., bool], Part]] = {
     probabilities_part: (_fits_probabilities, _probabilities),
     heads_part: (_fits_heads, _heads),

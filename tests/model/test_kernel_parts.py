@@ -54,8 +54,8 @@ NEAR = SEEN & (np.abs(np.arange(L)[:, None] - np.arange(L)) < 4)
 CLOSE = {"float32": 5e-6, "bfloat16": 1e-2}
 
 CASES = [
-    *("probabilities", "no dropout", "a window", "heads", "merge", "after", "embeddings", "masked embeddings"),
-    *("gelu", "gelu_new", "relu", "silu"),
+    *("probabilities", "no dropout", "a window", "a bias", "heads", "rotated heads", "merge"),
+    *("after", "embeddings", "masked embeddings", "gelu", "gelu_new", "relu", "silu"),
 ]
 
 
@@ -73,10 +73,16 @@ def cases(dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], di
         "probabilities": (probabilities_part, (scores, SEEN, None, KEY), {"rate": 0.2}),
         "no dropout": (probabilities_part, (scores, SEEN, None, KEY), {"rate": 0.0}),
         "a window": (probabilities_part, (scores, NEAR, None, KEY), {"rate": 0.2}),
+        "a bias": (probabilities_part, (scores, SEEN, normal(1, HEADS, L, L), KEY), {"rate": 0.2}),
         "heads": (
             heads_part,
             (normal(B, L, 3 * H, dtype=dtype), normal(3 * H), None, None),
             {"heads": HEADS, "scale": 0.3},
+        ),
+        "rotated heads": (
+            heads_part,
+            (normal(B, L, 3 * H, dtype=dtype), None, *(normal(L, H // HEADS // 2, seed=seed) for seed in range(2))),
+            {"heads": HEADS, "scale": 0.25},
         ),
         "merge": (merge_part, (normal(B, HEADS, L, H // HEADS, dtype=dtype),), {}),
         "after": (after_part, (x, vectors[0], normal(B, L, H, dtype=dtype, seed=1), *vectors[1:], KEY), norm),
@@ -109,7 +115,8 @@ def results_and_gradients(run: Callable[..., Any], tensors: tuple[Any, ...]) -> 
         upstream = [
             tf.cast(tf.random.stateless_normal(tf.shape(out), [at, 7]), out.dtype) for at, out in enumerate(outs)
         ]
-        return [*outs, *tape.gradient(outs, floats, output_gradients=upstream)]
+        gradients = tape.gradient(outs, floats, output_gradients=upstream)
+        return [*outs, *(gradient for gradient in gradients if gradient is not None)]
 
     return [tf.cast(tensor, tf.float32).numpy() for tensor in graph()]
 
@@ -187,18 +194,13 @@ def test_what_has_no_kernel_is_left_to_others() -> None:
     embeddings = normal(B, L, H), THERE, normal(H), normal(H), KEY
     half_precision = {"masked": False, "epsilon": 1e-5, "rate": 0.0, "dtype": "float16"}
     assert run_by_kernels(embed_norm_part, embeddings, half_precision) is None
-    bias = normal(1, HEADS, L, L)
-    scores = normal(B, HEADS, L, L)
-    assert run_by_kernels(probabilities_part, (scores, SEEN, bias, KEY), {"rate": 0.0}) is None
-    half = tf.cast(scores, tf.float16)
+    half = normal(B, HEADS, L, L, dtype="float16")
     assert run_by_kernels(probabilities_part, (half, SEEN, None, KEY), {"rate": 0.0}) is None
-    assert run_by_kernels(len, (scores,), {}) is None
+    assert run_by_kernels(len, (half,), {}) is None
+    given, how = (normal(B, L, INNER), normal(INNER), KEY), {"name": "relu", "rate": 0.2}
+    assert run_by_kernels(activation_part, given, how) is None
     run = PartRunner("kernels")
-    np.testing.assert_allclose(
-        run(probabilities_part, scores, tf.constant(SEEN), bias, KEY, rate=0.0),
-        probabilities_part(scores, SEEN, bias, KEY, rate=0.0),
-        atol=1e-6,
-    )
+    np.testing.assert_allclose(run(activation_part, *given, **how), activation_part(*given, **how), atol=1e-6)
 
 
 @pytest.mark.parametrize("numbers", ["one", "few"])
