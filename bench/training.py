@@ -2,9 +2,9 @@
 
 qa-fast and torch get the same length-grouped batches of real shards, shuffled, with the same optimizer. Each runs in
 its own process, in turns; the time until the first step ends (loading, tracing, compiling) is reported separately. The
-tutorial's trainer pads all features to 384 tokens. The share compares the matrix products of a step with the fastest
-product of square matrices on this machine; it counts only tokens without padding, and three times the products of a
-forward pass.
+first step of each width is not counted, as a run has thousands of steps and a dozen widths. The tutorial's trainer pads
+all features to 384 tokens. The share compares the matrix products of a step with the fastest product of square matrices
+on this machine; it counts only tokens without padding, and three times the products of a forward pass.
 
     python bench/training.py shards [--sizes minilm,base] [--batch-sizes 16,32] [--precision bfloat16] [--turns 2] \\
         [--tutorial-python tutorial/bin/python]
@@ -31,7 +31,6 @@ from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 
 EXAMPLES = 8000
-WARM = 3
 # The shapes that are trained: MiniLM's own folder, or one like BERT-base with random weights.
 BASE = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 
@@ -65,16 +64,16 @@ def batches_of(asked: argparse.Namespace, shards: Any, rows: int, steps: int) ->
 
 
 def timed(step: Any, batches: list[Batch], began: float) -> dict[str, float]:
-    """Features a second over all batches but those that warm up; seconds from `began` to the end of the first."""
+    """Features a second over all batches, once each width was seen; seconds from `began` to the end of the first."""
     step(batches[0])
     first = time.perf_counter() - began
-    for batch in batches[1:WARM]:
+    for batch in {batch.input_ids.shape: batch for batch in batches}.values():
         step(batch)
     start = time.perf_counter()
-    for batch in batches[WARM:]:
+    for batch in batches:
         step(batch)
     seconds = time.perf_counter() - start
-    real = [batch.lengths[batch.rows >= 0] for batch in batches[WARM:]]
+    real = [batch.lengths[batch.rows >= 0] for batch in batches]
     features = sum(map(len, real))
     return {"rate": features / seconds, "first": first, "tokens": float(np.concatenate(real).mean())}
 
@@ -99,7 +98,7 @@ def run_ours(raw: dict[str, Any], batches: list[Batch], asked: argparse.Namespac
         float(loss)
 
     found = timed(step, batches, began)
-    lengths = np.concatenate([batch.lengths[batch.rows >= 0] for batch in batches[WARM:]])
+    lengths = np.concatenate([batch.lengths[batch.rows >= 0] for batch in batches])
     return found | {"operations": 3 * products_of(config, lengths) / len(lengths)}
 
 
@@ -144,7 +143,7 @@ def run_side(asked: argparse.Namespace) -> dict[str, float]:
     if asked.side == "rate":
         return {"rate": run_rate(asked.precision)}
     shards = open_shards(asked.shards)
-    batches = batches_of(asked, shards, int(asked.batch_sizes), asked.steps + WARM)
+    batches = batches_of(asked, shards, int(asked.batch_sizes), asked.steps)
     run = run_ours if asked.side == "qa-fast" else run_torch
     return run(config_of(asked.sizes, shards), batches, asked)
 
