@@ -93,3 +93,38 @@ def activate_back(
                 gradient = widened(upstream[row, j]) * share * (_F(1.0) + y * (_F(1.0) - share))
                 out[row, j] = narrowed(gradient, out)
                 out_sums[j] += gradient
+
+
+@quick
+def gate(
+    x: np.ndarray,  # float32 or uint16 [R, 2 I]
+    out: np.ndarray,  # like x, [R, I]
+    begin: int,
+    end: int,
+) -> None:
+    """Write GELU of the first half times the second half for the rows [begin, end), which must belong to this call."""
+    width = out.shape[1]
+    for row in range(begin, end):
+        for j in range(width):
+            y = widened(x[row, j])
+            active = y * normal_share(y, exponential(_F(-0.5) * y * y))
+            out[row, j] = narrowed(active * widened(x[row, width + j]), out)
+
+
+@quick
+def gate_back(
+    x: np.ndarray,  # float32 or uint16 [R, 2 I]
+    upstream: np.ndarray,  # like x, [R, I], the gradient of the result
+    out: np.ndarray,  # like x, its gradient
+    begin: int,
+    end: int,
+) -> None:
+    """Write the gradient of `gate` for the rows [begin, end)."""
+    width = upstream.shape[1]
+    for row in range(begin, end):
+        for j in range(width):
+            y, up = widened(x[row, j]), widened(upstream[row, j])
+            bell = exponential(_F(-0.5) * y * y)
+            share = normal_share(y, bell)
+            out[row, j] = narrowed(up * widened(x[row, width + j]) * (share + y * _BELL * bell), out)
+            out[row, width + j] = narrowed(up * y * share, out)

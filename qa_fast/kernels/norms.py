@@ -14,7 +14,7 @@ _U = np.uint32
 def add_and_norm(
     x: np.ndarray,  # float32 or uint16 [R, H]
     bias: np.ndarray,  # float32[H]
-    residual: np.ndarray,  # like x
+    residual: np.ndarray,  # float32 or uint16 [R, H]
     gamma: np.ndarray,  # float32[H], of the norm
     beta: np.ndarray,  # float32[H]
     key: np.ndarray,  # uint32[3], from `dropout.site_key`
@@ -24,6 +24,7 @@ def add_and_norm(
     epsilon: np.float32,
     out: np.ndarray,  # like x
     out_moments: np.ndarray,  # float32[R, 2], mean and reciprocal standard deviation of each sum
+    out_total: np.ndarray,  # float32[R, H], the sums; [0, H] if they are not needed
     begin: int,
     end: int,
 ) -> None:
@@ -48,6 +49,8 @@ def add_and_norm(
         out_moments[row, 0], out_moments[row, 1] = mean, scale
         for j in range(width):
             out[row, j] = narrowed((total[j] - mean) * scale * gamma[j] + beta[j], out)
+        if len(out_total):
+            out_total[row] = total
 
 
 @quick
@@ -62,8 +65,9 @@ def add_and_norm_back(
     spread: np.float32,
     moments: np.ndarray,
     upstream: np.ndarray,  # like x, the gradient of the result
+    upstream_total: np.ndarray,  # float32[R, H], the gradient of the sums; [0, H] for none
     out: np.ndarray,  # like x, the gradient of x
-    out_residual: np.ndarray,  # like x, the gradient of the residual
+    out_residual: np.ndarray,  # like residual, its gradient
     out_sums: np.ndarray,  # float32[3, H], gradients of bias, gamma and beta from these rows alone; zeroed
     begin: int,
     end: int,
@@ -74,6 +78,7 @@ def add_and_norm_back(
     """
     width = x.shape[1]
     normal, g, factor = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    none = np.zeros(width, np.float32)
     first, second, whole = key[0], key[1], _U(key[2] * _U(batch_row * width))
     bias_sums, gamma_sums, beta_sums = out_sums[0], out_sums[1], out_sums[2]
     for row in range(begin, end):
@@ -94,8 +99,9 @@ def add_and_norm_back(
             slope += up * n
         level /= _F(width)
         slope /= _F(width)
+        more = upstream_total[row] if len(upstream_total) else none
         for j in range(width):
-            gradient = scale * (g[j] - level - normal[j] * slope)
+            gradient = scale * (g[j] - level - normal[j] * slope) + more[j]
             out_residual[row, j] = narrowed(gradient, out_residual)
             gradient *= factor[j]
             out[row, j] = narrowed(gradient, out)

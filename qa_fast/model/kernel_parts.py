@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from qa_fast.kernels.activations import activate, activate_back
+from qa_fast.kernels.activations import activate, activate_back, gate, gate_back
 from qa_fast.kernels.floats import GELU, GELU_TANH, RELU, SILU
 from qa_fast.kernels.heads import join_heads, join_heads_back, rotate, split_heads, split_heads_back
 from qa_fast.kernels.norms import add_and_norm, add_and_norm_back, norm_and_drop, norm_and_drop_back
@@ -22,7 +22,17 @@ from qa_fast.kernels.softmax import weigh, weigh_back
 from qa_fast.model.config import ACTIVATIONS
 from qa_fast.model.dropout import least_bits
 from qa_fast.model.kernel_calls import CHUNKS, Array, call, empty, spread
-from qa_fast.model.parts import activation_part, after_part, embed_norm_part, heads_part, merge_part, probabilities_part
+from qa_fast.model.parts import (
+    activation_part,
+    after_part,
+    before_part,
+    embed_norm_part,
+    gate_part,
+    head_part,
+    heads_part,
+    merge_part,
+    probabilities_part,
+)
 
 Part = Callable[..., Any]
 _KINDS = {"gelu": GELU, "gelu_tanh": GELU_TANH, "relu": RELU, "silu": SILU}
@@ -192,48 +202,66 @@ def _merge(context: Any) -> Any:
 
 
 def _fits_after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, **_: Any) -> bool:
-    return _same_dtype(x, residual) and _same_dtype(bias, gamma, beta)
+    return _all_float32(bias, gamma, beta)
 
 
-def _after(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float) -> Any:
+def _after(*tensors: Any, **static: Any) -> Any:
     """Compute `parts.after_part`."""
+    return _close(*tensors, **static, with_total=False)[0]
+
+
+def _before(*tensors: Any, **static: Any) -> Any:
+    """Compute `parts.before_part`."""
+    normed, total = _close(*tensors, **static, with_total=True)
+    return total, normed
+
+
+def _close(
+    x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float, with_total: bool
+) -> Any:
+    """Compute the norm of residual + dropout(x + bias), and with `with_total` also this sum."""
     keep, small = _dropout(rate), np.float32(epsilon)
+    bias, beta = (tf.zeros_like(gamma) if vector is None else vector for vector in (bias, beta))
 
     def forward(*arrays: Array) -> tuple[Array, ...]:
         x, bias, residual, gamma, beta, key = arrays
         rows, length = _flat(x), x.shape[1]
         out, moments = empty(x.shape, x.dtype), empty((len(rows), 2), np.float32)
+        total = empty(x.shape if with_total else (0, 0, len(gamma)), np.float32)
         arguments = rows, bias, _flat(residual), gamma, beta, key, length, *keep, small, _flat(out), moments
-        _on_rows(add_and_norm, len(rows), x.size, *arguments)
-        return out, moments
+        _on_rows(add_and_norm, len(rows), x.size, *arguments, _flat(total))
+        return out, total, moments
 
     def backward(*arrays: Array) -> tuple[Array, ...]:
-        x, bias, residual, gamma, key, moments, upstream = arrays
+        x, bias, residual, gamma, key, moments, upstream, upstream_total = arrays
         rows, length = _flat(x), x.shape[1]
-        out, out_residual = empty(x.shape, x.dtype), empty(x.shape, x.dtype)
+        out, out_residual = empty(x.shape, x.dtype), empty(x.shape, residual.dtype)
         sums = np.zeros((CHUNKS, 3, rows.shape[1]), np.float32)
         arguments = rows, bias, _flat(residual), gamma, key, length, *keep, moments, _flat(upstream)
-        _on_rows(add_and_norm_back, len(rows), x.size, *arguments, _flat(out), _flat(out_residual), sums=sums)
+        outs = _flat(out), _flat(out_residual)
+        _on_rows(add_and_norm_back, len(rows), x.size, *arguments, _flat(upstream_total), *outs, sums=sums)
         return out, out_residual, *sums.sum(axis=0)
 
     @tf.custom_gradient
     def part(x: Any, bias: Any, residual: Any, gamma: Any, beta: Any) -> Any:
         tensors = [x, bias, residual, gamma, beta, key]
-        normed, moments = call(forward, tensors, [_like(x), (tf.float32, [None, 2])])
+        results = [_like(x), (tf.float32, x.shape if with_total else [0, 0, None]), (tf.float32, [None, 2])]
+        normed, total, moments = call(forward, tensors, results)
 
-        def gradient(upstream: Any) -> Any:
+        def gradient(upstream: Any, upstream_total: Any = None) -> Any:
             tensors = [x, bias, residual, gamma, key, moments, upstream]
+            tensors.append(tf.zeros([0, 0, x.shape[2]]) if upstream_total is None else upstream_total)
             results = [_like(x), _like(residual), _like(bias), _like(gamma), _like(beta)]
             d_x, d_residual, d_bias, d_gamma, d_beta = call(backward, tensors, results)
             return d_x, d_bias, d_residual, d_gamma, d_beta
 
-        return normed, gradient
+        return ((normed, total) if with_total else (normed,)), gradient
 
     return part(x, bias, residual, gamma, beta)
 
 
 def _fits_embed_norm(x: Any, mask: Any, gamma: Any, beta: Any, key: Any, *, masked: bool, dtype: str, **_: Any) -> bool:
-    return _same_dtype(x, gamma, beta) and dtype in _STORED and (mask is not None or not masked)
+    return _all_float32(x, gamma, beta) and dtype in _STORED and (mask is not None or not masked)
 
 
 def _embed_norm(
@@ -242,6 +270,7 @@ def _embed_norm(
     """Compute `parts.embed_norm_part`."""
     keep, small = _dropout(rate), np.float32(epsilon)
     mask = mask if masked else tf.zeros([0], tf.bool)
+    beta = tf.zeros_like(gamma) if beta is None else beta
 
     def forward(x: Array, mask: Array, gamma: Array, beta: Array, key: Array) -> tuple[Array, ...]:
         rows, length = _flat(x), x.shape[1]
@@ -275,12 +304,13 @@ def _embed_norm(
 
 
 def _fits_activation(x: Any, bias: Any, key: Any, *, rate: float, **_: Any) -> bool:
-    return bias is not None and not rate
+    return not rate
 
 
 def _activation(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
     """Compute `parts.activation_part`."""
     kind = _KINDS[ACTIVATIONS[name]]
+    bias = tf.zeros([x.shape[-1]]) if bias is None else bias
 
     def forward(x: Array, bias: Array) -> tuple[Array, ...]:
         rows, out = _flat(x), empty(x.shape, x.dtype)
@@ -301,23 +331,58 @@ def _activation(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
     return part(x, bias)
 
 
+def _fits_gate(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> bool:
+    return bias is None and not rate and _KINDS[ACTIVATIONS[name]] == GELU
+
+
+def _gate(x: Any, bias: Any, key: Any, *, name: str, rate: float) -> Any:
+    """Compute `parts.gate_part`."""
+
+    def forward(x: Array) -> tuple[Array, ...]:
+        rows, out = _flat(x), empty((*x.shape[:2], x.shape[2] // 2), x.dtype)
+        _on_rows(gate, len(rows), x.size, rows, _flat(out))
+        return (out,)
+
+    def backward(x: Array, upstream: Array) -> tuple[Array, ...]:
+        rows, out = _flat(x), empty(x.shape, x.dtype)
+        _on_rows(gate_back, len(rows), x.size, rows, _flat(upstream), _flat(out))
+        return (out,)
+
+    @tf.custom_gradient
+    def part(x: Any) -> Any:
+        (active,) = call(forward, [x], [(x.dtype, [*x.shape[:2], x.shape[2] // 2])])
+        return active, lambda upstream: call(backward, [x, upstream], [_like(x)])[0]
+
+    return part(x)
+
+
+def _head(x: Any, bias: Any, gamma: Any, beta: Any, *, name: str, epsilon: float) -> Any:
+    """Compute `parts.head_part`."""
+    active = _activation(tf.cast(x, tf.float32), bias, None, name=name, rate=0.0)
+    no_key = tf.zeros([3], tf.uint32)
+    return _embed_norm(active, None, gamma, beta, no_key, masked=False, epsilon=epsilon, rate=0.0, dtype="float32")
+
+
 def _flat(array: Array) -> Array:
     """Reshape [B, L, H] to [B * L, H]."""
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
-def _same_dtype(*tensors: Any) -> bool:
-    """Return whether no tensor is None and all have one dtype."""
-    return all(tensor is not None for tensor in tensors) and len({tensor.dtype for tensor in tensors}) == 1
+def _all_float32(*tensors: Any) -> bool:
+    """Return whether all tensors that are not None are float32."""
+    return all(tensor is None or tensor.dtype == tf.float32 for tensor in tensors)
 
 
-# For each part, whether its kernels can compute it, and how. Dropout of inner vectors and norms before a block are left
-# to XLA.
+# For each part, whether its kernels can compute it, and how. Others are left to XLA: dropout of inner vectors, gates by
+# another activation.
 _KERNELS: dict[Part, tuple[Callable[..., bool], Part]] = {
     probabilities_part: (_fits_probabilities, _probabilities),
     heads_part: (_fits_heads, _heads),
     merge_part: (lambda context: True, _merge),
     after_part: (_fits_after, _after),
+    before_part: (_fits_after, _before),
     embed_norm_part: (_fits_embed_norm, _embed_norm),
     activation_part: (_fits_activation, _activation),
+    gate_part: (_fits_gate, _gate),
+    head_part: (lambda x, *_, **__: True, _head),
 }

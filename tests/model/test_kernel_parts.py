@@ -20,8 +20,9 @@ pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="kernels are cal
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
     global CHUNKS, FEW, KEY, KernelUpdate, PartRunner, PlainUpdate, _Buffers, activation_part, after_part
-    global dropout_key, embed_norm_part, empty, heads_part, keep_mask, keras, kernel_calls, kernel_parts
-    global merge_part, probabilities_part, run_by_kernels, share_out, site_key, spread, step_scalars, tf
+    global before_part, dropout_key, embed_norm_part, empty, gate_part, head_part, heads_part, keep_mask, keras
+    global kernel_calls, kernel_parts, merge_part, probabilities_part, run_by_kernels, share_out, site_key, spread
+    global step_scalars, tf
     import keras
     import tensorflow as tf
 
@@ -33,7 +34,10 @@ def setup_module() -> None:
     from qa_fast.model.parts import (
         activation_part,
         after_part,
+        before_part,
         embed_norm_part,
+        gate_part,
+        head_part,
         heads_part,
         merge_part,
         probabilities_part,
@@ -55,7 +59,8 @@ CLOSE = {"float32": 5e-6, "bfloat16": 1e-2}
 
 CASES = [
     *("probabilities", "no dropout", "a window", "a bias", "heads", "rotated heads", "merge"),
-    *("after", "embeddings", "masked embeddings", "gelu", "gelu_new", "relu", "silu"),
+    *("after", "before", "gate", "head", "embeddings"),
+    *("masked embeddings", "gelu", "gelu_new", "relu", "silu"),
 ]
 
 
@@ -86,6 +91,9 @@ def cases(dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], di
         ),
         "merge": (merge_part, (normal(B, HEADS, L, H // HEADS, dtype=dtype),), {}),
         "after": (after_part, (x, vectors[0], normal(B, L, H, dtype=dtype, seed=1), *vectors[1:], KEY), norm),
+        "before": (before_part, (x, None, normal(B, L, H, seed=1), vectors[1], None, KEY), norm),
+        "gate": (gate_part, (normal(B, L, 2 * INNER, dtype=dtype), None, KEY), {"name": "gelu", "rate": 0.0}),
+        "head": (head_part, (x, None, vectors[1], None), {"name": "gelu", "epsilon": 1e-5}),
         "embeddings": (
             embed_norm_part,
             (normal(B, L, H), THERE, *vectors[1:], KEY),

@@ -232,7 +232,7 @@ def test_compiling_changes_nothing(jit: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", EACH_NETWORK[1:])
 def test_kernels_between_products_change_nothing_in_any_family(family: str) -> None:
-    """Parts without a kernel (gates, norms before a block, DeBERTa's attention) are compiled by XLA."""
+    """Parts without a kernel (DeBERTa's attention) are compiled by XLA."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("a choice on TensorFlow")
     with untraced():
