@@ -48,14 +48,16 @@ def answer_bounds(text: str, char_start: Int32s, char_end: Int32s, align_to_word
         return char_start.copy(), char_end.copy()
     place = np.arange(n, dtype=np.int32)
     solid = (flags & _SPACE) == 0
-    next_solid = np.append(np.minimum.accumulate(np.where(solid, place, n)[::-1])[::-1], n)
-    solid_end = np.insert(np.maximum.accumulate(np.where(solid, place + 1, 0)), 0, 0)
+    next_solid, solid_end = np.full(n + 1, n, np.int32), np.zeros(n + 1, np.int32)
+    np.minimum.accumulate(np.where(solid, place, n)[::-1], out=next_solid[-2::-1])
+    np.maximum.accumulate(np.where(solid, place + 1, 0), out=solid_end[1:])
     starts, ends = next_solid[char_start], solid_end[char_end]
     if align_to_words:
         in_word = (flags & _IN_WORD) != 0
-        follows = np.insert(in_word[1:] & in_word[:-1], 0, False)  # this character continues the word before it
-        word_start = np.maximum.accumulate(np.where(follows, 0, place))
-        word_end = np.minimum.accumulate(np.where(np.append(follows[1:], False), n, place + 1)[::-1])[::-1]
+        follows = np.zeros(n + 1, bool)  # this character continues the word before it
+        np.logical_and(in_word[1:], in_word[:-1], out=follows[1:-1])
+        word_start = np.maximum.accumulate(np.where(follows[:-1], 0, place))
+        word_end = np.minimum.accumulate(np.where(follows[1:], n, place + 1)[::-1])[::-1]
         real = starts < ends
         starts = np.where(real, word_start[np.minimum(starts, n - 1)], starts)
         ends = np.where(real, word_end[np.maximum(ends, 1) - 1], ends)

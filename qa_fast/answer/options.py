@@ -272,6 +272,12 @@ class AnswerOptions(AnswerRules):
 
 _RULES = [field for field in fields(AnswerRules) if option_of(field) is not None]
 _OWN = [field for field in fields(AnswerOptions) if field.name not in AnswerRules.__dataclass_fields__]
+# By the declared type: what is accepted, how that is called, and an example.
+_KINDS: dict[str, tuple[tuple[type, ...], str, str]] = {
+    "bool": ((bool, np.bool_), "true or false", "True"),
+    "int": ((int, np.integer), "a whole number", "1"),
+    "float": ((int, float, np.integer, np.floating), "a number", "0"),
+}
 
 
 def _checked(field: Field[Any], value: Any) -> Any:
@@ -284,11 +290,7 @@ def _checked(field: Field[Any], value: Any) -> Any:
         return None
     declared, kind = option_of(field), str(field.type).partition(" ")[0]
     assert declared is not None
-    accepted, rule, example = {
-        "bool": ((bool, np.bool_), "true or false", "True"),
-        "int": ((int, np.integer), "a whole number", "1"),
-        "float": ((int, float, np.integer, np.floating), "a number", "0"),
-    }[kind]
+    accepted, rule, example = _KINDS[kind]
     if not isinstance(value, accepted) or (kind != "bool" and isinstance(value, bool | np.bool_)):
         raise UserError(
             f"{field.name} must be {rule}; received {field.name}={shown(value)}: choose one, such as {example}"

@@ -84,8 +84,10 @@ def prepare(
     contexts, context_index = _distinct(pairs[row][1] for row in valid)
     stripped = [context.lstrip() for context in contexts]
     assert options.max_question_len is not None
-    encoded_questions = _truncated(encoder.encode(pa.array(questions, pa.string())), options.max_question_len)
-    encoded = encoder.encode(pa.array(stripped, pa.string()))
+    # In one call, which is what a single short question waits for.
+    texts = encoder.encode(pa.array([*questions, *stripped], pa.string()))
+    encoded_questions = _truncated(texts.part(0, len(questions)), options.max_question_len)
+    encoded = texts.part(len(questions), len(texts))
 
     question_lengths = np.diff(encoded_questions.offsets)[question_index]
     context_lengths = np.diff(encoded.offsets)[context_index]
@@ -126,8 +128,8 @@ def prepare(
         n_best=max(DEFAULT_N_BEST, options.top_k or 0, 0 if options.overlap_threshold is None else EVIDENCE_CANDIDATES),
         max_answer_length=options.max_answer_len,
     )
-    texts = [contexts[index] for index in kept_contexts.tolist()]
-    return Prepared(options, rejections, [valid[number] for number in kept], texts, job)
+    asked = [contexts[index] for index in kept_contexts.tolist()]
+    return Prepared(options, rejections, [valid[number] for number in kept], asked, job)
 
 
 def text_problem(question: Any, context: Any) -> str | None:

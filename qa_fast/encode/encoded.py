@@ -30,6 +30,12 @@ class EncodedTexts:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def part(self, begin: int, end: int) -> EncodedTexts:
+        """Return texts [begin, end), without a copy of their tokens."""
+        first, last = self.offsets[begin], self.offsets[end]
+        offsets = self.offsets[begin : end + 1] - first
+        return EncodedTexts(self.ids[first:last], self.char_start[first:last], self.char_end[first:last], offsets)
+
     def take(self, rows: Int32s) -> EncodedTexts:
         """Return the given texts, in that order; a text may be taken several times."""
         counts = np.diff(self.offsets)[rows]
