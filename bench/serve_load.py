@@ -51,8 +51,8 @@ class Measurement:
             f"{self.requests:,}",
             str(self.errors),
             f"{self.requests / self.seconds:.1f}",
-            f"{1000 * statistics.median(ordered):.0f}",
-            *(f"{1000 * ordered[int(share * (len(ordered) - 1))]:.0f}" for share in (0.95, 0.99)),
+            f"{1000 * statistics.median(ordered):.1f}",
+            *(f"{1000 * ordered[int(share * (len(ordered) - 1))]:.1f}" for share in (0.95, 0.99)),
             f"{self.resident_mb:.0f}",
             f"{self.client_cores:.2f}",
             f"{self.server_cores:.2f}",
@@ -177,15 +177,17 @@ def table(rows: list[list[str]]) -> str:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    asked = questions(options.requests)
-    bodies = [json.dumps({"inputs": one}).encode() for one in asked]
+    # Rounds of different questions, each spread over the split; the first is for warming up and for a single client.
+    spread = questions((options.rounds + 1) * options.requests)
+    rounds = [spread[number :: options.rounds + 1] for number in range(options.rounds + 1)]
+    (spare, *each_round) = ([json.dumps({"inputs": one}).encode() for one in asked] for asked in rounds)
     server = Server(options.model, "--engine", options.engine, "--precision", options.precision)
     try:
-        load("warm", server, bodies[: options.clients * 4], options.clients)
-        loads = [load("1 client", server, bodies[::ALONE_STEP], 1)]
+        load("warm", server, spare[1::ALONE_STEP][: options.clients * 4], options.clients)
+        loads = [load("1 client", server, spare[::ALONE_STEP], 1)]
         loads += [
-            load(f"{options.clients} clients, round {n + 1}", server, bodies, options.clients)
-            for n in range(options.rounds)
+            load(f"{options.clients} clients, round {number}", server, bodies, options.clients)
+            for number, bodies in enumerate(each_round, 1)
         ]
     finally:
         code = server.stop()
@@ -220,7 +222,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print(f"many clients compared to one: {result['together'] / alone:.2f} times")
     if options.pipeline_python:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump(asked, file)
+            json.dump(rounds[1], file)
             file.flush()
             command = [options.pipeline_python, __file__, options.model, "--as-pipeline", file.name]
             rates = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
@@ -238,7 +240,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", help="model folder")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=1024, help="number of requests in a round")
+    parser.add_argument(
+        "--requests", type=int, default=1024, help="number of requests in a round; no question is asked in two rounds"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engine", default="auto", help="engine of qa-fast serve")
     parser.add_argument("--precision", default="auto", help="precision of qa-fast serve")
