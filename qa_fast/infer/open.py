@@ -12,7 +12,7 @@ from qa_fast.infer.recipe import Recipe, read_recipe
 from qa_fast.model.folder import folder_config, readable_config
 
 _BFLOAT16 = (
-    "this processor multiplies in bfloat16, which reads 1.7 to 1.9 times as many windows a second with OpenVINO: "
+    "this processor multiplies in bfloat16, which reads 1.6 to 1.9 times as many windows a second with OpenVINO: "
     "pip install 'qa-fast[openvino]'"
 )
 
