@@ -60,7 +60,9 @@ class TrainConfig:
     log_every: int = _folders(10, "Optimization steps between points of the loss curve.", least=1, command=False)
 
     epochs: int | None = _data(
-        None, "Passes over the training data. Default: 2, and 5 for fewer than 2,000 windows.", least=1
+        None,
+        "Passes over the training data. Default: 2, 5 for fewer than 400 windows, 10 for fewer than 100.",
+        least=1,
     )
     max_steps: int | None = _data(
         None, "Stop after this many optimization steps; the learning rate schedule ends there, too.", least=1
@@ -73,7 +75,7 @@ class TrainConfig:
     )
     learning_rate: float | None = _optimizer(
         None,
-        "Highest learning rate. Default: 5e-5, and 1e-4 for fewer than 2,000 windows.",
+        "Highest learning rate. Default: 5e-5, and 3e-5 for fewer than 400 windows.",
         above=0,
         hint="try 5e-5",
     )

@@ -16,8 +16,9 @@ def all_choices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_small_data_gets_more_epochs_and_a_line() -> None:
     config, line = sized(TrainConfig(), 303)
-    assert (config.epochs, config.learning_rate) == CHOICES[0][1:]
-    assert line == "chosen for small data (fewer than 2,000 windows, here 303): --epochs 5 --learning-rate 0.0001"
+    assert (config.epochs, config.learning_rate) == CHOICES[1][1:]
+    assert line == "chosen for small data (fewer than 400 windows, here 303): --epochs 5 --learning-rate 3e-05"
+    assert sized(TrainConfig(), 50)[0].epochs == CHOICES[0].epochs
 
 
 def test_large_data_is_trained_as_ever_and_nothing_is_said() -> None:
@@ -28,8 +29,8 @@ def test_large_data_is_trained_as_ever_and_nothing_is_said() -> None:
 
 
 def test_what_the_user_gave_stays() -> None:
-    given = TrainConfig(epochs=1, learning_rate=3e-5)
+    given = TrainConfig(epochs=1, learning_rate=2e-5)
     assert sized(given, 10) == (given, "")
     config, line = sized(TrainConfig(epochs=1), 10)
     assert (config.epochs, config.learning_rate) == (1, CHOICES[0].learning_rate)
-    assert line.endswith("here 10): --learning-rate 0.0001")
+    assert line.endswith("here 10): --learning-rate 3e-05")
