@@ -61,7 +61,8 @@ class TrainConfig:
 
     epochs: int | None = _data(
         None,
-        "Passes over the training data. Default: 2, 5 for fewer than 400 windows, 10 for fewer than 100.",
+        "Passes over the training data. Default: 2, 5 for fewer than 400 windows, 10 for fewer than 100; with a new "
+        "head 5 for fewer than 2,000 windows.",
         least=1,
     )
     max_steps: int | None = _data(
@@ -75,7 +76,8 @@ class TrainConfig:
     )
     learning_rate: float | None = _optimizer(
         None,
-        "Highest learning rate. Default: 5e-5, and 3e-5 for fewer than 400 windows.",
+        "Highest learning rate. Default: 5e-5, 3e-5 for fewer than 400 windows; with a new head 1e-4 for fewer than "
+        "2,000 windows.",
         above=0,
         hint="try 5e-5",
     )

@@ -16,9 +16,10 @@ def all_choices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_small_data_gets_more_epochs_and_a_line() -> None:
     config, line = sized(TrainConfig(), 303)
-    assert (config.epochs, config.learning_rate) == CHOICES[1][1:]
+    assert (config.epochs, config.learning_rate) == CHOICES[1][1:3]
     assert line == "chosen for small data (fewer than 400 windows, here 303): --epochs 5 --learning-rate 3e-05"
     assert sized(TrainConfig(), 50)[0].epochs == CHOICES[0].epochs
+    assert sized(TrainConfig(), 50, new_head=True)[0].learning_rate == 1e-4
 
 
 def test_large_data_is_trained_as_ever_and_nothing_is_said() -> None:
