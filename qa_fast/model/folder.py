@@ -97,6 +97,15 @@ def readable_config(folder: str | Path, *, new_head: bool = False) -> EncoderCon
     return config
 
 
+def has_head(folder: str | Path) -> bool:
+    """Return whether a model that can be trained also has the weights of a head to answer with."""
+    try:
+        readable_config(folder)
+    except UserError:
+        return False
+    return True
+
+
 def known_config(folder: str | Path) -> EncoderConfig | None:
     """Return `folder_config`, or None if the folder does not hold a supported model."""
     try:

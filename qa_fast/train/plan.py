@@ -24,7 +24,7 @@ from qa_fast.batches import MULTIPLE, WIDTHS, WIDTHS_ACCELERATOR, BatchCutter, b
 from qa_fast.errors import UserError, shown
 from qa_fast.model.checkpoint import checked_config
 from qa_fast.model.config import EncoderConfig, check_length
-from qa_fast.model.folder import readable_config
+from qa_fast.model.folder import has_head
 from qa_fast.model.precision import PRECISIONS, Choice, choose_precision, on_cpu, unseen_gpu
 from qa_fast.schema import Int32s
 from qa_fast.scoring.golds import has_unanswerable
@@ -308,7 +308,7 @@ def _open_data(sources: Sources, config: TrainConfig) -> tuple[TrainingData, Tra
     mix = select_mix(sources.parts, config)
     cutter = BatchCutter(mix.chunks, sources.encoder.pad_id)
     check_length(sources.encoder, int(cutter.lengths[mix.rows].max(initial=0)))
-    new_head = config.init_head is None and not _has_head(sources.models["--model"])
+    new_head = config.init_head is None and not has_head(sources.models["--model"])
     config, chosen = sized(config, sum(mix.sizes), new_head=new_head)
     assert config.epochs is not None
     batches = -(-sum(mix.sizes) // config.batch_size)
@@ -317,15 +317,6 @@ def _open_data(sources: Sources, config: TrainConfig) -> tuple[TrainingData, Tra
     steps = min(steps, config.max_steps or steps)
     data = TrainingData(mix, cutter, validation, steps_an_epoch, steps, mix.tokens(cutter.lengths))
     return data, config, chosen
-
-
-def _has_head(folder: Path) -> bool:
-    """Return whether a model, which can be trained, has a head to answer with."""
-    try:
-        readable_config(folder)
-    except UserError:
-        return False
-    return True
 
 
 def _read_checkpoint(

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qa_fast.errors import UserError
-from qa_fast.model.folder import readable_config
+from qa_fast.model.folder import has_head, readable_config
 from tests.small_models import EACH_FAMILY
 from tests.small_runs import make_model_folder
 
@@ -144,6 +144,11 @@ def test_every_way_of_reading_refuses_a_new_head(opened: str, folder: Path, shar
 def test_heads_of_pretraining_are_not_named(name: str, folder: Path) -> None:
     with pytest.raises(UserError, match=r"has none: name a model"):
         readable_config(rewrite(folder, renamed("qa_outputs", name)))
+
+
+def test_a_model_without_a_head_is_told_from_one_with_it(folder: Path, tmp_path: Path) -> None:
+    assert has_head(folder)
+    assert not has_head(make_model_folder(tmp_path / "bare", head=False))
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model.module."])
