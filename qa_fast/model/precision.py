@@ -17,6 +17,8 @@ import numpy as np
 from qa_fast.errors import UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+# The dtypes that are timed. A CPU gets no float16, which needs loss scaling.
+_ON_CPU, _ON_ACCELERATOR = PRECISIONS[1:3], PRECISIONS[1:]
 # Casts and element-wise work cost part of the time that faster products save.
 WORTHWHILE = 1.3
 # The two shortest times are most likely undisturbed if they are this close.
@@ -50,16 +52,16 @@ def choose_precision(asked: str = "auto") -> Choice:
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}; received {asked!r}")
     if asked != "auto":
         return Choice(asked, "as asked")
-    return fastest(product_seconds(1024 if on_cpu() else 4096), accelerator=not on_cpu())
+    return fastest(product_seconds(1024, _ON_CPU) if on_cpu() else product_seconds(4096, _ON_ACCELERATOR))
 
 
-def fastest(seconds: dict[str, float], *, accelerator: bool) -> Choice:
-    """Choose a dtype by the time of a product in each; float16 only on an accelerator."""
-    gains = {name: seconds["float32"] / seconds[name] for name in ("bfloat16", "float16")}
+def fastest(seconds: dict[str, float]) -> Choice:
+    """Choose a dtype by the time of a product in each."""
+    gains = {name: seconds["float32"] / taken for name, taken in seconds.items()}
     reason = f"matrix products are {gains['bfloat16']:.1f} times as fast in bfloat16 as in float32 on this device"
     if gains["bfloat16"] >= WORTHWHILE:
         return Choice("bfloat16", reason)
-    if accelerator and gains["float16"] >= WORTHWHILE:
+    if gains.get("float16", 0) >= WORTHWHILE:
         return Choice("float16", f"{reason}, {gains['float16']:.1f} times in float16")
     return Choice("float32", reason)
 
@@ -92,12 +94,12 @@ def unseen_gpu(devices: Path = Path("/dev")) -> str | None:
     )
 
 
-def product_seconds(size: int) -> dict[str, float]:
+def product_seconds(size: int, dtypes: Sequence[str]) -> dict[str, float]:
     """Return the shortest time of a `size` by `size` product in each dtype, in seconds."""
     from keras import ops
 
     values = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
-    factors = {dtype: ops.cast(ops.convert_to_tensor(values), dtype) for dtype in ("float32", "bfloat16", "float16")}
+    factors = {dtype: ops.cast(ops.convert_to_tensor(values), dtype) for dtype in dtypes}
 
     def once(dtype: str) -> float:
         start = time.perf_counter()
