@@ -24,6 +24,9 @@ _MULTIPLE = 16
 # Operations that each stream keeps prepared, enough for all lengths: an encoder's blocks share them. The default of
 # 5,000 takes hundreds of MB more if windows are long. The property is not documented.
 _OPERATIONS = 256
+# Windows in a batch when many are read. With similar lengths one after another, they take 10 to 14 % less time than
+# single windows in any order. Batches of 8 take no less.
+_ROWS = 4
 
 
 def _without_telemetry() -> Any:
@@ -43,7 +46,7 @@ def open_openvino(graph: Path, config: EncoderConfig, precision: str) -> Streams
     trusts without a checksum.
     """
     return Streams(
-        "openvino", precision, config, partial(_open, graph, config, precision), processors(), size_of(graph)
+        "openvino", precision, config, partial(_open, graph, config, precision), processors(), size_of(graph), _ROWS
     )
 
 
@@ -74,14 +77,16 @@ def _compute_with(core: Any, model: Any, config: EncoderConfig, precision: str, 
     )
     local, requests = threading.local(), []
 
-    def compute(window: Inputs) -> tuple[Floats, Floats]:
+    def compute(*windows: Inputs) -> tuple[Floats, Floats]:
         request: Any = getattr(local, "request", None)
         if request is None:
             request = local.request = compiled.create_infer_request()
             requests.append(request)  # a forked process ends the threads, but must not free their requests
-        length = window["input_ids"].shape[1]
-        logits = request.infer(padded_to(min(-(-length // _MULTIPLE) * _MULTIPLE, config.max_length), window, config))
-        return logits[OUTPUTS[0]][:, :length], logits[OUTPUTS[1]][:, :length]
+        longest = max(window["input_ids"].shape[1] for window in windows)
+        width = min(-(-longest // _MULTIPLE) * _MULTIPLE, config.max_length)
+        padded = [padded_to(width, window, config) for window in windows]
+        logits = request.infer({name: np.concatenate([each[name] for each in padded]) for name in padded[0]})
+        return logits[OUTPUTS[0]], logits[OUTPUTS[1]]
 
     # OpenVINO's Python package hangs if two threads make its very first call at the same time.
     compute(window_of(blank(1, min(128, config.max_length)), 0, config.takes_types))

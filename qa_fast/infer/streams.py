@@ -1,8 +1,9 @@
 """Compute one window at a time, each at its own length, in one single-threaded stream for each core.
 
-On a CPU a batch has no advantage and leaves the caches: a single window is not padded to the length of others, and
-cores need not wait for each other. Windows of all callers go to the same threads in order of arrival. A caller has only
-a few windows there at a time, so that a long document does not block others.
+On a CPU a large batch has no advantage and leaves the caches: a single window is not padded to the length of others,
+and cores need not wait for each other. Windows of all callers go to the same threads in order of arrival. A caller has
+only a few windows there at a time, so that a long document does not block others. A call with many windows is not in a
+hurry: an engine that gains from it gets them sorted by length, a few in each batch.
 
 The only window of a call is computed with all cores if no other call is under way. This takes a function of its own,
 which is made once it has a use: libraries arrange weights for it in memory a second time.
@@ -25,16 +26,20 @@ from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.parallel import never_destroy, renew_after_fork
 from qa_fast.schema import Features, Int64s
 
-# Maps names to int64[1, L]: ids, and types if the model has them. The result is start and end logits, float32[1, L].
+# Maps names to int64[1, L]: ids, and types if the model has them.
 Inputs = dict[str, Int64s]
-Compute = Callable[[Inputs], tuple[Floats, Floats]]
+# Takes one or, where the engine wants batches, several windows as arguments. The result is start and end logits,
+# float32[B, L]; L is at least the length of the longest window.
+Compute = Callable[..., tuple[Floats, Floats]]
 # Makes the function for a number of windows at a time, and for a number of threads that each window is computed in.
 Maker = Callable[[int, int], Compute]
 Opener = Callable[[], Maker]
-# Windows of one call that wait or run, per stream.
+# Batches of one call that wait or run, per stream.
 _AHEAD = 2
 # Windows that are returned together, to save calls of the decoder.
 _TOGETHER = 16
+# Windows of a call, per stream, from which on they may be computed in batches. Portions of `serve` rarely have as many.
+_MANY = 32
 # Single windows after which it pays to make the function that computes one with all cores.
 _LONE_WINDOWS = 16
 # With more threads than this, waiting for each other costs a window more than they gain.
@@ -72,13 +77,14 @@ class Streams:
         opener: Reads a graph; it can be pickled.
         count: Number of streams.
         size: Bytes of the graph with its weights.
+        rows: Windows in each batch of a call with many windows.
     """
 
     def __init__(
-        self, name: str, precision: str, config: EncoderConfig, opener: Opener, count: int, size: int = 0
+        self, name: str, precision: str, config: EncoderConfig, opener: Opener, count: int, size: int = 0, rows: int = 1
     ) -> None:
         self.name, self.precision, self.at_once = name, precision, count + 1
-        self._config, self._opener, self._size = config, opener, size
+        self._config, self._opener, self._size, self._rows = config, opener, size, rows
         self._count, self._ahead = count, _AHEAD * count
         self._make: Maker | None = None
         self._functions: dict[int, Compute] = {}
@@ -96,7 +102,7 @@ class Streams:
         self._alone = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-alone")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Streams, (self.name, self.precision, self._config, self._opener, self._count, self._size)
+        return Streams, (self.name, self.precision, self._config, self._opener, self._count, self._size, self._rows)
 
     def _compute_with(self, threads: int = 1) -> Compute:
         """Return the function that computes a window in a number of threads, made in this process."""
@@ -108,29 +114,36 @@ class Streams:
             return self._functions[threads]
 
     def predict(self, chunks: Sequence[Features]) -> Iterator[Prediction]:
-        """Yield logits as `Engine.predict`, in the order of the rows."""
-        for chunk in chunks:
-            check_length(self._config, int(chunk.input_ids.lengths.max(initial=0)))
+        """Yield logits as `Engine.predict`, in the order of the rows; those of many windows the longest first."""
+        places = [(chunk, row) for chunk in chunks for row in range(len(chunk))]
+        lengths = np.concatenate([np.zeros(0, np.int64), *(chunk.input_ids.lengths for chunk in chunks)])
+        check_length(self._config, int(lengths.max(initial=0)))
+        size, order = 1, np.arange(len(places))
+        if self._rows > 1 and len(places) >= _MANY * self._count:
+            size, order = self._rows, np.argsort(-lengths, kind="stable")
         with self._lock:
             self._calls += 1
-        running: deque[tuple[int, Future[tuple[Floats, Floats]]]] = deque()
-        done: list[tuple[int, tuple[Floats, Floats]]] = []
+        running: deque[tuple[Int64s, Future[tuple[Floats, Floats]]]] = deque()
+        done: list[tuple[int, Floats, Floats]] = []
         try:
-            compute, threads = self._chosen(sum(map(len, chunks)))
-            windows = (window_of(chunk, row, self._config.takes_types) for chunk in chunks for row in range(len(chunk)))
-            for row, window in enumerate(windows):
-                running.append((row, threads.submit(compute, window)))
+            compute, threads = self._chosen(len(places))
+            for at in range(0, len(order), size):
+                rows = order[at : at + size]
+                windows = [
+                    window_of(chunk, row, self._config.takes_types) for chunk, row in (places[each] for each in rows)
+                ]
+                running.append((rows, threads.submit(compute, *windows)))
                 if len(running) > self._ahead:
                     first, logits = running.popleft()
-                    done.append((first, logits.result()))
-                if len(done) == _TOGETHER:
-                    yield _together(done)
+                    done += zip(first.tolist(), *logits.result(), strict=True)
+                if len(done) >= _TOGETHER:
+                    yield _together(done, lengths)
                     done = []
             while running:
                 first, logits = running.popleft()
-                done.append((first, logits.result()))
+                done += zip(first.tolist(), *logits.result(), strict=True)
             if done:
-                yield _together(done)
+                yield _together(done, lengths)
         finally:
             for _, waiting in running:  # the caller has stopped early
                 waiting.cancel()
@@ -155,10 +168,10 @@ class Streams:
         list(self.predict([blank(1, min(128, self._config.max_length))]))
 
 
-def _together(done: Sequence[tuple[int, tuple[Floats, Floats]]]) -> Prediction:
-    rows = np.array([row for row, _ in done], np.int32)
-    lengths = np.array([start.shape[1] for _, (start, _) in done], np.int32)
-    starts, ends = (np.zeros((len(done), lengths.max()), np.float32) for _ in range(2))
-    for row, (_, (start, end)) in enumerate(done):
-        starts[row, : lengths[row]], ends[row, : lengths[row]] = start[0], end[0]
-    return Prediction(rows, starts, ends, lengths)
+def _together(done: Sequence[tuple[int, Floats, Floats]], lengths: Int64s) -> Prediction:
+    rows = np.array([row for row, _, _ in done], np.int32)
+    own = lengths[rows].astype(np.int32)
+    starts, ends = (np.zeros((len(done), own.max()), np.float32) for _ in range(2))
+    for at, (_, start, end) in enumerate(done):
+        starts[at, : own[at]], ends[at, : own[at]] = start[: own[at]], end[: own[at]]
+    return Prediction(rows, starts, ends, own)

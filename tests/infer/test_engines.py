@@ -40,7 +40,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 @pytest.mark.parametrize("name", EACH_NETWORK)
-def test_every_family_reads_alike(name: str, engine: str, tmp_path: Path) -> None:
+def test_every_family_reads_alike(name: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from qa_fast.infer.keras_engine import KerasEngine
     from qa_fast.model.checkpoint import load_model
 
@@ -58,6 +58,11 @@ def test_every_family_reads_alike(name: str, engine: str, tmp_path: Path) -> Non
     assert sorted(found) == sorted(expected)
     for row, pair in expected.items():
         np.testing.assert_allclose(found[row], pair, atol=2e-5)
+    monkeypatch.setattr("qa_fast.infer.streams._MANY", 0)
+    together = collected(opened, features)
+    assert sorted(together) == sorted(expected)
+    for row, pair in expected.items():
+        np.testing.assert_allclose(together[row], pair, atol=2e-5)
 
 
 def test_an_engine_refuses_what_is_too_long(bert: Path) -> None:
@@ -95,6 +100,34 @@ def test_a_caller_that_leaves_takes_its_windows_along(bert: Path) -> None:
     assert len(first.rows) == 16
     assert len(computed) < 40
     assert sum(len(batch.rows) for batch in streams.predict([make_features([7] * 50)])) == 50
+
+
+def test_many_windows_are_computed_in_batches_of_similar_lengths(bert: Path) -> None:
+    batches = []
+
+    def compute(*windows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        widths = [window["input_ids"].shape[1] for window in windows]
+        batches.append(widths)
+        logits = np.zeros((len(windows), max(widths) + 3), np.float32)  # as if padded
+        for row, width in enumerate(widths):
+            logits[row, :width] = width
+        return logits, -logits
+
+    streams = Streams("made", "float32", folder_config(bert), lambda: lambda *_: compute, 2, rows=4)
+    lengths = [3 + 7 * number % 50 for number in range(70)]
+    for few in (63, 70):
+        batches.clear()
+        found = list(streams.predict([make_features(lengths[:30]), make_features(lengths[30:few])]))
+        assert sorted(row for part in found for row in part.rows) == list(range(few))
+        for part in found:
+            assert part.lengths.tolist() == [lengths[row] for row in part.rows]
+            for start, end, length in zip(part.start_logits, part.end_logits, part.lengths, strict=True):
+                assert set(start[:length]) == {length} == set(-end[:length])
+        expected = [[length] for length in lengths[:few]]
+        if few == 70:
+            ordered = sorted(lengths, reverse=True)
+            expected = [ordered[at : at + 4] for at in range(0, 70, 4)]
+        assert sorted(batches) == sorted(expected)
 
 
 def test_a_graph_is_made_once_and_after_training_anew(bert: Path, tmp_path: Path, graphs_of_tests: Path) -> None:
