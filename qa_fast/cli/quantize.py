@@ -35,6 +35,7 @@ def quantize(
 ) -> None:
     """Allow int8 for a model if it loses little F1."""
     with needs("answer", "qa-fast quantize"):
+        from qa_fast.infer.choose import has_bfloat16
         from qa_fast.scoring.quantize import quantize as run
 
         options: dict[str, Any] = {"most_lost": max_loss, "max_examples": max_examples, "seed": seed}
@@ -45,8 +46,14 @@ def quantize(
         facts |= {"path": str(quantized.path), "questions_alike": quantized.questions_alike}
         typer.echo(json.dumps(recipe.facts() | facts))
         return
+    if recipe.rounding.whole or not has_bfloat16():
+        use = "--precision auto takes it, unless --measure has found something faster"
+    else:
+        use = (
+            "since it keeps products of blocks in float32, bfloat16 in OpenVINO is expected to be faster on this "
+            "processor, and --precision auto takes that if OpenVINO is installed"
+        )
     say(
         f"{quantized.path}: int8 loses {quantized.loss} on {recipe.examples:,} questions and answers "
-        f"{100 * quantized.questions_alike:.1f}% of them alike; --precision auto takes it, unless "
-        "--measure has found something faster"
+        f"{100 * quantized.questions_alike:.1f}% of them alike; {use}"
     )

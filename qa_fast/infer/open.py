@@ -91,7 +91,8 @@ def _ways(folder: Path, engine: str, precision: str) -> tuple[list[Way], Recipe 
         key = model_key(folder)
         if recipe.weights != key or (recipe.rounding.weight_bits == 8 and not sums_bytes()):
             recipe = None
-    return ways(engine, precision, engines, quantized=recipe is not None, bfloat16=has_bfloat16()), recipe, key
+    facts = {"quantized": recipe is not None, "whole": recipe is None or recipe.rounding.whole}
+    return ways(engine, precision, engines, bfloat16=has_bfloat16(), **facts), recipe, key
 
 
 def problem_of(way: Way, error: Exception) -> str:

@@ -54,6 +54,11 @@ class Rounding:
             state.update(np.ascontiguousarray(self.ranges[name]).tobytes())
         return state.hexdigest()
 
+    @property
+    def whole(self) -> bool:
+        """Return whether no product but the head's stays in float32."""
+        return all(name.startswith("head/") for name in self.kept)
+
     def rounds(self, product: str) -> bool:
         """Return whether a product is computed in int8."""
         return product in self.ranges and not product.startswith(self.kept)

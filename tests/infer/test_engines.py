@@ -22,6 +22,7 @@ from qa_fast.infer import choose, graphs, measure, open_engine
 from qa_fast.infer import open as openings
 from qa_fast.infer.choose import Way, preferred, ways
 from qa_fast.infer.graphs import GRAPH, USER_ERROR, Kind, end_with, graph_of, model_key, run_module
+from qa_fast.infer.recipe import Rounding
 from qa_fast.infer.streams import Streams
 from qa_fast.model.folder import folder_config
 from tests.backend import untraced
@@ -259,6 +260,13 @@ def test_weights_decide_a_graphs_place(bert: Path, tmp_path: Path) -> None:
 )
 def test_ways(engine: str, precision: str, quantized: bool, bfloat16: bool, expected: list[str]) -> None:
     assert [str(way) for way in ways(engine, precision, BOTH, quantized=quantized, bfloat16=bfloat16)] == expected
+
+
+def test_a_recipe_with_blocks_in_float32_comes_after_bfloat16() -> None:
+    found = ways("auto", "auto", BOTH, quantized=True, bfloat16=True, whole=False)
+    assert [str(way) for way in found[:3]] == ["openvino bfloat16", "onnx int8", "onnx float32"]
+    assert Rounding(("head/",), {}).whole
+    assert not Rounding(("head/", "block_0/outer"), {}).whole
 
 
 def test_ways_that_are_none() -> None:
