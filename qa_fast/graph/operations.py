@@ -242,8 +242,9 @@ def _attention(
     if bias is not None:
         scores = nodes.add("Add", [scores, bias], step.dtype)
     if mask is not None:
-        seen = nodes.add("Sub", [nodes.cast(mask, step.dtype), nodes.constant(1.0, step.dtype)], step.dtype)
-        hidden = nodes.add("Mul", [seen, nodes.constant(-MASKED, step.dtype)], step.dtype)
+        # A cast with a subtraction and a product looks like integers that are made floats: in a graph with products in
+        # int8, OpenVINO then gives wrong logits.
+        hidden = nodes.add("Where", [mask, *(nodes.constant(x, step.dtype) for x in (0.0, MASKED))], step.dtype)
         scores = nodes.add("Add", [scores, hidden], step.dtype)
     shares = nodes.add("Softmax", [scores], step.dtype, axis=-1)
     columns = nodes.add("Transpose", [value], step.dtype, perm=[0, 2, 1, 3])
