@@ -16,7 +16,7 @@ from qa_fast.model.config import BucketBias, EncoderConfig, Rotary
 from qa_fast.model.fused import fused_attention, row_lengths
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.layers import Sites
-from qa_fast.model.parts import heads_part, merge_part, probabilities_part
+from qa_fast.model.parts import attention_part, heads_part, merge_part, probabilities_part
 from qa_fast.model.relative import all_pairs, bias_buckets, falling, skewed
 from qa_fast.model.weights import Maker, is_layer, look_up, product, token_positions, with_tail
 
@@ -68,13 +68,17 @@ class SelfAttention:
             return product(drawn_attention(qkv, view, config.heads), self.output.kernel)
         # The fused kernel's only mask is the number of keys.
         fused = run.attention != "exact" and view.bias is None and view.visible.shape[2] == 1
-        split = {"heads": config.heads, "scale": self._scale, "tokens_first": fused}
-        query, key, value = run(heads_part, qkv, self.qkv.bias, cos, sin, **split)
+        split = {"heads": config.heads, "scale": self._scale}
+        drop_key, rate = sites(0, config.dropout)
+        if cos is None and view.bias is None and not fused:
+            context = run.by_kernel(attention_part, qkv, self.qkv.bias, view.visible, drop_key, rate=rate, **split)
+            if context is not None:
+                return product(context, self.output.kernel)
+        query, key, value = run(heads_part, qkv, self.qkv.bias, cos, sin, tokens_first=fused, **split)
         if fused:
             context = fused_attention(query, key, value, row_lengths(view.visible), run.attention)
             return product(with_tail(context, qkv.shape[-1] // 3), self.output.kernel)
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # [B, heads, L, L]
-        drop_key, rate = sites(0, config.dropout)
         weights = run(probabilities_part, scores, view.visible, view.bias, drop_key, rate=rate)
         context = run(merge_part, ops.matmul(weights, value))  # [B, L, H]
         return product(context, self.output.kernel)

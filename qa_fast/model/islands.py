@@ -62,17 +62,20 @@ class PartRunner:
         finally:
             self.parts, self.attention = before
 
+    def by_kernel(self, function: Callable[..., Any], *tensors: Any, **static: Any) -> Any:
+        """Run the part `function` by our kernel; return None where there is none, or where `parts` forbids it."""
+        if not self.parts.startswith("kernels") or keras.backend.backend() != "tensorflow":
+            return None
+        from qa_fast.model.kernel_parts import run_by_kernels
+
+        return run_by_kernels(function, tensors, static)
+
     def __call__(self, function: Callable[..., Any], *tensors: Any, **static: Any) -> Any:
         """Run the part `function`."""
-        if self.parts == "plain" or keras.backend.backend() != "tensorflow":
-            return function(*tensors, **static)
-        if self.parts.startswith("kernels"):
-            from qa_fast.model.kernel_parts import run_by_kernels
-
-            result = run_by_kernels(function, tensors, static)
-            if result is not None:
-                return result
-        if self.parts == "kernels or plain":
+        result = self.by_kernel(function, *tensors, **static)
+        if result is not None:
+            return result
+        if self.parts in ("plain", "kernels or plain") or keras.backend.backend() != "tensorflow":
             return function(*tensors, **static)
         present = tuple(tensor is not None for tensor in tensors)
         key = (function, present, tuple(sorted(static.items())))

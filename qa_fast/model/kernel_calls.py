@@ -6,6 +6,7 @@ are aligned. Kernels release the GIL.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from qa_fast.model.dropout import least_bits
 from qa_fast.parallel import processors
 
 Array = npt.NDArray[Any]
@@ -173,3 +175,30 @@ def _bits(array: Array) -> Array:
 
 def _typed(array: Array) -> Array:
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array
+
+
+def dropout_bits(rate: float) -> tuple[np.uint32, np.float32]:
+    """Return the least bits of an element that stays, and its factor, computed in float64 as by `dropout.drop`."""
+    return least_bits(rate), np.float32(1.0 / (1.0 - rate))
+
+
+def like(tensor: Any) -> tuple[Any, Any]:
+    """Return the dtype and shape of a result of `call` that is like a tensor."""
+    return tensor.dtype, tensor.shape
+
+
+def on_rows(kernel: Callable[..., None], rows: int, size: int, *arguments: Any, sums: Array | None = None) -> None:
+    """Run a kernel on chunks of `rows` that have `size` numbers in all.
+
+    The kernel gets the arguments, the sums of its chunk (if there are any), and the chunk's first row and end.
+    """
+
+    def work(chunk: int, begin: int, end: int) -> None:
+        kernel(*arguments, *(() if sums is None else (sums[chunk],)), begin, end)
+
+    spread(work, rows, size)
+
+
+def flat(array: Array) -> Array:
+    """Reshape [B, L, H] to [B * L, H]."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])

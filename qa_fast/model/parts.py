@@ -178,3 +178,10 @@ def merge_part(context: Any) -> Any:
     """Join the heads: [B, heads, L, D] to [B, L, H]."""
     x = ops.transpose(context, (0, 2, 1, 3))
     return with_tail(x, x.shape[-2] * x.shape[-1])
+
+
+def attention_part(qkv: Any, bias: Any, visible: Any, key: Any, *, heads: int, scale: float, rate: float) -> Any:
+    """Attend without rotations and biases: [B, L, 3H] to [B, L, H]. This part is run as one kernel or not at all."""
+    query, keys, value = heads_part(qkv, bias, None, None, heads=heads, scale=scale)
+    scores = ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2)))
+    return merge_part(ops.matmul(probabilities_part(scores, visible, None, key, rate=rate), value))

@@ -21,12 +21,14 @@ def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
     global CHUNKS, FEW, KEY, KernelUpdate, PartRunner, PlainUpdate, _Buffers, activation_part, after_part
     global before_part, dropout_key, embed_norm_part, empty, gate_part, head_part, heads_part, keep_mask, keras
-    global kernel_calls, kernel_parts, merge_part, probabilities_part, run_by_kernels, share_out, site_key, spread
-    global step_scalars, tf
+    global attention_part, kernel_attention, kernel_calls, merge_part, probabilities_part, run_by_kernels, share_out
+    global site_key, spread
+    global step_scalars, supported, tf
     import keras
     import tensorflow as tf
 
-    from qa_fast.model import kernel_calls, kernel_parts
+    from qa_fast.kernels.tiles import supported
+    from qa_fast.model import kernel_attention, kernel_calls
     from qa_fast.model.dropout import dropout_key, keep_mask, site_key
     from qa_fast.model.islands import PartRunner
     from qa_fast.model.kernel_calls import CHUNKS, FEW, _Buffers, empty, share_out, spread
@@ -34,6 +36,7 @@ def setup_module() -> None:
     from qa_fast.model.parts import (
         activation_part,
         after_part,
+        attention_part,
         before_part,
         embed_norm_part,
         gate_part,
@@ -142,6 +145,32 @@ def test_a_kernel_computes_its_part(name: str, dtype: str) -> None:
         np.testing.assert_array_equal(found[0] == 0, expected[0] == 0)
 
 
+@pytest.mark.parametrize(("length", "size", "rate"), [(21, 32, 0.2), (50, 64, 0.0), (64, 32, 0.3)])
+def test_attention_is_one_kernel(length: int, size: int, rate: float) -> None:
+    """In bfloat16 as in float32, with the same weights dropped; the third row sees no key, and so all keys equally."""
+    if not supported():
+        pytest.skip("the kernel needs AVX-512 BF16")
+    seen = (np.arange(length) < np.array([length, 7, 0])[:, None])[:, None, None, :]
+    tensors = normal(B, length, 3 * HEADS * size, dtype="bfloat16"), normal(3 * HEADS * size), seen, KEY
+    how = {"heads": HEADS, "scale": 0.2, "rate": rate}
+    found = results_and_gradients(lambda *given: run_by_kernels(attention_part, given, how), tensors)
+    exact = tf.cast(tensors[0], tf.float32), *tensors[1:]
+    expected = results_and_gradients(lambda *given: attention_part(*given, **how), exact)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=CLOSE["bfloat16"] * np.abs(theirs).max())
+
+
+def test_attention_is_one_kernel_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = {"heads": HEADS, "scale": 0.2, "rate": 0.0}
+    qkv, bias = normal(B, L, 3 * HEADS * 32, dtype="bfloat16"), normal(3 * HEADS * 32)
+    for name, works in (("no AVX-512 BF16", False), ("AVX-512 BF16", True)):
+        monkeypatch.setattr(kernel_attention, "supported", lambda works=works: works)
+        assert kernel_attention._fits_attention(qkv, bias, SEEN, KEY, **how) == works, name
+    assert not kernel_attention._fits_attention(tf.cast(qkv, tf.float32), bias, SEEN, KEY, **how)
+    assert not kernel_attention._fits_attention(qkv[:, :, : 3 * H], bias, SEEN, KEY, **how)  # heads of 12 numbers
+    assert not kernel_attention._fits_attention(qkv, bias, NEAR, KEY, **how)
+
+
 def test_no_number_is_hidden() -> None:
     scores = normal(B, HEADS, L, L).numpy()
     scores[0, 0, 0, 0], scores[1, 1, 1, 1] = np.nan, np.inf
@@ -192,7 +221,7 @@ def test_what_is_dropped_does_not_count() -> None:
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.3])
 def test_each_element_is_dropped_as_everywhere(rate: float) -> None:
     """The rate is not rounded to float32, which would drop other elements."""
-    least, factor = kernel_parts._dropout(rate)
+    least, factor = kernel_calls.dropout_bits(rate)
     assert least == np.uint32(rate * 2**32)
     assert least != np.uint32(float(np.float32(rate)) * 2**32)
     assert factor == np.float32(1 / (1 - rate))
