@@ -2,8 +2,8 @@
 
 The instruction multiplies pairs of bfloat16 numbers and adds both products to a float32, in 16 lanes. A tile of 8 rows
 and 32 columns of the result stays in 16 registers while both matrices are read once. Matrices in the first cache are
-multiplied at 510 to 540 GFLOP/s on a core of an AMD EPYC; oneDNN reaches 170 to 360 on two with the short sums of
-attention. Numba has no vectors, hence these functions are written in LLVM's language.
+multiplied at 460 to 560 GFLOP/s on a core of an AMD EPYC; with the short sums of attention oneDNN reaches 170 to 360
+on two. Numba has no vectors, hence these functions are written in LLVM's language.
 """
 
 from __future__ import annotations
