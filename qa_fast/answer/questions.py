@@ -85,7 +85,10 @@ def prepare(
     stripped = [context.lstrip() for context in contexts]
     assert options.max_question_len is not None
     # In one call, which is what a single short question waits for.
-    texts = encoder.encode(pa.array([*questions, *stripped], pa.string()))
+    texts, refused = encoder.encode_accepted(pa.array([*questions, *stripped], pa.string()))
+    if refused:
+        for row, question, context in zip(valid, question_index.tolist(), context_index.tolist(), strict=True):
+            rejections[row] = refused.get(question) or refused.get(len(questions) + context)
     encoded_questions = _truncated(texts.part(0, len(questions)), options.max_question_len)
     encoded = texts.part(len(questions), len(texts))
 
@@ -100,7 +103,7 @@ def prepare(
     question_tokens, context_tokens = question_lengths.tolist(), context_lengths.tolist()
     kept = []
     for number, row in enumerate(valid):
-        rejections[row] = _length_problem(
+        rejections[row] = rejections[row] or _length_problem(
             question_tokens[number], context_tokens[number], options, special_tokens, max_windows
         )
         if context_tokens[number] and rejections[row] is None:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from qa_fast.encode.convert import converted, lists_all_tokens, refuse_unread_settings
 from qa_fast.encode.cuts import NotAllowedError, choose_rule
 from qa_fast.encode.encoded import EncodedTexts
-from qa_fast.encode.library import RustTokenizer, open_tokenizer
+from qa_fast.encode.library import RefusedTextError, RustTokenizer, open_tokenizer
 from qa_fast.encode.steps import trimming_processors
 from qa_fast.encode.template import PairTemplate, probe_template
 from qa_fast.encode.untrusted import check_added_tokens, check_ids, check_rows, check_settings, one_line
@@ -73,9 +74,32 @@ class TextEncoder:
 
         Returns:
             The tokens in order, with offsets in characters of each text.
+
+        Raises:
+            RefusedTextError: A text cannot be encoded with this version of the tokenizers library.
         """
         with one_line():
             return self.way.encode(texts, with_chars)
+
+    def encode_accepted(self, texts: pa.Array, with_chars: bool = True) -> tuple[EncodedTexts, dict[int, str]]:
+        """Encode texts as `encode` does, but give those that it refuses no tokens.
+
+        Returns:
+            The tokens, and the reason for each row that is refused.
+        """
+        try:
+            return self.encode(texts, with_chars), {}
+        except RefusedTextError:
+            pass
+        refused: dict[int, str] = {}
+        for row in range(len(texts)):
+            try:
+                self.encode(texts[row : row + 1], with_chars)
+            except RefusedTextError as error:
+                refused[row] = str(error)
+        is_refused = np.zeros(len(texts), bool)
+        is_refused[list(refused)] = True
+        return self.encode(pc.if_else(pa.array(is_refused), "", texts), with_chars), refused
 
     @property
     def unknown_id(self) -> int | None:

@@ -27,6 +27,10 @@ _TEXTS_A_CALL = 1024
 _BYTES = {"type": "BPE", "vocab": {f"<0x{byte:02X}>": byte for byte in range(256)}, "merges": [], "byte_fallback": True}
 
 
+class RefusedTextError(UserError):
+    """A text that cannot be encoded; others can."""
+
+
 def open_tokenizer(settings: dict[str, Any], written: bytes | None = None) -> RustTokenizer:
     """Return the tokenizer of a tokenizer.json; see `RustTokenizer`."""
     from tokenizers import Encoding
@@ -93,14 +97,14 @@ class IdsOnlyTokenizer(RustTokenizer):
         """See `RustTokenizer.encode`.
 
         Raises:
-            UserError: The offsets of a text cannot be found from its ids.
+            RefusedTextError: The offsets of a text cannot be found from its ids.
         """
         ids, offsets = self._ids(strings)
         places = np.empty((2, len(ids)), np.int32)
         for string, begin, end in zip(strings, offsets, offsets[1:], strict=False):
             found = self._aligner.places(string, ids[begin:end].tolist())
             if found is None:  # such as a text with an added token in it
-                raise UserError(
+                raise RefusedTextError(
                     "a text needs the offsets of the tokenizers library where they do not follow from its tokens; "
                     f"received tokenizers {_version()}, which gives none, and {shown(string, 60)}: "
                     "pip install 'tokenizers<1'"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class EncodedExamples:
         question_index: int32[E], row in `questions`.
         contexts: Encoded distinct contexts [D], without leading white space; character offsets count from there.
         leading_chars: int32[D], characters of leading white space in each context.
+        refused: The reason for each example one of whose texts cannot be encoded; that text has no tokens.
     """
 
     examples: Examples
@@ -44,6 +45,7 @@ class EncodedExamples:
     question_index: Int32s
     contexts: EncodedTexts
     leading_chars: Int32s
+    refused: dict[int, str] = field(default_factory=dict)
 
     def count_tokens(self, unknown_id: int | None) -> tuple[int, int]:
         """Return the number of tokens of the questions and contexts, and how many of them have the unknown id."""
@@ -110,13 +112,12 @@ def encode_examples(examples: Examples, encoder: TextEncoder) -> EncodedExamples
     """
     questions, _ = _stripped(one_chunk(examples.questions))
     contexts, leading_chars = _stripped(examples.contexts)
-    return EncodedExamples(
-        examples,
-        encoder.encode(questions, with_chars=False),
-        np.arange(len(questions), dtype=np.int32),
-        encoder.encode(contexts),
-        leading_chars,
-    )
+    encoded_questions, refused = encoder.encode_accepted(questions, with_chars=False)
+    encoded_contexts, refused_contexts = encoder.encode_accepted(contexts)
+    for context, reason in refused_contexts.items():
+        refused |= dict.fromkeys(np.flatnonzero(examples.context_index == context).tolist(), reason)
+    index = np.arange(len(questions), dtype=np.int32)
+    return EncodedExamples(examples, encoded_questions, index, encoded_contexts, leading_chars, refused)
 
 
 def _stripped(texts: pa.Array) -> tuple[pa.Array, Int32s]:
@@ -133,32 +134,34 @@ def _stripped(texts: pa.Array) -> tuple[pa.Array, Int32s]:
     return strings_from(Ragged(values, offsets_of(np.diff(flat.offsets) - lead_bytes))), lead_chars
 
 
-def no_room(encoded: EncodedExamples, template: PairTemplate, config: FeatureConfig) -> list[tuple[int, Reject]]:
-    """Return the examples whose question leaves too little room for a window, with their rows.
+def without_windows(
+    encoded: EncodedExamples, template: PairTemplate, config: FeatureConfig
+) -> list[tuple[int, Reject]]:
+    """Return the examples that no windows can be cut for, with their rows.
 
-    A question and a context that fit into one feature need no overlap. Otherwise a window must hold more context than
-    the overlap, or the next one could not move on.
+    They have a text that cannot be encoded, or their question leaves too little room for a window. A question and a
+    context that fit into one feature need no overlap. Otherwise a window must hold more context than the overlap, or
+    the next one could not move on.
     """
     question_tokens = np.diff(encoded.questions.offsets)[encoded.question_index]
     context_tokens = np.diff(encoded.contexts.offsets)[encoded.examples.context_index]
     room = config.max_length - template.special_tokens - question_tokens
-    rejects = []
+    reasons = dict(encoded.refused)
     for row in np.flatnonzero((context_tokens > room) & (room <= config.doc_stride)).tolist():
         if room[row] <= 0:
             rule, remedy = "max_length must exceed the question and its special tokens", "raise --max-length"
         else:
             rule = "doc_stride (the overlap) must be smaller than the room that the question leaves for context"
             remedy = "lower --doc-stride or raise --max-length"
-        reason = (
+        reasons[row] = (
             f"{rule}; received max_length={config.max_length}, doc_stride={config.doc_stride}, "
             f"a question of {question_tokens[row]} tokens with {template.special_tokens} special ones: {remedy}"
         )
-        rejects.append((row, Reject(encoded.examples.ids[row].as_py(), reason)))
-    return rejects
+    return [(row, Reject(encoded.examples.ids[row].as_py(), reason)) for row, reason in reasons.items()]
 
 
 def plan(encoded: EncodedExamples, template: PairTemplate, config: FeatureConfig) -> Windows:
-    """Cut every example's document into windows; rows that `no_room` returns must have been removed."""
+    """Cut every example's document into windows; rows that `without_windows` returns must have been removed."""
     context_index = encoded.examples.context_index
     return _planned(encoded.questions, encoded.contexts, encoded.question_index, context_index, template, config)
 
@@ -328,7 +331,7 @@ def featurize_examples(
     """
     with stage("encode"):
         encoded = encode_examples(examples, encoder)
-    rejected = no_room(encoded, encoder.template, config)
+    rejected = without_windows(encoded, encoder.template, config)
     if rejected:
         good = np.ones(len(examples), bool)
         good[[row for row, _ in rejected]] = False

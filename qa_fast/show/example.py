@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from qa_fast.encode import PairTemplate, TextEncoder
 from qa_fast.features.examples import Checked
-from qa_fast.features.windows import EncodedExamples, Windows, encode_examples, label, lay_out, no_room, plan
+from qa_fast.features.windows import EncodedExamples, Windows, encode_examples, label, lay_out, plan, without_windows
 from qa_fast.raw import UNPLACED, Repair
 from qa_fast.schema import FeatureConfig, Int32s
 from qa_fast.scripts import whole_clusters
@@ -80,7 +80,7 @@ def computed_example(
         question_tokens=len(encoded.questions.ids),
         document_tokens=len(encoded.contexts.ids),
     )
-    rejected = no_room(encoded, encoder.template, config)
+    rejected = without_windows(encoded, encoder.template, config)
     if rejected:
         return replace(example, rejected=rejected[0][1].reason)
     windows = _windows(encoded, encoder, config, drop=config.drop_impossible and split == TRAIN)

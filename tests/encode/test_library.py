@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.questions import prepare
+from qa_fast.builder.featurizer import Featurizer
 from qa_fast.encode import load_encoder
 from qa_fast.encode.library import IdsOnlyTokenizer, RustTokenizer, encode_strings, open_tokenizer, same_tokens
 from qa_fast.errors import UserError
+from qa_fast.schema import FeatureConfig
 from tests.made_up import PIECES, texts
 from tests.tokenizers_for_tests import CORPUS, KINDS, save_folder, small_tokenizer
 
@@ -77,6 +82,17 @@ def test_a_library_without_offsets_gives_the_same_tokens(
     said = r"needs the offsets of the tokenizers library .* received tokenizers .* and 'the .* boat': pip install"
     with pytest.raises(UserError, match=said):
         encoder.encode(pa.array([text]))
+
+    # Only the rows that have such a text are rejected.
+    pairs = [("Who paid?", CORPUS[1]), ("Who paid?", text), (text, CORPUS[1])]
+    prepared = prepare(pairs, AnswerOptions(), encoder, 128)
+    assert prepared.rows == [0]
+    assert all(re.match(f"a text {said}", str(reason)) for reason in prepared.rejections[1:])
+    rows = [{"id": str(row), "question": question, "context": context} for row, (question, context) in enumerate(pairs)]
+    answered = [row | {"answers": {"text": ["t"], "answer_start": [row["context"].index("t")]}} for row in rows]
+    featurized = Featurizer.of_encoder(encoder, FeatureConfig(96, 8), "train").featurize(answered)
+    assert featurized.counts.examples == 1
+    assert [reject.id for reject in featurized.rejects] == ["2", "1"]
 
 
 def test_an_id_that_the_library_gives_otherwise_is_refused() -> None:
