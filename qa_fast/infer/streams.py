@@ -155,7 +155,7 @@ class Streams:
         most = min(self._count, _MOST_THREADS if self._size <= _MOST_BYTES else 1)
         with self._lock:
             is_alone = windows == 1 and self._calls == 1 and most > 1
-            self._lone += is_alone
+            self._lone = self._lone + 1 if is_alone else 0
         if is_alone and self._lone > _LONE_WINDOWS:
             return self._compute_with(most), self._alone
         return self._compute_with(), self._threads

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +28,15 @@ from qa_fast.serve.turns import Turns
 
 # Threads that prepare requests: two, so that a short request does not wait while a long document is tokenized.
 PREPARERS = 2
+# If calls run side by side and this many requests for each are ready, several short ones are prepared, computed and
+# answered in one go: their Python code is in the caches after the first one, and threads change less often. Preparing
+# pauses at twice as many.
+_MANY = 4
+_PREPARED_TOGETHER, _CHARACTERS_TOGETHER, _TOKENS_TOGETHER = 8, 20_000, 1024
 # Long requests that may be under way in addition to those that the engine computes.
 _MORE_LONG = 3
+# The answers of a request, the reason why it cannot be ranked, or None if it is not fully computed.
+Ranked = list[Result] | Exception | None
 _log = logging.getLogger(__name__)
 
 
@@ -38,15 +46,21 @@ class QueueFullError(Exception):
 
 @dataclass(eq=False)
 class _Request:
-    """One request's questions. Its future is done once it is answered, withdrawn or failed."""
+    """One request's questions. Its future is done once it is answered, withdrawn or failed. At first it has no job."""
 
-    job: Any
+    pairs: Sequence[Pair]
+    options: AnswerOptions
     future: asyncio.Future[list[Result]]
     arrived: float
+    prepared: Callable[[int], None]
+    job: Any = None
     begun: bool = False
+    long: bool = False
 
-    def __post_init__(self) -> None:
-        self.long = self.job.next_tokens < self.job.tokens
+    @property
+    def characters(self) -> int:
+        """Number of characters of its questions and documents."""
+        return sum(len(question) + len(context) for question, context in self.pairs)
 
     @property
     def new_questions(self) -> int:
@@ -76,13 +90,14 @@ class Batcher:
         self._together = model.at_once == 1
         self._turns: Turns[_Request] = Turns(model.at_once + _MORE_LONG)
         self._turns_changed = asyncio.Event()
+        self._many = _MANY * model.at_once
         self._waiting = 0
+        metrics.waiting.set_function(lambda: self._waiting)
         self.tokens_ahead = 0
-        self._may_prepare = asyncio.Event()
-        self._may_prepare.set()
+        self._arrived: deque[_Request] = deque()
+        self._preparing = 0
         self._open: set[asyncio.Future[list[Result]]] = set()
         self._running: set[asyncio.Task[None]] = set()
-        self._preparing = asyncio.Semaphore(PREPARERS)
         self._free = asyncio.Semaphore(model.at_once)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
         self._threads = ThreadPoolExecutor(model.at_once + 1, thread_name_prefix="answers")
@@ -121,55 +136,74 @@ class Batcher:
         if self._waiting >= self._limits.waiting:
             raise QueueFullError
         loop = asyncio.get_running_loop()
-        arrived = loop.time()
         future: asyncio.Future[list[Result]] = loop.create_future()
         self._open.add(future)
         future.add_done_callback(self._open.discard)
-        self._count_waiting(1)
+        request = _Request(pairs, options, future, loop.time(), prepared)
+        self._waiting += 1
+        self._arrived.append(request)
+        self._prepare_next()
         try:
-            try:
-                job = await self._prepare(pairs, options)
-            except BaseException:
-                self._count_waiting(-1)
-                raise
-            prepared(job.tokens)
-            self._count_ahead(job.tokens)
-            self._turns.add(_Request(job, future, arrived))
-            self._turns_changed.set()
             return await future
         finally:
-            future.cancel()  # has no effect on a future that is done
-
-    def _count_waiting(self, requests: int) -> None:
-        self._waiting += requests
-        self._metrics.waiting.set(self._waiting)
-
-    def _count_ahead(self, tokens: int) -> None:
-        self.tokens_ahead += tokens
-        if self.tokens_ahead < self._limits.ahead_tokens:
-            self._may_prepare.set()
-        else:
-            self._may_prepare.clear()
+            if future.cancelled() and request in self._arrived:
+                self._arrived.remove(request)
+                self._waiting -= 1
 
     def _leave_queue(self, request: _Request) -> None:
         """Count a request as no longer waiting, if it has not begun."""
         if not request.begun:
-            self._count_ahead(-request.job.tokens)
-            self._count_waiting(-1)
+            self.tokens_ahead -= request.job.tokens
+            self._waiting -= 1
+        self._prepare_next()
 
-    async def _prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Job:
-        async with self._preparing:
-            await self._may_prepare.wait()
-            started = time.monotonic()
+    def _prepare_next(self) -> None:
+        """Give requests to the threads that prepare, unless these are busy or enough requests are prepared."""
+        loop = asyncio.get_running_loop()
+        while self._arrived and self._preparing < PREPARERS and self.tokens_ahead < self._limits.ahead_tokens:
+            ready = 0 if self._together else len(self._turns)
+            if ready >= 2 * self._many:
+                return
+            requests = [self._arrived.popleft()]
+            characters = requests[0].characters
+            while ready >= self._many and self._arrived and len(requests) < _PREPARED_TOGETHER:
+                characters += self._arrived[0].characters
+                if characters > _CHARACTERS_TOGETHER:
+                    break
+                requests.append(self._arrived.popleft())
+            self._preparing += 1
+            self._preparers.submit(self._prepare, requests, loop)
+
+    def _prepare(self, requests: list[_Request], loop: asyncio.AbstractEventLoop) -> None:
+        """Prepare requests in a thread."""
+        jobs: list[Job | Exception | None] = []
+        for request in requests:
+            started, job = time.monotonic(), None
             try:
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._preparers, self._model.prepare, pairs, options
-                )
-            except Exception:
+                if not request.future.done():
+                    job = self._model.prepare(request.pairs, request.options)
+            except Exception as error:
                 _log.exception("a request could not be prepared")
-                raise
-            finally:
-                self._metrics.prepare_seconds.observe(time.monotonic() - started)
+                job = error
+            jobs.append(job)
+            self._metrics.prepare_seconds.observe(time.monotonic() - started)
+        loop.call_soon_threadsafe(self._take_prepared, requests, jobs)
+
+    def _take_prepared(self, requests: list[_Request], jobs: list[Any]) -> None:
+        """Let prepared requests wait for their turns."""
+        self._preparing -= 1
+        for request, job in zip(requests, jobs, strict=True):
+            if request.future.done() or isinstance(job, Exception):
+                self._waiting -= 1
+                if not request.future.done():
+                    request.future.set_exception(job)
+                continue
+            request.job, request.long = job, job.next_tokens < job.tokens
+            request.prepared(job.tokens)
+            self.tokens_ahead += job.tokens
+            self._turns.add(request)
+        self._turns_changed.set()
+        self._prepare_next()
 
     async def _run(self) -> None:
         while True:
@@ -201,22 +235,23 @@ class Batcher:
     def _fill(self, requests: list[_Request]) -> bool:
         """Add waiting requests to a turn while they fit. Return whether the turn has no room for more."""
         limits = self._limits
+        most_tokens = limits.batch_tokens if self._together else _TOKENS_TOGETHER
         questions = sum(request.new_questions for request in requests)
         tokens = sum(request.job.next_tokens for request in requests)
 
         def fits(request: _Request) -> bool:
             return not requests or (
                 questions + request.new_questions <= limits.batch_questions
-                and tokens + request.job.next_tokens <= limits.batch_tokens
+                and tokens + request.job.next_tokens <= most_tokens
             )
 
         while True:
-            has_room = self._together and questions < limits.batch_questions and tokens < limits.batch_tokens
-            if requests and not has_room:
+            may_grow = self._together or len(self._turns) >= self._many
+            if requests and not (may_grow and questions < limits.batch_questions and tokens < most_tokens):
                 return True
             request = self._turns.take(fits)
             if request is None:
-                return bool(requests and len(self._turns))
+                return bool(requests and (len(self._turns) or not self._together))
             if request.future.done():  # withdrawn
                 self._turns.finish(request)
                 self._leave_queue(request)
@@ -269,24 +304,30 @@ class Batcher:
             return
         self._metrics.batch_tokens.observe(tokens)
         self._metrics.model_seconds.observe(time.monotonic() - started)
-        if results is not None and not requests[0].future.done():
-            requests[0].future.set_result(results)
+        for request, result in zip(requests, results, strict=False):
+            _answer(request, result)
 
-    def _computed(self, jobs: list[Any], abandoned: Callable[[], bool]) -> list[Result] | None:
-        """Compute portions. If calls run side by side, also rank a complete request: this saves a change of threads."""
+    def _computed(self, jobs: list[Any], abandoned: Callable[[], bool]) -> list[Ranked]:
+        """Compute portions. If calls run side by side, also rank complete requests: this saves a change of threads."""
         self._model.read(jobs, abandoned)
-        return None if self._together or jobs[0].next_tokens else self._model.results(jobs[0])
+        return [] if self._together else [None if job.next_tokens else self._ranked(job) for job in jobs]
+
+    def _ranked(self, job: Job) -> Ranked:
+        try:
+            return self._model.results(job)
+        except Exception as error:
+            return error
 
     async def _rank(self, request: _Request) -> None:
-        if request.future.done():
-            return
-        try:
-            results = await asyncio.get_running_loop().run_in_executor(self._threads, self._model.results, request.job)
-        except Exception as error:
-            _fail(request, error)
-            return
         if not request.future.done():
-            request.future.set_result(results)
+            _answer(request, await asyncio.get_running_loop().run_in_executor(self._threads, self._ranked, request.job))
+
+
+def _answer(request: _Request, result: Ranked) -> None:
+    if isinstance(result, Exception):
+        _fail(request, result)
+    elif result is not None and not request.future.done():
+        request.future.set_result(result)
 
 
 def _fail(request: _Request, error: Exception) -> None:
