@@ -8,15 +8,17 @@ query, into which a client could put a question, is left out.
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Ids that a log can hold as they are. Other ids are replaced.
 _ID = re.compile(rb"[A-Za-z0-9._~:@/+-]{1,128}")
+# Ids need not be secret, and the system's random numbers take a call of the system.
+_random = random.Random()
 # Characters of a path in the log.
 _MOST_PATH = 100
 _MOST_METHOD = 20
@@ -42,7 +44,7 @@ class Access:
             return
         started = time.monotonic()
         given = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        request_id = given if _ID.fullmatch(given) else b"%032x" % _random.getrandbits(128)
         state, status = scope.setdefault("state", {}), 500  # an application that fails sends no status
 
         async def send_with_id(message: Message) -> None:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qa_fast.answer.answerer import Result
@@ -114,12 +115,12 @@ class Batcher:
         self._preparers.shutdown()
         self._threads.shutdown()
 
-    async def ask(
+    def ask(
         self, pairs: Sequence[Pair], options: AnswerOptions, prepared: Callable[[int], None] = lambda tokens: None
-    ) -> list[Result]:
+    ) -> asyncio.Future[list[Result]]:
         """Answer one request's questions.
 
-        Cancelling the call withdraws the request: it is not prepared or answered any more, or its answering stops at
+        Cancelling the future withdraws the request: it is not prepared or answered any more, or its answering stops at
         the next batch of windows, unless other requests are answered with it.
 
         Args:
@@ -128,7 +129,7 @@ class Batcher:
             prepared: Called with the number of tokens in the request's windows once they are known.
 
         Returns:
-            For each pair its answers, or the reason why it was rejected.
+            A future: for each pair its answers, or the reason why it was rejected.
 
         Raises:
             QueueFullError: Too many requests are waiting.
@@ -138,17 +139,19 @@ class Batcher:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Result]] = loop.create_future()
         self._open.add(future)
-        future.add_done_callback(self._open.discard)
         request = _Request(pairs, options, future, loop.time(), prepared)
+        future.add_done_callback(partial(self._close, request))
         self._waiting += 1
         self._arrived.append(request)
         self._prepare_next()
-        try:
-            return await future
-        finally:
-            if future.cancelled() and request in self._arrived:
-                self._arrived.remove(request)
-                self._waiting -= 1
+        return future
+
+    def _close(self, request: _Request, future: asyncio.Future[list[Result]]) -> None:
+        """Forget a request whose future is done."""
+        self._open.discard(future)
+        if future.cancelled() and request in self._arrived:
+            self._arrived.remove(request)
+            self._waiting -= 1
 
     def _leave_queue(self, request: _Request) -> None:
         """Count a request as no longer waiting, if it has not begun."""

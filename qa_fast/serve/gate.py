@@ -173,8 +173,12 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def respond(send: Send, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-    """Send a refusal as JSON."""
-    body = refusal(message)
+    """Send a refusal."""
+    await send_json(send, status, refusal(message), headers)
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    """Send a response of JSON."""
     length = (b"content-length", str(len(body)).encode())
     start: dict[str, Any] = {"type": "http.response.start", "status": status}
     await send({**start, "headers": [(b"content-type", b"application/json"), length, *headers]})

@@ -8,8 +8,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 import orjson
-from fastapi import HTTPException
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, create_model
 
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import shown
@@ -106,12 +105,12 @@ class Refusal(BaseModel):
     error: str = Field(description="The rule, what was received, and what to do.")
 
 
-class RefusedError(HTTPException):
+class RefusedError(Exception):
     """A request that is refused with this status and message."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(status, message)
-        self.message = message
+        super().__init__(message)
+        self.status = status
 
 
 def refusal(message: str) -> bytes:
@@ -120,22 +119,44 @@ def refusal(message: str) -> bytes:
     return orjson.dumps({"error": message.encode(errors="backslashreplace").decode()})
 
 
-def read_json(body: bytes) -> Any:
+def read_request(content_type: bytes, body: bytes) -> AnswerRequest:
     """Parse a request's body.
 
     This is stricter than Python's parser: text that two parsers could understand differently is refused.
 
+    Args:
+        content_type: The header; b"" if there is none.
+        body: The body.
+
     Raises:
-        JSONDecodeError: The body is not JSON.
-        UnicodeDecodeError: The body is not text.
-        RefusedError: The body repeats a name, holds NaN or a very long number, or is nested too deeply.
+        RefusedError: The body is not JSON, or is no valid request; it repeats a name, holds NaN or a very long number,
+            or is nested too deeply.
     """
-    try:
-        return json.loads(body, object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
-    except RecursionError:
+    kind = content_type.partition(b";")[0].strip().lower()
+    if not (kind.startswith(b"application/") and kind.endswith((b"/json", b"+json"))):
+        # curl sends another content type by default; such a body must not be called malformed.
+        given = content_type.decode("latin-1")
+        received = given[:80] if given.isprintable() and given else "none"
         raise RefusedError(
-            400, "a request's body must be JSON of few levels; received hundreds of levels: nest less"
-        ) from None
+            415,
+            f"a request's body must be JSON and its content type application/json; received {received}: "
+            "with curl, add -H 'Content-Type: application/json'",
+        )
+    if not body:
+        raise RefusedError(422, message_of([{"type": "missing", "loc": ()}]))
+    try:
+        return AnswerRequest.model_validate(_decoder.decode(body.decode(json.detect_encoding(body), "surrogatepass")))
+    except ValidationError as error:
+        raise RefusedError(422, message_of(error.errors(include_url=False))) from None
+    except json.JSONDecodeError as error:
+        message = f"a request's body must be JSON; received something else from character {error.pos} on"
+        raise RefusedError(400, message) from None
+    except UnicodeDecodeError:
+        message = "a request's body must be JSON in UTF-8; received something else"
+        raise RefusedError(400, message) from None
+    except RecursionError:
+        message = "a request's body must be JSON of few levels; received hundreds of levels: nest less"
+        raise RefusedError(400, message) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,6 +178,7 @@ def _constant(name: str) -> Any:
     raise RefusedError(400, f"a request's body must be JSON; received {name}, which is not a JSON number")
 
 
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
 # A request, for clients that sent another shape.
 _SHAPE = '{"inputs": {"question": "...", "context": "..."}}, or a list of such inputs'
 _KINDS = {"model_type": "an object", "model_attributes_type": "an object", "string_type": "a text"}
