@@ -262,8 +262,7 @@ class Answerer:
         if (problem := text_problem(question, "")) is not None:
             raise UserError(problem)
         ranking([], top_k, answers_per_document)  # refuses numbers before anything is computed
-        asked = AnswerOptions(top_k=top_k, **options).over(self.options)
-        asked = asked.resolve(self.max_positions, self.encoder.template.special_tokens)
+        asked = self._resolved(AnswerOptions(top_k=top_k, **options))
         overlap = DEFAULT_OVERLAP if asked.overlap_threshold is None else asked.overlap_threshold
         if first is None:
             passages = whole_documents(texts)
@@ -334,10 +333,10 @@ class Answerer:
         Raises:
             UserError: The options do not fit the model.
         """
-        asked, windows = options.over(self.options), 0
+        asked, windows = self._resolved(options), 0
         for begin in range(0, len(documents), ROWS_AT_ONCE):
             pairs = [(question, text) for text in documents[begin : begin + ROWS_AT_ONCE]]
-            windows += prepare(pairs, asked, self.encoder, self.max_positions, self.max_windows).windows
+            windows += prepare(pairs, asked, self.encoder, self.max_windows).windows
         return windows
 
     def answer_pairs(
@@ -356,11 +355,15 @@ class Answerer:
         Raises:
             UserError: The options do not fit the model.
         """
-        options = options.over(self.options)
+        options = self._resolved(options)
         options = options if calibrated else replace(options, calibration=None)
-        prepared = prepare(pairs, options, self.encoder, self.max_positions, self.max_windows)
+        prepared = prepare(pairs, options, self.encoder, self.max_windows)
         spans = best_spans(self.predict, [prepared.job])[0] if prepared.job else None
         return results_of(prepared, spans)
+
+    def _resolved(self, options: AnswerOptions) -> AnswerOptions:
+        """Return options with a value for each; see `AnswerOptions.resolve`."""
+        return options.over(self.options).resolve(self.max_positions, self.encoder.template.special_tokens)
 
 
 def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:

@@ -30,7 +30,7 @@ class Prepared:
     """P pairs of a question and a context, ready for the model.
 
     Attributes:
-        options: Options for all pairs, as `AnswerOptions.resolve` returned them.
+        options: Options for all pairs.
         rejections: For each pair [P] the reason why it cannot be answered, or None.
         rows: The E pairs that have windows. A pair that is neither here nor rejected has an empty context.
         contexts: The contexts of these pairs [E], as given.
@@ -61,23 +61,17 @@ def prepare(
     pairs: Sequence[tuple[Any, Any]],
     options: AnswerOptions,
     encoder: TextEncoder,
-    max_positions: int,
     max_windows: int | None = None,
 ) -> Prepared:
     """Check, encode and cut P pairs of a question and a context. Several threads may call this at once.
 
     Args:
         pairs: The pairs [P].
-        options: Options for all of them.
+        options: Options for all of them, as `AnswerOptions.resolve` returned them.
         encoder: The model's tokenizer.
-        max_positions: Longest input of the model in tokens.
         max_windows: Largest number of windows that a document may be cut into; None sets no limit.
-
-    Raises:
-        UserError: The options do not fit the model.
     """
     special_tokens = encoder.template.special_tokens
-    options = options.resolve(max_positions, special_tokens)
     rejections = [text_problem(*pair) for pair in pairs]
     valid = [row for row, rejection in enumerate(rejections) if rejection is None]
     questions, question_index = _distinct(pairs[row][0].lstrip() for row in valid)

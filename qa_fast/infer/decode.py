@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -212,7 +213,6 @@ class SpanDecoder:
         self.windows = windows
         self.max_answer_length = max_answer_length
         self.threads = threads or processors()
-        self._pool = ThreadPoolExecutor(self.threads)  # starts threads on first use
         self._char_start = np.ascontiguousarray(token_char_start, np.int32)
         self._char_end = np.ascontiguousarray(token_char_end, np.int32)
         self._check_windows(examples)
@@ -221,6 +221,10 @@ class SpanDecoder:
         self._key = np.zeros((examples, n_best), np.int64)
         self._count, self._windows_seen = (np.zeros(examples, np.int32) for _ in range(2))
         self._null_logits = np.zeros((examples, 2), np.float32)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads)
 
     def add(
         self,
@@ -282,8 +286,7 @@ class SpanDecoder:
                 "examples: predict with precision float32; if that does not help, the weights are broken: train again"
             )
         examples = len(self._count)
-        parts = max(1, min(self.threads, examples // _EXAMPLES_A_THREAD))
-        cuts = np.linspace(0, examples, parts + 1).astype(np.int64).tolist()
+        parts = min(self.threads, examples // _EXAMPLES_A_THREAD)
         score, start_logit, end_logit = (np.empty(self._key.shape, np.float32) for _ in range(3))
         char_start, char_end = (np.empty(self._key.shape, np.int32) for _ in range(2))
 
@@ -295,8 +298,11 @@ class SpanDecoder:
                 char_start[rows], char_end[rows],
             )  # fmt: skip
 
-        # Few examples, as of one request, are sorted without a thread.
-        list((self._pool.map if parts > 1 else map)(order, cuts[:-1], cuts[1:]))
+        if parts > 1:
+            cuts = np.linspace(0, examples, parts + 1).astype(np.int64).tolist()
+            list(self._pool.map(order, cuts[:-1], cuts[1:]))
+        else:  # few examples, as of one request
+            order(0, examples)
         return BestSpans(
             score=score,
             start_logit=start_logit,

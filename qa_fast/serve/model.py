@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ class ServedModel:
         self._limits = limits
         self._engine = engine
         self._answered = itertools.count(1)
+        # Most requests have one of few combinations of options.
+        self.resolve = lru_cache(self._resolve)
         encoder.way.save_memory()
         self._encoder = CachingEncoder.around(encoder, limits.cache_bytes)
 
@@ -113,13 +116,13 @@ class ServedModel:
         cache = self._encoder.cache
         return cache.hits, cache.misses, cache.bytes
 
-    def resolve(self, options: AnswerOptions) -> AnswerOptions:
+    def _resolve(self, options: AnswerOptions) -> AnswerOptions:
         """Return the options with a value for each: the model's own in place of None; see `AnswerOptions.resolve`."""
         return options.over(self._options).resolve(self.max_positions, self._encoder.template.special_tokens)
 
     def prepare(self, pairs: Sequence[Pair], options: AnswerOptions) -> Reading:
-        """Prepare a request; see `questions.prepare`. Several threads may call this at once."""
-        prepared = prepare(pairs, options, self._encoder, self.max_positions, self._limits.windows)
+        """Prepare a request with options that `resolve` returned; see `questions.prepare`. Threads may share this."""
+        prepared = prepare(pairs, options, self._encoder, self._limits.windows)
         return Reading(prepared, self._limits.turn_tokens)
 
     def read(self, jobs: Sequence[Reading], abandoned: Callable[[], bool] = lambda: False) -> None:

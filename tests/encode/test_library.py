@@ -85,7 +85,7 @@ def test_a_library_without_offsets_gives_the_same_tokens(
 
     # Only the rows that have such a text are rejected.
     pairs = [("Who paid?", CORPUS[1]), ("Who paid?", text), (text, CORPUS[1])]
-    prepared = prepare(pairs, AnswerOptions(), encoder, 128)
+    prepared = prepare(pairs, AnswerOptions().resolve(128, encoder.template.special_tokens), encoder)
     assert prepared.rows == [0]
     assert all(re.match(f"a text {said}", str(reason)) for reason in prepared.rejections[1:])
     rows = [{"id": str(row), "question": question, "context": context} for row, (question, context) in enumerate(pairs)]

@@ -148,7 +148,7 @@ def test_an_engine_is_stopped_when_no_client_waits(folder: Path) -> None:
     engine = Counting()
     served = ServedModel("m", engine, load_encoder(folder), 96, Limits(turn_tokens=10**6))
     assert (served.engine_name, served.precision, served.at_once) == ("counting", "float32", 3)
-    job = served.prepare([("Who?", LONG)], AnswerOptions())
+    job = served.prepare([("Who?", LONG)], served.resolve(AnswerOptions()))
     assert (job.windows > 4, job.tokens > 4 * 90) == (True, True)
     with pytest.raises(AbandonedError):
         served.read([job], lambda: True)
