@@ -42,6 +42,9 @@ _TOGETHER = 16
 _MANY = 32
 # Single windows after which it pays to make the function that computes one with all cores.
 _LONE_WINDOWS = 16
+# Single windows that are computed so before it is used again after calls overlapped: under load, a call may be the only
+# one for a moment, and would take all cores from the next.
+_LONE_AGAIN = 4
 # With more threads than this, waiting for each other costs a window more than they gain.
 _MOST_THREADS = 8
 # Bytes of the largest weights that are held a second time for it. A base model in float32 has 0.4 GB, a large one 1.3.
@@ -154,9 +157,12 @@ class Streams:
         """Return the function for a call of so many windows, and the threads that call it."""
         most = min(self._count, _MOST_THREADS if self._size <= _MOST_BYTES else 1)
         with self._lock:
-            is_alone = windows == 1 and self._calls == 1 and most > 1
-            self._lone = self._lone + 1 if is_alone else 0
-        if is_alone and self._lone > _LONE_WINDOWS:
+            if self._calls > 1:
+                self._lone = min(self._lone, _LONE_WINDOWS - _LONE_AGAIN)
+            elif windows == 1:
+                self._lone += 1
+            is_alone = windows == 1 and self._calls == 1 and self._lone > _LONE_WINDOWS
+        if is_alone and most > 1:
             return self._compute_with(most), self._alone
         return self._compute_with(), self._threads
 

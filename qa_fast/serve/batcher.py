@@ -2,10 +2,10 @@
 
 A request is tokenized and cut into windows as soon as it arrives, while the model computes earlier ones. An engine that
 is faster with many windows gets waiting requests together, up to a budget of tokens, and the first of them waits a few
-milliseconds for others. An engine that runs several calls side by side gets each request at once and alone. Of a long
-request only a portion is computed at a time, and other requests have turns in between (see `turns`). With one call at a
-time, the next turn begins as soon as the logits of the last one exist, before its answers are ranked. The queue is
-bounded: a request beyond it is refused at once.
+milliseconds for others. An engine that runs several calls side by side gets each request at once and alone, unless many
+are ready. Of a long request only a portion is computed at a time, and other requests have turns in between (see
+`turns`). With one call at a time, the next turn begins as soon as the logits of the last one exist, before its answers
+are ranked. The queue is bounded: a request beyond it is refused at once.
 """
 
 from __future__ import annotations
@@ -181,14 +181,15 @@ class Batcher:
         """Prepare requests in a thread."""
         jobs: list[Job | Exception | None] = []
         for request in requests:
-            started, job = time.monotonic(), None
+            if request.future.done():  # withdrawn
+                jobs.append(None)
+                continue
+            started = time.monotonic()
             try:
-                if not request.future.done():
-                    job = self._model.prepare(request.pairs, request.options)
+                jobs.append(self._model.prepare(request.pairs, request.options))
             except Exception as error:
                 _log.exception("a request could not be prepared")
-                job = error
-            jobs.append(job)
+                jobs.append(error)
             self._metrics.prepare_seconds.observe(time.monotonic() - started)
         loop.call_soon_threadsafe(self._take_prepared, requests, jobs)
 

@@ -423,6 +423,9 @@ def test_a_lone_window_is_computed_with_all_cores(bert: Path) -> None:
     computing = [lambda: list(streams.predict(one))]
     list(streams.predict(one))
     assert used[20:] == [4, 1]  # the second came while the first was computed
+    for _ in range(6):
+        list(streams.predict(one))
+    assert used[22:] == [1, 1, 1, 1, 4, 4]  # once no calls overlap any more
     del opened[:]
     Streams("made", "float32", folder_config(bert), lambda: make, 4, size=10**9).warm_up()
     assert opened == [(4, 1)]  # large weights are not held twice

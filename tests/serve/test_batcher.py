@@ -391,6 +391,32 @@ def test_an_engine_that_runs_calls_side_by_side_gets_each_request_alone_and_at_o
     assert (model.calls, model.most) == ([1, 1, 1, 1], 3)
 
 
+def test_many_short_requests_are_computed_together_also_by_an_engine_that_runs_calls_side_by_side() -> None:
+    model = KeywordModel(at_once=2)
+    model.hold.clear()
+    words = [f"ant{number}" for number in range(60)]
+    words[40:43] = ["crash", "unrankable", "unspeakable"]
+    withdrawn = 50
+
+    async def work(batcher: Batcher) -> Any:
+        asked = [asking(batcher, pairs(word)) for word in words]
+        await until(lambda: batcher.tokens_ahead >= 5 * 16)
+        await turn_loop()
+        assert len(model.prepared) < 30  # no more than the engine needs for a while
+        asked[withdrawn].cancel()
+        model.hold.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    found = run(model, Limits(), work)
+    assert model.calls[:2] == [1, 1]
+    assert max(model.calls) > 4
+    assert len(model.calls) < 40
+    failed = [number for number, results in enumerate(found) if isinstance(results, BaseException)]
+    assert failed == [40, 41, 42, withdrawn]
+    answers = [results[0][0]["answer"] for results in found if not isinstance(results, BaseException)]
+    assert answers == [word for number, word in enumerate(words) if number not in failed]
+
+
 def test_a_request_that_cannot_be_prepared_fails_alone() -> None:
     model = KeywordModel()
     requests = [pairs(word) for word in ("ant", "bee", "unspeakable")]
