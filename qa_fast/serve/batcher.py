@@ -29,7 +29,7 @@ from qa_fast.serve.turns import Turns
 
 # Threads that prepare requests: two, so that a short request does not wait while a long document is tokenized.
 PREPARERS = 2
-# If calls run side by side and this many requests for each are ready, several short ones are prepared, computed and
+# If calls run side by side and this many short requests for each are ready, several of them are prepared, computed and
 # answered in one go: their Python code is in the caches after the first one, and threads change less often. Preparing
 # pauses at twice as many.
 _MANY = 4
@@ -97,6 +97,7 @@ class Batcher:
         self.tokens_ahead = 0
         self._arrived: deque[_Request] = deque()
         self._preparing = 0
+        self._ready = 0
         self._open: set[asyncio.Future[list[Result]]] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._free = asyncio.Semaphore(model.at_once)
@@ -157,6 +158,7 @@ class Batcher:
         """Count a request as no longer waiting, if it has not begun."""
         if not request.begun:
             self.tokens_ahead -= request.job.tokens
+            self._ready -= not request.long
             self._waiting -= 1
         self._prepare_next()
 
@@ -164,7 +166,7 @@ class Batcher:
         """Give requests to the threads that prepare, unless these are busy or enough requests are prepared."""
         loop = asyncio.get_running_loop()
         while self._arrived and self._preparing < PREPARERS and self.tokens_ahead < self._limits.ahead_tokens:
-            ready = 0 if self._together else len(self._turns)
+            ready = 0 if self._together else self._ready
             if ready >= 2 * self._many:
                 return
             requests = [self._arrived.popleft()]
@@ -205,6 +207,7 @@ class Batcher:
             request.job, request.long = job, job.next_tokens < job.tokens
             request.prepared(job.tokens)
             self.tokens_ahead += job.tokens
+            self._ready += not request.long
             self._turns.add(request)
         self._turns_changed.set()
         self._prepare_next()
@@ -239,6 +242,7 @@ class Batcher:
     def _fill(self, requests: list[_Request]) -> bool:
         """Add waiting requests to a turn while they fit. Return whether the turn has no room for more."""
         limits = self._limits
+        may_grow = self._together or self._ready >= self._many
         most_tokens = limits.batch_tokens if self._together else _TOKENS_TOGETHER
         questions = sum(request.new_questions for request in requests)
         tokens = sum(request.job.next_tokens for request in requests)
@@ -250,7 +254,6 @@ class Batcher:
             )
 
         while True:
-            may_grow = self._together or len(self._turns) >= self._many
             if requests and not (may_grow and questions < limits.batch_questions and tokens < most_tokens):
                 return True
             request = self._turns.take(fits)

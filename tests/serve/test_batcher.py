@@ -203,6 +203,21 @@ def test_only_some_long_requests_are_under_way_and_short_ones_pass_the_others() 
     assert len(order) == 8 * 5 + 1
 
 
+def test_many_long_requests_do_not_keep_a_short_one_from_being_prepared() -> None:
+    model = KeywordModel(at_once=2, portion=10)
+    long = [lengthy(f"ant{number}", 30) for number in range(20)]
+
+    async def work(batcher: Batcher) -> Any:
+        model.hold.clear()
+        asked = [asking(batcher, request) for request in [*long, pairs("bee")]]
+        await until_ready(batcher, *long[2:], pairs("bee"))  # two have begun
+        model.hold.set()
+        await asyncio.gather(*asked)
+
+    run(model, Limits(), work)
+    assert model.turns.index(["bee:0"]) < 10
+
+
 def test_a_long_request_withdrawn_between_its_portions_is_computed_no_further() -> None:
     model = KeywordModel(portion=10)
 
