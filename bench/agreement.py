@@ -28,6 +28,7 @@ WAYS = [
     ("keras", "bfloat16"),
     ("openvino", "bfloat16"),
     ("onnx", "int8"),
+    ("openvino", "int8"),
 ]
 
 

@@ -46,7 +46,15 @@ from qa_fast.sources import resolve_model
 
 Compute = Callable[[Batch], tuple[np.ndarray, np.ndarray]]
 
-OURS = ["auto:auto", "keras:float32", "onnx:float32", "onnx:int8", "openvino:float32", "openvino:bfloat16"]
+OURS = [
+    "auto:auto",
+    "keras:float32",
+    "onnx:float32",
+    "onnx:int8",
+    "openvino:float32",
+    "openvino:bfloat16",
+    "openvino:int8",
+]
 SIDES = [f"qa-fast:{engine}" for engine in OURS] + [
     "onnxruntime:float32",
     "onnxruntime:int8",

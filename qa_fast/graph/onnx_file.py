@@ -36,10 +36,11 @@ def onnx_graph(
     opset: int = OPSET,
     small_tables: bool = False,
     weight_bits: int = 7,
+    steps: Mapping[str, float] | None = None,
 ) -> onnx.ModelProto:
     """Return the ONNX graph of a drawing, with weights.
 
-    Products in int8 take one scale for each column of weights, and one for the activations of each call.
+    Products in int8 take one scale for each column of weights, and one for the activations of one or all calls.
 
     Args:
         drawing: A drawing of `draw`.
@@ -53,6 +54,8 @@ def onnx_graph(
         small_tables: Keep embeddings in int8, with one scale for each row.
         weight_bits: Bits of the weights of products in int8, 7 or 8. Without VNNI, x86 adds pairs of products in int16,
             which overflows with eight.
+        steps: The distance of neighbouring int8 numbers of each such product's input, after division by `scales`, as
+            OpenVINO needs it; None scales the inputs of each call by their own range, as ONNX Runtime can.
 
     Returns:
         A model with inputs int64[batch, length] and outputs float32[batch, length].
@@ -61,7 +64,7 @@ def onnx_graph(
         UserError: An operation has no ONNX form here.
     """
     nodes = Nodes(fused, opset)
-    walk = _Walk(drawing, nodes, weights, scales or {}, small_tables, 64 if weight_bits == 7 else 127)
+    walk = _Walk(drawing, nodes, weights, scales or {}, steps or {}, small_tables, 64 if weight_bits == 7 else 127)
     logits = [walk.value_of(drawing.model.output[name]) for name in OUTPUTS]
     if ranges:
         widths = {product_of(path): shape[0] for path, shape in drawing.shapes.items() if path.endswith("_kernel")}
@@ -115,11 +118,12 @@ class _Walk:
         nodes: Nodes,
         weights: Mapping[str, Floats],
         scales: Mapping[str, Floats],
+        steps: Mapping[str, float],
         small_tables: bool,
         most: int,
     ) -> None:
         self._nodes, self._paths, self._weights, self._scales = nodes, drawing.paths, weights, scales
-        self._small_tables, self._most = small_tables, most
+        self._steps, self._small_tables, self._most = steps, small_tables, most
         self.products: dict[str, list[Value]] = {}
         self._values = {id(tensor): Value(tensor.name, str(tensor.dtype)) for tensor in drawing.model.inputs}
         self.used: dict[str, npt.NDArray[Any]] = {}
@@ -165,19 +169,25 @@ class _Walk:
         product = product_of(path)
         self.products.setdefault(product, []).append(x)
         if product in self._scales:
-            y = self._rounded_product(path, x, self._scales[product])
+            y = self._rounded_product(path, x, self._scales[product], self._steps.get(product))
         else:
             y = self._nodes.add("MatMul", [x, self._weight(layer, 0)], "float32")
         return self._nodes.add("Add", [y, self._weight(layer, 1)], "float32") if layer.use_bias else y
 
-    def _rounded_product(self, path: str, x: Value, divisors: Floats) -> Value:
-        """Multiply in int8, as the nodes that ONNX Runtime recognises and runs as one."""
+    def _rounded_product(self, path: str, x: Value, divisors: Floats, step: float | None) -> Value:
+        """Multiply in int8, as the nodes that ONNX Runtime (with a fixed step OpenVINO) recognises and runs as one."""
         nodes = self._nodes
         if (divisors != 1).any():
             x = nodes.add("Mul", [x, nodes.constant(1 / divisors, "float32")], "float32")
         rounded, scale = _rounded(self._weights[path] * divisors[:, None], axis=0, most=self._most)
-        inputs, input_scale, input_zero = nodes.add_rounding(x)
         zero = nodes.constant(0, "int8")
+        if step is not None:
+            fixed = [nodes.constant(step, "float32"), zero]
+            x = nodes.add("QuantizeLinear", [x, *fixed], "int8")
+            x = nodes.add("DequantizeLinear", [x, *fixed], "float32")
+            columns = [self._kept(path, rounded), self._kept(f"{path}_scale", scale)]
+            return nodes.add("MatMul", [x, nodes.add("DequantizeLinear", columns, "float32", axis=1)], "float32")
+        inputs, input_scale, input_zero = nodes.add_rounding(x)
         sums = nodes.add("MatMulInteger", [inputs, self._kept(path, rounded), input_zero, zero], "int32")
         scales = nodes.add("Mul", [input_scale, self._kept(f"{path}_scale", scale)], "float32")
         return nodes.add("Mul", [nodes.cast(sums, "float32"), scales], "float32")

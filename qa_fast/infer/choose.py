@@ -58,7 +58,7 @@ def installed() -> list[str]:
 
 
 def ways(
-    engine: str, precision: str, engines: Sequence[str], *, quantized: bool, bfloat16: bool, whole: bool = True
+    engine: str, precision: str, engines: Sequence[str], *, scored: Sequence[str], bfloat16: bool, whole: bool = True
 ) -> list[Way]:
     """Return the ways that match the user's options, the one that is expected to be the fastest first.
 
@@ -66,7 +66,7 @@ def ways(
         engine: One of `ENGINES`.
         precision: One of `ENGINE_PRECISIONS`.
         engines: The installed engines.
-        quantized: Whether the model has a recipe for int8.
+        scored: The engines in which the model's recipe for int8 was scored; none without a recipe.
         bfloat16: Whether OpenVINO computes in bfloat16 on this device.
         whole: Whether the recipe rounds the products of all blocks.
 
@@ -82,15 +82,17 @@ def ways(
         extra = {"auto": "answer", "onnx": "answer", "openvino": "openvino", "keras": "train"}[engine]
         raise MissingExtraError("reading with a model" if engine == "auto" else f"engine {engine}", extra,
                                 PACKAGES.get(engine, "onnxruntime"))  # fmt: skip
-    if precision == "int8" and not quantized:
+    # What OpenVINO does not round is computed in bfloat16, and so are the products that a recipe keeps.
+    able = [name for name in ("openvino", "onnx") if name in wanted and (bfloat16 or name == "onnx")]
+    rounded = [Way(name, "int8") for name in able if name in scored]
+    if precision == "int8" and able and not rounded:
         raise UserError(
             "int8 must be scored before it is used; received precision int8 for a model without a recipe for these "
-            "weights and this processor: run qa-fast quantize MODEL SHARDS"
+            f"weights, this processor and {' or '.join(able)}: run qa-fast quantize MODEL SHARDS"
         )
-    rounded = [Way("onnx", "int8")] if quantized else []
     short = [Way("openvino", "bfloat16")] if bfloat16 else []
     offered = [
-        *(rounded + short if whole else short + rounded),
+        *sorted(rounded + short, key=lambda way: not whole and way == ("onnx", "int8")),
         Way("onnx", "float32"),
         *([] if precision == "auto" and bfloat16 else [Way("openvino", "float32")]),  # slower than in bfloat16
         # Keras measures its own products.

@@ -20,7 +20,8 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     Args:
         folder: The model folder.
         out: The ONNX file.
-        engine: For "onnx" the graph has operations that only ONNX Runtime supports; for "openvino" rows may be padded.
+        engine: For "onnx" the graph has operations that only ONNX Runtime supports; for "openvino" rows may be padded,
+            and inputs are rounded to int8 by the ranges of the recipe.
         ranges: Write a graph whose outputs are the ranges of products' inputs, see `graph.onnx_file.onnx_graph`.
         rounding: How to round to int8; None keeps float32.
 
@@ -35,12 +36,15 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     drawing = draw(config, "int64", padded=engine == "openvino")
     weights: dict[str, Any] = {}
     read_weights(folder, config, drawing.shapes, weights.__setitem__)
-    scales, bits = {}, 7
+    scales, steps, bits = {}, {}, 7
     if rounding is not None:
         kernels = {product_of(path): weight for path, weight in weights.items() if path.endswith("_kernel")}
         scales = {name: rounding.scales(name, kernels[name]) for name in kernels if rounding.rounds(name)}
         bits = rounding.weight_bits
-    write_onnx(onnx_graph(drawing, weights, engine == "onnx", scales, ranges, weight_bits=bits), out, apart=True)
+        if engine == "openvino":
+            steps = {name: rounding.step(name, divisors) for name, divisors in scales.items()}
+    graph = onnx_graph(drawing, weights, engine == "onnx", scales, ranges, weight_bits=bits, steps=steps)
+    write_onnx(graph, out, apart=True)
 
 
 class _StandIn(ModuleType):

@@ -9,6 +9,7 @@ from qa_fast.infer.choose import Way, has_bfloat16, installed, measure, preferre
 from qa_fast.infer.engine import Engine
 from qa_fast.infer.graphs import Kind, Say, graph_of, model_key
 from qa_fast.infer.recipe import Recipe, read_recipe
+from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import folder_config, readable_config
 
 _BFLOAT16 = (
@@ -31,7 +32,7 @@ def open_engine(
         folder: A Hugging Face folder, such as `qa-fast train` writes.
         engine: "auto" (the one expected to be fastest, or measured; see `choose`), "keras", "openvino" or "onnx".
         precision: "auto" (likewise; int8 only with a recipe), "float32", "bfloat16", "float16"
-            (only Keras) or "int8" (only ONNX Runtime).
+            (only Keras) or "int8" (only ONNX Runtime and OpenVINO).
         serving: Whether the process lives long, so that a slow start is acceptable.
         say: Called with a line for the user when something is made, and about the choice.
 
@@ -85,14 +86,14 @@ def _ways(folder: Path, engine: str, precision: str) -> tuple[list[Way], Recipe 
     """Return the ways that match the options, the recipe for int8, and `model_key` if it is known."""
     readable_config(folder)  # report a folder without a model, or one without a head, before choosing
     engines = installed()
-    recipe = read_recipe(folder) if precision in ("auto", "int8") and "onnx" in engines else None
+    recipe = read_recipe(folder) if precision in ("auto", "int8") else None
     key = None
     if recipe is not None:
         key = model_key(folder)
         if recipe.weights != key or (recipe.rounding.weight_bits == 8 and not sums_bytes()):
             recipe = None
-    facts = {"quantized": recipe is not None, "whole": recipe is None or recipe.rounding.whole}
-    return ways(engine, precision, engines, bfloat16=has_bfloat16(), **facts), recipe, key
+    scored, whole = ((), True) if recipe is None else (recipe.engines, recipe.rounding.whole)
+    return ways(engine, precision, engines, scored=scored, bfloat16=has_bfloat16(), whole=whole), recipe, key
 
 
 def problem_of(way: Way, error: Exception) -> str:
@@ -112,7 +113,11 @@ def _opened(folder: Path, way: Way, recipe: Recipe | None, serving: bool, say: S
 
         return KerasEngine.from_pretrained(folder, way.precision, serving)
     rounding = recipe.rounding if recipe is not None and way.precision == "int8" else None
-    graph, config = graph_of(folder, Kind(way.engine, rounding=rounding), say, key), folder_config(folder)
+    return open_graph(way, graph_of(folder, Kind(way.engine, rounding=rounding), say, key), folder_config(folder))
+
+
+def open_graph(way: Way, graph: Path, config: EncoderConfig) -> Engine:
+    """Open a graph of `graphs.graph_of` with its engine."""
     if way.engine == "onnx":
         from qa_fast.infer.onnx_engine import open_onnx
 

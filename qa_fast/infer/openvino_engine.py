@@ -1,4 +1,4 @@
-"""The OpenVINO engine: float32, or bfloat16 if the processor supports it."""
+"""The OpenVINO engine: float32, or bfloat16 if the processor supports it, alone or beside products in int8."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _compute_with(core: Any, model: Any, config: EncoderConfig, precision: str, 
         {
             "NUM_STREAMS": str(streams),
             "INFERENCE_NUM_THREADS": str(streams * threads),
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+            "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
             "CPU_RUNTIME_CACHE_CAPACITY": str(_OPERATIONS),
         },
     )

@@ -88,6 +88,10 @@ class Rounding:
         scales = np.maximum(inputs, _LEAST) ** SMOOTHING / np.maximum(weights, _LEAST) ** (1 - SMOOTHING)
         return (scales / np.exp(np.log(scales).mean())).astype(np.float32)
 
+    def step(self, product: str, scales: Floats) -> float:
+        """Return the distance of neighbouring int8 numbers of a product's input, fixed by its ranges and `scales`."""
+        return max(float((self.ranges[product] / scales).max()), _LEAST) / 127
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -102,6 +106,8 @@ class Recipe:
         float32_exact_match: Exact match of the float32 model, in percent.
         split: The split on which both were scored.
         examples: Number of questions.
+        engines: The engines in which the int8 model was scored and loses little, the fastest first. The scores are
+            those of the first.
     """
 
     weights: str
@@ -112,6 +118,7 @@ class Recipe:
     float32_exact_match: float
     split: str
     examples: int
+    engines: tuple[str, ...] = ("onnx",)
 
     def facts(self) -> dict[str, Any]:
         """Everything but the ranges, for JSON."""
@@ -175,10 +182,13 @@ def read_recipe(folder: Path) -> Recipe | None:
     if path is None:
         return None
     rounding, facts = load(path)
+    engines = facts.pop("engines", ["onnx"])  # older recipes were scored in ONNX Runtime
     kinds = {"weights": str, "split": str, "examples": int} | dict.fromkeys(_SCORES, float)
     if {name: type(value) for name, value in facts.items()} != kinds:
         raise _damaged(path, f"it holds {shown(facts)}")
-    return Recipe(rounding=rounding, **facts)
+    if not isinstance(engines, list) or not all(isinstance(name, str) for name in engines):
+        raise _damaged(path, f"engines is {shown(engines)}")
+    return Recipe(rounding=rounding, engines=tuple(engines), **facts)
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> Path:

@@ -4,7 +4,8 @@ Weights and activations of all products are rounded; the weights to eight bits i
 to seven. Before that, the widest columns of activations, as measured on some windows, are made narrower and the weights
 larger. If the loss is too large, products stay in float32 step by step, the most costly first: the second product of
 feed-forward, then the first and last block, then the first product of feed-forward. The result is a recipe
-(`infer/recipe.py`).
+(`infer/recipe.py`). ONNX Runtime and OpenVINO round differently, so each step is scored in all that can be used here;
+the recipe names those that lose little.
 
 Rounding changes the answers to some questions, in either direction, so a mean over few questions decides by chance.
 The loss is therefore judged by its interval: it must be below the limit as a whole.
@@ -21,8 +22,9 @@ import numpy as np
 
 from qa_fast.answer.settings import read_settings
 from qa_fast.errors import UserError
-from qa_fast.infer.choose import sums_bytes
+from qa_fast.infer.choose import Way, has_bfloat16, installed, sums_bytes, ways
 from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
+from qa_fast.infer.open import open_graph
 from qa_fast.infer.recipe import Floats, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
@@ -54,8 +56,8 @@ class Quantized:
     Attributes:
         recipe: The recipe.
         path: Its file.
-        questions_alike: Share of questions that both models answer with the same text.
-        loss: The F1 that int8 loses.
+        questions_alike: Share of questions that float32 and that engine answer with the same text.
+        loss: The F1 that int8 loses, in the first of the recipe's engines.
     """
 
     recipe: Recipe
@@ -195,18 +197,17 @@ def quantize(
     check_tokenizer(shards, folder)
     for name in dict.fromkeys([split, "train"] if "train" in shards.names else [split]):
         check_features(shards, shards.split(name), config, folder)
-    from qa_fast.infer.onnx_engine import open_onnx
-
     rules = EvaluateConfig(max_examples=max_examples, seed=seed).over(read_settings(folder))
 
-    def graph_in(rounding: Rounding | None) -> Path:
-        return graph_of(folder, Kind("onnx", rounding=rounding), say, key)
+    def graph_in(way: Way, rounding: Rounding | None) -> Path:
+        return graph_of(folder, Kind(way.engine, rounding=rounding), say, key)
 
-    def scored(rounding: Rounding | None) -> EvaluationResult:
-        engine = open_onnx(graph_in(rounding), config, "float32" if rounding is None else "int8")
+    def scored(way: Way, rounding: Rounding | None = None) -> EvaluationResult:
+        engine = open_graph(way, graph_in(way, rounding), config)
         return evaluate_split(engine.predict, opened, rules, progress=progress)
 
-    full = scored(None)
+    able = ways("auto", "int8", installed(), scored=("openvino", "onnx"), bfloat16=has_bfloat16() and sums_bytes())
+    full = scored(Way("onnx", "float32"))
     full_overlap = full.scores_of(full.predictions)[1]
     say(f"float32: exact match {full.exact_match:.2f}, F1 {full.f1:.2f}")
     source = "train" if "train" in shards.names else split
@@ -216,11 +217,21 @@ def quantize(
     losses = []
     for kept in rungs(config):
         rounding = Rounding(kept, ranges, 8 if sums_bytes() else 7)
-        rounded = scored(rounding)
         named = ", ".join(dict.fromkeys(name.split("/")[-1] or name for name in kept))
-        losses.append(loss_of(full_overlap, rounded.scores_of(rounded.predictions)[1], seed))
-        say(f"int8 (float32: {named}): exact match {rounded.exact_match:.2f}, F1 {rounded.f1:.2f}, loses {losses[-1]}")
-        if losses[-1].interval[1] < most_lost:
+        passed: dict[str, tuple[EvaluationResult, Loss]] = {}
+        for way in able:
+            rounded = scored(way, rounding)
+            losses.append(loss_of(full_overlap, rounded.scores_of(rounded.predictions)[1], seed))
+            say(
+                f"{way} (not rounded: {named}): exact match {rounded.exact_match:.2f}, F1 {rounded.f1:.2f}, "
+                f"loses {losses[-1]}"
+            )
+            if losses[-1].interval[1] < most_lost:
+                passed[way.engine] = rounded, losses[-1]
+            else:
+                forget(graph_in(way, rounding))
+        if passed:
+            rounded, loss = next(iter(passed.values()))
             recipe = Recipe(
                 weights=key,
                 rounding=rounding,
@@ -230,10 +241,10 @@ def quantize(
                 float32_exact_match=full.exact_match,
                 split=split,
                 examples=len(rounded.predictions),
+                engines=tuple(passed),
             )
             alike = sum(a == b for a, b in zip(full.predictions, rounded.predictions, strict=True)) / len(full.ids)
-            return Quantized(recipe, write_recipe(folder, recipe), alike, losses[-1])
-        forget(graph_in(rounding))
+            return Quantized(recipe, write_recipe(folder, recipe), alike, loss)
     assert opened.examples is not None
     raise _refusal(losses, most_lost, split, len(opened.examples))
 

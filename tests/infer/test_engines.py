@@ -247,36 +247,42 @@ def test_weights_decide_a_graphs_place(bert: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision", "quantized", "bfloat16", "expected"),
+    ("engine", "precision", "scored", "bfloat16", "expected"),
     [
-        ("auto", "auto", False, False, ["onnx float32", "openvino float32", "keras auto"]),
-        ("auto", "auto", True, True, ["onnx int8", "openvino bfloat16", "onnx float32", "keras auto"]),
-        ("auto", "float32", True, True, ["onnx float32", "openvino float32", "keras float32"]),
-        ("auto", "bfloat16", False, False, ["keras bfloat16"]),
-        ("auto", "int8", True, False, ["onnx int8"]),
-        ("openvino", "auto", True, True, ["openvino bfloat16"]),
-        ("keras", "float16", False, False, ["keras float16"]),
+        ("auto", "auto", (), False, ["onnx float32", "openvino float32", "keras auto"]),
+        ("auto", "auto", ("onnx",), True, ["onnx int8", "openvino bfloat16", "onnx float32", "keras auto"]),
+        ("auto", "auto", ("onnx", "openvino"), False, ["onnx int8", "onnx float32", "openvino float32", "keras auto"]),
+        ("auto", "float32", ("openvino", "onnx"), True, ["onnx float32", "openvino float32", "keras float32"]),
+        ("auto", "bfloat16", (), False, ["keras bfloat16"]),
+        ("auto", "int8", ("openvino", "onnx"), True, ["openvino int8", "onnx int8"]),
+        ("openvino", "auto", ("openvino", "onnx"), True, ["openvino int8", "openvino bfloat16"]),
+        ("openvino", "auto", ("onnx",), True, ["openvino bfloat16"]),
+        ("keras", "float16", (), False, ["keras float16"]),
     ],
 )
-def test_ways(engine: str, precision: str, quantized: bool, bfloat16: bool, expected: list[str]) -> None:
-    assert [str(way) for way in ways(engine, precision, BOTH, quantized=quantized, bfloat16=bfloat16)] == expected
+def test_ways(engine: str, precision: str, scored: tuple[str, ...], bfloat16: bool, expected: list[str]) -> None:
+    assert [str(way) for way in ways(engine, precision, BOTH, scored=scored, bfloat16=bfloat16)] == expected
 
 
 def test_a_recipe_with_blocks_in_float32_comes_after_bfloat16() -> None:
-    found = ways("auto", "auto", BOTH, quantized=True, bfloat16=True, whole=False)
-    assert [str(way) for way in found[:3]] == ["openvino bfloat16", "onnx int8", "onnx float32"]
+    found = ways("auto", "auto", BOTH, scored=("openvino", "onnx"), bfloat16=True, whole=False)
+    assert [str(way) for way in found[:4]] == ["openvino int8", "openvino bfloat16", "onnx int8", "onnx float32"]
     assert Rounding(("head/",), {}).whole
     assert not Rounding(("head/", "block_0/outer"), {}).whole
 
 
 def test_ways_that_are_none() -> None:
-    options = {"quantized": False, "bfloat16": False}
+    options: dict[str, Any] = {"scored": (), "bfloat16": False}
     with pytest.raises(UserError, match="engine must be one of auto, keras, openvino, onnx; received 'tpu'"):
         ways("tpu", "auto", BOTH, **options)
     with pytest.raises(UserError, match=r"precision must be one of auto, .*int8; received 'int4'"):
         ways("auto", "int4", BOTH, **options)
-    with pytest.raises(UserError, match=r"int8 must be scored before it is used; .*run qa-fast quantize MODEL SHARDS"):
+    with pytest.raises(UserError, match=r"must be scored before .* and onnx: run qa-fast quantize MODEL SHARDS"):
         ways("auto", "int8", BOTH, **options)
+    with pytest.raises(UserError, match=r"int8 must be scored before it is used; .*, this processor and openvino: run"):
+        ways("openvino", "int8", BOTH, scored=("onnx",), bfloat16=True)
+    with pytest.raises(UserError, match=r"must support the precision on this device; received openvino and int8"):
+        ways("openvino", "int8", BOTH, scored=("onnx",), bfloat16=False)
     with pytest.raises(
         UserError, match=r"the engine must support the precision on this device; received onnx and float16"
     ):
@@ -284,7 +290,7 @@ def test_ways_that_are_none() -> None:
     with pytest.raises(UserError, match=r"must support the precision on this device; received openvino and bfloat16"):
         ways("openvino", "bfloat16", BOTH, **options)
     with pytest.raises(UserError, match=r"must support the precision on this device; received keras and int8"):
-        ways("keras", "int8", BOTH, quantized=True, bfloat16=False)
+        ways("keras", "int8", BOTH, scored=("onnx",), bfloat16=False)
     with pytest.raises(MissingExtraError, match=r"reading with a model needs .*pip install 'qa-fast\[answer\]'"):
         ways("auto", "auto", [], **options)
     with pytest.raises(MissingExtraError, match=r"engine openvino needs .*pip install 'qa-fast\[openvino\]'"):
@@ -302,7 +308,7 @@ def test_the_expected_order_holds_until_it_is_measured(
         choose, "run_module", lambda _, words, seconds: asked.append(words[1:]) or f"a note\n{json.dumps(speeds)}"
     )
     said: list[str] = []
-    three = ways("auto", "auto", BOTH, quantized=False, bfloat16=False)
+    three = ways("auto", "auto", BOTH, scored=(), bfloat16=False)
     expected = [Way("onnx", "float32"), Way("openvino", "float32"), Way("keras", "auto")]
     assert preferred(bert, three) == (expected, "expected to be the fastest here; --measure tells")
     for _ in range(2):  # every call measures anew

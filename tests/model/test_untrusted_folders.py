@@ -670,6 +670,8 @@ def recipe_of(ranges: np.ndarray | None = None, **facts: Any) -> bytes:
         save({}, {"other": "{}"}),
         recipe_of(kept=[1]),
         recipe_of(kept=3),
+        recipe_of(engines="onnx"),
+        recipe_of(engines=[1]),
         recipe_of(f1="1"),
         recipe_of(examples=True),
         recipe_of(more=1),

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
 
 from qa_fast.cli import quantize as command
 from qa_fast.errors import UserError
 from qa_fast.infer import open as opening
 from qa_fast.infer import open_engine
 from qa_fast.infer.graphs import Kind, graph_of, model_key
-from qa_fast.infer.recipe import FILE, Recipe, Rounding, read_recipe, write_recipe
+from qa_fast.infer.recipe import FILE, Recipe, Rounding, read_recipe, save, write_recipe
 from qa_fast.model.families import read_encoder_config
 from qa_fast.model.folder import folder_config
 from qa_fast.scoring import quantize as quantizing
@@ -39,8 +40,11 @@ def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return model, place / "shards"
 
 
-def test_a_model_that_stands_it(workshop: tuple[Path, Path]) -> None:
+def test_a_model_that_stands_it(workshop: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model, shards = workshop
+    for module in (quantizing, opening):  # OpenVINO computes the same where it is slow
+        monkeypatch.setattr(module, "has_bfloat16", lambda: True)
+        monkeypatch.setattr(module, "sums_bytes", lambda: True)
     said: list[str] = []
     made = quantize(model, shards, most_lost=100, say=said.append)
     recipe = made.recipe
@@ -48,14 +52,20 @@ def test_a_model_that_stands_it(workshop: tuple[Path, Path]) -> None:
     assert made.path == model / FILE
     assert recipe.weights == model_key(model)
     assert recipe.rounding.kept == ("head/",)
+    assert recipe.engines == ("openvino", "onnx")
     assert 0 <= made.questions_alike <= 1
     assert any(line.startswith("float32: exact match") for line in said)
-    engine, full = (open_engine(model, "onnx", precision) for precision in ("int8", "float32"))
-    assert (engine.name, engine.precision) == ("onnx", "int8")
     features = [make_features([30, 50, 7])]
-    short, long = collected(engine, features), collected(full, features)
-    differences = [np.abs(short[row][0] - long[row][0]).max() for row in range(3)]
-    assert 0 < max(differences) < 0.5 * np.std(long[1][0])
+    long = collected(open_engine(model, "onnx", "float32"), features)
+    for name in reversed(recipe.engines):
+        engine = open_engine(model, name, "int8")
+        assert (engine.name, engine.precision) == (name, "int8")
+        short = collected(engine, features)
+        differences = [np.abs(short[row][0] - long[row][0]).max() for row in range(3)]
+        assert 0 < max(differences) < 0.5 * np.std(long[1][0])
+    monkeypatch.setattr("qa_fast.infer.streams._MANY", 0)
+    for row, pair in collected(open_engine(model, "openvino", "int8"), features).items():  # padded to 64, not to 16
+        np.testing.assert_allclose(pair, short[row], atol=0.05)
     (model / FILE).unlink()
 
 
@@ -69,7 +79,8 @@ def graphs(model: Path) -> set[str]:
 def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model, shards = workshop
     number = 10_000
-    scores = iter([80.0, 70.0, 79.0, 79.2, 78.0, 80.0, 70.0, 79.3, 78.0, 78.0, 80.0, 70.0, 79.9])
+    scores = iter([80.0, 70.0, 79.0, 79.2, 78.0, 80.0, 70.0, 79.3, 78.0, 78.0, 80.0, 70.0, 79.9, 80.0, 70.0, 79.8])
+    monkeypatch.setattr(quantizing, "has_bfloat16", lambda: False)
 
     def result(*_: object, **__: object) -> SimpleNamespace:
         right = np.arange(number) < number * (score := next(scores)) / 100
@@ -90,6 +101,10 @@ def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch
     outer = {name for name in made.recipe.rounding.kept if name.endswith("/outer")}
     assert len(outer) == folder_config(model).blocks
     assert (made.recipe.float32_f1, made.recipe.f1, made.questions_alike) == (80.0, 79.9, 1.0)
+    monkeypatch.setattr(quantizing, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(quantizing, "sums_bytes", lambda: True)
+    recipe = quantize(model, shards).recipe  # OpenVINO loses too much
+    assert (recipe.engines, recipe.f1, recipe.rounding.kept) == (("onnx",), 79.8, ("head/",))
     (model / FILE).unlink()
 
 
@@ -152,6 +167,9 @@ def test_a_recipe_for_other_weights_or_processors_is_not_followed(
     recipe = Recipe("0" * 32, Rounding((), {}), 1.0, 1.0, 1.0, 1.0, "validation", 3)
     write_recipe(model, recipe)
     assert read_recipe(model) == recipe
+    older = {name: fact for name, fact in recipe.facts().items() if name not in ("engines", "kept", "weight_bits")}
+    save(model / FILE, recipe.rounding, older)
+    assert read_recipe(model) == recipe  # before recipes named engines
     with pytest.raises(UserError, match="int8 must be scored before it is used"):
         open_engine(model, "onnx", "int8")
     assert open_engine(model, "onnx").precision == "float32"
@@ -159,7 +177,7 @@ def test_a_recipe_for_other_weights_or_processors_is_not_followed(
     write_recipe(model, eight)
     assert read_recipe(model) == eight
     monkeypatch.setattr(opening, "sums_bytes", lambda: False)
-    with pytest.raises(UserError, match="without a recipe for these weights and this processor"):
+    with pytest.raises(UserError, match="without a recipe for these weights, this processor and onnx"):
         open_engine(model, "onnx", "int8")
     (model / FILE).write_bytes(b"none")
     with pytest.raises(UserError, match=r"must be as qa-fast quantize writes it; .*remove it, and quantize again"):
