@@ -46,7 +46,7 @@ def quantize(
         facts |= {"path": str(quantized.path), "questions_alike": quantized.questions_alike}
         typer.echo(json.dumps(recipe.facts() | facts))
         return
-    if recipe.rounding.whole or not has_bfloat16():
+    if recipe.rounding.whole or "openvino" in recipe.engines or not has_bfloat16():
         use = "--precision auto takes it, unless --measure has found something faster"
     else:
         use = (
@@ -54,6 +54,6 @@ def quantize(
             "processor, and --precision auto takes that if OpenVINO is installed"
         )
     say(
-        f"{quantized.path}: int8 loses {quantized.loss} on {recipe.examples:,} questions and answers "
-        f"{100 * quantized.questions_alike:.1f}% of them alike; {use}"
+        f"{quantized.path}: int8 in {recipe.engines[0]} loses {quantized.loss} on {recipe.examples:,} questions and "
+        f"answers {100 * quantized.questions_alike:.1f}% of them alike; {use}"
     )

@@ -1,8 +1,9 @@
 """Choose the engine and the precision that read fastest with a model on this device: as measured, or else as expected.
 
 The expected order needs no measurement, so that the first answer does not wait for one: int8 if the model has a recipe,
-bfloat16 in OpenVINO if the processor has instructions for it, float32 in ONNX Runtime, then in OpenVINO, then Keras. It
-is the order that `bench/reading.py` found on processors with AMX, with AVX-512 VNNI and BF16, and with AVX2 alone. A
+in OpenVINO if it was scored there and the processor has instructions for bfloat16, otherwise in ONNX Runtime; bfloat16
+in OpenVINO; float32 in ONNX Runtime, then in OpenVINO, then Keras. It is the order that `bench/reading.py` found on
+processors with AMX (without int8 in OpenVINO), with AVX-512 VNNI and BF16, and with AVX2 alone. ONNX Runtime with a
 recipe that keeps products of blocks in float32 comes after bfloat16, which was 1.26 times as fast.
 
 `measure` measures the ways in turns. What it found decides for every model of the same shape, until an engine's
