@@ -36,7 +36,7 @@ def onnx_graph(
     opset: int = OPSET,
     small_tables: bool = False,
     weight_bits: int = 7,
-    steps: Mapping[str, float] | None = None,
+    steps: Mapping[str, tuple[float, float]] | None = None,
 ) -> onnx.ModelProto:
     """Return the ONNX graph of a drawing, with weights.
 
@@ -54,8 +54,9 @@ def onnx_graph(
         small_tables: Keep embeddings in int8, with one scale for each row.
         weight_bits: Bits of the weights of products in int8, 7 or 8. Without VNNI, x86 adds pairs of products in int16,
             which overflows with eight.
-        steps: The distance of neighbouring int8 numbers of each such product's input, after division by `scales`, as
-            OpenVINO needs it; None scales the inputs of each call by their own range, as ONNX Runtime can.
+        steps: Of each such product's input the distance of neighbouring int8 numbers, after division by `scales`, and a
+            value that none is below, or 0 if there is no such value. OpenVINO needs this; None scales the inputs of
+            each call by their own range, as ONNX Runtime can.
 
     Returns:
         A model with inputs int64[batch, length] and outputs float32[batch, length].
@@ -118,7 +119,7 @@ class _Walk:
         nodes: Nodes,
         weights: Mapping[str, Floats],
         scales: Mapping[str, Floats],
-        steps: Mapping[str, float],
+        steps: Mapping[str, tuple[float, float]],
         small_tables: bool,
         most: int,
     ) -> None:
@@ -174,20 +175,28 @@ class _Walk:
             y = self._nodes.add("MatMul", [x, self._weight(layer, 0)], "float32")
         return self._nodes.add("Add", [y, self._weight(layer, 1)], "float32") if layer.use_bias else y
 
-    def _rounded_product(self, path: str, x: Value, divisors: Floats, step: float | None) -> Value:
+    def _rounded_product(self, path: str, x: Value, divisors: Floats, fixed: tuple[float, float] | None) -> Value:
         """Multiply in int8, as the nodes that ONNX Runtime (with a fixed step OpenVINO) recognises and runs as one."""
         nodes = self._nodes
+        step, least = fixed or (0.0, 0.0)
+        if least:  # all 8 bits are then for the magnitude
+            x = nodes.add("Sub", [x, nodes.constant(least, "float32")], "float32")
         if (divisors != 1).any():
             x = nodes.add("Mul", [x, nodes.constant(1 / divisors, "float32")], "float32")
         rounded, scale = _rounded(self._weights[path] * divisors[:, None], axis=0, most=self._most)
-        zero = nodes.constant(0, "int8")
-        if step is not None:
-            fixed = [nodes.constant(step, "float32"), zero]
-            x = nodes.add("QuantizeLinear", [x, *fixed], "int8")
-            x = nodes.add("DequantizeLinear", [x, *fixed], "float32")
+        if step:
+            dtype = "uint8" if least else "int8"
+            numbers = [nodes.constant(step, "float32"), nodes.constant(0, dtype)]
+            x = nodes.add(
+                "DequantizeLinear", [nodes.add("QuantizeLinear", [x, *numbers], dtype), *numbers[:1]], "float32"
+            )
             columns = [self._kept(path, rounded), self._kept(f"{path}_scale", scale)]
-            return nodes.add("MatMul", [x, nodes.add("DequantizeLinear", columns, "float32", axis=1)], "float32")
+            y = nodes.add("MatMul", [x, nodes.add("DequantizeLinear", columns, "float32", axis=1)], "float32")
+            # By the weights before rounding: most values of GELU are nearer to its least one than to 0.
+            taken = least * self._weights[path].sum(axis=0)
+            return nodes.add("Add", [y, nodes.constant(taken, "float32")], "float32") if least else y
         inputs, input_scale, input_zero = nodes.add_rounding(x)
+        zero = nodes.constant(0, "int8")
         sums = nodes.add("MatMulInteger", [inputs, self._kept(path, rounded), input_zero, zero], "int32")
         scales = nodes.add("Mul", [input_scale, self._kept(f"{path}_scale", scale)], "float32")
         return nodes.add("Mul", [nodes.cast(sums, "float32"), scales], "float32")

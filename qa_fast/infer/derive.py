@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from qa_fast.infer.graphs import end_with
-from qa_fast.infer.recipe import Rounding, load
+from qa_fast.infer.recipe import LEAST_GELU, Rounding, load
 
 
 def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, rounding: Rounding | None = None) -> None:
@@ -39,10 +39,14 @@ def derive(folder: Path, out: Path, engine: str, *, ranges: bool = False, roundi
     scales, steps, bits = {}, {}, 7
     if rounding is not None:
         kernels = {product_of(path): weight for path, weight in weights.items() if path.endswith("_kernel")}
-        scales = {name: rounding.scales(name, kernels[name]) for name in kernels if rounding.rounds(name)}
         bits = rounding.weight_bits
-        if engine == "openvino":
-            steps = {name: rounding.step(name, divisors) for name, divisors in scales.items()}
+        inner = config.feed_forward
+        for name in filter(rounding.rounds, kernels):
+            is_gelu = name.endswith("/outer") and inner.activation.startswith("gelu") and not inner.gated
+            least = LEAST_GELU if is_gelu and engine == "openvino" else 0.0
+            scales[name] = rounding.scales(name, kernels[name], least)
+            if engine == "openvino":
+                steps[name] = rounding.step(name, scales[name], least), least
     graph = onnx_graph(drawing, weights, engine == "onnx", scales, ranges, weight_bits=bits, steps=steps)
     write_onnx(graph, out, apart=True)
 

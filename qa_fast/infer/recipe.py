@@ -25,6 +25,8 @@ _KEY = "qa_fast"
 # How much of a column's range moves from the activations to the weights. From 0.5 to 1, 0.8 gave the closest logits.
 SMOOTHING = 0.8
 _LEAST = 1e-5
+# No value of GELU is below, with or without tanh.
+LEAST_GELU = -0.1701
 _SCORES = ("f1", "exact_match", "float32_f1", "float32_exact_match")
 
 Floats = npt.NDArray[np.float32]
@@ -63,7 +65,7 @@ class Rounding:
         """Return whether a product is computed in int8."""
         return product in self.ranges and not product.startswith(self.kept)
 
-    def scales(self, product: str, kernel: Floats) -> Floats:
+    def scales(self, product: str, kernel: Floats, least: float = 0.0) -> Floats:
         """Return the divisors of the columns of a product's input, which are factors of the kernel's rows.
 
         A few columns of activations are ten times as large as the others, so that one scale for all columns would
@@ -72,6 +74,7 @@ class Rounding:
         Args:
             product: The product's name.
             kernel: float32[m, n].
+            least: What is taken from the input before.
 
         Returns:
             float32[m].
@@ -79,7 +82,7 @@ class Rounding:
         Raises:
             UserError: The ranges have another size.
         """
-        inputs, weights = self.ranges[product], np.abs(kernel).max(axis=1)
+        inputs, weights = self.ranges[product] - np.float32(least), np.abs(kernel).max(axis=1)
         if inputs.shape != weights.shape:
             raise UserError(
                 f"{FILE} must belong to the weights; received {inputs.shape} ranges for {product}, which has "
@@ -88,9 +91,9 @@ class Rounding:
         scales = np.maximum(inputs, _LEAST) ** SMOOTHING / np.maximum(weights, _LEAST) ** (1 - SMOOTHING)
         return (scales / np.exp(np.log(scales).mean())).astype(np.float32)
 
-    def step(self, product: str, scales: Floats) -> float:
-        """Return the distance of neighbouring int8 numbers of a product's input, fixed by its ranges and `scales`."""
-        return max(float((self.ranges[product] / scales).max()), _LEAST) / 127
+    def step(self, product: str, scales: Floats, least: float = 0.0) -> float:
+        """Return the distance of neighbouring numbers of 8 bits for a product's input, fixed by ranges and `scales`."""
+        return max(float(((self.ranges[product] - least) / scales).max()), _LEAST) / (255 if least else 127)
 
 
 @dataclass(frozen=True)
