@@ -169,37 +169,46 @@ class _Walk:
         path = self._paths[layer.name][0]
         product = product_of(path)
         self.products.setdefault(product, []).append(x)
-        if product in self._scales:
-            y = self._rounded_product(path, x, self._scales[product], self._steps.get(product))
+        if product in self._steps:
+            y = self._fixed_product(path, x, self._scales[product], *self._steps[product])
+        elif product in self._scales:
+            y = self._rounded_product(path, x, self._scales[product])
         else:
             y = self._nodes.add("MatMul", [x, self._weight(layer, 0)], "float32")
         return self._nodes.add("Add", [y, self._weight(layer, 1)], "float32") if layer.use_bias else y
 
-    def _rounded_product(self, path: str, x: Value, divisors: Floats, fixed: tuple[float, float] | None) -> Value:
-        """Multiply in int8, as the nodes that ONNX Runtime (with a fixed step OpenVINO) recognises and runs as one."""
+    def _rounded_product(self, path: str, x: Value, divisors: Floats) -> Value:
+        """Multiply in int8, as the nodes that ONNX Runtime recognises and runs as one."""
         nodes = self._nodes
-        step, least = fixed or (0.0, 0.0)
-        if least:  # all 8 bits are then for the magnitude
-            x = nodes.add("Sub", [x, nodes.constant(least, "float32")], "float32")
-        if (divisors != 1).any():
-            x = nodes.add("Mul", [x, nodes.constant(1 / divisors, "float32")], "float32")
-        rounded, scale = _rounded(self._weights[path] * divisors[:, None], axis=0, most=self._most)
-        if step:
-            dtype = "uint8" if least else "int8"
-            numbers = [nodes.constant(step, "float32"), nodes.constant(0, dtype)]
-            x = nodes.add(
-                "DequantizeLinear", [nodes.add("QuantizeLinear", [x, *numbers], dtype), *numbers[:1]], "float32"
-            )
-            columns = [self._kept(path, rounded), self._kept(f"{path}_scale", scale)]
-            y = nodes.add("MatMul", [x, nodes.add("DequantizeLinear", columns, "float32", axis=1)], "float32")
-            # By the weights before rounding: most values of GELU are nearer to its least one than to 0.
-            taken = least * self._weights[path].sum(axis=0)
-            return nodes.add("Add", [y, nodes.constant(taken, "float32")], "float32") if least else y
+        x, weight, scale = self._narrowed(path, x, divisors)
         inputs, input_scale, input_zero = nodes.add_rounding(x)
         zero = nodes.constant(0, "int8")
-        sums = nodes.add("MatMulInteger", [inputs, self._kept(path, rounded), input_zero, zero], "int32")
-        scales = nodes.add("Mul", [input_scale, self._kept(f"{path}_scale", scale)], "float32")
+        sums = nodes.add("MatMulInteger", [inputs, weight, input_zero, zero], "int32")
+        scales = nodes.add("Mul", [input_scale, scale], "float32")
         return nodes.add("Mul", [nodes.cast(sums, "float32"), scales], "float32")
+
+    def _fixed_product(self, path: str, x: Value, divisors: Floats, step: float, least: float) -> Value:
+        """Multiply in int8 with a fixed step, as the nodes that OpenVINO recognises and runs as one."""
+        nodes = self._nodes
+        if least:  # no value is below 0 then, so that all 8 bits are for the magnitude
+            x = nodes.add("Sub", [x, nodes.constant(least, "float32")], "float32")
+        x, weight, scale = self._narrowed(path, x, divisors)
+        dtype = "uint8" if least else "int8"
+        rule = [nodes.constant(step, "float32"), nodes.constant(0, dtype)]
+        x = nodes.add("DequantizeLinear", [nodes.add("QuantizeLinear", [x, *rule], dtype), *rule], "float32")
+        y = nodes.add("MatMul", [x, nodes.add("DequantizeLinear", [weight, scale], "float32", axis=1)], "float32")
+        if not least:
+            return y
+        # The weights as they were give closer logits than the rounded ones: most values of GELU are near its least.
+        taken = least * self._weights[path].sum(axis=0)
+        return nodes.add("Add", [y, nodes.constant(taken, "float32")], "float32")
+
+    def _narrowed(self, path: str, x: Value, divisors: Floats) -> tuple[Value, Value, Value]:
+        """Return a product's input divided by the divisors, and its weights times these in int8 with their scales."""
+        if (divisors != 1).any():
+            x = self._nodes.add("Mul", [x, self._nodes.constant(1 / divisors, "float32")], "float32")
+        rounded, scale = _rounded(self._weights[path] * divisors[:, None], axis=0, most=self._most)
+        return x, self._kept(path, rounded), self._kept(f"{path}_scale", scale)
 
     def _embedding(self, layer: Any, ids: Value) -> Value:
         nodes, path = self._nodes, self._paths[layer.name][0]
