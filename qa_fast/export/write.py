@@ -111,6 +111,11 @@ def _rounding(folder: Path, say: Callable[[str], None]) -> Rounding | None:
     """Return the rounding of the model's recipe for int8; without one for these weights, return None and say so."""
     recipe = read_recipe(folder)
     if recipe is not None and recipe.weights == model_key(folder):
+        if "onnx" not in recipe.engines:  # an exported graph scales its inputs as ONNX Runtime does
+            say(
+                "int8 is known to lose little in OpenVINO only, which rounds in another way than an exported graph: "
+                "score the answers of the export before you use it"
+            )
         return recipe.rounding
     say("int8 was not scored for this model: run qa-fast quantize first, which finds a rounding that loses little")
     return None

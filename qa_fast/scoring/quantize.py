@@ -24,7 +24,7 @@ from qa_fast.answer.settings import read_settings
 from qa_fast.errors import UserError
 from qa_fast.infer.choose import Way, has_bfloat16, installed, sums_bytes, ways
 from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
-from qa_fast.infer.open import open_graph
+from qa_fast.infer.open import open_graph, problem_of
 from qa_fast.infer.recipe import Floats, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
@@ -220,7 +220,15 @@ def quantize(
         named = ", ".join(dict.fromkeys(name.split("/")[-1] or name for name in kept))
         passed: dict[str, tuple[EvaluationResult, Loss]] = {}
         for way in able:
-            rounded = scored(way, rounding)
+            try:
+                rounded = scored(way, rounding)
+            except UserError:
+                raise
+            except Exception as error:  # an installed OpenVINO that does not work here
+                if way.engine == "onnx":
+                    raise
+                say(f"this engine does not work here: {problem_of(way, error)}")
+                continue
             losses.append(loss_of(full_overlap, rounded.scores_of(rounded.predictions)[1], seed))
             say(
                 f"{way} (not rounded: {named}): exact match {rounded.exact_match:.2f}, F1 {rounded.f1:.2f}, "
