@@ -7,6 +7,8 @@ threshold (by how much "no answer" must lead) with the best score on one half is
 with 0, the default, and with the best possible threshold.
 
     python bench/unanswerable.py --work unanswerable [--examples 6000] [--share 0.5] [--seed 0]
+
+Options that it does not know are given to `qa-fast train`, such as `--batch-size 32`.
 """
 
 from __future__ import annotations
@@ -24,17 +26,15 @@ from qa_fast.sources import resolve_source
 Row = dict[str, Any]
 
 
-def options() -> argparse.Namespace:
+def options() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for data, shards and the model")
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--examples", type=int, default=6000, help="answerable ones to train on")
     parser.add_argument("--score", type=int, default=1500, help="answerable ones of each half")
     parser.add_argument("--share", type=float, default=0.5, help="of questions that are asked again where none answers")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parser.parse_known_args()
 
 
 def articles_of(split: str) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def featurized(folder: Path, file: str, rows: list[Row], model: str) -> Path:
 
 
 def main() -> None:
-    asked = options()
+    asked, of_training = options()
     generator = np.random.default_rng(asked.seed)
     dev = articles_of("validation")
     order = generator.permutation(len(dev))
@@ -87,8 +87,8 @@ def main() -> None:
     shards = featurized(asked.work / "train", "train.jsonl", rows, asked.model)
     model = asked.work / "model"
     command = ["train", str(shards), "--model", asked.model, "--out", str(model), "--validation", "", "--json"]
-    command += ["--epochs", str(asked.epochs), "--learning-rate", str(asked.learning_rate), "--seed", str(asked.seed)]
-    called([*command, "--overwrite"])
+    command += ["--epochs", "1", "--learning-rate", "1e-4", "--seed", str(asked.seed), "--overwrite"]
+    called([*command, *of_training])
     scored = {
         half: featurized(
             asked.work / half, "validation.jsonl", rows_of(articles, asked.score, 1.0, generator), asked.model
