@@ -45,7 +45,7 @@ def test_ahead_makes_one_item_while_another_is_used() -> None:
 
     stream = Ahead(items())
     assert next(stream) == "first"
-    assert made.wait(5)
+    assert made.wait(60)
     stream.close()
     assert_no_threads_left()
 

@@ -7,6 +7,7 @@ and with it progress bars, stays connected to the terminal.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import sys
@@ -41,7 +42,15 @@ def hush_native_notes() -> None:
     os.dup2(writing, 2)
     os.close(writing)
     sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
-    threading.Thread(target=_pass_on, args=(reading, terminal), daemon=True).start()
+    reader = threading.Thread(target=_pass_on, args=(reading, terminal), daemon=True)
+    reader.start()
+    atexit.register(_finish, reader, terminal)
+
+
+def _finish(reader: threading.Thread, terminal: int) -> None:
+    """Pass on the rest before the process ends, also if a child process keeps the pipe open."""
+    os.dup2(terminal, 2)
+    reader.join(timeout=1)
 
 
 def _pass_on(reading: int, terminal: int) -> None:
@@ -55,3 +64,5 @@ def _pass_on(reading: int, terminal: int) -> None:
             if rest and not (_NOTES.match(rest) or rest[:1] in b"WIT["):
                 os.write(terminal, rest)  # an unfinished line of something else: a prompt, a bar
                 rest = b""
+        if rest and not _NOTES.match(rest):
+            os.write(terminal, rest)

@@ -52,6 +52,11 @@ class PartRunner:
         self.attention = "exact"
         self._compiled: dict[Any, Run] = {}
 
+    @property
+    def by_xla(self) -> bool:
+        """Whether XLA compiles a part that has run, again for each width of a batch."""
+        return bool(self._compiled)
+
     @contextmanager
     def tracing(self, *, parts: str | None = None, attention: str | None = None) -> Iterator[None]:
         """Change `parts` or `attention` while a function is traced; None changes nothing."""

@@ -86,8 +86,12 @@ class TensorFlowEngine:
 
     def step(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
         """See `steps.TrainEngine`."""
+        loss, norm = self._run(micros, scalars)
         for micro in micros:
-            self._seen.note(micro.input_ids.shape[1])
+            self._seen.note(micro.input_ids.shape[1] if self._jit == "on" or self.model.run_part.by_xla else "all")
+        return loss, norm
+
+    def _run(self, micros: Sequence[Micro], scalars: Floats) -> tuple[Any, Any]:
         if len(micros) == 1:
             return self._single(self._shares(micros[0]), tf.constant(scalars))
         if not self._sums:

@@ -124,7 +124,12 @@ class Pace:
         self.tokens += tokens
 
     def compiling_left(self, widths: int) -> float:
-        """Return the seconds that the first step of each remaining width takes, of `widths` in all."""
+        """Return the seconds that the first step of each remaining width takes, of `widths` in all.
+
+        Where one step alone has compiled something, widths are not known to be compiled apart.
+        """
+        if self.compilations == 1:
+            return 0.0
         return self.compile_seconds / max(1, self.compilations) * max(0, widths - self.compilations)
 
     def rates(self) -> tuple[float, float]:

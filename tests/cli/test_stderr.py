@@ -15,8 +15,7 @@ os.write(2, b"E0000 00:00:1795541118.594993   11770 alloc.cc:7] no memory is lef
 os.write(2, b"[2026-11-25 20:00:18,817 E 26058 26058] core_worker.cc:2465: Actor with class name: 'MapWorker(x)'\\n")
 os.write(2, b"WARNING: something that matters\\n")
 print("bar 50%", end="", file=sys.stderr, flush=True)
-os.write(2, b"no line end")
-import time; time.sleep(0.3)
+os.write(2, b"Warning without a line end")
 """
 
 
@@ -26,7 +25,7 @@ def test_native_notes_are_dropped_and_all_else_is_kept() -> None:
     assert "something that matters" in done.stderr
     assert "MapWorker" not in done.stderr
     assert "bar 50%" in done.stderr
-    assert "no line end" in done.stderr
+    assert done.stderr.endswith("Warning without a line end")
     assert "absl" not in done.stderr
     assert "port.cc" not in done.stderr
     assert "oneDNN" not in done.stderr
