@@ -6,8 +6,8 @@ in OpenVINO; float32 in ONNX Runtime, then in OpenVINO, then Keras. It is the or
 processors with AMX (without int8 in OpenVINO), with AVX-512 VNNI and BF16, and with AVX2 alone. ONNX Runtime with a
 recipe that keeps products of blocks in float32 comes after bfloat16, which was 1.26 times as fast.
 
-`measure` measures the ways in turns. What it found decides for every model of the same shape, until an engine's
-version, the processor or the number of threads changes.
+`measure` measures the ways in turns. What it found decides for every model of the same shape, and of the same products
+in float32 beside int8, until a version of qa-fast or of an engine, the processor or the number of threads changes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,15 +29,17 @@ import xxhash
 from qa_fast.cache import cache_folder, keep, read_entry, writable
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.graphs import Say, held, run_module
+from qa_fast.infer.recipe import read_recipe
 from qa_fast.model.folder import folder_config
 from qa_fast.parallel import processors
 from qa_fast.schema import ENGINE_PRECISIONS, ENGINES
+from qa_fast.version import __version__
 
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "openvino": "openvino"}
 # Limit of a measurement; the largest models take half a minute to open.
 _SECONDS = 600.0
 _BACKENDS = ("tensorflow", "jax")
-# If one of these devices exists, Keras is chosen: it is the only engine here that computes on an accelerator.
+# If one of these devices exists and nothing is measured, Keras is chosen: no other engine here computes on one.
 _ACCELERATORS = ("/dev/nvidia0", "/dev/kfd")
 
 
@@ -117,12 +120,12 @@ def preferred(folder: Path, open_ways: Sequence[Way]) -> tuple[list[Way], str]:
     """
     if len(open_ways) == 1:
         return list(open_ways), "the only way open"
-    if any(Path(name).exists() for name in _ACCELERATORS) and any(way.engine == "keras" for way in open_ways):
-        first = sorted(open_ways, key=lambda way: way.engine != "keras")
-        return first, "the only engine that computes on the accelerator"
     facts = _facts(folder, open_ways)
     body = read_entry(_place(facts), facts)
     if body is None:
+        if _accelerators() and any(way.engine == "keras" for way in open_ways):
+            first = sorted(open_ways, key=lambda way: way.engine != "keras")
+            return first, "the only engine that computes on the accelerator"
         return list(open_ways), "expected to be the fastest here; --measure tells"
     speeds = json.loads(body)["tokens_a_second"]
     order = sorted(open_ways, key=lambda way: -speeds.get(str(way), 0.0))
@@ -156,17 +159,25 @@ def _place(facts: bytes) -> Path:
     return cache_folder() / "speeds" / f"{xxhash.xxh3_64_hexdigest(facts)}.json"
 
 
+def _accelerators() -> list[str]:
+    return [name for name in _ACCELERATORS if Path(name).exists()]
+
+
 def _facts(folder: Path, open_ways: Sequence[Way]) -> bytes:
     """Return everything that a measurement depends on, as JSON."""
-    versions = {}
+    versions = {"qa-fast": __version__}
     for name in ("onnxruntime", "openvino", "keras", *_BACKENDS):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
+    recipe = read_recipe(folder) if any(way.precision == "int8" for way in open_ways) else None
     facts = {
         "ways": sorted(map(str, open_ways)),
+        "kept": [] if recipe is None else recipe.rounding.kept,
         "versions": versions,
         "processor": [platform.machine(), *_processor().splitlines()],
         "threads": processors(),
+        "accelerators": _accelerators(),
+        "backend": os.environ.get("KERAS_BACKEND"),
         "model": dataclasses.asdict(folder_config(folder)),
     }
     return json.dumps(facts).encode()

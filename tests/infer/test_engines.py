@@ -22,7 +22,7 @@ from qa_fast.infer import choose, graphs, measure, open_engine
 from qa_fast.infer import open as openings
 from qa_fast.infer.choose import Way, preferred, ways
 from qa_fast.infer.graphs import GRAPH, USER_ERROR, Kind, end_with, graph_of, model_key, run_module
-from qa_fast.infer.recipe import Rounding
+from qa_fast.infer.recipe import Recipe, Rounding, write_recipe
 from qa_fast.infer.streams import Streams
 from qa_fast.model.folder import folder_config
 from tests.backend import untraced
@@ -328,10 +328,29 @@ def test_the_expected_order_holds_until_it_is_measured(
     kept = json.loads(next(tmp_path.glob("speeds/*.json")).read_bytes()[:-16])["measured_on"]
     assert kept["model"]["max_length"] == folder_config(bert).max_length
     assert kept["versions"]["onnxruntime"]
+    with monkeypatch.context() as patch:
+        patch.setattr(choose, "_ACCELERATORS", ("/",))
+        reason = "the only engine that computes on the accelerator"
+        assert preferred(bert, three) == ([expected[2], *expected[:2]], reason)
+        choose.measure(bert, three)
+        assert preferred(bert, three)[0] == order
     monkeypatch.setattr(choose, "processors", lambda: 99)
     assert preferred(bert, three)[0] == expected
-    monkeypatch.setattr(choose, "_ACCELERATORS", ("/",))
-    assert preferred(bert, three)[0][0] == Way("keras", "auto")
+
+
+def test_a_measurement_of_int8_holds_for_the_same_products_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(choose, "_ACCELERATORS", ())
+    speeds = json.dumps({"tokens_a_second": {"onnx int8": 100.0, "onnx float32": 150.0}, "problems": []})
+    monkeypatch.setattr(choose, "run_module", lambda *_, **__: speeds)
+    model, two = make_model_folder(tmp_path / "model"), [Way("onnx", "int8"), Way("onnx", "float32")]
+    for kept in (("head/",), ("head/", "block_0/outer")):
+        write_recipe(model, Recipe("", Rounding(kept, {}), 1.0, 1.0, 1.0, 1.0, "validation", 3))
+        assert preferred(model, two)[0] == two
+        choose.measure(model, two)
+        assert preferred(model, two)[0] == two[::-1]
 
 
 def test_no_way_that_works_is_told(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
