@@ -25,7 +25,7 @@ from qa_fast.errors import UserError
 from qa_fast.infer.choose import Way, has_bfloat16, installed, sums_bytes, ways
 from qa_fast.infer.graphs import Kind, forget, graph_of, model_key
 from qa_fast.infer.open import open_graph, problem_of
-from qa_fast.infer.recipe import Floats, Recipe, Rounding, read_recipe, write_recipe
+from qa_fast.infer.recipe import FILE, Floats, Recipe, Rounding, read_recipe, write_recipe
 from qa_fast.infer.streams import window_of
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.folder import readable_config
@@ -182,8 +182,8 @@ def quantize(
             few to show that it does not.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    if most_lost < 0:
-        raise UserError(f"--max-loss must not be negative; received {most_lost}: give points of F1, such as 0.3")
+    if not most_lost >= 0:  # NaN, too
+        raise UserError(f"--max-loss must be at least 0; received {most_lost}: give points of F1, such as 0.3")
     folder = resolve_model(model)
     if not Path(model).expanduser().is_dir():
         raise UserError(
@@ -191,7 +191,7 @@ def quantize(
             f"copy {folder} to a folder and name that"
         )
     config, key = readable_config(folder), model_key(folder)
-    read_recipe(folder)  # refuses a file in its place that is no recipe
+    earlier = read_recipe(folder)  # refuses a file in its place that is no recipe
     shards = open_shards(shards_path)
     opened = scorable(shards, split)
     check_tokenizer(shards, folder)
@@ -254,6 +254,8 @@ def quantize(
             alike = sum(a == b for a, b in zip(full.predictions, rounded.predictions, strict=True)) / len(full.ids)
             return Quantized(recipe, write_recipe(folder, recipe), alike, loss)
     assert opened.examples is not None
+    if earlier is not None and earlier.weights == key:
+        say(f"{folder / FILE} of an earlier run still allows int8, as this run writes none: remove it to end that")
     raise _refusal(losses, most_lost, split, len(opened.examples))
 
 

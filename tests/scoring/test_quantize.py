@@ -133,6 +133,12 @@ def test_what_loses_too_much_is_refused(workshop: tuple[Path, Path], monkeypatch
     told: list[str] = []
     assert quantize(model, shards, say=told.append).recipe.engines == ("onnx",)
     assert "this engine does not work here: openvino int8: no such instruction" in told
+    monkeypatch.setattr(quantizing, "has_bfloat16", lambda: False)
+    scores, told = iter([80.0, 70.0, 70.0, 70.0, 70.0]), []
+    with pytest.raises(UserError, match=r"may lose at most 0\.5 F1; received 10\.00 F1"):
+        quantize(model, shards, say=told.append)
+    assert told[-1].startswith(f"{model / FILE} of an earlier run still allows int8")
+    assert (model / FILE).exists()
     (model / FILE).unlink()
 
 
@@ -214,8 +220,9 @@ def test_a_recipe_for_other_weights_or_processors_is_not_followed(
 
 def test_what_cannot_be(workshop: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, shards = workshop
-    with pytest.raises(UserError, match="--max-loss must not be negative; received -1"):
-        quantize(model, shards, most_lost=-1)
+    for number in (-1, float("nan")):
+        with pytest.raises(UserError, match=f"--max-loss must be at least 0; received {number}"):
+            quantize(model, shards, most_lost=number)
     monkeypatch.setattr(quantizing, "resolve_model", lambda name: model)
     (model / FILE).unlink(missing_ok=True)
     (model / FILE).write_text("mine")
