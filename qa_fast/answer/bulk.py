@@ -35,7 +35,8 @@ from qa_fast.answer.settings import read_settings
 from qa_fast.builder.staging import locked
 from qa_fast.errors import UnreachableError, UserError, without_secrets
 from qa_fast.infer.graphs import model_key
-from qa_fast.model.files import checked_files
+from qa_fast.infer.recipe import read_recipe
+from qa_fast.model.folder import tokenizer_files
 from qa_fast.progress import Reporter
 from qa_fast.schema import canonical_json
 from qa_fast.shards.format import FILE_FACTS, REJECTED, is_whole
@@ -150,9 +151,11 @@ def answer_all(
         identities = {
             without_secrets(f"{number}/{path.name}"): store.identity(path) for number, path in enumerate(files)
         }
+    weights = model_key(folder)
     decided_by = {
-        "format": _FORMAT_VERSION, "version": __version__, "form": form, "model": model_key(folder),
-        "tokenizer": _tokenizer_key(folder), "precision": precision, "engine": engine, "options": asdict(options),
+        "format": _FORMAT_VERSION, "version": __version__, "form": form, "model": weights,
+        "recipe": _recipe_key(folder, weights, precision), "tokenizer": _tokenizer_key(folder),
+        "precision": precision, "engine": engine, "options": asdict(options),
         "source": identities, "columns": columns, "part_bytes": PART_BYTES,
     }  # fmt: skip
     fingerprint = hashlib.sha256(canonical_json(decided_by).encode("utf-8", "surrogateescape")).hexdigest()
@@ -179,17 +182,19 @@ def _answer_to_folder(
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
     """Answer all questions of some files into a locked folder, and return its index."""
-    blocks = list(blocks_of({PART: files}, PART_BYTES))
+    blocks, is_continued = list(blocks_of({PART: files}, PART_BYTES)), False
     try:
         with writable(maker.out), store.reached(maker.out, "--output"):
             maker.journal.open()
+            is_continued = _has_finished(maker)
             facts = {}
             for block, block_facts in make(blocks):
                 facts[block] = block_facts
                 progress(block_facts.rows)
             return _commit(maker, blocks, facts, decided_by)
     except BaseException as error:
-        _clean_up(maker, resumable=not isinstance(error, UserError) or isinstance(error, UnreachableError))
+        is_fault_of_input = isinstance(error, UserError) and not isinstance(error, UnreachableError)
+        _clean_up(maker, resumable=is_continued or not is_fault_of_input)
         raise
 
 
@@ -306,10 +311,17 @@ def _commit(
     return index
 
 
+def _has_finished(maker: PartMaker) -> bool:
+    return any(name.endswith(".json") for name in store.names_in(maker.journal.folder))
+
+
 def _clean_up(maker: PartMaker, resumable: bool) -> None:
-    """Clean up after a failure. Finished parts stay, unless the input or the options must be changed anyway."""
+    """Clean up after a failure. Finished parts stay, unless the input or the options must be changed anyway.
+
+    Those of an earlier run always stay: what failed now may be the engine, the cluster or the cache.
+    """
     with contextlib.suppress(OSError, UserError):
-        if resumable and any(name.endswith(".json") for name in store.names_in(maker.journal.folder)):
+        if resumable and _has_finished(maker):
             return
         maker.journal.clear()
         _remove_parts(maker.out, kept=_index_of(maker.out))
@@ -361,10 +373,16 @@ def _check_folder(out: Path) -> None:
         )
 
 
+def _recipe_key(folder: Path, weights: str, precision: str) -> list[str] | None:
+    """Return what a recipe for int8 changes; None if there is none for these weights, or int8 cannot be chosen."""
+    recipe = read_recipe(folder) if precision in ("auto", "int8") else None
+    return [recipe.rounding.digest, *recipe.engines] if recipe is not None and recipe.weights == weights else None
+
+
 def _tokenizer_key(folder: Path) -> str:
     """Return a hash of a model folder's tokenizer files."""
     state = hashlib.sha256()
-    for path in checked_files(folder, ("tokenizer.json", "tokenizer_config.json")).values():
+    for path in tokenizer_files(folder).values():
         with contextlib.suppress(OSError):
             state.update(path.read_bytes())
     return state.hexdigest()

@@ -23,6 +23,8 @@ from qa_fast.answer.bulk import answer_all
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.cli.app import app
 from qa_fast.errors import UserError
+from qa_fast.infer.graphs import model_key
+from qa_fast.infer.recipe import Recipe, Rounding, write_recipe
 from qa_fast.progress import Reporter
 from tests import sample
 from tests.memory_place import memory_place
@@ -135,6 +137,17 @@ def test_a_second_run_does_nothing_and_other_options_are_refused(tmp_path: Path,
         answer_all(model, str(source), out, form="csv")
 
 
+def test_another_recipe_or_vocabulary_makes_other_answers(tmp_path: Path, source: Path) -> None:
+    model, out = make_model_folder(tmp_path / "model"), tmp_path / "out"
+    for kept in (("head/",), ("head/", "block_0/outer")):
+        write_recipe(model, Recipe(model_key(model), Rounding(kept, {}), 1.0, 1.0, 1.0, 1.0, "validation", 3))
+        assert not answer_all(model, str(source), out, engine="onnx", precision="int8", overwrite=True).up_to_date
+    assert answer_all(model, str(source), out, engine="onnx", precision="int8").up_to_date
+    (model / "added_tokens.json").write_text("{}")
+    with pytest.raises(UserError, match="made with another model or other options"):
+        answer_all(model, str(source), out, engine="onnx", precision="int8")
+
+
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "No space left"), UserError)],
@@ -156,6 +169,9 @@ def test_finished_parts_are_kept(
         made.append(block.number)
         return real(maker, block, answerer)
 
+    def refused(*_: Any) -> Any:
+        raise UserError("the cache folder must be writable")
+
     with monkeypatch.context() as patch:
         patch.setattr(bulk.PartMaker, "make", interrupted)
         with pytest.raises(expected):
@@ -163,6 +179,10 @@ def test_finished_parts_are_kept(
     assert not (out / "qa_fast_answers.json").exists()
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     assert len(stamps) == 4
+    with monkeypatch.context() as patch:  # the next run does not get as far
+        patch.setattr(bulk.Answerer, "from_pretrained", refused)
+        with pytest.raises(UserError, match="the cache folder must be writable"):
+            answer_all(model, str(source), out, **FIXED)
     answer_all(model, str(source), out, **FIXED)
     assert parts(out) == parts(tmp_path / "whole")
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
