@@ -97,7 +97,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         The number of actors to use.
 
     Raises:
-        UserError: There is no such cluster.
+        UnreachableError: There is no such cluster.
         MissingExtraError: Ray is not installed.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about a coming change, each time
@@ -114,7 +114,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         try:
             ray.init(**cluster, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
+            raise UnreachableError(  # so that what an earlier run finished stays
                 f"--address must be a running Ray cluster; received {address or os.environ.get('RAY_ADDRESS')}: "
                 f"{first_line(error)[:300]}: start one with 'ray start --head', or leave it out for one on this machine"
             ) from None

@@ -16,7 +16,7 @@ import pytest
 
 from qa_fast.builder import ray_engine as ray_data
 from qa_fast.builder.job import build_shards
-from qa_fast.errors import MissingExtraError, UserError
+from qa_fast.errors import MissingExtraError, UnreachableError, UserError
 from qa_fast.progress import Reporter
 from qa_fast.schema import FeatureConfig
 from qa_fast.shards import INDEX
@@ -154,7 +154,9 @@ def test_no_cluster_and_no_ray_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(ray, "init", refuses)
     with (
-        pytest.raises(UserError, match=r"--address must be a running Ray cluster; received 10\.0\.0\.1:6379: Could"),
+        pytest.raises(
+            UnreachableError, match=r"--address must be a running Ray cluster; received 10\.0\.0\.1:6379: Could"
+        ),
         ray_data.connected("10.0.0.1:6379", None),
     ):
         pass
