@@ -92,3 +92,15 @@ def whole_clusters(
         starts[tokens] = np.where(begins < stops, before, begins)
         ends[tokens] = np.where(begins < stops, behind, stops)
     return starts, ends
+
+
+def cut_between_clusters(text: str, start: int, end: int) -> int:
+    """Return the last place at or before `end` that parts no grapheme cluster of those from `start` on.
+
+    It is `end` if one cluster is longer than that.
+    """
+    part = text[start : end + 1]
+    if part.isascii():
+        return end
+    ends = [found.end() for found in _patterns()[1].finditer(part) if found.end() <= end - start]
+    return start + ends[-1] if ends else end

@@ -20,7 +20,7 @@ import numpy as np
 
 from qa_fast.answer.questions import text_problem
 from qa_fast.errors import MissingExtraError, UserError
-from qa_fast.scripts import HANGUL, UNSPACED, class_of
+from qa_fast.scripts import HANGUL, UNSPACED, class_of, cut_between_clusters
 
 # Most characters of a passage; in English these are about 250 tokens, which leave room for the question in a window.
 PASSAGE_LENGTH = 1200
@@ -114,7 +114,8 @@ def whole_documents(documents: Sequence[str]) -> list[Passage]:
 def passages_of(text: str, longest: int = PASSAGE_LENGTH) -> list[tuple[int, int]]:
     """Return the passages that a text is cut into, in order, as character ranges [start, end) that cover all of it.
 
-    A passage ends at the last of the best places in its second half. White space alone gives no passage.
+    A passage ends at the last of the best places in its second half, or else where it parts no grapheme cluster. White
+    space alone gives no passage.
 
     Args:
         text: The text.
@@ -130,6 +131,8 @@ def passages_of(text: str, longest: int = PASSAGE_LENGTH) -> list[tuple[int, int
                 if found:
                     end = found[-1]
                     break
+            else:
+                end = cut_between_clusters(text, start, end)
         if not text[start:end].isspace():
             passages.append((start, end))
         start = end

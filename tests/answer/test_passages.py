@@ -29,6 +29,9 @@ NOTES = [
         ("rain snow thaw frost and wind", ["rain snow thaw frost ", "and wind"]),
         ("x" * 50, ["x" * 24, "x" * 24, "xx"]),
         ("x" * 24 + " " * 48, ["x" * 24]),
+        ("x" + "ก\u0e35\u0e48" * 10, ["x" + "ก\u0e35\u0e48" * 7, "ก\u0e35\u0e48" * 3]),
+        ("e\u0301" * 12 + "x", ["e\u0301" * 12, "x"]),
+        ("e" + "\u0301" * 30, ["e" + "\u0301" * 23, "\u0301" * 7]),
     ],
 )
 def test_a_text_is_cut_where_something_ends(text: str, parts: list[str]) -> None:
