@@ -148,11 +148,16 @@ class Batcher:
         return future
 
     def _close(self, request: _Request, future: asyncio.Future[list[Result]]) -> None:
-        """Forget a request whose future is done."""
+        """Forget a request whose future is done. One that is withdrawn keeps no place from others."""
         self._open.discard(future)
-        if future.cancelled() and request in self._arrived:
+        if not future.cancelled():
+            return
+        if request in self._arrived:
             self._arrived.remove(request)
             self._waiting -= 1
+        elif self._turns.remove(request):
+            self._leave_queue(request)
+            self._turns_changed.set()
 
     def _leave_queue(self, request: _Request) -> None:
         """Count a request as no longer waiting, if it has not begun."""
@@ -259,7 +264,7 @@ class Batcher:
             request = self._turns.take(fits)
             if request is None:
                 return bool(requests and (len(self._turns) or not self._together))
-            if request.future.done():  # withdrawn
+            if request.future.done():  # withdrawn a moment ago
                 self._turns.finish(request)
                 self._leave_queue(request)
             else:

@@ -52,6 +52,17 @@ class Turns(Generic[AnyTurn]):
         """Record that a request which was taken needs no other turn."""
         self._long -= request.long
 
+    def remove(self, request: AnyTurn) -> bool:
+        """Forget a request that waits for its turn. Return whether it waited."""
+        if request in self._new:
+            self._new.remove(request)
+        elif request in self._begun:
+            self._begun.remove(request)
+            self.finish(request)
+        else:
+            return False
+        return True
+
     def take(self, fits: Callable[[AnyTurn], bool]) -> AnyTurn | None:
         """Remove and return the request whose turn is next, if it fits; None if there is no such request."""
         new, begun = self._next_new(), self._begun[0] if self._begun else None

@@ -359,6 +359,30 @@ def test_a_request_withdrawn_while_it_waits_is_never_answered() -> None:
     assert model.calls == [1]
 
 
+def test_withdrawn_requests_keep_no_place_in_the_queue() -> None:
+    model = KeywordModel(portion=10)
+
+    async def work(batcher: Batcher) -> Any:
+        model.hold.clear()
+        first = asking(batcher, lengthy("ant", 40))
+        await until(lambda: bool(model.turns))
+        words = [f"bee{number}" for number in range(6)]
+        asked = [asking(batcher, lengthy(word, 40)) for word in words]
+        await until_ready(batcher, *(lengthy(word, 40) for word in words))
+        for request in asked:
+            request.cancel()
+        await turn_loop()
+        last = asking(batcher, pairs("cow")) if batcher.tokens_ahead == 0 else None
+        model.hold.set()
+        await first
+        return last and await last
+
+    found = run(model, Limits(window_ms=0, batch_tokens=10, waiting=6, ahead_tokens=240), work)
+    assert found
+    assert found[0][0]["answer"] == "cow"
+    assert {turn.partition(":")[0] for (turn,) in model.turns} == {"ant", "cow"}
+
+
 def test_answering_goes_on_while_a_client_of_the_batch_waits() -> None:
     model = KeywordModel()
     model.hold.clear()
