@@ -62,18 +62,18 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        is_question = scope["method"] == "POST"
+        path = f"{scope['path']}/" if scope["path"] == self._root else scope["path"]
+        route = path.removeprefix(self._root) if path.startswith(f"{self._root}/") else path
+        is_counted = scope["method"] == "POST" and route == "/"
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
-                if is_question:
+                if is_counted:
                     self._metrics.requests.labels(str(message["status"])).inc()
                     self._metrics.request_seconds.observe(time.monotonic() - started)
             await send(message)
 
-        path = f"{scope['path']}/" if scope["path"] == self._root else scope["path"]
-        route = path.removeprefix(self._root) if path.startswith(f"{self._root}/") else path
         # As ASGI has it: the whole path, with the part that belongs to the proxy.
         scope = {**scope, "root_path": self._root, "path": self._root + route}
         headers = dict(scope["headers"])
@@ -94,7 +94,7 @@ class Gate:
             # A proxy may have used one of them while this server uses the other.
             message = "a request must have Content-Length or Transfer-Encoding; received both: leave one out"
             await respond(send_with_headers, 400, message, _CLOSE)
-        elif is_question:
+        elif scope["method"] == "POST":
             await self._read_and_forward(scope, headers, receive, send_with_headers)
         else:
             # A server may ignore Range; all that is sent here is small. uvicorn leaves the body of HEAD out.

@@ -302,6 +302,7 @@ def test_metrics_count_requests_batches_and_the_cache() -> None:
     with running(KeywordModel()) as client:
         client.ask("Who?", TEXT)
         client.post(b"{")
+        assert client.send("POST", "/nowhere", b"{}")[0] == 404  # asks for no answer
         values = dict(line.rsplit(" ", 1) for line in client.get("/metrics")[1].splitlines() if line[0] != "#")
     assert values['qa_fast_requests_total{status="200"}'] == values['qa_fast_requests_total{status="400"}'] == "1.0"
     assert values["qa_fast_request_seconds_count"] == "2.0"
