@@ -123,6 +123,9 @@ def preferred(folder: Path, open_ways: Sequence[Way]) -> tuple[list[Way], str]:
     facts = _facts(folder, open_ways)
     body = read_entry(_place(facts), facts)
     if body is None:
+        with suppress(UserError):  # where `measure` keeps it if the cache cannot be written
+            body = read_entry(writable(_place(facts)), facts)
+    if body is None:
         if _accelerators() and any(way.engine == "keras" for way in open_ways):
             first = sorted(open_ways, key=lambda way: way.engine != "keras")
             return first, "the only engine that computes on the accelerator"

@@ -338,6 +338,20 @@ def test_the_expected_order_holds_until_it_is_measured(
     assert preferred(bert, three)[0] == expected
 
 
+def test_what_was_measured_is_found_if_the_cache_cannot_be_written(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(choose, "cache_folder", lambda: tmp_path / "file" / "cache")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(choose, "_ACCELERATORS", ())
+    speeds = json.dumps({"tokens_a_second": {"openvino float32": 9.0}, "problems": []})
+    monkeypatch.setattr(choose, "run_module", lambda *_, **__: speeds)
+    two = [Way("onnx", "float32"), Way("openvino", "float32")]
+    choose.measure(bert, two)
+    assert preferred(bert, two)[0] == two[::-1]
+
+
 def test_a_measurement_of_int8_holds_for_the_same_products_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
