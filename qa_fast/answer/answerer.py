@@ -20,7 +20,7 @@ from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import DEFAULT_OVERLAP, AnswerOptions
 from qa_fast.answer.passages import PassageIndex, whole_documents
 from qa_fast.answer.questions import Prepared, prepare, text_problem
-from qa_fast.answer.ranking import Answer, RankedAnswer, ranking
+from qa_fast.answer.ranking import Answer, RankedAnswer, ranking, usable
 from qa_fast.answer.settings import max_positions_of, read_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, shown
@@ -280,6 +280,10 @@ class Answerer:
             evidence=False,
             overlap_threshold=1.0,
         )
+        limits: tuple[int | None, int | None, float | None] = (
+            (None, None, None) if evidence else (top_k, answers_per_document, overlap)
+        )
+        margin = MARGIN if evidence else None
         found: list[list[Answer]] = []
         for begin in range(0, len(passages), ROWS_AT_ONCE):
             read = passages[begin : begin + ROWS_AT_ONCE]
@@ -293,16 +297,13 @@ class Answerer:
                     if answer["answer"]:
                         answer["start"] += start
                         answer["end"] += start
-                found.append(answers)
-        limits: tuple[int | None, int | None, float | None] = (
-            (None, None, None) if evidence else (top_k, answers_per_document, overlap)
-        )
+                found.append(usable(answers, limits[0], limits[2], margin))
         ranked, no_answer = ranking(
             found,
             *limits,
             asked.calibration,
             passages=passages,
-            margin=MARGIN if evidence else None,
+            margin=margin,
             above_no_answer=evidence and with_no_answer,
         )
         chosen: dict[int, list[Answer]] = {}

@@ -167,6 +167,28 @@ def ranking(
     return chosen, score_of(no_answer)
 
 
+def usable(
+    answers: Sequence[Answer], top_k: int | None, overlap_threshold: float | None, margin: float | None
+) -> list[Answer]:
+    """Return those answers in a document that can change its part of a ranking, so that few are held of each.
+
+    Args:
+        answers: All candidates of the document, best first, and its no answer.
+        top_k: See `ranking`; so are the others.
+        overlap_threshold: Likewise.
+        margin: Likewise.
+    """
+    spans = [answer for answer in answers if answer["answer"]]
+    kept: list[Answer] = []
+    for answer in spans:
+        if len(kept) == top_k or (margin is not None and answer["score"] < 0.9 * math.exp(-margin) * spans[0]["score"]):
+            break
+        if overlap_threshold is None or not overlaps(answer, kept, overlap_threshold):
+            kept.append(answer)
+    summed = {id(answer) for answer in (*spans[:DEFAULT_N_BEST], *kept)}
+    return [answer for answer in answers if not answer["answer"] or id(answer) in summed]
+
+
 def overlaps(answer: Answer, others: Sequence[Answer], threshold: float) -> bool:
     """Return whether an answer and any of the others share more than this fraction of the shorter one's characters."""
     for other in others:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 
 from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.evidence import MARGIN
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.passages import Passage, PassageIndex
-from qa_fast.answer.ranking import ranking
+from qa_fast.answer.ranking import ranking, usable
 from qa_fast.cli.app import main
 from qa_fast.encode import TextEncoder
 from qa_fast.errors import UserError
+from qa_fast.infer.decode import DEFAULT_N_BEST
 from tests.answer.test_answer import EEL, HERON, answerer, letter_encoder, pond
 
 
@@ -52,6 +55,38 @@ def test_answers_that_overlap_and_those_beyond_a_limit_are_left_out() -> None:
     assert [one.answer["start"] for one in ranking(answers, None, overlap_threshold=0.2)[0]] == [0, 8, 30]
     assert [one.answer["start"] for one in ranking(answers, None, answers_per_document=1)[0]] == [0]
     assert [one.answer["start"] for one in ranking(answers, 1)[0]] == [0]
+
+
+@pytest.mark.parametrize("top_k", [1, 7, None])
+@pytest.mark.parametrize(("overlap", "margin"), [(0.01, None), (0.5, None), (None, MARGIN)])
+def test_few_answers_of_many_documents_give_the_same_ranking(
+    top_k: int | None, overlap: float | None, margin: float | None
+) -> None:
+    chance = random.Random(0)
+    documents = []
+    for _ in range(5):
+        places = [(start, start + chance.randrange(1, 30)) for start in chance.choices(range(300), k=200)]
+        scores = sorted((chance.random() ** 9 for _ in places), reverse=True)
+        documents.append([found(score, *place) for score, place in zip(scores, places, strict=True)])
+        documents[-1].insert(chance.randrange(200), found(0.01, 0, 0))
+    few = [usable(answers, top_k, overlap, margin) for answers in documents]
+    assert max(map(len, few)) < 80
+    for most in (None, 3):
+        whole = ranking(documents, top_k, most, overlap, margin=margin)
+        assert ranking(few, top_k, most, overlap, margin=margin) == whole
+
+
+def test_many_documents_are_held_by_few_answers(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def recorded(answers: Any, *others: Any, **named: Any) -> Any:
+        held.extend(map(len, answers))
+        return ranking(answers, *others, **named)
+
+    monkeypatch.setattr("qa_fast.answer.answerer.ranking", recorded)
+    pond(encoder).rank("where?", [" ".join([HERON] * 9)] * 3, top_k=2)
+    assert len(held) == 3
+    assert max(held) <= DEFAULT_N_BEST + 3
 
 
 def test_answers_have_their_document_and_sentence(encoder: TextEncoder) -> None:
