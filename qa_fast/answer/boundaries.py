@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qa_fast.schema import Int32s, Ragged
-from qa_fast.scripts import HANGUL, UNSPACED
+from qa_fast.scripts import HANGUL, UNSPACED, cut_between_clusters
 
 _JOINERS = "\u00ad\u200c\u200d"  # soft hyphen and zero-width (non-)joiner occur inside words
 _KNOWN, _IN_WORD, _SPACE = 1, 2, 4
@@ -117,9 +117,11 @@ def sentence_around(text: str, start: int, end: int, longest: int = 200) -> Exce
         text: The document.
         start: First character of the answer.
         end: One past its last character.
-        longest: Most characters to show on either side.
+        longest: Most characters to show on either side; where they begin inside a grapheme cluster, it is shown, too.
     """
     earliest, latest = max(0, start - longest), min(len(text), end + longest)
+    earliest = cut_between_clusters(text, max(0, earliest - longest), earliest)
+    latest = cut_between_clusters(text, end, latest)
     begin, cut_before = earliest, earliest > 0
     # Without an end, a long run of full stops would be searched again from each of them.
     for sentence_end in _SENTENCE_END.finditer(text, earliest, start + 1):

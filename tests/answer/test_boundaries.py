@@ -137,3 +137,10 @@ def test_the_excerpt_holds_the_answer_within_its_limit(text: str, data: st.DataO
     assert len(found.after) <= 11
     assert found.before.lstrip("… ") in text[:start].replace("\n", " ")
     assert found.after.rstrip("… ") in text[end:].replace("\n", " ")
+
+
+def test_a_sentence_that_is_cut_parts_no_cluster() -> None:
+    syllable = "ก\u0e35\u0e48"
+    found = sentence_around(syllable * 40, 60, 63, longest=10)
+    assert (found.before, found.answer, found.after) == (f"…{syllable * 4}", syllable, f"{syllable * 3}…")
+    assert (found.start, found.end) == (48, 72)
