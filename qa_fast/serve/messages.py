@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Any, Literal, get_type_hints
@@ -162,8 +163,8 @@ def read_request(content_type: bytes, body: bytes) -> AnswerRequest:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        # One pass: a body has room for some hundred thousand names, and other clients wait.
+        repeated = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         raise RefusedError(400, f"a name may appear once in an object; received {shown(repeated)} twice: leave one out")
     return values
 

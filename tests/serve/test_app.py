@@ -12,8 +12,9 @@ pytest.importorskip("fastapi")
 
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.options import option_of
+from qa_fast.serve import messages
 from qa_fast.serve.limits import Limits
-from qa_fast.serve.messages import Parameters, refusal
+from qa_fast.serve.messages import Parameters, RefusedError, refusal
 from qa_fast.serve.protocol import HALF_CLOSED_SECONDS
 from tests.serve_doubles import PATIENCE, Client, KeywordModel, running, wait_for
 
@@ -131,6 +132,20 @@ def test_an_invalid_request_gets_the_rule_that_it_breaks(
     received, answer = client.post(message)
     assert (received, list(answer)) == (status, ["error"])
     assert answer["error"].startswith(rule)
+
+
+def test_a_repeated_name_among_many_is_found_in_one_pass() -> None:
+    class Name(str):
+        compared = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Name.compared += 1
+            return str.__eq__(self, other)
+
+    with pytest.raises(RefusedError, match="received 'name 999' twice"):
+        messages._object([(Name(f"name {number}"), 1) for number in (*range(1000), 999)])
+    assert Name.compared < 10_000
 
 
 @pytest.mark.parametrize("option", ["top_k", "doc_stride", "max_answer_len", "max_seq_len", "max_question_len"])
