@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("fastapi")
 
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.ranking import Answer
 from qa_fast.options import option_of
-from qa_fast.serve import messages
+from qa_fast.serve import answers, messages
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.messages import Parameters, RefusedError, refusal
 from qa_fast.serve.protocol import HALF_CLOSED_SECONDS
@@ -348,6 +349,15 @@ def test_offsets_are_given_in_utf16_units_on_request(client: Client) -> None:
     passage = client.ask("Who dug the harbour?", "🚢! " + context, offset_unit="utf16", evidence=True)[1][0]
     assert passage["sentence"] == context
     assert [passage[name] for name in ("start", "sentence_start", "sentence_end")] == [13, 4, 34]
+
+
+def test_a_document_is_gone_through_once_for_all_offsets() -> None:
+    class Text(str):
+        def __getitem__(self, _: object) -> str:
+            raise AssertionError("a part of the document is copied for each offset")
+
+    answer: Answer = {"score": 0.5, "start": 1, "end": 3, "answer": "b𝄞"}
+    assert answers._in_utf16([answer] * 2, Text("𝄞b𝄞")) == [answer | {"start": 2, "end": 5}] * 2
 
 
 def test_head_has_the_headers_of_get_and_ranges_are_ignored(client: Client) -> None:
