@@ -47,6 +47,8 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.")
 _PRETRAINED_HEADS = ("cls.", "discriminator_predictions.", "sop_classifier.")
 # Classes of transformers whose heads may have the names and sizes of a span head, as those of ModernBERT do.
 _OTHER_TASKS = re.compile(r"\w+For(Sequence|Token)Classification|\w+ForMultipleChoice")
+# The number of a block in a weight's name.
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 # Longer lists of names are abbreviated to their first parts.
 _MOST_LISTED = 8
 
@@ -225,11 +227,11 @@ def find_slots(
         tensors: The folder's tensors.
         config: The encoder's configuration.
         folder: The folder, for messages.
-        new_head: Whether weights of the head may be absent, as in training. A model to read with would answer at
-            random.
+        new_head: Whether weights of the head may be absent and blocks left out, as in training. A model to read with
+            would answer at random.
 
     Raises:
-        UserError: A weight is missing, or the head does not score two ends.
+        UserError: A weight is missing, the head does not score two ends, or a model to read with has more blocks.
     """
     family, result, absent = family_of(config.family), list[tuple[Slot, list[str]]](), list[str]()
     other_task = _other_task(folder)
@@ -253,8 +255,8 @@ def find_slots(
                 f"{shown(outputs[0] if outputs else 0)}: choose a model with such a head, or remove these weights and "
                 "train a new one"
             )
+    used = {name for _, names in result for name in names}
     if absent and not new_head:
-        used = {name for _, names in result for name in names}
         alike = _names_like_head(tensors, config, used)
         instead = f", unless {listed(alike)} is one: rename its weights, or" if alike else ":"
         if other_task:
@@ -262,6 +264,13 @@ def find_slots(
         raise UserError(
             f"a model to read with must have a question answering head ({', '.join(absent)}); {str(folder)!r} has none"
             f"{instead} name a model that was fine-tuned, such as 'qa-fast train' writes"
+        )
+    kinds = {_NUMBER.sub("", name) for name in used}
+    spare = [name for name in tensors if name not in used and _NUMBER.sub("", name) in kinds]
+    if spare and not new_head:
+        raise UserError(
+            f"config.json must name all blocks of a model to read with; the weights in {str(folder)!r} also have "
+            f"{listed(spare)}: use the config.json that belongs to the weights"
         )
     return result
 

@@ -200,6 +200,14 @@ def test_the_head_of_another_task_is_none(task: str, tmp_path: Path) -> None:
     assert "classifier.weight" in report.left_out
 
 
+def test_only_training_leaves_blocks_out(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 1}))
+    with pytest.raises(UserError, match=r"config.json must name all blocks .* also have bert.\* \(16\): use the conf"):
+        readable_config(folder)
+    assert readable_config(folder, new_head=True).blocks == 1
+
+
 @pytest.mark.parametrize("with_config", [True, False])
 def test_an_adapter_is_told(with_config: bool, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
