@@ -336,6 +336,8 @@ def _read_checkpoint(
     data.check_position(position, config, path.name)
     _check_choices(saved)
     say(f"continuing from step {position.step} of {data.steps}")
+    if (before := saved["config"].get("model")) != config.model:
+        say(f"--model was {before} and is {config.model}; the weights are those of the checkpoint")
     return arrays, saved
 
 
