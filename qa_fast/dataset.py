@@ -282,6 +282,12 @@ def load(
     for part in files.tables(max_examples):
         tables[part.split].append(part.rows)
         unreadable[part.split] += part.unreadable
+    for split, rejects in unreadable.items():
+        if rejects:
+            say(
+                f"{split}: {len(rejects):,} rows are no examples and were left out, the first "
+                f"{rejects[0].id or 'without id'}: {rejects[0].reason}; all are in its attribute unreadable"
+            )
     return Dataset(
         files.name,
         files.origin,

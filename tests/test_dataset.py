@@ -60,8 +60,10 @@ def test_a_column_is_a_list(source: str) -> None:
 
 
 def test_what_featurize_would_leave_out(source: str) -> None:
-    data = qa_fast.load(source, say=quiet)
+    said: list[str] = []
+    data = qa_fast.load(source, say=said.append)
     assert [reject.id for reject in data["train"].rejected] == ["", "wrong"]
+    assert said[-1].startswith("train: 1 rows are no examples and were left out, the first without id: row 13 must be")
     assert "nowhere in the context" in data["train"].rejected[1].reason
     assert data["validation"].rejected == []
 

@@ -114,12 +114,6 @@ def _print_table(result: BuildResult) -> None:
     table.add_row("padding avoided", *(f"{split['padding_avoided']:.1%}" for split in outcome["splits"].values()))
     console = Console(highlight=False)
     console.print(table)
-    if any(split["rejected"] for split in outcome["splits"].values()):
-        console.print(
-            f"rejected examples and why: {without_secrets(str(result.out / 'rejected.jsonl'))}",
-            markup=False,
-            soft_wrap=True,
-        )
     state = "already there"
     if not result.up_to_date:
         state = (

@@ -168,7 +168,10 @@ def check_examples(table: pa.Table, repeated: np.ndarray, scored: bool = False) 
             _with_nulls(answers),
             lambda _: "an answer must have a text and an answer_start; received null for one of them",
         ),
-        (_blank(first_answers) & (status != text.ANSWER_OK), lambda _: f"an answer's text {blank}"),
+        (
+            _blank(first_answers) & (status != text.ANSWER_OK),
+            lambda _: f"an answer's text {blank}: leave the answers empty if there is none",
+        ),
     )
     reasons: dict[int, str] = {}
     for broken, reason in rules:

@@ -357,6 +357,18 @@ class SpanModel(keras.Model):
         self._begin_training()
         return super().train_on_batch(x, y, *args, **options)
 
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **options: Any) -> Any:
+        """See `keras.Model.test_on_batch`, and `evaluate`."""
+        check_data(x, y, options)
+        self.check_trained()
+        return super().test_on_batch(x, y, *args, **options)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """See `keras.Model.predict_on_batch`, and `predict`."""
+        check_data(x)
+        self.check_trained()
+        return super().predict_on_batch(x)
+
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """See `keras.Model.evaluate`, and `SpanModel` for x and y; `sample_weight` needs y."""
         check_data(x, y, options)

@@ -7,6 +7,7 @@ has only torch's own format.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -44,6 +45,10 @@ _UNSUPPORTED = ("tf_model.h5", "model.ckpt.index", "flax_model.msgpack", "rust_m
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 # Heads of pretraining, which may have the size of a span head.
 _PRETRAINED_HEADS = ("cls.", "discriminator_predictions.", "sop_classifier.")
+# Classes of transformers whose heads may have the names and sizes of a span head, as those of ModernBERT do.
+_OTHER_TASKS = re.compile(r"\w+For(Sequence|Token)Classification|\w+ForMultipleChoice")
+# The number of a block in a weight's name.
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 # Longer lists of names are abbreviated to their first parts.
 _MOST_LISTED = 8
 
@@ -222,15 +227,18 @@ def find_slots(
         tensors: The folder's tensors.
         config: The encoder's configuration.
         folder: The folder, for messages.
-        new_head: Whether weights of the head may be absent, as in training. A model to read with would answer at
-            random.
+        new_head: Whether weights of the head may be absent and blocks left out, as in training. A model to read with
+            would answer at random.
 
     Raises:
-        UserError: A weight is missing, or the head does not score two ends.
+        UserError: A weight is missing, the head does not score two ends, or a model to read with has more blocks.
     """
     family, result, absent = family_of(config.family), list[tuple[Slot, list[str]]](), list[str]()
+    other_task = _other_task(folder)
     for slot in family.slots(config):
         present = {name: tensors.find(name, family.prefix) for name in slot.names}
+        if other_task and slot.head and not slot.names[0].startswith("qa_outputs."):
+            present = dict.fromkeys(present)
         names = [name for name in present.values() if name is not None]
         missing = [name for name, name_in_file in present.items() if name_in_file is None]
         if missing and not slot.head:
@@ -247,15 +255,31 @@ def find_slots(
                 f"{shown(outputs[0] if outputs else 0)}: choose a model with such a head, or remove these weights and "
                 "train a new one"
             )
+    used = {name for _, names in result for name in names}
     if absent and not new_head:
-        used = {name for _, names in result for name in names}
         alike = _names_like_head(tensors, config, used)
+        instead = f", unless {listed(alike)} is one: rename its weights, or" if alike else ":"
+        if other_task:
+            instead = f", but that of another task, which config.json calls {other_task}:"
         raise UserError(
             f"a model to read with must have a question answering head ({', '.join(absent)}); {str(folder)!r} has none"
-            + (f", unless {listed(alike)} is one: rename its weights, or" if alike else ":")
-            + " name a model that was fine-tuned, such as 'qa-fast train' writes"
+            f"{instead} name a model that was fine-tuned, such as 'qa-fast train' writes"
+        )
+    kinds = {_NUMBER.sub("", name) for name in used}
+    spare = [name for name in tensors if name not in used and _NUMBER.sub("", name) in kinds]
+    if spare and not new_head:
+        raise UserError(
+            f"config.json must name all blocks of a model to read with; the weights in {str(folder)!r} also have "
+            f"{listed(spare)}: use the config.json that belongs to the weights"
         )
     return result
+
+
+def _other_task(folder: Path) -> str:
+    """Return the class that wrote a model whose head is for another task; "" if config.json names none."""
+    classes = (read_object(folder, "config.json") or {}).get("architectures")
+    names = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
+    return next((name for name in names if _OTHER_TASKS.fullmatch(name)), "")
 
 
 def _names_like_head(tensors: Tensors, config: EncoderConfig, used: set[str]) -> list[str]:

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from qa_fast.encode import load_encoder
 from qa_fast.errors import UserError
 from qa_fast.model.config import EncoderConfig
 from qa_fast.shards import Shards, Split
+from qa_fast.sources import resolve_model
+
+
+def model_of(shards: Shards, name: str | None, say: Callable[[str], None] = lambda _: None, **options: bool) -> Path:
+    """Find a model, as `resolve_model` does; None means the one whose tokenizer made the shards.
+
+    Raises:
+        UserError: There is no such model; that of the shards may be on another machine.
+    """
+    made_with = shards.manifest["model"]["name"]
+    if name not in (None, made_with):
+        return resolve_model(name, say, **options)
+    try:
+        return resolve_model(made_with, say, **options)
+    except UserError as error:
+        raise UserError(
+            f"the model whose tokenizer made the shards must be within reach; {shards.folder} was made with "
+            f"{made_with} ({error}): name the folder where it is now with --model"
+        ) from None
 
 
 def other_tokenizer(shards: Shards, folder: Path) -> tuple[str, str] | None:

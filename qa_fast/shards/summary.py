@@ -48,6 +48,11 @@ def remarks(index: Mapping[str, Any], out: Path) -> Iterator[str]:
         out: Their folder.
     """
     for split, counts in index["splits"].items():
+        if counts.get("rejected"):
+            yield (
+                f"{split}: {with_share(counts['rejected'], counts['rejected'] + counts['examples'])} of the questions "
+                f"were rejected; see why with: qa-fast show {out} --rejected"
+            )
         if counts.get("repaired"):
             causes = ", ".join(f"{cause} {count:,}" for cause, count in counts.get("repairs", {}).items())
             yield (

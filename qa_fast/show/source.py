@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +66,10 @@ class ShowSource:
             UserError: The model does not exist, or the shards were made with another tokenizer.
         """
         from qa_fast.encode import load_encoder
+        from qa_fast.shards.compatibility import model_of
 
-        encoder = load_encoder(resolve_model(self.model, self.say, weights=False), say=self.say)
+        find = resolve_model if self.shards is None else partial(model_of, self.shards)
+        encoder = load_encoder(find(self.model, self.say, weights=False), say=self.say)
         if self.shards and self.shards.manifest["model"]["tokenizer_hash"] != encoder.tokenizer_hash:
             raise UserError(
                 f"--model must have the tokenizer that {self.name} was made with; received {self.model}, which has "

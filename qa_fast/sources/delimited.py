@@ -1,22 +1,18 @@
 """Reads tables in text, CSV and TSV, whose first line names the columns.
 
-Cells hold text only. Answers are a text, with its start in another column, or what `datasets` and pandas write for a
-nested value: JSON or a Python literal. Python's `csv` reads them. Arrow's reader is faster, but if a quote is not
-closed, it takes the rest of the file as one cell without an error.
+Cells hold text only; see `forms.answer_lists` for answers. Python's `csv` reads them. Arrow's reader is faster, but if
+a quote is not closed, it takes the rest of the file as one cell without an error.
 """
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
-
-from qa_fast.errors import UserError
+from qa_fast.errors import UserError, shown
 from qa_fast.raw import Reject
 from qa_fast.sources.forms import NAMES, name_of
 
@@ -69,7 +65,6 @@ def table_rows(data: bytes, columns: Mapping[str, str], where: str) -> Iterator[
     text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", "surrogateescape", newline="")
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     names: list[str] | None = None
-    texts = starts = None
     number = 0
     while True:
         line = rows.line_num + 1
@@ -90,46 +85,14 @@ def table_rows(data: bytes, columns: Mapping[str, str], where: str) -> Iterator[
             continue
         if names is None:
             names = cells
-            texts, starts = (columns.get(field) or name_of(field, names) for field in ("answers", "answer_start"))
+            for name in (columns.get(field) or name_of(field, names) for field in NAMES):
+                if name and names.count(name) > 1:
+                    raise UserError(f"{where} must name each column once; received {shown(name)} twice: rename one")
             continue
         while len(cells) > len(names) and not cells[-1]:
             cells.pop()
         if len(cells) != len(names):
             yield number, Reject("", f"line {line} must have {len(names)} cells, as the first; received {len(cells)}")
         else:
-            row: dict[str, Any] = {name: cell or None for name, cell in zip(names, cells, strict=True)}
-            for name, kinds in ((texts, str | dict), (starts, int | float | None)):
-                if name and row.get(name):
-                    row[name] = _nested(row[name], kinds)
-            yield number, row
+            yield number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
         number += 1
-
-
-def _nested(cell: str, kinds: Any) -> Any:
-    """Return the list or object that a cell holds as JSON or as Python writes it, such as "{'text': ['a'], …}".
-
-    A cell that holds neither, or a list of something else than `kinds`, is a text.
-    """
-    if cell.lstrip()[:1] not in ("{", "["):
-        return cell
-    try:
-        value = orjson.loads(cell)
-    except orjson.JSONDecodeError:
-        try:
-            value = _literal(ast.parse(cell.strip(), mode="eval").body)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            return cell
-    parts = value if isinstance(value, list) else [value]
-    return value if all(isinstance(part, kinds) for part in parts) else cell
-
-
-def _literal(node: ast.expr) -> Any:
-    """Evaluate a literal, in which pandas writes `array([...], dtype=object)` for a list of numpy."""
-    if isinstance(node, ast.Dict):
-        keys = [ast.literal_eval(key) if key is not None else None for key in node.keys]
-        return dict(zip(keys, map(_literal, node.values), strict=True))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "array" and node.args:
-        return _literal(node.args[0])
-    if isinstance(node, ast.List):
-        return [_literal(each) for each in node.elts]
-    return ast.literal_eval(node)

@@ -72,6 +72,8 @@ _RECORDS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 )  # fmt: skip
 # The same for records that have no question.
 _WITHOUT_QUESTION: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("version", "data"), "a SQuAD document within a list or a line", "write each to a file of its own"),
+    (("data", "predictions"), "tasks of Label Studio without annotations", "export the annotated tasks"),
     (("_task_hash",), "an export of Prodigy, whose spans have no questions", _ROWS),
     (("fields", "responses"), "an export of Argilla", _ROWS),
     (("classes", "annotations"), "labels of entities without questions", _ROWS),

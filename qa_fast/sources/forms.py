@@ -14,9 +14,12 @@ Any other value rejects its row, or the table if the whole column has an unsuita
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import orjson
 
 INT32_MAX = 2**31 - 1
 # The `answer_start` of an answer whose place is not given. It is searched, as `features.repairs` describes.
@@ -67,7 +70,8 @@ def answer_lists(answers: Any, starts: Any = None) -> tuple[Any, Any]:
 
     Args:
         answers: One of: an object with "text" and perhaps "answer_start", each a list, a single value or null; a list
-            of objects with single ones; a text or a list of texts; null. "start" may stand for "answer_start".
+            of objects with single ones; a text or a list of texts; null. "start" may stand for "answer_start". A text
+            may hold one of the others, as `datasets` and pandas write it into a cell of a table.
         starts: Where the answers are texts, their starts, which a row may have beside them: a list, a single value or
             null.
 
@@ -76,6 +80,7 @@ def answer_lists(answers: Any, starts: Any = None) -> tuple[Any, Any]:
     """
     if _is_missing(answers):
         return [], []
+    answers, starts = _nested(answers, str | dict), _nested(starts, int | float | None)
     if isinstance(answers, dict):
         if "text" not in answers:
             return answers, None
@@ -88,6 +93,36 @@ def answer_lists(answers: Any, starts: Any = None) -> tuple[Any, Any]:
         return answers, None
     texts = _listed(answers)
     return texts, [None] * len(texts) if starts is None else _listed(starts)
+
+
+def _nested(cell: Any, kinds: Any) -> Any:
+    """Return the list or object that a text holds as JSON or as Python writes it, such as "{'text': ['a'], …}".
+
+    A text that holds neither, or a list of something else than `kinds`, stays as it is.
+    """
+    if not isinstance(cell, str) or cell.lstrip()[:1] not in ("{", "["):
+        return cell
+    try:
+        value = orjson.loads(cell)
+    except orjson.JSONDecodeError:
+        try:
+            value = _literal(ast.parse(cell.strip(), mode="eval").body)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            return cell
+    parts = value if isinstance(value, list) else [value]
+    return value if all(isinstance(part, kinds) for part in parts) else cell
+
+
+def _literal(node: ast.expr) -> Any:
+    """Evaluate a literal, in which pandas writes `array([...], dtype=object)` for a list of numpy."""
+    if isinstance(node, ast.Dict):
+        keys = [ast.literal_eval(key) if key is not None else None for key in node.keys]
+        return dict(zip(keys, map(_literal, node.values), strict=True))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "array" and node.args:
+        return _literal(node.args[0])
+    if isinstance(node, ast.List):
+        return [_literal(each) for each in node.elts]
+    return ast.literal_eval(node)
 
 
 def _is_missing(value: Any) -> bool:

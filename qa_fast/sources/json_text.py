@@ -83,8 +83,8 @@ def _from_lines(data: bytes, piece: Piece, columns: Mapping[str, str], answered:
         bad = False
         for number, line in enumerate(io.BytesIO(data.removeprefix(BOM)), piece.first):
             if line.strip():
-                try:
-                    yield number, parse_json(line, f"line {number + 1}")
+                try:  # each of several files that were joined may begin with a mark
+                    yield number, parse_json(line.removeprefix(BOM), f"line {number + 1}")
                 except UserError as error:
                     if not bad:
                         check_lines(data, piece.path, piece.first + 1)

@@ -196,7 +196,7 @@ def column_names(
             "JSON lines that Prodigy writes, which are read, or name other answers with --columns answers=NAME"
         )
     must = {*columns, *REQUIRED} if required else set(REQUIRED[:-1])
-    missing = [columns.get(ours, ours) for ours, theirs in names.items() if theirs not in present and ours in must]
+    missing = [ours for ours, theirs in names.items() if theirs not in present and ours in must]
     if missing:
         refuse_record(dict.fromkeys(present), where, has_question=names["question"] in present)
         longest = max(present, key=len, default="")
@@ -211,9 +211,10 @@ def column_names(
             if theirs is not None and theirs not in likely.values():
                 likely[ours] = theirs
         example = ",".join(f"{ours}={theirs}" for ours, theirs in likely.items()) or f"{missing[0]}=NAME"
+        absent = ", ".join(columns.get(ours, ours) for ours in missing)
         raise UserError(
             f"{where} must have the columns {', '.join(name for name in REQUIRED if name in wanted)} and, if it has "
-            f"ids, id; missing {', '.join(missing)}, found {', '.join(sorted(present))[:500] or 'none'}: map other "
+            f"ids, id; missing {absent}, found {', '.join(sorted(present))[:500] or 'none'}: map other "
             f"names with --columns {example}"
         )
     return {ours: theirs for ours, theirs in names.items() if theirs is not None}

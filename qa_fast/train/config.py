@@ -20,8 +20,9 @@ SCHEDULES = ("linear", "constant")
 BATCHINGS = ("grouped", "fixed")
 ATTENTIONS = ("auto", "exact", "cudnn")
 JITS = ("auto", "on", "parts", "off")
-# A resumed run may change these, because they do not change the weights.
-FREE_ON_RESUME = ("out", "checkpoint_every", "resume", "overwrite", "log_every")
+# A resumed run may change these, because they do not change the weights. Models may be in another folder, and what they
+# are is compared by their contents.
+FREE_ON_RESUME = ("out", "checkpoint_every", "resume", "overwrite", "log_every", "model", "teacher")
 
 _folders = partial(option, group="Model and output")
 _data = partial(option, group="Data")

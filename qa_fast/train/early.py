@@ -8,6 +8,7 @@ from pathlib import Path
 from qa_fast import store
 from qa_fast.errors import UserError
 from qa_fast.model.folder import readable_config
+from qa_fast.shards.compatibility import model_of
 from qa_fast.sources import resolve_model
 from qa_fast.train.config import SweepConfig, TrainConfig
 from qa_fast.train.mix import Place, open_mix
@@ -27,9 +28,9 @@ def check_run(shards: Sequence[Place], config: TrainConfig) -> None:
     """
     parts = open_mix(shards)
     first = parts[0].shards
-    names = {"--model": config.model or first.manifest["model"]["name"], "--teacher": config.teacher}
-    names |= {"--init-head": config.init_head}
-    models = {option: resolve_model(name) for option, name in names.items() if name is not None}
+    models = {"--model": model_of(first, config.model)}
+    names = {"--teacher": config.teacher, "--init-head": config.init_head}
+    models |= {option: resolve_model(name) for option, name in names.items() if name is not None}
     for option, folder in models.items():
         readable_config(folder, new_head=option == "--model")
     validation_split(first, config)
@@ -43,7 +44,7 @@ def check_sweep(shards: Sequence[Place], config: SweepConfig) -> None:
         UserError: One of them cannot be used.
     """
     first = open_mix(shards)[0].shards
-    readable_config(resolve_model(config.model or first.manifest["model"]["name"]), new_head=True)
+    readable_config(model_of(first, config.model), new_head=True)
     check_sweep_out(Path(config.out))
 
 

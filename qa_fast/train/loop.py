@@ -130,6 +130,7 @@ class _Loop:
                 stopping = Stopping(self._job, interrupted, behind(self._plan.config.steps_per_execution))
                 while not self._state.position.ended:
                     self._epoch(stopping)
+                self._record.add_rest()
         except UserError as error:
             raise self._job.known(error) from None  # a loss that is not a number is the same in all processes
         finally:

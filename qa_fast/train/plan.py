@@ -29,7 +29,7 @@ from qa_fast.model.precision import PRECISIONS, Choice, choose_precision, on_cpu
 from qa_fast.schema import Int32s
 from qa_fast.scoring.golds import has_unanswerable
 from qa_fast.shards import CHECKSUM, Shards, Split
-from qa_fast.shards.compatibility import check_features, check_tokenizer
+from qa_fast.shards.compatibility import check_features, check_tokenizer, model_of
 from qa_fast.sources import resolve_model
 from qa_fast.train.attention import WIDTH_MULTIPLE, against_device, choose_attention
 from qa_fast.train.config import ATTENTIONS, JITS, TrainConfig
@@ -218,7 +218,7 @@ def open_sources(shards: Place | Sequence[Place], config: TrainConfig) -> Source
     single = isinstance(shards, str) or not isinstance(shards, Sequence)
     parts = open_mix(cast("Sequence[Place]", [shards] if single else shards))
     first = parts[0].shards
-    models = {"--model": resolve_model(config.model or first.manifest["model"]["name"])}
+    models = {"--model": model_of(first, config.model)}
     check_tokenizer(first, models["--model"])
     if config.teacher is not None:
         models["--teacher"] = resolve_model(config.teacher)
@@ -336,6 +336,8 @@ def _read_checkpoint(
     data.check_position(position, config, path.name)
     _check_choices(saved)
     say(f"continuing from step {position.step} of {data.steps}")
+    if (before := saved["config"].get("model")) != config.model:
+        say(f"--model was {before} and is {config.model}; the weights are those of the checkpoint")
     return arrays, saved
 
 

@@ -33,7 +33,7 @@ class Record:
         self._plan, self._state, self._job, self._say = run.plan, run.state, run.job, run.say
         self._losses, self._devices = losses, devices
         self._pace = Pace()
-        self._mark = 0.0
+        self._mark = self._rate = 0.0
         self._log: EventLog | None = None
 
     def open(self) -> None:
@@ -66,9 +66,15 @@ class Record:
             loss = self._losses.mean(last=step == last)  # waits for the device: part of the steps' time
         now = time.perf_counter()
         self._pace.add(now - self._mark, features, tokens, compiled())
-        self._mark = now
+        self._mark, self._rate = now, rate
         if loss is not None:
             self._add_point(rate, loss)
+
+    def add_rest(self) -> None:
+        """Report the steps since the last log interval, if the run ended before the next one."""
+        loss = self._losses.mean(last=True)
+        if loss is not None:
+            self._add_point(self._rate, loss)
 
     def _add_point(self, rate: float, loss: float) -> None:
         position, history, data = self._state.position, self._state.history, self._plan.data

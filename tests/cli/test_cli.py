@@ -177,9 +177,11 @@ def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) ->
     flat = sample.rows()
     flat[0]["question"] = ""
     path = sample.write(tmp_path / "train.json", flat)
-    code, out, _ = command("featurize", str(path), "--out", str(tmp_path / "out"), "--model", model, *SMALL)
+    code, _, err = command("featurize", str(path), "--out", str(tmp_path / "out"), "--model", model, *SMALL)
     assert code == 0
-    assert f"rejected examples and why: {tmp_path / 'out' / 'rejected.jsonl'}" in out
+    share = f"1 ({100 / len(flat):.3g} %)"
+    place = tmp_path / "out"
+    assert f"train: {share} of the questions were rejected; see why with: qa-fast show {place} --rejected" in err
     code, _, err = command("featurize", str(path), "--out", str(tmp_path / "o2"), "--model", model, *SMALL, "--strict")
     assert code == 2
     assert err.splitlines()[-1].startswith(

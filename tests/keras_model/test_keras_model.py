@@ -615,6 +615,8 @@ def test_other_things_than_a_dict_are_refused() -> None:
         ("fit", None, {}, "x must be a dict of features, or batches of them; received NoneType: pass a split"),
         ("evaluate", [1], {}, "x must be a dict of features, or batches of them; received list: "),
         ("predict", "train", {}, "x must be a dict of features, or batches of them; received str: "),
+        ("predict_on_batch", "split", {}, "received a Split"),
+        ("test_on_batch", "split", {}, "received a Split"),
         ("fit", "split", {}, r"received a Split: pass split\.to_tf_dataset\(16\)"),
         ("fit", "shards", {}, "received Shards: pass a split"),
         ("fit", {}, {"class_weight": {0: 1.0}}, "class_weight must be left out, because labels are places"),
@@ -634,6 +636,9 @@ def test_a_model_without_weights_reads_nothing(tmp_path: Path, capsys: pytest.Ca
     for read in (model.predict, model.evaluate):
         with pytest.raises(UserError, match="must have weights; received one that was made from a config alone: open"):
             read(some(), verbose=0)
+    for read in (model.predict_on_batch, model.test_on_batch):
+        with pytest.raises(UserError, match="must have weights; received one that was made from a config alone: open"):
+            read(some())
     with pytest.raises(UserError, match=r"config must be the contents of a config\.json, as a dict; received 'minilm'"):
         qa_fast.SpanModel("minilm")
     model.train_on_batch(some())

@@ -185,6 +185,29 @@ def test_a_head_has_two_outputs(folder: Path) -> None:
         readable_config(rewrite(folder, with_a_third))
 
 
+@pytest.mark.parametrize("task", ["SequenceClassification", "TokenClassification"])
+def test_the_head_of_another_task_is_none(task: str, tmp_path: Path) -> None:
+    from qa_fast.model.checkpoint import load_model
+
+    folder = make_model_folder(tmp_path / "model", "modernbert")  # whose classes name all their heads alike
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": [f"ModernBertFor{task}"]}))
+    with pytest.raises(UserError, match=rf"has none, but that of another task, .* ModernBertFor{task}: name a model"):
+        readable_config(folder)
+    assert not has_head(folder)
+    _, report = load_model(folder, seed=1)
+    assert "classifier.weight" in report.made
+    assert "classifier.weight" in report.left_out
+
+
+def test_only_training_leaves_blocks_out(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 1}))
+    with pytest.raises(UserError, match=r"config.json must name all blocks .* also have bert.\* \(16\): use the conf"):
+        readable_config(folder)
+    assert readable_config(folder, new_head=True).blocks == 1
+
+
 @pytest.mark.parametrize("with_config", [True, False])
 def test_an_adapter_is_told(with_config: bool, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")

@@ -447,7 +447,8 @@ def test_training_compares_first(folder: Path, tmp_path: Path, monkeypatch: pyte
 
     from qa_fast.train import loop, plan
 
-    monkeypatch.setattr(plan, "open_mix", lambda paths: [SimpleNamespace(shards=SimpleNamespace(names=("train",)))])
+    shards = SimpleNamespace(names=("train",), manifest={"model": {"name": "another"}})
+    monkeypatch.setattr(plan, "open_mix", lambda paths: [SimpleNamespace(shards=shards)])
     monkeypatch.setattr(plan, "check_tokenizer", lambda shards, model: None)
     monkeypatch.setattr(loop, "prepare_out", lambda *given: pytest.fail("came too far"))
     changed(folder, "config.json", vocab_size=2**24)

@@ -76,6 +76,8 @@ def test_marks_blank_lines_and_crlf(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(["", *lines, ""]).encode())
     assert read(path) == (sample.rows(), [])
+    path.write_bytes(b"".join(b"\xef\xbb\xbf" + line.encode() + b"\n" for line in lines))  # of files that were joined
+    assert read(path) == (sample.rows(), [])
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(sample.squad()).encode())
     assert read(path) == (sample.rows(), [])
 

@@ -295,6 +295,8 @@ def test_bad_rows_of_a_table_are_rejected_alone(tmp_path: Path) -> None:
     for text in ("id,when,text", f"1,When?,{TEXT},1887\n"):  # rows without names
         with pytest.raises(UserError, match="missing question, context, answers"):
             read(write(tmp_path / "c.csv", text))
+    with pytest.raises(UserError, match=r"d.csv must name each column once; received 'answer' twice: rename one"):
+        read(write(tmp_path / "d.csv", f"question,context,answer,answer\nWhen?,{TEXT},1887,in 1887\n"))
     with pytest.raises(
         UserError, match="must close every quote; the one that opens in the row of line 3 is not closed"
     ):
@@ -327,6 +329,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "brat.ann": ("T1\tAnswer 0 4\tOsby\n", "brat's standoff annotations"),
     "labels.conll": ("-DOCSTART- -X- O O\n", "CoNLL"),
     "cas.json": ({"%TYPES": {}, "%FEATURE_STRUCTURES": []}, "a UIMA CAS as JSON"),
+    "joined.jsonl": ([{"version": "v2.0", "data": []}] * 2, "a SQuAD document within a list or a line"),
+    "predicted.json": ([{"id": 1, "data": {}, "predictions": []}], "tasks of Label Studio without annotations"),
     "labels.jsonl": ([{"id": 1, "text": "Osby", "label": [[0, 4, "A"]]}], "an export of Doccano"),
     "entities.jsonl": ([SPANS], "an export of Doccano"),
     "prodigy.jsonl": ([{"text": "Osby", "_task_hash": 2, "answer": "accept"}], "an export of Prodigy"),

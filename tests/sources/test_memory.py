@@ -37,7 +37,7 @@ def array(values: list[Any]) -> np.ndarray:
 
 
 def frame(**options: Any) -> Any:
-    return pytest.importorskip("pandas").DataFrame(ROWS, **options)
+    return pytest.importorskip("pandas").DataFrame(ROWS).assign(**options)
 
 
 def with_arrays() -> Any:
@@ -63,6 +63,7 @@ FORMS = {
     "pandas": frame,
     "categories": lambda: frame().astype({"context": "category"}),
     "mixed": with_arrays,
+    "from a cell": lambda: frame(answers=[str(row["answers"]) for row in ROWS]),
     "polars": lambda: pytest.importorskip("polars").DataFrame(ROWS),
     "datasets": hub,
     "selected": lambda: hub().select(range(len(ROWS))[::-1]).select(range(len(ROWS))[::-1]),

@@ -414,8 +414,14 @@ def test_a_checkpoint_of_another_run_is_refused(workshop: Path, cut: Path, tmp_p
     """Another run's, whole as it is: of other options, of a model of other sizes, and of other shards."""
     refused(workshop, cut, r"changed: seed: 0 -> 4", seed=4)
     other = make_model_folder(tmp_path / "other", num_hidden_layers=1)
-    sign(kept(cut)[-1], config=TrainConfig(**OPTIONS | {"model": str(other)}).to_dict())
     refused(workshop, cut, r"must have the model it began with; the config.json of this one", model=str(other))
+
+
+def test_a_run_goes_on_where_the_model_is_in_another_folder(workshop: Path, cut: Path, tmp_path: Path) -> None:
+    moved = str(shutil.copytree(workshop / "tiny", tmp_path / "moved"))
+    said = resume(workshop, cut, model=moved)
+    assert f"--model was None and is {moved}; the weights are those of the checkpoint" in said
+    assert_as_unbroken(workshop, cut)
 
 
 # Shards

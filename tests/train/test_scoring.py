@@ -157,9 +157,12 @@ def test_a_run_broken_off_beside_a_score_goes_on(
 @pytest.mark.slow
 def test_patience_at_the_ends_of_epochs(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Scores(monkeypatch, 50.0, 40.0, 60.0, 60.0, 59.0)
-    result = train(workshop / "shards", TrainConfig(out=str(tmp_path / "out"), epochs=9, patience=2, **OPTIONS))
+    result = train(
+        workshop / "shards", TrainConfig(out=str(tmp_path / "out"), epochs=9, patience=2, **OPTIONS | {"log_every": 7})
+    )
     assert result.steps == 30
     assert result.best.step == 18
+    assert result.metrics["history"]["steps"][-1] == 30
     assert not (tmp_path / "out" / "training" / "checkpoints").exists()
 
 

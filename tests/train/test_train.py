@@ -19,6 +19,7 @@ from qa_fast.errors import UserError
 from qa_fast.model.families import read_encoder_config
 from qa_fast.shards import open_shards
 from qa_fast.train import EpochReport, StepReport, TrainConfig
+from qa_fast.train.config import SweepConfig
 from qa_fast.train.state import checkpoints, read_checkpoint
 from tests.backend import BACKEND, JIT, untraced
 from tests.small_models import TINY_BERT
@@ -348,6 +349,25 @@ def test_the_tokenizers_must_be_the_same(workshop: Path, tmp_path: Path) -> None
     (other / "tokenizer.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=r"same tokenizer; the shards were made with that of .*tiny .*other has anoth"):
         train(workshop / "shards", TrainConfig(model=str(other), out=str(tmp_path / "out")))
+
+
+def test_the_model_that_shards_name_may_be_elsewhere(tmp_path: Path) -> None:
+    from qa_fast.show.source import open_show_source
+    from qa_fast.train.early import check_run, check_sweep
+
+    model = make_model_folder(tmp_path / "tiny")
+    shards = make_shards(tmp_path / "shards", model)
+    model.rename(tmp_path / "moved")
+    message = rf"{shards} was made with {model} \(.* is neither\): name the folder where it is now with --model"
+    check_run([shards], TrainConfig(model=str(tmp_path / "moved"), out=str(tmp_path / "out")))
+    for attempt in (
+        lambda: check_run([shards], TrainConfig(out=str(tmp_path / "out"))),
+        lambda: train(shards, TrainConfig(out=str(tmp_path / "out"))),
+        lambda: check_sweep([shards], SweepConfig(out=str(tmp_path / "sweep"))),
+        lambda: open_show_source(str(shards)).encoder,
+    ):
+        with pytest.raises(UserError, match=message):
+            attempt()
 
 
 @pytest.mark.slow
