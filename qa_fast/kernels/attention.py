@@ -2,7 +2,8 @@
 
 The scores of a few queries at a time are turned into weights within the first cache, multiplied with the values, and
 never stored; the gradient computes them again. Arithmetic between the products is float32. Keys of weight 0 and queries
-of zeros pad the matrices to whole tiles. Heads are read from, and written to, the vectors of tokens.
+of zeros pad the matrices to whole tiles. Heads are read from, and written to, the vectors of tokens. Vectors are
+float32, or bfloat16 as uint16; a word is one float32 or a pair of bfloat16 numbers (see `tiles`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from qa_fast.kernels.floats import exponential, largest, mixed, quick, quick_inner, widened
 from qa_fast.kernels.jit import njit
-from qa_fast.kernels.tiles import COLUMNS, interleave, move, multiply, prefetch, shortened, transpose
+from qa_fast.kernels.tiles import COLUMNS, interleave, move, multiply, prefetch, shortened, transpose, words_like
 
 _F = np.float32
 _U = np.uint32
@@ -25,7 +26,7 @@ _QUERIES = 16
 
 @quick
 def attend(
-    x: np.ndarray,  # uint16[B, L, 3 * heads * D], queries, keys and values in bfloat16; D is a multiple of COLUMNS
+    x: np.ndarray,  # uint16 or float32 [B, L, 3 * heads * D], queries, keys and values; D is a multiple of COLUMNS
     bias: np.ndarray,  # float32[3 * heads * D], added to them
     visible: np.ndarray,  # bool[B, L], the keys that all queries see
     key: np.ndarray,  # uint32[3], from `dropout.site_key`
@@ -33,7 +34,7 @@ def attend(
     spread: np.float32,  # multiplies the weights that are kept
     scale: np.float32,  # multiplies the queries
     heads: int,
-    out: np.ndarray,  # uint16[B, L, heads * D]
+    out: np.ndarray,  # like x, [B, L, heads * D]
     out_sums: np.ndarray,  # float32[B * heads * L, 2], maximum of each row of scores, and the reciprocal of its sum
     begin: int,  # the first of the B * heads heads that this call does
     end: int,
@@ -41,9 +42,10 @@ def attend(
     """Write the attention of the heads [begin, end). Cost: two products and an exponential for each score."""
     _, length, hidden = out.shape
     size, padded = hidden // heads, -(-length // COLUMNS) * COLUMNS
-    query, keys, value = _vectors(padded, size), _vectors(padded, size), _vectors(padded, size)
-    key_columns, value_rows = np.empty((size // 2, padded), _U), np.empty((padded // 2, size), _U)
-    scores, weights = np.empty((_QUERIES, padded), _F), np.zeros((_QUERIES, padded), np.uint16)
+    words, all_words = size * x.itemsize // 4, padded * x.itemsize // 4  # of a vector, and of a number of each key
+    query, keys, value = _vectors(x, padded, size), _vectors(x, padded, size), _vectors(x, padded, size)
+    key_columns, value_rows = words_like(x, words, padded), words_like(x, all_words, size)
+    scores, weights = np.empty((_QUERIES, padded), _F), _vectors(x, _QUERIES, padded)
     context, mask = np.empty((_QUERIES, size), _F), np.full(padded, _ABSENT, _F)
     for job in range(begin, end):
         b, first = job // heads, job % heads * size
@@ -55,9 +57,9 @@ def attend(
         interleave(value, value_rows)
         for at in range(0, length, _QUERIES):
             rows, row = min(_QUERIES, length - at), job * length + at
-            multiply(query, at * size // 2, size // 2, 1, key_columns, 0, size // 2, scores, False)
+            multiply(query, at * words, words, 1, key_columns, 0, words, scores, False)
             _weigh(scores, mask, length, key, heads, least, row, rows, weights, out_sums)
-            multiply(weights, 0, padded // 2, 1, value_rows, 0, padded // 2, context, False)
+            multiply(weights, 0, all_words, 1, value_rows, 0, all_words, context, False)
             for r in range(rows):
                 share = spread * out_sums[row + r, 1]
                 _move_row(context, r * size, None, 0, share, out, (b * length + at + r) * hidden + first, size)
@@ -73,10 +75,10 @@ def _weigh(
     least: np.uint32,
     row: int,  # the first of the rows of all heads of the batch
     rows: int,
-    out: np.ndarray,  # uint16[Q, K]
+    out: np.ndarray,  # uint16 or float32 [Q, K]
     out_sums: np.ndarray,
 ) -> None:
-    """Write the exponentials that dropout keeps, in bfloat16, not yet divided by their sum; and `attend`'s sums."""
+    """Write the exponentials that dropout keeps, not yet divided by their sum; and `attend`'s sums."""
     first, second = key[0], key[1]
     for r in range(rows):
         x, at = scores[r], _first_bit(key, heads, length, row + r)
@@ -87,7 +89,7 @@ def _weigh(
             power = exponential(x[j] - highest)
             total += power
             kept = mixed(_U(at + _U(j)), first, second) >= least
-            out[r, j] = shortened(power if kept else _F(0.0))
+            out[r, j] = shortened(power if kept else _F(0.0), out)
         out_sums[row + r, 0], out_sums[row + r, 1] = highest, _F(1.0) / total
 
 
@@ -116,14 +118,16 @@ def attend_back(
     """
     _, length, hidden = context.shape
     size, padded = hidden // heads, -(-length // COLUMNS) * COLUMNS
-    query, keys, value = _vectors(padded, size), _vectors(padded, size), _vectors(padded, size)
-    result, gradient = _vectors(padded, size), _vectors(padded, size)
-    key_columns, value_columns = np.empty((size // 2, padded), _U), np.empty((size // 2, padded), _U)
-    query_rows, key_rows = np.empty((padded // 2, size), _U), np.empty((padded // 2, size), _U)
-    gradient_rows, means = np.empty((padded // 2, size), _U), np.empty(padded, _F)
+    words, all_words = size * x.itemsize // 4, padded * x.itemsize // 4
+    few_words = _QUERIES * x.itemsize // 4
+    query, keys, value = _vectors(x, padded, size), _vectors(x, padded, size), _vectors(x, padded, size)
+    result, gradient = _vectors(x, padded, size), _vectors(x, padded, size)
+    key_columns, value_columns = words_like(x, words, padded), words_like(x, words, padded)
+    query_rows, key_rows = words_like(x, all_words, size), words_like(x, all_words, size)
+    gradient_rows, means = words_like(x, all_words, size), np.empty(padded, _F)
     scores, d_weights = np.empty((_QUERIES, padded), _F), np.empty((_QUERIES, padded), _F)
-    weights, d_scores = np.empty((_QUERIES, padded), np.uint16), np.empty((_QUERIES, padded), np.uint16)
-    pairs = np.empty((_QUERIES // 2, padded), _U)
+    weights, d_scores = _vectors(x, _QUERIES, padded), _vectors(x, _QUERIES, padded)
+    by_key = words_like(x, few_words, padded)
     d_query, d_key, d_value = np.empty((_QUERIES, size), _F), np.empty((padded, size), _F), np.empty((padded, size), _F)
     mask = np.full(padded, _ABSENT, _F)
     for job in range(begin, end):
@@ -143,19 +147,20 @@ def attend_back(
         _multiply_rows(result, gradient, means)
         for at in range(0, length, _QUERIES):
             rows, row = min(_QUERIES, length - at), job * length + at
-            multiply(query, at * size // 2, size // 2, 1, key_columns, 0, size // 2, scores, False)
-            multiply(gradient, at * size // 2, size // 2, 1, value_columns, 0, size // 2, d_weights, False)
+            multiply(query, at * words, words, 1, key_columns, 0, words, scores, False)
+            multiply(gradient, at * words, words, 1, value_columns, 0, words, d_weights, False)
             weights[rows:], d_scores[rows:] = 0, 0
             _weigh_back(
                 *(scores, mask, length, key, heads, least, spread, row, rows),
                 *(sums, means[at:], d_weights, weights, d_scores),
             )
-            multiply(d_scores, 0, padded // 2, 1, key_rows, 0, padded // 2, d_query, False)
+            multiply(d_scores, 0, all_words, 1, key_rows, 0, all_words, d_query, False)
             _store(d_query, rows, scale, out, b, at, first, out_bias[head])
-            interleave(d_scores, pairs)
-            multiply(pairs, 0, 1, padded, query_rows, at // 2 * size, _QUERIES // 2, d_key, at > 0)
-            interleave(weights, pairs)
-            multiply(pairs, 0, 1, padded, gradient_rows, at // 2 * size, _QUERIES // 2, d_value, at > 0)
+            before = at * x.itemsize // 4 * size
+            interleave(d_scores, by_key)
+            multiply(by_key, 0, 1, padded, query_rows, before, few_words, d_key, at > 0)
+            interleave(weights, by_key)
+            multiply(by_key, 0, 1, padded, gradient_rows, before, few_words, d_value, at > 0)
         _store(d_key, length, _F(1.0), out, b, 0, first + hidden, out_bias[heads + head])
         _store(d_value, length, _F(1.0), out, b, 0, first + 2 * hidden, out_bias[2 * heads + head])
 
@@ -174,8 +179,8 @@ def _weigh_back(
     sums: np.ndarray,
     means: np.ndarray,  # float32[Q], the sums of `attend_back`
     d_weights: np.ndarray,  # float32[Q, K], the gradients of weights
-    out_weights: np.ndarray,  # uint16[Q, K], the weights in bfloat16, after dropout
-    out: np.ndarray,  # uint16[Q, K], the gradients of scores
+    out_weights: np.ndarray,  # uint16 or float32 [Q, K], the weights after dropout
+    out: np.ndarray,  # like out_weights, the gradients of scores
 ) -> None:
     """Write the weights once more, and the gradients of scores."""
     first, second = key[0], key[1]
@@ -185,8 +190,8 @@ def _weigh_back(
         for j in range(len(x)):
             probability = exponential(x[j] + mask[j] - highest) * share
             factor = spread if mixed(_U(at + _U(j)), first, second) >= least else _F(0.0)
-            out_weights[r, j] = shortened(probability * factor)
-            out[r, j] = shortened(probability * (d_weights[r, j] * factor - mean))
+            out_weights[r, j] = shortened(probability * factor, out_weights)
+            out[r, j] = shortened(probability * (d_weights[r, j] * factor - mean), out)
 
 
 @quick_inner
@@ -203,13 +208,13 @@ def _mask(visible: np.ndarray, b: int, out: np.ndarray) -> None:
 
 
 @njit(inline="always")
-def _vectors(rows: int, size: int) -> np.ndarray:
-    return np.zeros((rows, size), np.uint16)
+def _vectors(x: np.ndarray, rows: int, size: int) -> np.ndarray:
+    return np.zeros((rows, size), x.dtype)
 
 
 @quick_inner
 def _load(x: np.ndarray, b: int, first: int, bias: Any, factor: np.float32, out: np.ndarray) -> None:
-    """Write a head's vectors of a batch row, (x + bias) * factor, to uint16[L or more, D].
+    """Write a head's vectors of a batch row, (x + bias) * factor, to [L or more, D].
 
     The next head's are loaded into the cache meanwhile. They lie next to these, and apart from each other.
     """
@@ -226,7 +231,7 @@ def _store(
     x: np.ndarray,  # float32[rows or more, D]
     rows: int,
     factor: np.float32,
-    out: np.ndarray,  # uint16[B, L, N * D]
+    out: np.ndarray,  # uint16 or float32 [B, L, N * D]
     b: int,
     t: int,  # the first token
     first: int,  # the first number of the head in a token's vector
@@ -250,7 +255,7 @@ def _move_row(
 
 @quick_inner
 def _multiply_rows(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """Write the product of each two rows of uint16[R, D]."""
+    """Write the product of each two rows of [R, D]."""
     for t in range(a.shape[0]):
         total = _F(0.0)
         for d in range(a.shape[1]):

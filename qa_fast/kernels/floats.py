@@ -186,12 +186,24 @@ def normal_share(x: np.float32, bell: np.float32) -> np.float32:
     return tail if x < _F(0.0) else _F(1.0) - tail
 
 
-@njit(inline="always")
-def mixed(index: np.uint32, first: np.uint32, second: np.uint32) -> np.uint32:
-    """Return the bits by which dropout keeps or drops one element, as `model.dropout.keep_mask` does."""
-    # Each step is cut to 32 bits: Numba computes in 64, which would give another sequence, and be slower.
-    x = _U(_U(index * _U(0x9E3779B1)) + first)
-    x = _U((x ^ (x >> _U(16))) * _U(0x21F0AAAD))
-    x ^= second
-    x = _U((x ^ (x >> _U(15))) * _U(0xD35A2D97))
-    return x ^ (x >> _U(15))
+@intrinsic
+def mixed(typing_context: Any, index: Any, first: Any, second: Any) -> Any:
+    """Return the bits by which dropout keeps or drops one element, as `model.dropout.keep_mask` does: uint32, as given.
+
+    Numba computes in 64 bits, of which LLVM makes vector instructions that take several times as long.
+    """
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def number(value: int) -> Any:
+            return ir.Constant(ir.IntType(32), value)
+
+        def folded(x: Any, bits: int) -> Any:
+            return builder.xor(x, builder.lshr(x, number(bits)))
+
+        index, first, second = arguments
+        x = builder.add(builder.mul(index, number(0x9E3779B1)), first)
+        x = builder.mul(folded(x, 16), number(0x21F0AAAD))
+        x = builder.mul(folded(builder.xor(x, second), 15), number(0xD35A2D97))
+        return folded(x, 15)
+
+    return types.uint32(types.uint32, types.uint32, types.uint32), write

@@ -1,6 +1,7 @@
 """Run attention by Numba kernels, forward and backward: the parts between its products, or all of it as one kernel.
 
-One kernel needs AVX-512 BF16 (see `kernels.tiles`), and no rotations, biases or windows.
+One kernel needs AVX2 for float32 and AVX-512 BF16 for bfloat16 (see `kernels.tiles`), and no rotations, biases or
+windows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Part = Callable[..., Any]
 def _fits_attention(qkv: Any, bias: Any, visible: Any, key: Any, *, heads: int, **_: Any) -> bool:
     of_tokens = visible is not None and visible.shape[2] == 1
     whole = qkv.shape[-1] // 3 // heads % COLUMNS == 0
-    return of_tokens and whole and qkv.dtype == tf.bfloat16 and supported()
+    return of_tokens and whole and supported(qkv.dtype.name)
 
 
 def _attention(qkv: Any, bias: Any, visible: Any, key: Any, *, heads: int, scale: float, rate: float) -> Any:

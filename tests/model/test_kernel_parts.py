@@ -145,28 +145,29 @@ def test_a_kernel_computes_its_part(name: str, dtype: str) -> None:
         np.testing.assert_array_equal(found[0] == 0, expected[0] == 0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("length", "size", "rate"), [(21, 32, 0.2), (50, 64, 0.0), (64, 32, 0.3)])
-def test_attention_is_one_kernel(length: int, size: int, rate: float) -> None:
+def test_attention_is_one_kernel(length: int, size: int, rate: float, dtype: str) -> None:
     """In bfloat16 as in float32, with the same weights dropped; the third row sees no key, and so all keys equally."""
-    if not supported():
-        pytest.skip("the kernel needs AVX-512 BF16")
+    if not supported(dtype):
+        pytest.skip("the kernel needs AVX-512 BF16 for bfloat16, and AVX2 for float32")
     seen = (np.arange(length) < np.array([length, 7, 0])[:, None])[:, None, None, :]
-    tensors = normal(B, length, 3 * HEADS * size, dtype="bfloat16"), normal(3 * HEADS * size), seen, KEY
+    tensors = normal(B, length, 3 * HEADS * size, dtype=dtype), normal(3 * HEADS * size), seen, KEY
     how = {"heads": HEADS, "scale": 0.2, "rate": rate}
     found = results_and_gradients(lambda *given: run_by_kernels(attention_part, given, how), tensors)
     exact = tf.cast(tensors[0], tf.float32), *tensors[1:]
     expected = results_and_gradients(lambda *given: attention_part(*given, **how), exact)
     for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=CLOSE["bfloat16"] * np.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=CLOSE[dtype] * np.abs(theirs).max())
 
 
 def test_attention_is_one_kernel_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     how = {"heads": HEADS, "scale": 0.2, "rate": 0.0}
     qkv, bias = normal(B, L, 3 * HEADS * 32, dtype="bfloat16"), normal(3 * HEADS * 32)
-    for name, works in (("no AVX-512 BF16", False), ("AVX-512 BF16", True)):
-        monkeypatch.setattr(kernel_attention, "supported", lambda works=works: works)
-        assert kernel_attention._fits_attention(qkv, bias, SEEN, KEY, **how) == works, name
-    assert not kernel_attention._fits_attention(tf.cast(qkv, tf.float32), bias, SEEN, KEY, **how)
+    for fast in ("float32", "bfloat16"):
+        monkeypatch.setattr(kernel_attention, "supported", lambda dtype, fast=fast: dtype == fast)
+        assert kernel_attention._fits_attention(qkv, bias, SEEN, KEY, **how) == (fast == "bfloat16")
+        assert kernel_attention._fits_attention(tf.cast(qkv, tf.float32), bias, SEEN, KEY, **how) == (fast == "float32")
     assert not kernel_attention._fits_attention(qkv[:, :, : 3 * H], bias, SEEN, KEY, **how)  # heads of 12 numbers
     assert not kernel_attention._fits_attention(qkv, bias, NEAR, KEY, **how)
 
