@@ -22,7 +22,7 @@ from qa_fast.builder.featurizer import Featurizer, check_longest, check_room
 from qa_fast.builder.options import LOCAL, RAY, BuildOptions
 from qa_fast.builder.staging import check_out, check_replaceable, finished, leave, locked, not_writable, sweep_others
 from qa_fast.cache import cache_folder
-from qa_fast.errors import UnreachableError, UserError, without_secrets
+from qa_fast.errors import MissingExtraError, UnreachableError, UserError, without_secrets
 from qa_fast.options import takes
 from qa_fast.parallel import Ahead, processors
 from qa_fast.progress import Reporter, StageClock, on_stderr
@@ -355,7 +355,7 @@ def _make(run: _Run, out: Path, head: Manifest, inputs: _Inputs) -> Manifest:
     except BaseException as error:
         with contextlib.suppress(OSError, UserError):
             # After a correction of the input or the options, the fingerprint is another one.
-            may_go_on = not isinstance(error, UserError) or isinstance(error, UnreachableError)
+            may_go_on = not isinstance(error, UserError) or isinstance(error, UnreachableError | MissingExtraError)
             if kept := leave(out, maker.journal, source.splits, may_go_on):
                 report.say(f"{out}: {kept} finished shards are kept; the same command continues from them")
         if isinstance(error, OSError):

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from qa_fast.builder import ray_engine as ray_data
+from qa_fast.builder import staging
 from qa_fast.builder.job import build_shards
 from qa_fast.errors import MissingExtraError, UnreachableError, UserError
 from qa_fast.progress import Reporter
@@ -141,6 +142,26 @@ def test_one_actor_keeps_what_is_finished(
     assert broken in changed
     # The labels of several answers are in a file of their own.
     assert changed <= {broken, *broken.parent.glob(f"labels-*{block}")}
+
+
+def test_finished_shards_stay_where_ray_is_missing(
+    tmp_path: Path, source: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = staging.leave
+    left: list[int] = []
+    monkeypatch.setattr("qa_fast.builder.job.leave", lambda *args: left.append(leave(*args)) or left[-1])
+    monkeypatch.setattr(staging.Journal, "clear", lambda _: pytest.fail("finished shards were taken away"))
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qa_fast.builder.job.put_together", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        build_shards(source, tmp_path / "out", model, CONFIG)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(MissingExtraError):
+        build_shards(source, tmp_path / "out", model, CONFIG, engine="ray")
+    assert left[0] == left[1] > 0
 
 
 def test_no_cluster_and_no_ray_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
