@@ -29,7 +29,8 @@ import common
 import numpy as np
 from families import processor
 
-from qa_fast.answer.answerer import Answerer, AnswerOptions
+from qa_fast.answer.answerer import Answerer
+from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.settings import max_positions_of
 from qa_fast.batches import Batch, BatchCutter
 from qa_fast.buffers import one_chunk, ragged_from

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import uvicorn
 
-from qa_fast.answer.answerer import Answer, Result
 from qa_fast.answer.evidence import evidence_of, with_sentence
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.ranking import Answer
+from qa_fast.answer.results import Result
 from qa_fast.serve.app import create_app
 from qa_fast.serve.jobs import AbandonedError, Model, Pair
 from qa_fast.serve.limits import Limits

@@ -8,23 +8,24 @@ the best spans and no answer (see `infer.decode`), or, of a calibrated model, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from qa_fast.answer.calibration import scores_of
-from qa_fast.answer.evidence import MARGIN, evidence_of, with_sentence, without_overlaps
+from qa_fast.answer.evidence import MARGIN, evidence_of, with_sentence
 from qa_fast.answer.foreign import check_arguments
+from qa_fast.answer.inputs import OPTION_NAMES, PLACE, inputs_of, listed, pair_of, pairs_of
 from qa_fast.answer.options import DEFAULT_OVERLAP, AnswerOptions
 from qa_fast.answer.passages import PassageIndex, whole_documents
-from qa_fast.answer.questions import Prepared, prepare, text_problem
+from qa_fast.answer.questions import prepare, text_problem
 from qa_fast.answer.ranking import Answer, RankedAnswer, ranking, usable
+from qa_fast.answer.results import Result, no_answer_of, results_of
 from qa_fast.answer.settings import max_positions_of, read_settings
 from qa_fast.encode import TextEncoder, load_encoder
-from qa_fast.errors import UserError, shown
-from qa_fast.infer.decode import BestSpans, LogitBatch
+from qa_fast.errors import UserError
+from qa_fast.infer.decode import LogitBatch
 from qa_fast.infer.spans import Predict, best_spans
 from qa_fast.model.folder import readable_config
 from qa_fast.schema import Features
@@ -54,11 +55,6 @@ class ShownAnswers(_InNotebook, list[Answer]):
 
 # Rows answered together: enough to fill batches and to encode a document once for all its questions.
 ROWS_AT_ONCE = 512
-
-_PLACE = "item {} of the inputs: "
-_NAMES = tuple(field.name for field in fields(AnswerOptions))
-
-Result = list[Answer] | str  # the answers to a question, best first, or the reason why it was rejected
 
 
 class Answerer:
@@ -121,8 +117,8 @@ class Answerer:
         for name in ("dtype", "torch_dtype"):
             if (dtype := others.pop(name, None)) is not None:
                 precision = str(dtype).removeprefix("torch.")
-        own = {name: others.pop(name) for name in _NAMES if name in others}
-        check_arguments(others, ("path", "precision", "engine", "say", "options", *_NAMES))
+        own = {name: others.pop(name) for name in OPTION_NAMES if name in others}
+        check_arguments(others, ("path", "precision", "engine", "say", "options", *OPTION_NAMES))
         options = replace(options or AnswerOptions(), **own)
         folder = resolve_model(path)
         readable_config(folder)  # before the tokenizer, which may import a framework
@@ -183,14 +179,14 @@ class Answerer:
         Raises:
             UserError: An input or option is not valid; the message names the item of several.
         """
-        values = {name: options.pop(name) for name in _NAMES if name in options}
-        given = _inputs_of(inputs, options)
+        values = {name: options.pop(name) for name in OPTION_NAMES if name in options}
+        given = inputs_of(inputs, options)
         top_k = values.pop("top_k", None)
         chosen = AnswerOptions(top_k=self.options.top_k if top_k is None else top_k, **values).over(self.options)
         if len(given) == 1 and isinstance(given[0], Iterator) and question is None and context is None:
             chosen.resolve(self.max_positions, self.encoder.template.special_tokens)
             return self._answered_in_turn(given[0], chosen)
-        pairs, single = _pairs(given, question, context)
+        pairs, single = pairs_of(given, question, context)
         results = list(self._shown(pairs, chosen, None if single else 1))
         return results[0] if single else results
 
@@ -201,7 +197,7 @@ class Answerer:
             pairs, mistake = [], None
             try:
                 for number, item in enumerate(some, first):
-                    pairs.append(_pair_of(item, number))
+                    pairs.append(pair_of(item, number))
             except UserError as error:
                 mistake = error
             yield from self._shown(pairs, options, first)
@@ -217,7 +213,7 @@ class Answerer:
         """
         for number, (pair, answers) in enumerate(zip(pairs, self.answer_pairs(pairs, options), strict=True)):
             if isinstance(answers, str):
-                raise UserError(answers if first is None else f"{_PLACE.format(first + number)}{answers}")
+                raise UserError(answers if first is None else f"{PLACE.format(first + number)}{answers}")
             yield ShownAnswers(answers, *pair) if options.is_list else ShownAnswer(answers[0], *pair)
 
     def rank(
@@ -253,10 +249,10 @@ class Answerer:
             >>> ask.rank("Who paid for the bell?", [chronicle, minutes], top_k=2)
             [{'score': 0.61, 'start': 106, 'end': 114, 'answer': 'Ane Skou', 'document': 0, 'sentence': ...}, ...]
         """
-        check_arguments({name: value for name, value in options.items() if name not in _NAMES}, _NAMES)
+        check_arguments({name: value for name, value in options.items() if name not in OPTION_NAMES}, OPTION_NAMES)
         if isinstance(documents, str):
             raise UserError("documents must be a list of texts; received a single text: pass [text]")
-        texts = _listed("documents", documents.documents if isinstance(documents, PassageIndex) else documents)
+        texts = listed("documents", documents.documents if isinstance(documents, PassageIndex) else documents)
         if not texts:
             raise UserError("documents must hold at least one text; received none: pass the texts to search")
         if (problem := text_problem(question, "")) is not None:
@@ -320,7 +316,7 @@ class Answerer:
         results.sort(key=lambda result: -result["score"])
         if with_no_answer and not (evidence and results):
             place = sum(result["score"] >= no_answer for result in results)
-            results.insert(place, {**with_sentence("", _null(no_answer)), "document": None})
+            results.insert(place, {**with_sentence("", no_answer_of(no_answer)), "document": None})
         return results[:most]
 
     def windows(self, question: str, documents: Sequence[str], options: AnswerOptions) -> int:
@@ -365,142 +361,3 @@ class Answerer:
     def _resolved(self, options: AnswerOptions) -> AnswerOptions:
         """Return options with a value for each; see `AnswerOptions.resolve`."""
         return options.over(self.options).resolve(self.max_positions, self.encoder.template.special_tokens)
-
-
-def results_of(prepared: Prepared, spans: BestSpans | None) -> list[Result]:
-    """Return for each pair its answers, best first and at least one, or the reason why it was rejected.
-
-    Args:
-        prepared: The pairs.
-        spans: The best spans of the pairs that have windows; None if no pair has any.
-    """
-    null = with_sentence("", _null(1.0)) if prepared.options.evidence else _null(1.0)
-    results: list[Result] = [[null] if rejection is None else rejection for rejection in prepared.rejections]
-    if spans is not None:
-        leads = [len(context) - len(context.lstrip()) for context in prepared.contexts]
-        found = answers_of(spans, prepared.contexts, leads, prepared.options)
-        for row, answers in zip(prepared.rows, found, strict=True):
-            results[row] = answers
-    return results
-
-
-def _inputs_of(inputs: tuple[Any, ...], others: dict[str, Any]) -> tuple[Any, ...]:
-    """Return a call's positional inputs, which the pipeline also accepted under the names `data` and `X`.
-
-    Args:
-        inputs: The positional inputs.
-        others: Keyword arguments that are not options; the two names are taken out.
-
-    Raises:
-        UserError: A keyword argument is unknown, or inputs came in both ways.
-    """
-    for name in ("data", "X"):
-        if name in others:
-            if inputs:
-                raise UserError(
-                    f"inputs must come by position or by name; received both, {name} and others: leave one out"
-                )
-            inputs = (others.pop(name),)
-    check_arguments(others, _NAMES)
-    return inputs
-
-
-def _pairs(inputs: tuple[Any, ...], question: Any, context: Any) -> tuple[list[tuple[Any, Any]], bool]:
-    """Return the pairs of question and context in a call, and whether it asked a single question.
-
-    Raises:
-        UserError: The inputs have none of the accepted forms.
-    """
-    if inputs and (question is not None or context is not None):
-        raise UserError("inputs must come by position or by name; received both: leave one out")
-    if len(inputs) == 2 and isinstance(inputs[0], str):
-        question, context = inputs
-    elif inputs:
-        return _pairs_of_dicts(inputs)
-    if question is None or context is None:
-        raise UserError(
-            "a question and a context are needed; received no "
-            f"{'question' if question is None else 'context'}: pass both"
-        )
-    if isinstance(question, str) and isinstance(context, str):
-        return [(question, context)], True
-    questions = [question] if isinstance(question, str) else _listed("question", question)
-    contexts = [context] * len(questions) if isinstance(context, str) else _listed("context", context)
-    if len(questions) != len(contexts):
-        raise UserError(
-            f"there must be as many contexts as questions; received {len(questions)} questions and {len(contexts)} "
-            "contexts: pass one context for each question, or a single one for all"
-        )
-    return list(zip(questions, contexts, strict=True)), False
-
-
-def _pairs_of_dicts(inputs: tuple[Any, ...]) -> tuple[list[tuple[Any, Any]], bool]:
-    """Do as `_pairs` for inputs that are dicts with question and context."""
-    single = len(inputs) == 1 and isinstance(inputs[0], dict)
-    many = len(inputs) == 1 and isinstance(inputs[0], Iterable) and not isinstance(inputs[0], dict | str | bytes)
-    items = list(inputs[0]) if many else list(inputs)
-    return [_pair_of(item, None if single else number) for number, item in enumerate(items, 1)], single
-
-
-def _pair_of(item: Any, number: int | None) -> tuple[Any, Any]:
-    """Return the question and the context of a dict; the number is that of several, counted from 1.
-
-    Raises:
-        UserError: It is no dict with these two.
-    """
-    if isinstance(item, Mapping) and {"question", "context"} <= item.keys():
-        return item["question"], item["context"]
-    kind = f"a dict with {', '.join(map(str, item))[:80]}" if isinstance(item, Mapping) else type(item).__name__
-    place = "" if number is None else _PLACE.format(number)
-    raise UserError(f"{place}each input must be a dict with question and context; received {kind}")
-
-
-def _listed(name: str, texts: Any) -> list[Any]:
-    """Return an iterable of texts as a list. `questions.prepare` checks later whether its items are texts.
-
-    Raises:
-        UserError: The value is not iterable, or iterating it would not give its texts in order.
-    """
-    # A dict would give its keys, bytes their numbers, and a set has no order.
-    if isinstance(texts, Mapping | Set | bytes | bytearray | memoryview) or not isinstance(texts, Iterable):
-        raise UserError(
-            f"{name} must be a text or a list of texts; received {type(texts).__name__} {shown(texts)}: pass texts"
-        )
-    return list(texts)
-
-
-def _null(score: float) -> Answer:
-    return {"score": score, "start": 0, "end": 0, "answer": ""}
-
-
-def answers_of(
-    spans: BestSpans, contexts: Sequence[str], leads: Sequence[int], options: AnswerOptions
-) -> Iterator[list[Answer]]:
-    """Yield the answers of each example, best first and at least one.
-
-    Args:
-        spans: Candidates of E examples.
-        contexts: The document of each example [E].
-        leads: By how much the characters of its candidates are to be moved [E].
-        options: Which answers are wanted.
-    """
-    scores, null_scores = scores_of(spans, options.null_threshold, options.calibration)
-    null_ranks = spans.null_rank(options.null_threshold or 0.0).tolist()
-    allowed = bool(options.handle_impossible_answer)
-    for row, (context, lead) in enumerate(zip(contexts, leads, strict=True)):
-        count, null = int(spans.count[row]), _null(float(null_scores[row]))
-        if options.evidence:
-            supporting = int((spans.score[row, :count] >= spans.score[row, 0] - MARGIN).sum())
-            count = min(supporting, null_ranks[row]) if allowed else supporting
-        columns = (scores[row], spans.char_start[row] + lead, spans.char_end[row] + lead)
-        answers: list[Answer] = [
-            {"score": score, "start": start, "end": end, "answer": context[start:end]}
-            for score, start, end in zip(*(column[:count].tolist() for column in columns), strict=True)
-        ]
-        if not options.evidence and (allowed or not count):
-            answers.insert(null_ranks[row], null)
-        if options.evidence:
-            answers = [*evidence_of(context, answers, options.overlap_threshold)] or [with_sentence("", null)]
-        else:
-            answers = without_overlaps(answers, options.overlap_threshold)
-        yield answers[: options.most]

@@ -19,9 +19,8 @@ from qa_fast.errors import UserError, without_secrets
 from qa_fast.options import option
 
 if TYPE_CHECKING:
-    from qa_fast.answer.answerer import Answer
     from qa_fast.answer.bulk import BulkResult
-    from qa_fast.answer.ranking import RankedAnswer
+    from qa_fast.answer.ranking import Answer, RankedAnswer
 
 _one, _file = partial(option, group="One question"), partial(option, group="Files of questions")
 # A line says how many windows are read if there are more, which take a small model several seconds.

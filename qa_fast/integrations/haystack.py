@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from qa_fast.answer.answerer import Answer, Answerer
+from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import DEFAULT_OVERLAP, AnswerOptions
-from qa_fast.answer.ranking import Ranked, ranking
+from qa_fast.answer.ranking import Answer, Ranked, ranking
 from qa_fast.errors import MissingExtraError, UserError, shown
 
 try:

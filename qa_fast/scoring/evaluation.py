@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qa_fast.answer.answerer import answers_of
 from qa_fast.answer.boundaries import bounds_of
 from qa_fast.answer.calibration import scores_of
 from qa_fast.answer.options import DEFAULT_OVERLAP, EVIDENCE_CANDIDATES, AnswerOptions, AnswerRules
+from qa_fast.answer.results import answers_of
 from qa_fast.answer.settings import max_positions_of, read_settings, windows_of, write_settings
 from qa_fast.buffers import offsets_of, one_chunk, ragged_from
 from qa_fast.encode import load_encoder

@@ -14,8 +14,8 @@ import numpy as np
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from qa_fast.answer.answerer import Result
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.results import Result
 from qa_fast.errors import UserError
 from qa_fast.serve.batcher import Batcher, QueueFullError
 from qa_fast.serve.gate import respond, send_json

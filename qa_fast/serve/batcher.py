@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from qa_fast.answer.answerer import Result
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.results import Result
 from qa_fast.serve.jobs import AbandonedError, Job, Model, Pair
 from qa_fast.serve.limits import Limits
 from qa_fast.serve.metrics import Metrics

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from qa_fast.answer.answerer import Result
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.results import Result
 
 Pair = tuple[str, str]
 

@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qa_fast.answer.answerer import Result
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.questions import prepare
+from qa_fast.answer.results import Result
 from qa_fast.answer.settings import max_positions_of, read_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import without_secrets

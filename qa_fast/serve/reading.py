@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from qa_fast.answer.answerer import Result, results_of
 from qa_fast.answer.questions import Prepared
+from qa_fast.answer.results import Result, results_of
 from qa_fast.infer.spans import SpanPart, SpanSearch
 
 

@@ -13,8 +13,9 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from qa_fast.answer.answerer import Answerer, Result
+from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.options import AnswerOptions
+from qa_fast.answer.results import Result
 from qa_fast.encode import load_encoder
 from qa_fast.schema import Features
 from qa_fast.serve.jobs import AbandonedError
