@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qa_fast.cli.extras import say
 from qa_fast.errors import UserError, some_of
+from qa_fast.store import is_folder
 
 # As much as a source's context may have.
 _MOST_BYTES = 1 << 24
@@ -54,7 +55,7 @@ def texts_of(places: list[Path]) -> dict[str, str]:
     empty, others, unreadable = [], [], []
     seen: set[str] = set()  # a file that was named twice, or that a link names as well, is one document
     for place in places:
-        in_folder = place.is_dir()
+        in_folder = is_folder(place)
         for path in _files_in(place) if in_folder else [place]:
             real = os.path.realpath(path)
             if real in seen:

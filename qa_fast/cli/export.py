@@ -57,5 +57,5 @@ def _check(model: str, format_name: str, out: Path, overwrite: bool) -> None:
 
     if format_name not in FORMAT_NAMES:
         raise UserError(f"--format must be one of {', '.join(FORMAT_NAMES)}; received {format_name!r}")
-    store.check_output(out.expanduser(), "--out", reads=[model], overwrite=overwrite)
+    store.check_output(store.local_path(str(out)), "--out", reads=[model], overwrite=overwrite)
     readable_config(resolve_model(model))

@@ -52,6 +52,8 @@ def settle_process() -> None:
     Raises:
         UserError: A setting of the environment cannot work.
     """
+    if sys.stderr is None:  # it is closed: print would take standard output in its place
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     columns = os.environ.get("COLUMNS", "")

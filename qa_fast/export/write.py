@@ -88,7 +88,7 @@ def export_model(
     """
     if format_name not in FORMATS:
         raise UserError(f"--format must be one of {', '.join(FORMATS)}; received {format_name!r}")
-    kind, path = FORMATS[format_name], Path(out).expanduser()
+    kind, path = FORMATS[format_name], store.local_path(str(out))
     _check_options(format_name, kind, precision, opset)
     _check_out(path, format_name, kind, str(model), overwrite)
     if kind.needs_tensorflow and keras.backend.backend() != "tensorflow":

@@ -44,7 +44,7 @@ def write_card(folder: str | Path, manifest: Mapping[str, Any] | None = None) ->
     path = folder / CARD
     kept: dict[str, Any] = {}
     if plain_file(folder, CARD) is not None:
-        old = read_card(path.read_text(encoding="utf-8"))
+        old = read_card(card_of(path))
         if MARK not in old.text:
             raise UserError(
                 f"a card replaces only a card that qa-fast wrote; {path} is not one of those: move it away first"
@@ -67,6 +67,18 @@ def write_card(folder: str | Path, manifest: Mapping[str, Any] | None = None) ->
         write_text(folder_within(folder, EVAL_RESULTS) / name, text)
     write_text(path, card)
     return path
+
+
+def card_of(path: Path) -> str:
+    """Return the text of a card's file.
+
+    Raises:
+        UserError: It is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"a card must be UTF-8; {path} is not, at byte {error.start}: convert it") from None
 
 
 def read_card(text: str) -> ModelCard:

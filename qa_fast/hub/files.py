@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from qa_fast.errors import UserError
 from qa_fast.model.files import plain_file
+from qa_fast.store import is_file
 
 # Patterns of paths within the folder. "*" matches slashes too.
 _UPLOADED = (
@@ -66,7 +67,7 @@ def sort_files(folder: Path) -> FolderFiles:
     Raises:
         UserError: The path is no model folder, or a file to upload is no plain file of the folder.
     """
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+    if not is_file(folder / "config.json") or not list(folder.glob("*.safetensors")):
         raise UserError(
             f"MODEL must be a folder with config.json and safetensors weights; {str(folder)!r} is not: check the path"
         )

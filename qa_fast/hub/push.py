@@ -14,13 +14,14 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from qa_fast.errors import UserError, some_of
-from qa_fast.hub.card import CARD, read_card
+from qa_fast.hub.card import CARD, card_of, read_card
 from qa_fast.hub.check import Finding, check_card, files_with_home_path
 from qa_fast.hub.facts import write_text
 from qa_fast.hub.files import FolderFiles, sort_files
 from qa_fast.hub.sections import PLACEHOLDER
 from qa_fast.model.folder import readable_config
 from qa_fast.sources.hub import is_offline
+from qa_fast.store import local_path
 
 _TIMEOUT_SECONDS = 5.0
 
@@ -83,7 +84,7 @@ def plan_push(model: str | Path, repo: str, *, leave_out: bool = False) -> PushP
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    folder = Path(model).expanduser()
+    folder = local_path(str(model))
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
@@ -98,8 +99,9 @@ def plan_push(model: str | Path, repo: str, *, leave_out: bool = False) -> PushP
         findings.append(Finding(True, _refusal(folder, files.refused)))
     text = ""
     if CARD in files.uploaded:
-        card = read_card((folder / CARD).read_text(encoding="utf-8"))
-        text = _with_repository(card, repo) if PLACEHOLDER in card.text else (folder / CARD).read_text("utf-8")
+        written = card_of(folder / CARD)
+        card = read_card(written)
+        text = _with_repository(card, repo) if PLACEHOLDER in card.text else written
         findings += check_card(card)
         files.uploaded[CARD] = len(text.encode())
     else:

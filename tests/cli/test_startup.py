@@ -279,3 +279,13 @@ def test_every_output_can_be_written(monkeypatch: pytest.MonkeyPatch, encoding: 
     first, second = raw.getvalue().decode(encoding).splitlines()
     assert json.loads(first) == value
     assert second == value["answer"].encode(encoding, "backslashreplace").decode(encoding)
+
+
+def test_a_closed_standard_error_is_not_replaced_by_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    settle_process()
+    print("a message", file=sys.stderr)
+    sys.stderr.close()
+    assert capsys.readouterr().out == ""

@@ -475,3 +475,14 @@ def test_names(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"MODEL must be a folder with config\.json and safetensors weights; .*empty"):
         plan_push(tmp_path / "empty", "org/answers")
+
+
+def test_folders_and_cards_that_cannot_be_read(tmp_path: Path) -> None:
+    for name in ("x" * 300, "~nobody-of-this-name/model"):
+        with pytest.raises(UserError, match=r"MODEL must be a folder with config\.json"):
+            plan_push(name, "org/name")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "README.md").write_bytes("Modèle".encode("latin-1"))
+    with pytest.raises(UserError, match=r"a card must be UTF-8; .*at byte 3: convert it"):
+        plan_push(tmp_path, "org/name")
