@@ -3,7 +3,7 @@
 Documents are cut into passages of about a window, so that reading costs the same whether an answer is in a short note
 or in a book, and BM25 (Robertson and Zaragoza, 2009; package `bm25s`) ranks them. Words are compared by their first
 characters, which stand for a stem in every language. Scripts without spaces between words are compared by character.
-Both were measured: see the section on many documents in docs/answering.md.
+Both were measured: see the section on many documents in docs/reliable.md.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _WORDS = {"impossible": "without an answer"}
 def featurize(
     source: Annotated[
         str,
-        typer.Argument(help="'squad', a file, folder or URL (SQuAD JSON, JSONL, Parquet, Arrow), or a Hub dataset id."),
+        typer.Argument(help="'squad', a file, folder or URL (SQuAD JSON, JSONL, CSV, Parquet, Arrow), or a Hub id."),
     ],
     *,
     out: Annotated[
