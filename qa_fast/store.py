@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from qa_fast import temporary
-from qa_fast.errors import UnreachableError, UserError, first_line
+from qa_fast.errors import UnreachableError, UserError, first_line, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -263,6 +263,8 @@ def check_output(
             above = [folder for folder in path.parents if is_local(folder) and exists(folder)][:1]
             if above and not is_folder(above[0]):
                 raise UserError(f"{option} must be in a folder; {str(above[0])!r} is a file: choose another")
+            if (problem := _problem_of(path)) is not None:
+                raise UserError(f"{option} must have a name that can be written; {shown(str(path))}: {problem}")
             return
     kind = special(path)
     if kind is not None:
@@ -277,6 +279,18 @@ def check_output(
             )
     if not overwrite:
         raise UserError(f"{option} must not exist; {str(path)!r} does: choose another, or pass --overwrite")
+
+
+def _problem_of(path: Path) -> str | None:
+    """Return why a local path that does not exist cannot be made, as far as the system says so; None if it may."""
+    try:
+        if is_local(path):
+            path.lstat()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
 
 
 def exists(path: Path) -> bool:
@@ -341,7 +355,8 @@ def whole_file(path: Path, make_folder: bool = True, replace: bool = True) -> It
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
         temporary.sweep(path.parent)
-        local = path.with_name(f".{path.name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+        name = os.fsencode(path.name)[:200].decode("utf-8", "ignore")  # a name may have 255 bytes
+        local = path.with_name(f".{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         with temporary.unfinished(local):
             local.touch(exist_ok=False)
             yield local

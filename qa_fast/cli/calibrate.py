@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -94,10 +93,11 @@ def _write_card(model: str) -> None:
     """Write the card of a trained model again, which names the calibration; a card of somebody else stays."""
     from qa_fast.hub.card import write_card
     from qa_fast.hub.facts import METRICS, TRAINING
+    from qa_fast.store import local_path
 
-    if not (Path(model).expanduser() / TRAINING / METRICS).is_file():
+    if not (local_path(model) / TRAINING / METRICS).is_file():
         return
     try:
-        write_card(Path(model).expanduser())
+        write_card(local_path(model))
     except UserError as error:
         say(f"the model card stays as it is: {error}")

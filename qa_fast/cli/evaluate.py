@@ -82,7 +82,7 @@ def evaluate(
         from qa_fast.scoring.evaluation import evaluate as run
         from qa_fast.scoring.predictions import METRICS, check_predictions
         from qa_fast.shards import open_shards
-        from qa_fast.store import write_json
+        from qa_fast.store import local_path, write_json
 
         def score(name: str, folder: Path | None = None, keep: bool = False) -> EvaluationResult:
             work = partial(run, shards, name, split, folder, config, keep=keep, say=None if is_silent else say)
@@ -122,7 +122,7 @@ def evaluate(
             against = set_against(QuestionScores.of(result), other, seed=config.seed)
             figures = {"comparison": against.to_dict(result.ids)}
         if out is not None:
-            write_json(out.expanduser() / METRICS, result.metrics, replace=config.overwrite)
+            write_json(local_path(str(out)) / METRICS, result.metrics, replace=config.overwrite)
         written = _add_to_card(opened, model, split, result, config) if output.card else None
     if as_json:
         intervals = _intervals(result, config.seed)

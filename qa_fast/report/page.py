@@ -15,6 +15,7 @@ from qa_fast.report.compare import Other
 from qa_fast.report.sections import comparison, confidence, group_chart, interval_text, listed, mistakes, signed
 from qa_fast.scoring.metrics import metric_rows
 from qa_fast.scoring.result import EvaluationResult
+from qa_fast.store import local_path
 
 
 def check_report(path: Path, *, reads: Iterable[str | Path] = (), overwrite: bool = False) -> None:
@@ -64,7 +65,7 @@ def write_report(
         UserError: The file cannot be written, or may not be replaced.
         ValueError: The numbers of the other model's answers and of the questions differ.
     """
-    path = Path(path).expanduser()
+    path = local_path(str(path))
     check_report(path, overwrite=overwrite)
     analysis = analyse(result, other, seed=seed)
     save_page(path, report_page(analysis, name, about or {}), option="--report", overwrite=overwrite)

@@ -12,6 +12,7 @@ from qa_fast.encode import PairTemplate
 from qa_fast.errors import UserError, shown
 from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import Split
+from qa_fast.store import is_folder, local_path
 
 
 def check_writable(model: str | Path, folder: Path) -> None:
@@ -24,7 +25,7 @@ def check_writable(model: str | Path, folder: Path) -> None:
     Raises:
         UserError: The name is no local folder that can be written.
     """
-    if not Path(model).expanduser().is_dir() or not os.access(folder, os.W_OK):
+    if not is_folder(local_path(str(model))) or not os.access(folder, os.W_OK):
         raise UserError(
             f"--keep writes into the model's folder, which must be a local one that can be written; received "
             f"{str(model)!r}: copy {folder} to such a folder and name that"

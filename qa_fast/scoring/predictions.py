@@ -11,7 +11,7 @@ import orjson
 
 from qa_fast.errors import UserError
 from qa_fast.scoring.result import EvaluationResult
-from qa_fast.store import check_output, special, whole_file
+from qa_fast.store import check_output, is_folder, local_path, special, whole_file
 
 PREDICTIONS = "predictions.json"
 METRICS = "metrics.json"
@@ -27,7 +27,7 @@ def check_predictions(out: str | Path, *, reads: Iterable[str | Path] = (), over
         overwrite: Replace files that exist.
     """
     for name in (PREDICTIONS, _NBEST, _NA_PROB, _EVIDENCE, METRICS):
-        check_output(Path(out).expanduser() / name, "a file in --out", reads=reads, overwrite=overwrite)
+        check_output(local_path(str(out)) / name, "a file in --out", reads=reads, overwrite=overwrite)
 
 
 def write_predictions(out: str | Path, result: EvaluationResult, *, overwrite: bool = False) -> list[Path]:
@@ -49,7 +49,7 @@ def write_predictions(out: str | Path, result: EvaluationResult, *, overwrite: b
     Raises:
         UserError: The folder cannot be created or written to, or a file there may not be replaced.
     """
-    folder = Path(out).expanduser()
+    folder = local_path(str(out))
     check_predictions(folder, overwrite=overwrite)
     contents: dict[str, Iterable[tuple[str, Any]]] = {
         PREDICTIONS: zip(result.ids, result.predictions, strict=True),
@@ -83,8 +83,8 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: The file does not exist, or is no JSON object of texts.
     """
-    path = Path(path).expanduser()
-    file = path / PREDICTIONS if path.is_dir() else path
+    path = local_path(str(path))
+    file = path / PREDICTIONS if is_folder(path) else path
     kind = special(file)
     if kind is not None:
         raise UserError(f"predictions must be in a file; {file} is {kind}: save them to a file first")

@@ -37,6 +37,7 @@ from qa_fast.scoring.result import EvaluationResult
 from qa_fast.shards import open_shards
 from qa_fast.shards.compatibility import check_features, check_tokenizer
 from qa_fast.sources import resolve_model
+from qa_fast.store import is_folder, local_path
 
 # Points of F1; seeds of training differ by 0.2 to 0.5. SQuAD's 10,570 questions know a loss to about 0.3, so that a
 # smaller limit could not be shown to be kept.
@@ -185,7 +186,7 @@ def quantize(
     if not most_lost >= 0:  # NaN, too
         raise UserError(f"--max-loss must be at least 0; received {most_lost}: give points of F1, such as 0.3")
     folder = resolve_model(model)
-    if not Path(model).expanduser().is_dir():
+    if not is_folder(local_path(str(model))):
         raise UserError(
             f"a model to quantize must be a local folder, since the recipe is written to it; received {str(model)!r}: "
             f"copy {folder} to a folder and name that"

@@ -164,9 +164,8 @@ def test_files_must_be_usable(model: Path, folder: Path, echo: Echo) -> None:
     with pytest.raises(UserError, match="--output must not be among the files"):
         run(model, folder, "link.jsonl", overwrite=True)
     assert echo.calls == []
-    for name in ("x" * 250 + ".jsonl", "x" * 300 + ".jsonl"):  # too long with the temporary name's ending, and without
-        with pytest.raises(UserError, match=r"--output must be writable, with enough free space; .*: File name too"):
-            run(model, folder, name)
+    with pytest.raises(UserError, match=r"--output must have a name that can be written; .*: File name too long"):
+        run(model, folder, "x" * 300 + ".jsonl")
     with pytest.raises(UserError, match=r"Ray writes answers into a folder; received --output .*: name a folder"):
         run(model, folder, ray=True)
 

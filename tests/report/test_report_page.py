@@ -191,7 +191,7 @@ def test_where_a_report_cannot_be_written(tmp_path: Path, result: EvaluationResu
         write_report(tmp_path, result)
     with pytest.raises(UserError, match=r"directory .*missing does not exist: choose another"):
         write_report(tmp_path / "missing" / "report.html", result)
-    with pytest.raises(UserError, match="--report must be a file in a folder that can be written to"):
+    with pytest.raises(UserError, match=r"--report must have a name that can be written; .*: File name too long"):
         write_report(tmp_path / ("x" * 300), result)
 
 

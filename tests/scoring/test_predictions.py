@@ -6,7 +6,7 @@ import pytest
 
 from qa_fast.errors import UserError
 from qa_fast.scoring.evaluation import evaluate_split
-from qa_fast.scoring.predictions import read_predictions, write_predictions
+from qa_fast.scoring.predictions import check_predictions, read_predictions, write_predictions
 from tests.scoring.test_scoring import WITH_NONE, make_split, oracle
 
 
@@ -28,3 +28,14 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_folder_without_predictions(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"predictions\.json: No such file or directory: check the path"):
         read_predictions(tmp_path)
+
+
+def test_names_that_cannot_be() -> None:
+    check_predictions("~nobody-of-this-name/out")  # a folder of this name, as for other outputs
+    with pytest.raises(
+        UserError, match=r"a file in --out must have a name that can be written; .*: File name too long"
+    ):
+        check_predictions("x" * 300)
+    for name in ("~nobody-of-this-name/out", "x" * 300):
+        with pytest.raises(UserError, match=r"(No such file or directory|File name too long): check the path"):
+            read_predictions(name)
