@@ -48,7 +48,7 @@ def hush_native_notes() -> None:
 
 
 def _finish(reader: threading.Thread, terminal: int) -> None:
-    """Pass on the rest before the process ends, also if a child process keeps the pipe open."""
+    """Pass on the rest before the process ends. Wait at most a second: a child process may keep the pipe open."""
     os.dup2(terminal, 2)
     reader.join(timeout=1)
 

@@ -42,7 +42,7 @@ def attend(
     """Write the attention of the heads [begin, end). Cost: two products and an exponential for each score."""
     _, length, hidden = out.shape
     size, padded = hidden // heads, -(-length // COLUMNS) * COLUMNS
-    words, all_words = size * x.itemsize // 4, padded * x.itemsize // 4  # of a vector, and of a number of each key
+    words, all_words = size * x.itemsize // 4, padded * x.itemsize // 4  # in a vector; in one number of every key
     query, keys, value = _vectors(x, padded, size), _vectors(x, padded, size), _vectors(x, padded, size)
     key_columns, value_rows = words_like(x, words, padded), words_like(x, all_words, size)
     scores, weights = np.empty((_QUERIES, padded), _F), _vectors(x, _QUERIES, padded)

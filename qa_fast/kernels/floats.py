@@ -188,9 +188,9 @@ def normal_share(x: np.float32, bell: np.float32) -> np.float32:
 
 @intrinsic
 def mixed(typing_context: Any, index: Any, first: Any, second: Any) -> Any:
-    """Return the bits by which dropout keeps or drops one element, as `model.dropout.keep_mask` does: uint32, as given.
+    """Return the bits by which dropout keeps or drops one element, as `model.dropout.keep_mask` does.
 
-    Numba computes in 64 bits, of which LLVM makes vector instructions that take several times as long.
+    Arguments and result are uint32. In Python's syntax Numba would compute in 64 bits, which takes twice as long.
     """
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

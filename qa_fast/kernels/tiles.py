@@ -228,7 +228,7 @@ def move(typing_context: Any, x: Any, x_at: Any, bias: Any, bias_at: Any, factor
 
 @intrinsic
 def prefetch(typing_context: Any, x: Any, at: Any) -> Any:
-    """Load the COLUMNS numbers from number `at` of an array on into the cache."""
+    """Load COLUMNS numbers of an array, from number `at` on, into the cache."""
     a_line = 64 * 8 // x.dtype.bitwidth  # numbers
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

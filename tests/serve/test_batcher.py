@@ -229,7 +229,7 @@ def test_many_long_requests_do_not_keep_a_short_one_from_being_prepared() -> Non
         await asyncio.gather(*asked)
         return batcher.given
 
-    # Of the twenty long ones, five begin before it, and at most two more in the places of those that end meanwhile.
+    # At most seven of the twenty long ones begin before it: five, and two in the places of those that end meanwhile.
     assert run(model, Limits(), work).index("bee") <= 12
 
 
