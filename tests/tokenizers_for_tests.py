@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +97,38 @@ def mpnet() -> Tokenizer:
 
 
 def _wordpiece(lowercase: bool, special: list[str]) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    """Its vocabulary is made here by byte-pair encoding: the library's trainer depends on the order in a hash map."""
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+    counts = Counter(
+        (word[0], *(f"##{character}" for character in word[1:]))
+        for text in CORPUS
+        for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))
+    )
+    tokens = [*special, *sorted({piece for word in counts for piece in word})]
+    while len(tokens) < 300:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in counts.items():
+            for pair in pairwise(word):
+                pairs[pair] += count
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        tokens.append(best[0] + best[1][2:])
+        counts = Counter({_joined(word, best): count for word, count in counts.items()})
+    tokenizer = Tokenizer(models.WordPiece({token: row for row, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(special)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
     return tokenizer
+
+
+def _joined(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """Return the pieces of a word where each pair of those pieces is one."""
+    pieces: list[str] = []
+    for piece in word:
+        if pieces and (pieces[-1], piece) == pair:
+            pieces[-1] += piece[2:]
+        else:
+            pieces.append(piece)
+    return tuple(pieces)
 
 
 def byte_level(add_prefix_space: bool = False, trim_offsets: bool = True) -> Tokenizer:
@@ -193,6 +221,12 @@ def _unigram(
     unknown = "[UNK]" if "[UNK]" in special else "<unk>"
     trainer = trainers.UnigramTrainer(vocab_size=380, special_tokens=special, unk_token=unknown, show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
+    # Trained twice, the last digits of the scores differ, and the order of pieces that are equally likely.
+    rows = [(piece, round(score, 6)) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    pieces = sorted(rows[len(special) :], key=lambda row: (-round(row[1], 2), row[0]))
+    scores = sorted((score for _, score in pieces), reverse=True)
+    rows[len(special) :] = [(piece, score) for (piece, _), score in zip(pieces, scores, strict=True)]
+    tokenizer.model = models.Unigram(rows, special.index(unknown))
     tokenizer.add_special_tokens([mask])
     tokenizer.post_processor = _template(tokenizer, pair)
     return tokenizer
@@ -240,7 +274,7 @@ _TRAINERS: dict[str, Callable[[], Tokenizer]] = {
 
 @cache
 def _trained(kind: str) -> str:
-    """Trained once a session: training is not repeatable to the last id."""
+    """Made once in each process."""
     return _TRAINERS[kind]().to_str()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,9 @@ def _print(made: Calibrated) -> None:
         cells = []
         for figures in (made.before, made.after):
             values = (figures.values[number], *figures.intervals[number])
+            if math.isnan(values[0]):
+                cells.append("undefined")  # the AUROC of answers that are all right or all wrong
+                continue
             value, low, high = (f"{100 * value:.1f} %" if number > 2 else f"{value:.4f}" for value in values)
             cells.append(f"{value} ({low} to {high})")
         typer.echo(f"{title:28} {cells[0]:28} {cells[1]}")

@@ -51,7 +51,7 @@ class Figures:
 
     Attributes:
         values: float64, see `NAMES` and `figures_of`.
-        intervals: The 95 % interval of each.
+        intervals: The 95 % interval of each; NaN where no resample defines the figure.
         scores: exact_match, f1 and, with questions of both kinds, answerable_f1 and unanswerable_f1, in percent.
     """
 
@@ -60,9 +60,11 @@ class Figures:
     scores: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready figures by name, and their intervals."""
-        intervals = dict(zip(NAMES, self.intervals, strict=True))
-        return {**dict(zip(NAMES, self.values.tolist(), strict=True)), **self.scores, "intervals": intervals}
+        """Return JSON-ready figures by name, and their intervals; an undefined AUROC and its ends are None."""
+        values = [None if np.isnan(value) else float(value) for value in self.values]
+        ends = [None if np.isnan(low) else (low, high) for low, high in self.intervals]
+        named = dict(zip(NAMES, values, strict=True)) | self.scores
+        return {**named, "intervals": dict(zip(NAMES, ends, strict=True))}
 
 
 @dataclass(frozen=True)
@@ -325,7 +327,8 @@ def figures(result: EvaluationResult, chosen: npt.NDArray[np.bool_], seed: int) 
         len(documents), np.full(len(documents), 1 / len(documents)), size=_RESAMPLES
     )
     resampled = np.array([figures_of(confidence, right, times[row].astype(np.float64)) for times in drawn])
-    intervals = [middle_95(column[np.isfinite(column)]) for column in resampled.T]
+    defined = [column[np.isfinite(column)] for column in resampled.T]
+    intervals = [middle_95(column) if len(column) else (np.nan, np.nan) for column in defined]
     return Figures(figures_of(confidence, right), intervals, scores_among(result, chosen))
 
 

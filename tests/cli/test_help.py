@@ -70,7 +70,8 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     from qa_fast.train import sweep
 
     monkeypatch.setattr(push, "push", lambda plan, **_: push.Pushed("https://hub.example", 1, 1))
-    figures = calibrate.Figures(np.zeros(6), [(0.0, 1.0)] * 6, {"f1": 1.0})
+    values = np.array([0, np.nan, 0, 0, 0, 0])  # all answers are wrong
+    figures = calibrate.Figures(values, [(0.0, 1.0)] * 6, {"f1": 1.0})
     rules = AnswerRules(
         null_threshold=0.5, calibration=Calibration(1, 0, 0, "squad", "validation", "", 0, 500, 0.1, 0.1)
     )

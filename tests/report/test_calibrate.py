@@ -106,6 +106,9 @@ def test_a_calibration_makes_confidence_the_share_of_right_answers() -> None:
     none = replace(result, golds=golds)
     with pytest.raises(UserError, match="questions must have answers; here has none"):
         fitted_rules(none, first, "here")
+    wrong = figures(answered(none, AnswerRules().with_defaults()), ~first, 0).to_dict()
+    assert wrong["auroc"] is wrong["intervals"]["auroc"] is None
+    assert wrong["intervals"]["brier"][0] <= wrong["brier"] <= wrong["intervals"]["brier"][1]
 
 
 def test_one_document_is_ranked_with_the_scores_of_the_answers_in_it() -> None:

@@ -88,7 +88,7 @@ def test_a_small_set_is_learnt_by_heart(workshop: Path, tmp_path: Path) -> None:
     from qa_fast.scoring.evaluation import evaluate_split
 
     out = tmp_path / "model"
-    options = OPTIONS | {"batch_size": 8, "learning_rate": 5e-3}
+    options = OPTIONS | {"batch_size": 8, "learning_rate": 2e-3}
     result = train(workshop / "bare", TrainConfig(out=str(out), epochs=50, dropout=0.0, checkpoint_every=0, **options))
     assert result.loss < 0.05
     model = AutoModelForQuestionAnswering.from_pretrained(out).eval()
