@@ -121,10 +121,9 @@ def answer_in_arrow(
             results = answerer.answer_pairs([(row["question"], row["context"]) for row in rows], chosen)
             answered: list[dict[str, Any]] = []
             for row, result in zip(rows, results, strict=True):
-                if isinstance(result, str):
-                    answered.append({"id": str(row["id"]), "answers": [], "rejected": result})
-                else:
-                    answered.append({"id": str(row["id"]), "answers": result, "rejected": None})
+                refused = isinstance(result, str)
+                made = {"answers": [] if refused else result, "rejected": result if refused else None}
+                answered.append({"id": None if row["id"] is None else str(row["id"])} | made)
             yield pa.RecordBatch.from_pylist(answered, _ANSWERS)
 
     return answers
