@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
-from qa_fast.batches import Batch, BatchCutter, bucket_widths, training_plan
+from qa_fast.batches import Batch, BatchCutter, training_plan, uncompiled_widths
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 from qa_fast.train.config import TrainConfig
@@ -70,7 +70,7 @@ def main() -> None:
     selected = select_mix(open_mix([shards]), chosen).rows
     widths = np.array([shards.manifest["config"]["max_length"]], np.int32)
     if asked.batching == "grouped":
-        widths = bucket_widths(cutter.lengths[selected])
+        widths = uncompiled_widths(cutter.lengths[selected], "bfloat16" if asked.autocast else "float32")
     torch.manual_seed(asked.seed)
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForQuestionAnswering.from_pretrained(folder, config=config).train()

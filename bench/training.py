@@ -2,9 +2,9 @@
 
 qa-fast and torch get the same length-grouped batches of real shards, shuffled, with the same optimizer. Each runs in
 its own process, in turns; the time until the first step ends (loading, tracing, compiling) is reported separately. The
-first step of each width is not counted, as a run has thousands of steps and a dozen widths. The tutorial's trainer pads
-all features to 384 tokens. The share compares the matrix products of a step with the fastest product of square matrices
-on this machine; it counts only tokens without padding, and three times the products of a forward pass.
+first step of each width is not counted, as a run has thousands of steps and some forty widths. The tutorial's trainer
+pads all features to 384 tokens. The share compares the matrix products of a step with the fastest product of square
+matrices on this machine; it counts only tokens without padding, and three times the products of a forward pass.
 
     python bench/training.py shards [--sizes minilm,base] [--batch-sizes 16,32] [--precision bfloat16] [--turns 2] \\
         [--tutorial-python tutorial/bin/python]
@@ -26,7 +26,7 @@ import numpy as np
 from families import processor
 from reading import products_of
 
-from qa_fast.batches import Batch, BatchCutter, bucket_widths, training_plan
+from qa_fast.batches import Batch, BatchCutter, training_plan, uncompiled_widths
 from qa_fast.shards import open_shards
 from qa_fast.sources import resolve_model
 
@@ -59,7 +59,8 @@ def batches_of(asked: argparse.Namespace, shards: Any, rows: int, steps: int) ->
     split = shards.split("train")
     cutter = BatchCutter(split.chunks, shards.manifest["model"]["pad_token_id"])
     chosen = np.sort(np.random.default_rng(0).permutation(len(cutter.lengths))[:EXAMPLES])
-    plan = training_plan(cutter.lengths, chosen, rows, 0, 0, bucket_widths(cutter.lengths[chosen]))
+    widths = uncompiled_widths(cutter.lengths[chosen], asked.precision)
+    plan = training_plan(cutter.lengths, chosen, rows, 0, 0, widths)
     return [cutter.cut(plan.rows[number], int(plan.widths[number])) for number in range(steps)]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from qa_fast.model.config import ACTIVATIONS, Disentangled, EncoderConfig
 from qa_fast.model.precision import on_cpu
 
 Run = Callable[..., Any]
@@ -32,6 +33,14 @@ def parts_mode(fused: bool, *, xla: bool = True) -> str:
     if on_cpu():
         return "kernels" if xla else "kernels or plain"
     return "compiled" if xla else "plain"
+
+
+def needs_xla(config: EncoderConfig, precision: str) -> bool:
+    """Return whether a model has parts that kernels do not compute, so that XLA compiles them in mode "kernels"."""
+    inner = config.feed_forward
+    other_gate = inner.gated and (inner.bias or ACTIVATIONS[inner.activation] != "gelu")
+    distances = isinstance(config.attention.positions, Disentangled)
+    return distances or bool(inner.inner_dropout) or other_gate or precision == "float16"
 
 
 class PartRunner:

@@ -25,7 +25,6 @@ from qa_fast.model.parts import (
     gate_part,
     head_part,
     plus,
-    projection_part,
 )
 from qa_fast.model.weights import Maker, as_dtype, first_rows, is_layer, look_up, product
 
@@ -94,7 +93,8 @@ class Embeddings:
             dtype=dtype,
         )
         if self.projection is not None:
-            x = self._run(projection_part, product(x, self.projection.kernel), self.projection.bias)  # [B, L, H]
+            bias = self.projection.bias
+            x = plus(product(x, self.projection.kernel), None if bias is None else ops.cast(bias, dtype))  # [B, L, H]
         return x
 
     def _type_vectors(self, ids: Any, types: Any) -> Any:

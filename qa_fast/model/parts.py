@@ -70,11 +70,6 @@ def embed_norm_part(
     return as_dtype(drop(x, key, rate), dtype)
 
 
-def projection_part(x: Any, bias: Any) -> Any:
-    """Add the bias of a product."""
-    return plus(x, None if bias is None else ops.cast(bias, x.dtype))
-
-
 def after_part(
     x: Any, bias: Any, residual: Any, gamma: Any, beta: Any, key: Any, *, epsilon: float, rate: float
 ) -> Any:

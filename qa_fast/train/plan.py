@@ -20,11 +20,12 @@ import xxhash
 
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.settings import max_positions_of, windows_of
-from qa_fast.batches import MULTIPLE, WIDTHS, WIDTHS_ACCELERATOR, BatchCutter, bucket_widths
+from qa_fast.batches import MULTIPLE, WIDTHS, WIDTHS_ACCELERATOR, BatchCutter, bucket_widths, uncompiled_widths
 from qa_fast.errors import UserError, shown
 from qa_fast.model.checkpoint import checked_config
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.folder import has_head
+from qa_fast.model.islands import needs_xla
 from qa_fast.model.precision import PRECISIONS, Choice, choose_precision, on_cpu, unseen_gpu
 from qa_fast.schema import Int32s
 from qa_fast.scoring.golds import has_unanswerable
@@ -273,11 +274,11 @@ def plan_run(sources: Sources, config: TrainConfig, job: Job, say: Progress) -> 
     attention = settle(
         "attention", lambda: choose_attention(config.attention, encoder, precision.value, against_device())
     )
-    widths = _widths(data, encoder, config, attention)
-    typical = int(widths[np.searchsorted(widths, np.median(data.lengths))])
+    typical = min(int(-(-np.median(data.lengths) // MULTIPLE) * MULTIPLE), encoder.max_length)
     jit = settle(
         "jit", lambda: choose_jit(config.jit, encoder, precision.value, config.batch_size, typical, data.steps)
     )
+    widths = _widths(data, encoder, config, precision, attention, jit)
     if saved is None and precision.value == "float16":
         begin_scaling(state.position)
     plan = RunPlan(config, sources, data, precision, attention, jit, widths, teacher)
@@ -354,11 +355,18 @@ def _check_choices(saved: dict[str, Any]) -> None:
             )
 
 
-def _widths(data: TrainingData, encoder: EncoderConfig, config: TrainConfig, attention: Choice) -> Int32s:
+def _widths(
+    data: TrainingData, encoder: EncoderConfig, config: TrainConfig, precision: Choice, attention: Choice, jit: Choice
+) -> Int32s:
     if config.batching == "fixed":
         return np.array([min(data.mix.max_length, encoder.max_length)], np.int32)
-    multiple = WIDTH_MULTIPLE if attention.value == "cudnn" else MULTIPLE
-    widths = bucket_widths(data.lengths, WIDTHS if on_cpu() else WIDTHS_ACCELERATOR, multiple)
+    if not on_cpu():
+        multiple = WIDTH_MULTIPLE if attention.value == "cudnn" else MULTIPLE
+        widths = bucket_widths(data.lengths, WIDTHS_ACCELERATOR, multiple)
+    elif jit.value == "on" or (jit.value == "parts" and needs_xla(encoder, precision.value)):
+        widths = bucket_widths(data.lengths, WIDTHS)
+    else:
+        widths = uncompiled_widths(data.lengths, precision.value)
     return np.minimum(widths, encoder.max_length).astype(np.int32)
 
 

@@ -97,14 +97,22 @@ def test_the_option_is_checked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpu", "attention", "widths"),
-    [(True, "exact", 12), (False, "exact", [144, 192, 256, 384]), (False, "cudnn", [128, 192, 256, 384])],
+    ("cpu", "jit", "precision", "attention", "widths"),
+    [
+        (True, "on", "float32", "exact", 12),
+        (True, "parts", "float32", "exact", 44),
+        (True, "parts", "bfloat16", "exact", 22),
+        (True, "off", "bfloat16", "exact", 22),
+        (False, "on", "bfloat16", "exact", [144, 192, 256, 384]),
+        (False, "on", "bfloat16", "cudnn", [128, 192, 256, 384]),
+    ],
 )
-def test_an_accelerator_compiles_few_widths(
-    monkeypatch: pytest.MonkeyPatch, cpu: bool, attention: str, widths: int | list[int]
+def test_few_widths_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, cpu: bool, jit: str, precision: str, attention: str, widths: int | list[int]
 ) -> None:
     monkeypatch.setattr("qa_fast.train.plan.on_cpu", lambda: cpu)
     lengths = squad_like_lengths(20_000)
     data, config = SimpleNamespace(lengths=lengths), config_of("bert", max_position_embeddings=512)
-    found = _widths(data, config, TrainConfig(), Choice(attention, "")).tolist()
+    choices = (Choice(value, "") for value in (precision, attention, jit))
+    found = _widths(data, config, TrainConfig(), *choices).tolist()
     assert (len(found) if cpu else found) == widths
