@@ -1,10 +1,15 @@
-"""Attention weights: softmax and dropout of scores, and their gradient; one row at a time, which stays in the cache."""
+"""Attention weights: softmax and dropout of scores, and their gradient; one row at a time, which stays in the cache.
+
+Loops over DeBERTa's distances run over slices: an index that might be negative is wrapped, which keeps LLVM from making
+vector instructions of them.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from qa_fast.kernels.floats import exponential, largest, mixed, narrowed, quick, widened
+from qa_fast.kernels.floats import exponential, largest, mixed, narrowed, quick, quick_inner, widened
+from qa_fast.kernels.jit import njit
 
 _F = np.float32
 _U = np.uint32
@@ -16,6 +21,8 @@ def weigh(
     scores: np.ndarray,  # float32 or uint16 [B, heads * L, L]
     visible: np.ndarray,  # bool[B, 1 or L, L], the keys that each query sees
     bias: np.ndarray,  # float32[heads * L, L], added to the scores of every batch row; [0, 0] for none
+    by_query: np.ndarray,  # like scores, [B, heads * L, 2 L], each query with the distances; [0, 0, 0] for none
+    by_key: np.ndarray,  # the same for each key; see `relative.skewed`
     key: np.ndarray,  # uint32[3], from `dropout.site_key`
     least: np.uint32,  # `dropout.least_bits` of the dropout rate; 0 without dropout
     spread: np.float32,  # multiplies the weights that are kept
@@ -37,6 +44,8 @@ def weigh(
         if len(bias):
             for j in range(length):
                 x[j] += bias[r, j]
+        if len(by_query) or len(by_key):
+            _add_distances(x, by_query, by_key, visible, b, r)
         highest = largest(x)
         total = _F(0.0)
         for j in range(length):
@@ -57,11 +66,32 @@ def weigh(
                 out_weights[b, r, j] = narrowed(x[j] * share, out_weights)
 
 
+@quick_inner
+def _add_distances(
+    x: np.ndarray, by_query: np.ndarray, by_key: np.ndarray, visible: np.ndarray, b: int, r: int
+) -> None:
+    """Add the scores of distances to a row; of keys that are not visible nothing but the mask remains."""
+    length, i = len(x), r % len(x)
+    seen = visible[b, i]
+    if len(by_query):
+        row = by_query[b, r, length - 1 - i :]
+        for j in range(length):
+            x[j] += widened(row[j])
+    if len(by_key):
+        column = _along_keys(by_key[b, r - i :], i)
+        for j in range(length):
+            x[j] += widened(column[j])
+    for j in range(length):
+        x[j] = x[j] if seen[j] else _MASKED
+
+
 @quick
 def weigh_back(
     scores: np.ndarray,  # the arguments of `weigh`, up to `sums`
     visible: np.ndarray,
     bias: np.ndarray,
+    by_query: np.ndarray,
+    by_key: np.ndarray,
     key: np.ndarray,
     least: np.uint32,
     spread: np.float32,
@@ -69,6 +99,8 @@ def weigh_back(
     upstream: np.ndarray,  # like scores, the gradient of the weights
     out: np.ndarray,  # like scores, the gradient of the scores
     out_bias: np.ndarray,  # like bias, its gradient; zeroed
+    out_by_query: np.ndarray,  # like by_query, its gradient
+    out_by_key: np.ndarray,  # like by_key, its gradient
     begin: int,  # as for `weigh`; with a bias among the heads * L rows of all batch rows together
     end: int,
 ) -> None:
@@ -90,6 +122,8 @@ def weigh_back(
         if biased:
             for j in range(length):
                 p[j] += bias[r, j]
+        if len(by_query) or len(by_key):
+            _add_distances(p, by_query, by_key, visible, b, r)
         for j in range(length):
             share = exponential(p[j] - highest) * scale
             kept = mixed(_U(at + _U(j)), first, second) >= least
@@ -101,3 +135,39 @@ def weigh_back(
         if biased:
             for j in range(length):
                 out_bias[r, j] += p[j] * (g[j] - mean)
+        if len(by_query) or len(by_key):
+            _spread_distances(out, out_by_query, out_by_key, visible, b, r)
+
+
+@quick_inner
+def _spread_distances(
+    out: np.ndarray, out_by_query: np.ndarray, out_by_key: np.ndarray, visible: np.ndarray, b: int, r: int
+) -> None:
+    """Write a row's gradients to those of the distances, and zeros where row `r` of these has no pair of tokens."""
+    length = out.shape[2]
+    i, none = r % length, narrowed(_F(0.0), out)
+    row, seen = out[b, r], visible[b, i]
+    for j in range(length):
+        row[j] = row[j] if seen[j] else none
+    for some in (out_by_query, out_by_key):
+        if len(some):
+            unused = some[b, r]
+            for c in range(length - 1 - i):
+                unused[c] = none
+            for c in range(2 * length - 1 - i, 2 * length):
+                unused[c] = none
+    if len(out_by_query):
+        to_query = out_by_query[b, r, length - 1 - i :]
+        for j in range(length):
+            to_query[j] = row[j]
+    if len(out_by_key):
+        to_key = _along_keys(out_by_key[b, r - i :], i)
+        for j in range(length):
+            to_key[j] = row[j]
+
+
+@njit(inline="always")
+def _along_keys(head: np.ndarray, i: int) -> np.ndarray:
+    """Return a query's numbers among those that a head's keys [L or more, 2 L] have for distances, as [L]."""
+    length = head.shape[1] // 2
+    return head.reshape(-1)[length - 1 + i :: 2 * length - 1]

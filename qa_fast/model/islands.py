@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from qa_fast.model.config import ACTIVATIONS, Disentangled, EncoderConfig
+from qa_fast.model.config import ACTIVATIONS, EncoderConfig
 from qa_fast.model.precision import on_cpu
 
 Run = Callable[..., Any]
@@ -39,8 +39,7 @@ def needs_xla(config: EncoderConfig, precision: str) -> bool:
     """Return whether a model has parts that kernels do not compute, so that XLA compiles them in mode "kernels"."""
     inner = config.feed_forward
     other_gate = inner.gated and (inner.bias or ACTIVATIONS[inner.activation] != "gelu")
-    distances = isinstance(config.attention.positions, Disentangled)
-    return distances or bool(inner.inner_dropout) or other_gate or precision == "float16"
+    return bool(inner.inner_dropout) or other_gate or precision == "float16"
 
 
 class PartRunner:

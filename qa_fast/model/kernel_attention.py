@@ -16,6 +16,7 @@ from qa_fast.kernels.attention import attend, attend_back
 from qa_fast.kernels.heads import join_heads, join_heads_back, rotate, split_heads, split_heads_back
 from qa_fast.kernels.softmax import weigh, weigh_back
 from qa_fast.kernels.tiles import COLUMNS, supported
+from qa_fast.model.disentangled import distances_part
 from qa_fast.model.kernel_calls import CHUNKS, Array, call, dropout_bits, empty, flat, like, on_rows
 from qa_fast.model.parts import attention_part, heads_part, merge_part, probabilities_part
 
@@ -65,42 +66,60 @@ def _fits_probabilities(scores: Any, visible: Any, bias: Any, key: Any, **_: Any
 
 def _probabilities(scores: Any, visible: Any, bias: Any, key: Any, *, rate: float) -> Any:
     """Compute `parts.probabilities_part`."""
-    keep = dropout_bits(rate)
-    bias = tf.zeros([0, 0, 0, 0]) if bias is None else bias
+    return _weights(scores, visible, bias, None, None, key, rate)
 
-    def forward(scores: Array, visible: Array, bias: Array, key: Array) -> tuple[Array, ...]:
+
+def _fits_distances(scores: Any, by_query: Any, by_key: Any, visible: Any, pairs: Any, drop_key: Any, **_: Any) -> bool:
+    return visible is not None and pairs is None
+
+
+def _distances(scores: Any, by_query: Any, by_key: Any, visible: Any, pairs: Any, drop_key: Any, *, rate: float) -> Any:
+    """Compute `disentangled.distances_part`."""
+    return _weights(scores, visible, None, by_query, by_key, drop_key, rate)
+
+
+def _weights(scores: Any, visible: Any, bias: Any, by_query: Any, by_key: Any, key: Any, rate: float) -> Any:
+    """Compute attention's weights; `bias`, `by_query` and `by_key` may be None."""
+    keep = dropout_bits(rate)
+    added = [tf.zeros([0, 0, 0, 0], kind) for kind in (tf.float32, scores.dtype, scores.dtype)]
+    added = [none if one is None else one for one, none in zip((bias, by_query, by_key), added, strict=True)]
+
+    def forward(*arrays: Array) -> tuple[Array, ...]:
+        scores, visible, bias, by_query, by_key, key = arrays
         rows = _rows(scores)
         count = rows.shape[0] * rows.shape[1]
         weights, sums = empty(scores.shape, scores.dtype), empty((*rows.shape[:2], 2), np.float32)
-        arguments = rows, visible[:, 0], flat(bias), key, *keep, _rows(weights), sums
+        arguments = rows, visible[:, 0], flat(bias), _rows(by_query), _rows(by_key), key, *keep, _rows(weights), sums
         on_rows(weigh, count, scores.size, *arguments)
         return weights, sums
 
     def backward(*arrays: Array) -> tuple[Array, ...]:
-        scores, visible, bias, key, sums, upstream = arrays
+        scores, visible, bias, by_query, by_key, key, sums, upstream = arrays
         rows = _rows(scores)
         # With a bias the same rows of the whole batch belong to one call, which adds up their gradients.
         count = rows.shape[1] if bias.size else rows.shape[0] * rows.shape[1]
         out, out_bias = empty(scores.shape, scores.dtype), np.zeros(bias.shape, np.float32)
-        arguments = rows, visible[:, 0], flat(bias), key, *keep, sums, _rows(upstream), _rows(out), flat(out_bias)
-        on_rows(weigh_back, count, scores.size, *arguments)
-        return out, out_bias
+        outs = out, *(empty(one.shape, one.dtype) for one in (by_query, by_key))
+        arguments = rows, visible[:, 0], flat(bias), _rows(by_query), _rows(by_key), key, *keep, sums, _rows(upstream)
+        out_rows, *others = map(_rows, outs)
+        on_rows(weigh_back, count, scores.size, *arguments, out_rows, flat(out_bias), *others)
+        return out, out_bias, *outs[1:]
 
     @tf.custom_gradient
-    def part(scores: Any, bias: Any) -> Any:
-        tensors = [scores, visible, bias, key]
+    def part(scores: Any, *added: Any) -> Any:
+        tensors = [scores, visible, *added, key]
         weights, sums = call(forward, tensors, [like(scores), (tf.float32, [None, None, 2])])
 
         def gradient(upstream: Any) -> Any:
-            return call(backward, [*tensors, sums, upstream], [like(scores), like(bias)])
+            return call(backward, [*tensors, sums, upstream], [like(scores), *map(like, added)])
 
         return weights, gradient
 
-    return part(scores, bias)
+    return part(scores, *added)
 
 
 def _rows(scores: Array) -> Array:
-    """Reshape [B, heads, L, L] to [B, heads * L, L]."""
+    """Reshape [B, heads, L, N] to [B, heads * L, N]."""
     batch, heads, length, keys = scores.shape
     return scores.reshape(batch, heads * length, keys)
 
@@ -178,6 +197,7 @@ def _merge(context: Any) -> Any:
 ATTENTION: dict[Part, tuple[Callable[..., bool], Part]] = {
     attention_part: (_fits_attention, _attention),
     probabilities_part: (_fits_probabilities, _probabilities),
+    distances_part: (_fits_distances, _distances),
     heads_part: (_fits_heads, _heads),
     merge_part: (lambda context: True, _merge),
 }

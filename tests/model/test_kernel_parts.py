@@ -20,7 +20,17 @@ pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="kernels are cal
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
     global CHUNKS, FEW, KEY, KernelUpdate, PartRunner, PlainUpdate, _Buffers, activation_part, after_part
-    global before_part, dropout_key, embed_norm_part, empty, gate_part, head_part, heads_part, keep_mask, keras
+    global \
+        before_part, \
+        distances_part, \
+        dropout_key, \
+        embed_norm_part, \
+        empty, \
+        gate_part, \
+        head_part, \
+        heads_part, \
+        keep_mask, \
+        keras
     global attention_part, kernel_attention, kernel_calls, merge_part, probabilities_part, run_by_kernels, share_out
     global site_key, spread
     global step_scalars, supported, tf
@@ -29,6 +39,7 @@ def setup_module() -> None:
 
     from qa_fast.kernels.tiles import supported
     from qa_fast.model import kernel_attention, kernel_calls
+    from qa_fast.model.disentangled import distances_part
     from qa_fast.model.dropout import dropout_key, keep_mask, site_key
     from qa_fast.model.islands import PartRunner
     from qa_fast.model.kernel_calls import CHUNKS, FEW, _Buffers, empty, share_out, spread
@@ -57,11 +68,22 @@ THERE = np.arange(L) < LENGTHS[:, None]  # bool[B, L]
 SEEN = THERE[:, None, None, :]
 # A window to both sides; the last queries of the second row see no key.
 NEAR = SEEN & (np.abs(np.arange(L)[:, None] - np.arange(L)) < 4)
+BOTH = SEEN & THERE[:, None, :, None]  # DeBERTa's: padding sees nothing
 # Tolerance relative to the largest number: sums and polynomials differ, and in bfloat16 one rounding of 1 / 256.
 CLOSE = {"float32": 5e-6, "bfloat16": 1e-2}
 
 CASES = [
-    *("probabilities", "no dropout", "a window", "a bias", "heads", "rotated heads", "merge"),
+    *(
+        "probabilities",
+        "no dropout",
+        "a window",
+        "a bias",
+        "distances",
+        "distances of keys",
+        "heads",
+        "rotated heads",
+        "merge",
+    ),
     *("after", "before", "gate", "head", "embeddings"),
     *("masked embeddings", "gelu", "gelu_new", "relu", "silu"),
 ]
@@ -75,6 +97,7 @@ def normal(*shape: int, dtype: str = "float32", seed: int = 0) -> Any:
 def cases(dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]:
     scores, x = normal(B, HEADS, L, L, dtype=dtype) * 3, normal(B, L, H, dtype=dtype)
     vectors = [normal(H, seed=seed) for seed in range(3)]
+    distances = [normal(B, HEADS, L, 2 * L, dtype=dtype, seed=seed) for seed in range(2)]
     norm = {"epsilon": 1e-5, "rate": 0.2}
     inner = normal(B, L, INNER, dtype=dtype) * 3, normal(INNER), KEY
     return {
@@ -82,6 +105,8 @@ def cases(dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], di
         "no dropout": (probabilities_part, (scores, SEEN, None, KEY), {"rate": 0.0}),
         "a window": (probabilities_part, (scores, NEAR, None, KEY), {"rate": 0.2}),
         "a bias": (probabilities_part, (scores, SEEN, normal(1, HEADS, L, L), KEY), {"rate": 0.2}),
+        "distances": (distances_part, (scores, *distances, BOTH, None, KEY), {"rate": 0.2}),
+        "distances of keys": (distances_part, (scores, None, distances[1], BOTH, None, KEY), {"rate": 0.0}),
         "heads": (
             heads_part,
             (normal(B, L, 3 * H, dtype=dtype), normal(3 * H), None, None),
