@@ -147,7 +147,7 @@ def _tensorflow(model: EncoderModel, effort: Effort, precision: str) -> Callable
     import tensorflow as tf
 
     cpu = on_cpu()
-    parts = parts_mode(cpu and effort != "plain", xla=effort == "compiled")
+    parts = parts_mode(cpu and effort != "plain")
     signature = [
         tf.TensorSpec((None, None), tf.int32),
         tf.TensorSpec((None,), tf.int32),

@@ -2,8 +2,8 @@
 
 On CPUs with bfloat16 tiles (AMX) TensorFlow's matrix products are four times faster than XLA's, and fused loops are
 several times faster than TensorFlow's separate operations. Under jit mode "parts" each part therefore becomes one
-kernel inside an otherwise plain graph: ours (`kernel_parts`), or XLA's where we have none. Its backward pass recomputes
-the part from its inputs, which is cheaper than keeping intermediate values. JAX compiles whole programs only, so parts
+kernel inside an otherwise plain graph: ours on CPUs (`kernel_parts`), XLA's on GPUs. Its backward pass recomputes the
+part from its inputs, which is cheaper than keeping intermediate values. JAX compiles whole programs only, so parts
 run operation by operation there.
 """
 
@@ -15,31 +15,16 @@ from typing import Any
 
 import keras
 
-from qa_fast.model.config import ACTIVATIONS, EncoderConfig
 from qa_fast.model.precision import on_cpu
 
 Run = Callable[..., Any]
 
 
-def parts_mode(fused: bool, *, xla: bool = True) -> str:
-    """Return the mode of a `PartRunner` on this device.
-
-    Args:
-        fused: Whether each part should be one kernel.
-        xla: Whether XLA may compile parts.
-    """
+def parts_mode(fused: bool) -> str:
+    """Return the mode of a `PartRunner` on this device; `fused` tells whether each part should be one kernel."""
     if not fused:
         return "plain"
-    if on_cpu():
-        return "kernels" if xla else "kernels or plain"
-    return "compiled" if xla else "plain"
-
-
-def needs_xla(config: EncoderConfig, precision: str) -> bool:
-    """Return whether a model has parts that kernels do not compute, so that XLA compiles them in mode "kernels"."""
-    inner = config.feed_forward
-    other_gate = inner.gated and (inner.bias or ACTIVATIONS[inner.activation] != "gelu")
-    return bool(inner.inner_dropout) or other_gate or precision == "float16"
+    return "kernels" if on_cpu() else "compiled"
 
 
 class PartRunner:
@@ -49,8 +34,8 @@ class PartRunner:
     values. It returns a tensor or a tuple of tensors.
 
     Attributes:
-        parts: How parts run under TensorFlow: "plain" (operation by operation), "compiled" (by XLA), "kernels" (by our
-            CPU kernels, others by XLA) or "kernels or plain". Read when a graph is traced; other backends ignore it.
+        parts: How parts run under TensorFlow: "plain" (operation by operation), "compiled" (by XLA) or "kernels" (by
+            our CPU kernels where there are any). Read when a graph is traced; other backends ignore it.
         attention: "exact"; or "cudnn" or "xla" for fused attention without dropout where a block allows it (JAX only,
             see `fused`). Read when a function is traced.
     """
@@ -77,7 +62,7 @@ class PartRunner:
 
     def by_kernel(self, function: Callable[..., Any], *tensors: Any, **static: Any) -> Any:
         """Run the part `function` by our kernel; return None where there is none, or where `parts` forbids it."""
-        if not self.parts.startswith("kernels") or keras.backend.backend() != "tensorflow":
+        if self.parts != "kernels" or keras.backend.backend() != "tensorflow":
             return None
         from qa_fast.model.kernel_parts import run_by_kernels
 
@@ -88,7 +73,7 @@ class PartRunner:
         result = self.by_kernel(function, *tensors, **static)
         if result is not None:
             return result
-        if self.parts in ("plain", "kernels or plain") or keras.backend.backend() != "tensorflow":
+        if self.parts != "compiled" or keras.backend.backend() != "tensorflow":
             return function(*tensors, **static)
         present = tuple(tensor is not None for tensor in tensors)
         key = (function, present, tuple(sorted(static.items())))

@@ -25,7 +25,6 @@ from qa_fast.errors import UserError, shown
 from qa_fast.model.checkpoint import checked_config
 from qa_fast.model.config import EncoderConfig, check_length
 from qa_fast.model.folder import has_head
-from qa_fast.model.islands import needs_xla
 from qa_fast.model.precision import PRECISIONS, Choice, choose_precision, on_cpu, unseen_gpu
 from qa_fast.schema import Int32s
 from qa_fast.scoring.golds import has_unanswerable
@@ -363,7 +362,7 @@ def _widths(
     if not on_cpu():
         multiple = WIDTH_MULTIPLE if attention.value == "cudnn" else MULTIPLE
         widths = bucket_widths(data.lengths, WIDTHS_ACCELERATOR, multiple)
-    elif jit.value == "on" or (jit.value == "parts" and needs_xla(encoder, precision.value)):
+    elif jit.value == "on":
         widths = bucket_widths(data.lengths, WIDTHS)
     else:
         widths = uncompiled_widths(data.lengths, precision.value)

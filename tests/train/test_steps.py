@@ -6,7 +6,6 @@ import functools
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,19 +15,17 @@ from qa_fast.train.config import TrainConfig
 from qa_fast.train.schedule import learning_rate_at
 from tests.backend import JIT, untraced
 from tests.processes import elsewhere
-from tests.small_models import EACH_NETWORK, TINY, TINY_BERT, make_features, tiny_batch, tiny_model
+from tests.small_models import EACH_NETWORK, TINY, TINY_BERT, make_features, tiny_model
 from tests.torch_models import opened_by_torch, torch_inputs
 
 
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
-    global dropout_key, keras, load_model, make_engine, make_micros, needs_xla, save_model, span_loss, state_dict
+    global keras, load_model, make_engine, make_micros, save_model, span_loss, state_dict
     global step_scalars, update
     import keras
 
     from qa_fast.model.checkpoint import load_model, save_model, state_dict
-    from qa_fast.model.dropout import dropout_key
-    from qa_fast.model.islands import needs_xla
     from qa_fast.train.learner import make_engine
     from qa_fast.train.optimizer import span_loss, step_scalars, update
     from qa_fast.train.steps import make_micros
@@ -135,36 +132,19 @@ def test_twenty_steps_follow_torch(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(JIT != "off", reason="JAX compiles a step for each width")
-@pytest.mark.parametrize(("changes", "each_width"), [({}, False), ({"hidden_activation": "silu"}, True)])
-def test_a_new_width_counts_as_compiled_only_where_xla_compiles_for_each(changes: dict, each_width: bool) -> None:
-    """On CPUs our kernels do all parts of ModernBERT; a gate by another activation is a part that they lack."""
+@pytest.mark.parametrize(("parts", "each_width"), [("kernels", False), ("compiled", True)])
+def test_a_new_width_counts_as_compiled_only_where_xla_compiles_for_each(parts: str, each_width: bool) -> None:
     wide = batches(1)[0]
     narrow = replace(wide, input_ids=wide.input_ids[:, :40], token_type_ids=wide.token_type_ids[:, :40])
     narrow.lengths[:] = np.minimum(narrow.lengths, 40)
     counted = []
     with untraced():
-        engine = make_engine(tiny_model(TINY["modernbert"] | changes), "parts")
+        engine = make_engine(tiny_model(), "parts")
+        engine.model.run_part.parts = parts
         for step, batch in enumerate((wide, wide, narrow, wide)):
             engine.step(make_micros([batch], 0, step, engine.devices), step_scalars(1e-3, 0.0, 1.0, step + 1))
             counted.append(engine.compiled())
     assert counted == [True, False, each_width, False]
-
-
-@pytest.mark.skipif(JIT != "off", reason="JAX has no kernels")
-@pytest.mark.parametrize(
-    ("family", "changes"),
-    [
-        *((family, {}) for family in TINY),
-        ("modernbert", {"mlp_dropout": 0.1}),
-        ("modernbert", {"hidden_activation": "silu"}),
-    ],
-)
-def test_what_xla_compiles_is_known_beforehand(family: str, changes: dict[str, Any]) -> None:
-    """The widths of batches depend on it."""
-    model = tiny_model(TINY[family] | changes, precision="bfloat16", parts=True)
-    with untraced():
-        model(*tiny_batch(), dropout_key=dropout_key(0, 1))
-    assert model.run_part.by_xla == needs_xla(model.config, "bfloat16")
 
 
 @pytest.mark.slow
