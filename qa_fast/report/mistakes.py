@@ -40,7 +40,7 @@ def kinds_of(result: EvaluationResult, exact: Float64s, answerable: npt.NDArray[
     begin, end = result.spans.char_start[row, 0], result.spans.char_end[row, 0]
 
     def for_any_gold(fits: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        return np.bincount(row[fits], minlength=len(exact)) > 0
+        return np.bincount(row[fits & (gold_begin >= 0)], minlength=len(exact)) > 0
 
     conditions = [
         exact > 0,

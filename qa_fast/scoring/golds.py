@@ -1,7 +1,8 @@
 """Questions, gold answers and the places of the answers in their documents.
 
 They are read from a split's examples and windows, for scoring and for reports (`qa_fast.report`). If an example has
-several gold answers, lengths and places are those of the first, by which windows are labelled.
+several gold answers, lengths and places are those of the first, by which windows are labelled. An answer that is not
+at its start has no place: scoring needs its text alone.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ class Golds:
     Attributes:
         questions: The questions as given.
         answers: The gold answers of each question; empty if it is unanswerable.
-        starts: First character of each gold answer in its document.
+        starts: First character of each gold answer in its document; -1 if it is not at its start.
         document_tokens: int32[E], number of tokens of the document.
-        answer_tokens: int32[E], number of tokens that the first gold answer touches; 0 without one.
+        answer_tokens: int32[E], number of tokens that the first gold answer touches; 0 without one that has a place.
         window: int32[E], number from 0 of the first window that holds the whole first gold answer; -1 without one.
     """
 
@@ -65,8 +66,16 @@ def golds_of(split: Split, chosen: Int64s, chunks: Sequence[Features]) -> Golds:
     context_index = one_chunk(split.examples["context_index"]).to_numpy(zero_copy_only=False)[chosen]
     token_starts = ragged_from(one_chunk(split.contexts["token_char_start"]))
     token_ends = ragged_from(one_chunk(split.contexts["token_char_end"]))
-    begins = np.array([places[0] if places else 0 for places in starts], np.int64)
-    lengths = np.array([len(texts[0]) if texts else 0 for texts in answers], np.int64)
+    documents = one_chunk(split.contexts["context"]).to_pylist()
+    starts = [
+        [
+            start if start >= 0 and documents[row].startswith(text, start) else -1
+            for start, text in zip(*each, strict=True)
+        ]
+        for row, *each in zip(context_index.tolist(), starts, answers, strict=True)
+    ]
+    begins = np.array([places[0] if places else -1 for places in starts], np.int64)
+    lengths = np.array([len(texts[0]) if texts else 0 for texts in answers], np.int64) * (begins >= 0)
     return Golds(
         questions=one_chunk(split.examples["question"]).take(rows).to_pylist(),
         answers=answers,

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,6 +179,26 @@ def test_kinds_of_mistakes(result: EvaluationResult) -> None:
     # The second gold answer of the first, "herons", is within the prediction.
     assert [list(mistakes.KINDS)[number] for number in kind] == ["too long", "elsewhere", "overlapping", "elsewhere"]
     assert len(mistakes.KINDS) == mistakes.ELSEWHERE + 1
+
+
+def test_gold_answers_that_are_not_at_their_start_have_no_place() -> None:
+    split = make_split(ANSWERABLE)
+    assert split.examples is not None
+    given = split.examples["answers"].to_pylist()
+    # The second answer of the first question, and the only one of the last, which then no window is labelled with.
+    given[0]["answer_start"][1], given[3]["answer_start"][0] = 80, 5
+    examples = split.examples.set_column(3, "answers", pa.array(given, split.examples["answers"].type))
+    chunks = [replace(chunk, start_positions=chunk.start_positions.copy()) for chunk in split.chunks]
+    chunks[-1].start_positions[-1] = 0
+    moved = evaluate_split(guesses({0: (4, 6), 3: (1, 2)}), replace(split, examples=examples, chunks=chunks))
+    golds = moved.golds
+    assert (golds.starts[0], golds.starts[3], golds.answer_tokens[3]) == ([0, -1], [-1], 0)
+    assert golds.answers == [row["text"] for row in given]
+    made = groups.groupings(golds, np.ones(4, bool), np.full(4, len(HERON)))
+    left_out = {grouping.key for grouping in made if grouping.group[3] < 0}
+    assert left_out == {"answer_tokens", "answer_place", "answer_window"}
+    kind = mistakes.kinds_of(moved, np.zeros(4), np.ones(4, bool))
+    assert [list(mistakes.KINDS)[kind[row]] for row in (0, 3)] == ["elsewhere", "elsewhere"]
 
 
 def test_which_mistakes_are_shown_and_in_which_order() -> None:
