@@ -693,3 +693,13 @@ def test_a_file_of_an_untrained_model_stays_untrained(workshop: Path, tmp_path: 
     loaded.call(unlabelled(some()), training=True)  # as a step of `fit` does
     loaded.save(tmp_path / "trained.keras")
     keras.saving.load_model(tmp_path / "trained.keras").check_trained()
+
+
+def test_records_of_replaced_weights_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small()
+    model.save_pretrained(tmp_path / "model")
+    assert "replaced" not in capsys.readouterr().err
+    (tmp_path / "model" / "training").mkdir()
+    (tmp_path / "model" / "training" / "metrics.json").write_text("{}")
+    model.save_pretrained(tmp_path / "model")
+    assert "describe the weights that were replaced: remove both before" in capsys.readouterr().err
