@@ -9,7 +9,7 @@ padded to the longest. `answer.ranking` makes the ranking.
 
 import re
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class _Options:
                 raise UserError(f"{name} must be at least 1; received {name}={value}: choose a higher one")
         for name in ("score_threshold", "overlap_threshold"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
+            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise UserError(f"{name} must be from 0 to 1; received {name}={shown(value)}: choose a share, or None")
         if self.no_answer is not None and not isinstance(self.no_answer, bool):
             raise UserError(f"no_answer must be True, False or None; received {shown(self.no_answer)}: choose one")

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from qa_fast.answer.settings import read_settings, write_settings
+from qa_fast.answer.settings import ANSWERING, read_settings, write_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, first_line, shown
 from qa_fast.hub.facts import METRICS, TRAINING
@@ -410,6 +410,8 @@ class SpanModel(keras.Model):
         """
         self.check_trained()
         path = local_path(str(folder))
+        if (path / ANSWERING).exists():  # what belongs to the old weights must not outlive them if this is interrupted
+            write_settings(path, replace(self.source.answering, null_threshold=None, calibration=None))
         with self.source.as_folder() as source:
             save_model(self.network, path, source, replace=True)
         write_settings(path, self.source.answering)

@@ -703,3 +703,18 @@ def test_records_of_replaced_weights_are_named(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "model" / "training" / "metrics.json").write_text("{}")
     model.save_pretrained(tmp_path / "model")
     assert "describe the weights that were replaced: remove both before" in capsys.readouterr().err
+
+
+def test_an_interrupted_save_leaves_no_threshold_of_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    model = small()
+    model.save_pretrained(tmp_path / "model")
+    write_settings(tmp_path / "model", AnswerOptions(handle_impossible_answer=True, null_threshold=-3.0))
+    monkeypatch.setattr("qa_fast.keras_model.span_model.save_model", stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(tmp_path / "model")
+    assert read_settings(tmp_path / "model").null_threshold is None
