@@ -141,26 +141,31 @@ def _metadata_results(score: Score) -> list[EvalResult]:
 def eval_results(facts: Facts) -> dict[str, str]:
     """Return the files of `.eval_results/` by name, for scores on data sets of the Hub.
 
-    There is one file for each data set and split. The format has one value for each data set and task, so each metric
-    is a task.
+    There is one file for each data set, configuration and split. The format has one value for each data set and task,
+    so each metric is a task. It has no place for a configuration, which the notes name.
     """
     from huggingface_hub.utils import yaml_dump
 
     files = {}
     for score in facts.scores:
-        if not score.data.get("dataset"):
+        dataset, name = score.data.get("dataset"), score.data["name"]
+        if not dataset:
             continue
+        configured = name.startswith(f"{dataset}:")
         revision = {"revision": score.data["revision"]} if score.data.get("revision") else {}
-        notes = f"{questions(score)} questions of split {score.split}, {_MEASURED}"
+        split = f"{score.split} of {name}" if configured else score.split
+        notes = f"{questions(score)} questions of split {split}, {_MEASURED}"
         entries = [
             {
-                "dataset": {"id": score.data["dataset"], "task_id": name, **revision},
+                "dataset": {"id": dataset, "task_id": task, **revision},
                 "value": round(value, 4),
                 "notes": notes,
             }
-            for name, value in (("exact_match", score.exact_match), ("f1", score.f1))
+            for task, value in (("exact_match", score.exact_match), ("f1", score.f1))
         ]
-        files[f"{_slug(score.data['dataset'])}-{_slug(score.split)}.yaml"] = yaml_dump(entries, sort_keys=False)
+        files[f"{_slug(name if configured else dataset)}-{_slug(score.split)}.yaml"] = yaml_dump(
+            entries, sort_keys=False
+        )
     return files
 
 

@@ -6,7 +6,6 @@ an invalid token is reported within seconds.
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from huggingface_hub import ModelCard
 from qa_fast.errors import UserError, some_of
 from qa_fast.hub.card import CARD, card_of, read_card
 from qa_fast.hub.check import Finding, check_card, files_with_home_path
-from qa_fast.hub.facts import write_text
 from qa_fast.hub.files import FolderFiles, sort_files
 from qa_fast.hub.sections import PLACEHOLDER
 from qa_fast.model.folder import readable_config
@@ -135,7 +133,7 @@ def _with_repository(card: ModelCard, repo: str) -> str:
 def push(plan: PushPlan, *, private: bool = False, revision: str | None = None) -> Pushed:
     """Upload what a plan lists in one commit, and create the repository if it does not exist.
 
-    The repository's name is also written into the folder's card.
+    The folder is not changed: its card keeps the place for the repository's name, so that it can go to another one.
 
     Args:
         plan: From `plan_push`.
@@ -145,7 +143,7 @@ def push(plan: PushPlan, *, private: bool = False, revision: str | None = None) 
     Raises:
         UserError: The plan has problems, there is no token or no network, or the Hub refuses.
     """
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
     plan.check()
     if is_offline():
@@ -160,15 +158,13 @@ def push(plan: PushPlan, *, private: bool = False, revision: str | None = None) 
     _check_access(api, token)
     try:
         _make_repository(api, plan.repo, private, revision)
-        if (plan.folder / CARD).read_text(encoding="utf-8") != plan.card:
-            write_text(plan.folder / CARD, plan.card)
-        commit = api.upload_folder(
-            repo_id=plan.repo,
-            folder_path=plan.folder,
-            revision=revision,
-            allow_patterns=[glob.escape(name) for name in plan.files.uploaded],
-            commit_message="Upload a question-answering model with qa-fast",
-        )
+        # Not `upload_folder`, which may make several commits, so that a model would be incomplete if it is interrupted.
+        added = [
+            CommitOperationAdd(name, plan.card.encode() if name == CARD else plan.folder / name)
+            for name in plan.files.uploaded
+        ]
+        message = "Upload a question-answering model with qa-fast"
+        commit = api.create_commit(plan.repo, added, commit_message=message, revision=revision)
     except UserError:
         raise
     except Exception as error:  # errors of the HTTP library, of the Hub's library or of Xet

@@ -9,6 +9,7 @@ padded to the longest. `answer.ranking` makes the ranking.
 
 import re
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,16 @@ class _Options:
     def __post_init__(self) -> None:
         for name in ("top_k", "answers_per_document"):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, Integral):
+                raise UserError(f"{name} must be a whole number; received {name}={shown(value)}: choose one, such as 1")
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1; received {name}={value}: choose a higher one")
         for name in ("score_threshold", "overlap_threshold"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"{name} must be from 0 to 1; received {name}={value}: choose a share, or None")
+            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise UserError(f"{name} must be from 0 to 1; received {name}={shown(value)}: choose a share, or None")
+        if self.no_answer is not None and not isinstance(self.no_answer, bool):
+            raise UserError(f"no_answer must be True, False or None; received {shown(self.no_answer)}: choose one")
 
     def for_answerer(self, own: AnswerOptions) -> tuple[AnswerOptions, bool]:
         """Return options for all candidates of a document and no answer, and whether no answer is wanted.
@@ -223,6 +228,10 @@ class ExtractiveReader:
         options = replace(reader, **{name: value for name, value in values.items() if value is not None})
         if not (isinstance(query, str) and query.strip()):
             raise UserError(f"query must be a text that is not empty; received {shown(query)}: pass a question")
+        if documents is None or isinstance(documents, Document):
+            raise UserError(
+                f"documents must be a list of Documents of Haystack; received {type(documents).__name__}: pass a list"
+            )
         distinct: dict[tuple[str, str], Document] = {}
         for number, document in enumerate(documents, 1):
             if not isinstance(document, Document):

@@ -123,10 +123,17 @@ def answer_in_arrow(
             for row, result in zip(rows, results, strict=True):
                 refused = isinstance(result, str)
                 made = {"answers": [] if refused else result, "rejected": result if refused else None}
-                answered.append({"id": None if row["id"] is None else str(row["id"])} | made)
+                answered.append({"id": _text(row["id"])} | made)
             yield pa.RecordBatch.from_pylist(answered, _ANSWERS)
 
     return answers
+
+
+def _text(value: Any) -> str | None:
+    """Return an id as text; bytes are UTF-8, as in featurizing."""
+    if value is None:
+        return None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 @lru_cache(maxsize=1)

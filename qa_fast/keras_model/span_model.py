@@ -16,9 +16,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from qa_fast.answer.settings import read_settings, write_settings
+from qa_fast.answer.settings import ANSWERING, read_settings, write_settings
 from qa_fast.encode import TextEncoder, load_encoder
 from qa_fast.errors import UserError, first_line, shown
+from qa_fast.hub.facts import METRICS, TRAINING
 from qa_fast.keras_model.data import (
     IDS,
     MASK,
@@ -402,15 +403,23 @@ class SpanModel(keras.Model):
 
         The options of answering that the model was loaded with are written, too.
         `AutoModelForQuestionAnswering.from_pretrained`, `Answerer.from_pretrained` and `qa-fast` open the folder. Files
-        with those names in an existing folder are replaced.
+        with those names in an existing folder are replaced. Records of training stay, and a message says so.
 
         Raises:
             UserError: See `check_trained`, or the folder cannot be written.
         """
         self.check_trained()
+        path = local_path(str(folder))
+        if (path / ANSWERING).exists():  # what belongs to the old weights must not outlive them if this is interrupted
+            write_settings(path, replace(self.source.answering, null_threshold=None, calibration=None))
         with self.source.as_folder() as source:
-            save_model(self.network, folder, source, replace=True)
-        write_settings(local_path(str(folder)), self.source.answering)
+            save_model(self.network, path, source, replace=True)
+        write_settings(path, self.source.answering)
+        if (path / TRAINING / METRICS).exists():
+            on_stderr(
+                f"SpanModel: {TRAINING}/ and the card in {str(path)!r} describe the weights that were replaced: remove "
+                "both before you push the model"
+            )
 
     def get_config(self) -> dict[str, Any]:
         """Return what `from_config` makes the same model from, without weights and tokenizer."""

@@ -185,16 +185,16 @@ def test_eval_results(tmp_path: Path) -> None:
     (folder / ".eval_results" / "theirs.yaml").write_text("- value: 1\n")
     write_card(folder, manifest(source=source))
     assert sorted(path.name for path in (folder / ".eval_results").iterdir()) == [
-        "org-Data-set-validation.yaml",
+        "org-Data-set-eng-validation.yaml",
         "theirs.yaml",
     ]
-    scores = folder / ".eval_results" / "org-Data-set-validation.yaml"
+    scores = folder / ".eval_results" / "org-Data-set-eng-validation.yaml"
     entries = yaml.safe_load(scores.read_text())
     scores.write_text("- value: 1\n")
     with pytest.raises(UserError, match="scores replace only scores that qa-fast wrote"):
         write_card(folder)
     assert scores.read_text() == "- value: 1\n"
-    notes = "all 1,057 questions of split validation, measured by qa-fast"
+    notes = "all 1,057 questions of split validation of org/Data_set:eng, measured by qa-fast"
     assert entries == [
         {"dataset": {"id": "org/Data_set", "task_id": task, "revision": REVISION}, "value": value, "notes": notes}
         for task, value in (("exact_match", 61.1235), ("f1", 72.5))
@@ -207,6 +207,13 @@ def test_eval_results(tmp_path: Path) -> None:
     assert data.datasets == ["org/Data_set"]
     assert "language" not in data.to_dict()
     assert data.eval_results[0].dataset_config == "eng"
+    # The score on another configuration has a file of its own.
+    scores.unlink()
+    other = source | {"name": "org/Data_set:deu", "origin": f"Hub org/Data_set:deu@{REVISION}", "sha256": "d" * 64}
+    record_evaluation(folder, manifest(source=other), "validation", exact_match=50.0, f1=60.0, questions=1_057)
+    write_card(folder)
+    assert "value: 60.0" in (folder / ".eval_results" / "org-Data-set-deu-validation.yaml").read_text()
+    assert "value: 72.5" in scores.read_text()
     assert data.eval_results[0].dataset_revision == REVISION
 
 

@@ -210,13 +210,14 @@ def app() -> typer.Typer:
     return made
 
 
-def sent_files(folder: Path) -> dict[str, bytes]:
-    """Return the files that should arrive: all of the folder except TensorBoard's."""
-    return {
+def sent_files(folder: Path, repo: str = "org/answers") -> dict[str, bytes]:
+    """Return the files that should arrive: all of the folder except TensorBoard's, the card with the repository."""
+    files = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file() and "tensorboard" not in path.parts
     }
+    return files | {CARD: plan_push(folder, repo).card.encode()}
 
 
 def test_a_model_arrives_whole(model: Path, stand_in: StandIn, qa_push: Push) -> None:
@@ -243,6 +244,12 @@ def test_a_model_arrives_whole(model: Path, stand_in: StandIn, qa_push: Push) ->
     assert stand_in.files["org/answers", "v2"] == sent_files(model)
     assert stand_in.asked.count("POST /api/repos/create") == 1
     assert "POST /api/models/org/answers/branch/v2" in stand_in.asked
+    # To another repository, whose card names that one.
+    assert (model / CARD).read_text() == before
+    assert qa_push(model, "us/final").code == 0
+    card = stand_in.files["us/final", "main"][CARD].decode()
+    assert card.count("us/final") == before.count("ORG/NAME")
+    assert "org/answers" not in card
 
 
 @pytest.mark.slow
@@ -273,6 +280,7 @@ def test_private(model: Path, stand_in: StandIn, qa_push: Push) -> None:
     assert done.code == 0, done.stderr
     assert stand_in.repos == {"org/answers": True}
     assert stand_in.files["org/answers", "main"] == sent_files(model)
+    assert sum(asked.startswith("POST") and "/commit/" in asked for asked in stand_in.asked) == 1
     # A public repository is not taken for a private one, and gets nothing.
     stand_in.repos["org/open"] = False
     done = qa_push(model, "org/open", "--private")
@@ -316,7 +324,7 @@ def test_a_token_in_an_error_is_not_printed(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError(f"could not send header 'Bearer {TOKEN}'")
 
-    monkeypatch.setattr(HfApi, "upload_folder", fail)
+    monkeypatch.setattr(HfApi, "create_commit", fail)
     assert (
         "refused the upload to org/answers (could not send header 'Bearer ***'): try again"
         in qa_push(model, "org/answers").stderr

@@ -474,3 +474,17 @@ def test_a_missing_dependency_of_haystack_keeps_its_own_error() -> None:
         "except ModuleNotFoundError as error:\n    print(error.name)\n"
     )
     assert run_python(code).stdout == "networkx\n"
+
+
+def test_values_of_other_types_have_a_sentence(loader: Loader) -> None:
+    for options, said in (
+        ({"top_k": "3"}, "top_k must be a whole number; received top_k='3'"),
+        ({"answers_per_document": 1.5}, "answers_per_document must be a whole number; received"),
+        ({"score_threshold": "0.5"}, "score_threshold must be from 0 to 1; received score_threshold='0.5'"),
+        ({"no_answer": "no"}, "no_answer must be True, False or None; received 'no'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read(HERON, **options)
+    for documents, kind in ((None, "NoneType"), (Document(content=HERON), "Document")):
+        with pytest.raises(UserError, match=f"documents must be a list of Documents of Haystack; received {kind}"):
+            ExtractiveReader("some/model").run("where?", documents)

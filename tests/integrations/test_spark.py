@@ -100,3 +100,14 @@ def test_a_frame_without_its_columns_is_refused(model: Path) -> None:
     ):
         list(answer_in_arrow(str(model), precision="float32", engine="onnx")(iter([batch])))
     recipes._answerer.cache_clear()
+
+
+def test_an_id_of_bytes_is_their_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        def answer_pairs(self, pairs: list[tuple[str, str]], _: AnswerOptions) -> list[list[dict[str, Any]]]:
+            return [[] for _ in pairs]
+
+    monkeypatch.setattr(recipes, "_answerer", lambda *_: Silent())
+    batch = pa.RecordBatch.from_pylist([{"id": "å-1".encode(), "question": "who?", "context": "Ane"}])
+    [answered] = answer_in_arrow("model")(iter([batch]))
+    assert answered["id"].to_pylist() == ["å-1"]

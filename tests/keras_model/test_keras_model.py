@@ -693,3 +693,28 @@ def test_a_file_of_an_untrained_model_stays_untrained(workshop: Path, tmp_path: 
     loaded.call(unlabelled(some()), training=True)  # as a step of `fit` does
     loaded.save(tmp_path / "trained.keras")
     keras.saving.load_model(tmp_path / "trained.keras").check_trained()
+
+
+def test_records_of_replaced_weights_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small()
+    model.save_pretrained(tmp_path / "model")
+    assert "replaced" not in capsys.readouterr().err
+    (tmp_path / "model" / "training").mkdir()
+    (tmp_path / "model" / "training" / "metrics.json").write_text("{}")
+    model.save_pretrained(tmp_path / "model")
+    assert "describe the weights that were replaced: remove both before" in capsys.readouterr().err
+
+
+def test_an_interrupted_save_leaves_no_threshold_of_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    model = small()
+    model.save_pretrained(tmp_path / "model")
+    write_settings(tmp_path / "model", AnswerOptions(handle_impossible_answer=True, null_threshold=-3.0))
+    monkeypatch.setattr("qa_fast.keras_model.span_model.save_model", stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(tmp_path / "model")
+    assert read_settings(tmp_path / "model").null_threshold is None
