@@ -13,6 +13,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qa_fast.answer.answerer import Answerer
 from qa_fast.answer.foreign import check_arguments
 from qa_fast.answer.options import DEFAULT_OVERLAP, AnswerOptions
@@ -59,7 +61,7 @@ class _Options:
                 raise UserError(f"{name} must be at least 1; received {name}={value}: choose a higher one")
         for name in ("score_threshold", "overlap_threshold"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+            if value is not None and not (isinstance(value, int | float | np.floating) and 0 <= value <= 1):
                 raise UserError(f"{name} must be from 0 to 1; received {name}={shown(value)}: choose a share, or None")
         if self.no_answer is not None and not isinstance(self.no_answer, bool):
             raise UserError(f"no_answer must be True, False or None; received {shown(self.no_answer)}: choose one")

@@ -17,8 +17,8 @@ from qa_fast.model.config import Disentangled, EncoderConfig
 from qa_fast.model.dropout import drop
 from qa_fast.model.islands import PartRunner
 from qa_fast.model.layers import Sites
-from qa_fast.model.parts import heads_part, merge_part, softmax_over
-from qa_fast.model.relative import all_pairs, disentangled_buckets, falling, rising, skewed
+from qa_fast.model.parts import distances_part, heads_part, merge_part
+from qa_fast.model.relative import all_pairs, disentangled_buckets, falling, rising
 from qa_fast.model.weights import Linear, Maker, as_dtype, is_layer, layer_norm, look_up, product, rows_product
 
 
@@ -64,37 +64,6 @@ class DisentangledViews:
 
     def _normed(self, rows: Any) -> Any:
         return rows if self.norm is None else layer_norm(ops.convert_to_tensor(rows), *self.norm, self._epsilon)
-
-
-def distances_part(
-    scores: Any, by_query: Any, by_key: Any, visible: Any, pairs: Any, drop_key: Any, *, rate: float
-) -> Any:
-    """Turn three kinds of scores into probabilities, [B, heads, L, L] in the dtype of `scores`.
-
-    Args:
-        scores: [B, heads, L, L], each query with each key.
-        by_query: [B, heads, L, 2 L], each query with the distances; or None.
-        by_key: [B, heads, L, 2 L], each key with the distances; or None.
-        visible: bool[B, 1, L, L], see `View`.
-        pairs: See `Distances`; if it is not None, the last axis of `by_query` and `by_key` is 2 S.
-        drop_key: Key of the dropout site.
-        rate: Rate of dropout.
-    """
-    x = as_dtype(scores, "float32")
-    if by_query is not None:
-        x = x + as_dtype(_placed(by_query, pairs), "float32")
-    if by_key is not None:
-        keys = _placed(by_key, None if pairs is None else ops.transpose(pairs))
-        x = x + as_dtype(ops.transpose(keys, (0, 1, 3, 2)), "float32")
-    # Invisible keys get no gradient either, as with the masked fill in transformers.
-    x = x if visible is None else x * as_dtype(visible, "float32")
-    return softmax_over(x, visible, drop_key, rate, scores.dtype)
-
-
-def _placed(scores: Any, pairs: Any) -> Any:
-    if pairs is None:
-        return skewed(scores)
-    return ops.take_along_axis(scores, pairs[None, None], axis=-1)
 
 
 class DisentangledAttention:

@@ -16,9 +16,8 @@ from qa_fast.kernels.attention import attend, attend_back
 from qa_fast.kernels.heads import join_heads, join_heads_back, rotate, split_heads, split_heads_back
 from qa_fast.kernels.softmax import weigh, weigh_back
 from qa_fast.kernels.tiles import COLUMNS, supported
-from qa_fast.model.disentangled import distances_part
 from qa_fast.model.kernel_calls import CHUNKS, Array, call, dropout_bits, empty, flat, like, on_rows
-from qa_fast.model.parts import attention_part, heads_part, merge_part, probabilities_part
+from qa_fast.model.parts import attention_part, distances_part, heads_part, merge_part, probabilities_part
 
 Part = Callable[..., Any]
 
@@ -74,7 +73,7 @@ def _fits_distances(scores: Any, by_query: Any, by_key: Any, visible: Any, pairs
 
 
 def _distances(scores: Any, by_query: Any, by_key: Any, visible: Any, pairs: Any, drop_key: Any, *, rate: float) -> Any:
-    """Compute `disentangled.distances_part`."""
+    """Compute `parts.distances_part`."""
     return _weights(scores, visible, None, by_query, by_key, drop_key, rate)
 
 

@@ -14,6 +14,7 @@ from keras import ops
 
 from qa_fast.model.config import ACTIVATIONS
 from qa_fast.model.dropout import drop
+from qa_fast.model.relative import skewed
 from qa_fast.model.weights import as_dtype, layer_norm, with_tail
 
 
@@ -167,6 +168,37 @@ def probabilities_part(scores: Any, visible: Any, bias: Any, key: Any, *, rate: 
     """Turn scores [B, heads, L, L] into probabilities; `attention.View` explains `visible` and `bias`."""
     x = as_dtype(scores, "float32")
     return softmax_over(x if bias is None else x + bias, visible, key, rate, scores.dtype)
+
+
+def distances_part(
+    scores: Any, by_query: Any, by_key: Any, visible: Any, pairs: Any, drop_key: Any, *, rate: float
+) -> Any:
+    """Turn three kinds of scores into probabilities, [B, heads, L, L] in the dtype of `scores`.
+
+    Args:
+        scores: [B, heads, L, L], each query with each key.
+        by_query: [B, heads, L, 2 L], each query with the distances; or None.
+        by_key: [B, heads, L, 2 L], each key with the distances; or None.
+        visible: bool[B, 1, L, L], see `attention.View`.
+        pairs: See `disentangled.Distances`; if it is not None, the last axis of `by_query` and `by_key` is 2 S.
+        drop_key: Key of the dropout site.
+        rate: Rate of dropout.
+    """
+    x = as_dtype(scores, "float32")
+    if by_query is not None:
+        x = x + as_dtype(_placed(by_query, pairs), "float32")
+    if by_key is not None:
+        keys = _placed(by_key, None if pairs is None else ops.transpose(pairs))
+        x = x + as_dtype(ops.transpose(keys, (0, 1, 3, 2)), "float32")
+    # Invisible keys get no gradient either, as with the masked fill in transformers.
+    x = x if visible is None else x * as_dtype(visible, "float32")
+    return softmax_over(x, visible, drop_key, rate, scores.dtype)
+
+
+def _placed(scores: Any, pairs: Any) -> Any:
+    if pairs is None:
+        return skewed(scores)
+    return ops.take_along_axis(scores, pairs[None, None], axis=-1)
 
 
 def merge_part(context: Any) -> Any:

@@ -40,7 +40,6 @@ def setup_module() -> None:
 
     from qa_fast.kernels.tiles import supported
     from qa_fast.model import kernel_attention, kernel_calls
-    from qa_fast.model.disentangled import distances_part
     from qa_fast.model.dropout import dropout_key, keep_mask, site_key
     from qa_fast.model.islands import PartRunner
     from qa_fast.model.kernel_calls import CHUNKS, FEW, _Buffers, empty, share_out, spread
@@ -50,6 +49,7 @@ def setup_module() -> None:
         after_part,
         attention_part,
         before_part,
+        distances_part,
         embed_norm_part,
         gate_part,
         head_part,
