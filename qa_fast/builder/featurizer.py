@@ -44,6 +44,7 @@ class SplitCounts:
         repaired: Examples whose first answer was not at its start and was repaired.
         unplaced: Examples that are kept for scoring although their first answer has no certain place.
         several: Examples of train with several distinct answers, all of which give labels.
+        misplaced: Further answers of train that give no labels, because they are not at their start.
         unanswerable: Examples whose question has no answer.
         tokens: Tokens of all features, including special ones.
         text_tokens: Tokens of the encoded questions and contexts.
@@ -60,6 +61,7 @@ class SplitCounts:
     unplaced: int = 0
     unanswerable: int = 0
     several: int = 0
+    misplaced: int = 0
     tokens: int = 0
     text_tokens: int = 0
     unknown_tokens: int = 0
@@ -236,6 +238,7 @@ class Featurizer:
                 unplaced=causes.pop(UNPLACED, 0),
                 unanswerable=int((list_lengths(examples.answers.field("text")) == 0).sum()),
                 several=features.labels.several,
+                misplaced=features.labels.misplaced,
                 tokens=tokens,
                 text_tokens=text_tokens,
                 unknown_tokens=unknown,

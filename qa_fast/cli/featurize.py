@@ -79,7 +79,7 @@ def summary(result: BuildResult) -> dict[str, Any]:
         padded = facts["features"] * result.manifest["config"]["max_length"]
         splits[name] = {
             **{count: facts[count] for count in _COUNTS},
-            **{count: facts.get(count, 0) for count in ("unplaced", "unanswerable", "unknown_tokens")},
+            **{count: facts.get(count, 0) for count in ("unplaced", "unanswerable", "misplaced", "unknown_tokens")},
             "repairs": facts.get("repairs", {}),
             "padding_avoided": round(1 - facts["tokens"] / padded, 4) if padded else 0.0,
             "label_differences": facts["differences"],

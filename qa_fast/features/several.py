@@ -34,7 +34,7 @@ def label_all(encoded: EncodedExamples, windows: Windows, labels: Labels) -> Lab
     """Add the labels of the further answers to the `exact` labels of the first ones.
 
     A window with several distinct labels keeps them in `further`. A window that lacks the first answer, but holds
-    another one, gets the label of that one. Answers that are not at their start are left out.
+    another one, gets the label of that one. Answers that are not at their start are left out and counted.
 
     Args:
         encoded: E examples.
@@ -49,7 +49,7 @@ def label_all(encoded: EncodedExamples, windows: Windows, labels: Labels) -> Lab
     more = np.where(examples.span_start >= 0, np.maximum(counts - 1, 0), 0)  # further answers of each example
     if not more.any():
         return labels
-    first, last = _tokens_of_answers(encoded, more)
+    first, last, misplaced = _tokens_of_answers(encoded, more)
 
     # Each window of an example meets each of its further answers.
     window, answer = _pairs(more[windows.example_index], offsets_of(more)[windows.example_index])
@@ -81,11 +81,15 @@ def label_all(encoded: EncodedExamples, windows: Windows, labels: Labels) -> Lab
         differences=labels.differences | ({"further_answer": len(changed)} if len(changed) else {}),
         further=further,
         several=len(np.unique(windows.example_index[changed])),
+        misplaced=misplaced,
     )
 
 
-def _tokens_of_answers(encoded: EncodedExamples, more: Int64s) -> tuple[Int32s, Int32s]:
-    """Return the first and last token of each further answer in its document, int32; -1 and a large number: none."""
+def _tokens_of_answers(encoded: EncodedExamples, more: Int64s) -> tuple[Int32s, Int32s, int]:
+    """Return the first and last token of each further answer in its document, int32; -1 and a large number: none.
+
+    The third result is the number of answers with a text that is not at their start.
+    """
     examples, contexts = encoded.examples, encoded.contexts
     texts, starts = examples.answers.field("text"), examples.answers.field("answer_start")
     rows, _ = _pairs(more, more)
@@ -96,6 +100,7 @@ def _tokens_of_answers(encoded: EncodedExamples, more: Int64s) -> tuple[Int32s, 
         examples.contexts, context_index, texts.values.take(chosen[0]), char_starts
     )
     span_start[(status != text.ANSWER_OK) | (char_starts < 0)] = -1
+    misplaced = int(((span_start < 0) & (status != text.ANSWER_EMPTY)).sum())
     is_sorted = np.empty(len(contexts), np.uint8)
     label_kernels.find_sorted(contexts.char_start, contexts.char_end, contexts.offsets, is_sorted)
     first, last = np.empty(len(rows), np.int32), np.empty(len(rows), np.int32)
@@ -104,7 +109,7 @@ def _tokens_of_answers(encoded: EncodedExamples, more: Int64s) -> tuple[Int32s, 
         context_index, span_start, span_end, first, last,
     )  # fmt: skip
     last[first < 0] = np.iinfo(np.int32).max  # in no window
-    return first, last
+    return first, last, misplaced
 
 
 def _pairs(counts: Int64s, begins: Int64s) -> tuple[Int64s, Int64s]:

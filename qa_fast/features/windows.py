@@ -94,6 +94,7 @@ class Labels:
         differences: Number of features that `exact` and `reference` label differently, by cause.
         further: See `Features.further`.
         several: Number of examples whose further answers give labels, too.
+        misplaced: Number of further answers that give none, because they are not at their start.
     """
 
     start_positions: Int32s
@@ -101,6 +102,7 @@ class Labels:
     differences: dict[str, int]
     further: Ragged | None = None
     several: int = 0
+    misplaced: int = 0
 
 
 def encode_examples(examples: Examples, encoder: TextEncoder) -> EncodedExamples:

@@ -66,6 +66,11 @@ def remarks(index: Mapping[str, Any], out: Path) -> Iterator[str]:
             )
         if counts.get("several"):
             yield f"{split}: all answers of {counts['several']:,} questions with several distinct ones are labelled"
+        if counts.get("misplaced"):
+            yield (
+                f"{split}: {counts['misplaced']:,} answers after the first ones are not at their answer_start and were "
+                "left out; a window that holds only such an answer is labelled without one: correct the source"
+            )
         if split == TRAIN and counts.get("unanswerable") == counts["examples"]:
             yield f"{split}: no question has an answer, so a model cannot learn to find one; check the column answers"
         if split == TRAIN and not index["config"].get("drop_impossible"):

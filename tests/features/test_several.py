@@ -101,6 +101,9 @@ def test_the_reference_and_scored_splits_have_the_first_answer_alone(encoder: Te
     every = featurized([row(ANSWERS)], encoder)
     assert [len(labels) for labels in labels_of(every)].count(1) < len(labels_of(every))
     assert every.counts.differences["further_answer"] > 0
+    assert every.counts.misplaced == 1
+    lost = [ANSWERS[0], ("Ane", -1), ("Ane", 4000), (" ", 5)]
+    assert featurized([row(lost), row([], name="2")], encoder).counts.misplaced == 2
     reference = FeatureConfig(24, 4, "reference")
     first = featurized([row(ANSWERS)], encoder, reference)
     assert labels_of(first) == labels_of(featurized([row(ANSWERS[:1])], encoder, reference))
@@ -130,6 +133,7 @@ def test_shards_keep_all_labels(tmp_path: Path, encoder: TextEncoder) -> None:
     source = write(tmp_path / "source", rows)
     build_shards(source, tmp_path / "out", str(model), CONFIG, report=Reporter(lines.append))
     assert "train: all answers of 3 questions with several distinct ones are labelled" in lines
+    assert any(line.startswith("train: 3 answers after the first ones are not at their answer_start") for line in lines)
     split = open_shards(tmp_path / "out").split("train")
     found = [
         [(int(chunk.start_positions[i]), int(chunk.end_positions[i])), *map(tuple, chunk.further[i].reshape(-1, 2))]
