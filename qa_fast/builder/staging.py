@@ -53,7 +53,8 @@ def check_out(out: Path) -> None:
     try:
         with store.reached(out, "--out"):
             if not out.is_dir():
-                if out.exists() or (store.is_local(out) and out.is_symlink()):
+                there = out.exists() or (store.is_local(out) and out.is_symlink())
+                if there and not out.is_dir():  # another run may have made it just now
                     raise UserError(f"--out must be a folder; received {out}, which is a file: choose another --out")
                 return
             names = store.names_in(out)

@@ -225,6 +225,20 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert contents(tmp_path)[f"train/{data_name('third')}"] == "third"
 
 
+def test_a_folder_that_another_run_makes_meanwhile_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, is_folder = tmp_path / "out", Path.is_dir
+
+    def just_before(path: Path) -> bool:
+        found = is_folder(path)
+        if path == out:
+            os.makedirs(out, exist_ok=True)  # pathlib would call this
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", just_before)
+    check_out(out)
+    assert out.exists()
+
+
 def test_folders_that_are_not_ours_to_write(tmp_path: Path) -> None:
     check_out(tmp_path / "new")
     check_out(tmp_path)
