@@ -34,7 +34,7 @@ BATCH_TOKENS_GPU = 131072
 FIXED_TOKENS_CPU, FIXED_ROWS_CPU = 2048, 8
 # On a GPU with JAX each shape is compiled at the start.
 FIXED_ROWS_COMPILED_GPU = 32
-# Parts compiled by XLA and the small operations between kernels use one core, so that two batches run at a time.
+# The small operations between kernels use one core, so that two batches run at a time.
 _AT_A_TIME_CPU = 2
 
 
@@ -111,8 +111,8 @@ class KerasEngine:
         tensorflow = keras.backend.backend() == "tensorflow"
         if not tensorflow:
             effort = "compiled"  # JAX compiles everything that it runs
-        elif effort == "kernels" and not on_cpu():
-            effort = "plain"
+        elif effort == ("compiled" if on_cpu() else "kernels"):  # a CPU has kernels alone, a GPU none
+            effort = "kernels" if on_cpu() else "plain"
         if effort not in self._functions:
             make = _tensorflow if tensorflow else _jax
             self._functions[effort] = make(self.model, effort, self.precision)
@@ -146,15 +146,14 @@ def _tensorflow(model: EncoderModel, effort: Effort, precision: str) -> Callable
     """Return one graph for all shapes, with kernels for its parts (CPU), or compiled for each shape (GPU)."""
     import tensorflow as tf
 
-    cpu = on_cpu()
-    parts = parts_mode(cpu and effort != "plain")
+    parts = parts_mode(effort == "kernels")
     signature = [
         tf.TensorSpec((None, None), tf.int32),
         tf.TensorSpec((None,), tf.int32),
         tf.TensorSpec((None, None), tf.int8),
     ]
 
-    @tf.function(input_signature=signature, jit_compile=effort == "compiled" and not cpu, autograph=False)
+    @tf.function(input_signature=signature, jit_compile=effort == "compiled", autograph=False)
     def compute(input_ids: Any, lengths: Any, types: Any) -> tuple[Any, Any]:
         with model.run_part.tracing(parts=parts):
             return model(input_ids, lengths, types, precision=precision)

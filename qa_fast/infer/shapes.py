@@ -16,7 +16,7 @@ import numpy as np
 from qa_fast.batches import Plan, bucket_widths, prediction_plan
 from qa_fast.schema import Features, Int32s, Int64s, Ragged
 
-# From this number of batches on, compiling those parts that have no kernel of ours pays.
+# From this number of batches on, compiling pays on a GPU.
 MANY_BATCHES = 48
 # From this number of batches on, loading our kernels pays, which takes half a second.
 SOME_BATCHES = 8
@@ -25,7 +25,7 @@ WIDTHS = (64, 128, 160, 192, 256, 384)
 # The least rows of a batch with recurring shapes: an accelerator computes fewer in hardly less time.
 RECURRING_ROWS = 32
 
-# How TensorFlow runs batches: operation by operation; with our kernels (CPU); or also compiled by XLA for each shape.
+# How TensorFlow runs batches: operation by operation; with our kernels (CPU); or compiled by XLA for each shape (GPU).
 Effort = Literal["plain", "kernels", "compiled"]
 
 

@@ -219,8 +219,8 @@ def _all_float32(*tensors: Any) -> bool:
     return all(tensor is None or tensor.dtype == tf.float32 for tensor in tensors)
 
 
-# For each part, whether its kernels can compute it, and how. Not so dropout of inner vectors, and gates by another
-# activation than GELU.
+# For each part, whether its kernels can compute it, and how. Dropout of inner vectors has no kernel, nor has a gate by
+# another activation than GELU.
 _KERNELS: dict[Part, tuple[Callable[..., bool], Part]] = {
     **ATTENTION,
     after_part: (_fits_after, _after),

@@ -60,7 +60,7 @@ class Figures:
     scores: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready figures by name, and their intervals; an undefined AUROC and its ends are None."""
+        """Return JSON-ready figures by name, and their intervals; an undefined AUROC and its interval are None."""
         values = [None if np.isnan(value) else float(value) for value in self.values]
         ends = [None if np.isnan(low) else (low, high) for low, high in self.intervals]
         named = dict(zip(NAMES, values, strict=True)) | self.scores

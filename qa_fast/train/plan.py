@@ -273,7 +273,8 @@ def plan_run(sources: Sources, config: TrainConfig, job: Job, say: Progress) -> 
     attention = settle(
         "attention", lambda: choose_attention(config.attention, encoder, precision.value, against_device())
     )
-    typical = min(int(-(-np.median(data.lengths) // MULTIPLE) * MULTIPLE), encoder.max_length)
+    usual = data.mix.max_length if config.batching == "fixed" else np.median(data.lengths)
+    typical = min(int(-(-usual // MULTIPLE) * MULTIPLE), encoder.max_length)
     jit = settle(
         "jit", lambda: choose_jit(config.jit, encoder, precision.value, config.batch_size, typical, data.steps)
     )

@@ -46,7 +46,7 @@ def test_after_warming_up_no_shape_is_new(monkeypatch: pytest.MonkeyPatch, engin
         met.add(ids.shape)
         return compute(ids, *rest)
 
-    monkeypatch.setattr(engine, "_functions", {"compiled": noting})
+    monkeypatch.setattr(engine, "_functions", dict.fromkeys(("kernels", "compiled"), noting))
     engine.warm_up()
     warm = {(1, 64), (2, 64), (4, 64), (1, 80), (2, 80), (4, 80)}
     assert met == warm

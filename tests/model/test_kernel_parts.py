@@ -21,17 +21,8 @@ pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="kernels are cal
 def setup_module() -> None:
     """Import the frameworks when the first test runs, not when tests are collected."""
     global CHUNKS, FEW, KEY, KernelUpdate, PartRunner, PlainUpdate, _Buffers, activation_part, after_part
-    global \
-        before_part, \
-        distances_part, \
-        dropout_key, \
-        embed_norm_part, \
-        empty, \
-        gate_part, \
-        head_part, \
-        heads_part, \
-        keep_mask, \
-        keras
+    global before_part, distances_part, dropout_key, embed_norm_part, empty, gate_part, head_part, heads_part
+    global keep_mask, keras
     global attention_part, kernel_attention, kernel_calls, merge_part, probabilities_part, run_by_kernels, share_out
     global site_key, spread
     global step_scalars, supported, tf
@@ -74,17 +65,8 @@ BOTH = SEEN & THERE[:, None, :, None]  # DeBERTa's: padding sees nothing
 CLOSE = {"float32": 5e-6, "bfloat16": 1e-2}
 
 CASES = [
-    *(
-        "probabilities",
-        "no dropout",
-        "a window",
-        "a bias",
-        "distances",
-        "distances of keys",
-        "heads",
-        "rotated heads",
-        "merge",
-    ),
+    *("probabilities", "no dropout", "a window", "a bias", "distances", "distances of keys"),
+    *("heads", "rotated heads", "merge"),
     *("after", "before", "gate", "head", "embeddings"),
     *("masked embeddings", "gelu", "gelu_new", "relu", "silu"),
 ]
