@@ -5,6 +5,9 @@ answer. `qa-fast evaluate --keep` writes the options that it scored with, and a 
 calibrate --keep` the calibration, which turns scores into the probability that an answer is right. Every way of
 answering takes them as its defaults, see `AnswerOptions.over`. The file may come from anybody, so that its values are
 checked like those of a user.
+
+A threshold and a calibration are chosen for the scores of certain weights, of which the file has a hash. If the folder
+holds other weights, such as those of a later training with torch, both are left out and a line says so.
 """
 
 from __future__ import annotations
@@ -18,14 +21,18 @@ from qa_fast.answer.calibration import Calibration
 from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import UserError, shown
 from qa_fast.model.fields import Fields
-from qa_fast.model.files import plain_file, read_object
-from qa_fast.model.folder import folder_config
+from qa_fast.model.files import checked_files, plain_file, read_object
+from qa_fast.model.folder import WEIGHTS, are_other_weights, folder_config, hash_of_weights
+from qa_fast.progress import on_stderr
 from qa_fast.store import remove, write_json
 
 ANSWERING = "qa_fast_answering.json"
 # What whoever asks wants to see; it does not change which answer is the best.
 _WISHES = ("top_k", "evidence", "overlap_threshold")
 _KEPT = tuple(field.name for field in dataclasses.fields(AnswerOptions) if field.name not in _WISHES)
+# Values that belong to the scores of certain weights, and the name of the hash of those weights in the file.
+_OF_WEIGHTS = ("null_threshold", "calibration")
+_HASH = "weights"
 
 
 def max_positions_of(folder: Path) -> int:
@@ -53,6 +60,8 @@ def windows_of(features: Mapping[str, Any], max_positions: int) -> AnswerOptions
 def read_settings(folder: Path) -> AnswerOptions:
     """Return a model's own options of answering; None stands for those that it has none of.
 
+    A threshold or a calibration of other weights than the folder's is left out, and a line on standard error says so.
+
     Args:
         folder: The model folder.
 
@@ -65,6 +74,8 @@ def read_settings(folder: Path) -> AnswerOptions:
     raw = read_object(folder, ANSWERING)
     if raw is None:
         return AnswerOptions()
+    raw = dict(raw)
+    of_weights, chosen_for = [name for name in _OF_WEIGHTS if raw.get(name) is not None], raw.pop(_HASH, None)
     unknown = [name for name in raw if name not in _KEPT]
     if unknown:
         raise UserError(
@@ -76,6 +87,12 @@ def read_settings(folder: Path) -> AnswerOptions:
             raw = {**raw, "calibration": Calibration.of_json(raw["calibration"])}
         options = AnswerOptions(**raw).over(AnswerOptions())  # a threshold alone allows no answer here, too
         options.resolve(max_positions_of(folder), special_tokens=0)
+        if of_weights and are_other_weights(folder, chosen_for):
+            options = dataclasses.replace(options, **dict.fromkeys(_OF_WEIGHTS))
+            on_stderr(
+                f"{ANSWERING}: {' and '.join(of_weights)} in {str(folder)!r} were chosen for weights that have been "
+                "replaced since, and are left out: choose them again (evaluate --keep, calibrate --keep)"
+            )
     except UserError as error:
         raise UserError(f"{error} (it is in {str(folder / ANSWERING)!r}, which may also be removed)") from None
     return options
@@ -103,6 +120,8 @@ def write_settings(folder: Path, options: AnswerOptions) -> Path:
     """
     plain_file(folder, ANSWERING)
     path, values = folder / ANSWERING, kept_values(options)
+    if any(name in values for name in _OF_WEIGHTS) and checked_files(folder, WEIGHTS):
+        values[_HASH] = hash_of_weights(folder)
     try:
         if values:
             write_json(path, values)

@@ -7,7 +7,7 @@ the repeated rows. The folder's index adds up the counts of all blocks; rejects 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -32,6 +32,7 @@ BlockEngine = Callable[[Iterator[Job]], Iterator[tuple[Block, BlockFacts]]]
 """Makes the shards of jobs and yields the facts of each block, in any order. It decides nothing about the bits."""
 MadeBlocks = list[tuple[Block, BlockFacts]]
 """All blocks in the order of the source, each with its facts."""
+STRICT = "--strict allows no rejected and no repaired example, and no answer that is left out"
 
 
 class Jobs(Iterator[Job]):
@@ -92,6 +93,14 @@ def make_all(journal: Journal, jobs: Jobs, engine: BlockEngine, report: Reporter
     return [(block, facts[block]) for block in jobs.order]
 
 
+def refused_by_strict(counts: Mapping[str, Any]) -> str | None:
+    """Return what `--strict` refuses first among the counts of a split, such as "3 rejected"; None if nothing."""
+    for name in ("rejected", "repaired", "unplaced", "misplaced"):
+        if counts.get(name):
+            return f"{counts[name]} {name}"
+    return None
+
+
 def put_together(
     journal: Journal, source: Source, made: MadeBlocks, head: dict[str, Any], strict: bool = False
 ) -> dict[str, Any]:
@@ -118,11 +127,9 @@ def put_together(
             counts.add(SplitCounts(**facts.counts))
         reject = next((facts.first_reject for facts in facts_of_split if facts.first_reject), None)
         first = f"the first {reject[0] or 'without id'}: {reject[1]}" if reject else ""
-        if strict and reject:
-            raise UserError(
-                f"--strict allows no rejected and no repaired example; received {counts.rejected} rejected in {split}, "
-                f"{first}"
-            )
+        refused = refused_by_strict(counts.to_dict()) if strict else None
+        if refused:
+            raise UserError(f"{STRICT}; received {refused} in {split}{f', {first}' if first else ''}")
         if counts.features == 0:
             raise UserError(
                 f"a split must hold at least one good example; {source.name} {split} has none "

@@ -17,7 +17,7 @@ import numpy as np
 
 from qa_fast import store, temporary
 from qa_fast.buffers import one_chunk
-from qa_fast.builder.assembly import BlockEngine, Job
+from qa_fast.builder.assembly import STRICT, BlockEngine, Job
 from qa_fast.builder.featurizer import FeaturizedTable, Featurizer, SplitCounts
 from qa_fast.builder.repeats import digest
 from qa_fast.encode import TextEncoder
@@ -169,9 +169,13 @@ def _write_block(
             repairs += part.repairs
             if strict and (refused := rejects or repairs):
                 raise UserError(
-                    f"--strict allows no rejected and no repaired example; received {len(refused)} or more "
-                    f"{'rejected' if rejects else 'repaired'} in {block.split}, the first "
-                    f"{refused[0].id or 'without id'}: {refused[0].reason}"
+                    f"{STRICT}; received {len(refused)} or more {'rejected' if rejects else 'repaired'} in "
+                    f"{block.split}, the first {refused[0].id or 'without id'}: {refused[0].reason}"
+                )
+            if strict and counts.misplaced:
+                raise UserError(
+                    f"{STRICT}; received {counts.misplaced} or more in {block.split} after the first ones of their "
+                    "questions, which are not at their answer_start: correct the source"
                 )
             assert table.rows is not None
             assert table.hashes is not None

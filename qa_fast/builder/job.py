@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qa_fast import store
-from qa_fast.builder.assembly import Jobs, make_all, put_together
+from qa_fast.builder.assembly import STRICT, Jobs, make_all, put_together, refused_by_strict
 from qa_fast.builder.featurizer import Featurizer, check_longest, check_room
 from qa_fast.builder.options import LOCAL, RAY, BuildOptions
 from qa_fast.builder.staging import check_out, check_replaceable, finished, leave, locked, not_writable, sweep_others
@@ -301,12 +301,12 @@ def _reusable(run: _Run, out: Path, head: Manifest) -> Manifest | None:
     if damaged is not None:
         run.report.say(f"{out}: {damaged} is missing or damaged, featurizing again")
         return None
-    for counted, listed in (("rejected", REJECTED), ("repaired", REPAIRED), ("unplaced", REPAIRED)):
-        count = sum(split.get(counted, 0) for split in index["splits"].values())
-        if run.options.strict and count:
+    for split, counts in index["splits"].items() if run.options.strict else ():
+        refused = refused_by_strict(counts)
+        if refused:
             raise UserError(
-                f"--strict allows no rejected and no repaired example; {out} was made with {count} {counted}: "
-                f"see {out / listed} and correct the source"
+                f"{STRICT}; {out} was made with {refused} in {split}: see {REJECTED} and {REPAIRED} there, and "
+                "correct the source"
             )
     run.report.say(f"{out} is up to date: same source, model and options")
     if index.get("model") != head["model"]:

@@ -44,7 +44,9 @@ class BuildOptions:
         above=0,
         below=1,
     )
-    strict: bool = option(False, "Stop with an error if any example is rejected or its answer repaired.", group=_DATA)
+    strict: bool = option(
+        False, "Stop with an error if any example is rejected, or any answer repaired or left out.", group=_DATA
+    )
     encode: str = option(
         "auto",
         "How texts are tokenized: 'direct' tokenizes each text, 'words' each distinct word once, and 'auto' chooses "

@@ -181,13 +181,14 @@ def _calibration(shards: Shards, split: str, result: EvaluationResult) -> str:
 
 def _check_card(model: str) -> None:
     """Refuse --card for a model that has no card of ours, before time is spent on scoring."""
-    from qa_fast.hub.facts import METRICS, TRAINING
+    from qa_fast.hub.facts import METRICS, TRAINING, check_records
 
     if not (Path(model) / TRAINING / METRICS).is_file():
         raise UserError(
             f"--card needs a model folder that 'qa-fast train' wrote; {model} has no {TRAINING}/{METRICS}: leave out "
             "--card, or name such a folder"
         )
+    check_records(Path(model))
 
 
 def _add_to_card(shards: Shards, model: str, split: str, result: EvaluationResult, config: EvaluateConfig) -> Path:

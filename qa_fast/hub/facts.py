@@ -24,6 +24,7 @@ from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.settings import read_settings
 from qa_fast.errors import UserError, shown
 from qa_fast.model.files import checked_files, folder_within, plain_file
+from qa_fast.model.folder import are_other_weights
 from qa_fast.sources import MINILM_ID
 from qa_fast.sources.resolve import SQUAD_ID
 from qa_fast.store import is_url, write_json, write_whole
@@ -180,11 +181,26 @@ def record_evaluation(
     write_json(path, [*kept, entry])
 
 
+def check_records(folder: Path) -> None:
+    """Check that `training/` describes the weights of a model folder, if it says of which weights it is.
+
+    Raises:
+        UserError: The weights have been replaced since, such as by a training with torch.
+    """
+    with checked_figures(folder):
+        recorded = _read_record(folder, METRICS, {}).get("weights")
+    if are_other_weights(folder, recorded):
+        raise UserError(
+            f"{TRAINING}/{METRICS} must describe the model's weights; those in {str(folder)!r} have been replaced "
+            f"since: remove {TRAINING}/, .eval_results/ and README.md and write a card yourself, or train again"
+        )
+
+
 def read_facts(folder: str | Path) -> Facts:
     """Read the records of a model folder.
 
     Raises:
-        UserError: The folder holds no model, or no records of training.
+        UserError: The folder holds no model, or no records of the training of its weights.
     """
     folder = Path(folder)
     config, metrics = _read_record(folder, "config.json", None, below=""), _read_record(folder, METRICS, None)
@@ -195,6 +211,7 @@ def read_facts(folder: str | Path) -> Facts:
             f"a card is made from {TRAINING}/{METRICS}, which training writes; {str(folder)!r} does not hold it: write "
             "README.md yourself"
         )
+    check_records(folder)
     data = _read_record(folder, DATA, {})
     return Facts(
         name=folder.resolve().name,

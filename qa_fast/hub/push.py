@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from qa_fast.errors import UserError, some_of
 from qa_fast.hub.card import CARD, card_of, read_card
 from qa_fast.hub.check import Finding, check_card, files_with_home_path
+from qa_fast.hub.facts import check_records
 from qa_fast.hub.files import FolderFiles, sort_files
 from qa_fast.hub.sections import PLACEHOLDER
 from qa_fast.model.folder import readable_config
@@ -104,10 +105,12 @@ def plan_push(model: str | Path, repo: str, *, leave_out: bool = False) -> PushP
         files.uploaded[CARD] = len(text.encode())
     else:
         findings.append(Finding(True, f"a model must have a card; {folder / CARD} does not exist: write one"))
-    try:
-        readable_config(folder)  # who downloads the model reads with it
-    except UserError as error:
-        findings.append(Finding(True, str(error)))
+    # Who downloads the model reads with its configuration, and trusts its records.
+    for check in (readable_config, check_records):
+        try:
+            check(folder)
+        except UserError as error:
+            findings.append(Finding(True, str(error)))
     named = files_with_home_path(folder, files.uploaded)
     if named:
         findings.append(Finding(False, f"{', '.join(named)}: contains the path of your home folder"))

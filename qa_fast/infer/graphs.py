@@ -18,14 +18,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
 from qa_fast.cache import cache_folder, is_intact, not_writable, seal, writable
 from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.recipe import Rounding, save
 from qa_fast.locks import locked
 from qa_fast.model.files import plain_file
-from qa_fast.model.folder import weight_files
+from qa_fast.model.folder import hash_of_weights
 from qa_fast.temporary import temporary_folder
 
 # Version of the graphs that `derive` writes: raise it whenever they change.
@@ -61,16 +59,7 @@ def model_key(folder: Path) -> str:
     Raises:
         UserError: A file is missing or cannot be read.
     """
-    state = xxhash.xxh3_128()
-    config = plain_file(folder, "config.json") or folder / "config.json"
-    for path in [config, *weight_files(folder)]:
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 22):
-                    state.update(block)
-        except OSError as error:
-            raise UserError(f"a model's files must be readable; {path}: {error.strerror}: check the folder") from None
-    return state.hexdigest()
+    return hash_of_weights(folder, plain_file(folder, "config.json") or folder / "config.json")
 
 
 def graph_of(folder: Path, kind: Kind, say: Say | None = None, key: str | None = None) -> Path:

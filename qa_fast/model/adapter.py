@@ -19,8 +19,8 @@ from qa_fast.errors import UserError, shown
 from qa_fast.model.families import family_of
 from qa_fast.model.files import checked_files, plain_file, read_object
 from qa_fast.model.folder import (
-    PICKLED,
     SAFETENSORS,
+    WEIGHTS,
     Floats,
     Tensors,
     find_slots,
@@ -48,8 +48,7 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
 
 def is_adapter(folder: Path) -> bool:
     """Return whether a folder holds a PEFT adapter and no whole weights."""
-    whole = (SAFETENSORS, PICKLED, f"{SAFETENSORS}.index.json", f"{PICKLED}.index.json")
-    return plain_file(folder, CONFIG) is not None and not checked_files(folder, whole)
+    return plain_file(folder, CONFIG) is not None and not checked_files(folder, WEIGHTS)
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:

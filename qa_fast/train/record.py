@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from qa_fast.hub.card import write_card
+from qa_fast.model.folder import hash_of_weights
 from qa_fast.train.losses import Losses
 from qa_fast.train.plan import Run
 from qa_fast.train.report import EpochReport, EventLog, Pace, StepReport, draw, versions, write_json
@@ -111,8 +112,9 @@ class Record:
             draw(self._state.history, self._plan.training / "training.png")
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Write the metrics, the curves and the model card."""
+        """Write the metrics, with a hash of the saved weights, the curves and the model card."""
         with self._writing():
+            metrics["weights"] = hash_of_weights(self._plan.out)
             write_json(self._plan.training / "metrics.json", metrics)
             self.draw()
             write_card(self._plan.out, self._plan.sources.shards.manifest)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,32 @@ def test_what_is_written_is_read(folder: Path) -> None:
     write_settings(folder, AnswerOptions())
     assert not path.exists()
     assert read_settings(folder) == AnswerOptions()
+
+
+def test_a_threshold_of_other_weights_is_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a training with torch that saves into the same folder."""
+    model = shutil.copytree(folder, tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"some")
+    windows = AnswerOptions(max_seq_len=100, doc_stride=20, handle_impossible_answer=True)
+    options = dataclasses.replace(windows, null_threshold=-1.5, calibration=CALIBRATION)
+    write_settings(model, options)
+    assert read_settings(model) == options
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    for name in ("config.json", ANSWERING):
+        shutil.copy(model / name, exported)
+    assert read_settings(exported) == options, "a folder of graphs has no weights to compare"
+    assert capsys.readouterr().err == ""
+    (model / "model.safetensors").write_bytes(b"others")
+    assert read_settings(model) == windows
+    assert re.search(
+        r"null_threshold and calibration in .* were chosen for weights that have been replaced since, and are left out",
+        capsys.readouterr().err,
+    )
+    write_settings(model, windows)
+    assert "weights" not in json.loads((model / ANSWERING).read_text()), "nothing there depends on the weights"
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.lists(st.integers())

@@ -216,7 +216,7 @@ def test_strict_makes_a_reject_an_error(tmp_path: Path, model: str) -> None:
     assert not (tmp_path / "out").exists()
     build_shards(path, tmp_path / "out", model, CONFIG)
     with pytest.raises(
-        UserError, match=r"--strict allows no rejected .* was made with 6 rejected: see .*rejected\.jsonl"
+        UserError, match=r"--strict allows no rejected .* was made with 6 rejected in train: see rejected\.jsonl"
     ):
         build_shards(path, tmp_path / "out", model, CONFIG, strict=True)
     repaired = sample.rows()
@@ -225,11 +225,38 @@ def test_strict_makes_a_reject_an_error(tmp_path: Path, model: str) -> None:
     with pytest.raises(UserError, match="received 1 or more repaired in train, the first en-2"):
         build_shards(path, tmp_path / "repaired", model, CONFIG, strict=True)
     build_shards(path, tmp_path / "repaired", model, CONFIG)
-    with pytest.raises(UserError, match=r"was made with 1 repaired: see .*repaired\.jsonl"):
+    with pytest.raises(UserError, match=r"was made with 1 repaired in train: see .*repaired\.jsonl"):
         build_shards(path, tmp_path / "repaired", model, CONFIG, strict=True)
+    several = sample.rows()
+    answers = several[1]["answers"]
+    answers["text"].append(answers["text"][0])
+    answers["answer_start"].append(answers["answer_start"][0] + 1)
+    path = str(sample.write(tmp_path / "several.json", several))
+    with pytest.raises(UserError, match="received 1 or more in train after the first ones of their questions"):
+        build_shards(path, tmp_path / "several", model, CONFIG, strict=True)
+    build_shards(path, tmp_path / "several", model, CONFIG)
+    with pytest.raises(UserError, match="was made with 1 misplaced in train"):
+        build_shards(path, tmp_path / "several", model, CONFIG, strict=True)
     good = str(sample.write(tmp_path / "good.json", sample.rows()))
     build_shards(good, tmp_path / "strict", model, CONFIG, strict=True)
     assert build_shards(good, tmp_path / "strict", model, CONFIG).up_to_date  # the same bits either way
+
+
+def test_strict_refuses_what_an_earlier_run_made(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of an interrupted run are kept, also those that it made without --strict."""
+    repaired = sample.rows()
+    repaired[1]["answers"]["answer_start"][0] -= 1
+    path = str(sample.write(tmp_path / "train.json", repaired))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("qa_fast.builder.job.put_together", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_shards(path, tmp_path / "out", model, CONFIG)
+    with pytest.raises(UserError, match="received 1 repaired in train"):
+        build_shards(path, tmp_path / "out", model, CONFIG, strict=True)
 
 
 def test_a_split_without_a_good_example_is_an_error(tmp_path: Path, model: str) -> None:

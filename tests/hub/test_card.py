@@ -21,6 +21,7 @@ from qa_fast.answer.settings import write_settings
 from qa_fast.errors import UserError
 from qa_fast.hub.card import CARD, MARK, card_text, eval_results, read_card, write_card
 from qa_fast.hub.facts import count_parameters, data_facts, read_facts, record_data, record_evaluation
+from qa_fast.model.folder import hash_of_weights
 from tests.backend import untraced
 from tests.small_models import TINY_BERT
 
@@ -414,6 +415,7 @@ def test_facts_are_of_the_index_as_it_is_written(tmp_path: Path) -> None:
     assert facts.has_picture
     assert str(tmp_path) not in text
     assert f"| {result.steps} |" in text
+    assert result.metrics["weights"] == hash_of_weights(folder)
     snippets = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(snippets) == 2
     printed = []

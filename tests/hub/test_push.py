@@ -26,6 +26,7 @@ from qa_fast.hub import check
 from qa_fast.hub.card import CARD, write_card
 from qa_fast.hub.files import upload_decision
 from qa_fast.hub.push import plan_push
+from qa_fast.model.folder import hash_of_weights
 from tests.hub.test_card import manifest, trained_folder
 from tests.small_runs import make_model_folder
 
@@ -460,6 +461,19 @@ def test_a_card_is_checked(model: Path) -> None:
     (model / CARD).write_text("---\n- a\n---\n")
     with pytest.raises(UserError, match="a card must begin with metadata"):
         plan_push(model, "org/answers")
+
+
+def test_records_of_other_weights_do_not_go(model: Path) -> None:
+    """As after a training with torch that saves into the same folder."""
+    recorded = model / "training" / "metrics.json"
+    metrics = json.loads(recorded.read_text())
+    recorded.write_text(json.dumps(metrics | {"weights": hash_of_weights(model)}))
+    assert not [finding for finding in plan_push(model, "org/name").findings if finding.must]
+    recorded.write_text(json.dumps(metrics | {"weights": "0" * 32}))
+    (finding,) = [finding for finding in plan_push(model, "org/name").findings if finding.must]
+    assert "must describe the model's weights" in finding.text
+    with pytest.raises(UserError, match="must describe the model's weights"):
+        write_card(model)
 
 
 def test_a_card_of_ones_own_goes_as_it_is(model: Path) -> None:
