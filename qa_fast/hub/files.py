@@ -74,8 +74,11 @@ def sort_files(folder: Path) -> FolderFiles:
     files = FolderFiles({}, [], {})
     for top, folders, names in os.walk(folder):
         folders.sort()
+        for name in folders:
+            if (Path(top) / name).is_symlink():  # which is not followed
+                files.refused[_relative(folder, top, name)] = "a link to a folder"
         for name in sorted(names):
-            relative = PurePosixPath((Path(top) / name).relative_to(folder)).as_posix()
+            relative = _relative(folder, top, name)
             decision = upload_decision(relative)
             if decision == "uploaded":
                 # The file is opened here or by the Hub's library, so a link would upload a file from elsewhere.
@@ -87,6 +90,10 @@ def sort_files(folder: Path) -> FolderFiles:
             else:
                 files.refused[relative] = decision
     return files
+
+
+def _relative(folder: Path, top: str, name: str) -> str:
+    return PurePosixPath((Path(top) / name).relative_to(folder)).as_posix()
 
 
 def upload_decision(name: str) -> str:

@@ -21,7 +21,15 @@ from qa_fast.errors import UserError, shown
 from qa_fast.model.config import EncoderConfig
 from qa_fast.model.encoder import EncoderModel, fresh_matrix, weight_shapes
 from qa_fast.model.families import Slot, family_of
-from qa_fast.model.folder import Tensors, find_slots, folder_config, listed, read_json_config, tokenizer_files
+from qa_fast.model.folder import (
+    TOKENIZER_FILES,
+    Tensors,
+    find_slots,
+    folder_config,
+    listed,
+    read_json_config,
+    tokenizer_files,
+)
 from qa_fast.store import local_path, refusal
 from qa_fast.temporary import temporary_folder
 
@@ -230,7 +238,8 @@ def save_model(model: EncoderModel, out: str | Path, source: str | Path, *, repl
     """Write a folder that `transformers.AutoModelForQuestionAnswering.from_pretrained` opens.
 
     A new folder is written under a temporary name and renamed, so that it appears whole or not at all. In an existing
-    folder each file is replaced in this way, the weights last.
+    folder each file is replaced in this way, the weights last. Other files of a tokenizer are removed there, since
+    readers would mix two tokenizers.
 
     Args:
         model: The model.
@@ -270,6 +279,9 @@ def _save_model(model: EncoderModel, out: Path, source: Path, replace: bool) -> 
         if not out.exists():
             os.replace(folder, out)
             return
+        for name in TOKENIZER_FILES:
+            if not (folder / name).exists():
+                (out / name).unlink(missing_ok=True)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == "model.safetensors"):
             os.replace(path, out / path.name)
 

@@ -381,6 +381,13 @@ def test_what_is_uploaded(name: str) -> None:
     assert upload_decision(name) == "uploaded"
 
 
+def test_a_linked_folder_is_named(model: Path, tmp_path: Path) -> None:
+    """Its files are not read, so that they must not seem to have been uploaded."""
+    (model / "training").rename(tmp_path / "training")
+    (model / "training").symlink_to(tmp_path / "training")
+    assert plan_push(model, "org/answers").files.refused == {"training": "a link to a folder"}
+
+
 def test_a_model_without_a_head_is_not_pushed(model: Path, tmp_path: Path) -> None:
     bare = make_model_folder(tmp_path / "bare", head=False)
     shutil.copyfile(bare / "model.safetensors", model / "model.safetensors")

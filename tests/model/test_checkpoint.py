@@ -105,10 +105,13 @@ def test_saving_over_a_folder_must_be_asked_for(tmp_path: Path) -> None:
     out = tmp_path / "out"
     save_model(model, out, source)
     (out / "notes.txt").write_text("mine")
+    before = sorted(path.name for path in out.iterdir())
     with pytest.raises(UserError, match=r"output folder must not exist; .*out' does"):
         save_model(model, out, source)
     model.trainable_variables[0].assign(model.trainable_variables[0] + 1)
+    (out / "added_tokens.json").write_text('{"of another": 12}')
     save_model(model, out, source, replace=True)
+    assert sorted(path.name for path in out.iterdir()) == before, "nothing of another tokenizer stays"
     assert (out / "notes.txt").read_text() == "mine"
     assert_same_logits(out, tiny_batch())
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
