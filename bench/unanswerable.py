@@ -4,7 +4,7 @@ The data is made from SQuAD v1.1. A question is asked about another paragraph of
 its answers, which is a hard case, since the subject is right. Train and validation have each question once with its own
 paragraph, and a share of them again with another paragraph. The validation articles are divided into two halves. The
 threshold (by how much "no answer" must lead) with the best score on one half is used on the other half, and compared
-with 0, the default, and with the best possible threshold.
+with 0, the default, and with the best possible threshold. Started again, it continues the training.
 
     python bench/unanswerable.py --work unanswerable [--examples 6000] [--share 0.5] [--seed 0]
 
@@ -21,6 +21,10 @@ from typing import Any
 import numpy as np
 from quality import called
 
+from qa_fast import evaluate
+from qa_fast.scoring.evaluation import best_texts
+from qa_fast.scoring.metrics import squad_v2
+from qa_fast.scoring.result import EvaluationResult
 from qa_fast.sources import resolve_source
 
 Row = dict[str, Any]
@@ -86,32 +90,45 @@ def main() -> None:
     rows = rows_of(articles_of("train"), asked.examples, asked.share, generator)
     shards = featurized(asked.work / "train", "train.jsonl", rows, asked.model)
     model = asked.work / "model"
-    command = ["train", str(shards), "--model", asked.model, "--out", str(model), "--validation", "", "--json"]
-    command += ["--epochs", "1", "--learning-rate", "1e-4", "--seed", str(asked.seed), "--overwrite"]
-    called([*command, *of_training])
-    scored = {
-        half: featurized(
-            asked.work / half, "validation.jsonl", rows_of(articles, asked.score, 1.0, generator), asked.model
-        )
-        for half, articles in halves.items()
-    }
+    if not (model / "training" / "metrics.json").is_file():
+        command = ["train", str(shards), "--model", asked.model, "--out", str(model), "--validation", "", "--json"]
+        command += ["--epochs", "1", "--learning-rate", "1e-4", "--seed", str(asked.seed)]
+        command.append("--resume" if (model / "training" / "checkpoints").is_dir() else "--overwrite")
+        called([*command, *of_training])
+    results = {}
+    for half, articles in halves.items():
+        asked_twice = rows_of(articles, asked.score, 1.0, generator)
+        results[half] = evaluate(featurized(asked.work / half, "validation.jsonl", asked_twice, asked.model), model)
 
-    def scores(half: str, threshold: float) -> dict[str, Any]:
-        arguments = ["evaluate", str(scored[half]), str(model), "--null-threshold", str(threshold), "--json"]
-        return called(arguments)
-
-    plain = {half: scores(half, 0.0) for half in scored}
-    print(f"{len(rows):,} to train on, {sum(not row['answers']['text'] for row in rows):,} of them unanswerable\n")
+    none = sum(not row["answers"]["text"] for row in rows)
+    print(f"{len(rows):,} to train on, {none:,} of them unanswerable; {results['A'].engine} {results['A'].precision}\n")
     print("| half | threshold | from | exact match | F1 | F1, answerable | F1, unanswerable |")
     print("|---|---|---|---|---|---|---|")
+    best = {half: float(result.metrics["oracle"]["best_f1_null_threshold"]) for half, result in results.items()}
     for half, other in (("A", "B"), ("B", "A")):
-        chosen = float(plain[other]["oracle"]["best_f1_null_threshold"])
-        best = float(plain[half]["oracle"]["best_f1_null_threshold"])
-        for threshold, origin in ((0.0, "no choice"), (chosen, f"half {other}"), (best, "itself, the best")):
-            found = plain[half] if threshold == 0.0 else scores(half, threshold)
-            cells = [found[name] for name in ("exact", "f1", "HasAns_f1", "NoAns_f1")]
-            figures = " | ".join(f"{cell:.2f}" for cell in cells)
-            print(f"| {half} | {threshold:.2f} | {origin} | {figures} |", flush=True)
+        choices = ((0.0, "no choice"), (best[other], f"half {other}"), (best[half], "itself, the best"))
+        for threshold, origin in choices:
+            print_row(half, threshold, origin, scores([(results[half], threshold)]))
+    zero = [(result, 0.0) for result in results.values()]
+    print_row("both", 0.0, "no choice", scores(zero))
+    crossed = [(results["A"], best["B"]), (results["B"], best["A"])]
+    print_row("both", None, "the other half", scores(crossed))
+
+
+def scores(read: list[tuple[EvaluationResult, float]]) -> list[float]:
+    """Return exact match, F1, and F1 of the answerable and the others over some results, each with its threshold."""
+    predictions: list[str] = []
+    golds: list[list[str]] = []
+    for result, threshold in read:
+        predictions += best_texts(result.spans, result.contexts, result.context_index, threshold)
+        golds += result.golds.answers
+    found = squad_v2(predictions, golds)
+    return [found[name] for name in ("exact", "f1", "HasAns_f1", "NoAns_f1")]
+
+
+def print_row(half: str, threshold: float | None, origin: str, figures: list[float]) -> None:
+    chosen = "" if threshold is None else f"{threshold:.2f}"
+    print(f"| {half} | {chosen} | {origin} | {' | '.join(f'{figure:.2f}' for figure in figures)} |", flush=True)
 
 
 if __name__ == "__main__":
