@@ -1,10 +1,10 @@
 """The options of answering that belong to a model: a small JSON file in its folder, `qa_fast_answering.json`.
 
-`qa-fast train` writes the windows that it trained with, and whether the split that it scored has questions without an
-answer. `qa-fast evaluate --keep` writes the options that it scored with, and a threshold for no answer, and `qa-fast
-calibrate --keep` the calibration, which turns scores into the probability that an answer is right. Every way of
-answering takes them as its defaults, see `AnswerOptions.over`. The file may come from anybody, so that its values are
-checked like those of a user.
+`qa-fast train` writes the windows that it trained with, and whether the split that it scored, or else the one that it
+learnt from, has questions without an answer. `qa-fast evaluate --keep` writes the options that it scored with, and a
+threshold for no answer, and `qa-fast calibrate --keep` the calibration, which turns scores into the probability that an
+answer is right. Every way of answering takes them as its defaults, see `AnswerOptions.over`. The file may come from
+anybody, so that its values are checked like those of a user.
 
 A threshold and a calibration are chosen for the scores of certain weights, of which the file has a hash. If the folder
 holds other weights, such as those of a later training with torch, both are left out and a line says so.

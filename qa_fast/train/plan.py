@@ -28,7 +28,7 @@ from qa_fast.model.folder import has_head
 from qa_fast.model.precision import PRECISIONS, Choice, choose_precision, on_cpu, unseen_gpu
 from qa_fast.schema import Int32s
 from qa_fast.scoring.golds import has_unanswerable
-from qa_fast.shards import CHECKSUM, Shards, Split
+from qa_fast.shards import CHECKSUM, TRAIN, Shards, Split
 from qa_fast.shards.compatibility import check_features, check_tokenizer, model_of
 from qa_fast.sources import resolve_model
 from qa_fast.train.attention import WIDTH_MULTIPLE, against_device, choose_attention
@@ -178,11 +178,13 @@ class RunPlan:
         """The options with which the trained model answers by default, and is scored.
 
         They are the windows that it is trained with, and whether no answer is allowed: if the scored split has
-        questions without an answer.
+        questions without an answer or, where no split is scored, if those that it learns from have some.
         """
         windows = windows_of(self.sources.shards.manifest["config"], max_positions_of(self.sources.models["--model"]))
         if self.data.validation is None:
-            return windows
+            trained_on = [part.shards.manifest["splits"][TRAIN] for part in self.data.mix.parts]
+            allowed = any(split.get("unanswerable") for split in trained_on)
+            return replace(windows, handle_impossible_answer=allowed or None)
         return replace(windows, handle_impossible_answer=has_unanswerable(self.data.validation))
 
     def choices(self) -> dict[str, dict[str, str]]:

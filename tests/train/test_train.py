@@ -15,15 +15,19 @@ import numpy as np
 import pytest
 
 import qa_fast.train
+from qa_fast.answer.settings import read_settings
+from qa_fast.builder.job import build_shards
 from qa_fast.errors import UserError
 from qa_fast.model.families import read_encoder_config
+from qa_fast.schema import FeatureConfig
 from qa_fast.shards import open_shards
 from qa_fast.train import EpochReport, StepReport, TrainConfig
 from qa_fast.train.config import SweepConfig
 from qa_fast.train.state import checkpoints, read_checkpoint
+from tests import sample
 from tests.backend import BACKEND, JIT, untraced
 from tests.small_models import TINY_BERT
-from tests.small_runs import make_model_folder, make_shards
+from tests.small_runs import authored_examples, make_model_folder, make_shards
 
 
 def setup_module() -> None:
@@ -125,6 +129,19 @@ def test_the_best_epoch_by_f1_is_what_is_saved(workshop: Path, tmp_path: Path, m
     assert result.best == reports[1]
     for name, value in weights_of(out).items():
         np.testing.assert_array_equal(value, saved[1][name])
+
+
+@pytest.mark.slow
+@untraced()
+def test_no_answer_is_allowed_if_it_was_learnt(workshop: Path, tmp_path: Path) -> None:
+    """Where no split is scored, the questions that are learnt from tell."""
+    rows = authored_examples(2)
+    for row in rows[:2]:
+        row["answers"] = {"text": [], "answer_start": []}
+    source = sample.write(tmp_path / "train.jsonl", rows)
+    build_shards(str(source), tmp_path / "shards", str(workshop / "tiny"), FeatureConfig(128, 16))
+    out = train(tmp_path / "shards", TrainConfig(out=str(tmp_path / "out"), **OPTIONS | {"max_steps": 1})).out
+    assert read_settings(out).handle_impossible_answer
 
 
 @pytest.mark.slow
