@@ -57,7 +57,7 @@ def write_card(folder: str | Path, manifest: Mapping[str, Any] | None = None) ->
         results, card = eval_results(facts), card_text(facts, kept)
     names = [name for name in store.names_in(folder / EVAL_RESULTS) if name.endswith(".yaml")]
     old_files = [plain_file(folder, name, EVAL_RESULTS) for name in names]
-    ours = [file for file in old_files if file and _MEASURED in file.read_text(encoding="utf-8", errors="replace")]
+    ours = [file for file in old_files if file and _is_ours(file)]
     for file in old_files:
         if file and file not in ours and file.name in results:
             raise UserError(f"scores replace only scores that qa-fast wrote; {file} holds others: move it away first")
@@ -67,6 +67,11 @@ def write_card(folder: str | Path, manifest: Mapping[str, Any] | None = None) ->
         write_text(folder_within(folder, EVAL_RESULTS) / name, text)
     write_text(path, card)
     return path
+
+
+def _is_ours(scores: Path) -> bool:
+    text = scores.read_text(encoding="utf-8", errors="replace")
+    return _MEASURED in " ".join(text.split())  # YAML breaks long notes into lines
 
 
 def card_of(path: Path) -> str:
@@ -141,8 +146,8 @@ def _metadata_results(score: Score) -> list[EvalResult]:
 def eval_results(facts: Facts) -> dict[str, str]:
     """Return the files of `.eval_results/` by name, for scores on data sets of the Hub.
 
-    There is one file for each data set, configuration and split. The format has one value for each data set and task,
-    so each metric is a task. It has no place for a configuration, which the notes name.
+    There is one file for each data set, configuration, split and revision. The format has one value for each data set
+    and task, so each metric is a task. It has no place for a configuration, which the notes name.
     """
     from huggingface_hub.utils import yaml_dump
 
@@ -163,9 +168,10 @@ def eval_results(facts: Facts) -> dict[str, str]:
             }
             for task, value in (("exact_match", score.exact_match), ("f1", score.f1))
         ]
-        files[f"{_slug(name if configured else dataset)}-{_slug(score.split)}.yaml"] = yaml_dump(
-            entries, sort_keys=False
-        )
+        file = f"{_slug(name if configured else dataset)}-{_slug(score.split)}"
+        if f"{file}.yaml" in files:  # another revision
+            file += f"-{score.data['source_sha256'][:8]}"
+        files[f"{file}.yaml"] = yaml_dump(entries, sort_keys=False)
     return files
 
 

@@ -216,6 +216,12 @@ def test_eval_results(tmp_path: Path) -> None:
     assert "value: 60.0" in (folder / ".eval_results" / "org-Data-set-deu-validation.yaml").read_text()
     assert "value: 72.5" in scores.read_text()
     assert data.eval_results[0].dataset_revision == REVISION
+    # And so does that on another revision.
+    other = source | {"origin": f"Hub org/Data_set:eng@{'e' * 40}", "sha256": "e" * 64}
+    record_evaluation(folder, manifest(source=other), "validation", exact_match=40.0, f1=45.0, questions=1_057)
+    write_card(folder)
+    assert "value: 72.5" in scores.read_text()
+    assert "value: 45.0" in (folder / ".eval_results" / "org-Data-set-eng-validation-eeeeeeee.yaml").read_text()
 
 
 def test_local_data_and_models_are_not_given_away(tmp_path: Path) -> None:
