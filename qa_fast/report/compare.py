@@ -110,7 +110,11 @@ def compare(
             f"two models are compared on the same questions; received {len(exact)} and {len(other_exact)} scores"
         )
     gains = np.stack([exact - other_exact, overlap - other_overlap], axis=1)
-    means = bootstrap_means(gains, resamples, seed) if len(gains) else np.zeros((resamples, 2))
+    # Two more questions are won and two lost among few, as Agresti and Coull (1998) do for one share: the resamples of
+    # a single question, or of few that are all won, would be a point and their p-value the smallest.
+    few = [[1.0, 1.0], [-1.0, -1.0]] * 2 if len(gains) < FEWEST_FOR_BOOTSTRAP else np.zeros((0, 2))
+    drawn = np.concatenate([gains, few])
+    means = bootstrap_means(drawn, resamples, seed) if len(gains) else np.zeros((resamples, 2))
     exact_match, f1 = (_difference(gains[:, column], means[:, column]) for column in range(2))
     wins, losses = int((gains[:, 1] > _EQUAL).sum()), int((gains[:, 1] < -_EQUAL).sum())
     return Comparison(exact_match, f1, wins, losses, len(gains) - wins - losses, resamples, seed)

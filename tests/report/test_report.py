@@ -346,3 +346,12 @@ def test_answers_of_another_model_are_put_in_order() -> None:
     assert aligned(["b", "a"], {"a": "1", "b": "2", "c": "3"}, "other") == ["2", "1"]
     with pytest.raises(UserError, match=r"other has no answer to 2 of 3 \(id=x is the first\): evaluate it with --out"):
         aligned(["a", "x", "y"], {"a": "1"}, "other")
+
+
+def test_few_questions_that_are_all_won_show_no_certain_difference() -> None:
+    for count, least in ((1, 0.3), (3, 0.1), (5, 0.05)):
+        won, lost = np.ones(count), np.zeros(count)
+        made = compare(won, won, lost, lost)
+        assert made.f1.points == 100
+        assert made.f1.interval[0] < made.f1.interval[1]
+        assert made.f1.p_value > least
