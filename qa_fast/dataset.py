@@ -106,11 +106,18 @@ class Examples(Sequence[dict[str, Any]]):
 
         Raises:
             IndexError: There is no such row.
+            UserError: They are no whole numbers, such as a mask of booleans.
 
         Examples:
             >>> examples.select([4, 2, -1])
         """
-        chosen = np.fromiter(rows, np.int64)
+        listed = list(rows)
+        for row in listed:
+            if isinstance(row, bool | np.bool_) or not isinstance(row, Integral):
+                raise UserError(
+                    f"rows must be whole numbers; received {shown(row)}: for a mask, give numpy.flatnonzero(mask)"
+                )
+        chosen = np.array(listed, np.int64)
         outside = chosen[(chosen < -len(self)) | (chosen >= len(self))]
         if len(outside):
             raise IndexError(f"{self.name} has {len(self):,} examples; received row {outside[0]}")

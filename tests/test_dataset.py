@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import qa_fast
@@ -108,6 +109,9 @@ def test_rows_are_selected_in_the_order_given(source: str) -> None:
     assert len(split.select([])) == 0
     with pytest.raises(IndexError, match="train has 13 examples; received row 13"):
         split.select(iter([1, 13]))
+    for rows in ([True, False], np.array([False, True]), [0.5]):
+        with pytest.raises(UserError, match=r"rows must be whole numbers; received .*numpy\.flatnonzero"):
+            split.select(rows)
 
 
 def test_a_document_is_on_one_side(source: str) -> None:
