@@ -89,13 +89,13 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     if kind is not None:
         raise UserError(f"predictions must be in a file; {file} is {kind}: save them to a file first")
     try:
-        predictions = json.loads(file.read_text(encoding="utf-8"))
+        predictions = json.loads(file.read_bytes())  # UTF-8 or UTF-16, with or without a mark
     except OSError as error:
         raise UserError(
             f"predictions must be in a folder that 'qa-fast evaluate --out' wrote; {file}: "
             f"{error.strerror or error}: check the path"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         predictions = None
     if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
         raise UserError(

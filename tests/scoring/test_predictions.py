@@ -39,3 +39,13 @@ def test_names_that_cannot_be() -> None:
     for name in ("~nobody-of-this-name/out", "x" * 300):
         with pytest.raises(UserError, match=r"(No such file or directory|File name too long): check the path"):
             read_predictions(name)
+
+
+def test_predictions_with_a_byte_order_mark_are_read_and_deep_ones_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.json"
+    for encoding in ("utf-8-sig", "utf-16"):
+        file.write_text('{"a": "é"}', encoding=encoding)
+        assert read_predictions(file) == {"a": "é"}
+    file.write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(UserError, match="predictions must be a JSON object"):
+        read_predictions(file)
