@@ -77,7 +77,9 @@ def test_mistakes_are_one_line(tmp_path: Path, source: str, model: str) -> None:
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     (Path(source) / "train-3.json").unlink()
-    with pytest.raises(UserError, match="--strict allows no rejected and no repaired example; received"):
+    with pytest.raises(
+        UserError, match=r"--strict allows no rejected and no repaired example, .*; received 1 or more rejected"
+    ):
         build_shards(source, tmp_path / "out", model, CONFIG, engine="ray", workers=1, strict=True)
     with pytest.raises(UserError, match="--engine must be one of local, ray; received 'spark'"):
         build_shards(source, tmp_path / "out", model, CONFIG, engine="spark")

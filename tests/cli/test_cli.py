@@ -185,7 +185,7 @@ def test_rejects_are_pointed_to(command: Command, tmp_path: Path, model: str) ->
     code, _, err = command("featurize", str(path), "--out", str(tmp_path / "o2"), "--model", model, *SMALL, "--strict")
     assert code == 2
     assert err.splitlines()[-1].startswith(
-        "error: --strict allows no rejected and no repaired example; received 1 or more"
+        "error: --strict allows no rejected and no repaired example, and no answer that is left out; received 1 or more"
     )
 
 
