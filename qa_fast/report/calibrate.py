@@ -207,7 +207,8 @@ def fitted_rules(result: EvaluationResult, first: npt.NDArray[np.bool_], place: 
 
     Args:
         result: A result by rules without a calibration.
-        first: bool[E], the questions to fit on. The threshold stays as it is if all of them have an answer.
+        first: bool[E], the questions to fit on. The threshold stays as it is if all of them have an
+            answer, or if no answer may be given.
         place: The split in words, for messages.
 
     Raises:
@@ -217,7 +218,7 @@ def fitted_rules(result: EvaluationResult, first: npt.NDArray[np.bool_], place: 
     if not answerable[first].any():
         raise UserError(f"questions must have answers; {place} has none with one: choose another split")
     threshold = result.rules.null_threshold
-    if not answerable[first].all():
+    if result.allow_no_answer and not answerable[first].all():
         texts = best_texts(result.spans, result.contexts, result.context_index, None)
         overlap = np.where(answerable, result.scores_of(texts)[1], 0.0)
         threshold = best_null_threshold(overlap[first], result.spans.null_margin()[first], answerable[first])

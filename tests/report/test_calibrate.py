@@ -111,6 +111,13 @@ def test_a_calibration_makes_confidence_the_share_of_right_answers() -> None:
     assert wrong["intervals"]["brier"][0] <= wrong["brier"] <= wrong["intervals"]["brier"][1]
 
 
+def test_a_threshold_is_fitted_only_where_no_answer_may_be_given() -> None:
+    """An answer such as "A", of which the comparison leaves nothing, does not make a question unanswerable."""
+    result = made_up(1200, 0)
+    spans = replace(result, rules=AnswerRules(handle_impossible_answer=False).with_defaults())
+    assert fitted_rules(spans, np.arange(1200) % 2 == 0, "here").null_threshold == spans.rules.null_threshold
+
+
 def test_one_document_is_ranked_with_the_scores_of_the_answers_in_it() -> None:
     spans = made_up(3, 1).spans
     raw, scores = scores_of(spans, 0.5, None), scores_of(spans, 0.5, PLANTED)
