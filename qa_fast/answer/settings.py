@@ -22,7 +22,8 @@ from qa_fast.answer.options import AnswerOptions
 from qa_fast.errors import UserError, shown
 from qa_fast.model.fields import Fields
 from qa_fast.model.files import checked_files, plain_file, read_object
-from qa_fast.model.folder import WEIGHTS, are_other_weights, folder_config, hash_of_weights
+from qa_fast.model.folder import WEIGHTS, folder_config
+from qa_fast.model.identity import are_other_weights, hash_of_weights
 from qa_fast.progress import on_stderr
 from qa_fast.store import remove, write_json
 

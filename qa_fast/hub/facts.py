@@ -24,7 +24,7 @@ from qa_fast.answer.options import AnswerOptions
 from qa_fast.answer.settings import read_settings
 from qa_fast.errors import UserError, shown
 from qa_fast.model.files import checked_files, folder_within, plain_file
-from qa_fast.model.folder import are_other_weights
+from qa_fast.model.identity import are_other_weights
 from qa_fast.sources import MINILM_ID
 from qa_fast.sources.resolve import SQUAD_ID
 from qa_fast.store import is_url, write_json, write_whole

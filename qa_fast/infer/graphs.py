@@ -23,7 +23,7 @@ from qa_fast.errors import MissingExtraError, UserError
 from qa_fast.infer.recipe import Rounding, save
 from qa_fast.locks import locked
 from qa_fast.model.files import plain_file
-from qa_fast.model.folder import hash_of_weights
+from qa_fast.model.identity import hash_of_weights
 from qa_fast.temporary import temporary_folder
 
 # Version of the graphs that `derive` writes: raise it whenever they change.

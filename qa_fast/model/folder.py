@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from qa_fast.errors import UserError, shown
 from qa_fast.model.config import EncoderConfig
@@ -327,34 +326,6 @@ def _open(path: Path) -> Any:
     from safetensors import safe_open  # slow to import; most callers read only the config
 
     return safe_open(path, framework="numpy")
-
-
-def hash_of_weights(folder: Path, *others: Path) -> str:
-    """Return the XXH3 of the files of a folder's weights, and of other files before them, in hex.
-
-    Raises:
-        UserError: See `weight_files`, or a file cannot be read.
-    """
-    state = xxhash.xxh3_128()
-    for path in [*others, *weight_files(folder)]:
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 22):
-                    state.update(block)
-        except OSError as error:
-            raise UserError(f"a model's files must be readable; {path}: {error.strerror}: check the folder") from None
-    return state.hexdigest()
-
-
-def are_other_weights(folder: Path, recorded: object) -> bool:
-    """Return whether a folder holds other weights than those that `hash_of_weights` was recorded of.
-
-    Folders without weights, such as exported graphs, and records without a hash are not compared.
-
-    Raises:
-        UserError: See `hash_of_weights`.
-    """
-    return recorded is not None and bool(checked_files(folder, WEIGHTS)) and hash_of_weights(folder) != recorded
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from qa_fast.hub.card import write_card
-from qa_fast.model.folder import hash_of_weights
+from qa_fast.model.identity import hash_of_weights
 from qa_fast.train.losses import Losses
 from qa_fast.train.plan import Run
 from qa_fast.train.report import EpochReport, EventLog, Pace, StepReport, draw, versions, write_json

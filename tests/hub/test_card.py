@@ -21,7 +21,7 @@ from qa_fast.answer.settings import write_settings
 from qa_fast.errors import UserError
 from qa_fast.hub.card import CARD, MARK, card_text, eval_results, read_card, write_card
 from qa_fast.hub.facts import count_parameters, data_facts, read_facts, record_data, record_evaluation
-from qa_fast.model.folder import hash_of_weights
+from qa_fast.model.identity import hash_of_weights
 from tests.backend import untraced
 from tests.small_models import TINY_BERT
 

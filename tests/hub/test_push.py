@@ -26,7 +26,7 @@ from qa_fast.hub import check
 from qa_fast.hub.card import CARD, write_card
 from qa_fast.hub.files import upload_decision
 from qa_fast.hub.push import plan_push
-from qa_fast.model.folder import hash_of_weights
+from qa_fast.model.identity import hash_of_weights
 from tests.hub.test_card import manifest, trained_folder
 from tests.small_runs import make_model_folder
 
